@@ -1,0 +1,70 @@
+"""`alignkit config`: what alignkit.toml may hold, and what the options come to."""
+
+from __future__ import annotations
+
+import json as json_module
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from alignkit.cli.options import Config, Json, Set
+
+config = typer.Typer(help="What alignkit.toml may hold, and what holds now.")
+Method = Annotated[
+    str | None, typer.Argument(metavar="[METHOD]", help="show this method's options too; default: all methods")
+]
+
+
+@config.command("schema")
+def show_schema() -> None:
+    """Print the JSON schema of alignkit.toml, every installed method and judge included."""
+    from alignkit.config_file import schema
+
+    print(json_module.dumps(schema(), indent=2))
+
+
+@config.command("show")
+def show(method: Method = None, config: Config = None, set_: Set = None, json: Json = False) -> None:
+    """Print every value and where it comes from: default, FILE:LINE, or --set."""
+    rows = _rows(method, Path(config) if config else None, set_ or [])
+    if json:
+        print(json_module.dumps(rows))
+        return
+    from alignkit.cli.terminal import print_table
+
+    cells = [(row["key"], json_module.dumps(row["value"], ensure_ascii=False), row["from"]) for row in rows]
+    print_table(("key", "value", "from"), [(row, "dim" if row[2] == "default" else "") for row in cells])
+
+
+def _rows(method: str | None, config: Path | None, settings: list[str]) -> list[dict[str, Any]]:
+    from alignkit.config_file import dump, resolve
+    from alignkit.registry import registry
+
+    rows: dict[str, dict[str, Any]] = {}
+    for name in [method] if method else registry().names("method"):
+        cls = registry().find("method", name)
+        usable = settings if method else [text for text in settings if not _is_of_another(text, name)]
+        resolved = resolve(cls, options={}, config=config, settings=usable)
+        for key, value in _flat(dump(resolved)):
+            rows[key] = {"key": key, "value": value, "from": resolved.sources.get(key, "default")}
+    return list(rows.values())
+
+
+def _is_of_another(setting: str, method: str) -> bool:
+    parts = setting.partition("=")[0].split(".")
+    return len(parts) == 3 and parts[0] == "train" and parts[1] != method
+
+
+def _flat(tables: dict[str, Any]) -> list[tuple[str, Any]]:
+    flat: list[tuple[str, Any]] = []
+    for table, values in tables.items():
+        for key, value in values.items():
+            nested = isinstance(value, dict) and (table, key) not in {("model", "template_kwargs"), ("data", "columns")}
+            inner = value.items() if nested else []
+            flat += [(f"{table}.{key}.{option}", v) for option, v in inner] if nested else [(f"{table}.{key}", value)]
+    return flat
+
+
+def add_to(app: typer.Typer) -> None:
+    app.add_typer(config, name="config")

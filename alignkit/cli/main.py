@@ -1,0 +1,124 @@
+"""`alignkit`: the commands, and how an error ends one.
+
+An `AlignkitError` is one line and its exit code; wrong use is 2; an interruption 130; anything else is a bug, keeps its
+traceback and ends with 70.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from alignkit.errors import AlignkitError, nearest
+
+_COMMANDS = ("train", "judge", "generate", "evaluate", "chat", "data", "plugins", "init", "config", "doctor", "demo")
+_BUG, _INTERRUPTED = 70, 130
+
+
+class _InOrder(TyperGroup):
+    """Lists the commands in the order in which they are used."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return list(_COMMANDS)
+
+
+app = typer.Typer(
+    name="alignkit",
+    cls=_InOrder,
+    help="Align a small language model, and know honestly whether it became better.",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from alignkit import __version__
+
+        print(__version__)
+        raise typer.Exit()
+
+
+@app.callback(invoke_without_command=True)
+def start(
+    ctx: typer.Context,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="log warnings only")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="print the version and exit")
+    ] = False,
+) -> None:
+    """Align a small language model, and know honestly whether it became better."""
+    _log_to_stderr(logging.WARNING if quiet else logging.INFO)
+    if ctx.invoked_subcommand is None:
+        print(ctx.get_help())
+
+
+for _name in _COMMANDS:
+    importlib.import_module(f"alignkit.cli.{_name}").add_to(app)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    try:
+        code = typer.main.get_command(app).main(
+            args=None if argv is None else list(argv), prog_name="alignkit", standalone_mode=False
+        )
+        sys.stdout.flush()
+    except AlignkitError as error:
+        return _fail(str(error), error.exit_code)
+    except typer.Abort:
+        return _fail("interrupted", _INTERRUPTED)
+    except BrokenPipeError:  # the reader of our output went away, as in `alignkit data show | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:
+        if hasattr(error, "format_message"):  # typer's own errors: wrong use
+            return _fail(_usage(error), 2)
+        traceback.print_exc()
+        return _fail("this is a bug: please report it with the lines above", _BUG)
+    return code if isinstance(code, int) else 0
+
+
+def _fail(message: str, code: int) -> int:
+    print(f"alignkit: error: {message}", file=sys.stderr)
+    return code
+
+
+def _usage(error: Exception) -> str:
+    """Return typer's message on one line, with the nearest option and the --help to look at."""
+    message = " ".join(error.format_message().split()).rstrip(".").replace("Value error, ", "")  # type: ignore[attr-defined]
+    ctx = getattr(error, "ctx", None)
+    if ctx is None:
+        return message
+    name = getattr(error, "option_name", None)
+    if name is not None:
+        known = [opt for parameter in ctx.command.params for opt in (*parameter.opts, *parameter.secondary_opts)]
+        message = f"no such option: {name}{nearest(name, known)}"
+    elif message == "Missing command":
+        message = f"{ctx.command_path}: say which: {', '.join(ctx.command.list_commands(ctx))}"
+    return f"{message}; see `{ctx.command_path} --help`"
+
+
+class _Stderr(logging.Handler):
+    """Writes to the standard error of the moment, so that a progress bar can move out of the way."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        level = f"{record.levelname.lower()}: " if record.levelno >= logging.WARNING else ""
+        print(f"{level}{self.format(record)}", file=sys.stderr)
+
+
+def _log_to_stderr(level: int) -> None:
+    root = logging.getLogger()
+    for handler in [h for h in root.handlers if isinstance(h, _Stderr)]:
+        root.removeHandler(handler)
+    root.addHandler(_Stderr())
+    root.setLevel(logging.WARNING)
+    logging.getLogger("alignkit").setLevel(level)

@@ -1,0 +1,29 @@
+"""Standard output for people: wide when it is read by another program, so that no table loses text."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable, Sequence
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+_PIPED_WIDTH = 200
+
+
+def console() -> Console:
+    """Return a console on standard output."""
+    fixed = not sys.stdout.isatty() and "COLUMNS" not in os.environ
+    return Console(width=_PIPED_WIDTH if fixed else None, highlight=False)
+
+
+def print_table(titles: Sequence[str], rows: Iterable[tuple[Sequence[str], str]], *, right: Sequence[str] = ()) -> None:
+    """Print rows of (cells, style); titles named in `right` are columns of numbers."""
+    table = Table(show_header=any(titles))
+    for title in titles:
+        table.add_column(title, justify="right" if title in right else "left", overflow="fold")
+    for cells, style in rows:
+        table.add_row(*(Text(cell) for cell in cells), style=style or None)
+    console().print(table)

@@ -1,0 +1,94 @@
+"""`alignkit train METHOD`: the methods are what plugins add, their options what their Config says."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from alignkit.cli.options import Config, Group, Set, with_options
+from alignkit.config import DataSection, ModelSection, RolloutsSection, RunOptions
+from alignkit.methods import MethodConfig
+
+Like = Annotated[
+    str | None,
+    typer.Option(
+        "--like", metavar="RUN", rich_help_panel="Run", help="start from this run's configuration; options change it"
+    ),
+]
+
+
+class Methods(TyperGroup):
+    """One command a method, made from its class when it is asked for."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        from alignkit.registry import registry
+
+        return registry().names("method")
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        from alignkit.registry import registry
+
+        if ctx.resilient_parsing and cmd_name not in self.list_commands(ctx):
+            return None
+        return _command(registry().find("method", cmd_name))
+
+
+def add_to(app: typer.Typer) -> None:
+    methods = typer.Typer(
+        cls=Methods, help="Train a model with a method; `alignkit train METHOD --help` shows its options."
+    )
+    app.add_typer(methods, name="train", no_args_is_help=False, subcommand_metavar="METHOD [OPTIONS]")
+
+
+def _command(method: Any) -> Any:
+    own = tuple(name for name in method.Config.model_fields if name not in MethodConfig.model_fields)
+    shared = tuple(MethodConfig.model_fields)
+    groups = (
+        Group("Method", method.Config, own),
+        Group("Training", method.Config, shared),
+        Group("Model", ModelSection),
+        Group("Data", DataSection),
+        Group("Rollouts", RolloutsSection),
+        Group("Run", RunOptions),
+    )
+
+    def train(
+        ctx: typer.Context, given: dict[str, object], like: Like = None, config: Config = None, set_: Set = None
+    ) -> None:
+        _train(method.name, given, like=like, config=config, settings=set_ or [])
+
+    train.__doc__ = _about(method)
+    single = typer.Typer(add_completion=False)
+    single.command(method.name)(with_options(*groups)(train))
+    return typer.main.get_command(single)
+
+
+def _about(method: Any) -> str:
+    """Return the first paragraph of the class's documentation, or of its module's."""
+    text = method.__doc__ or sys.modules[method.__module__].__doc__ or f"Train with {method.name}."
+    return inspect.cleandoc(text).partition("\n\n")[0].replace("[", r"\[")
+
+
+def _train(method: str, given: dict[str, object], *, like: str | None, config: str | None, settings: list[str]) -> None:
+    from alignkit import api
+    from alignkit.cli.progress import RichProgress
+
+    progress = RichProgress()
+    try:
+        run = api.train(
+            method,
+            config=Path(config) if config else None,
+            set=settings,
+            like=Path(like) if like else None,
+            progress=progress,
+            **given,
+        )
+    finally:
+        progress.stop()
+    print(run.path)
+    print(f"next: alignkit judge {run.path} --vs MODEL")

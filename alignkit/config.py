@@ -1,0 +1,108 @@
+"""Every option that is not a method's own: the sections of alignkit.toml as pydantic models. No torch here.
+
+An option of the command line is its key with hyphens; `config_file.py` reads the file and lays options over it.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+DEFAULT_MODEL = "Qwen/Qwen2.5-0.5B"
+DEFAULT_DATA = "HuggingFaceH4/ultrafeedback_binarized"
+
+
+class Section(BaseModel):
+    """One table of alignkit.toml."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ModelSection(Section):
+    """[model]: what is trained, and how text becomes its tokens."""
+
+    model: str = Field(DEFAULT_MODEL, description="a run's name or folder, a model folder, or a hub name (name@revision)")
+    chat_template: str | None = Field(None, description="a Jinja file, or chatml; default: the tokenizer's own")
+    system: str | None = Field(None, description="system message put before conversations that have none")
+    template_kwargs: dict[str, bool | int | float | str] = Field(
+        default_factory=dict, description="values passed to the chat template, KEY=VALUE"
+    )
+    precision: Literal["auto", "bf16", "fp32"] = Field(
+        "auto", description="fp32 weights always; bf16: autocast; auto: bf16 where the device computes it fast, else fp32"
+    )
+    lora_rank: int | None = Field(None, ge=1, description="train a LoRA adapter of this rank; default: all weights")
+    attention: Literal["auto", "tree", "plain"] = Field(
+        "auto", description="tree computes a prompt once for its completions; plain is the model's own, one row each"
+    )
+
+
+class DataSection(Section):
+    """[data]: the rows, and what is done with those that do not fit."""
+
+    data: str = Field(DEFAULT_DATA, description="a file, a folder, a plugin's data set, or hub-name:split")
+    columns: dict[str, str] = Field(default_factory=dict, description="our name = the file's name, for foreign columns")
+    split: str | None = Field(
+        None, description="validation rows: first-N or a share such as 0.05; default: a seeded 5 % of the prompts"
+    )
+    limit: int | None = Field(None, ge=1, description="use only this many rows, from the top")
+    max_length: int | None = Field(
+        None, ge=8, description="longest prompt + completion, in tokens; default: the model's context, at most 2,048"
+    )
+    truncation: Literal["cut-completion", "drop-row", "stop"] | None = Field(
+        None, description="what is done with longer rows; default: stop when more than 1 % are longer, else cut-completion"
+    )
+    max_skipped: float = Field(0.01, ge=0, le=1, description="stop when more than this share of the rows cannot be used")
+    train_on: Literal["last", "all-assistant"] | None = Field(
+        None, description="score the last answer (default for preference rows) or all assistant turns (conversations)"
+    )
+
+
+class RolloutsSection(Section):
+    """[rollouts]: what draws completions in training, and what rewards them."""
+
+    sampler: str = Field("transformers", description="what generates: transformers, or a plugin's name")
+    reward: list[str] = Field(
+        default_factory=list, description="a judge's name, a reward run or folder, or FILE.py:function, with =WEIGHT; repeatable"
+    )
+    max_missing: float = Field(0.2, ge=0, le=1, description="stop when more than this share of a step's scores is missing")
+
+
+class JudgeSection(Section):
+    """[judge]: what decides whether a model is better."""
+
+    judge: str = Field("auto", description="a judge's name, a reward run or folder, FILE.py:function, or auto")
+    vs: str | None = Field(None, description="the model to compare with")
+    num_prompts: int | None = Field(None, ge=1, description="prompts judged; default: all validation prompts, at most 500")
+    margin: float = Field(3.0, ge=0, le=50, description="difference from 50 % that matters, in points")
+    temperature: float = Field(0.0, ge=0, description="temperature of the judged completions; 0 takes the likeliest token")
+    top_p: float = Field(1.0, gt=0, le=1, description="top-p of the judged completions")
+    max_new_tokens: int = Field(256, ge=1, description="longest judged completion, in tokens")
+    seed: int = Field(0, ge=0, description="seed of prompts, samples and resampling")
+
+
+class ReportSection(Section):
+    """[report]: what report.html shows."""
+
+    num_examples: int = Field(20, ge=0, description="completions shown beside each other")
+
+
+class RunOptions(Section):
+    """What a single `alignkit train` is told beside its configuration. Not in alignkit.toml."""
+
+    out: str | None = Field(None, description="the run's folder; default: runs/METHOD-N")
+    resume: bool = Field(False, description="go on with an unfinished run")
+    plan: bool = Field(False, description="print the memory and disk the run needs, and exit")
+    track: list[str] = Field(default_factory=list, description="trackers beside metrics.jsonl; repeatable")
+    allow_changed: list[str] = Field(
+        default_factory=list, description="resume although this configuration key changed; repeatable"
+    )
+
+
+SECTIONS: dict[str, type[Section]] = {
+    "model": ModelSection,
+    "data": DataSection,
+    "rollouts": RolloutsSection,
+    "judge": JudgeSection,
+    "report": ReportSection,
+}

@@ -1,0 +1,1 @@
+"""Rows -> conversations -> trees -> packs."""

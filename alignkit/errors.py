@@ -1,0 +1,40 @@
+"""The errors a user can meet, each with the exit code it ends a command with.
+
+An `AlignkitError` is printed as one line, without a traceback; any other exception is a bug and keeps its own.
+"""
+
+from __future__ import annotations
+
+
+class AlignkitError(Exception):
+    """What is wrong, where, and what to do. Ends a command with `exit_code`."""
+
+    exit_code = 2
+
+
+class UsageError(AlignkitError):
+    """A wrong option, key, name or combination of them."""
+
+
+class InputError(AlignkitError):
+    """A file, row, model folder or template that cannot be used as it is."""
+
+
+class RunStopped(AlignkitError):
+    """A run that stopped and says why: a dead judge, no memory, no disk, a non-finite loss, a failed check."""
+
+    exit_code = 3
+
+
+class Interrupted(AlignkitError):
+    """Ctrl-C or SIGTERM, after the run was saved."""
+
+    exit_code = 130
+
+
+def nearest(name: str, known: list[str]) -> str:
+    """Return "; did you mean 'x'?" for the known name closest to `name`, or "" where none is close."""
+    import difflib
+
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f"; did you mean {close[0]!r}?" if close else ""

@@ -1,0 +1,47 @@
+"""What a plugin can add to alignkit: the whole contract, on one screen.
+
+A plugin is a module named in the entry-point group `alignkit`; it implements any of these with `@alignkit.hookimpl`
+and calls `register(cls)` once for each class it adds. The class's `name` is what users type. Modules are imported to
+list them, so import torch and vllm inside functions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import pluggy
+
+if TYPE_CHECKING:
+    from alignkit.data.dataset import Dataset
+    from alignkit.methods import Method
+    from alignkit.rollouts.sampler import Sampler
+    from alignkit.scoring.judge import Judge
+    from alignkit.tracking import Tracker
+
+hookspec = pluggy.HookspecMarker("alignkit")
+
+
+@hookspec
+def register_methods(register: Callable[[type[Method]], None]) -> None:
+    """Add training methods: `alignkit train NAME`."""
+
+
+@hookspec
+def register_judges(register: Callable[[type[Judge]], None]) -> None:
+    """Add judges: `--reward NAME` in training, `--judge NAME` in judging."""
+
+
+@hookspec
+def register_datasets(register: Callable[[type[Dataset]], None]) -> None:
+    """Add data sets: `--data NAME`."""
+
+
+@hookspec
+def register_samplers(register: Callable[[type[Sampler]], None]) -> None:
+    """Add what generates text: `--sampler NAME`."""
+
+
+@hookspec
+def register_trackers(register: Callable[[type[Tracker]], None]) -> None:
+    """Add places that metrics are sent to: `--track NAME`."""

@@ -1,0 +1,1 @@
+"""Verdicts and the numbers beside them."""

@@ -1,0 +1,153 @@
+"""What one model answers to the judged prompts, and how well it predicts their references."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from alignkit.config import ModelSection
+from alignkit.data.chat import Chat
+from alignkit.data.packs import lay_out, pack
+from alignkit.data.rows import Row
+from alignkit.data.tokens import prepare
+from alignkit.errors import InputError
+from alignkit.policy.chat_settings import context_length, make_chat
+from alignkit.policy.load import load_policy
+from alignkit.policy.names import ModelSource
+from alignkit.policy.policy import Policy
+from alignkit.progress import Progress
+from alignkit.rollouts.sampler import Request, Sampler
+from alignkit.training.order import derived_seed
+from alignkit.training.setup import ROW_CAPACITY, make_sampler
+
+_SHOWN_AT_ONCE = 16  # prompts between two movements of the progress bar
+
+
+@dataclass(frozen=True)
+class Generation:
+    """How answers are drawn; temperature 0 takes the likeliest token."""
+
+    temperature: float = 0.0
+    top_p: float = 1.0
+    max_new_tokens: int = 256
+    seed: int = 0
+    sampler: str = "transformers"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One model's answer to one row. `num_tokens` counts the end token; `cut` says that the limit ended it."""
+
+    row: Row
+    text: str
+    num_tokens: int
+    cut: bool
+
+
+@dataclass(frozen=True)
+class Answers:
+    """One model's answers, row by row, and its perplexity on the rows' references (nan without any).
+
+    Perplexity: exp of the mean of -log p over reference tokens, end tokens included, prompts not; at temperature 1.
+    """
+
+    model: str
+    answers: tuple[Answer, ...]
+    perplexity: float
+
+    @property
+    def texts(self) -> list[str]:
+        return [answer.text for answer in self.answers]
+
+
+class Answering:
+    """A loaded model that answers rows; close it before the next is loaded."""
+
+    def __init__(self, source: ModelSource, section: ModelSection, generation: Generation) -> None:
+        self.source, self.generation = source, generation
+        self.chat: Chat = make_chat(source, section)
+        self.policy: Policy = load_policy(source.folder, precision=section.precision, attention=section.attention).eval()
+        self.sampler: Sampler = make_sampler(generation.sampler, self.policy, self.chat)
+        self.context = context_length(source.folder)
+
+    def answer(self, rows: Sequence[Row], *, progress: Progress) -> list[Answer]:
+        """Answer each row's prompt; a row's random stream depends on its id alone.
+
+        Raises:
+            InputError: a prompt leaves no room for an answer.
+        """
+        requests = [self._request(row) for row in rows]
+        answers = []
+        progress.start(f"answers of {self.source.name}", len(rows))
+        by_length = sorted(range(len(rows)), key=lambda n: len(requests[n].prompt_ids))
+        done: dict[int, Answer] = {}
+        size = 4 * _SHOWN_AT_ONCE
+        for at in range(0, len(rows), size):
+            numbers = by_length[at : at + size]
+            for number, completion in zip(numbers, self.sampler.generate([requests[n] for n in numbers]), strict=True):
+                ids = completion.ids.tolist()
+                text = self.chat.tokenizer.decode(ids if completion.cut else ids[:-1], skip_special_tokens=True)
+                done[number] = Answer(rows[number], text, len(ids), completion.cut)
+            progress.advance(len(numbers))
+        progress.stop()
+        answers = [done[number] for number in range(len(rows))]
+        return answers
+
+    def reply(self, messages: Sequence[dict[str, str]]) -> str:
+        """Answer a conversation, for chat."""
+        row = Row(f"turn-{len(messages)}", tuple(messages), None, None, None, False, {})
+        request = self._request(row)
+        completion = self.sampler.generate([request])[0]
+        ids = completion.ids.tolist()
+        text: str = self.chat.tokenizer.decode(ids if completion.cut else ids[:-1], skip_special_tokens=True)
+        return text
+
+    def perplexity(self, rows: Sequence[Row]) -> float:
+        """Perplexity on the rows' references; nan where no row has one."""
+        import dataclasses
+
+        known = [
+            dataclasses.replace(row, chosen=({"role": "assistant", "content": row.reference},), is_conversation=False)
+            for row in rows
+            if row.reference and row.reference.strip()
+        ]
+        if not known:
+            return math.nan
+        prepared = prepare(
+            known, self.chat, trains_on="chosen", max_length=min(self.context, 2048), truncation="cut-completion",
+            max_skipped=1.0, train_on="last",
+        )  # fmt: skip
+        total, count = 0.0, 0
+        with torch.no_grad():
+            for numbers in pack(prepared.trees, ROW_CAPACITY):
+                logprob_T = self.policy(lay_out([prepared.trees[n] for n in numbers])).logprob_T
+                total += float(logprob_T.double().sum())
+                count += len(logprob_T)
+        return math.exp(-total / count) if count else math.nan
+
+    def _request(self, row: Row) -> Request:
+        ids = self.chat.tokenizer(self.chat.prompt(row.prompt), add_special_tokens=False)["input_ids"]
+        room = self.context - len(ids)
+        if room < 1:
+            raise InputError(f"row {row.id}: its prompt of {len(ids)} tokens fills the model's context of {self.context}")
+        generation = self.generation
+        return Request(
+            prompt_ids=ids,
+            temperature=generation.temperature,
+            top_p=generation.top_p,
+            seed=derived_seed(generation.seed, "answer", row.id),
+            max_new_tokens=min(generation.max_new_tokens, room),
+        )
+
+
+def answers_of(
+    source: ModelSource, rows: Sequence[Row], *, section: ModelSection, generation: Generation, progress: Progress
+) -> Answers:
+    """Load a model, answer all rows, measure its perplexity on their references, and let it go."""
+    model: Any = Answering(source, section, generation)
+    answers = model.answer(rows, progress=progress)
+    return Answers(source.name, tuple(answers), model.perplexity(rows))

@@ -1,0 +1,197 @@
+"""What a training method is: a name, options, and a loss over log-probs of scored tokens.
+
+Shape letters: T scored tokens, N completions, P prompts or pairs, G group. A pair's completions are chosen, rejected;
+a group's are the samples of one prompt. Nothing heavy is imported here.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor
+
+Over = Literal["tokens", "completions", "pairs", "groups"]
+
+
+class MethodConfig(BaseModel):
+    """The options every method has; a method's own class adds its own and sets its defaults.
+
+    One optimizer step is `batch_size` x `accumulation` prompts (with all their completions). Every interval counts
+    optimizer steps.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    learning_rate: float = Field(1e-5, gt=0, description="peak learning rate")
+    batch_size: int = Field(2, ge=1, description="prompts a batch, each with all its completions")
+    accumulation: int = Field(2, ge=1, description="batches a step: one optimizer step sees batch-size x accumulation prompts")
+    epochs: int = Field(1, ge=1, description="passes over the training rows")
+    max_steps: int | None = Field(None, ge=1, description="stop after this many optimizer steps, whatever the epochs")
+    num_prompts: int | None = Field(None, ge=1, description="train on this many rows, drawn by the seed; default: all")
+    warmup_steps: int = Field(10, ge=0, description="optimizer steps over which the learning rate rises from 0")
+    schedule: Literal["linear", "cosine", "constant"] = Field("linear", description="learning rate after the warm-up")
+    optimizer: Literal["adam", "adamw"] = Field("adam", description="Adam is the paper's; AdamW decouples weight decay")
+    weight_decay: float = Field(0.0, ge=0, description="weight decay of the optimizer")
+    max_grad_norm: float = Field(1.0, gt=0, description="the gradient is scaled down to this norm")
+    seed: int = Field(42, ge=0, description="seed of data order and sampling")
+    validation_interval: int = Field(250, ge=1, description="optimizer steps between validations")
+    early_stopping_steps: int | None = Field(
+        None, ge=1, description="stop after this many optimizer steps without a better validation (the best is kept)"
+    )
+    sample_interval: int = Field(500, ge=1, description="optimizer steps between samples written to samples.jsonl")
+    checkpoint_interval: int = Field(250, ge=1, description="optimizer steps between checkpoints")
+    max_new_tokens: int = Field(256, ge=1, description="longest completion drawn, in tokens")
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Log-probs of one micro-batch, and what a loss needs to know about them. Read-only.
+
+    Args:
+        logprob_T: float32 [T], log-prob of each scored token at its completion's temperature, with gradient.
+        completion_T: int64 [T], the completion (0 <= n < N) that each scored token belongs to.
+        group_N: int64 [N], the prompt (0 <= p < P) that each completion belongs to; completions of a prompt adjoin.
+        num_tokens_N: int64 [N], scored tokens of each completion, the end token included.
+        target_num_tokens_N: int64 [N], length in tokens of the row's reference completion (0 where it has none).
+        reference_T: float32 [T], the frozen reference's log-probs, where the method needs a reference.
+        behaviour_T: float32 [T], log-probs under the weights that drew the samples, for samples.
+        value_N: float32 [N], the scalar head's value at each completion's last token, where the method needs it.
+        advantage_N: float32 [N], from `Method.advantages`, for samples with rewards.
+        samples: completions drawn for this batch's prompts by a method that trains on rows, or None.
+        denominators: counts of the whole optimizer step over all micro-batches and ranks, by name of `Over`.
+    """
+
+    logprob_T: Tensor
+    completion_T: Tensor
+    group_N: Tensor
+    num_tokens_N: Tensor
+    target_num_tokens_N: Tensor
+    denominators: Mapping[str, int]
+    reference_T: Tensor | None = None
+    behaviour_T: Tensor | None = None
+    value_N: Tensor | None = None
+    advantage_N: Tensor | None = None
+    samples: Batch | None = None
+    logged: dict[str, list[Tensor]] = field(default_factory=dict, repr=False)
+
+    @property
+    def logprob_N(self) -> Tensor:
+        """Sum of `logprob_T` over each completion, float32 [N]."""
+        return self.collect(self.logprob_T)
+
+    @property
+    def reference_N(self) -> Tensor:
+        """Sum of `reference_T` over each completion, float32 [N]."""
+        return self.collect(_present(self.reference_T, "reference_T", 'needs = frozenset({"reference"})'))
+
+    @property
+    def behaviour_N(self) -> Tensor:
+        """Sum of `behaviour_T` over each completion, float32 [N]."""
+        return self.collect(_present(self.behaviour_T, "behaviour_T", 'trains_on = "samples"'))
+
+    def collect(self, x_T: Tensor) -> Tensor:
+        """Sum x over the scored tokens of each completion: [T] -> [N]."""
+        return x_T.new_zeros(len(self.num_tokens_N)).index_add(0, self.completion_T, x_T)
+
+    def spread(self, x_N: Tensor) -> Tensor:
+        """Give each scored token its completion's x: [N] -> [T]."""
+        return x_N[self.completion_T]
+
+    def pairs(self) -> tuple[Batch, Batch]:
+        """Return the chosen and the rejected halves, each with N = P and in the same order."""
+        return self.select(slice(0, None, 2)), self.select(slice(1, None, 2))
+
+    def select(self, which: slice) -> Batch:
+        """Return the batch of some of the completions; means still divide by the whole step's counts."""
+        new_N = self.num_tokens_N.new_full((len(self.num_tokens_N),), -1)
+        size = len(new_N[which])
+        new_N[which] = new_N.new_ones(size).cumsum(0) - 1
+        kept_T = new_N[self.completion_T] >= 0
+        tokens = {
+            name: None if (x := getattr(self, name)) is None else x[kept_T]
+            for name in ("logprob_T", "reference_T", "behaviour_T")
+        }
+        completions = {
+            name: None if (x := getattr(self, name)) is None else x[which]
+            for name in ("group_N", "num_tokens_N", "target_num_tokens_N", "value_N", "advantage_N")
+        }
+        return replace(self, completion_T=new_N[self.completion_T[kept_T]], samples=None, **tokens, **completions)
+
+    def leave_one_out(self, x_N: Tensor) -> Tensor:
+        """Mean of x over the *other* completions of the same prompt, [N] -> [N]; 0 where there is no other."""
+        num_groups = int(self.group_N.max()) + 1 if len(self.group_N) else 0
+        sum_P = x_N.new_zeros(num_groups).index_add(0, self.group_N, x_N)
+        size_P = x_N.new_zeros(num_groups).index_add(0, self.group_N, x_N.new_ones(len(x_N)))
+        others_N = size_P[self.group_N] - 1
+        return (sum_P[self.group_N] - x_N) / others_N.clamp(min=1) * (others_N > 0)
+
+    def mean(self, x: Tensor, over: Over) -> Tensor:
+        """Sum of x divided by how many tokens, completions, pairs or groups the *whole optimizer step* has.
+
+        The micro-batches' means therefore add up to the step's mean, however the step is split.
+        """
+        return x.sum() / self.denominators[over]
+
+    def log(self, **tensors: Tensor) -> None:
+        """Log the mean of each tensor's elements over the optimizer step, under the method's metrics."""
+        for name, x in tensors.items():
+            self.logged.setdefault(name, []).append(x.detach().float().flatten())
+
+
+class Method(ABC):
+    """A training method. Stateless: what survives a resume lives in the optimizer, the reference and the rollouts."""
+
+    name: ClassVar[str]
+    """What users type: `alignkit train NAME`."""
+    Config: ClassVar[type[MethodConfig]]
+    """Its options, their defaults and its --help."""
+    trains_on: ClassVar[str]
+    """"chosen" (one completion a row), "pairs" (chosen, rejected) or "samples" (drawn from the policy and rewarded)."""
+    needs: ClassVar[frozenset[str]] = frozenset()
+    """Of {"reference", "scalar_head"}: a frozen copy of the starting weights; a head of one value in the LM head's place."""
+
+    @abstractmethod
+    def loss(self, batch: Batch, config: Any) -> Tensor | dict[str, Tensor]:
+        """Return this micro-batch's share of the step's loss, a scalar; divide only by `batch.mean`.
+
+        Named terms may be returned instead, the first being the main one. Each further term NAME is back-propagated
+        apart and its gradient scaled down to `config.max_NAME_ratio` times the first term's gradient norm; both norms
+        are logged.
+        """
+
+    def advantages(self, rewards_PG: np.ndarray, config: Any) -> np.ndarray:
+        """Turn rewards into advantages, float64 [P, G] -> [P, G]; nan marks a missing reward and stays nan.
+
+        Called for methods that train on samples. A completion whose advantage is nan is left out of the step.
+        """
+        raise TypeError(f"method {self.name!r} trains on samples and must define advantages()")
+
+    def temperatures(self, step: int, config: Any) -> tuple[float, ...]:
+        """Return the temperature of each sample to draw for every prompt of this step (from 1); () draws none."""
+        return ()
+
+
+def leave_one_out_baseline(rewards_PG: np.ndarray) -> np.ndarray:
+    """Mean reward of the other samples of the same prompt, [P, G] -> [P, G]; nan samples are no one's other.
+
+    1/(k-1) sum_{j != i} R(y_j, x), as in Eq. 6 of the paper. nan where a sample has no other.
+    """
+    import numpy as np
+
+    present_PG = ~np.isnan(rewards_PG)
+    others_PG = present_PG.sum(1, keepdims=True) - present_PG
+    sum_PG = np.nansum(rewards_PG, 1, keepdims=True) - np.where(present_PG, rewards_PG, 0.0)
+    return np.where(others_PG > 0, sum_PG / np.maximum(others_PG, 1), np.nan)
+
+
+def _present(x: Tensor | None, name: str, how: str) -> Tensor:
+    if x is None:
+        raise TypeError(f"batch.{name} is not there: the method class must say {how}")
+    return x

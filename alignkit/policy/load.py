@@ -1,0 +1,101 @@
+"""Model folder -> policy. Safetensors only, no remote code, fp32 weights."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from alignkit.errors import InputError
+from alignkit.policy.attention import supports_trees
+from alignkit.policy.policy import Policy
+
+_logger = logging.getLogger(__name__)
+
+
+def pick_device() -> torch.device:
+    """CUDA where there is one, else the CPU."""
+    return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
+
+
+def autocast_type(precision: str, device: torch.device) -> torch.dtype | None:
+    """Compute type for "bf16", "fp32" or "auto": bf16 on a GPU that has it, fp32 on the CPU."""
+    fast = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.bfloat16 if precision == "bf16" or (precision == "auto" and fast) else None
+
+
+def load_policy(
+    folder: str | Path,
+    *,
+    precision: str = "auto",
+    attention: str = "auto",
+    lora_rank: int | None = None,
+    scalar_head: bool = False,
+    seed: int = 0,
+    device: torch.device | None = None,
+) -> Policy:
+    """Load a dense causal model with fp32 weights.
+
+    Args:
+        attention: "tree", "plain", or "auto" (tree where the architecture allows it).
+        lora_rank: add a LoRA adapter of this rank and freeze the rest.
+        scalar_head: a sequence-classification head of one value, new where the folder has none.
+        seed: of new weights (head, adapter).
+
+    Raises:
+        InputError: not a folder of a dense causal model with safetensors, or the tree path was asked for and cannot be.
+    """
+    device = device or pick_device()
+    torch.manual_seed(seed)
+    model = _load_model(Path(folder), scalar_head)
+    reason = supports_trees(model.config)
+    if reason and attention == "tree":
+        raise InputError(f"{folder}: this model has {reason}, which the tree path does not compute; use --attention plain")
+    if reason and attention == "auto":
+        _logger.warning("%s: plain path, a prompt is computed for each of its completions: %s", folder, reason)
+    path = "plain" if attention == "plain" or reason else "tree"
+    if lora_rank is not None:
+        model = _with_lora(model, lora_rank, scalar_head)
+    autocast = autocast_type(precision, device)
+    return Policy(model.to(device), path=path, autocast=autocast, scalar_head=scalar_head).train()
+
+
+def _load_model(folder: Path, scalar_head: bool) -> Any:
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
+
+    try:
+        config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{folder}: no readable config.json ({_first_line(error)})") from error
+    if getattr(config.get_text_config(), "num_experts", None) or getattr(config.get_text_config(), "num_local_experts", None):
+        raise InputError(f"{folder}: a mixture of experts; its balance loss is not computed, so it is refused")
+    kind: Any = AutoModelForCausalLM
+    options: dict[str, Any] = {}
+    if scalar_head:
+        kind, options = AutoModelForSequenceClassification, {"num_labels": 1}
+    try:
+        return kind.from_pretrained(
+            folder, dtype=torch.float32, local_files_only=True, use_safetensors=True, trust_remote_code=False, **options
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        raise InputError(f"{folder}: cannot be loaded as a causal model ({_first_line(error)})") from error
+
+
+def _with_lora(model: Any, rank: int, scalar_head: bool) -> Any:
+    """LoRA on every linear layer but the head, scaling 2 (alpha = 2 rank)."""
+    from peft import LoraConfig, get_peft_model
+
+    config = LoraConfig(
+        r=rank,
+        lora_alpha=2 * rank,
+        target_modules="all-linear",
+        task_type="SEQ_CLS" if scalar_head else "CAUSAL_LM",
+        modules_to_save=["score"] if scalar_head else None,
+    )
+    return get_peft_model(model, config)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

@@ -1,0 +1,137 @@
+"""The policy: one module, `forward(pack) -> log-probs of the scored tokens`, body and head inside.
+
+FSDP2 shards this module, compile compiles it and checkpointing wraps it; calling the inner model and a head by hand
+would fail there. The tree path computes a prompt once for all its completions; the plain path (one completion a row,
+the model's own attention) is its reference and the fallback for models that the tree path does not know.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from alignkit.data.packs import Pack
+from alignkit.policy import attention
+from alignkit.policy.logprobs import token_logprobs
+
+
+@dataclass(frozen=True)
+class Output:
+    """What one forward pass gives: `logprob_T` float32 [T] and, with a scalar head, `value_N` float32 [N]."""
+
+    logprob_T: Tensor
+    value_N: Tensor | None
+
+
+class Policy(nn.Module):
+    """A causal model of transformers that scores completions.
+
+    Args:
+        model: `*ForCausalLM`, or `*ForSequenceClassification` with one label (then `scalar_head`); may be a peft model.
+        path: "tree" or "plain".
+        autocast: compute type under fp32 weights; None computes in the weights' type.
+        scalar_head: the head gives one value in the LM head's place.
+    """
+
+    def __init__(self, model: Any, *, path: str, autocast: torch.dtype | None = None, scalar_head: bool = False) -> None:
+        super().__init__()
+        self.model = model
+        self.autocast = autocast
+        self.scalar_head = scalar_head
+        self.path = path
+        self.use_path(path)
+
+    @property
+    def base(self) -> Any:
+        """The transformers model, without peft's wrapper (adapters stay in place)."""
+        return self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
+
+    @property
+    def body(self) -> nn.Module:
+        """The decoder without its head."""
+        return self.base.get_decoder() if hasattr(self.base, "get_decoder") else self.base.base_model
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.parameters()).device
+
+    @property
+    def config(self) -> Any:
+        return self.base.config
+
+    def use_path(self, path: str) -> None:
+        """Switch between the tree path and the plain path."""
+        self.path = path
+        if path == "tree":
+            attention.register()
+        self.base.set_attn_implementation(attention.NAME if path == "tree" else "sdpa")
+
+    @contextlib.contextmanager
+    def on_path(self, path: str) -> Iterator[None]:
+        """Compute on another path for a while."""
+        before = self.path
+        self.use_path(path)
+        try:
+            yield
+        finally:
+            self.use_path(before)
+
+    @contextlib.contextmanager
+    def computing(self) -> Iterator[None]:
+        """Autocast as configured."""
+        with torch.autocast(self.device.type, dtype=self.autocast, enabled=self.autocast is not None):
+            yield
+
+    def forward(self, pack: Pack, temperature_N: np.ndarray | None = None) -> Output:
+        """Score the completions of one row of trees.
+
+        Args:
+            pack: the row.
+            temperature_N: float32 [N], temperature of each completion; default 1.
+        """
+        temperature_N = np.ones(pack.num_completions) if temperature_N is None else temperature_N
+        device = self.device
+        with self.computing():
+            hidden_TH, last_NH = self._tree_states(pack) if self.path == "tree" else self._plain_states(pack)
+            if self.scalar_head:
+                value_N = self.base.score(last_NH)[:, 0].float()
+                return Output(torch.zeros(len(pack.target_T), device=device), value_N)
+            temperature_T = torch.as_tensor(temperature_N[pack.completion_T], dtype=torch.float32, device=device)
+            target_T = torch.as_tensor(pack.target_T, device=device)
+            hidden_TH = hidden_TH.to(self.autocast or hidden_TH.dtype)
+            head = self.base.get_output_embeddings().weight
+            with torch.autocast(device.type, enabled=False):
+                return Output(token_logprobs(hidden_TH, head, target_T, temperature_T), None)
+
+    def scored_states(self, pack: Pack) -> tuple[Tensor, Tensor]:
+        """Return the hidden states that predict the scored tokens [T, H], and the head's weight [V, H]."""
+        hidden_TH, _ = self._tree_states(pack) if self.path == "tree" else self._plain_states(pack)
+        return hidden_TH, self.base.get_output_embeddings().weight
+
+    def _tree_states(self, pack: Pack) -> tuple[Tensor, Tensor]:
+        device = self.device
+        ids = torch.as_tensor(pack.ids_S, device=device)[None]
+        positions = torch.as_tensor(pack.position_S, device=device)[None]
+        tree = attention.layout(pack.spans, device)
+        out = self.body(input_ids=ids, position_ids=positions, use_cache=False, tree=tree)
+        states = out.last_hidden_state[0]
+        return states[torch.as_tensor(pack.source_T, device=device)], states[torch.as_tensor(pack.last_N, device=device)]
+
+    def _plain_states(self, pack: Pack) -> tuple[Tensor, Tensor]:
+        """One completion a row, each behind its own copy of the prompt, without any sharing or packing."""
+        hidden, last = [], []
+        for tree in pack.trees:
+            for completion in tree.completions:
+                ids = np.concatenate([tree.prompt.ids, completion.ids]).astype(np.int64)
+                out = self.body(input_ids=torch.as_tensor(ids, device=self.device)[None], use_cache=False)
+                states = out.last_hidden_state[0]
+                sources = len(tree.prompt) + np.flatnonzero(completion.scored) - 1
+                hidden.append(states[torch.as_tensor(sources, device=self.device)])
+                last.append(states[-1])
+        return torch.cat(hidden), torch.stack(last)

@@ -1,0 +1,59 @@
+"""The frozen reference: the weights the run started from, in the same precision as the policy."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from alignkit.data.packs import Pack
+from alignkit.policy.policy import Policy
+
+
+class Reference:
+    """Log-probs under the starting weights: a frozen copy, or the policy with its LoRA adapter disabled."""
+
+    def __init__(self, policy: Policy, *, frozen: Policy | None) -> None:
+        self._policy = policy
+        self._frozen = None if frozen is None else frozen.requires_grad_(False).eval()
+        if frozen is None and not hasattr(policy.model, "disable_adapter"):
+            raise ValueError("a reference needs a frozen copy, or a policy with an adapter")
+
+    @contextlib.contextmanager
+    def policy(self) -> Iterator[Policy]:
+        """The reference as a policy, without gradient."""
+        with torch.no_grad():
+            if self._frozen is not None:
+                yield self._frozen
+            else:
+                with self._policy.model.disable_adapter():
+                    yield self._policy
+
+    def logprobs(self, pack: Pack, temperature_N: np.ndarray | None = None) -> Tensor:
+        """Return float32 [T] without gradient."""
+        with self.policy() as policy:
+            logprob_T: Tensor = policy(pack, temperature_N).logprob_T
+        return logprob_T
+
+
+def exact_kl(policy: Policy, reference: Reference, pack: Pack, *, chunk_bytes: int = 2**26) -> Tensor:
+    """KL(policy || reference) at each scored position, exact over the vocabulary, at temperature 1: float32 [T].
+
+    sum_v p(v) (log p(v) - log q(v)), in chunks of positions. No gradient.
+    """
+    with torch.no_grad(), policy.computing():
+        ours, our_head = policy.scored_states(pack)
+    with reference.policy() as frozen, frozen.computing():
+        theirs, their_head = frozen.scored_states(pack)
+    size = max(1, chunk_bytes // (4 * our_head.shape[0]))
+    kl_T = torch.empty(len(ours), dtype=torch.float32, device=ours.device)
+    with torch.no_grad():
+        for at in range(0, len(ours), size):
+            chunk = slice(at, at + size)
+            logp = (ours[chunk].float() @ our_head.float().t()).log_softmax(-1)
+            logq = (theirs[chunk].float() @ their_head.float().t()).log_softmax(-1)
+            kl_T[chunk] = (logp.exp() * (logp - logq)).sum(-1)
+    return kl_T

@@ -1,0 +1,111 @@
+"""Finds what plugins add, by the entry-point group `alignkit`.
+
+Plugins are loaded one entry point at a time. One that fails to import is a loud warning that names its distribution,
+not the end of every command; a name claimed by two distributions is an error that names both. (pluggy's own
+`load_setuptools_entrypoints` does neither.)
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.metadata
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import pluggy
+
+from alignkit import hookspecs
+from alignkit.errors import UsageError, nearest
+
+GROUP = "alignkit"
+KINDS = {
+    "method": "register_methods",
+    "judge": "register_judges",
+    "dataset": "register_datasets",
+    "sampler": "register_samplers",
+    "tracker": "register_trackers",
+}
+hookimpl = pluggy.HookimplMarker(GROUP)
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Plugin:
+    """One class that a plugin added, or (`error` set) an entry point that could not be loaded."""
+
+    kind: str
+    name: str
+    cls: type | None
+    distribution: str
+    version: str
+    module: str
+    error: str | None = None
+
+
+@dataclass
+class Registry:
+    """All that was found: `found[kind][name]` and the entry points that failed."""
+
+    found: dict[str, dict[str, list[Plugin]]] = field(default_factory=lambda: {kind: {} for kind in KINDS})
+    broken: list[Plugin] = field(default_factory=list)
+
+    def add_module(self, module: Any, *, distribution: str, version: str) -> None:
+        """Call every hook of one plugin module and keep what it registers."""
+        manager = pluggy.PluginManager(GROUP)
+        manager.add_hookspecs(hookspecs)
+        manager.register(module)
+        manager.check_pending()
+        for kind, hook in KINDS.items():
+            getattr(manager.hook, hook)(register=self._register(kind, module.__name__, distribution, version))
+
+    def find(self, kind: str, name: str) -> type:
+        """Return the class of that kind and name.
+
+        Raises:
+            UsageError: no plugin adds it (the nearest name is given), or two distributions do (both are named).
+        """
+        claims = self.found[kind].get(name, [])
+        if len(claims) > 1:
+            owners = " and ".join(f"{p.distribution} {p.version} ({p.module})" for p in claims)
+            raise UsageError(f"the {kind} name {name!r} is claimed by {owners}: uninstall one of them")
+        if not claims:
+            known = sorted(self.found[kind])
+            failed = f" ({len(self.broken)} plugin(s) failed to load: see `alignkit plugins list`)" if self.broken else ""
+            raise UsageError(f"no {kind} is named {name!r}{nearest(name, known)}; known: {', '.join(known) or 'none'}{failed}")
+        cls = claims[0].cls
+        assert cls is not None
+        return cls
+
+    def plugins(self) -> list[Plugin]:
+        """Return everything found, then what is broken, in a stable order."""
+        listed = [p for names in self.found.values() for claims in names.values() for p in claims]
+        return sorted(listed, key=lambda p: (list(KINDS).index(p.kind), p.name, p.distribution)) + self.broken
+
+    def names(self, kind: str) -> list[str]:
+        """Return the names that one distribution alone claims."""
+        return sorted(name for name, claims in self.found[kind].items() if len(claims) == 1)
+
+    def _register(self, kind: str, module: str, distribution: str, version: str) -> Callable[[type], None]:
+        def register(cls: type) -> None:
+            plugin = Plugin(kind, cls.name, cls, distribution, version, module)  # type: ignore[attr-defined]
+            self.found[kind].setdefault(cls.name, []).append(plugin)  # type: ignore[attr-defined]
+
+        return register
+
+
+@functools.cache
+def registry() -> Registry:
+    """Load every installed plugin once."""
+    loaded = Registry()
+    entry_points = importlib.metadata.entry_points(group=GROUP)
+    for point in sorted(entry_points, key=lambda p: (p.dist.name if p.dist else "", p.name)):
+        distribution, version = (point.dist.name, point.dist.version) if point.dist else ("unknown", "0")
+        try:
+            loaded.add_module(point.load(), distribution=distribution, version=version)
+        except Exception as error:  # a third party's code may raise anything; it must not end every command
+            reason = f"{type(error).__name__}: {error}"
+            _logger.warning("plugin %s of %s %s cannot be loaded: %s", point.value, distribution, version, reason)
+            loaded.broken.append(Plugin("broken", point.name, None, distribution, version, point.value, reason))
+    return loaded

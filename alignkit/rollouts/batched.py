@@ -1,0 +1,157 @@
+"""Batched generation with a KV cache, reading the policy's weights directly.
+
+Every completion has its own temperature, top-p and random stream (Philox keyed by its seed, one uniform number a
+token, inverse cumulative probability), so that in fp32 it does not depend on what it is batched with. A prompt asked
+for several times is computed once. B rows of a batch, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from alignkit.policy.policy import Policy
+from alignkit.rollouts.sampler import Completion, Request
+
+MAX_BATCH = 64
+_COMPACT_BELOW = 0.75  # rows that are finished leave the batch when fewer than this share is left
+
+
+@dataclass
+class _Row:
+    """A completion in the making."""
+
+    number: int
+    request: Request
+    uniform: np.ndarray
+    ids: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+
+
+class BatchedGeneration:
+    """Draws completions from a policy on its device; `end_ids` end a completion and belong to it."""
+
+    def __init__(self, policy: Policy, *, end_ids: frozenset[int]) -> None:
+        self.policy = policy
+        self.end_ids = end_ids
+
+    def generate(self, requests: Sequence[Request]) -> list[Completion]:
+        """Return one completion for each request, in order; batches hold requests of like prompt length."""
+        done: dict[int, Completion] = {}
+        order = sorted(range(len(requests)), key=lambda i: (len(requests[i].prompt_ids), requests[i].prompt_ids, i))
+        policy = self.policy
+        was_training = policy.training
+        policy.eval()
+        try:
+            with torch.no_grad(), policy.on_path("plain"):
+                for at in range(0, len(order), MAX_BATCH):
+                    rows = [_row(number, requests[number]) for number in order[at : at + MAX_BATCH]]
+                    done |= self._batch(rows)
+        finally:
+            policy.train(was_training)
+        return [done[number] for number in range(len(requests))]
+
+    def _batch(self, rows: list[_Row]) -> dict[int, Completion]:
+        done: dict[int, Completion] = {}
+        logits, cache, mask = self._prefill(rows)
+        while True:
+            picked = _pick(logits, rows)
+            alive = []
+            for place, (row, (token, logprob)) in enumerate(zip(rows, picked, strict=True)):
+                row.ids.append(token)
+                row.logprobs.append(logprob)
+                ended = token in self.end_ids
+                if ended or len(row.ids) == row.request.max_new_tokens:
+                    done.setdefault(row.number, _completion(row, cut=not ended))
+                if row.number not in done:
+                    alive.append(place)
+            if not alive:
+                return done
+            if len(alive) < _COMPACT_BELOW * len(rows):
+                keep = torch.tensor(alive, device=mask.device)
+                rows, mask = [rows[place] for place in alive], mask[keep]
+                cache.batch_select_indices(keep)
+            mask = torch.cat([mask, mask.new_ones(len(rows), 1)], 1)
+            logits = self._decode(rows, cache, mask)
+
+    def _prefill(self, rows: list[_Row]) -> tuple[Tensor, object, Tensor]:
+        """Compute each distinct prompt once, left-padded, then give every row its own copy of the cache."""
+        from transformers import DynamicCache
+
+        distinct = {tuple(row.request.prompt_ids): None for row in rows}
+        place = {prompt: number for number, prompt in enumerate(distinct)}
+        width = max(len(prompt) for prompt in distinct)
+        ids = torch.zeros(len(distinct), width, dtype=torch.int64)
+        mask = torch.zeros(len(distinct), width, dtype=torch.int64)
+        for prompt, number in place.items():
+            ids[number, width - len(prompt) :] = torch.tensor(prompt)
+            mask[number, width - len(prompt) :] = 1
+        device = self.policy.device
+        ids, mask = ids.to(device), mask.to(device)
+        cache = DynamicCache(config=self.policy.config)
+        positions = (mask.cumsum(1) - 1).clamp(min=0)
+        logits = self._forward(ids, mask, positions, cache)
+        own = torch.tensor([place[tuple(row.request.prompt_ids)] for row in rows], device=device)
+        cache.batch_select_indices(own)
+        return logits[own], cache, mask[own]
+
+    def _decode(self, rows: list[_Row], cache: object, mask: Tensor) -> Tensor:
+        ids = torch.tensor([[row.ids[-1]] for row in rows], device=mask.device)
+        return self._forward(ids, mask, mask.sum(1, keepdim=True) - 1, cache)
+
+    def _forward(self, ids: Tensor, mask: Tensor, positions: Tensor, cache: object) -> Tensor:
+        with self.policy.computing():
+            out = self.policy.model(
+                input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True,
+                logits_to_keep=1,
+            )  # fmt: skip
+        logits: Tensor = out.logits[:, -1].float()
+        return logits
+
+
+def _row(number: int, request: Request) -> _Row:
+    uniform = np.random.Generator(np.random.Philox(key=request.seed)).random(request.max_new_tokens)
+    return _Row(number, request, uniform)
+
+
+def _pick(logits_BV: Tensor, rows: list[_Row]) -> list[tuple[int, float]]:
+    """Draw one token a row; returns (token, log-prob at the row's temperature, 1 where it is 0)."""
+    greedy = torch.tensor([row.request.temperature == 0 for row in rows], device=logits_BV.device)
+    temperature = torch.tensor([row.request.temperature or 1.0 for row in rows], device=logits_BV.device)
+    logprob_BV = (logits_BV / temperature[:, None]).log_softmax(-1)
+    if bool(greedy.all()):
+        token_B = logits_BV.argmax(-1)
+    else:
+        uniform = [row.uniform[min(len(row.ids), len(row.uniform) - 1)] for row in rows]
+        top_p = torch.tensor([row.request.top_p for row in rows], device=logits_BV.device)
+        sampled = _inverse_cdf(logprob_BV, torch.tensor(uniform, device=logits_BV.device), top_p)
+        token_B = torch.where(greedy, logits_BV.argmax(-1), sampled)
+    chosen_B = logprob_BV.gather(-1, token_B[:, None])[:, 0]
+    return list(zip(token_B.tolist(), chosen_B.tolist(), strict=True))
+
+
+def _inverse_cdf(logprob_BV: Tensor, uniform_B: Tensor, top_p_B: Tensor) -> Tensor:
+    """Take the token at which the cumulative probability first exceeds a uniform number; float64 sums."""
+    prob_BV = logprob_BV.double().exp()
+    if bool((top_p_B < 1).any()):
+        prob_BV = prob_BV * _nucleus(prob_BV, top_p_B)
+    cdf_BV = prob_BV.cumsum(-1)
+    goal_B = uniform_B.double()[:, None] * cdf_BV[:, -1:]
+    return torch.searchsorted(cdf_BV, goal_B, right=True)[:, 0].clamp(max=cdf_BV.shape[1] - 1)
+
+
+def _nucleus(prob_BV: Tensor, top_p_B: Tensor) -> Tensor:
+    """Mark the smallest set of likeliest tokens whose probability reaches top-p."""
+    sorted_BV, order_BV = prob_BV.sort(-1, descending=True, stable=True)
+    before_BV = sorted_BV.cumsum(-1) - sorted_BV
+    kept_BV = before_BV < top_p_B.double()[:, None]
+    kept_BV[:, 0] = True
+    return torch.zeros_like(kept_BV).scatter(-1, order_BV, kept_BV)
+
+
+def _completion(row: _Row, *, cut: bool) -> Completion:
+    return Completion(np.array(row.ids, np.int32), np.array(row.logprobs, np.float32), cut)

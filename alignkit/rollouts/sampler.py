@@ -1,0 +1,70 @@
+"""What a sampler is: token ids in, token ids and their log-probs out, never a text round trip."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from alignkit.policy.policy import Policy
+
+
+@dataclass(frozen=True)
+class Request:
+    """One completion to draw.
+
+    Args:
+        prompt_ids: the prompt's token ids, generation prompt included.
+        temperature: 0 takes the likeliest token; otherwise logits are divided by it.
+        top_p: keep the smallest set of tokens whose probability reaches this; 1 keeps all.
+        seed: the whole randomness of this completion: it depends on nothing else in its batch (exactly so in fp32).
+        max_new_tokens: a completion that has no end token by then is cut.
+    """
+
+    prompt_ids: Sequence[int]
+    temperature: float
+    seed: int
+    max_new_tokens: int
+    top_p: float = 1.0
+
+
+@dataclass(frozen=True)
+class Completion:
+    """What was drawn.
+
+    `ids` int32 [T] hold the end token where there is one; `logprobs` float32 [T] are those of the distribution at the
+    request's temperature, before top-p; `cut` says that `max_new_tokens` ended it.
+    """
+
+    ids: np.ndarray
+    logprobs: np.ndarray
+    cut: bool
+
+
+class Sampler(ABC):
+    """Draws completions from the policy it was made for.
+
+    Args:
+        policy: whose weights generate.
+        end_ids: token ids that end a completion (and belong to it).
+    """
+
+    name: ClassVar[str]
+
+    def __init__(self, policy: Policy, *, end_ids: frozenset[int]) -> None:
+        self.policy = policy
+        self.end_ids = end_ids
+
+    @abstractmethod
+    def generate(self, requests: Sequence[Request]) -> list[Completion]:
+        """Return one completion for each request, in order."""
+
+    def sync(self) -> None:
+        """Take over the policy's weights as they are now; nothing to do where the sampler reads them directly."""
+
+    def close(self) -> None:
+        """Free what was loaded."""

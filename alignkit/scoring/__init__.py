@@ -1,0 +1,1 @@
+"""Scores of completions: the Judge protocol and what is built on it."""

@@ -1,0 +1,64 @@
+"""Several judges' scores -> one reward for each sample; a missing score stays missing.
+
+Shape letters: P prompts, G group (samples of one prompt).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from alignkit.errors import RunStopped
+from alignkit.scoring.judge import Item, Missing, Scored
+from alignkit.scoring.specs import NamedJudge
+
+
+@dataclass(frozen=True)
+class Rewards:
+    """`total_PG` float64, the weighted sum, nan where missing; `by_name` each judge's own; `num_missing` failed scores."""
+
+    total_PG: np.ndarray
+    by_name: Mapping[str, np.ndarray]
+    num_missing: int
+    reasons: tuple[str, ...] = ()
+
+
+def reward(items_PG: Sequence[Sequence[Item]], judges: Sequence[NamedJudge]) -> Rewards:
+    """Score every sample by every judge and add up with the judges' weights.
+
+    A judge that does not apply to any sample of a group is left out for the whole group; one that failed on a sample
+    makes that sample's reward missing. A group to which no judge applies is missing as a whole.
+
+    Raises:
+        RunStopped: a judge broke its contract (wrong number of answers, or a score that is not finite).
+    """
+    shape = (len(items_PG), len(items_PG[0]) if items_PG else 0)
+    flat = [item for group in items_PG for item in group]
+    total_PG, applied_P = np.zeros(shape), np.zeros(len(items_PG), bool)
+    by_name, num_missing, reasons = {}, 0, []
+    for named in judges:
+        answers = named.judge.score(flat)
+        if len(answers) != len(flat):
+            raise RunStopped(f"judge {named.label!r} answered {len(answers)} of {len(flat)} items")
+        scores_PG = np.array([_value(answer, named.label) for answer in answers]).reshape(shape)
+        applies_PG = np.array([not isinstance(a, Missing) or a.applies for a in answers]).reshape(shape)
+        applies_P = applies_PG.all(1)
+        total_PG[applies_P] += named.weight * scores_PG[applies_P]
+        applied_P |= applies_P
+        by_name[named.label] = np.where(applies_P[:, None], scores_PG, math.nan)
+        failed = [a.reason for a in answers if isinstance(a, Missing) and a.applies]
+        num_missing += len(failed)
+        reasons.extend(failed)
+    total_PG[~applied_P] = math.nan
+    return Rewards(total_PG, by_name, num_missing, tuple(dict.fromkeys(reasons)))
+
+
+def _value(answer: Scored | Missing, label: str) -> float:
+    if isinstance(answer, Missing):
+        return math.nan
+    if not isinstance(answer, Scored) or not math.isfinite(answer.value):
+        raise RunStopped(f"judge {label!r} gave {answer!r}; a finite score or Missing(reason) is needed")
+    return answer.value

@@ -1,0 +1,71 @@
+"""SPEC -> judge, for `--reward` and `--judge`: a judge's name, a reward model's run or folder, or FILE.py:function."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from alignkit.errors import UsageError
+from alignkit.registry import registry
+from alignkit.scoring.functions import FunctionJudge
+from alignkit.scoring.judge import Judge
+
+
+@dataclass(frozen=True)
+class NamedJudge:
+    """A judge, the name its scores are logged by, and the weight of its reward."""
+
+    label: str
+    judge: Judge
+    weight: float = 1.0
+
+
+def make_judge(spec: str, settings: Mapping[str, Mapping[str, Any]] | None = None) -> NamedJudge:
+    """Make the judge that `spec` names; nothing heavy is loaded yet.
+
+    Args:
+        spec: NAME, RUN, FOLDER or FILE.py:function, each with =WEIGHT after it where wanted.
+        settings: options of judges by name, from [judge.NAME].
+
+    Raises:
+        UsageError: no judge of that name, a weight that is no number, or wrong options.
+        InputError: a file that cannot be used.
+    """
+    target, weight = _weighted(spec)
+    file, _, function = target.rpartition(":")
+    if file.endswith(".py"):
+        return NamedJudge(function, FunctionJudge(Path(file).expanduser(), function), weight)
+    if target.endswith(".py"):
+        raise UsageError(f"{target}: name the function too: {target}:FUNCTION")
+    if target in registry().found["judge"]:
+        return NamedJudge(target, _plugin(target, dict((settings or {}).get(target, {}))), weight)
+    if any((Path(folder) / marker).exists() for folder in (target, f"runs/{target}") for marker in ("run.json", "config.json")):
+        options = {"model": target} | dict((settings or {}).get("reward-model", {}))
+        return NamedJudge(Path(target).name, _plugin("reward-model", options), weight)
+    registry().find("judge", target)
+    raise AssertionError("find() raises for unknown names")
+
+
+def _plugin(name: str, options: dict[str, Any]) -> Judge:
+    cls = registry().find("judge", name)
+    assert issubclass(cls, Judge)
+    try:
+        return cls(cls.Config(**options))
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, first["loc"]))
+        raise UsageError(f"judge {name!r}: option {key!r}: {first['msg'].lower()}; set it in [judge.{name}]") from error
+
+
+def _weighted(spec: str) -> tuple[str, float]:
+    target, equals, weight = spec.rpartition("=")
+    if not equals:
+        return spec, 1.0
+    try:
+        return target, float(weight)
+    except ValueError:
+        raise UsageError(f"reward {spec!r}: the weight {weight!r} is not a number") from None

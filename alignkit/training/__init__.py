@@ -1,0 +1,1 @@
+"""The loop: startup, order, optimizer, checkpoint."""

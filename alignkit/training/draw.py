@@ -1,0 +1,117 @@
+"""Draws completions for the prompts of a step and turns them into trees; scores them where a method wants rewards.
+
+Each completion's seed is a hash of (run seed, purpose, step, row, k): the same step draws the same samples after a
+resume. Shape letters: P prompts, G group, N completions, T scored tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from alignkit.data.chat import Chat
+from alignkit.data.packs import lay_out, pack
+from alignkit.data.rows import Row
+from alignkit.data.trees import Tree, tree
+from alignkit.rollouts.sampler import Completion, Request, Sampler
+from alignkit.scoring.judge import Item
+from alignkit.training.order import derived_seed
+from alignkit.training.step import Micro
+
+
+@dataclass(frozen=True)
+class Group:
+    """The completions drawn for one row's prompt, with the temperature of each."""
+
+    row: Row
+    prompt_ids: np.ndarray
+    target_num_tokens: int
+    completions: tuple[Completion, ...]
+    temperatures: tuple[float, ...]
+    texts: tuple[str, ...]
+
+    def items(self) -> list[Item]:
+        """What a judge sees of each completion."""
+        fields: Mapping[str, Any] = {**self.row.fields, "id": self.row.id}
+        return [Item(self.row.prompt, text, fields) for text in self.texts]
+
+    def tree(self, kept: Sequence[int]) -> Tree:
+        """The tree of some of the completions; every token of a completion is scored."""
+        parts = [(self.completions[k].ids, np.ones(len(self.completions[k].ids), bool)) for k in kept]
+        return tree(self.row.id, self.prompt_ids, parts, target_num_tokens=self.target_num_tokens)
+
+
+def draw(
+    sampler: Sampler,
+    chat: Chat,
+    rows: Sequence[tuple[Row, Tree]],
+    *,
+    temperatures: Sequence[float],
+    max_new_tokens: int,
+    seed: int,
+    step: int,
+    purpose: str,
+    top_p: float = 1.0,
+) -> list[Group]:
+    """Draw `len(temperatures)` completions for each row's prompt."""
+    requests = [
+        Request(
+            prompt_ids=row_tree.prompt.ids.tolist(),
+            temperature=temperature,
+            seed=derived_seed(seed, purpose, step, row.id, k),
+            max_new_tokens=max_new_tokens,
+            top_p=top_p,
+        )
+        for row, row_tree in rows
+        for k, temperature in enumerate(temperatures)
+    ]
+    drawn = sampler.generate(requests)
+    size = len(temperatures)
+    groups = []
+    for number, (row, row_tree) in enumerate(rows):
+        own = tuple(drawn[number * size : (number + 1) * size])
+        texts = tuple(text_of(chat, sampler, completion) for completion in own)
+        groups.append(
+            Group(row, row_tree.prompt.ids, row_tree.target_num_tokens, own, tuple(temperatures), texts)
+        )
+    return groups
+
+
+def text_of(chat: Chat, sampler: Sampler, completion: Completion) -> str:
+    """Decode a completion without its end token."""
+    ids = completion.ids.tolist()
+    text: str = chat.tokenizer.decode(ids if completion.cut else ids[:-1], skip_special_tokens=True)
+    return text
+
+
+def sample_micros(groups: Sequence[Group], advantages_PG: np.ndarray, capacity: int) -> list[Micro]:
+    """Lay rewarded samples into rows; a sample whose advantage is nan and a group of zero advantages are left out."""
+    kept = [
+        (group, np.flatnonzero(~np.isnan(advantages)), advantages)
+        for group, advantages in zip(groups, advantages_PG, strict=True)
+        if np.nansum(np.abs(advantages)) > 0
+    ]
+    trees = [group.tree(which.tolist()) for group, which, _ in kept]
+    return [_micro([kept[n] for n in numbers], [trees[n] for n in numbers]) for numbers in pack(trees, capacity)]
+
+
+def unrewarded_micro(groups: Sequence[Group]) -> Micro:
+    """Lay all samples of some prompts into one row, without advantages."""
+    everyone = np.arange(len(groups[0].completions))
+    kept = [(group, everyone, None) for group in groups]
+    return _micro(kept, [group.tree(everyone.tolist()) for group in groups])
+
+
+def _micro(kept: Sequence[tuple[Group, np.ndarray, np.ndarray | None]], trees: Sequence[Tree]) -> Micro:
+    behaviour = [group.completions[k].logprobs for group, which, _ in kept for k in which]
+    temperature = [group.temperatures[k] for group, which, _ in kept for k in which]
+    advantage = [advantages[k] for _, which, advantages in kept if advantages is not None for k in which]
+    return Micro(
+        lay_out(trees),
+        temperature_N=np.array(temperature, np.float32),
+        behaviour_T=np.concatenate(behaviour),
+        advantage_N=np.array(advantage, np.float32) if advantage else None,
+    )

@@ -1,0 +1,97 @@
+"""The trained model as a plain Hugging Face folder, reloaded and compared with what was trained."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from alignkit.data.chat import Chat
+from alignkit.data.packs import lay_out
+from alignkit.data.trees import Tree
+from alignkit.errors import RunStopped
+from alignkit.policy.load import load_policy
+from alignkit.policy.policy import Policy
+from alignkit.training.checkpoint import check_space
+
+_TOLERANCE = 1e-4  # nats; the same weights in the same kernels
+
+
+def export(policy: Policy, chat: Chat, folder: Path, *, trees: Sequence[Tree]) -> float:
+    """Write fp32 safetensors, tokenizer and template into `folder`, whole or not at all; LoRA adapters are merged.
+
+    The turn's end token is set as end of text in the tokenizer and in generation_config, and no pad is an end token.
+
+    Returns:
+        largest difference in log-prob between the policy and the folder loaded again, nats.
+
+    Raises:
+        RunStopped: the disk refuses, or the folder does not give the trained model's log-probs.
+    """
+    working = folder.with_name(f".{folder.name}.part")
+    try:
+        shutil.rmtree(working, ignore_errors=True)
+        working.mkdir(parents=True)
+        check_space(working, sum(p.nbytes for p in policy.parameters()))
+        _save(policy, chat, working)
+    except OSError as error:
+        shutil.rmtree(working, ignore_errors=True)
+        raise RunStopped(f"{folder}: the model cannot be written: {error.strerror or error}") from error
+    difference = _difference(policy, working, trees)
+    if difference > _TOLERANCE:
+        raise RunStopped(f"{working}: loaded again it differs by {difference:.2g} nats from the trained model; not used")
+    shutil.rmtree(folder, ignore_errors=True)
+    working.rename(folder)
+    return difference
+
+
+def _save(policy: Policy, chat: Chat, folder: Path) -> None:
+    tokenizer = chat.tokenizer
+    model: Any = policy.model
+    if hasattr(model, "merge_and_unload"):
+        model = policy.model = model.merge_and_unload()
+    tokenizer.chat_template = chat.template
+    tokenizer.eos_token = tokenizer.convert_ids_to_tokens(chat.turn_end_id)
+    tokenizer.pad_token = _pad_token(tokenizer, chat.end_ids)
+    model.config.eos_token_id = chat.turn_end_id
+    model.config.pad_token_id = tokenizer.pad_token_id
+    if getattr(model, "generation_config", None) is not None:
+        model.generation_config.eos_token_id = sorted(chat.end_ids)
+        model.generation_config.pad_token_id = tokenizer.pad_token_id
+    policy.base.set_attn_implementation("sdpa")
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    policy.use_path(policy.path)
+
+
+def _pad_token(tokenizer: Any, end_ids: frozenset[int]) -> str:
+    """A special token that ends nothing; the tokenizer's own pad where it is one."""
+    if tokenizer.pad_token_id is not None and tokenizer.pad_token_id not in end_ids:
+        return str(tokenizer.pad_token)
+    special = [(number, str(t)) for number, t in sorted(tokenizer.added_tokens_decoder.items()) if t.special]
+    free = [token for number, token in special if number not in end_ids and number != tokenizer.bos_token_id]
+    if free:
+        return free[0]
+    return str(tokenizer.pad_token or tokenizer.eos_token)
+
+
+def _difference(policy: Policy, folder: Path, trees: Sequence[Tree]) -> float:
+    checked = sorted((tree for tree in trees if tree.completions), key=len)[:2]
+    if not checked:
+        return 0.0
+    pack = lay_out(checked)
+    again = load_policy(
+        folder, precision="fp32", attention=policy.path, scalar_head=policy.scalar_head, device=policy.device
+    ).eval()
+    autocast, policy.autocast = policy.autocast, None
+    policy.eval()
+    try:
+        with torch.no_grad():
+            ours, theirs = policy(pack), again(pack)
+    finally:
+        policy.autocast = autocast
+    pairs = [(ours.logprob_T, theirs.logprob_T)] + ([(ours.value_N, theirs.value_N)] if policy.scalar_head else [])
+    return max(float((a - b).abs().max()) for a, b in pairs if a is not None and b is not None and len(a))

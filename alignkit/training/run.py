@@ -1,0 +1,211 @@
+"""A training run from its configuration to its model: what `alignkit train` does."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import logging
+import platform
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import contextmanager
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from alignkit import config_file
+from alignkit.config_file import Resolved
+from alignkit.data.tokens import Prepared
+from alignkit.errors import RunStopped, UsageError
+from alignkit.memory import peak_mib, reset_peak
+from alignkit.methods import Method
+from alignkit.progress import Progress
+from alignkit.registry import registry
+from alignkit.tracking import MetricsFile, Tracker
+from alignkit.training.export import export
+from alignkit.training.loop import Loop
+from alignkit.training.run_folder import RunFolder, open_run
+from alignkit.training.setup import Inputs, Models, load_models, read_inputs
+from alignkit.training.startup import run_checks, small_trees
+
+_PACKAGES = ("alignkit", "alignkit-plugins", "torch", "transformers", "tokenizers", "peft", "safetensors", "numpy")
+
+
+def train_run(method: Method, resolved: Resolved, *, progress: Progress) -> Path:
+    """Train one method and return the run's folder, finished.
+
+    Raises:
+        AlignkitError: wrong input (nothing is left behind), a stopped run, or an interruption (both resumable).
+    """
+    options = resolved.run
+    run = open_run(method.name, out=options.out, resume=options.resume)
+    try:
+        if run.is_finished:
+            progress.note(f"run {run.path} is done: its model is {run.model}")
+            return run.path
+        with _logging(run.path):
+            _train(method, resolved, run, progress)
+    finally:
+        run.unlock()
+        run.remove_if_new()
+    return run.path
+
+
+def _train(method: Method, resolved: Resolved, run: RunFolder, progress: Progress) -> None:
+    inputs = read_inputs(method, resolved)
+    description = _describe(method, resolved, inputs)
+    resumes = (run.path / "run.json").exists()
+    if resumes:
+        _refuse_changes(run.read_json("run.json"), description, resolved.run.allow_changed)
+    for line in _account(inputs):
+        progress.note(line)
+    run.write_json("run.json", description)
+    reset_peak()
+    models = load_models(method, resolved, inputs)
+    started = time.monotonic()
+    trackers = _trackers(resolved, run, description["config"])
+    loop = Loop(
+        method, resolved.method, inputs, models, run, trackers=trackers, progress=progress,
+        max_missing=resolved.rollouts.max_missing,
+    )  # fmt: skip
+    try:
+        if not (resumes and loop.resume()):
+            _check(run, models, inputs, progress)
+        loop.train()
+    finally:
+        for tracker in trackers:
+            tracker.close()
+        for named in inputs.judges:
+            named.judge.close()
+    difference = export(models.policy, inputs.chat, run.model, trees=small_trees(inputs.training.trees))
+    peak = peak_mib()
+    description |= {
+        "finished": {
+            "steps": loop.position.step,
+            "seconds": loop.position.seconds,
+            "wall_seconds": time.monotonic() - started,
+            "peak_mib": peak,
+            "tokens": loop.position.tokens_seen,
+            "exported_difference_nats": difference,
+        }
+    }
+    run.write_json("run.json", description)
+    progress.note(f"{method.name}: {loop.position.step} steps, model in {run.model}")
+
+
+def _check(run: RunFolder, models: Models, inputs: Inputs, progress: Progress) -> None:
+    """Run the start-up checks; the tree path falls back to the plain one, anything else stops the run."""
+    checks = run_checks(models.policy, inputs.training.trees, reference=models.reference)
+    wrong = [check for check in checks if not check.ok]
+    if wrong and models.policy.path == "tree":
+        names = "; ".join(f"{c.name}: {c.value:.2g} {c.unit}" for c in wrong)
+        progress.note(f"this model takes the plain path, a prompt is computed for each completion ({names})")
+        models.policy.use_path("plain")
+        checks = run_checks(models.policy, inputs.training.trees, reference=models.reference)
+        wrong = [check for check in checks if not check.ok]
+    rows = {"name": "masks: every row has scored tokens, none in its prompt", "rows": len(inputs.training.trees), "ok": True}
+    run.write_json("checks.json", [*(check.as_json() for check in checks), rows])
+    if wrong:
+        names = "; ".join(f"{c.name}: {c.value:.2g} {c.unit}, tolerance {c.tolerance:.2g}" for c in wrong)
+        raise RunStopped(f"{run.path}: start-up check failed: {names}")
+
+
+def _describe(method: Method, resolved: Resolved, inputs: Inputs) -> dict[str, Any]:
+    """What run.json holds."""
+    parts: dict[str, Prepared] = {"training": inputs.training, "validation": inputs.validation}
+    return {
+        "method": method.name,
+        "config": config_file.dump(resolved),
+        "fingerprints": dict(inputs.fingerprints),
+        "versions": {name: importlib.metadata.version(name) for name in _PACKAGES},
+        "plugins": sorted({f"{p.distribution} {p.version}" for p in registry().plugins()}),
+        "python": platform.python_version(),
+        "hardware": {
+            "machine": platform.machine(), "threads": torch.get_num_threads(),
+            "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        },
+        "parent": str(inputs.source.run) if inputs.source.run else None,
+        "model": str(inputs.source.folder),
+        "max_length": inputs.max_length,
+        "rewards": [
+            {"name": n.label, "judge": n.judge.name, "version": n.judge.version, "weight": n.weight, "verifiable": n.judge.verifiable}
+            for n in inputs.judges
+        ],
+        "rows": {
+            name: {
+                "used": len(part.trees), "skipped": dict(part.skipped), "cut": part.num_cut, "dropped": part.num_dropped,
+                "tokenized_otherwise": part.num_tokenized_otherwise, "ids": [row.id for row in part.rows],
+            }
+            for name, part in parts.items()
+        },
+    }  # fmt: skip
+
+
+def _refuse_changes(before: Mapping[str, Any], now: Mapping[str, Any], allowed: Sequence[str]) -> None:
+    """A resumed run must be the same run."""
+    old = _flat(before["config"]) | _flat(before["fingerprints"], "fingerprint of ")
+    new = _flat(now["config"]) | _flat(now["fingerprints"], "fingerprint of ")
+    if before["method"] != now["method"]:
+        raise UsageError(f"the run in this folder is a {before['method']} run; give another --out")
+    changed = [
+        f"{key}: {old.get(key)} -> {new.get(key)}"
+        for key in sorted(old.keys() | new.keys())
+        if old.get(key) != new.get(key) and not {key, key.rpartition(".")[2]} & set(allowed)
+    ]
+    if changed:
+        raise UsageError(
+            f"--resume: the configuration or the data changed since the run began: {'; '.join(changed[:6])}; "
+            "change it back, allow each by --allow-changed KEY, or begin anew with another --out"
+        )
+
+
+def _flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in table.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def _account(inputs: Inputs) -> list[str]:
+    """Say what was read, cut and skipped before anything is trained."""
+    lines = []
+    for name, part in (("training", inputs.training), ("validation", inputs.validation)):
+        text = f"{name}: {len(part.trees)} rows"
+        if part.num_cut:
+            text += f", {part.num_cut} answers cut at {inputs.max_length} tokens"
+        if part.num_dropped:
+            text += f", {part.num_dropped} dropped as longer than {inputs.max_length} tokens"
+        if part.num_tokenized_otherwise:
+            text += f", {part.num_tokenized_otherwise} whose whole text tokenizes otherwise"
+        if part.skipped:
+            reasons = sorted(set(part.skipped.values()))
+            text += f", {len(part.skipped)} skipped ({'; '.join(reasons[:3])}; listed in run.json)"
+        lines.append(text)
+    for column, lengths in inputs.training.lengths.items():
+        low, middle, high = np.quantile(lengths, [0.5, 0.9, 0.99])
+        lines.append(f"{column}: {low:.0f} tokens at the median, {middle:.0f} at 90 %, {high:.0f} at 99 %, {lengths.max()} longest")
+    return lines
+
+
+def _trackers(resolved: Resolved, run: RunFolder, settings: Mapping[str, object]) -> list[Tracker]:
+    classes = [MetricsFile, *(registry().find("tracker", name) for name in resolved.run.track)]
+    return [cls(run.path, settings) for cls in classes]
+
+
+@contextmanager
+def _logging(folder: Path) -> Iterator[None]:
+    """Keep alignkit's log lines in log.txt."""
+    logger = logging.getLogger("alignkit")
+    handler = logging.FileHandler(folder / "log.txt", encoding="utf-8", delay=True)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        handler.close()

@@ -1,0 +1,161 @@
+"""Start-up checks: a few seconds on the user's own machine, model and data, each with its tolerance.
+
+The reference of each is the plain path: one completion a row, the model's own attention and head, nothing shared.
+All are computed in the weights' own precision (fp32), so that a tolerance means the same on every machine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from alignkit.data.packs import Pack, lay_out
+from alignkit.data.trees import Tree, tree
+from alignkit.policy.policy import Policy
+from alignkit.policy.reference import Reference
+
+_MAX_TOKENS = 160  # of a checked row's prompt, and of each of its completions
+_LOGPROB_TOLERANCE = 2e-3  # nats, fp32 kernels of different shapes
+_GRADIENT_TOLERANCE = 1e-3  # relative L2
+
+
+@dataclass(frozen=True)
+class Check:
+    """One comparison: passed when `value <= tolerance`."""
+
+    name: str
+    value: float
+    tolerance: float
+    unit: str
+
+    @property
+    def ok(self) -> bool:
+        return bool(self.value <= self.tolerance)
+
+    def as_json(self) -> dict[str, Any]:
+        return {**asdict(self), "ok": self.ok}
+
+
+def run_checks(policy: Policy, trees: Sequence[Tree], *, reference: Reference | None = None) -> list[Check]:
+    """Compare the run's fast paths with the plain path on a few short rows of its own data.
+
+    Leaves no gradient behind.
+    """
+    small = small_trees(trees)
+    autocast, policy.autocast = policy.autocast, None
+    was_training = policy.training
+    policy.eval()
+    try:
+        checks = [] if policy.scalar_head else _head_checks(policy, small)
+        if policy.path == "tree":
+            checks += _tree_checks(policy, small)
+        checks.append(_split_check(policy, small))
+        if reference is not None and not policy.scalar_head:
+            checks.append(_reference_check(policy, reference, small))
+    finally:
+        policy.autocast = autocast
+        policy.train(was_training)
+        policy.zero_grad(set_to_none=True)
+    return checks
+
+
+def _tree_checks(policy: Policy, trees: Sequence[Tree]) -> list[Check]:
+    """Packed rows with shared prompts against one completion a row."""
+    pack = lay_out(trees)
+    fast, fast_gradient = _scores_and_gradient(policy, pack)
+    with policy.on_path("plain"):
+        plain, plain_gradient = _scores_and_gradient(policy, pack)
+    return [
+        Check("packed rows with shared prompts = separate rows", _gap(fast, plain), _LOGPROB_TOLERANCE, "nats"),
+        Check("their gradients", _relative(fast_gradient, plain_gradient), _GRADIENT_TOLERANCE, "relative L2"),
+    ]
+
+
+def _head_checks(policy: Policy, trees: Sequence[Tree]) -> list[Check]:
+    """The chunked head on scored tokens against the model's own logits and torch's log-softmax."""
+    pack = lay_out(trees[:1])
+    with policy.on_path("plain"):
+        ours, our_gradient = _scores_and_gradient(policy, pack)
+        policy.zero_grad(set_to_none=True)
+        first = pack.trees[0]
+        pieces = []
+        for completion in first.completions:
+            ids = torch.as_tensor(np.concatenate([first.prompt.ids, completion.ids]).astype(np.int64), device=policy.device)
+            logits = policy.model(input_ids=ids[None], use_cache=False).logits[0].float()
+            at = torch.as_tensor(len(first.prompt) + np.flatnonzero(completion.scored), device=policy.device)
+            pieces.append(logits[at - 1].log_softmax(-1).gather(-1, ids[at, None])[:, 0])
+        theirs = torch.cat(pieces)
+        _weighted(theirs).backward()
+    return [
+        Check("head on scored tokens in chunks = the model's own logits", _gap(ours, theirs.detach()), _LOGPROB_TOLERANCE, "nats"),
+        Check("its gradient", _relative(our_gradient, _gradient(policy)), _GRADIENT_TOLERANCE, "relative L2"),
+    ]
+
+
+def _split_check(policy: Policy, trees: Sequence[Tree]) -> Check:
+    """One row of all trees against one row a tree."""
+    whole, _ = _scores_and_gradient(policy, lay_out(trees))
+    with torch.no_grad():
+        apart = torch.cat([_scores(policy, lay_out([one])) for one in trees])
+    return Check("a batch in one row = in several", _gap(whole, apart), _LOGPROB_TOLERANCE, "nats")
+
+
+def _reference_check(policy: Policy, reference: Reference, trees: Sequence[Tree]) -> Check:
+    """Before the first step the policy is its reference (DPO's margin is 0); a run that resumes skips this."""
+    pack = lay_out(trees)
+    with reference.policy() as frozen, torch.no_grad():
+        autocast, frozen.autocast = frozen.autocast, None
+        try:
+            theirs = frozen(pack).logprob_T
+        finally:
+            frozen.autocast = autocast
+        ours = policy(pack).logprob_T
+    return Check("policy = reference before the first step", _gap(ours, theirs), 1e-5, "nats")
+
+
+def small_trees(trees: Sequence[Tree]) -> list[Tree]:
+    """Take three of the shortest rows, cut; prompts without completions get two, made of their own last tokens."""
+    chosen = sorted((t for t in trees if len(t.prompt) > 1), key=len)[:3] or list(trees[:1])
+    return [_cut(one) for one in chosen]
+
+
+def _cut(one: Tree) -> Tree:
+    prompt = one.prompt.ids[-_MAX_TOKENS:]
+    parts = [(c.ids[:_MAX_TOKENS], c.scored[:_MAX_TOKENS]) for c in one.completions]
+    if not parts:
+        parts = [(ids, np.ones(len(ids), bool)) for ids in (prompt[-12:], prompt[-7:])]
+    return tree(one.row_id, prompt, parts)
+
+
+def _scores(policy: Policy, pack: Pack) -> Tensor:
+    output = policy(pack)
+    return output.logprob_T if output.value_N is None else output.value_N
+
+
+def _scores_and_gradient(policy: Policy, pack: Pack) -> tuple[Tensor, Tensor]:
+    policy.zero_grad(set_to_none=True)
+    scores = _scores(policy, pack)
+    _weighted(scores).backward()
+    return scores.detach(), _gradient(policy)
+
+
+def _weighted(scores: Tensor) -> Tensor:
+    """A sum with unequal weights of both signs, so that no error cancels."""
+    return (scores * torch.linspace(-1, 1, len(scores), device=scores.device).add(0.25)).sum()
+
+
+def _gradient(policy: Policy) -> Tensor:
+    return torch.cat([p.grad.flatten().float().cpu() for p in policy.parameters() if p.grad is not None])
+
+
+def _gap(a: Tensor, b: Tensor) -> float:
+    return float((a.float() - b.float()).abs().max())
+
+
+def _relative(a: Tensor, b: Tensor) -> float:
+    return float((a - b).norm() / b.norm().clamp(min=1e-12))

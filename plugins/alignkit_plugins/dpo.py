@@ -1,0 +1,69 @@
+"""Direct preference optimization.
+
+    L_DPO = - E_{(x, y_w, y_l) ~ D} [ log sigma( beta log pi(y_w|x) / pi_ref(y_w|x)
+                                               - beta log pi(y_l|x) / pi_ref(y_l|x) ) ]               (Eq. 5)
+
+pi_ref is the model the run starts from (the paper's: its SFT model), frozen. Source: Rafailov et al. 2023; the paper,
+sections 3.3 and 4.3 (its numbers are the defaults). The KL to the reference is measured on the validation pairs, exact
+over the vocabulary, as `validation/kl`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+from pydantic import Field
+
+from alignkit import Batch, Method, MethodConfig, hookimpl
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch import Tensor
+
+
+class DPOConfig(MethodConfig):
+    """The paper's numbers."""
+
+    learning_rate: float = Field(5e-6, gt=0, description="peak learning rate (the paper's)")
+    batch_size: int = Field(2, ge=1, description="pairs a batch (the paper's)")
+    accumulation: int = Field(2, ge=1, description="batches a step (the paper's)")
+    epochs: int = Field(3, ge=1, description="passes over the training pairs (the paper's)")
+    warmup_steps: int = Field(10, ge=0, description="steps over which the learning rate rises from 0 (the paper's)")
+    seed: int = Field(42, ge=0, description="seed of data order and sampling (the paper's)")
+    early_stopping_steps: int | None = Field(
+        2500, ge=1, description="stop after this many steps without a better validation loss (the paper's)"
+    )
+    validation_interval: int = Field(250, ge=1, description="steps between validations (the paper's)")
+    sample_interval: int = Field(500, ge=1, description="steps between samples (the paper's)")
+    max_new_tokens: int = Field(256, ge=1, description="longest completion drawn, in tokens (the paper's)")
+    beta: float = Field(0.1, gt=0, description="strength of the pull to the reference (the paper's)")
+
+
+class DPO(Method):
+    name: ClassVar[str] = "dpo"
+    Config: ClassVar[type[MethodConfig]] = DPOConfig
+    trains_on: ClassVar[str] = "pairs"
+    needs: ClassVar[frozenset[str]] = frozenset({"reference"})
+
+    def loss(self, batch: Batch, config: DPOConfig) -> Tensor:
+        from torch.nn.functional import logsigmoid
+
+        chosen, rejected = batch.pairs()
+        chosen_reward_P = config.beta * (chosen.logprob_N - chosen.reference_N)
+        rejected_reward_P = config.beta * (rejected.logprob_N - rejected.reference_N)
+        margin_P = chosen_reward_P - rejected_reward_P
+        batch.log(
+            margin=margin_P,
+            accuracy=(margin_P > 0).float(),
+            chosen_reward=chosen_reward_P,
+            rejected_reward=rejected_reward_P,
+            chosen_logprob=chosen.logprob_N / chosen.num_tokens_N,
+            rejected_logprob=rejected.logprob_N / rejected.num_tokens_N,
+        )
+        return batch.mean(-logsigmoid(margin_P), over="pairs")
+
+
+@hookimpl
+def register_methods(register: Callable[[type[Method]], None]) -> None:
+    register(DPO)

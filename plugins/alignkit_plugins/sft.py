@@ -1,0 +1,58 @@
+"""Supervised fine-tuning on the chosen completions.
+
+    L_SFT = - E_{(x, y) ~ D} [ sum_t log pi(y_t | x, y_<t) ]                                        (Eq. 2)
+
+Source: the paper, section 3.2 and 4.2 (its numbers are the defaults). Eq. 2 to the letter averages over examples the
+*sum* of an example's log-probs, so that long answers weigh more at a given learning rate: `reduction = "example-sum"`.
+The default averages over tokens, as nearly every implementation does.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from pydantic import Field
+
+from alignkit import Batch, Method, MethodConfig, hookimpl
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch import Tensor
+
+
+class SFTConfig(MethodConfig):
+    """The paper's numbers; it names no validation interval, so that is DPO's."""
+
+    learning_rate: float = Field(1e-4, gt=0, description="peak learning rate (the paper's)")
+    batch_size: int = Field(2, ge=1, description="prompts a batch (the paper's)")
+    accumulation: int = Field(2, ge=1, description="batches a step (the paper's)")
+    epochs: int = Field(10, ge=1, description="passes over the training rows (the paper's)")
+    warmup_steps: int = Field(10, ge=0, description="steps over which the learning rate rises from 0 (the paper's)")
+    seed: int = Field(16, ge=0, description="seed of data order and sampling (the paper's)")
+    early_stopping_steps: int | None = Field(
+        2000, ge=1, description="stop after this many steps without a better validation loss (the paper's)"
+    )
+    max_new_tokens: int = Field(350, ge=1, description="longest completion drawn, in tokens (the paper's)")
+    reduction: Literal["token-mean", "example-sum"] = Field(
+        "token-mean", description="average over scored tokens, or over examples of their sums (Eq. 2 to the letter)"
+    )
+
+
+class SFT(Method):
+    name: ClassVar[str] = "sft"
+    Config: ClassVar[type[MethodConfig]] = SFTConfig
+    trains_on: ClassVar[str] = "chosen"
+
+    def loss(self, batch: Batch, config: SFTConfig) -> Tensor:
+        return likelihood_loss(batch, config.reduction)
+
+
+def likelihood_loss(batch: Batch, reduction: str) -> Tensor:
+    """Eq. 2: minus the log-likelihood of the scored tokens, averaged over tokens or summed and averaged over examples."""
+    return batch.mean(-batch.logprob_T, over="tokens" if reduction == "token-mean" else "completions")
+
+
+@hookimpl
+def register_methods(register: Callable[[type[Method]], None]) -> None:
+    register(SFT)

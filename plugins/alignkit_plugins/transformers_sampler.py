@@ -1,0 +1,32 @@
+"""`--sampler transformers`: the policy itself generates, on its own device. The engine is alignkit's own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, ClassVar
+
+from alignkit import hookimpl
+from alignkit.rollouts.sampler import Completion, Request, Sampler
+
+if TYPE_CHECKING:
+    from alignkit.policy.policy import Policy
+
+
+class TransformersSampler(Sampler):
+    """Generates with the policy's own weights: nothing to install, nothing to synchronise."""
+
+    name: ClassVar[str] = "transformers"
+
+    def __init__(self, policy: Policy, *, end_ids: frozenset[int]) -> None:
+        from alignkit.rollouts.batched import BatchedGeneration  # imports torch: only when a sampler is made
+
+        super().__init__(policy, end_ids=end_ids)
+        self._generation = BatchedGeneration(policy, end_ids=end_ids)
+
+    def generate(self, requests: Sequence[Request]) -> list[Completion]:
+        return self._generation.generate(requests)
+
+
+@hookimpl
+def register_samplers(register: Callable[[type[Sampler]], None]) -> None:
+    register(TransformersSampler)

@@ -1,0 +1,12 @@
+//! The kernels of alignkit's data path, without Python.
+//!
+//! Ragged data come as flat slices with offsets: row `r` is `[offsets[r], offsets[r + 1])`. Integers are signed because
+//! that is what callers have; what cannot be right is an error that names the row, the tree or the column.
+
+#![forbid(unsafe_code)]
+
+pub mod lengths;
+pub mod masks;
+pub mod packing;
+
+mod free_space;

@@ -1,0 +1,41 @@
+"""Small random models with real parts: a byte-level tokenizer of 300 tokens, or Qwen2.5's real vocabulary."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from alignkit.data.chat import CHATML
+
+SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+
+
+def tiny_tokenizer(folder: Path, *, template: str | None = CHATML) -> None:
+    """A byte-level tokenizer without merges: one token a byte, then three special tokens (ids 256, 257, 258)."""
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    bytes_only = Tokenizer(models.BPE(vocab={letter: number for number, letter in enumerate(alphabet)}, merges=[]))
+    bytes_only.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+    bytes_only.decoder = decoders.ByteLevel()
+    bytes_only.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL])
+    fast = PreTrainedTokenizerFast(tokenizer_object=bytes_only, eos_token="<|endoftext|>")
+    fast.chat_template = template
+    fast.save_pretrained(folder)
+
+
+def tiny_model(folder: Path, *, kind: str = "qwen2", seed: int = 0, template: str | None = CHATML, vocab_size: int = 272) -> Path:
+    """Write a random two-layer model of some architecture with the tiny tokenizer."""
+    import torch
+    from transformers import AutoModelForCausalLM
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    torch.manual_seed(seed)
+    config = CONFIG_MAPPING[kind](
+        vocab_size=vocab_size, hidden_size=48, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, max_position_embeddings=512, tie_word_embeddings=True, bos_token_id=None, eos_token_id=256,
+        pad_token_id=None,
+    )  # fmt: skip
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    tiny_tokenizer(folder, template=template)
+    return folder
