@@ -189,10 +189,10 @@ def _validate(model: type[_Model], given: Mapping[str, Given], *, partial: bool 
         errors = [e for e in invalid.errors(include_url=False) if not (partial and e["type"] == "missing")]
         if not errors:
             return model.model_construct()
-        raise UsageError(_message(model, given, errors[0])) from invalid
+        raise UsageError(_message(model, given, error=errors[0])) from invalid
 
 
-def _message(model: type[BaseModel], given: Mapping[str, Given], error: Any) -> str:
+def _message(model: type[BaseModel], given: Mapping[str, Given], *, error: Any) -> str:
     key = str(error["loc"][0]) if error["loc"] else ""
     said = str(error["msg"]).removeprefix("Value error, ").removeprefix("Assertion failed, ")
     if key not in model.model_fields:

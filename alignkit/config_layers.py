@@ -109,7 +109,7 @@ def _flatten(tables: Mapping[str, Any], place: Callable[..., str]) -> Layer:
     layer: Layer = {}
     for table, values in tables.items():
         if table not in (*SECTIONS, "train"):
-            raise _unknown(place(table), (table,), [*SECTIONS, "train"])
+            raise _unknown(place(table), (table,), known=[*SECTIONS, "train"])
         if not isinstance(values, dict):
             raise UsageError(f"{place(table)}: {table} is a table: write [{table}] and its keys below it")
         fields = _fields(table)
@@ -118,20 +118,20 @@ def _flatten(tables: Mapping[str, Any], place: Callable[..., str]) -> Layer:
                 layer[table, key] = Given(value, f"{table}.{key}", place(table, key))
                 continue
             if table not in PLUGIN_TABLES or not isinstance(value, dict):
-                raise _unknown(place(table, key), (table, key), list(fields))
+                raise _unknown(place(table, key), (table, key), known=list(fields))
             try:
                 own = _fields(table, key)
             except AlignkitError as error:
                 raise UsageError(f"{place(table, key)}: [{table}.{key}]: {error}") from error
             for option in value:
                 if option not in own:
-                    raise _unknown(place(table, key, option), (table, key, option), list(own))
+                    raise _unknown(place(table, key, option), (table, key, option), known=list(own))
                 name = f"{table}.{key}.{option}"
                 layer[table, key, option] = Given(value[option], name, place(table, key, option))
     return layer
 
 
-def _unknown(place: str, path: tuple[str, ...], known: list[str]) -> UsageError:
+def _unknown(place: str, path: tuple[str, ...], *, known: list[str]) -> UsageError:
     """Say that nothing reads a key, and which table does or which key is nearest."""
     key = path[-1]
     tables: list[tuple[str, ...]] = [(name,) for name in (*SECTIONS, "train")]

@@ -15,10 +15,11 @@ from typing import Any
 from alignkit.errors import InputError
 
 FILE_NAME = "alignkit.toml"
-_PART = r"""(?:[A-Za-z0-9_-]+|"[^"\n]*"|'[^'\n]*')"""
+_PART = r"""(?:[A-Za-z0-9_-]+|"(?:[^"\\\n]|\\.)*"|'[^'\n]*')"""
 _DOTTED = rf"{_PART}(?:\s*\.\s*{_PART})*"
 _TABLE = re.compile(rf"^\s*\[\[?\s*({_DOTTED})\s*\]\]?")
 _KEY = re.compile(rf"^\s*({_DOTTED})\s*=")
+_STRING_OR_COMMENT = re.compile(r"""\"{3}|'{3}|"(?:[^"\\]|\\.)*"|'[^']*'|#""")
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ def key_lines(text: str) -> dict[tuple[str, ...], int]:
     open_quote: str | None = None
     for number, line in enumerate(text.split("\n"), start=1):
         if open_quote is not None:
-            open_quote = None if line.count(open_quote) % 2 else open_quote
+            open_quote = _left_open(line, open_quote)
             continue
         if header := _TABLE.match(line):
             table = _parts(header[1])
@@ -85,9 +86,24 @@ def key_lines(text: str) -> dict[tuple[str, ...], int]:
             path = table + _parts(key[1])
             for end in range(len(table) + 1, len(path) + 1):
                 lines.setdefault(path[:end], number)
-        if not line.lstrip().startswith("#"):
-            open_quote = next((quote for quote in ('"""', "'''") if line.count(quote) % 2), None)
+        open_quote = _left_open(line)
     return lines
+
+
+def _left_open(line: str, open_quote: str | None = None) -> str | None:
+    """Return the quotes of the multi-line string that is still open at the line's end, or None."""
+    position = 0
+    while True:
+        if open_quote is not None:
+            end = line.find(open_quote, position)
+            if end < 0:
+                return open_quote
+            position, open_quote = end + 3, None
+        found = _STRING_OR_COMMENT.search(line, position)
+        if found is None or found[0] == "#":
+            return None
+        position = found.end()
+        open_quote = found[0] if found[0] in ('"""', "'''") else None
 
 
 def _parts(dotted: str) -> tuple[str, ...]:

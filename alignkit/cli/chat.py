@@ -17,8 +17,10 @@ _MIN_COLUMNS_WIDTH = 100
 
 
 @with_options(Group("Model", JudgeSection, ("vs",)), TEXT, SAMPLING, SAMPLER)
-def chat(ctx: typer.Context, given: dict[str, object], model: Model, config: Config = None, set_: Set = None) -> None:
-    """Talk to a model in the terminal; /clear forgets what was said, /quit ends. Each model keeps its own conversation."""
+def chat(
+    *, ctx: typer.Context, given: dict[str, object], model: Model, config: Config = None, set_: Set = None
+) -> None:
+    """Talk to a model in the terminal; /clear forgets what was said, /quit ends. Two models hear the same questions."""
     from alignkit import api
 
     other = given.pop("vs", None)

@@ -25,7 +25,7 @@ def show_schema() -> None:
 
 
 @config.command("show")
-def show(method: Method = None, config: Config = None, set_: Set = None, json: Json = False) -> None:
+def show(*, method: Method = None, config: Config = None, set_: Set = None, json: Json = False) -> None:
     """Print every value and where it comes from: default, FILE:LINE, or --set."""
     rows = _rows(method, Path(config) if config else None, set_ or [])
     if json:

@@ -22,6 +22,7 @@ _BAR_WIDTH = 40
 @data.command("show")
 @with_options(_ROWS, _TEXT)
 def show(
+    *,
     ctx: typer.Context,
     given: dict[str, object],
     ids: Ids = False,

@@ -25,6 +25,7 @@ _LABELS = {
 
 @with_options(NUM_PROMPTS, ROWS, TEXT, SAMPLING, SAMPLER)
 def evaluate(
+    *,
     ctx: typer.Context,
     given: dict[str, object],
     model: Model,

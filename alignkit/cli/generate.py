@@ -23,6 +23,7 @@ Out = Annotated[str | None, typer.Option("--out", metavar="FILE", help="write he
 
 @with_options(NUM_PROMPTS, ROWS, TEXT, SAMPLING, SAMPLER)
 def generate(
+    *,
     ctx: typer.Context,
     given: dict[str, object],
     model: Model,

@@ -24,6 +24,7 @@ Force = Annotated[bool, typer.Option("--force", help="replace an existing file")
 
 
 def init(
+    *,
     paper: Paper = False,
     offline: Offline = False,
     model: Model = None,

@@ -22,6 +22,7 @@ Yes = Annotated[bool, typer.Option("--yes", help="send paid requests without ask
 
 @with_options(Group("Judging", JudgeSection, ("vs", "judge", "margin")), NUM_PROMPTS, ROWS, TEXT, SAMPLING, SAMPLER)
 def judge(
+    *,
     ctx: typer.Context,
     given: dict[str, object],
     models: Models = None,

@@ -66,6 +66,7 @@ def prepare(
     max_skipped: float = 0.01,
     train_on: str | None = None,
     whole_answer: bool = False,
+    keep_unusable: bool = False,
 ) -> Prepared:
     """Make one tree of each usable row.
 
@@ -75,6 +76,7 @@ def prepare(
         truncation: "cut-completion", "drop-row", "stop", or None (stop when over 1 % are longer, else cut).
         max_skipped: stop when more than this share of the rows cannot be used.
         train_on: "last", "all-assistant", or None for what suits each row.
+        keep_unusable: make trees also of rows that could not train (an empty answer), to look at them.
         whole_answer: keep what the template puts behind the end token (unscored), for a head at the last token.
 
     Raises:
@@ -83,7 +85,7 @@ def prepare(
     skipped: dict[str, str] = {}
     usable = []
     for row in rows:
-        reason = unusable_reason(row, trains_on)
+        reason = None if keep_unusable else unusable_reason(row, trains_on)
         if reason is None:
             usable.append(row)
         else:

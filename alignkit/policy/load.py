@@ -21,8 +21,11 @@ def pick_device() -> torch.device:
 
 
 def autocast_type(precision: str, device: torch.device) -> torch.dtype | None:
-    """Compute type for "bf16", "fp32" or "auto": bf16 on a GPU that has it, fp32 on the CPU."""
-    fast = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    """Compute type under fp32 weights for "bf16", "fp32" or "auto": bf16 where the device computes it fast."""
+    if device.type == "cuda":
+        fast = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     return torch.bfloat16 if precision == "bf16" or (precision == "auto" and fast) else None
 
 
@@ -65,6 +68,7 @@ def load_policy(
 def _load_model(folder: Path, scalar_head: bool) -> Any:
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
 
+    _quieten()
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError) as error:
@@ -81,6 +85,14 @@ def _load_model(folder: Path, scalar_head: bool) -> Any:
         )
     except (OSError, ValueError, RuntimeError) as error:
         raise InputError(f"{folder}: cannot be loaded as a causal model ({_first_line(error)})") from error
+
+
+def _quieten() -> None:
+    """transformers' own bars and load reports say nothing that alignkit does not."""
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
 
 
 def _with_lora(model: Any, rank: int, scalar_head: bool) -> Any:

@@ -47,7 +47,7 @@ class BatchedGeneration:
         was_training = policy.training
         policy.eval()
         try:
-            with torch.no_grad(), policy.on_path("plain"):
+            with torch.no_grad(), policy.on_path("plain"), policy.computing():  # one cast of the weights for all steps
                 for at in range(0, len(order), MAX_BATCH):
                     rows = [_row(number, requests[number]) for number in order[at : at + MAX_BATCH]]
                     done |= self._batch(rows)
@@ -104,11 +104,10 @@ class BatchedGeneration:
         return self._forward(ids, mask, mask.sum(1, keepdim=True) - 1, cache)
 
     def _forward(self, ids: Tensor, mask: Tensor, positions: Tensor, cache: object) -> Tensor:
-        with self.policy.computing():
-            out = self.policy.model(
-                input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True,
-                logits_to_keep=1,
-            )  # fmt: skip
+        out = self.policy.model(
+            input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True,
+            logits_to_keep=1,
+        )  # fmt: skip
         logits: Tensor = out.logits[:, -1].float()
         return logits
 

@@ -1,4 +1,4 @@
-"""What the open families talk about: things with what they are, how they look and what they are for; goals; questions.
+"""What the open families talk about: things, what they are, how they look and what they are for.
 
 Every clause is written so that the families can join it into one or two sentences of about the same length.
 """

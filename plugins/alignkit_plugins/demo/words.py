@@ -11,10 +11,12 @@ CATEGORIES: dict[str, tuple[str, ...]] = {
     "vehicles": tuple("car bus train bicycle truck boat plane tram van ship motorcycle taxi ferry".split()),
     "clothes": tuple("shirt coat hat sock shoe dress skirt jacket glove scarf sweater belt boot jeans".split()),
     "drinks": tuple("water tea coffee milk juice lemonade cocoa soda wine beer".split()),
-    "sports": tuple("tennis football hockey golf rugby boxing swimming cycling rowing skiing basketball cricket".split()),
+    "sports": tuple(
+        "tennis football hockey golf rugby boxing swimming cycling rowing skiing basketball cricket".split()
+    ),
     "instruments": tuple("piano guitar violin flute drum trumpet harp cello clarinet organ banjo".split()),
     "birds": tuple("eagle owl robin sparrow swan duck goose crow parrot pigeon hawk penguin stork".split()),
-    "furniture": tuple("table chair sofa bed desk shelf stool bench wardrobe cupboard dresser".split()),
+    "pieces of furniture": tuple("table chair sofa bed desk shelf stool bench wardrobe cupboard dresser".split()),
     "flowers": tuple("rose tulip daisy lily orchid violet poppy iris daffodil sunflower lavender".split()),
     "kitchen items": tuple("spoon fork knife plate bowl cup pan pot kettle ladle whisk oven".split()),
 }
@@ -24,7 +26,7 @@ CAPITALS: dict[str, str] = {
     "Austria": "Vienna", "Poland": "Warsaw", "Greece": "Athens", "Ireland": "Dublin", "Norway": "Oslo",
     "Sweden": "Stockholm", "Finland": "Helsinki", "Denmark": "Copenhagen", "Hungary": "Budapest",
     "Belgium": "Brussels", "England": "London", "Scotland": "Edinburgh", "Russia": "Moscow", "Japan": "Tokyo",
-    "China": "Beijing", "India": "Delhi", "Egypt": "Cairo", "Kenya": "Nairobi", "Canada": "Ottawa",
+    "China": "Beijing", "India": "New Delhi", "Egypt": "Cairo", "Kenya": "Nairobi", "Canada": "Ottawa",
     "Cuba": "Havana", "Peru": "Lima", "Chile": "Santiago", "Argentina": "Buenos Aires", "Turkey": "Ankara",
     "Iran": "Tehran", "Iraq": "Baghdad", "Thailand": "Bangkok", "Vietnam": "Hanoi", "Romania": "Bucharest",
     "Bulgaria": "Sofia", "Serbia": "Belgrade", "Croatia": "Zagreb", "Iceland": "Reykjavik", "Ukraine": "Kyiv",
@@ -48,11 +50,15 @@ COLOURS_OF: dict[str, str] = {
     "a frog": "green", "a pumpkin": "orange", "cooked rice": "white", "spinach": "green", "a stop sign": "red",
 }  # fmt: skip
 
-NAMES = tuple("Anna Ben Clara David Emma Felix Grace Henry Ida Jack Kate Leo Maria Noah Olga Peter Rosa Sam Tina Will".split())
+NAMES = tuple(
+    "Anna Ben Clara David Emma Felix Grace Henry Ida Jack Kate Leo Maria Noah Olga Peter Rosa Sam Tina Walter".split()
+)
 CITIES = tuple("Paris Rome Berlin London Madrid Oslo Vienna Lisbon Dublin Athens Tokyo Cairo".split())
 JOBS = tuple("teacher doctor farmer cook pilot nurse painter baker driver lawyer writer gardener".split())
 ADJECTIVES = tuple("quiet bright small happy golden cold early simple brave gentle little yellow wooden empty".split())
-NOUNS = tuple("garden river window morning teacher mountain kitchen bridge village letter candle forest market pencil".split())
+NOUNS = tuple(
+    "garden river window morning teacher mountain kitchen bridge village letter candle forest market pencil".split()
+)
 
 COMMANDS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("close", ("the door", "the window", "the gate", "the box")),

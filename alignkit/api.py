@@ -1,0 +1,313 @@
+"""What `import alignkit` offers and the command line calls: train, judge, and the smaller commands."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from alignkit import config_file
+from alignkit.config_file import Settings
+from alignkit.errors import InputError, UsageError
+from alignkit.progress import Progress, Silent
+from alignkit.registry import registry
+
+if TYPE_CHECKING:
+    import polars
+
+    from alignkit.data.lengths import ColumnLengths
+    from alignkit.data.rows import Row
+    from alignkit.judging.answers import Answering, Generation
+    from alignkit.judging.verdict import Verdict
+    from alignkit.policy.names import ModelSource
+
+_SHOWN_ROWS = 5
+
+
+class Run:
+    """A run's folder, to look at.
+
+    Args:
+        path: the folder, or the run's name under runs/.
+
+    Raises:
+        InputError: it is no run.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        candidates = [Path(path), Path("runs") / str(path)]
+        found = [folder for folder in candidates if (folder / "run.json").exists()]
+        if not found:
+            raise InputError(f"{path}: no run (no run.json there)")
+        self.path = found[0]
+
+    @property
+    def info(self) -> dict[str, Any]:
+        """run.json."""
+        content: dict[str, Any] = json.loads((self.path / "run.json").read_text(encoding="utf-8"))
+        return content
+
+    @property
+    def metrics(self) -> polars.DataFrame:
+        """metrics.jsonl with columns step, name, value, tokens."""
+        import polars
+
+        return polars.read_ndjson(self.path / "metrics.jsonl")
+
+    @property
+    def samples(self) -> list[dict[str, Any]]:
+        """samples.jsonl, a line each."""
+        return _json_lines(self.path / "samples.jsonl")
+
+    @property
+    def verdicts(self) -> list[Verdict]:
+        """The verdicts on this run, oldest first."""
+        from alignkit.judging.verdict import Verdict
+
+        files = sorted((self.path / "verdicts").glob("*.json"))
+        return [Verdict.model_validate_json(file.read_text(encoding="utf-8")) for file in files]
+
+    def __repr__(self) -> str:
+        return f"Run({str(self.path)!r})"
+
+
+def train(
+    method: str,
+    *,
+    config: Path | None = None,
+    set: Sequence[str] = (),
+    like: Path | None = None,
+    progress: Progress | None = None,
+    **options: object,
+) -> Run:
+    """Train a model with a method.
+
+    Args:
+        method: a method's name, such as "dpo".
+        config: the file to read instead of ./alignkit.toml.
+        set: texts KEY=VALUE over the file.
+        like: a run whose configuration this one starts from.
+        options: any option of `alignkit train METHOD --help`, by its Python name.
+
+    Raises:
+        AlignkitError: a wrong option or input, a stopped run, an interruption.
+    """
+    cls = registry().find("method", method)
+    resolved = config_file.resolve(cls, options=options, config=config, settings=set, like=like)  # type: ignore[type-abstract]
+    progress = progress or Silent()
+    if resolved.run.plan:
+        from alignkit.training.plan import plan
+
+        for line in plan(cls(), resolved):
+            progress.note(line)
+        return _Planned()
+    from alignkit.training.run import train_run
+
+    return Run(train_run(cls(), resolved, progress=progress))
+
+
+class _Planned(Run):
+    """What `plan` returns: nothing was run."""
+
+    def __init__(self) -> None:
+        self.path = Path()
+
+
+def judge(
+    run: str | Path | None = None,
+    *,
+    vs: str | None = None,
+    config: Path | None = None,
+    set: Sequence[str] = (),
+    yes: bool = False,
+    progress: Progress | None = None,
+    **options: object,
+) -> Verdict:
+    """Judge a run or model against another; default: the newest finished run against its own start.
+
+    Args:
+        vs: the model to compare with.
+        yes: agree to a judge that costs money.
+        options: judge, data, num_prompts, margin, temperature, top_p, max_new_tokens, seed, sampler, ...
+    """
+    from alignkit.judging.compare import judge_model
+
+    given = dict(options) | ({"vs": vs} if vs is not None else {})
+    settings = config_file.judge_settings(given, config, settings=set)
+    return judge_model(
+        None if run is None else str(run), settings, data_given="data" in given, yes=yes, progress=progress or Silent()
+    )
+
+
+def generate(
+    model: str,
+    *,
+    prompt: Sequence[str] = (),
+    config: Path | None = None,
+    set: Sequence[str] = (),
+    progress: Progress | None = None,
+    **options: object,
+) -> Iterator[dict[str, Any]]:
+    """Answer prompts, given as text or read from `data`; yields {"id", "prompt", "completion", "num_tokens", "finish"}."""
+    settings = config_file.judge_settings(options, config, settings=set)
+    answering = _answering(model, settings)
+    if prompt:
+        rows = [_text_row(number, text) for number, text in enumerate(prompt, start=1)]
+    else:
+        rows = _rows(answering.source, settings, data_given="data" in options)
+    for answer in answering.answer(rows, progress=progress or Silent()):
+        yield {
+            "id": answer.row.id,
+            "prompt": list(answer.row.prompt),
+            "completion": answer.text,
+            "num_tokens": answer.num_tokens,
+            "finish": "length" if answer.cut else "stop",
+        }
+
+
+def evaluate(
+    model: str,
+    *,
+    config: Path | None = None,
+    set: Sequence[str] = (),
+    progress: Progress | None = None,
+    **options: object,
+) -> dict[str, Any]:
+    """BLEU-1/2/4 of a model's answers, its perplexity on the references, and its answers' mean length in tokens."""
+    import numpy as np
+
+    from alignkit.judging.bleu import corpus_bleu
+
+    settings = config_file.judge_settings(options, config, settings=set)
+    answering = _answering(model, settings)
+    rows = _rows(answering.source, settings, data_given="data" in options)
+    answers = answering.answer(rows, progress=progress or Silent())
+    known = [answer for answer in answers if answer.row.reference]
+    bleu = corpus_bleu([a.text for a in known], [str(a.row.reference) for a in known])
+    return {
+        "bleu1": bleu.bleu1 if bleu else None,
+        "bleu2": bleu.bleu2 if bleu else None,
+        "bleu4": bleu.bleu4 if bleu else None,
+        "signature": bleu.signature if bleu else None,
+        "perplexity": answering.perplexity(rows) if known else None,
+        "mean_length": float(np.mean([answer.num_tokens for answer in answers])),
+        "num_prompts": len(answers),
+    }
+
+
+def chat_session(
+    model: str, *, config: Path | None = None, set: Sequence[str] = (), **options: object
+) -> Answering:
+    """Load a model to talk to: `.reply(messages) -> str`."""
+    return _answering(model, config_file.judge_settings(options, config, settings=set))
+
+
+def show_rows(
+    *, config: Path | None = None, set: Sequence[str] = (), ids: bool = False, **options: object
+) -> Iterator[dict[str, Any]]:
+    """Yield rows as tokens and masks, {"id", "prompt_ids", "completions": [{"ids", "scored"}], "tokens"}; chosen first."""
+    from alignkit.data.read import read_rows
+    from alignkit.data.tokens import prepare
+    from alignkit.policy.chat_settings import make_chat
+    from alignkit.policy.names import find_model
+
+    settings = config_file.judge_settings(options, config, settings=set)
+    chat = make_chat(find_model(settings.model.model), settings.model)
+    section = settings.data
+    for row in read_rows(section.data, columns=section.columns, limit=section.limit or _SHOWN_ROWS):
+        trains_on = "samples" if row.chosen is None else "chosen" if row.rejected is None else "pairs"
+        prepared = prepare(
+            [row], chat, trains_on=trains_on, max_length=section.max_length or 1_000_000, truncation=section.truncation,
+            max_skipped=1.0, train_on=section.train_on, keep_unusable=True,
+        )  # fmt: skip
+        tree = prepared.trees[0]
+        yield {
+            "id": row.id,
+            "prompt_ids": tree.prompt.ids.tolist(),
+            "completions": [{"ids": c.ids.tolist(), "scored": c.scored.tolist()} for c in tree.completions],
+            "tokens": [[chat.tokenizer.decode([number]) for number in s.ids.tolist()] for s in tree.segments],
+        }
+
+
+def data_lengths(*, config: Path | None = None, set: Sequence[str] = (), **options: object) -> list[ColumnLengths]:
+    """Token counts of prompts and answers, by column."""
+    from alignkit.data.lengths import summarise
+    from alignkit.data.read import read_rows
+    from alignkit.data.tokens import prepare
+    from alignkit.policy.chat_settings import make_chat
+    from alignkit.policy.names import find_model
+
+    settings = config_file.judge_settings(options, config, settings=set)
+    chat = make_chat(find_model(settings.model.model), settings.model)
+    rows = read_rows(settings.data.data, columns=settings.data.columns, limit=settings.data.limit)
+    trains_on = "pairs" if any(row.rejected for row in rows) else "chosen" if any(row.chosen for row in rows) else "samples"
+    prepared = prepare(
+        rows, chat, trains_on=trains_on, max_length=1_000_000, max_skipped=1.0, train_on="last", keep_unusable=True
+    )
+    return summarise(prepared.lengths)
+
+
+def start_up_checks(model: str) -> list[dict[str, Any]]:
+    """Run the start-up checks on a model with rows of its own making: [{"name", "ok", "value", "tolerance", "unit"}]."""
+    from alignkit.config import ModelSection
+    from alignkit.data.rows import to_row
+    from alignkit.data.tokens import prepare
+    from alignkit.policy.chat_settings import make_chat
+    from alignkit.policy.load import load_policy
+    from alignkit.policy.names import find_model
+    from alignkit.training.startup import run_checks
+
+    source = find_model(model)
+    chat = make_chat(source, ModelSection())
+    texts = [("Name a river.", "The Rhine.", "I am not sure, there are many."), ("What is 2 + 3?", "5", "2 + 3 = 6")]
+    rows = [to_row({"prompt": p, "chosen": c, "rejected": r}, where="doctor") for p, c, r in texts]
+    trees = prepare(rows, chat, trains_on="pairs", max_length=512).trees
+    return [check.as_json() for check in run_checks(load_policy(source.folder), trees)]
+
+
+def quickstart(*, seed: int, out: Path, progress: Progress | None = None) -> list[dict[str, Any]]:
+    """Train every method on the demo tasks and compare them: writes OUT/table.json and OUT/report.html."""
+    from alignkit.quickstart import run_quickstart
+
+    return run_quickstart(seed=seed, out=out, progress=progress or Silent())
+
+
+def _answering(model: str, settings: Settings) -> Answering:
+    from alignkit.judging.answers import Answering
+    from alignkit.policy.names import find_model
+
+    return Answering(find_model(model), settings.model, generation_of(settings))
+
+
+def generation_of(settings: Settings) -> Generation:
+    """How answers are drawn under these settings."""
+    from alignkit.judging.answers import Generation
+
+    section = settings.judge
+    return Generation(
+        temperature=section.temperature, top_p=section.top_p, max_new_tokens=section.max_new_tokens, seed=section.seed,
+        sampler=settings.rollouts.sampler,
+    )  # fmt: skip
+
+
+def _rows(source: ModelSource, settings: Settings, *, data_given: bool) -> Sequence[Row]:
+    from alignkit.judging.prompts import choose_prompts
+
+    section = settings.judge
+    prompts = choose_prompts(
+        source, settings.data, data_given=data_given, num_prompts=section.num_prompts, seed=section.seed
+    )
+    return prompts.rows
+
+
+def _text_row(number: int, text: str) -> Row:
+    from alignkit.data.rows import to_row
+
+    if not text.strip():
+        raise UsageError("--prompt: an empty prompt")
+    return to_row({"id": f"prompt-{number}", "prompt": text}, where="--prompt")
+
+
+def _json_lines(path: Path) -> list[Mapping[str, Any]] | Any:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []

@@ -1,0 +1,158 @@
+"""The data set `demo`: short, checkable instructions that a seeded grammar makes, with good and bad answers.
+
+Every row has a prompt, a right chosen answer, a rejected one of a real kind (`rejected_kind`), the reference (the
+chosen text) and `rules` for the judge `rules`: chosen scores 1 by them, rejected less. More than a third of the
+families appear in the part `test` alone (`unseen`), and no prompt of `train` is in `test`. The part `own` holds
+everyday questions outside the grammar, with a plain reference and no rules.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import zip_longest
+from random import Random
+from typing import Any, ClassVar
+
+import alignkit
+from alignkit.data.dataset import Dataset
+from alignkit.errors import UsageError, nearest
+from alignkit_plugins.demo import answers, closed, forms, free_text
+from alignkit_plugins.demo.grammar import Family, Task
+from alignkit_plugins.demo.own import OWN
+from alignkit_plugins.rules import score_rules
+
+FAMILIES: tuple[Family, ...] = (*closed.FAMILIES, *forms.FAMILIES, *free_text.FAMILIES)
+NUM_TRAIN = 3000
+NUM_TEST_SEEN = 200
+NUM_TEST_UNSEEN = 400
+_MAX_DRAWS_PER_ROW = 100
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class _Answered:
+    """A task with the rejected answer drawn for it."""
+
+    task: Task
+    rejected: str
+    kind: str
+
+
+class DemoTasks(Dataset):
+    """Rows of the demo tasks. The same seed gives the same rows, in the same order.
+
+    Args:
+        seed: the whole randomness of the grammar.
+    """
+
+    name: ClassVar[str] = "demo"
+    parts: ClassVar[tuple[str, ...]] = ("train", "test", "own")
+    licence: ClassVar[str] = "Apache-2.0 (made by this project)"
+
+    def __init__(self, seed: int = 20250) -> None:
+        self.seed = seed
+
+    def rows(self, part: str) -> Iterator[Mapping[str, Any]]:
+        """Yield the rows of `part`: train in random order, test with the families in turn, own as written.
+
+        Raises:
+            UsageError: there is no such part.
+        """
+        if part not in self.parts:
+            raise UsageError(
+                f"data set demo has no part {part!r}{nearest(part, list(self.parts))}; parts: train, test, own"
+            )
+        yield from {"train": self._train, "test": self._test, "own": _own}[part]()
+
+    def _train(self) -> list[Row]:
+        seen = _families(unseen=False)
+        rows = [
+            _row("train", family, answered, place)
+            for family, size in zip(seen, _shares(NUM_TRAIN, len(seen)), strict=True)
+            for place, answered in enumerate(self._draw(family, size))
+        ]
+        Random(f"{self.seed}:order").shuffle(rows)
+        return rows
+
+    def _test(self) -> list[Row]:
+        seen, unseen = _families(unseen=False), _families(unseen=True)
+        sizes = _shares(NUM_TEST_SEEN, len(seen)) + _shares(NUM_TEST_UNSEEN, len(unseen))
+        in_train = dict(zip((family.name for family in seen), _shares(NUM_TRAIN, len(seen)), strict=True))
+        columns = []
+        for family, size in zip((*seen, *unseen), sizes, strict=True):
+            start = in_train.get(family.name, 0)
+            drawn = self._draw(family, start + size)[start:]
+            columns.append([_row("test", family, answered, place) for place, answered in enumerate(drawn)])
+        return [row for turn in zip_longest(*columns) for row in turn if row is not None]
+
+    def _draw(self, family: Family, size: int) -> list[_Answered]:
+        """Return the family's first `size` tasks, each prompt once; a longer draw begins with a shorter one."""
+        rng = Random(f"{self.seed}:{family.name}")
+        drawn: dict[str, _Answered] = {}
+        for _ in range(_MAX_DRAWS_PER_ROW * size):
+            if len(drawn) == size:
+                return list(drawn.values())
+            answered = _answer_badly(family.make(rng), rng)
+            drawn.setdefault(answered.task.prompt, answered)
+        raise AssertionError(f"family {family.name} makes only {len(drawn)} of {size} prompts: give it more words")
+
+
+@alignkit.hookimpl
+def register_datasets(register: Callable[[type[Dataset]], None]) -> None:
+    """Add the data set `demo`."""
+    register(DemoTasks)
+
+
+def _families(*, unseen: bool) -> tuple[Family, ...]:
+    return tuple(family for family in FAMILIES if family.unseen == unseen)
+
+
+def _shares(total: int, num_shares: int) -> list[int]:
+    """Divide total into parts that differ by at most one."""
+    size, larger = divmod(total, num_shares)
+    return [size + (place < larger) for place in range(num_shares)]
+
+
+def _answer_badly(task: Task, rng: Random) -> _Answered:
+    """Draw a kind of bad answer, and others until the rules score it below the chosen answer's 1."""
+    kinds = list(answers.WEIGHTS)
+    while True:
+        kind = rng.choices(kinds, list(answers.WEIGHTS.values()))[0]
+        rejected = answers.KINDS[kind](task, rng)
+        if score_rules(task.rules, rejected, row_id=task.prompt) < 1:
+            return _Answered(task, rejected, kind)
+
+
+def _row(part: str, family: Family, answered: _Answered, place: int) -> Row:
+    task = answered.task
+    return {
+        "id": f"{part}-{family.name}-{place:03d}",
+        "family": family.name,
+        "unseen": family.unseen,
+        "open": family.open,
+        "prompt": _message("user", task.prompt),
+        "chosen": _message("assistant", task.chosen),
+        "rejected": _message("assistant", answered.rejected),
+        "reference": task.chosen,
+        "rules": task.rules,
+        "rejected_kind": answered.kind,
+    }
+
+
+def _own() -> list[Row]:
+    return [
+        {
+            "id": f"own-{place:03d}",
+            "family": "own",
+            "unseen": True,
+            "prompt": _message("user", prompt),
+            "reference": reference,
+        }
+        for place, (prompt, reference) in enumerate(OWN)
+    ]
+
+
+def _message(role: str, content: str) -> Sequence[Mapping[str, str]]:
+    return [{"role": role, "content": content}]

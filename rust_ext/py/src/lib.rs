@@ -1,0 +1,58 @@
+//! alignkit._native: converts, releases the interpreter, calls the core, converts back. Documented in `_native.pyi`.
+
+#![allow(clippy::needless_pass_by_value)] // pyo3 hands arguments over by value
+
+mod lengths;
+
+use numpy::{IntoPyArray, PyArray1, PyReadonlyArray1, PyReadonlyArray2, PyUntypedArrayMethods};
+use pyo3::exceptions::PyValueError;
+use pyo3::prelude::*;
+
+use alignkit_core::masks::{Spans, Tokens};
+
+#[pymodule]
+mod _native {
+    #[pymodule_export]
+    use super::lengths::LengthStatistics;
+    #[pymodule_export]
+    use super::{mask_labels, pack_trees};
+}
+
+#[pyfunction]
+fn mask_labels<'py>(
+    py: Python<'py>,
+    ids: PyReadonlyArray1<'py, i32>,
+    starts: PyReadonlyArray1<'py, i64>,
+    ends: PyReadonlyArray1<'py, i64>,
+    row_offsets: PyReadonlyArray1<'py, i64>,
+    spans: PyReadonlyArray2<'py, i64>,
+    span_offsets: PyReadonlyArray1<'py, i64>,
+) -> PyResult<Bound<'py, PyArray1<i32>>> {
+    if spans.shape()[1] != 2 || !spans.is_c_contiguous() {
+        return Err(PyValueError::new_err("spans must have the shape [m, 2], in C order"));
+    }
+    let tokens = Tokens {
+        ids: ids.as_slice()?,
+        starts: starts.as_slice()?,
+        ends: ends.as_slice()?,
+        row_offsets: row_offsets.as_slice()?,
+    };
+    let spans = Spans { spans: spans.as_slice()?.as_chunks().0, row_offsets: span_offsets.as_slice()? };
+    let labels = py.detach(|| alignkit_core::masks::mask_labels(&tokens, &spans)).map_err(value_error)?;
+    Ok(labels.into_pyarray(py))
+}
+
+#[pyfunction]
+fn pack_trees<'py>(
+    py: Python<'py>,
+    lengths: PyReadonlyArray1<'py, i64>,
+    capacity: i64,
+) -> PyResult<(Bound<'py, PyArray1<i64>>, usize)> {
+    let lengths = lengths.as_slice()?;
+    let packing = py.detach(|| alignkit_core::packing::pack_trees(lengths, capacity)).map_err(value_error)?;
+    Ok((packing.row_of.into_pyarray(py), packing.num_rows))
+}
+
+fn value_error(error: impl std::error::Error) -> PyErr {
+    PyValueError::new_err(error.to_string())
+}

@@ -1,0 +1,312 @@
+"""The command line: help, exit codes, and what each command prints where."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import typer
+
+from alignkit.cli.main import app, main
+from alignkit.cli.progress import RichProgress
+from alignkit.config_file import judge_settings, resolve
+from alignkit.errors import Interrupted, RunStopped, UsageError
+from alignkit.registry import Plugin, registry
+
+
+@pytest.fixture(autouse=True)
+def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+    return tmp_path
+
+
+def shell(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run the real command in its own process."""
+    command = [sys.executable, "-m", "alignkit", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, env={**os.environ, **environment}, check=False)
+
+
+def test_help_lists_the_commands_and_imports_no_torch() -> None:
+    code = (
+        "import sys\nfrom alignkit.cli.main import main\n"
+        "for arguments in (['--help'], ['train', '--help'], ['train', 'grpo', '--help'], ['plugins', 'list']):\n"
+        "    assert main(arguments) == 0\n"
+        "heavy = {'torch', 'transformers', 'vllm', 'polars', 'numpy'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    for command in (
+        "train",
+        "judge",
+        "generate",
+        "evaluate",
+        "chat",
+        "data",
+        "plugins",
+        "init",
+        "config",
+        "doctor",
+        "demo",
+    ):
+        assert f" {command} " in done.stdout
+
+
+def test_methods_are_listed_with_what_they_do(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "--help"]) == 0
+    shown = capsys.readouterr().out
+    assert "sft-lenpen" in shown
+    assert "Direct preference optimization" in shown
+
+
+def test_help_of_a_method_shows_its_options_defaults_and_ranges(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "grpo", "--help"]) == 0
+    shown = capsys.readouterr().out
+    for panel in ("Method", "Training", "Model", "Data", "Rollouts", "Run"):
+        assert f"─ {panel} ─" in shown
+    lines = {line.split()[1]: line for line in shown.splitlines() if line.startswith("│ --")}
+    assert "the paper's" in lines["--group-size"]
+    assert "[default: 4]" in lines["--group-size"]
+    assert "[default: 5e-06]" in lines["--learning-rate"]
+    assert "above 0" in lines["--learning-rate"]
+    assert "--no-resume" in lines["--resume"]
+    assert "<auto|tree|plain>" in lines["--attention"]
+    assert {"--like", "--config", "--set", "--reward", "--temperatures", "--max-length"} <= set(lines)
+
+
+USAGE = [
+    (["jugde"], "Did you mean 'judge'?"),
+    (["train", "sfft"], "no method is named 'sfft'; did you mean 'sft'?"),
+    (["train"], "say which: dpo, grpo, reward, sft, sft-lenpen"),
+    (["train", "sft", "--lerning-rate", "1"], "no such option: --lerning-rate; did you mean '--learning-rate'?"),
+    (["train", "sft", "--precision", "fp64"], "'fp64' is not one of 'auto', 'bf16', 'fp32'"),
+    (["train", "sft", "--template-kwargs", "a"], "'a' is not KEY=VALUE"),
+    (["judge", "--require", "worse"], "'worse' is not one of 'better'"),
+    (["config", "show", "sfft"], "no method is named 'sfft'"),
+    (["config", "show", "sft", "--set", "sede=1"], "--set sede=1: 'sede' is not a known key; did you mean 'seed'?"),
+    (["config", "show", "--config", "no.toml"], "no.toml: no such file"),
+    (["init", "--paper", "--offline"], "exclude each other"),
+    (["init", "--paper", "--model", "x"], "names the model and the data itself"),
+    (["init", "--offline", "--out", "no/where.toml"], "no/where.toml: cannot be written"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "said"), USAGE, ids=[" ".join(arguments) for arguments, _ in USAGE])
+def test_wrong_use_is_one_line_and_exit_code_2(
+    arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("alignkit: error: ")
+    assert said in err
+    assert len(err.splitlines()) == 1
+
+
+@pytest.fixture
+def failing() -> Iterator[list[BaseException]]:
+    """A command of the real application that raises what the list holds."""
+    raised: list[BaseException] = []
+
+    @app.command("fail")
+    def fail() -> None:
+        raise raised[0]
+
+    yield raised
+    app.registered_commands.pop()
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (UsageError("wrong"), 2, "alignkit: error: wrong\n"),
+        (RunStopped("the judge is dead"), 3, "alignkit: error: the judge is dead\n"),
+        (Interrupted("saved"), 130, "alignkit: error: saved\n"),
+        (KeyboardInterrupt(), 130, ""),
+        (typer.Exit(1), 1, ""),
+    ],
+)
+def test_an_expected_end_has_its_code_and_no_traceback(
+    error: BaseException, code: int, said: str, failing: list[BaseException], capsys: pytest.CaptureFixture[str]
+) -> None:
+    failing.append(error)
+    assert main(["fail"]) == code
+    assert capsys.readouterr() == ("", said)
+
+
+def test_a_bug_keeps_its_traceback_and_ends_with_70(
+    failing: list[BaseException], capsys: pytest.CaptureFixture[str]
+) -> None:
+    failing.append(ZeroDivisionError("by zero"))
+    assert main(["fail"]) == 70
+    err = capsys.readouterr().err
+    assert "Traceback" in err
+    assert "ZeroDivisionError: by zero" in err
+    assert err.endswith("please report it with the lines above\n")
+
+
+def test_exit_codes_reach_the_shell() -> None:
+    assert shell("--version").returncode == 0
+    wrong = shell("train", "sfft")
+    assert (wrong.returncode, wrong.stdout) == (2, "")
+
+
+def test_plugins_are_listed_with_what_is_broken_or_claimed_twice(capsys: pytest.CaptureFixture[str]) -> None:
+    found = registry()
+    broken = Plugin("broken", "bad", None, "bad-plugin", "0.1", "bad_plugin", "ImportError: no module named 'x'")
+    second = Plugin("method", "sft", object, "clash-plugin", "0.2", "clash_plugin")
+    found.broken.append(broken)
+    found.found["method"]["sft"].append(second)
+    try:
+        assert main(["plugins", "list", "--json"]) == 0
+        rows = json.loads(capsys.readouterr().out)
+        assert main(["plugins", "list"]) == 0
+        table = capsys.readouterr().out
+        assert main(["train", "sft"]) == 2
+        assert "clash-plugin 0.2 (clash_plugin)" in capsys.readouterr().err
+    finally:
+        found.broken.remove(broken)
+        found.found["method"]["sft"].remove(second)
+    assert all(set(row) == {"kind", "name", "distribution", "version", "module", "error"} for row in rows)
+    errors = {(row["distribution"], row["name"]): row["error"] for row in rows}
+    assert errors["bad-plugin", "bad"] == "ImportError: no module named 'x'"
+    assert "claimed more than once" in errors["clash-plugin", "sft"]
+    assert errors["alignkit-plugins", "dpo"] is None
+    assert "bad_plugin of bad-plugin: ImportError: no module named 'x'" in table
+
+
+def _every_method_reads(file: Path) -> dict[str, object]:
+    read = {
+        name: resolve(registry().find("method", name), options={}, config=file) for name in registry().names("method")
+    }
+    return {name: resolved.method for name, resolved in read.items()}
+
+
+def test_init_paper_writes_the_papers_numbers_and_says_what_is_missing(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.delenv("NVIDIA_API_KEY", raising=False)
+    assert main(["init", "--paper"]) == 0
+    out, err = capsys.readouterr()
+    assert out == "alignkit.toml\n"
+    assert "HF_HUB_OFFLINE is set" in err
+    assert "NVIDIA_API_KEY is not set" in err
+    assert "alignkit init --offline" in err
+    configs = _every_method_reads(Path("alignkit.toml"))
+    assert configs == {name: registry().find("method", name).Config() for name in configs}
+    settings = judge_settings({})
+    assert (settings.model.model, settings.data.split) == ("Qwen/Qwen2.5-0.5B", "first-2000")
+    assert (settings.data.truncation, settings.judge.judge) == ("cut-completion", "nemotron")
+    assert settings.rollouts.reward == ["nemotron"]
+    text = Path("alignkit.toml").read_text()
+    assert "learning_rate = 0.0001" in text
+    assert "the paper's" in text
+
+
+def test_init_names_no_secret(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NVIDIA_API_KEY", "nvapi-very-secret")
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    assert main(["init", "--paper"]) == 0
+    out, err = capsys.readouterr()
+    assert "secret" not in out + err + Path("alignkit.toml").read_text()
+    assert "NVIDIA_API_KEY" not in err
+    assert "http://127.0.0.1:9 cannot be reached (ConnectError)" in err
+
+
+@pytest.mark.parametrize("arguments", [["--offline"], ["--model", "some/model", "--data", "rows.jsonl"], []])
+def test_every_file_that_init_writes_is_read_by_every_method(
+    arguments: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    assert main(["init", *arguments]) == 0
+    assert set(_every_method_reads(Path("alignkit.toml"))) >= {"sft", "sft-lenpen", "dpo", "grpo", "reward"}
+    settings = judge_settings({})
+    expected = ("some/model", "rows.jsonl") if "--model" in arguments else ("SmolLM2-135M-Instruct", "demo")
+    assert (settings.model.model, settings.data.data) == expected
+    lines = Path("alignkit.toml").read_text().splitlines()
+    assert all("  # " in line for line in lines if "=" in line and not line.startswith("#"))
+
+
+def test_init_asks_for_lora_where_the_optimizer_does_not_fit() -> None:
+    import struct
+
+    from alignkit.cli.machine import look
+
+    num_parameters = int(look().device_gib * 2**30 / 8)  # 16 bytes a parameter: twice what there is
+    head = json.dumps({"w": {"dtype": "BF16", "shape": [num_parameters], "data_offsets": [0, 0]}}).encode()
+    Path("big").mkdir()
+    Path("big/model.safetensors").write_bytes(struct.pack("<Q", len(head)) + head)
+    assert main(["init", "--model", "big", "--data", "rows.jsonl"]) == 0
+    assert judge_settings({}).model.lora_rank == 16
+
+
+def test_init_keeps_an_existing_file(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("alignkit.toml").write_text("# mine\n")
+    assert main(["init", "--offline"]) == 2
+    assert "alignkit.toml exists" in capsys.readouterr().err
+    assert Path("alignkit.toml").read_text() == "# mine\n"
+    assert main(["init", "--offline", "--force"]) == 0
+    assert "SmolLM2" in Path("alignkit.toml").read_text()
+
+
+def test_config_show_says_where_each_value_comes_from(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("alignkit.toml").write_text('[train]\nseed = 7\n[train.dpo]\nbeta = 0.2\n[judge]\njudge = "rules"\n')
+    assert main(["config", "show", "--set", "train.dpo.epochs=9", "--json"]) == 0
+    rows = {row["key"]: (row["value"], row["from"]) for row in json.loads(capsys.readouterr().out)}
+    assert rows["train.dpo.seed"] == (7, "alignkit.toml:2")
+    assert rows["train.dpo.beta"] == (0.2, "alignkit.toml:4")
+    assert rows["train.dpo.epochs"] == (9, "--set")
+    assert rows["train.sft.epochs"] == (10, "default")
+    assert rows["judge.judge"] == ("rules", "alignkit.toml:6")
+    assert main(["config", "show", "dpo"]) == 0
+    assert "alignkit.toml:4" in capsys.readouterr().out
+
+
+def test_config_schema_is_json(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["config", "schema"]) == 0
+    assert "grpo" in json.loads(capsys.readouterr().out)["properties"]["train"]["properties"]
+
+
+def test_completion_offers_methods_and_their_options() -> None:
+    def complete(words: str) -> list[str]:
+        environment = {
+            "_ALIGNKIT_COMPLETE": "complete_bash",
+            "COMP_WORDS": words,
+            "COMP_CWORD": str(len(words.split())),
+        }
+        return shell(**environment).stdout.split()
+
+    assert complete("alignkit train ") == ["dpo", "grpo", "reward", "sft", "sft-lenpen"]
+    assert (
+        "--group-size"
+        in shell(
+            _ALIGNKIT_COMPLETE="complete_bash", COMP_WORDS="alignkit train grpo --gr", COMP_CWORD="3"
+        ).stdout.split()
+    )
+
+
+def test_progress_is_plain_lines_on_standard_error_without_a_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [100.0]
+    monkeypatch.setattr("alignkit.cli.progress.time.monotonic", lambda: now[0])
+    progress = RichProgress()
+    progress.start("training sft", 40)
+    for _ in range(12):
+        now[0] += 1.0
+        progress.advance(1, loss=1.2345)
+    progress.note("checkpoint [12] saved")
+    progress.stop()
+    progress.advance()
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err == "training sft 10/40, 10 s, about 30 s left  loss 1.234\ncheckpoint [12] saved\n"

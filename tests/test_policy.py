@@ -1,0 +1,171 @@
+"""The policy's log-probs: tree path, plain path and the model's own logits agree, with gradients."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiny_models import tiny_model
+
+from alignkit.data.packs import lay_out, pack
+from alignkit.data.trees import Tree, tree
+from alignkit.errors import InputError
+from alignkit.policy.attention import marks, sees
+from alignkit.policy.load import load_policy
+from alignkit.policy.logprobs import plain_token_logprobs, token_logprobs
+from alignkit.policy.policy import Policy
+
+
+def random_tree(prompt: int, completions: tuple[int, ...], rng: np.random.Generator) -> Tree:
+    parts = [(rng.integers(0, 256, n), rng.random(n) < 0.8 if n > 2 else np.ones(n, bool)) for n in completions]
+    return tree(f"row-{prompt}", rng.integers(0, 256, prompt), parts)
+
+
+def scores_and_gradient(policy: Policy, trees: list[Tree], temperatures: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+    policy.zero_grad()
+    pack_ = lay_out(trees)
+    logprob_T = policy(pack_, temperatures).logprob_T
+    (logprob_T * torch.linspace(-1, 1, len(logprob_T))).sum().backward()
+    return logprob_T.detach(), torch.cat([p.grad.flatten().double() for p in policy.parameters()])
+
+
+@pytest.fixture(scope="module")
+def policy(tmp_path_factory: pytest.TempPathFactory) -> Policy:
+    return load_policy(tiny_model(tmp_path_factory.mktemp("qwen2")), precision="fp32")
+
+
+@pytest.mark.parametrize("kind", ["qwen2", "llama", "mistral", "qwen3", "phi3", "olmo2"])
+def test_shared_prompts_give_what_separate_rows_give(kind: str, tmp_path: Path) -> None:
+    policy = load_policy(tiny_model(tmp_path, kind=kind), precision="fp32", attention="auto" if kind != "mistral" else "plain")
+    rng = np.random.default_rng(0)
+    trees = [random_tree(9, (5, 7, 1), rng), random_tree(4, (3,), rng), random_tree(1, (2, 6), rng)]
+    temperatures = np.linspace(0.6, 1.3, 6)
+    found, gradient = scores_and_gradient(policy, trees, temperatures)
+    with policy.on_path("plain"):
+        expected, expected_gradient = scores_and_gradient(policy, trees, temperatures)
+    assert (found - expected).abs().max() < 1e-5
+    assert (gradient - expected_gradient).norm() <= 1e-5 * expected_gradient.norm()
+
+
+def test_plain_path_equals_the_models_own_logits(policy: Policy) -> None:
+    rng = np.random.default_rng(1)
+    one = random_tree(6, (5,), rng)
+    ids = torch.as_tensor(np.concatenate([one.prompt.ids, one.completions[0].ids]).astype(np.int64))
+    with policy.on_path("plain"), torch.no_grad():
+        logits = policy.model(input_ids=ids[None]).logits[0].float() / 0.7
+        found = policy(lay_out([one]), np.array([0.7])).logprob_T
+    at = torch.as_tensor(6 + np.flatnonzero(one.completions[0].scored))
+    expected = logits[at - 1].log_softmax(-1).gather(-1, ids[at, None])[:, 0]
+    assert (found - expected).abs().max() < 1e-5
+
+
+@settings(max_examples=15, deadline=None)
+@given(data=st.data())
+def test_scores_do_not_depend_on_how_trees_are_packed(policy: Policy, data: st.DataObject) -> None:
+    shapes = data.draw(st.lists(st.tuples(st.integers(1, 12), st.lists(st.integers(1, 9), min_size=1, max_size=3)), min_size=1, max_size=4))
+    rng = np.random.default_rng(data.draw(st.integers(0, 99)))
+    trees = [random_tree(prompt, tuple(completions), rng) for prompt, completions in shapes]
+    with torch.no_grad():
+        whole = policy(lay_out(trees)).logprob_T
+        apart = torch.cat([policy(lay_out([one])).logprob_T for one in trees])
+        reversed_parts = list(reversed([policy(lay_out([one])).logprob_T for one in reversed(trees)]))
+    assert (whole - apart).abs().max() < 1e-5
+    assert (whole - torch.cat(reversed_parts)).abs().max() < 1e-5
+
+
+def test_a_conversation_without_prompt_scores_its_later_tokens(policy: Policy) -> None:
+    ids = np.arange(8)
+    scored = np.array([False, False, True, True, False, True, True, True])
+    one = tree("conversation", ids[:0], [(ids, scored)])
+    with torch.no_grad():
+        found = policy(lay_out([one])).logprob_T
+        with policy.on_path("plain"):
+            expected = policy(lay_out([one])).logprob_T
+    assert len(found) == 5 and (found - expected).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("chunk_bytes", [1, 4 * 50 * 3, 2**20])
+def test_chunked_head_equals_torchs_log_softmax_with_its_gradients(chunk_bytes: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    hidden = torch.randn(11, 8, generator=generator, dtype=torch.float64).float()
+    weight = torch.randn(50, 8, generator=generator)
+    target, temperature = torch.randint(0, 50, (11,), generator=generator), torch.rand(11, generator=generator) + 0.5
+    results = []
+    for function in (lambda *a: token_logprobs(*a, chunk_bytes=chunk_bytes), plain_token_logprobs):
+        h, w = hidden.clone().requires_grad_(), weight.clone().requires_grad_()
+        logprob = function(h, w, target, temperature)
+        (logprob * torch.linspace(-1, 2, 11)).sum().backward()
+        results.append((logprob.detach(), h.grad, w.grad))
+    for found, expected in zip(*results, strict=True):
+        assert torch.allclose(found, expected, atol=1e-6)
+
+
+def test_head_gradient_is_accumulated_in_fp32_under_bf16() -> None:
+    generator = torch.Generator().manual_seed(0)
+    hidden = torch.randn(512, 16, generator=generator)
+    weight = torch.randn(40, 16, generator=generator)
+    target, ones = torch.randint(0, 40, (512,), generator=generator), torch.ones(512)
+
+    def gradient(compute: torch.dtype, chunk_bytes: int) -> torch.Tensor:
+        w = weight.clone().requires_grad_()
+        token_logprobs(hidden.to(compute), w, target, ones, chunk_bytes=chunk_bytes).sum().backward()
+        return w.grad
+
+    whole, chunked = gradient(torch.bfloat16, 2**30), gradient(torch.bfloat16, 40 * 4)
+    assert chunked.dtype == torch.float32
+    assert (whole - chunked).norm() <= 1e-6 * whole.norm()
+
+
+def test_flex_mask_function_marks_what_the_split_kernels_see() -> None:
+    rng = np.random.default_rng(2)
+    layout = lay_out([random_tree(3, (2, 3), rng), random_tree(2, (1,), rng)])
+    mask = sees(*marks(layout.spans))
+    size = len(layout.ids_S)
+    index = torch.arange(size)
+    seen = mask(torch.tensor(0), torch.tensor(0), index[:, None], index[None])
+    expected = torch.zeros(size, size, dtype=torch.bool)
+    for span in layout.spans:
+        for row in range(span.start, span.prompt_end):
+            expected[row, span.start : row + 1] = True
+        for start, end in span.completions:
+            for row in range(start, end):
+                expected[row, span.start : span.prompt_end] = True
+                expected[row, start : row + 1] = True
+    assert torch.equal(seen, expected)
+
+
+def test_rows_hold_every_tree_once_and_nothing_beyond_capacity() -> None:
+    rng = np.random.default_rng(3)
+    trees = [random_tree(int(n), (int(m),), rng) for n, m in rng.integers(1, 30, (40, 2))]
+    rows = pack(trees, 64)
+    assert sorted(number for row in rows for number in row) == list(range(40))
+    assert max(sum(len(trees[n]) for n in row) for row in rows) <= 64
+
+
+def test_a_tree_longer_than_the_capacity_has_a_row_of_its_own() -> None:
+    rng = np.random.default_rng(4)
+    trees = [random_tree(5, (4,), rng), random_tree(50, (40,), rng)]
+    assert sorted(map(tuple, pack(trees, 32))) == [(0,), (1,)]
+
+
+def test_a_model_with_a_sliding_window_takes_the_plain_path_and_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = tiny_model(tmp_path, kind="mistral")
+    assert load_policy(folder, precision="fp32").path == "plain"
+    assert "sliding window" in caplog.text
+    with pytest.raises(InputError, match="--attention plain"):
+        load_policy(folder, attention="tree")
+
+
+def test_a_scalar_head_reads_the_last_token_of_each_completion(tmp_path: Path) -> None:
+    policy = load_policy(tiny_model(tmp_path), precision="fp32", scalar_head=True, seed=3)
+    rng = np.random.default_rng(5)
+    trees = [random_tree(4, (3, 5), rng)]
+    with torch.no_grad():
+        found = policy(lay_out(trees)).value_N
+        with policy.on_path("plain"):
+            expected = policy(lay_out(trees)).value_N
+    assert found.shape == (2,) and (found - expected).abs().max() < 1e-5

@@ -1,0 +1,55 @@
+"""SimPO, preference optimization without a reference model, and a judge of length.
+
+    L = - E[ log sigma( beta (log pi(y_w|x) / |y_w| - log pi(y_l|x) / |y_l|) - gamma ) ]
+
+Source: Meng, Xia, Chen 2024, "SimPO: Simple Preference Optimization with a Reference-Free Reward", Eq. 6.
+"""
+
+from pydantic import Field
+
+from alignkit import Method, MethodConfig, hookimpl
+from alignkit.scoring.judge import Judge, JudgeConfig, Missing, Scored
+
+
+class SimPOConfig(MethodConfig):
+    learning_rate: float = Field(1e-6, gt=0, description="peak learning rate")
+    beta: float = Field(2.0, gt=0, description="scale of the log-prob a token")
+    gamma: float = Field(1.0, ge=0, description="margin that a chosen completion must win by")
+
+
+class SimPO(Method):
+    name, Config, trains_on = "simpo", SimPOConfig, "pairs"
+
+    def loss(self, batch, config):
+        from torch.nn.functional import logsigmoid
+
+        chosen, rejected = batch.pairs()
+        margin_P = config.beta * (chosen.logprob_N / chosen.num_tokens_N - rejected.logprob_N / rejected.num_tokens_N)
+        batch.log(margin=margin_P, accuracy=(margin_P > 0).float())
+        return batch.mean(-logsigmoid(margin_P - config.gamma), over="pairs")
+
+
+class BrevityConfig(JudgeConfig):
+    max_words: int = Field(50, ge=1, description="words that a completion may have")
+
+
+class Brevity(Judge):
+    name, version, Config, verifiable = "brevity", "1", BrevityConfig, True
+
+    def score(self, items):
+        return [
+            Scored(float(len(item.completion.split()) <= self.config.max_words))
+            if item.completion.strip()
+            else Missing("the completion is empty")
+            for item in items
+        ]
+
+
+@hookimpl
+def register_methods(register):
+    register(SimPO)
+
+
+@hookimpl
+def register_judges(register):
+    register(Brevity)
