@@ -86,7 +86,8 @@ def test_each_layer_overrides_the_one_before_it() -> None:
     like = {"train": {"probe-method": {"learning_rate": 1.0, "seed": 1, "epochs": 1, "batch_size": 2, "beta": 0.9}}}
     (run / "run.json").write_text(json.dumps({"config": like | {"model": {"system": "be kind"}}}))
     write(
-        "[train]\nseed = 2\nepochs = 2\nbatch_size = 3\naccumulation = 5\n[train.probe-method]\nepochs = 3\nbatch_size = 4\n"
+        "[train]\nseed = 2\nepochs = 2\nbatch_size = 3\naccumulation = 5\n"
+        "[train.probe-method]\nepochs = 3\nbatch_size = 4\n"
     )
 
     result = resolve(
@@ -316,7 +317,7 @@ def test_lines_are_found_around_strings_that_look_like_keys() -> None:
 
 KEYS = st.text(st.sampled_from('ab-_.= #"é'), min_size=1, max_size=4)
 VALUES = st.one_of(
-    st.integers(), st.booleans(), st.text(st.sampled_from('ab=\'"[]#\n'), max_size=6), st.lists(st.text("a='\n"))
+    st.integers(), st.booleans(), st.text(st.sampled_from("ab='\"[]#\n"), max_size=6), st.lists(st.text("a='\n"))
 )
 
 

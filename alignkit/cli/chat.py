@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -17,9 +17,7 @@ _MIN_COLUMNS_WIDTH = 100
 
 
 @with_options(Group("Model", JudgeSection, ("vs",)), TEXT, SAMPLING, SAMPLER)
-def chat(
-    *, ctx: typer.Context, given: dict[str, object], model: Model, config: Config = None, set_: Set = None
-) -> None:
+def chat(*, ctx: typer.Context, given: dict[str, Any], model: Model, config: Config = None, set_: Set = None) -> None:
     """Talk to a model in the terminal; /clear forgets what was said, /quit ends. Two models hear the same questions."""
     from alignkit import api
 

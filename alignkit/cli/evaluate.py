@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json as json_module
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -27,7 +27,7 @@ _LABELS = {
 def evaluate(
     *,
     ctx: typer.Context,
-    given: dict[str, object],
+    given: dict[str, Any],
     model: Model,
     json: Json = False,
     config: Config = None,
@@ -49,7 +49,8 @@ def evaluate(
         return
     for key, label in _LABELS.items():
         value = figures[key]
-        print(f"{label:<20} {f'{value:.2f}' if isinstance(value, float) else value}")
+        text = "no reference answers" if value is None else f"{value:.2f}" if isinstance(value, float) else str(value)
+        print(f"{label:<20} {text}")
 
 
 def add_to(app: typer.Typer) -> None:

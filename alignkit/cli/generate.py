@@ -7,7 +7,7 @@ import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, TextIO
+from typing import Annotated, Any, TextIO
 
 import typer
 
@@ -25,7 +25,7 @@ Out = Annotated[str | None, typer.Option("--out", metavar="FILE", help="write he
 def generate(
     *,
     ctx: typer.Context,
-    given: dict[str, object],
+    given: dict[str, Any],
     model: Model,
     prompt: Prompt = None,
     out: Out = None,

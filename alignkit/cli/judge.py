@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -24,7 +24,7 @@ Yes = Annotated[bool, typer.Option("--yes", help="send paid requests without ask
 def judge(
     *,
     ctx: typer.Context,
-    given: dict[str, object],
+    given: dict[str, Any],
     models: Models = None,
     require: Require = None,
     yes: Yes = False,
@@ -38,7 +38,7 @@ def judge(
 
     progress = RichProgress()
     met = True
-    for model in models or [None]:
+    for model in models or (None,):
         try:
             verdict = api.judge(
                 model, config=Path(config) if config else None, set=set_ or [], yes=yes, progress=progress, **given
@@ -46,7 +46,7 @@ def judge(
         finally:
             progress.stop()
         print(verdict.model_dump_json() if json else verdict)
-        met = met and verdict.verdict == "better"
+        met = met and verdict.answer == "better"
     if require and not met:
         raise typer.Exit(1)
 

@@ -81,7 +81,7 @@ def _parameter(name: str, field: FieldInfo, panel: str) -> inspect.Parameter:
     default = None if field.is_required() else field.get_default(call_default_factory=True)
     kind: Any = {"bool": bool, "dict": list[str], "list": list[str]}.get(sort, str)
     if sort == "choice":
-        kind = Literal[tuple(config_fields.choices(field.annotation))]  # type: ignore[misc]
+        kind = Literal[tuple(config_fields.choices(field.annotation))]
     elif sort in ("int", "float"):
         default = None if default is None else f"{default:g}" if isinstance(default, float) else str(default)
     elif sort == "dict":
@@ -97,7 +97,7 @@ def _parameter(name: str, field: FieldInfo, panel: str) -> inspect.Parameter:
         metavar=metavar,
         show_default=default not in (None, [], False),
     )
-    annotated = Annotated[kind | None if default is None else kind, option]
+    annotated: Any = Annotated[kind | None if default is None else kind, option]
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotated)
 
 

@@ -56,7 +56,9 @@ class RichProgress:
             f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}" for name, value in shown.items()
         )
         if self._bar is not None:
-            self._bar.update(self._task, advance=n, **({"shown": text} if text else {}))
+            self._bar.update(self._task, advance=n)
+            if text:
+                self._bar.update(self._task, shown=text)
         elif self._description and time.monotonic() - self._printed_s >= _PLAIN_INTERVAL_S:
             self._printed_s = time.monotonic()
             self.note("  ".join(part for part in (f"{self._description} {self._how_far()}", text) if part))

@@ -53,7 +53,7 @@ def paper() -> tuple[str, list[str]]:
     said = [f"missing: {problem}; model and data come from the hub" for problem in lacking]
     if not machine.has_nvidia_key():
         said.append(
-            "missing: NVIDIA_API_KEY is not set; nemotron needs it, as judge and as reward (another: alignkit train reward)"
+            "missing: NVIDIA_API_KEY is not set; judge and reward nemotron need it (another: alignkit train reward)"
         )
     if said:
         said.append("instead, with no network and no key: alignkit init --offline")

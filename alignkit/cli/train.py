@@ -58,7 +58,7 @@ def _command(method: Any) -> Any:
     )
 
     def train(
-        ctx: typer.Context, given: dict[str, object], like: Like = None, config: Config = None, set_: Set = None
+        ctx: typer.Context, given: dict[str, Any], like: Like = None, config: Config = None, set_: Set = None
     ) -> None:
         _train(method.name, given, like=like, config=config, settings=set_ or [])
 
@@ -74,7 +74,7 @@ def _about(method: Any) -> str:
     return inspect.cleandoc(text).partition("\n\n")[0].replace("[", r"\[")
 
 
-def _train(method: str, given: dict[str, object], *, like: str | None, config: str | None, settings: list[str]) -> None:
+def _train(method: str, given: dict[str, Any], *, like: str | None, config: str | None, settings: list[str]) -> None:
     from alignkit import api
     from alignkit.cli.progress import RichProgress
 
@@ -90,5 +90,14 @@ def _train(method: str, given: dict[str, object], *, like: str | None, config: s
         )
     finally:
         progress.stop()
-    print(run.path)
-    print(f"next: alignkit judge {run.path} --vs MODEL")
+    if not given.get("plan"):
+        print(run.path)
+        print(f"next: {_next_command(method, run.path)}")
+
+
+def _next_command(method: str, path: Path) -> str:
+    """Return what one does with the run: a policy is judged, a reward model rewards."""
+    from alignkit.registry import registry
+
+    is_reward = "scalar_head" in registry().find("method", method).needs  # type: ignore[attr-defined]
+    return f"alignkit train grpo --model RUN --reward {path}" if is_reward else f"alignkit judge {path}"

@@ -145,7 +145,7 @@ def _inverse_cdf(logprob_BV: Tensor, uniform_B: Tensor, top_p_B: Tensor) -> Tens
 
 def _nucleus(prob_BV: Tensor, top_p_B: Tensor) -> Tensor:
     """Mark the smallest set of likeliest tokens whose probability reaches top-p."""
-    sorted_BV, order_BV = prob_BV.sort(-1, descending=True, stable=True)
+    sorted_BV, order_BV = prob_BV.sort(dim=-1, descending=True, stable=True)
     before_BV = sorted_BV.cumsum(-1) - sorted_BV
     kept_BV = before_BV < top_p_B.double()[:, None]
     kept_BV[:, 0] = True

@@ -61,6 +61,8 @@ class Judge(ABC):
     version: ClassVar[str]
     Config: ClassVar[type[JudgeConfig]] = JudgeConfig
     verifiable: ClassVar[bool] = False
+    paid: ClassVar[bool] = False
+    """Scoring costs money: asked for before any is spent."""
 
     def __init__(self, config: JudgeConfig | None = None) -> None:
         self.config = config if config is not None else self.Config()

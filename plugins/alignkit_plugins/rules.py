@@ -56,7 +56,7 @@ class Rules(Judge):
         with_rules = [row for row in rows if row.get("rules")]
         if not with_rules:
             raise UsageError(
-                f"judge rules: none of the {len(rows)} rows has a `rules` column to score by; add rules to the data, or "
+                f"judge rules: none of the {len(rows)} rows has `rules` to score by; add rules to the data, or "
                 "name another reward or judge: a function as FILE.py:function, the folder of a reward model (train one "
                 "with `alignkit train reward`), or a judge that `alignkit plugins list` shows"
             )

@@ -97,7 +97,7 @@ impl LengthStatistics {
         self.column(column).map(|counts| counts.count)
     }
 
-    /// The mean length: the exact sum over the count, rounded once.
+    /// The mean length, from the exact sum.
     ///
     /// # Errors
     ///

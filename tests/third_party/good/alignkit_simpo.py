@@ -37,12 +37,11 @@ class Brevity(Judge):
     name, version, Config, verifiable = "brevity", "1", BrevityConfig, True
 
     def score(self, items):
-        return [
-            Scored(float(len(item.completion.split()) <= self.config.max_words))
-            if item.completion.strip()
-            else Missing("the completion is empty")
-            for item in items
-        ]
+        return [self._score_one(item.completion) for item in items]
+
+    def _score_one(self, completion):
+        num_words = len(completion.split())
+        return Scored(float(num_words <= self.config.max_words)) if num_words else Missing("the completion is empty")
 
 
 @hookimpl

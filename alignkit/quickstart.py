@@ -1,0 +1,189 @@
+"""`alignkit demo`: every method on the demo tasks, one table, one report. What `make quickstart` runs.
+
+base -> sft -> {dpo, grpo}, base -> sft-lenpen, all judged on families of tasks that no training row has, by the tasks'
+own rules. A reward model trained on the demo pairs gives a second opinion; own prompts outside the grammar show what
+training did elsewhere. The numbers below are the quickstart's own, chosen for two CPU cores; the paper's are the
+methods' defaults.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from alignkit import api
+from alignkit.config import ModelSection
+from alignkit.data.read import read_rows
+from alignkit.data.rows import Row
+from alignkit.errors import UsageError
+from alignkit.judging.answers import Answering, Answers, Generation
+from alignkit.judging.bleu import corpus_bleu
+from alignkit.judging.statistics import mean_interval, outcomes, win_rate
+from alignkit.judging.text_health import repetition
+from alignkit.policy import embedded
+from alignkit.policy.names import find_model
+from alignkit.progress import Progress
+from alignkit.scoring.judge import Item, Missing, Scored
+from alignkit.scoring.specs import make_judge
+from alignkit.training.run_folder import write_atomically
+
+NOTE = "A demonstration on tasks this project generates, one seed; not a quality benchmark."
+STARTS = {"base": None, "sft": "base", "sft-lenpen": "base", "dpo": "sft", "grpo": "sft"}
+NUM_PROMPTS = 200
+NUM_OWN_PROMPTS = 24
+MAX_NEW_TOKENS = 96
+
+_COMMON: dict[str, Any] = {
+    "data": "demo", "split": "0.05", "limit": 640, "max_new_tokens": MAX_NEW_TOKENS, "accumulation": 1, "warmup_steps": 4,
+    "sample_interval": 10_000, "validation_interval": 20, "checkpoint_interval": 10_000, "early_stopping_steps": None,
+}  # fmt: skip
+_SFT: dict[str, Any] = {"learning_rate": 5e-5, "batch_size": 8, "max_steps": 40}
+SETTINGS: dict[str, dict[str, Any]] = {
+    "sft": _COMMON | _SFT,
+    "sft-lenpen": _COMMON | _SFT | {"penalty_interval": 2, "penalty": 1e-3, "penalty_samples": 2},
+    "dpo": _COMMON | {"learning_rate": 1e-5, "batch_size": 6, "max_steps": 40},
+    "grpo": _COMMON
+    | {"learning_rate": 3e-5, "batch_size": 6, "group_size": 6, "max_steps": 24, "reward": ["rules"], "num_prompts": None, "kl": 0.02},
+    "reward": _COMMON | {"learning_rate": 3e-5, "batch_size": 8, "max_steps": 24},
+}
+
+
+@dataclass(frozen=True)
+class Entrant:
+    """What one model answered and scored on the judged prompts, and on the own prompts."""
+
+    answers: Answers
+    scores: list[Scored | Missing]
+    second: list[Scored | Missing]
+    own: Answers
+
+
+def run_quickstart(*, seed: int, out: Path, progress: Progress) -> list[dict[str, Any]]:
+    """Train, answer, judge and write OUT/table.json and OUT/report.html; returns the table's rows.
+
+    Finished parts of an earlier call with the same seed are kept, an unfinished one goes on.
+
+    Raises:
+        UsageError: OUT holds another seed's quickstart.
+        AlignkitError: as training and judging raise.
+    """
+    _claim(out, seed)
+    progress.note(f"model: {embedded.LICENCE}")
+    finished = {name: _train(name, seed, out, progress) for name in SETTINGS}
+    rows = [row for row in read_rows("demo:test") if row.fields["unseen"]]
+    rows = [rows[n] for n in np.random.Generator(np.random.Philox(key=seed)).permutation(len(rows))[:NUM_PROMPTS]]
+    own = read_rows("demo:own", limit=NUM_OWN_PROMPTS)
+    entrants = {name: _answer(name, rows, own, seed, out, progress) for name in STARTS}
+    table = [_row(name, entrants, finished, rows, seed) for name in STARTS]
+    write_atomically(out / "table.json", json.dumps(table, indent=1) + "\n")
+    from alignkit.reports.quickstart import write_quickstart_report
+
+    extra = [_extra(name, entrants, seed) for name in STARTS]
+    write_quickstart_report(out, table=table, extra=extra, entrants=entrants, rows=rows, note=NOTE)
+    return [row | more for row, more in zip(table, extra, strict=True)]
+
+
+def _claim(out: Path, seed: int) -> None:
+    mark = out / "quickstart.json"
+    if mark.exists():
+        before = json.loads(mark.read_text(encoding="utf-8"))["seed"]
+        if before != seed:
+            raise UsageError(f"{out} holds the quickstart of seed {before}; give another --out, or remove it")
+        return
+    if out.exists() and any(out.iterdir()):
+        raise UsageError(f"{out} exists and is no quickstart; give another --out")
+    out.mkdir(parents=True, exist_ok=True)
+    write_atomically(mark, json.dumps({"seed": seed}) + "\n")
+
+
+def _train(name: str, seed: int, out: Path, progress: Progress) -> dict[str, Any]:
+    """Train one entrant (or find it finished) and return what its run.json says of the end."""
+    start = STARTS.get(name, "base")
+    model = embedded.NAME if start == "base" else str(out / str(start))
+    run = api.train(name, model=model, out=str(out / name), seed=seed, resume=(out / name).exists(), progress=progress, **SETTINGS[name])
+    end: dict[str, Any] = run.info["finished"]
+    return end
+
+
+def _answer(name: str, rows: Sequence[Row], own: Sequence[Row], seed: int, out: Path, progress: Progress) -> Entrant:
+    """Answer the judged and the own prompts by the likeliest tokens, and score the answers."""
+    source = find_model(embedded.NAME if name == "base" else str(out / name))
+    model = Answering(source, ModelSection(), Generation(max_new_tokens=MAX_NEW_TOKENS, seed=seed))
+    progress.note(f"answers of {name}")
+    answers = Answers(name, tuple(model.answer(rows, progress=progress)), model.perplexity(rows))
+    outside = Answers(name, tuple(model.answer(own, progress=progress)), model.perplexity(own))
+    items = [Item(a.row.prompt, a.text, {**a.row.fields, "id": a.row.id}) for a in answers.answers]
+    scores = [make_judge(spec).judge.score(items) for spec in ("rules", str(out / "reward"))]
+    return Entrant(answers, scores[0], scores[1], outside)
+
+
+def _row(
+    name: str, entrants: Mapping[str, Entrant], finished: Mapping[str, Mapping[str, Any]], rows: Sequence[Row], seed: int
+) -> dict[str, Any]:
+    """One row of table.json; rates in percent, differences in points, null where meaningless."""
+    entrant, start = entrants[name], STARTS[name]
+    against_base = _rate(name, "base", entrants, seed) if name != "base" else None
+    against_start = _rate(name, start, entrants, seed) if start else None
+    excess_P = _excess(entrant, rows)
+    beyond = mean_interval(excess_P - _excess(entrants["sft"], rows), seed=seed) if name not in {"base", "sft"} else None
+    bleu = corpus_bleu(entrant.answers.texts, [str(row.reference) for row in rows])
+    end = finished.get(name)
+    return {
+        "entrant": name,
+        "start": start,
+        "win_rate": against_base.rate if against_base else 50.0,
+        "low": against_base.low if against_base else None,
+        "high": against_base.high if against_base else None,
+        "vs_start": against_start.rate - 50 if against_start else None,
+        "vs_start_low": against_start.low - 50 if against_start else None,
+        "vs_start_high": against_start.high - 50 if against_start else None,
+        "bleu4": bleu.bleu4 if bleu else None,
+        "perplexity": entrant.answers.perplexity,
+        "mean_length": float(np.mean([a.num_tokens for a in entrant.answers.answers])),
+        "excess_length": float(excess_P.mean()),
+        "excess_vs_sft": beyond.mean if beyond else None,
+        "excess_vs_sft_low": beyond.low if beyond else None,
+        "excess_vs_sft_high": beyond.high if beyond else None,
+        "minutes": end["seconds"] / 60 if end else None,
+        "peak_mib": end["peak_mib"] if end else None,
+    }
+
+
+def _extra(name: str, entrants: Mapping[str, Entrant], seed: int) -> dict[str, Any]:
+    """What the printed table and the report show beside table.json's columns."""
+    entrant = entrants[name]
+    second = win_rate(outcomes(entrant.second, entrants["base"].second), seed=seed) if name != "base" else None
+    return {
+        "repetition": repetition(entrant.answers.texts),
+        "second_opinion": second.rate if second else None,
+        "second_low": second.low if second else None,
+        "second_high": second.high if second else None,
+        "own_length": float(np.mean([a.num_tokens for a in entrant.own.answers])),
+        "own_repetition": repetition(entrant.own.texts),
+        "own_perplexity": entrant.own.perplexity,
+        "score": float(np.mean([s.value for s in entrant.scores if isinstance(s, Scored)])),
+    }
+
+
+def _rate(name: str, other: str, entrants: Mapping[str, Entrant], seed: int) -> Any:
+    return win_rate(outcomes(entrants[name].scores, entrants[other].scores), seed=seed)
+
+
+def _excess(entrant: Entrant, rows: Sequence[Row]) -> np.ndarray:
+    """max(0, length - reference length) of each answer, tokens, end tokens included."""
+    chat = _tokenizer()
+    reference_P = [len(chat(str(row.reference), add_special_tokens=False)["input_ids"]) + 1 for row in rows]
+    return np.array([max(0, a.num_tokens - r) for a, r in zip(entrant.answers.answers, reference_P, strict=True)], float)
+
+
+def _tokenizer() -> Any:
+    from alignkit.data.tokens import load_tokenizer
+
+    return load_tokenizer(embedded.folder())

@@ -1,0 +1,30 @@
+"""What every test relies on: no hub, one thread a process, and tests that need a network or a GPU only where asked."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+# Before any test imports torch or huggingface_hub; the commands that tests start inherit it.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Skip tests marked network unless `-m` names them, and tests marked gpu where there is no CUDA device."""
+    if "network" not in config.getoption("-m"):
+        for item in items:
+            if item.get_closest_marker("network"):
+                item.add_marker(pytest.mark.skip(reason="needs a network: ask for it with -m network"))
+    on_gpu = [item for item in items if item.get_closest_marker("gpu")]
+    if on_gpu and not _has_cuda():
+        for item in on_gpu:
+            item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+
+
+def _has_cuda() -> bool:
+    import torch
+
+    return torch.cuda.is_available()

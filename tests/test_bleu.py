@@ -1,0 +1,62 @@
+"""BLEU and the health of texts."""
+
+import math
+
+import pytest
+
+from alignkit.judging.bleu import corpus_bleu
+from alignkit.judging.text_health import cut_share, repetition
+
+
+def test_bleu_of_a_hand_computed_case() -> None:
+    # 5 of 6 words, 3 of 5 bigrams, 2 of 4 trigrams, 1 of 3 4-grams; 6 words against 6: no brevity penalty
+    bleu = corpus_bleu(["the cat sat on the rug"], ["the cat sat on a rug"])
+    assert bleu is not None
+    assert bleu.bleu1 == pytest.approx(100 * 5 / 6)
+    assert bleu.bleu2 == pytest.approx(100 * math.sqrt(5 / 6 * 3 / 5))
+    assert bleu.bleu4 == pytest.approx(100 * (5 / 6 * 3 / 5 * 2 / 4 * 1 / 3) ** 0.25)
+
+
+def test_a_short_text_pays_the_brevity_penalty_once_for_the_corpus() -> None:
+    bleu = corpus_bleu(["a b c", "a b c d e"], ["a b c d e", "a b c d e"])  # 8 words against 10
+    assert bleu is not None
+    assert bleu.bleu1 == pytest.approx(100 * math.exp(1 - 10 / 8))
+
+
+def test_equal_texts_score_100_and_the_signature_names_the_tokenizer() -> None:
+    bleu = corpus_bleu(["one two three four five ."], ["one two three four five ."])
+    assert bleu is not None
+    assert (bleu.bleu1, bleu.bleu2, bleu.bleu4) == pytest.approx((100, 100, 100))
+    assert "tok:13a|smooth:exp|version:" in bleu.signature
+
+
+@pytest.mark.parametrize("references", [[None, None], ["", "  \n"]])
+def test_without_references_there_is_no_bleu(references: list[str | None]) -> None:
+    assert corpus_bleu(["a b", "c d"], references) is None
+
+
+def test_prompts_without_a_reference_are_left_out() -> None:
+    assert corpus_bleu(["w x y z", "a b c d"], [None, "a b c d"]) == corpus_bleu(["a b c d"], ["a b c d"])
+
+
+def test_an_empty_answer_scores_nothing() -> None:
+    bleu = corpus_bleu([""], ["a b c d"])
+    assert bleu is not None
+    assert (bleu.bleu1, bleu.bleu2, bleu.bleu4) == (0, 0, 0)
+
+
+def test_repetition_is_the_share_of_repeated_word_ngrams() -> None:
+    # a b a b a b: 4-grams abab, baba, abab: 2 of 3 are unique
+    assert repetition(["a b a b a b"]) == pytest.approx(1 / 3)
+    assert repetition(["a b a b a b", "all of these words differ"]) == pytest.approx(1 / 6)
+    assert repetition(["a a a"], n=1) == pytest.approx(2 / 3)
+
+
+def test_texts_shorter_than_an_ngram_repeat_nothing() -> None:
+    assert repetition(["a a a", ""]) == 0
+    assert repetition([]) == 0
+
+
+def test_cut_share_counts_answers_ended_by_the_limit() -> None:
+    assert cut_share([True, False, False, True]) == 0.5
+    assert cut_share([]) == 0

@@ -1,0 +1,101 @@
+"""The registry: what plugins register is found by name, and what cannot be used is named."""
+
+from __future__ import annotations
+
+from types import ModuleType, SimpleNamespace
+
+import pluggy
+import pytest
+
+from alignkit import hookimpl
+from alignkit.errors import UsageError
+from alignkit.registry import KINDS, Registry
+
+
+def plugin_module(module_name: str, *, hook: str = "register_methods", names: tuple[str, ...] = ()) -> ModuleType:
+    """A plugin module that registers one class for each name."""
+    module = ModuleType(module_name)
+
+    def implementation(register):
+        for name in names:
+            register(type(name.title(), (), {"name": name}))
+
+    implementation.__name__ = hook
+    setattr(module, hook, hookimpl(implementation))
+    return module
+
+
+@pytest.fixture
+def registry() -> Registry:
+    registry = Registry()
+    registry.add_module(plugin_module("one", names=("sft", "dpo")), distribution="dist-one", version="1.0")
+    return registry
+
+
+@pytest.mark.parametrize(("kind", "hook"), KINDS.items())
+def test_each_kind_of_thing_is_registered_by_its_own_hook(kind: str, hook: str) -> None:
+    registry = Registry()
+    registry.add_module(plugin_module("m", hook=hook, names=("thing",)), distribution="d", version="1")
+    assert registry.find(kind, "thing").__name__ == "Thing"
+    assert {k: list(names) for k, names in registry.found.items() if names} == {kind: ["thing"]}
+
+
+def test_a_name_nobody_has_gets_the_nearest_one_and_the_known_ones(registry: Registry) -> None:
+    with pytest.raises(UsageError, match=r"no method is named 'dpq'; did you mean 'dpo'\?; known: dpo, sft"):
+        registry.find("method", "dpq")
+    with pytest.raises(UsageError, match=r"no judge is named 'dpo'.*known: none"):
+        registry.find("judge", "dpo")
+
+
+def test_a_name_claimed_twice_is_refused_naming_both_and_spares_the_others(registry: Registry) -> None:
+    registry.add_module(plugin_module("two", names=("sft",)), distribution="dist-two", version="2.0")
+    with pytest.raises(UsageError, match=r"'sft' is claimed by dist-one 1\.0 \(one\) and dist-two 2\.0 \(two\)"):
+        registry.find("method", "sft")
+    assert registry.find("method", "dpo").__name__ == "Dpo"
+    assert registry.names("method") == ["dpo"]
+
+
+def test_a_name_may_stand_for_a_method_and_a_judge(registry: Registry) -> None:
+    registry.add_module(plugin_module("two", hook="register_judges", names=("sft",)), distribution="d", version="2")
+    assert registry.find("method", "sft") is not registry.find("judge", "sft")
+
+
+def test_a_misspelt_hook_is_an_error_rather_than_silence(registry: Registry) -> None:
+    with pytest.raises(pluggy.PluginValidationError, match="register_method"):
+        registry.add_module(plugin_module("two", hook="register_method", names=("x",)), distribution="d", version="1")
+
+
+def test_plugins_are_listed_by_kind_then_name_whatever_the_order_of_loading() -> None:
+    modules = [
+        plugin_module("b", hook="register_judges", names=("rules",)),
+        plugin_module("a", names=("sft", "dpo")),
+    ]
+    listings = []
+    for order in (modules, modules[::-1]):
+        registry = Registry()
+        for module in order:
+            registry.add_module(module, distribution=module.__name__, version="1")
+        listings.append([(plugin.kind, plugin.name) for plugin in registry.plugins()])
+    assert listings[0] == listings[1] == [("method", "dpo"), ("method", "sft"), ("judge", "rules")]
+
+
+def test_a_broken_plugin_is_warned_of_by_distribution_and_the_rest_is_loaded(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from alignkit import registry as registry_module
+
+    def fails() -> ModuleType:
+        raise RuntimeError("no such card")
+
+    def entry_point(distribution: str, load: object) -> SimpleNamespace:
+        dist = SimpleNamespace(name=distribution, version="1.5")
+        return SimpleNamespace(name=distribution, value=f"{distribution}.module", dist=dist, load=load)
+
+    points = [entry_point("bad", fails), entry_point("good", lambda: plugin_module("good", names=("sft",)))]
+    monkeypatch.setattr(registry_module.importlib.metadata, "entry_points", lambda group: points)
+    loaded = registry_module.registry.__wrapped__()
+    assert loaded.names("method") == ["sft"]
+    assert [(p.distribution, p.error) for p in loaded.broken] == [("bad", "RuntimeError: no such card")]
+    assert "plugin bad.module of bad 1.5 cannot be loaded: RuntimeError: no such card" in caplog.text
+    with pytest.raises(UsageError, match=r"1 plugin\(s\) failed to load: see `alignkit plugins list`"):
+        loaded.find("method", "missing")

@@ -1,0 +1,176 @@
+"""Win rates, mean differences and their intervals."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import norm
+
+from alignkit.judging.statistics import mean_interval, outcomes, win_rate
+from alignkit.scoring.judge import Missing, Scored
+
+MISSING = Missing("no answer")
+outcome_lists = st.lists(st.sampled_from([1.0, 0.5, 0.0, math.nan]), max_size=80)
+
+
+def made(num_wins: int, num_ties: int, num_losses: int) -> np.ndarray:
+    return np.array([1.0] * num_wins + [0.5] * num_ties + [0.0] * num_losses)
+
+
+def test_outcomes_are_wins_ties_losses_and_missing() -> None:
+    ours = [Scored(2.0), Scored(1.0), Scored(-3.0), MISSING, Scored(1.0)]
+    theirs = [Scored(1.0), Scored(1.0), Scored(-2.0), Scored(0.0), MISSING]
+    np.testing.assert_array_equal(outcomes(ours, theirs), [1.0, 0.5, 0.0, math.nan, math.nan])
+
+
+def test_scores_within_the_tolerance_tie() -> None:
+    ours, theirs = [Scored(1.0), Scored(1.0), Scored(1.0)], [Scored(1.25), Scored(0.75), Scored(0.5)]
+    np.testing.assert_array_equal(outcomes(ours, theirs, tie_tolerance=0.25), [0.5, 0.5, 1.0])
+
+
+def test_sides_of_different_length_are_refused() -> None:
+    with pytest.raises(ValueError, match="2 scores of one side and 1"):
+        outcomes([Scored(1.0), Scored(1.0)], [Scored(1.0)])
+
+
+def test_ties_count_half_and_missing_scores_count_nothing() -> None:
+    result = win_rate(np.array([1.0, 1.0, 1.0, 0.5, 0.5, 0.0, 0.0, 0.0, math.nan, math.nan]), seed=0)
+    assert result.rate == 50.0
+    assert (result.num_prompts, result.num_missing) == (8, 2)
+    assert (result.num_wins, result.num_ties, result.num_losses) == (3, 2, 3)
+
+
+def test_numbers_that_are_no_outcome_are_refused() -> None:
+    with pytest.raises(ValueError, match="an outcome is"):
+        win_rate(np.array([1.0, 0.7]), seed=0)
+
+
+def test_bootstrap_interval_equals_a_plain_bootstrap() -> None:
+    outcomes_P = made(90, 60, 50)
+    rng = np.random.default_rng(7)
+    means = [100 * rng.choice(outcomes_P, size=len(outcomes_P)).mean() for _ in range(10_000)]
+    result = win_rate(outcomes_P, seed=0)
+    assert result.rate == 60.0
+    assert result.method == "BCa bootstrap over prompts, 10,000 resamples"
+    np.testing.assert_allclose([result.low, result.high], np.percentile(means, [2.5, 97.5]), atol=0.35)
+
+
+def test_interval_of_two_thousand_prompts_has_the_normal_half_width() -> None:
+    result = win_rate(made(1040, 0, 960), seed=0)
+    half_width = 100 * norm.ppf(0.975) * math.sqrt(0.52 * 0.48 / 2000)
+    np.testing.assert_allclose([result.low, result.high], [52 - half_width, 52 + half_width], atol=0.15)
+    assert result.low < 50 < result.high
+
+
+@pytest.mark.parametrize(("num_wins", "n"), [(5, 5), (0, 5), (40, 40), (3, 4), (29, 30), (1, 200)])
+def test_without_ties_the_score_interval_is_wilsons(num_wins: int, n: int) -> None:
+    z2 = norm.ppf(0.975) ** 2
+    centre = (num_wins + z2 / 2) / (n + z2)
+    half = math.sqrt(z2 * (num_wins * (n - num_wins) / n + z2 / 4)) / (n + z2)
+    result = win_rate(made(num_wins, 0, n - num_wins), seed=0)
+    assert result.method == "paired score interval (Tango 1998)"
+    np.testing.assert_allclose([result.low, result.high], [100 * (centre - half), 100 * (centre + half)], atol=1e-6)
+
+
+def test_only_ties_give_an_interval_around_50_that_shrinks_with_prompts() -> None:
+    few, many = win_rate(made(0, 20, 0), seed=0), win_rate(made(0, 200, 0), seed=0)
+    z2 = norm.ppf(0.975) ** 2
+    for result, n in ((few, 20), (many, 200)):
+        assert result.rate == 50
+        np.testing.assert_allclose([50 - result.low, result.high - 50], 50 * z2 / (n + z2), atol=1e-6)
+
+
+def test_three_wins_among_ties_do_not_exclude_50() -> None:
+    assert win_rate(made(3, 97, 0), seed=0).low < 50
+
+
+@pytest.mark.parametrize(("level", "z"), [(0.9, 1.6449), (0.99, 2.5758)])
+def test_the_level_sets_the_width(level: float, z: float) -> None:
+    result = win_rate(made(500, 0, 500), seed=0, level=level)
+    assert result.high - result.low == pytest.approx(200 * z * math.sqrt(0.25 / 1000), rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("numbers", "rate", "method"),
+    [
+        ([], None, "none: 0 prompts scored on both sides"),
+        ([math.nan, math.nan], None, "none: 0 prompts scored on both sides"),
+        ([1.0, math.nan], 100.0, "none: 1 prompt scored on both sides"),
+    ],
+)
+def test_below_two_prompts_there_is_no_interval(numbers: list[float], rate: float | None, method: str) -> None:
+    result = win_rate(np.array(numbers), seed=0)
+    assert (result.rate, result.low, result.high, result.method) == (rate, 0.0, 100.0, method)
+
+
+@settings(max_examples=60, deadline=None)
+@given(numbers=outcome_lists, seed=st.integers(0, 9))
+def test_swapping_the_sides_mirrors_rate_and_interval(numbers: list[float], seed: int) -> None:
+    x_P = np.array(numbers)
+    ours, theirs = win_rate(x_P, seed=seed, num_resamples=500), win_rate(1 - x_P, seed=seed, num_resamples=500)
+    assert (ours.rate is None) == (theirs.rate is None)
+    if ours.rate is not None and theirs.rate is not None:
+        assert theirs.rate == pytest.approx(100 - ours.rate)
+    assert theirs.low == pytest.approx(100 - ours.high, abs=1e-6)
+    assert theirs.high == pytest.approx(100 - ours.low, abs=1e-6)
+    assert (ours.num_wins, ours.num_losses, ours.num_missing) == (
+        theirs.num_losses,
+        theirs.num_wins,
+        theirs.num_missing,
+    )
+
+
+@settings(max_examples=60, deadline=None)
+@given(numbers=outcome_lists)
+def test_the_interval_holds_the_rate_and_stays_within_0_and_100(numbers: list[float]) -> None:
+    result = win_rate(np.array(numbers), seed=0, num_resamples=500)
+    assert 0 <= result.low <= result.high <= 100
+    if result.rate is not None:
+        assert result.low - 1e-9 <= result.rate <= result.high + 1e-9
+
+
+def test_the_same_seed_gives_the_same_interval_and_another_a_near_one() -> None:
+    x_P = made(70, 20, 50)
+    one, again, other = win_rate(x_P, seed=1), win_rate(x_P, seed=1), win_rate(x_P, seed=2)
+    assert one == again
+    assert one.low == pytest.approx(other.low, abs=0.6)
+
+
+@pytest.mark.parametrize("p_wins_ties_losses", [(0.3, 0.4, 0.3), (0.05, 0.92, 0.03), (0.7, 0.1, 0.2)])
+def test_intervals_hold_the_true_rate_about_95_times_in_100(p_wins_ties_losses: tuple[float, ...]) -> None:
+    rng = np.random.default_rng(0)
+    true_rate = 100 * (p_wins_ties_losses[0] + p_wins_ties_losses[1] / 2)
+    tries = [rng.choice([1.0, 0.5, 0.0], p=p_wins_ties_losses, size=60) for _ in range(400)]
+    intervals = [win_rate(x_P, seed=n, num_resamples=999) for n, x_P in enumerate(tries)]
+    held = sum(result.low <= true_rate <= result.high for result in intervals)
+    assert 365 <= held <= 396  # 380 +- 3.5 standard deviations
+
+
+def test_mean_interval_of_many_numbers_is_the_normal_one() -> None:
+    x_P = np.random.default_rng(0).normal(-4.0, 10.0, size=500)
+    result = mean_interval(np.append(x_P, math.nan), seed=0)
+    half_width = 1.96 * x_P.std(ddof=1) / math.sqrt(500)
+    assert result.mean == pytest.approx(x_P.mean())
+    assert (result.num_prompts, result.num_missing) == (500, 1)
+    np.testing.assert_allclose([result.low, result.high], x_P.mean() + np.array([-half_width, half_width]), atol=0.1)
+
+
+def test_mean_interval_of_few_numbers_is_students() -> None:
+    result = mean_interval(np.array([1.0, 2.0, 3.0]), seed=0)  # sd 1, t(0.975, 2) = 4.3027
+    assert result.mean == 2.0
+    np.testing.assert_allclose(
+        [result.low, result.high], [2 - 4.3027 / math.sqrt(3), 2 + 4.3027 / math.sqrt(3)], atol=1e-4
+    )
+    assert result.method == "Student's t"
+
+
+@pytest.mark.parametrize(
+    ("numbers", "mean", "bound"),
+    [([], None, None), ([3.0], 3.0, None), ([math.nan], None, None), ([2.0] * 40, 2.0, 2.0)],
+)
+def test_mean_interval_says_where_there_is_none(numbers: list[float], mean: float | None, bound: float | None) -> None:
+    result = mean_interval(np.array(numbers), seed=0)
+    assert (result.mean, result.low, result.high) == (mean, bound, bound)
+    assert result.method.startswith("none: ")

@@ -1,0 +1,338 @@
+"""The loop: exact accumulation, order from the seed, checkpoints, a resume that is the same run."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from alignkit_plugins.dpo import DPO, DPOConfig
+from alignkit_plugins.sft import SFT, SFTConfig
+from alignkit_plugins.sft_lenpen import SFTLengthPenalty, SFTLengthPenaltyConfig
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import load_file
+from tiny_models import tiny_model
+
+import alignkit
+from alignkit.data.packs import lay_out
+from alignkit.data.trees import Tree, tree
+from alignkit.errors import Interrupted, RunStopped, UsageError
+from alignkit.methods import Method, MethodConfig
+from alignkit.policy.load import load_policy
+from alignkit.policy.policy import Policy
+from alignkit.policy.reference import Reference, exact_kl
+from alignkit.training import checkpoint
+from alignkit.training.optimizer import learning_rate, make_optimizer
+from alignkit.training.order import split_rows, step_rows, steps_per_epoch
+from alignkit.training.startup import run_checks
+from alignkit.training.step import Micro, accumulate
+
+WORDS = ["river", "stone", "cloud", "lamp", "bread", "window", "garden", "music"]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_model(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("data") / "pairs.jsonl"
+    rows = [
+        {"id": f"r{n}", "prompt": f"Say {word} {n}.", "chosen": f"{word} {n}", "rejected": f"no, {word} it is not, {n} times",
+         "rules": [{"kind": "contains", "values": [word]}]}
+        for n, word in enumerate(WORDS * 4)
+    ]  # fmt: skip
+    path.write_text("\n".join(json.dumps(row) for row in rows))
+    return path
+
+
+def options(model: Path, data: Path, out: Path, **more: Any) -> dict[str, Any]:
+    common = {"batch_size": 4, "accumulation": 1, "max_steps": 6, "max_new_tokens": 8, "precision": "fp32", "split": "0.2"}
+    return {"model": str(model), "data": str(data), "out": str(out), **common, **more}
+
+
+def random_pairs(count: int, seed: int = 0) -> list[Tree]:
+    rng = np.random.default_rng(seed)
+    return [
+        tree(f"row-{n}", rng.integers(0, 256, rng.integers(1, 9)),
+             [(rng.integers(0, 256, k), np.ones(k, bool)) for k in rng.integers(1, 12, 2)])
+        for n in range(count)
+    ]  # fmt: skip
+
+
+def gradient_of(policy: Policy, method: Method, config: MethodConfig, micros: list[Micro], reference: Any = None) -> torch.Tensor:
+    policy.zero_grad(set_to_none=True)
+    accumulate(policy, method, config, micros, reference=reference)
+    return torch.cat([p.grad.flatten().double() for p in policy.parameters()])
+
+
+@pytest.mark.parametrize("split", [[6], [1, 5], [2, 2, 2], [1] * 6])
+@pytest.mark.parametrize(("method", "config"), [(SFT(), SFTConfig()), (SFT(), SFTConfig(reduction="example-sum")), (DPO(), DPOConfig())])
+def test_gradient_does_not_depend_on_the_split_into_micro_batches(
+    model: Path, method: Method, config: MethodConfig, split: list[int]
+) -> None:
+    policy = load_policy(model, precision="fp32")
+    reference = Reference(policy, frozen=load_policy(model, precision="fp32"))
+    trees = random_pairs(6)
+    whole = gradient_of(policy, method, config, [Micro(lay_out(trees))], reference)
+    ends = np.cumsum(split)
+    parts = [Micro(lay_out(trees[end - size : end])) for end, size in zip(ends, split, strict=True)]
+    assert (gradient_of(policy, method, config, parts, reference) - whole).norm() <= 1e-5 * whole.norm()
+
+
+def test_two_terms_with_different_denominators_accumulate_exactly(model: Path) -> None:
+    class TwoTerms(Method):
+        name, Config, trains_on = "two-terms", MethodConfig, "pairs"
+
+        def loss(self, batch: Any, config: Any) -> torch.Tensor:
+            return batch.mean(-batch.logprob_T, over="tokens") + batch.mean(batch.logprob_N**2, over="completions")
+
+    policy = load_policy(model, precision="fp32")
+    trees = random_pairs(5, seed=1)
+    whole = gradient_of(policy, TwoTerms(), MethodConfig(), [Micro(lay_out(trees))])
+    parts = gradient_of(policy, TwoTerms(), MethodConfig(), [Micro(lay_out([one])) for one in trees])
+    assert (parts - whole).norm() <= 1e-5 * whole.norm()
+
+
+def test_the_penaltys_gradient_is_held_to_its_ratio_of_the_likelihoods(model: Path) -> None:
+    policy = load_policy(model, precision="fp32")
+    rows, rng = random_pairs(3), np.random.default_rng(5)
+    drawn = [tree(r.row_id, r.prompt.ids, [(rng.integers(0, 256, k), np.ones(k, bool)) for k in (40, 90)], target_num_tokens=2) for r in rows]
+    plain = gradient_of(policy, SFT(), SFTConfig(), [Micro(lay_out(rows))])
+    micros = [Micro(lay_out(rows), samples=Micro(lay_out(drawn)))]
+    for ratio in (1.0, 0.25):
+        config = SFTLengthPenaltyConfig(penalty=1.0, max_penalty_ratio=ratio)
+        policy.zero_grad(set_to_none=True)
+        result = accumulate(policy, SFTLengthPenalty(), config, micros)
+        both = torch.cat([p.grad.flatten().double() for p in policy.parameters()])
+        assert result.grad_norms["penalty"] > result.grad_norms["likelihood"]  # it had to be scaled down
+        assert float((both - plain).norm()) == pytest.approx(ratio * float(plain.norm()), rel=1e-4)
+    for parameter in policy.parameters():
+        parameter.grad = None
+
+
+def test_a_penalty_spike_leaves_adams_second_moment_within_twice_plain_sfts(model: Path) -> None:
+    rows, rng = random_pairs(3), np.random.default_rng(6)
+    drawn = [tree(r.row_id, r.prompt.ids, [(rng.integers(0, 256, k), np.ones(k, bool)) for k in (30, 100)], target_num_tokens=2) for r in rows]
+    moments = []
+    for method, config, samples in (
+        (SFT(), SFTConfig(), None),
+        (SFTLengthPenalty(), SFTLengthPenaltyConfig(penalty=1.0), Micro(lay_out(drawn))),
+    ):
+        policy = load_policy(model, precision="fp32")
+        optimizer = make_optimizer(policy.parameters(), config)
+        for step in range(1, 5):
+            optimizer.zero_grad()
+            accumulate(policy, method, config, [Micro(lay_out(rows), samples=samples if step == 2 else None)])
+            torch.nn.utils.clip_grad_norm_(policy.parameters(), config.max_grad_norm)
+            optimizer.step()
+        states = optimizer.state_dict()["state"].values()
+        moments.append(sum(float(state["exp_avg_sq"].sum()) for state in states))
+    assert moments[1] <= 2 * moments[0]
+
+
+@given(st.integers(1, 60), st.integers(1, 20), st.integers(0, 5), st.integers(0, 3))
+def test_an_epoch_sees_every_row_once(num_rows: int, per_step: int, seed: int, epoch: int) -> None:
+    steps = steps_per_epoch(num_rows, per_step)
+    seen = [int(n) for s in range(steps) for n in step_rows(num_rows, per_step, seed=seed, step=1 + epoch * steps + s)]
+    assert sorted(seen) == list(range(num_rows))
+
+
+def test_order_changes_with_epoch_and_seed_and_not_otherwise() -> None:
+    first, again = (step_rows(50, 50, seed=1, step=1).tolist() for _ in range(2))
+    assert first == again
+    assert first != step_rows(50, 50, seed=1, step=2).tolist() != step_rows(50, 50, seed=2, step=1).tolist()
+
+
+def test_split_keeps_a_prompt_on_one_side_and_holds_back_five_percent() -> None:
+    keys = [f"prompt-{n // 2}" for n in range(200)]
+    training, validation = split_rows(keys, None)
+    assert len(validation) == 10 and sorted(training + validation) == list(range(200))
+    assert not {keys[n] for n in training} & {keys[n] for n in validation}
+    assert split_rows(keys, "first-20")[1] == list(range(20))
+    assert len(split_rows(["a", "b"], None)[1]) == 1
+    with pytest.raises(UsageError, match="first-N or a share"):
+        split_rows(keys, "half")
+
+
+def test_learning_rate_rises_then_falls_to_zero_after_the_last_step() -> None:
+    config = MethodConfig(learning_rate=1.0, warmup_steps=2)
+    rates = [learning_rate(config, step=s, num_steps=6) for s in range(1, 7)]
+    assert rates == pytest.approx([0.5, 1.0, 0.8, 0.6, 0.4, 0.2])
+    assert learning_rate(MethodConfig(learning_rate=1.0, schedule="constant"), step=99, num_steps=99) == 1.0
+
+
+def test_start_up_checks_pass_on_a_sound_model_and_find_a_wrong_path(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    policy = load_policy(model, precision="fp32")
+    assert all(check.ok for check in run_checks(policy, random_pairs(3)))
+    original = policy._tree_states
+
+    def shifted(pack: Any) -> Any:
+        hidden, last = original(pack)
+        return hidden.roll(1, 0), last
+
+    monkeypatch.setattr(policy, "_tree_states", shifted)
+    assert [check.name for check in run_checks(policy, random_pairs(3)) if not check.ok]
+
+
+def test_exact_kl_equals_the_sum_over_the_vocabulary(model: Path, tmp_path: Path) -> None:
+    policy = load_policy(model, precision="fp32").eval()
+    other = load_policy(tiny_model(tmp_path, seed=9), precision="fp32").eval()
+    one = random_pairs(1)[0]
+    with torch.no_grad():
+        parts = []
+        for completion in one.completions:
+            ids = torch.as_tensor(np.concatenate([one.prompt.ids, completion.ids]).astype(np.int64))[None]
+            logp, logq = (p.model(input_ids=ids).logits[0, len(one.prompt) - 1 : -1].log_softmax(-1) for p in (_plain(policy), _plain(other)))
+            parts.append((logp.exp() * (logp - logq)).sum(-1))
+    policy.use_path("tree")
+    other.use_path("tree")
+    found = exact_kl(policy, Reference(policy, frozen=other), lay_out([one]), chunk_bytes=4 * 272 * 2)
+    assert torch.allclose(found, torch.cat(parts), atol=1e-5)
+
+
+def _plain(policy: Policy) -> Policy:
+    policy.use_path("plain")
+    return policy
+
+
+@pytest.mark.parametrize("method", ["sft", "sft-lenpen", "dpo", "reward", "grpo"])
+def test_a_resumed_run_is_the_same_run(method: str, model: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    more: dict[str, Any] = {"sft-lenpen": {"penalty_interval": 2}, "grpo": {"group_size": 2, "reward": ["rules"]}}.get(method, {})
+    whole = alignkit.train(method, **options(model, data, tmp_path / "whole", **more))
+    _interrupt_after(3, monkeypatch)
+    with pytest.raises(Interrupted, match="--resume"):
+        alignkit.train(method, **options(model, data, tmp_path / "parts", **more))
+    monkeypatch.undo()
+    parts = alignkit.train(method, **options(model, data, tmp_path / "parts", **more), resume=True)
+    expected, found = (load_file(run.path / "model" / "model.safetensors") for run in (whole, parts))
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+    steps = parts.metrics.filter(parts.metrics["name"] == "loss")["step"].to_list()
+    assert steps == [1, 2, 3, 4, 5, 6]
+
+
+def _interrupt_after(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Send this process a real SIGINT while the given step runs."""
+    from alignkit.training.loop import Loop
+
+    original = Loop._step
+
+    def stepping(self: Loop) -> None:
+        if self.position.step + 1 == step:
+            os.kill(os.getpid(), signal.SIGINT)
+        original(self)
+
+    monkeypatch.setattr(Loop, "_step", stepping)
+
+
+def test_resume_refuses_a_changed_configuration_with_the_difference(
+    model: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _interrupt_after(2, monkeypatch)
+    with pytest.raises(Interrupted):
+        alignkit.train("sft", **options(model, data, tmp_path / "run"))
+    monkeypatch.undo()
+    with pytest.raises(UsageError, match="learning_rate: 0.0001 -> 0.5"):
+        alignkit.train("sft", **options(model, data, tmp_path / "run", learning_rate=0.5), resume=True)
+    run = alignkit.train(
+        "sft", **options(model, data, tmp_path / "run", learning_rate=0.5), resume=True, allow_changed=["learning_rate"]
+    )
+    assert run.info["finished"]["steps"] == 6
+
+
+def test_a_finished_run_is_left_as_it_is_on_resume(model: Path, data: Path, tmp_path: Path) -> None:
+    run = alignkit.train("sft", **options(model, data, tmp_path / "run", max_steps=2))
+    before = (run.path / "model" / "model.safetensors").stat().st_mtime_ns
+    alignkit.train("sft", **options(model, data, tmp_path / "run", max_steps=2), resume=True)
+    assert (run.path / "model" / "model.safetensors").stat().st_mtime_ns == before
+
+
+def test_a_damaged_checkpoint_is_passed_over_for_the_one_before_it(model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    policy = load_policy(model, precision="fp32")
+    optimizer = make_optimizer(policy.parameters(), MethodConfig())
+    for step in (1, 2):
+        checkpoint.save(tmp_path, step=step, policy=policy, optimizer=optimizer, state={})
+    damaged = tmp_path / "step-000002" / "weights.safetensors"
+    damaged.write_bytes(damaged.read_bytes()[:-1] + b"x")
+    assert checkpoint.newest(tmp_path) == tmp_path / "step-000001"
+    assert "weights.safetensors is not what was written" in caplog.text
+
+
+def test_the_last_two_checkpoints_and_the_best_are_kept(model: Path, tmp_path: Path) -> None:
+    policy = load_policy(model, precision="fp32")
+    optimizer = make_optimizer(policy.parameters(), MethodConfig())
+    for step in range(1, 6):
+        checkpoint.save(tmp_path, step=step, policy=policy, optimizer=optimizer, state={"best_step": 2})
+    assert [p.name for p in sorted(tmp_path.iterdir())] == ["step-000002", "step-000004", "step-000005"]
+
+
+def test_a_non_finite_loss_stops_the_run_and_names_its_rows(model: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(SFT, "loss", lambda self, batch, config: batch.logprob_T.sum() * float("nan"))
+    with pytest.raises(RunStopped, match=r"loss of step 1 is nan; its rows: r\d+"):
+        alignkit.train("sft", **options(model, data, tmp_path / "run"))
+
+
+def test_early_stopping_keeps_the_best_weights(model: Path, data: Path, tmp_path: Path) -> None:
+    run = alignkit.train(
+        "sft",
+        **options(model, data, tmp_path / "run", max_steps=60, learning_rate=0.05, validation_interval=2, early_stopping_steps=6,
+                  warmup_steps=0),
+    )  # fmt: skip
+    losses = run.metrics.filter((run.metrics["name"] == "validation/loss") & (run.metrics["step"] > 0))
+    best = losses.sort("value")["step"][0]
+    assert run.info["finished"]["steps"] == best + 6 < 60
+    kept = load_file(run.path / "checkpoints" / f"step-{best:06d}" / "weights.safetensors")
+    exported = load_file(run.path / "model" / "model.safetensors")
+    assert torch.equal(kept["model.model.embed_tokens.weight"], exported["model.embed_tokens.weight"])
+
+
+def test_lora_trains_an_adapter_and_exports_a_plain_folder(model: Path, data: Path, tmp_path: Path) -> None:
+    run = alignkit.train("dpo", **options(model, data, tmp_path / "run", lora_rank=4, learning_rate=1e-2))
+    before, after = load_file(model / "model.safetensors"), load_file(run.path / "model" / "model.safetensors")
+    assert before.keys() == after.keys()
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed and all(name.endswith("proj.weight") for name in changed)
+    assert run.metrics.filter(run.metrics["name"] == "margin")["value"][0] == pytest.approx(0.0, abs=1e-5)
+
+
+def test_training_learns_what_the_rows_say(model: Path, data: Path, tmp_path: Path) -> None:
+    run = alignkit.train("sft", **options(model, data, tmp_path / "run", max_steps=40, learning_rate=1e-2))
+    losses = run.metrics.filter(run.metrics["name"] == "loss")["value"].to_list()
+    assert np.mean(losses[-5:]) < 0.6 * losses[0]
+
+
+def test_exported_end_and_pad_tokens_are_two_tokens(model: Path, data: Path, tmp_path: Path) -> None:
+    run = alignkit.train("sft", **options(model, data, tmp_path / "run", max_steps=1))
+    generation = json.loads((run.path / "model" / "generation_config.json").read_text())
+    tokenizer = json.loads((run.path / "model" / "tokenizer_config.json").read_text())
+    assert tokenizer["eos_token"] == "<|im_end|>" and 258 in generation["eos_token_id"]
+    assert generation["pad_token_id"] not in generation["eos_token_id"]
+
+
+def test_ctrl_c_on_a_real_process_saves_and_exits_130(model: Path, data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    command = [sys.executable, "-m", "alignkit", "train", "sft", "--model", str(model), "--data", str(data), "--out", str(out),
+               "--epochs", "100000", "--max-new-tokens", "4", "--validation-interval", "100000"]  # fmt: skip
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and '"step": 3' not in _text(out / "metrics.jsonl"):
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 130, errors
+    assert "--resume" in errors and "Traceback" not in errors
+    assert checkpoint.newest(out / "checkpoints") is not None
+
+
+def _text(path: Path) -> str:
+    return path.read_text() if path.exists() else ""
