@@ -52,6 +52,7 @@ bench: setup ## every benchmark in its quick form: a table each, runs/bench/NAME
 	  name=$$(basename "$$file" .py); $(BIN)/python -m "bench.$$name" --quick --json "runs/bench/$$name.json"; done
 
 wheels: $(STAMPS)/build ## build both distributions' wheels into dist/
+	rm -rf plugins/build # setuptools would ship modules that were since deleted
 	$(BIN)/maturin build --quiet --release --locked --interpreter $(BIN)/python --out $(WHEELS)
 	$(BIN)/uv build --quiet --wheel --no-build-isolation --python $(BIN)/python --out-dir $(WHEELS) plugins
 

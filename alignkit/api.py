@@ -96,22 +96,24 @@ def train(
     cls = registry().find("method", method)
     resolved = config_file.resolve(cls, options=options, config=config, settings=set, like=like)  # type: ignore[type-abstract]
     progress = progress or Silent()
-    if resolved.run.plan:
-        from alignkit.training.plan import plan
-
-        for line in plan(cls(), resolved):
-            progress.note(line)
-        return _Planned()
+    from alignkit.reports.run_report import write_training_report
     from alignkit.training.run import train_run
 
-    return Run(train_run(cls(), resolved, progress=progress))
+    run = Run(train_run(cls(), resolved, progress=progress))
+    if not (run.path / "report.html").exists():
+        write_training_report(run.path, method=method, settings=run.info["config"]["train"][method])
+    return run
 
 
-class _Planned(Run):
-    """What `plan` returns: nothing was run."""
+def plan(
+    method: str, *, config: Path | None = None, set: Sequence[str] = (), like: Path | None = None, **options: object
+) -> list[str]:
+    """Return lines that say what memory and disk a training run with these options needs; nothing is loaded."""
+    from alignkit.training.plan import plan as plan_lines
 
-    def __init__(self) -> None:
-        self.path = Path()
+    cls = registry().find("method", method)
+    resolved = config_file.resolve(cls, options=options, config=config, settings=set, like=like)  # type: ignore[type-abstract]
+    return plan_lines(cls(), resolved)
 
 
 def judge(

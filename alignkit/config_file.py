@@ -211,7 +211,8 @@ def _shown(value: object) -> str:
 
 def _refuse_shadowing(method_cls: type[Method]) -> None:
     """A method's option may not hide one of a section: nothing would read the section's."""
-    taken = [key for s in (ModelSection, DataSection, RolloutsSection, RunOptions) for key in s.model_fields]
+    sections = (ModelSection, DataSection, RolloutsSection, RunOptions)
+    taken = ["config", "set", "like", "progress", *(key for section in sections for key in section.model_fields)]
     clash = sorted(set(method_cls.Config.model_fields) & set(taken))
     if clash:
         raise TypeError(f"method {method_cls.name!r}: its option {clash[0]!r} is already one of alignkit's: rename it")

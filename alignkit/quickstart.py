@@ -30,6 +30,7 @@ from alignkit.judging.text_health import repetition
 from alignkit.policy import embedded
 from alignkit.policy.names import find_model
 from alignkit.progress import Progress
+from alignkit.reports.run_report import write_quickstart_report
 from alignkit.scoring.judge import Item, Missing, Scored
 from alignkit.scoring.specs import make_judge
 from alignkit.training.run_folder import write_atomically
@@ -83,11 +84,12 @@ def run_quickstart(*, seed: int, out: Path, progress: Progress) -> list[dict[str
     entrants = {name: _answer(name, rows, own, seed, out, progress) for name in STARTS}
     table = [_row(name, entrants, finished, rows, seed) for name in STARTS]
     write_atomically(out / "table.json", json.dumps(table, indent=1) + "\n")
-    from alignkit.reports.quickstart import write_quickstart_report
-
-    extra = [_extra(name, entrants, seed) for name in STARTS]
-    write_quickstart_report(out, table=table, extra=extra, entrants=entrants, rows=rows, note=NOTE)
-    return [row | more for row, more in zip(table, extra, strict=True)]
+    full = [row | _extra(row["entrant"], entrants, seed) for row in table]
+    write_quickstart_report(
+        out, rows=full, prompts=rows, answers={name: e.answers for name, e in entrants.items()},
+        scores={name: e.scores for name, e in entrants.items()}, note=NOTE,
+    )  # fmt: skip
+    return full
 
 
 def _claim(out: Path, seed: int) -> None:

@@ -14,16 +14,14 @@ import typer
 
 from alignkit.cli.main import app, main
 from alignkit.cli.progress import RichProgress
-from alignkit.config_file import judge_settings, resolve
 from alignkit.errors import Interrupted, RunStopped, UsageError
 from alignkit.registry import Plugin, registry
 
 
 @pytest.fixture(autouse=True)
-def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "200")
-    return tmp_path
 
 
 def shell(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -182,82 +180,6 @@ def test_plugins_are_listed_with_what_is_broken_or_claimed_twice(capsys: pytest.
     assert "bad_plugin of bad-plugin: ImportError: no module named 'x'" in table
 
 
-def _every_method_reads(file: Path) -> dict[str, object]:
-    read = {
-        name: resolve(registry().find("method", name), options={}, config=file) for name in registry().names("method")
-    }
-    return {name: resolved.method for name, resolved in read.items()}
-
-
-def test_init_paper_writes_the_papers_numbers_and_says_what_is_missing(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    monkeypatch.delenv("NVIDIA_API_KEY", raising=False)
-    assert main(["init", "--paper"]) == 0
-    out, err = capsys.readouterr()
-    assert out == "alignkit.toml\n"
-    assert "HF_HUB_OFFLINE is set" in err
-    assert "NVIDIA_API_KEY is not set" in err
-    assert "alignkit init --offline" in err
-    configs = _every_method_reads(Path("alignkit.toml"))
-    assert configs == {name: registry().find("method", name).Config() for name in configs}
-    settings = judge_settings({})
-    assert (settings.model.model, settings.data.split) == ("Qwen/Qwen2.5-0.5B", "first-2000")
-    assert (settings.data.truncation, settings.judge.judge) == ("cut-completion", "nemotron")
-    assert settings.rollouts.reward == ["nemotron"]
-    text = Path("alignkit.toml").read_text()
-    assert "learning_rate = 0.0001" in text
-    assert "the paper's" in text
-
-
-def test_init_names_no_secret(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("NVIDIA_API_KEY", "nvapi-very-secret")
-    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
-    assert main(["init", "--paper"]) == 0
-    out, err = capsys.readouterr()
-    assert "secret" not in out + err + Path("alignkit.toml").read_text()
-    assert "NVIDIA_API_KEY" not in err
-    assert "http://127.0.0.1:9 cannot be reached (ConnectError)" in err
-
-
-@pytest.mark.parametrize("arguments", [["--offline"], ["--model", "some/model", "--data", "rows.jsonl"], []])
-def test_every_file_that_init_writes_is_read_by_every_method(
-    arguments: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    assert main(["init", *arguments]) == 0
-    assert set(_every_method_reads(Path("alignkit.toml"))) >= {"sft", "sft-lenpen", "dpo", "grpo", "reward"}
-    settings = judge_settings({})
-    expected = ("some/model", "rows.jsonl") if "--model" in arguments else ("SmolLM2-135M-Instruct", "demo")
-    assert (settings.model.model, settings.data.data) == expected
-    lines = Path("alignkit.toml").read_text().splitlines()
-    assert all("  # " in line for line in lines if "=" in line and not line.startswith("#"))
-
-
-def test_init_asks_for_lora_where_the_optimizer_does_not_fit() -> None:
-    import struct
-
-    from alignkit.cli.machine import look
-
-    num_parameters = int(look().device_gib * 2**30 / 8)  # 16 bytes a parameter: twice what there is
-    head = json.dumps({"w": {"dtype": "BF16", "shape": [num_parameters], "data_offsets": [0, 0]}}).encode()
-    Path("big").mkdir()
-    Path("big/model.safetensors").write_bytes(struct.pack("<Q", len(head)) + head)
-    assert main(["init", "--model", "big", "--data", "rows.jsonl"]) == 0
-    assert judge_settings({}).model.lora_rank == 16
-
-
-def test_init_keeps_an_existing_file(capsys: pytest.CaptureFixture[str]) -> None:
-    Path("alignkit.toml").write_text("# mine\n")
-    assert main(["init", "--offline"]) == 2
-    assert "alignkit.toml exists" in capsys.readouterr().err
-    assert Path("alignkit.toml").read_text() == "# mine\n"
-    assert main(["init", "--offline", "--force"]) == 0
-    assert "SmolLM2" in Path("alignkit.toml").read_text()
-
-
 def test_config_show_says_where_each_value_comes_from(capsys: pytest.CaptureFixture[str]) -> None:
     Path("alignkit.toml").write_text('[train]\nseed = 7\n[train.dpo]\nbeta = 0.2\n[judge]\njudge = "rules"\n')
     assert main(["config", "show", "--set", "train.dpo.epochs=9", "--json"]) == 0
@@ -310,3 +232,20 @@ def test_progress_is_plain_lines_on_standard_error_without_a_terminal(
     out, err = capsys.readouterr()
     assert out == ""
     assert err == "training sft 10/40, 10 s, about 30 s left  loss 1.234\ncheckpoint [12] saved\n"
+
+
+def test_progress_on_a_terminal_is_a_bar_that_leaves_the_notes(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm")
+    progress = RichProgress()
+    progress.start("training sft", 40)
+    progress.advance(10, loss=0.5)
+    progress.note("checkpoint [10] saved")
+    progress.stop()
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "10/40" in err
+    assert "loss 0.5" in err
+    assert "checkpoint [10] saved\n" in err

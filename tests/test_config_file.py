@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import json
-import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import ClassVar
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from pydantic import Field, model_validator
 
 from alignkit import Method, MethodConfig
 from alignkit.config_file import Resolved, dump, find, judge_settings, resolve, schema
-from alignkit.config_source import key_lines
 from alignkit.errors import AlignkitError, InputError, UsageError
 from alignkit.registry import Plugin, registry
 from alignkit.scoring.judge import Judge, JudgeConfig
@@ -300,37 +296,3 @@ def test_every_installed_methods_defaults_resolve() -> None:
         cls = registry().find("method", name)
         assert resolve(cls, options={}, config=None).method == cls.Config()
     assert {"sft", "sft-lenpen", "dpo", "grpo", "reward"} <= set(registry().names("method"))
-
-
-def test_lines_are_found_around_strings_that_look_like_keys() -> None:
-    text = 'a = """\nb = 1\n[t]\n"""\n# """\n[t."x.y"]\n  k.l = {m = 1}\nlist = [\n  "c = 1",\n]\n\'q\' = 2\n'
-    assert tomllib.loads(text)["t"]["x.y"]["q"] == 2
-    assert key_lines(text) == {
-        ("a",): 1,
-        ("t", "x.y"): 6,
-        ("t", "x.y", "k"): 7,
-        ("t", "x.y", "k", "l"): 7,
-        ("t", "x.y", "list"): 8,
-        ("t", "x.y", "q"): 11,
-    }
-
-
-KEYS = st.text(st.sampled_from('ab-_.= #"é'), min_size=1, max_size=4)
-VALUES = st.one_of(
-    st.integers(), st.booleans(), st.text(st.sampled_from("ab='\"[]#\n"), max_size=6), st.lists(st.text("a='\n"))
-)
-
-
-@given(st.dictionaries(KEYS, st.dictionaries(KEYS, VALUES, max_size=4), max_size=4), st.integers(0, 2))
-def test_every_key_of_any_file_has_its_line(tables: dict[str, dict[str, object]], gap: int) -> None:
-    lines: list[str] = []
-    expected = {}
-    for table, keys in tables.items():
-        lines += [""] * gap + [f"[{json.dumps(table)}] # a table"]
-        expected[(table,)] = len(lines)
-        for key, value in keys.items():
-            lines += ["# key = 1", f"{json.dumps(key)} = {json.dumps(value)}  # a = b"]
-            expected[table, key] = len(lines)
-    text = "\n".join(lines)
-    assert tomllib.loads(text) == tables
-    assert key_lines(text) == expected

@@ -83,6 +83,10 @@ def listed(run: Run) -> list[dict[str, Any]]:
     return json.loads(done.stdout)
 
 
+def metrics(run: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
 def test_an_installed_method_and_judge_are_listed_with_their_distribution(good: Run) -> None:
     ours = [p for p in listed(good) if p["distribution"] == "alignkit-simpo"]
     common = {"distribution": "alignkit-simpo", "version": "1.2", "module": "alignkit_simpo", "error": None}
@@ -128,12 +132,14 @@ def test_an_installed_method_trains_and_an_installed_judge_rewards(good: Run, tm
     assert done.returncode == 0, done.stderr
     run = json.loads((tmp_path / "simpo" / "run.json").read_text(encoding="utf-8"))
     assert "alignkit-simpo" in json.dumps(run)
-    margins = [line for line in (tmp_path / "simpo" / "metrics.jsonl").read_text().splitlines() if "margin" in line]
-    assert margins
-    rewarded = ["--reward", "brevity", "--group-size", "2", "--max-new-tokens", "8", "--out", "grpo"]
+    assert [line["step"] for line in metrics(tmp_path / "simpo") if line["name"] == "margin"] == [1, 2]
+    (tmp_path / "alignkit.toml").write_text("[judge.brevity]\nmax_words = 1\n", encoding="utf-8")
+    rewarded = ["--reward", "brevity", "--group-size", "2", "--max-new-tokens", "32", "--out", "grpo"]
     done = good("-m", "alignkit", "train", "grpo", *common, *rewarded, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "brevity" in (tmp_path / "grpo" / "metrics.jsonl").read_text()
+    rewards = [line["value"] for line in metrics(tmp_path / "grpo") if line["name"] == "reward"]
+    assert len(rewards) == 2
+    assert 0 < sum(rewards) < 2  # random bytes have several words as often as one: max_words was read
 
 
 def test_a_plugin_that_fails_at_import_is_named_and_the_others_are_listed(bad: Run) -> None:

@@ -16,8 +16,8 @@ from alignkit.judging.verdict import (
     facts,
     headline,
     lines,
-    make_verdict,
     prompts_needed,
+    reach,
     rule,
     table,
 )
@@ -37,7 +37,7 @@ def verdict_on(win_rate: WinRate, **changes: Any) -> Verdict:
         "run": "runs/dpo", "vs": "base", "judge": JudgeName(name="rules", version="2", verifiable=True), "margin": 3.0,
         "ours": ours, "theirs": theirs, "prompts": "demo-tasks:test", "seed": 5,
     }  # fmt: skip
-    return make_verdict(win_rate, **(given | changes))
+    return reach(win_rate, **(given | changes))
 
 
 @pytest.mark.parametrize(

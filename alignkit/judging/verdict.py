@@ -77,7 +77,7 @@ class Verdict(BaseModel):
         return "\n".join(lines(self))
 
 
-def make_verdict(
+def reach(
     win_rate: WinRate,
     *,
     run: str,

@@ -1,0 +1,207 @@
+"""The HTML report: one file that holds everything it shows, plotly.js included, and asks no network for anything.
+
+Model text is escaped by the templates; the page's content policy forbids every request besides.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import plotly.offline
+from markupsafe import Markup
+
+import alignkit
+from alignkit.judging import verdict as verdicts_text
+from alignkit.judging.verdict import Verdict
+from alignkit.reports import plots
+from alignkit.reports.plots import Curve, Whisker
+from alignkit.training.run_folder import write_atomically
+
+__all__ = ["Column", "Curve", "Example", "Section", "write_report"]
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of a table; the first of a table names its rows.
+
+    Args:
+        key: of the rows' values: text, number, or None (shown as a dash).
+        digits: after the decimal point.
+        low, high: keys of an interval, shown under the number.
+        line: with it the column is also drawn, each row's interval beside a line at this value.
+        note: what the number is, shown when pointing at the header and under the chart.
+    """
+
+    key: str
+    label: str
+    digits: int = 1
+    low: str | None = None
+    high: str | None = None
+    line: float | None = None
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Example:
+    """One prompt and what each entrant answered, with scores where there are any."""
+
+    prompt: str
+    completions: Mapping[str, str]
+    reference: str | None = None
+    scores: Mapping[str, float | None] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Section:
+    """A further part of the page: a text and, where it has columns, a table."""
+
+    title: str
+    note: str = ""
+    table: Sequence[Column] = ()
+    rows: Sequence[Mapping[str, Any]] = ()
+
+
+def write_report(
+    path: Path,
+    *,
+    title: str,
+    note: str,
+    table: Sequence[Column] = (),
+    rows: Sequence[Mapping[str, Any]] = (),
+    curves: Sequence[Curve] = (),
+    examples: Sequence[Example] = (),
+    verdicts: Sequence[Verdict] = (),
+    sections: Sequence[Section] = (),
+) -> None:
+    """Write the page whole or not at all; parts without content are left out.
+
+    Args:
+        note: the first line under the table, or under the title where there is no table.
+        table, rows: the main table; every row has the key of every column.
+        curves: charts in the order of their groups' first appearance.
+
+    Raises:
+        KeyError: a row lacks a column's key.
+        RunStopped: the disk refuses.
+    """
+    charts = _Charts()
+    template = _environment().get_template("report.html.jinja")
+    text = template.render(
+        title=title,
+        note=note,
+        table=_table(table, rows),
+        forests=[charts.forest(column, table[0], rows) for column in table if column.line is not None],
+        curve_groups=[(group, [charts.curve(curve) for curve in members]) for group, members in _grouped(curves)],
+        examples=examples,
+        verdicts=[_verdict(verdict) for verdict in verdicts],
+        sections=[(section, _table(section.table, section.rows)) for section in sections],
+        max_points=plots.MAX_POINTS,
+        is_thinned=any(len(x) > plots.MAX_POINTS for curve in curves for x, _ in curve.series.values()),
+        plotly_js=Markup(plotly.offline.get_plotlyjs()) if charts.count else None,
+        version=alignkit.__version__,
+    )
+    write_atomically(Path(path), text)
+
+
+@dataclass(frozen=True)
+class _Chart:
+    title: str
+    note: str
+    text: str
+    html: Markup
+
+
+class _Charts:
+    """Draws charts and gives each its own id on the page."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def curve(self, curve: Curve) -> _Chart:
+        return self._chart(curve.title, "", plots.curve_text(curve), plots.curve_figure(curve))
+
+    def forest(self, column: Column, names: Column, rows: Sequence[Mapping[str, Any]]) -> _Chart:
+        assert column.line is not None
+        whiskers = [
+            Whisker(str(row[names.key]), row[column.key], _bound(row, column.low), _bound(row, column.high))
+            for row in rows
+            if _is_number(row[column.key])
+        ]
+        text = plots.forest_text(whiskers, line=column.line, x_label=column.label)
+        figure = plots.forest_figure(whiskers, line=column.line)
+        return self._chart(column.label, column.note, text, figure)
+
+    def _chart(self, title: str, note: str, text: str, figure: Any) -> _Chart:
+        self.count += 1
+        return _Chart(title, note, text, Markup(plots.to_html(figure, div_id=f"chart-{self.count}")))
+
+
+@dataclass(frozen=True)
+class _Cell:
+    text: str
+    interval: str
+    is_number: bool
+
+
+def _table(columns: Sequence[Column], rows: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """Cells as they are shown; None without columns."""
+    if not columns:
+        return None
+    cells = [[_cell(column, row) for column in columns] for row in rows]
+    numeric = [any(row[n].is_number for row in cells) for n in range(len(columns))]
+    return {"columns": list(zip(columns, numeric, strict=True)), "rows": cells}
+
+
+def _cell(column: Column, row: Mapping[str, Any]) -> _Cell:
+    value = row[column.key]
+    if isinstance(value, str):
+        return _Cell(value, "", False)
+    if not _is_number(value):
+        return _Cell("\N{EN DASH}", "", False)
+    low, high = _bound(row, column.low), _bound(row, column.high)
+    interval = "" if low is None or high is None else f"{_shown(low, column.digits)} to {_shown(high, column.digits)}"
+    return _Cell(_shown(value, column.digits), interval, True)
+
+
+def _bound(row: Mapping[str, Any], key: str | None) -> float | None:
+    value = None if key is None else row[key]
+    return value if _is_number(value) else None
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
+def _shown(value: float, digits: int) -> str:
+    return f"{value:,.{digits}f}".replace("-", "\N{MINUS SIGN}")
+
+
+def _grouped(curves: Sequence[Curve]) -> list[tuple[str, list[Curve]]]:
+    groups: dict[str, list[Curve]] = {}
+    for curve in curves:
+        groups.setdefault(curve.group, []).append(curve)
+    return list(groups.items())
+
+
+def _verdict(verdict: Verdict) -> dict[str, Any]:
+    return {
+        "verdict": verdict,
+        "headline": verdicts_text.headline(verdict),
+        "rule": verdicts_text.rule(verdict),
+        "facts": verdicts_text.facts(verdict),
+        "table": verdicts_text.table(verdict),
+    }
+
+
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("alignkit.reports"), autoescape=True, undefined=jinja2.StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    environment.filters["shown"] = lambda value: f"{value:.3g}"
+    return environment

@@ -1,0 +1,96 @@
+"""Reports of runs: one training run's curves, and the quickstart's table with everything beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from alignkit.data.rows import Row
+from alignkit.judging.answers import Answers
+from alignkit.reports.page import Column, Example, Section, write_report
+from alignkit.reports.plots import read_curves
+from alignkit.scoring.judge import Missing, Scored
+
+CURVES = {
+    "sft": ("loss", "validation/loss"),
+    "sft-lenpen": ("loss", "validation/loss", "excess_tokens", "samples_length"),
+    "dpo": ("loss", "validation/loss", "validation/kl", "margin", "accuracy"),
+    "grpo": ("loss", "reward", "validation/reward", "validation/kl", "samples_length"),
+    "reward": ("loss", "accuracy", "validation/accuracy"),
+}
+
+TABLE = (
+    Column("entrant", "entrant"),
+    Column("start", "start"),
+    Column("win_rate", "win % against base", low="low", high="high", line=50, note="ties half; 95 % interval over prompts"),
+    Column(
+        "vs_start", "points against its own start", low="vs_start_low", high="vs_start_high", line=0,
+        note="head-to-head win rate against the model it started from, minus 50; 95 % interval",
+    ),
+    Column("bleu4", "BLEU-4"),
+    Column("perplexity", "perplexity", note="of the reference answers"),
+    Column("mean_length", "mean length", note="tokens, end token included"),
+    Column("excess_length", "excess length", note="mean of max(0, length - reference length), tokens"),
+    Column(
+        "excess_vs_sft", "excess against sft", low="excess_vs_sft_low", high="excess_vs_sft_high", line=0,
+        note="paired difference in tokens; below 0 is shorter; 95 % interval",
+    ),
+    Column("repetition", "repetition", digits=3, note="share of repeated 4-grams"),
+    Column("second_opinion", "second opinion, win %", low="second_low", high="second_high", note="a reward model trained on the demo pairs"),
+    Column("minutes", "minutes", note="training, validation included"),
+    Column("peak_mib", "peak MiB", digits=0),
+)  # fmt: skip
+OFF_TASK = (
+    Column("entrant", "entrant"),
+    Column("own_length", "mean length", note="tokens"),
+    Column("own_repetition", "repetition", digits=3),
+    Column("own_perplexity", "perplexity", note="of plain reference answers"),
+)
+_SHOWN = 12
+
+
+def write_training_report(run: Path, *, method: str, settings: Mapping[str, Any]) -> None:
+    """Write RUN/report.html: the curves of its metrics and its settings."""
+    curves = read_curves(run / "metrics.jsonl", group=method, metrics=CURVES.get(method))
+    rows = [{"option": key, "value": str(value)} for key, value in settings.items() if value is not None]
+    section = Section("Settings", table=(Column("option", "option"), Column("value", "value")), rows=rows)
+    note = f"One {method} run. Whether the model became better is another question: alignkit judge {run}."
+    write_report(run / "report.html", title=f"{run.name}: {method}", note=note, curves=curves, sections=[section])
+
+
+def write_quickstart_report(
+    out: Path,
+    *,
+    rows: Sequence[Mapping[str, Any]],
+    prompts: Sequence[Row],
+    answers: Mapping[str, Answers],
+    scores: Mapping[str, Sequence[Scored | Missing]],
+    note: str,
+) -> None:
+    """Write OUT/report.html: table, off-task line, curves of every run, and answers beside each other."""
+    curves = [
+        curve
+        for name, metrics in CURVES.items()
+        for curve in read_curves(out / name / "metrics.jsonl", group=name, metrics=metrics)
+    ]
+    examples = [
+        Example(
+            prompt=row.prompt[-1]["content"],
+            completions={name: given.answers[number].text for name, given in answers.items()},
+            reference=row.reference,
+            scores={name: _value(given[number]) for name, given in scores.items()},
+        )
+        for number, row in list(enumerate(prompts))[:_SHOWN]
+    ]
+    off_task = Section(
+        "Off-task", note="Own prompts outside the grammar: what training did elsewhere.", table=OFF_TASK, rows=rows
+    )
+    write_report(
+        out / "report.html", title="alignkit quickstart", note=note, table=TABLE, rows=rows, curves=curves, examples=examples,
+        sections=[off_task],
+    )  # fmt: skip
+
+
+def _value(score: Scored | Missing) -> float | None:
+    return score.value if isinstance(score, Scored) else None

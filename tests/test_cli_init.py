@@ -1,0 +1,92 @@
+"""`alignkit init`: every file it writes is one that every method reads."""
+
+from __future__ import annotations
+
+import json
+import struct
+from pathlib import Path
+
+import pytest
+
+from alignkit.cli.machine import look
+from alignkit.cli.main import main
+from alignkit.config_file import judge_settings, resolve
+from alignkit.registry import registry
+
+
+@pytest.fixture(autouse=True)
+def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+
+
+def _every_method_reads(file: Path) -> dict[str, object]:
+    read = {
+        name: resolve(registry().find("method", name), options={}, config=file) for name in registry().names("method")
+    }
+    return {name: resolved.method for name, resolved in read.items()}
+
+
+def test_init_paper_writes_the_papers_numbers_and_says_what_is_missing(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.delenv("NVIDIA_API_KEY", raising=False)
+    assert main(["init", "--paper"]) == 0
+    out, err = capsys.readouterr()
+    assert out == "alignkit.toml\n"
+    assert "HF_HUB_OFFLINE is set" in err
+    assert "NVIDIA_API_KEY is not set" in err
+    assert "alignkit init --offline" in err
+    configs = _every_method_reads(Path("alignkit.toml"))
+    assert configs == {name: registry().find("method", name).Config() for name in configs}
+    settings = judge_settings({})
+    assert (settings.model.model, settings.data.split) == ("Qwen/Qwen2.5-0.5B", "first-2000")
+    assert (settings.data.truncation, settings.judge.judge) == ("cut-completion", "nemotron")
+    assert settings.rollouts.reward == ["nemotron"]
+    text = Path("alignkit.toml").read_text()
+    assert "learning_rate = 0.0001" in text
+    assert "the paper's" in text
+
+
+def test_init_names_no_secret(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NVIDIA_API_KEY", "nvapi-very-secret")
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    assert main(["init", "--paper"]) == 0
+    out, err = capsys.readouterr()
+    assert "secret" not in out + err + Path("alignkit.toml").read_text()
+    assert "NVIDIA_API_KEY" not in err
+    assert "http://127.0.0.1:9 cannot be reached (ConnectError)" in err
+
+
+@pytest.mark.parametrize("arguments", [["--offline"], ["--model", "some/model", "--data", "rows.jsonl"], []])
+def test_every_file_that_init_writes_is_read_by_every_method(
+    arguments: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    assert main(["init", *arguments]) == 0
+    assert set(_every_method_reads(Path("alignkit.toml"))) >= {"sft", "sft-lenpen", "dpo", "grpo", "reward"}
+    settings = judge_settings({})
+    expected = ("some/model", "rows.jsonl") if "--model" in arguments else ("SmolLM2-135M-Instruct", "demo")
+    assert (settings.model.model, settings.data.data) == expected
+    lines = Path("alignkit.toml").read_text().splitlines()
+    assert all("  # " in line for line in lines if "=" in line and not line.startswith("#"))
+
+
+def test_init_asks_for_lora_where_the_optimizer_does_not_fit() -> None:
+    num_parameters = int(look().device_gib * 2**30 / 8)  # 16 bytes a parameter: twice what there is
+    head = json.dumps({"w": {"dtype": "BF16", "shape": [num_parameters], "data_offsets": [0, 0]}}).encode()
+    Path("big").mkdir()
+    Path("big/model.safetensors").write_bytes(struct.pack("<Q", len(head)) + head)
+    assert main(["init", "--model", "big", "--data", "rows.jsonl"]) == 0
+    assert judge_settings({}).model.lora_rank == 16
+
+
+def test_init_keeps_an_existing_file(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("alignkit.toml").write_text("# mine\n")
+    assert main(["init", "--offline"]) == 2
+    assert "alignkit.toml exists" in capsys.readouterr().err
+    assert Path("alignkit.toml").read_text() == "# mine\n"
+    assert main(["init", "--offline", "--force"]) == 0
+    assert "SmolLM2" in Path("alignkit.toml").read_text()

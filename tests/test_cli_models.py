@@ -1,0 +1,171 @@
+"""The commands that load a tokenizer or a model, on a small random one."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+from tiny_models import tiny_model
+
+from alignkit.cli.main import main
+
+
+@pytest.fixture(autouse=True)
+def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+
+
+ANSWERS = ("red", "green", "blue", "a much longer answer that says little")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(tiny_model(tmp_path_factory.mktemp("models") / "tiny"))
+
+
+@pytest.fixture
+def rows() -> str:
+    """A file of preference rows in the working folder."""
+    lines = [
+        {"id": f"r{n}", "prompt": f"Name colour {n}.", "chosen": ANSWERS[n % 3], "rejected": ANSWERS[3]}
+        for n in range(12)
+    ]
+    Path("rows.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    return "rows.jsonl"
+
+
+def test_data_show_prints_json_lines_and_nothing_else(
+    model: str, rows: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["data", "show", "--model", model, "--data", rows, "--limit", "2", "--json"]) == 0
+    shown = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [row["id"] for row in shown] == ["r0", "r1"]
+    for row in shown:
+        assert set(row) == {"id", "prompt_ids", "completions"}
+        chosen, rejected = row["completions"]
+        assert len(chosen["ids"]) == len(chosen["scored"]) == len(ANSWERS[int(row["id"][1:])]) + 1
+        assert all(chosen["scored"])
+        assert len(rejected["ids"]) == len(ANSWERS[3]) + 1
+
+
+def test_data_show_for_people_has_the_text_and_ids_where_asked(
+    model: str, rows: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["data", "show", "--model", model, "--data", rows, "--limit", "1"]) == 0
+    shown = capsys.readouterr().out
+    assert "row r0" in shown
+    assert "Name colour 0." in shown
+    assert "completion 1: 4 tokens, 4 scored\nred<|im_end|>" in shown
+    assert main(["data", "show", "--model", model, "--data", rows, "--limit", "1", "--ids"]) == 0
+    assert "<|im_end|>\N{MIDDLE DOT}258" in capsys.readouterr().out
+
+
+def test_data_lengths_counts_each_column(model: str, rows: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["data", "lengths", "--model", model, "--data", rows, "--json"]) == 0
+    columns = {column["column"]: column for column in json.loads(capsys.readouterr().out)}
+    assert (columns["chosen"]["count"], columns["chosen"]["min"], columns["chosen"]["max"]) == (12, 4, 6)
+    assert columns["rejected"]["mean"] == len(ANSWERS[3]) + 1
+    assert main(["data", "lengths", "--model", model, "--data", rows]) == 0
+    shown = capsys.readouterr().out
+    assert "0 to 15       12 " + "\N{FULL BLOCK}" * 40 in shown
+    assert "will be cut at 512: 0 (0.0 %), at 1,024: 0 (0.0 %), at 2,048: 0 (0.0 %)" in shown
+
+
+def test_generate_answers_prompts_as_json_lines(model: str, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["generate", model, "--prompt", "One?", "--prompt", "Two?", "--max-new-tokens", "3"]
+    assert main(command) == 0
+    answers = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [answer["id"] for answer in answers] == ["prompt-1", "prompt-2"]
+    assert all(answer["num_tokens"] <= 3 for answer in answers)
+    assert main([*command, "--out", "answers.jsonl"]) == 0
+    assert capsys.readouterr().out == ""
+    assert [json.loads(line) for line in Path("answers.jsonl").read_text().splitlines()] == answers
+
+
+def test_a_failed_generate_leaves_no_file(model: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["generate", model, "--prompt", " ", "--out", "answers.jsonl"]) == 2
+    assert "--prompt: an empty prompt" in capsys.readouterr().err
+    assert main(["generate", model, "--prompt", "a", "--out", "no/answers.jsonl"]) == 2
+    assert "no/answers.jsonl: cannot be written" in capsys.readouterr().err
+    assert list(Path().iterdir()) == []
+
+
+def test_evaluate_prints_every_figure(model: str, rows: str, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["evaluate", model, "--data", rows, "--num-prompts", "3", "--max-new-tokens", "4"]
+    assert main([*command, "--json"]) == 0
+    figures = json.loads(capsys.readouterr().out)
+    keys = {"bleu1", "bleu2", "bleu4", "signature", "perplexity", "mean_length", "num_prompts"}
+    assert set(figures) == keys
+    assert figures["num_prompts"] == 3
+    assert main(command) == 0
+    assert f"perplexity           {figures['perplexity']:.2f}\n" in capsys.readouterr().out
+
+
+def test_chat_answers_each_line_of_its_input_with_both_models(
+    model: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = str(tiny_model(Path("other"), seed=1))
+    monkeypatch.setattr("sys.stdin", io.StringIO("Hello\n\n/clear\nHello\n/quit\nunread\n"))
+    assert main(["chat", model, "--vs", other, "--max-new-tokens", "4"]) == 0
+    shown = capsys.readouterr().out
+    first, second = shown[: len(shown) // 2], shown[len(shown) // 2 :]
+    assert shown.count(f"[{model}]") == shown.count(f"[{other}]") == 2
+    assert first == second  # what was said before /clear is forgotten
+
+
+def test_doctor_reports_the_machine_and_runs_the_checks(
+    model: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NVIDIA_API_KEY", "nvapi-very-secret")
+    assert main(["doctor", "--model", model, "--json"]) == 0
+    out, err = capsys.readouterr()
+    found = json.loads(out)
+    assert "very-secret" not in out + err
+    assert found["nvidia_api_key_is_set"] is True
+    assert (found["native"], found["machine"]["disk_gib"] > 0) == ("present", True)
+    assert "method:sft" in found["plugins"]
+    assert found["versions"]["torch"]
+    assert len(found["checks"]) >= 3
+    assert all(check["ok"] and check["value"] <= check["tolerance"] for check in found["checks"])
+
+
+def test_a_failed_start_up_check_ends_doctor_with_3(
+    model: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("alignkit.training.startup._LOGPROB_TOLERANCE", -1.0)
+    assert main(["doctor", "--model", model]) == 3
+    out, err = capsys.readouterr()
+    assert "FAILED" in out
+    assert "start-up checks failed" in err
+
+
+def test_two_commands_lead_from_rows_to_a_verdict(model: str, rows: str, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("length.py").write_text("def brevity(completion, row):\n    return -len(completion)\n")
+    training = ["train", "sft", "--model", model, "--data", rows, "--out", "runs/first", "--max-steps", "2"]
+    assert main([*training, "--set", "train.batch_size=3", "--split", "0.3"]) == 0
+    out = capsys.readouterr().out
+    assert out == "runs/first\nnext: alignkit judge runs/first\n"
+    config = json.loads(Path("runs/first/run.json").read_text())["config"]
+    assert (config["train"]["sft"]["max_steps"], config["train"]["sft"]["batch_size"]) == (2, 3)
+    assert config["data"]["split"] == "0.3"
+    judging = ["judge", "runs/first", "--vs", model, "--judge", "length.py:brevity", "--max-new-tokens", "6"]
+    assert main([*judging, "--json"]) == 0
+    verdict = json.loads(capsys.readouterr().out)
+    assert verdict["answer"] in {"better", "worse", "no difference that matters", "not enough evidence"}
+    assert main([*judging, "--require", "better"]) == (0 if verdict["answer"] == "better" else 1)
+    shown = capsys.readouterr().out
+    for word in (verdict["answer"], "BLEU-4", "perplexity", "mean length"):
+        assert word in shown
+
+
+def test_an_existing_run_folder_is_refused(model: str, rows: str, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("mine").mkdir()
+    Path("mine/notes.txt").write_text("keep")
+    assert main(["train", "sft", "--model", model, "--data", rows, "--out", "mine", "--max-steps", "1"]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "mine" in err.splitlines()[-1]
+    assert [file.name for file in Path("mine").iterdir()] == ["notes.txt"]

@@ -1,0 +1,252 @@
+"""The report: one file, safe with any text of a model, readable without a network."""
+
+import json
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from alignkit.errors import InputError, RunStopped
+from alignkit.judging.bleu import Bleu
+from alignkit.judging.statistics import win_rate
+from alignkit.judging.verdict import JudgeName, Side, Verdict, reach
+from alignkit.reports.page import Column, Curve, Example, Section, write_report
+from alignkit.reports.plots import MAX_POINTS, Whisker, curve_figure, curve_text, forest_figure, read_curves
+
+EVIL = "</script><script>alert('from the model')</script><img src=x onerror=alert(1)>"
+TABLE = [
+    Column("entrant", "entrant"),
+    Column("start", "start"),
+    Column("win_rate", "win rate against base, %", low="low", high="high", line=50, note="ties half"),
+    Column("bleu4", "BLEU-4"),
+]
+ROWS: list[dict[str, Any]] = [
+    {"entrant": "base", "start": None, "win_rate": None, "low": None, "high": None, "bleu4": 4.0},
+    {"entrant": "sft", "start": "base", "win_rate": 58.26, "low": 55.1, "high": 61.4, "bleu4": 12.345},
+]
+VOID = {"meta", "img", "br", "link", "input", "hr"}
+
+
+class Page(HTMLParser):
+    """Everything a test asks of a page: elements with their attributes, text outside scripts, script bodies."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.scripts: list[str] = []
+        self.styles: list[str] = []
+        self.texts: list[str] = []
+        self._open: list[str] = []
+        self.feed(text)
+        self.close()
+        assert self._open == [], f"never closed: {self._open}"
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self._open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self._open, f"</{tag}> closes nothing"
+        assert self._open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        where = self._open[-1] if self._open else ""
+        (self.scripts if where == "script" else self.styles if where == "style" else self.texts).append(data)
+
+    def all(self, tag: str) -> list[dict[str, str | None]]:
+        return [attrs for name, attrs in self.elements if name == tag]
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.texts).split())
+
+
+def a_verdict() -> Verdict:
+    side = Side(bleu=Bleu(30, 20, 10, "tok:13a"), perplexity=7, mean_length_tokens=40, repetition=0.1, cut_share=0.2)
+    return reach(
+        win_rate(np.array([1.0] * 80 + [0.0] * 40), seed=0), run="runs/dpo", vs=EVIL, margin=3.0, ours=side,
+        theirs=side, judge=JudgeName(name="rules", version="1", verifiable=True), prompts="demo",
+        seed=0, stamps=[f"stamp {EVIL}"],
+    )  # fmt: skip
+
+
+def curves() -> list[Curve]:
+    steps = list(range(1, 41))
+    return [
+        Curve("Training loss", "optimizer step", "nats", {"sft": (steps, [3.0 - s / 50 for s in steps])}, "sft"),
+        Curve("Validation loss", "optimizer step", "nats", {"sft": ([0, 40], [3.1, 2.4375])}, "sft"),
+        Curve(EVIL, EVIL, EVIL, {EVIL: ([0, 1], [1.0, 2.0]), "b": ([0, 1], [2.0, float("nan")])}, EVIL),
+    ]
+
+
+def full_page(path: Path) -> Page:
+    write_report(
+        path,
+        title=f"Quickstart {EVIL}",
+        note="a demonstration on tasks this project generates, one seed; not a quality benchmark",
+        table=TABLE,
+        rows=[*ROWS, {**ROWS[1], "entrant": EVIL}],
+        curves=curves(),
+        examples=[Example(EVIL, {"base": EVIL, "dpo": "short"}, reference=EVIL, scores={"dpo": 0.75, "base": None})],
+        verdicts=[a_verdict()],
+        sections=[Section("Off-task", EVIL, [TABLE[0], Column("n", "tokens")], [{"entrant": EVIL, "n": 2}])],
+    )
+    return Page(path.read_text(encoding="utf-8"))
+
+
+def test_text_of_a_model_stays_text(tmp_path: Path) -> None:
+    page = full_page(tmp_path / "report.html")
+    assert not page.all("img")
+    assert not any(name.startswith("on") for _, attrs in page.elements for name in attrs)
+    assert not any(script.lstrip().startswith("alert") for script in page.scripts)
+    assert len(page.scripts) == 1 + 4  # plotly.js, one forest, three curves
+    assert page.text.count(EVIL) >= 8
+
+
+def test_the_page_asks_no_network_for_anything(tmp_path: Path) -> None:
+    page = full_page(tmp_path / "report.html")
+    fetching = {"src", "href", "srcset", "data", "action", "poster"}
+    references = [value for _, attrs in page.elements for name, value in attrs.items() if name in fetching]
+    assert references
+    assert all(value is not None and value.startswith("#") for value in references)
+    assert not any(re.search(r"url\(|@import", style) for style in page.styles)
+    assert not page.all("link")
+    policy = [attrs["content"] for attrs in page.all("meta") if attrs.get("http-equiv") == "Content-Security-Policy"]
+    assert policy
+    assert "default-src 'none'" in str(policy[0])
+
+
+def test_plotly_is_embedded_once_and_only_for_charts(tmp_path: Path) -> None:
+    with_charts = full_page(tmp_path / "report.html")
+    assert sum(len(script) > 1_000_000 for script in with_charts.scripts) == 1
+    write_report(tmp_path / "plain.html", title="No charts", note="one line")
+    plain = Page((tmp_path / "plain.html").read_text(encoding="utf-8"))
+    assert plain.scripts == []
+    assert "one line" in plain.text
+
+
+def test_curves_are_on_the_page_under_their_group(tmp_path: Path) -> None:
+    page = full_page(tmp_path / "report.html")
+    charts = [script for script in page.scripts if "Plotly.newPlot" in script]
+    assert sum('"y":[3.1,2.4375]' in script for script in charts) == 1
+    assert "Training loss" in page.text
+    assert "Validation loss" in page.text
+    labels = [attrs["aria-label"] for attrs in page.all("div") if attrs.get("role") == "img"]
+    assert "Validation loss by optimizer step; sft: 3.1 at 0, 2.438 at 40, lowest 2.438, highest 3.1" in labels
+
+
+def test_the_table_shows_numbers_with_intervals_and_dashes(tmp_path: Path) -> None:
+    page = full_page(tmp_path / "report.html")
+    assert "58.3 55.1 to 61.4" in page.text
+    assert "base \N{EN DASH} \N{EN DASH} 4.0" in page.text
+    assert {"col", "row"} == {attrs.get("scope") for attrs in page.all("th")}
+    assert "not a quality benchmark" in page.text
+
+
+def test_negative_numbers_have_a_minus_sign(tmp_path: Path) -> None:
+    columns = [Column("entrant", "entrant"), Column("d", "difference", digits=2, low="l", high="h", line=0)]
+    rows = [{"entrant": "dpo", "d": -1.5, "l": -2.25, "h": -0.75}]
+    write_report(tmp_path / "report.html", title="t", note="n", table=columns, rows=rows)
+    text = Page((tmp_path / "report.html").read_text(encoding="utf-8")).text
+    assert "\N{MINUS SIGN}1.50 \N{MINUS SIGN}2.25 to \N{MINUS SIGN}0.75" in text
+
+
+def test_a_verdict_is_shown_with_its_rule_and_stamps(tmp_path: Path) -> None:
+    page = full_page(tmp_path / "report.html")
+    assert "better: runs/dpo wins 66.7 %" in page.text
+    assert "rule: better or worse if the 95 % interval" in page.text
+    assert "stamp </script>" in page.text
+    assert "80 wins, 0 ties, 40 losses" in page.text
+
+
+def test_examples_stand_beside_their_reference_and_scores(tmp_path: Path) -> None:
+    page = full_page(tmp_path / "report.html")
+    assert len(page.all("details")) == 1
+    assert f"base {EVIL} dpo 0.75 short reference {EVIL}" in page.text
+
+
+def test_a_row_without_a_columns_key_is_refused_and_nothing_is_written(tmp_path: Path) -> None:
+    row = {key: value for key, value in ROWS[1].items() if key != "bleu4"}
+    with pytest.raises(KeyError, match="bleu4"):
+        write_report(tmp_path / "report.html", title="t", note="n", table=TABLE, rows=[ROWS[0], row])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_page_that_cannot_be_written_says_where_and_why(tmp_path: Path) -> None:
+    with pytest.raises(RunStopped, match=r"absent/report\.html: cannot be written: No such file"):
+        write_report(tmp_path / "absent" / "report.html", title="t", note="n")
+
+
+def test_an_unwritten_page_leaves_the_old_one(tmp_path: Path) -> None:
+    path = tmp_path / "report.html"
+    write_report(path, title="old", note="n")
+    with pytest.raises(KeyError):
+        write_report(path, title="new", note="n", table=TABLE, rows=[{}])
+    assert "old" in path.read_text(encoding="utf-8")
+
+
+def test_long_series_are_averaged_without_losing_their_mean() -> None:
+    values = list(np.random.default_rng(0).normal(size=4 * MAX_POINTS))
+    figure = curve_figure(Curve("t", "x", "y", {"a": (list(range(len(values))), values)}))
+    assert len(figure.data[0].y) == MAX_POINTS
+    assert np.mean(figure.data[0].y) == pytest.approx(np.mean(values), abs=1e-4)
+    assert figure.data[0].y[0] == pytest.approx(np.mean(values[:4]), rel=1e-4)
+
+
+def test_values_that_are_not_finite_are_gaps() -> None:
+    curve = Curve("t", "x", "y", {"a": ([1, 2, 3], [1.0, float("inf"), 3.0]), "b": ([1], [float("nan")])})
+    assert curve_figure(curve).data[0].y == (1.0, None, 3.0)
+    assert curve_text(curve) == "t by x; a: 1 at 1, 3 at 3, lowest 1, highest 3; b: no values"
+
+
+def test_forest_whiskers_reach_their_bounds_and_colour_what_excludes_the_line() -> None:
+    whiskers = [Whisker("sft", 58.0, 55.0, 62.5), Whisker("dpo", 51.0, 49.0, 53.0), Whisker("grpo", 50.0, None, None)]
+    figure = forest_figure(whiskers, line=50)
+    sft, dpo, grpo = figure.data
+    assert (sft.error_x.array[0], sft.error_x.arrayminus[0]) == (4.5, 3.0)
+    assert sft.marker.color != dpo.marker.color == grpo.marker.color
+    assert figure.layout.xaxis.range[0] < 49 < 62.5 < figure.layout.xaxis.range[1]
+
+
+def test_curves_are_read_from_a_runs_metrics(tmp_path: Path) -> None:
+    file = tmp_path / "metrics.jsonl"
+    logged = [(1, "zeta", 9.0), (1, "validation/loss", 3.0), (1, "loss", 2.5), (2, "loss", 2.0), (2, "loss", 1.5)]
+    lines = [json.dumps({"step": s, "name": n, "value": v, "tokens": 10}) for s, n, v in logged]
+    file.write_text("\n".join(lines) + '\n{"step": 3, "na', encoding="utf-8")  # torn by a kill
+    curves = read_curves(file, group="sft")
+    assert [curve.title for curve in curves] == ["Training loss", "Validation loss", "zeta"]
+    assert curves[0].series == {"sft": ([1, 2], [2.5, 1.5])}  # step 2 was done again after a resume
+    assert [curve.title for curve in read_curves(file, group="sft", metrics=["zeta", "absent"])] == ["zeta"]
+
+
+def test_broken_metrics_are_named_by_line(tmp_path: Path) -> None:
+    file = tmp_path / "metrics.jsonl"
+    file.write_text('{"step": 1}\n{"step": 1, "name": "loss", "value": 1}\n', encoding="utf-8")
+    with pytest.raises(InputError, match=r"metrics\.jsonl, line 1: "):
+        read_curves(file, group="sft")
+    with pytest.raises(InputError, match="cannot be read"):
+        read_curves(tmp_path / "absent.jsonl", group="sft")
+
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium on PATH")
+def test_a_browser_draws_every_chart_without_complaint(tmp_path: Path) -> None:
+    path = tmp_path / "report.html"
+    full_page(path)
+    command = [
+        str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}",
+        "--enable-logging=stderr", "--v=0", "--virtual-time-budget=10000", "--dump-dom", path.as_uri(),
+    ]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert [line for line in done.stderr.splitlines() if "CONSOLE" in line] == []
+    assert done.stdout.count('class="main-svg"') >= 4

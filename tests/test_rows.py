@@ -1,0 +1,146 @@
+"""Every shape of row, and the lines that are none."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+
+import polars
+import pytest
+
+from alignkit.data.read import read_rows
+from alignkit.data.rows import text_of, to_row, unusable_reason
+from alignkit.errors import InputError, UsageError
+
+USER = {"role": "user", "content": "Hi"}
+YES, NO = {"role": "assistant", "content": "yes"}, {"role": "assistant", "content": "no"}
+
+
+@pytest.mark.parametrize(
+    ("fields", "chosen", "rejected"),
+    [
+        ({"prompt": "Hi", "chosen": "yes", "rejected": "no"}, "yes", "no"),
+        ({"prompt": [USER], "chosen": [YES], "rejected": [NO]}, "yes", "no"),
+        ({"prompt": "Hi", "chosen": [USER, YES], "rejected": [USER, NO]}, "yes", "no"),
+        ({"prompt": [USER]}, None, None),
+        ({"messages": [USER, YES]}, "yes", None),
+        ({"instruction": "Hi", "input": "", "output": "yes"}, "yes", None),
+        ({"conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "yes"}]}, "yes", None),
+        ({"prompt": "Hi", "completion": "yes", "label": True}, "yes", None),
+        ({"prompt": "Hi", "completion": "no", "label": False}, None, "no"),
+    ],
+)
+def test_every_shape_becomes_a_prompt_and_its_answers(fields: dict, chosen: str | None, rejected: str | None) -> None:
+    row = to_row(fields, where="here")
+    assert row.prompt == (USER,)
+    assert (text_of(row.chosen) if row.chosen else None) == chosen
+    assert (text_of(row.rejected) if row.rejected else None) == rejected
+    assert row.reference == chosen
+
+
+def test_instruction_and_input_make_one_prompt() -> None:
+    row = to_row({"instruction": "Translate.", "input": "Hallo", "output": "Hello"}, where="here")
+    assert row.prompt[0]["content"] == "Translate.\n\nHallo"
+
+
+def test_foreign_columns_are_mapped_and_every_column_is_kept() -> None:
+    row = to_row({"question": "Hi", "good": "yes", "topic": 3}, where="here", columns={"prompt": "question", "chosen": "good"})
+    assert row.prompt == (USER,) and text_of(row.chosen) == "yes" and row.fields["topic"] == 3
+
+
+def test_an_unknown_shape_names_the_fields_found_and_the_shapes_known() -> None:
+    with pytest.raises(InputError, match=r"file, line 3: unknown row shape; fields found: a, b; shapes known: prompt \+ chosen"):
+        to_row({"a": 1, "b": 2}, where="file, line 3")
+
+
+@pytest.mark.parametrize("message", [{"role": "user"}, {"role": 3, "content": "x"}, {"role": "user", "content": ["x"]}])
+def test_a_malformed_message_is_refused(message: dict) -> None:
+    with pytest.raises(InputError, match="here: a message needs 'role' and 'content' as text"):
+        to_row({"messages": [message]}, where="here")
+
+
+@pytest.mark.parametrize(
+    ("fields", "trains_on", "reason"),
+    [
+        ({"prompt": "Hi", "chosen": " ", "rejected": "no"}, "chosen", "empty chosen answer"),
+        ({"prompt": "Hi", "chosen": "yes", "rejected": ""}, "pairs", "empty rejected answer"),
+        ({"prompt": "Hi", "chosen": "yes", "rejected": "yes"}, "pairs", "chosen equals rejected"),
+        ({"prompt": "Hi", "chosen": "yes"}, "pairs", "no rejected answer"),
+        ({"prompt": "Hi"}, "chosen", "no chosen answer"),
+        ({"prompt": "", "chosen": "yes"}, "chosen", "empty prompt"),
+        ({"prompt": "Hi", "chosen": "", "rejected": ""}, "samples", None),
+    ],
+)
+def test_unusable_rows_say_why(fields: dict, trains_on: str, reason: str | None) -> None:
+    assert unusable_reason(to_row(fields, where="here"), trains_on) == reason
+
+
+def lines(*rows: object) -> str:
+    return "\n".join(json.dumps(row) for row in rows)
+
+
+def test_jsonl_gz_zst_parquet_and_folders_give_the_same_rows(tmp_path: Path) -> None:
+    import subprocess
+
+    rows = [{"id": f"r{n}", "prompt": f"Say {n}", "chosen": 'a "quoted" ä,\ttab'} for n in range(3)]
+    plain = tmp_path / "a.jsonl"
+    plain.write_text(lines(*rows), encoding="utf-8")
+    with gzip.open(tmp_path / "b.jsonl.gz", "wt", encoding="utf-8") as file:
+        file.write(lines(*rows))
+    polars.DataFrame(rows).write_parquet(tmp_path / "c.parquet")
+    expected = read_rows(str(plain))
+    assert [row.fields for row in expected] == rows
+    for name in ("b.jsonl.gz", "c.parquet"):
+        assert [row.fields for row in read_rows(str(tmp_path / name))] == rows
+    assert len(read_rows(str(tmp_path))) == 9
+    if subprocess.run(["which", "zstd"], capture_output=True, check=False).returncode == 0:
+        subprocess.run(["zstd", "-q", str(plain), "-o", str(tmp_path / "d.jsonl.zst")], check=True)
+        assert [row.fields for row in read_rows(str(tmp_path / "d.jsonl.zst"))] == rows
+
+
+def test_rows_that_share_an_id_are_told_apart(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text(lines({"id": "x", "prompt": "a"}, {"id": "x", "prompt": "b"}, {"id": "y", "prompt": "c"}))
+    assert [row.id for row in read_rows(str(path))] == ["x", "x#2", "y"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b'{"prompt": "a"}\n{"prompt": \n', "line 2: not JSON"),
+        (b'{"prompt": "a"}\n[1]\n', "line 2: expected an object, found list"),
+        (b'{"prompt": "\xff"}\n', "line 1: not UTF-8"),
+        (b"\n\n", "no rows"),
+        (b"", "no rows"),
+    ],
+)
+def test_a_wrong_line_is_named(tmp_path: Path, content: bytes, message: str) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=message):
+        read_rows(str(path))
+
+
+def test_a_gz_that_ends_early_is_an_error_and_not_fewer_rows(tmp_path: Path) -> None:
+    whole = gzip.compress(lines(*({"prompt": f"p{n}" * 50} for n in range(200))).encode())
+    (tmp_path / "a.jsonl.gz").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(InputError, match="cannot be read"):
+        read_rows(str(tmp_path / "a.jsonl.gz"))
+
+
+def test_missing_files_unknown_kinds_and_unknown_names_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no such file"):
+        read_rows(str(tmp_path / "none.jsonl"))
+    (tmp_path / "a.txt").write_text("x")
+    with pytest.raises(InputError, match="unknown kind of file"):
+        read_rows(str(tmp_path / "a.txt"))
+    with pytest.raises(UsageError, match="did you mean 'demo'"):
+        read_rows("demoo")
+    with pytest.raises(UsageError, match="did you mean 'train'"):
+        read_rows("demo:trian")
+
+
+def test_the_hub_out_of_reach_is_said_with_what_to_use_instead() -> None:
+    with pytest.raises(InputError, match=r"the hub cannot be reached; give a file with --data"):
+        read_rows("HuggingFaceH4/ultrafeedback_binarized")

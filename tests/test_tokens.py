@@ -1,0 +1,151 @@
+"""Prompts, answers and their masks under chat templates; what does not fit; what cannot be right."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tiny_models import tiny_tokenizer
+
+from alignkit.data.chat import CHATML, Chat
+from alignkit.data.rows import Row, to_row
+from alignkit.data.tokens import load_tokenizer, prepare
+from alignkit.errors import InputError
+
+IM_START, IM_END = 257, 258
+
+
+def chat(folder: Path, own: str | None = CHATML, **given: Any) -> Chat:
+    tiny_tokenizer(folder, template=own)
+    return Chat(load_tokenizer(folder), **given)
+
+
+def rows(*answers: str) -> list[Row]:
+    return [to_row({"id": f"r{n}", "prompt": "Hi", "chosen": a, "rejected": f"not {a}"}, where="x") for n, a in enumerate(answers)]
+
+
+def ids_of(text: str, tokenizer: Any) -> list[int]:
+    return tokenizer(text, add_special_tokens=False)["input_ids"]
+
+
+def test_prompt_tokens_carry_no_loss_and_the_end_token_does(tmp_path: Path) -> None:
+    made = chat(tmp_path)
+    tree = prepare(rows("yes"), made, trains_on="chosen", max_length=100).trees[0]
+    assert tree.prompt.ids.tolist() == ids_of("<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n", made.tokenizer)
+    assert tree.completions[0].ids.tolist() == [*ids_of("yes", made.tokenizer), IM_END]
+    assert tree.completions[0].scored.all() and not tree.prompt.scored.any()
+    assert tree.target_num_tokens == 4
+
+
+def test_a_pairs_completions_are_chosen_then_rejected(tmp_path: Path) -> None:
+    made = chat(tmp_path)
+    chosen, rejected = prepare(rows("yes"), made, trains_on="pairs", max_length=100).trees[0].completions
+    assert made.tokenizer.decode(chosen.ids) == "yes<|im_end|>" and made.tokenizer.decode(rejected.ids) == "not yes<|im_end|>"
+
+
+def test_every_assistant_turn_of_a_conversation_is_scored_and_nothing_else(tmp_path: Path) -> None:
+    made = chat(tmp_path)
+    turns = [("user", "a"), ("assistant", "first"), ("user", "b"), ("assistant", "second")]
+    row = to_row({"messages": [{"role": role, "content": text} for role, text in turns]}, where="x")
+    tree = prepare([row], made, trains_on="chosen", max_length=500).trees[0]
+    assert len(tree.prompt) == 0
+    completion = tree.completions[0]
+    scored = made.tokenizer.decode(completion.ids[completion.scored])
+    assert scored == "first<|im_end|>second<|im_end|>"
+    last = prepare([row], made, trains_on="chosen", max_length=500, train_on="last").trees[0]
+    assert made.tokenizer.decode(last.completions[0].ids) == "second<|im_end|>"
+    assert "first" in made.tokenizer.decode(last.prompt.ids)
+
+
+def test_a_whole_answer_keeps_what_follows_the_end_token_unscored(tmp_path: Path) -> None:
+    made = chat(tmp_path)
+    completion = prepare(rows("yes"), made, trains_on="chosen", max_length=100, whole_answer=True).trees[0].completions[0]
+    assert made.tokenizer.decode(completion.ids) == "yes<|im_end|>\n"
+    assert completion.scored.tolist() == [True, True, True, True, False]
+
+
+def test_a_cut_answer_gets_no_forged_end_token_and_its_prompt_is_whole(tmp_path: Path) -> None:
+    made = chat(tmp_path)
+    long = rows(*["y" * 40] + ["yes"] * 200)
+    room = len(prepare(long, made, trains_on="chosen", max_length=100).trees[0].prompt) + 10
+    prepared = prepare(long, made, trains_on="chosen", max_length=room)
+    assert prepared.num_cut == 1
+    assert made.tokenizer.decode(prepared.trees[0].completions[0].ids) == "y" * 10
+    assert prepared.trees[0].target_num_tokens == 41
+
+
+def test_more_than_one_percent_too_long_stops_unless_a_policy_is_named(tmp_path: Path) -> None:
+    made = chat(tmp_path)
+    with pytest.raises(InputError, match=r"1 of 2 rows \(50.0 %\) are longer than --max-length 60"):
+        prepare(rows("y" * 90, "yes"), made, trains_on="chosen", max_length=60)
+    dropped = prepare(rows("y" * 90, "yes"), made, trains_on="chosen", max_length=60, truncation="drop-row")
+    assert [row.id for row in dropped.rows] == ["r1"] and dropped.num_dropped == 1
+
+
+def test_unusable_rows_are_skipped_counted_and_stop_beyond_their_share(tmp_path: Path) -> None:
+    made = chat(tmp_path)
+    some = rows("", *["yes"] * 9)
+    prepared = prepare(some, made, trains_on="chosen", max_length=100, max_skipped=0.1)
+    assert prepared.skipped == {"r0": "empty chosen answer"} and len(prepared.trees) == 9
+    with pytest.raises(InputError, match=r"1 of 10 rows \(10.0 %\) cannot be used, more than --max-skipped 0.01: 1 empty chosen answer \(r0\)"):
+        prepare(some, made, trains_on="chosen", max_length=100)
+
+
+def test_rows_whose_whole_text_tokenizes_otherwise_are_counted(tmp_path: Path) -> None:
+    from tokenizers import AddedToken
+
+    tiny_tokenizer(tmp_path, template=CHATML)
+    tokenizer = load_tokenizer(tmp_path)
+    tokenizer.add_tokens([AddedToken("assistant\nyes", special=False, normalized=False)])
+    prepared = prepare(rows("yes", "no"), Chat(tokenizer), trains_on="chosen", max_length=100)
+    assert prepared.num_tokenized_otherwise == 1
+
+
+def test_a_system_message_is_put_before_conversations_that_have_none(tmp_path: Path) -> None:
+    made = chat(tmp_path, system="Be brief.")
+    assert made.prompt([{"role": "user", "content": "Hi"}]).startswith("<|im_start|>system\nBe brief.<|im_end|>")
+    own = [{"role": "system", "content": "Mine."}, {"role": "user", "content": "Hi"}]
+    assert "Be brief." not in made.prompt(own)
+
+
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        ("{% for m in messages %}{{ m.content }}{% endfor %}{% if add_generation_prompt %}<think>{% endif %}", "no right mask"),
+        ("{% for m in messages %}{{ m.role }}:{{ m.content }}\n{% endfor %}{% if add_generation_prompt %}assistant:{% endif %}", "no end token"),
+        ("{{ raise_exception('roles must alternate') }}", "refuses this conversation: roles must alternate"),
+    ],
+)  # fmt: skip
+def test_a_template_that_allows_no_right_mask_is_refused(tmp_path: Path, template: str, message: str) -> None:
+    made = chat(tmp_path, template)
+    with pytest.raises(InputError, match=f"row r0: .*{message}"):
+        prepare(rows("yes"), made, trains_on="chosen", max_length=100)
+
+
+def test_no_template_is_refused_with_what_to_give(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no chat template; give one with --chat-template FILE or --chat-template chatml"):
+        chat(tmp_path, None)
+    assert chat(tmp_path, None, template="chatml").turn_end_id == IM_END
+
+
+SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+@pytest.mark.skipif(not SHARED.exists(), reason="the shared real data is not here")
+def test_masks_of_real_rows_cover_the_answer_and_its_end_token_exactly(tmp_path: Path) -> None:
+    import gzip
+    import json
+
+    with gzip.open(SHARED / "preference-dev.jsonl.gz", "rt", encoding="utf-8") as file:
+        real = [to_row(json.loads(line), where="x") for line in list(file)[:300]]
+    made = chat(tmp_path)
+    prepared = prepare(real, made, trains_on="chosen", max_length=100_000, max_skipped=1.0)
+    assert len(prepared.trees) > 280
+    for row, tree in zip(prepared.rows, prepared.trees, strict=True):
+        completion = tree.completions[0]
+        assert completion.scored.all() and completion.ids[-1] == IM_END
+        assert made.tokenizer.decode(completion.ids[:-1], skip_special_tokens=False) == row.chosen[-1]["content"]
+        assert tree.target_num_tokens == len(completion)
+        assert np.count_nonzero(tree.prompt.ids == IM_END) == len(row.prompt)
