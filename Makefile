@@ -3,6 +3,7 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
+.NOTPARALLEL:
 
 PYTHON ?= python3
 WHEELS ?= dist
@@ -48,7 +49,7 @@ lint: setup ## format, style, types, import directions, clippy
 
 bench: setup ## every benchmark in its quick form: a table each, runs/bench/NAME.json
 	mkdir -p runs/bench
-	for file in bench/[a-z]*.py; do \
+	for file in $$(grep -l __main__ bench/*.py); do \
 	  name=$$(basename "$$file" .py); $(BIN)/python -m "bench.$$name" --quick --json "runs/bench/$$name.json"; done
 
 wheels: $(STAMPS)/build ## build both distributions' wheels into dist/
@@ -61,7 +62,7 @@ lock: $(STAMPS)/bootstrap ## compile requirements/*.txt from pyproject.toml (new
 
 clean: ## remove everything built here, .venv too; runs/ stays
 	rm -rf $(VENV) target dist build plugins/build plugins/*.egg-info alignkit/*.so
-	rm -rf .pytest_cache .hypothesis .mypy_cache .ruff_cache
+	rm -rf .pytest_cache .hypothesis .mypy_cache .ruff_cache .grimp_cache .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 check-tools:

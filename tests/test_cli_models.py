@@ -169,3 +169,16 @@ def test_an_existing_run_folder_is_refused(model: str, rows: str, capsys: pytest
     assert out == ""
     assert "mine" in err.splitlines()[-1]
     assert [file.name for file in Path("mine").iterdir()] == ["notes.txt"]
+
+
+def test_a_plan_prints_what_a_run_needs_and_trains_nothing(
+    model: str, rows: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["train", "dpo", "--model", model, "--data", rows, "--plan"]) == 0
+    out, err = capsys.readouterr()
+    assert "weights" in out
+    assert "MiB" in out
+    assert err == ""
+    assert not Path("runs").exists()
+    assert main(["train", "dpo", "--model", model, "--data", rows, "--plan", "--batch-size", "0"]) == 2
+    assert "--batch-size: 0 was given" in capsys.readouterr().err

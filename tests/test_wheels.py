@@ -45,6 +45,13 @@ def test_the_wheels_carry_types_and_licence_and_nothing_of_the_checkout(wheels: 
     assert {"alignkit/_native.abi3.so", "alignkit/_native.pyi", "alignkit/py.typed"} <= _files(wheels["alignkit"])
 
 
+def test_the_wheels_carry_every_file_of_their_packages(wheels: dict[str, Path]) -> None:
+    for distribution, folder in (("alignkit", ROOT), ("alignkit_plugins", ROOT / "plugins")):
+        sources = [path for path in (folder / distribution).rglob("*") if path.is_file()]
+        there = {str(path.relative_to(folder)) for path in sources if "__pycache__" not in path.parts}
+        assert there == {name for name in _files(wheels[distribution]) if ".dist-info/" not in name}
+
+
 def test_each_wheel_asks_for_the_other_in_its_own_version(wheels: dict[str, Path]) -> None:
     metadata = {name: _metadata(path) for name, path in wheels.items()}
     assert metadata["alignkit"]["Version"] == metadata["alignkit_plugins"]["Version"]

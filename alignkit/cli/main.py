@@ -100,7 +100,8 @@ def _usage(error: Exception) -> str:
         return message
     name = getattr(error, "option_name", None)
     if name is not None:
-        known = [opt for parameter in ctx.command.params for opt in (*parameter.opts, *parameter.secondary_opts)]
+        flags = [flag for parameter in ctx.command.params for flag in (*parameter.opts, *parameter.secondary_opts)]
+        known = [flag for flag in flags if flag.startswith("-")]
         message = f"no such option: {name}{nearest(name, known)}"
     elif message == "Missing command":
         message = f"{ctx.command_path}: say which: {', '.join(ctx.command.list_commands(ctx))}"

@@ -78,21 +78,17 @@ def _train(method: str, given: dict[str, Any], *, like: str | None, config: str 
     from alignkit import api
     from alignkit.cli.progress import RichProgress
 
+    path, start = Path(config) if config else None, Path(like) if like else None
+    if given.pop("plan", False):
+        print(*api.plan(method, config=path, set=settings, like=start, **given), sep="\n")
+        return
     progress = RichProgress()
     try:
-        run = api.train(
-            method,
-            config=Path(config) if config else None,
-            set=settings,
-            like=Path(like) if like else None,
-            progress=progress,
-            **given,
-        )
+        run = api.train(method, config=path, set=settings, like=start, progress=progress, **given)
     finally:
         progress.stop()
-    if not given.get("plan"):
-        print(run.path)
-        print(f"next: {_next_command(method, run.path)}")
+    print(run.path)
+    print(f"next: {_next_command(method, run.path)}")
 
 
 def _next_command(method: str, path: Path) -> str:
