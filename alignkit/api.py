@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from alignkit.data.lengths import ColumnLengths
     from alignkit.data.rows import Row
-    from alignkit.judging.answers import Answering, Generation
+    from alignkit.judging.answers import Answering
     from alignkit.judging.verdict import Verdict
     from alignkit.policy.names import ModelSource
 
@@ -94,12 +94,14 @@ def train(
         AlignkitError: a wrong option or input, a stopped run, an interruption.
     """
     cls = registry().find("method", method)
-    resolved = config_file.resolve(cls, options=options, config=config, settings=set, like=like)  # type: ignore[type-abstract]
-    progress = progress or Silent()
+    resolved = config_file.resolve(cls, options=options, config=config, settings=set, like=like)
+    if resolved.run.plan:
+        text = f"call alignkit.api.plan({method!r}, ...), or type alignkit train {method} --plan"
+        raise UsageError(f"train(plan=True) trains nothing: {text}")
     from alignkit.reports.run_report import write_training_report
     from alignkit.training.run import train_run
 
-    run = Run(train_run(cls(), resolved, progress=progress))
+    run = Run(train_run(cls(), resolved, progress=progress or Silent()))
     if not (run.path / "report.html").exists():
         write_training_report(run.path, method=method, settings=run.info["config"]["train"][method])
     return run
@@ -112,7 +114,7 @@ def plan(
     from alignkit.training.plan import plan as plan_lines
 
     cls = registry().find("method", method)
-    resolved = config_file.resolve(cls, options=options, config=config, settings=set, like=like)  # type: ignore[type-abstract]
+    resolved = config_file.resolve(cls, options=options, config=config, settings=set, like=like)
     return plan_lines(cls(), resolved)
 
 
@@ -151,11 +153,14 @@ def generate(
     progress: Progress | None = None,
     **options: object,
 ) -> Iterator[dict[str, Any]]:
-    """Answer prompts, given as text or read from `data`; yields {"id", "prompt", "completion", "num_tokens", "finish"}."""
+    """Answer prompts, given as text or read from `data`.
+
+    Yields {"id", "prompt", "completion", "num_tokens", "finish"}; "finish" is "stop" or "length".
+    """
     settings = config_file.judge_settings(options, config, settings=set)
     answering = _answering(model, settings)
     if prompt:
-        rows = [_text_row(number, text) for number, text in enumerate(prompt, start=1)]
+        rows: Sequence[Row] = [_text_row(number, text) for number, text in enumerate(prompt, start=1)]
     else:
         rows = _rows(answering.source, settings, data_given="data" in options)
     for answer in answering.answer(rows, progress=progress or Silent()):
@@ -198,17 +203,13 @@ def evaluate(
     }
 
 
-def chat_session(
-    model: str, *, config: Path | None = None, set: Sequence[str] = (), **options: object
-) -> Answering:
+def chat_session(model: str, *, config: Path | None = None, set: Sequence[str] = (), **options: object) -> Answering:
     """Load a model to talk to: `.reply(messages) -> str`."""
     return _answering(model, config_file.judge_settings(options, config, settings=set))
 
 
-def show_rows(
-    *, config: Path | None = None, set: Sequence[str] = (), ids: bool = False, **options: object
-) -> Iterator[dict[str, Any]]:
-    """Yield rows as tokens and masks, {"id", "prompt_ids", "completions": [{"ids", "scored"}], "tokens"}; chosen first."""
+def show_rows(*, config: Path | None = None, set: Sequence[str] = (), **options: object) -> Iterator[dict[str, Any]]:
+    """Yield {"id", "prompt_ids", "completions": [{"ids", "scored"}], "tokens"} of each row, the chosen one first."""
     from alignkit.data.read import read_rows
     from alignkit.data.tokens import prepare
     from alignkit.policy.chat_settings import make_chat
@@ -243,7 +244,8 @@ def data_lengths(*, config: Path | None = None, set: Sequence[str] = (), **optio
     settings = config_file.judge_settings(options, config, settings=set)
     chat = make_chat(find_model(settings.model.model), settings.model)
     rows = read_rows(settings.data.data, columns=settings.data.columns, limit=settings.data.limit)
-    trains_on = "pairs" if any(row.rejected for row in rows) else "chosen" if any(row.chosen for row in rows) else "samples"
+    answered = "chosen" if any(row.chosen for row in rows) else "samples"
+    trains_on = "pairs" if any(row.rejected for row in rows) else answered
     prepared = prepare(
         rows, chat, trains_on=trains_on, max_length=1_000_000, max_skipped=1.0, train_on="last", keep_unusable=True
     )
@@ -251,7 +253,7 @@ def data_lengths(*, config: Path | None = None, set: Sequence[str] = (), **optio
 
 
 def start_up_checks(model: str) -> list[dict[str, Any]]:
-    """Run the start-up checks on a model with rows of its own making: [{"name", "ok", "value", "tolerance", "unit"}]."""
+    """Run the start-up checks on a model with own rows: [{"name", "ok", "value", "tolerance", "unit"}]."""
     from alignkit.config import ModelSection
     from alignkit.data.rows import to_row
     from alignkit.data.tokens import prepare
@@ -268,29 +270,11 @@ def start_up_checks(model: str) -> list[dict[str, Any]]:
     return [check.as_json() for check in run_checks(load_policy(source.folder), trees)]
 
 
-def quickstart(*, seed: int, out: Path, progress: Progress | None = None) -> list[dict[str, Any]]:
-    """Train every method on the demo tasks and compare them: writes OUT/table.json and OUT/report.html."""
-    from alignkit.quickstart import run_quickstart
-
-    return run_quickstart(seed=seed, out=out, progress=progress or Silent())
-
-
 def _answering(model: str, settings: Settings) -> Answering:
-    from alignkit.judging.answers import Answering
+    from alignkit.judging.answers import Answering, Generation
     from alignkit.policy.names import find_model
 
-    return Answering(find_model(model), settings.model, generation_of(settings))
-
-
-def generation_of(settings: Settings) -> Generation:
-    """How answers are drawn under these settings."""
-    from alignkit.judging.answers import Generation
-
-    section = settings.judge
-    return Generation(
-        temperature=section.temperature, top_p=section.top_p, max_new_tokens=section.max_new_tokens, seed=section.seed,
-        sampler=settings.rollouts.sampler,
-    )  # fmt: skip
+    return Answering(find_model(model), settings.model, Generation.of(settings))
 
 
 def _rows(source: ModelSource, settings: Settings, *, data_given: bool) -> Sequence[Row]:
@@ -311,5 +295,5 @@ def _text_row(number: int, text: str) -> Row:
     return to_row({"id": f"prompt-{number}", "prompt": text}, where="--prompt")
 
 
-def _json_lines(path: Path) -> list[Mapping[str, Any]] | Any:
+def _json_lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []

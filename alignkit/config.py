@@ -22,14 +22,17 @@ class Section(BaseModel):
 class ModelSection(Section):
     """[model]: what is trained, and how text becomes its tokens."""
 
-    model: str = Field(DEFAULT_MODEL, description="a run's name or folder, a model folder, or a hub name (name@revision)")
+    model: str = Field(
+        DEFAULT_MODEL, description="a run's name or folder, a model folder, or a hub name (name@revision)"
+    )
     chat_template: str | None = Field(None, description="a Jinja file, or chatml; default: the tokenizer's own")
     system: str | None = Field(None, description="system message put before conversations that have none")
     template_kwargs: dict[str, bool | int | float | str] = Field(
         default_factory=dict, description="values passed to the chat template, KEY=VALUE"
     )
     precision: Literal["auto", "bf16", "fp32"] = Field(
-        "auto", description="fp32 weights always; bf16: autocast; auto: bf16 where the device computes it fast, else fp32"
+        "auto",
+        description="fp32 weights always; bf16: autocast; auto: bf16 where the device computes it fast, else fp32",
     )
     lora_rank: int | None = Field(None, ge=1, description="train a LoRA adapter of this rank; default: all weights")
     attention: Literal["auto", "tree", "plain"] = Field(
@@ -50,9 +53,12 @@ class DataSection(Section):
         None, ge=8, description="longest prompt + completion, in tokens; default: the model's context, at most 2,048"
     )
     truncation: Literal["cut-completion", "drop-row", "stop"] | None = Field(
-        None, description="what is done with longer rows; default: stop when more than 1 % are longer, else cut-completion"
+        None,
+        description="what is done with longer rows; default: stop when more than 1 % are longer, else cut-completion",
     )
-    max_skipped: float = Field(0.01, ge=0, le=1, description="stop when more than this share of the rows cannot be used")
+    max_skipped: float = Field(
+        0.01, ge=0, le=1, description="stop when more than this share of the rows cannot be used"
+    )
     train_on: Literal["last", "all-assistant"] | None = Field(
         None, description="score the last answer (default for preference rows) or all assistant turns (conversations)"
     )
@@ -63,9 +69,12 @@ class RolloutsSection(Section):
 
     sampler: str = Field("transformers", description="what generates: transformers, or a plugin's name")
     reward: list[str] = Field(
-        default_factory=list, description="a judge's name, a reward run or folder, or FILE.py:function, with =WEIGHT; repeatable"
+        default_factory=list,
+        description="a judge's name, a reward run or folder, or FILE.py:function, with =WEIGHT; repeatable",
     )
-    max_missing: float = Field(0.2, ge=0, le=1, description="stop when more than this share of a step's scores is missing")
+    max_missing: float = Field(
+        0.2, ge=0, le=1, description="stop when more than this share of a step's scores is missing"
+    )
 
 
 class JudgeSection(Section):
@@ -73,9 +82,13 @@ class JudgeSection(Section):
 
     judge: str = Field("auto", description="a judge's name, a reward run or folder, FILE.py:function, or auto")
     vs: str | None = Field(None, description="the model to compare with")
-    num_prompts: int | None = Field(None, ge=1, description="prompts judged; default: all validation prompts, at most 500")
+    num_prompts: int | None = Field(
+        None, ge=1, description="prompts judged; default: all validation prompts, at most 500"
+    )
     margin: float = Field(3.0, ge=0, le=50, description="difference from 50 % that matters, in points")
-    temperature: float = Field(0.0, ge=0, description="temperature of the judged completions; 0 takes the likeliest token")
+    temperature: float = Field(
+        0.0, ge=0, description="temperature of the judged completions; 0 takes the likeliest token"
+    )
     top_p: float = Field(1.0, gt=0, le=1, description="top-p of the judged completions")
     max_new_tokens: int = Field(256, ge=1, description="longest judged completion, in tokens")
     seed: int = Field(0, ge=0, description="seed of prompts, samples and resampling")

@@ -31,7 +31,9 @@ class MethodConfig(BaseModel):
 
     learning_rate: float = Field(1e-5, gt=0, description="peak learning rate")
     batch_size: int = Field(2, ge=1, description="prompts a batch, each with all its completions")
-    accumulation: int = Field(2, ge=1, description="batches a step: one optimizer step sees batch-size x accumulation prompts")
+    accumulation: int = Field(
+        2, ge=1, description="batches a step: one optimizer step sees batch-size x accumulation prompts"
+    )
     epochs: int = Field(1, ge=1, description="passes over the training rows")
     max_steps: int | None = Field(None, ge=1, description="stop after this many optimizer steps, whatever the epochs")
     num_prompts: int | None = Field(None, ge=1, description="train on this many rows, drawn by the seed; default: all")
@@ -114,15 +116,19 @@ class Batch:
         size = len(new_N[which])
         new_N[which] = new_N.new_ones(size).cumsum(0) - 1
         kept_T = new_N[self.completion_T] >= 0
-        tokens = {
-            name: None if (x := getattr(self, name)) is None else x[kept_T]
-            for name in ("logprob_T", "reference_T", "behaviour_T")
-        }
-        completions = {
-            name: None if (x := getattr(self, name)) is None else x[which]
-            for name in ("group_N", "num_tokens_N", "target_num_tokens_N", "value_N", "advantage_N")
-        }
-        return replace(self, completion_T=new_N[self.completion_T[kept_T]], samples=None, **tokens, **completions)
+        return replace(
+            self,
+            logprob_T=self.logprob_T[kept_T],
+            completion_T=new_N[self.completion_T[kept_T]],
+            group_N=self.group_N[which],
+            num_tokens_N=self.num_tokens_N[which],
+            target_num_tokens_N=self.target_num_tokens_N[which],
+            reference_T=_part(self.reference_T, kept_T),
+            behaviour_T=_part(self.behaviour_T, kept_T),
+            value_N=_part(self.value_N, which),
+            advantage_N=_part(self.advantage_N, which),
+            samples=None,
+        )
 
     def leave_one_out(self, x_N: Tensor) -> Tensor:
         """Mean of x over the *other* completions of the same prompt, [N] -> [N]; 0 where there is no other."""
@@ -155,7 +161,7 @@ class Method(ABC):
     trains_on: ClassVar[str]
     """"chosen" (one completion a row), "pairs" (chosen, rejected) or "samples" (drawn from the policy and rewarded)."""
     needs: ClassVar[frozenset[str]] = frozenset()
-    """Of {"reference", "scalar_head"}: a frozen copy of the starting weights; a head of one value in the LM head's place."""
+    """Of {"reference", "scalar_head"}: a frozen copy of the starting weights; a head of one value, not the LM head."""
 
     @abstractmethod
     def loss(self, batch: Batch, config: Any) -> Tensor | dict[str, Tensor]:
@@ -189,6 +195,10 @@ def leave_one_out_baseline(rewards_PG: np.ndarray) -> np.ndarray:
     others_PG = present_PG.sum(1, keepdims=True) - present_PG
     sum_PG = np.nansum(rewards_PG, 1, keepdims=True) - np.where(present_PG, rewards_PG, 0.0)
     return np.where(others_PG > 0, sum_PG / np.maximum(others_PG, 1), np.nan)
+
+
+def _part(x: Tensor | None, which: Tensor | slice) -> Tensor | None:
+    return None if x is None else x[which]
 
 
 def _present(x: Tensor | None, name: str, how: str) -> Tensor:

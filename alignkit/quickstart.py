@@ -9,8 +9,6 @@ methods' defaults.
 from __future__ import annotations
 
 import json
-import math
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,8 +40,9 @@ NUM_OWN_PROMPTS = 24
 MAX_NEW_TOKENS = 96
 
 _COMMON: dict[str, Any] = {
-    "data": "demo", "split": "0.05", "limit": 640, "max_new_tokens": MAX_NEW_TOKENS, "accumulation": 1, "warmup_steps": 4,
-    "sample_interval": 10_000, "validation_interval": 20, "checkpoint_interval": 10_000, "early_stopping_steps": None,
+    "data": "demo", "split": "0.05", "limit": 640, "max_new_tokens": MAX_NEW_TOKENS, "accumulation": 1,
+    "warmup_steps": 4, "sample_interval": 10_000, "validation_interval": 20, "checkpoint_interval": 10_000,
+    "early_stopping_steps": None,
 }  # fmt: skip
 _SFT: dict[str, Any] = {"learning_rate": 5e-5, "batch_size": 8, "max_steps": 40}
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -51,7 +50,15 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "sft-lenpen": _COMMON | _SFT | {"penalty_interval": 2, "penalty": 1e-3, "penalty_samples": 2},
     "dpo": _COMMON | {"learning_rate": 1e-5, "batch_size": 6, "max_steps": 40},
     "grpo": _COMMON
-    | {"learning_rate": 3e-5, "batch_size": 6, "group_size": 6, "max_steps": 24, "reward": ["rules"], "num_prompts": None, "kl": 0.02},
+    | {
+        "learning_rate": 3e-5,
+        "batch_size": 6,
+        "group_size": 6,
+        "max_steps": 24,
+        "reward": ["rules"],
+        "num_prompts": None,
+        "kl": 0.02,
+    },
     "reward": _COMMON | {"learning_rate": 3e-5, "batch_size": 8, "max_steps": 24},
 }
 
@@ -109,7 +116,15 @@ def _train(name: str, seed: int, out: Path, progress: Progress) -> dict[str, Any
     """Train one entrant (or find it finished) and return what its run.json says of the end."""
     start = STARTS.get(name, "base")
     model = embedded.NAME if start == "base" else str(out / str(start))
-    run = api.train(name, model=model, out=str(out / name), seed=seed, resume=(out / name).exists(), progress=progress, **SETTINGS[name])
+    run = api.train(
+        name,
+        model=model,
+        out=str(out / name),
+        seed=seed,
+        resume=(out / name).exists(),
+        progress=progress,
+        **SETTINGS[name],
+    )
     end: dict[str, Any] = run.info["finished"]
     return end
 
@@ -127,14 +142,20 @@ def _answer(name: str, rows: Sequence[Row], own: Sequence[Row], seed: int, out: 
 
 
 def _row(
-    name: str, entrants: Mapping[str, Entrant], finished: Mapping[str, Mapping[str, Any]], rows: Sequence[Row], seed: int
+    name: str,
+    entrants: Mapping[str, Entrant],
+    finished: Mapping[str, Mapping[str, Any]],
+    rows: Sequence[Row],
+    seed: int,
 ) -> dict[str, Any]:
     """One row of table.json; rates in percent, differences in points, null where meaningless."""
     entrant, start = entrants[name], STARTS[name]
     against_base = _rate(name, "base", entrants, seed) if name != "base" else None
     against_start = _rate(name, start, entrants, seed) if start else None
     excess_P = _excess(entrant, rows)
-    beyond = mean_interval(excess_P - _excess(entrants["sft"], rows), seed=seed) if name not in {"base", "sft"} else None
+    beyond = (
+        mean_interval(excess_P - _excess(entrants["sft"], rows), seed=seed) if name not in {"base", "sft"} else None
+    )
     bleu = corpus_bleu(entrant.answers.texts, [str(row.reference) for row in rows])
     end = finished.get(name)
     return {
@@ -182,7 +203,9 @@ def _excess(entrant: Entrant, rows: Sequence[Row]) -> np.ndarray:
     """max(0, length - reference length) of each answer, tokens, end tokens included."""
     chat = _tokenizer()
     reference_P = [len(chat(str(row.reference), add_special_tokens=False)["input_ids"]) + 1 for row in rows]
-    return np.array([max(0, a.num_tokens - r) for a, r in zip(entrant.answers.answers, reference_P, strict=True)], float)
+    return np.array(
+        [max(0, a.num_tokens - r) for a, r in zip(entrant.answers.answers, reference_P, strict=True)], float
+    )
 
 
 def _tokenizer() -> Any:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import functools
 import importlib.metadata
 import logging
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -52,13 +51,20 @@ class Registry:
     broken: list[Plugin] = field(default_factory=list)
 
     def add_module(self, module: Any, *, distribution: str, version: str) -> None:
-        """Call every hook of one plugin module and keep what it registers."""
+        """Call every hook of one plugin module and keep all that it registers, or nothing where a hook fails."""
         manager = pluggy.PluginManager(GROUP)
         manager.add_hookspecs(hookspecs)
         manager.register(module)
         manager.check_pending()
+        added: list[Plugin] = []
+
+        def register(kind: str, cls: Any) -> None:
+            added.append(Plugin(kind, cls.name, cls, distribution, version, module.__name__))
+
         for kind, hook in KINDS.items():
-            getattr(manager.hook, hook)(register=self._register(kind, module.__name__, distribution, version))
+            getattr(manager.hook, hook)(register=functools.partial(register, kind))
+        for plugin in added:
+            self.found[plugin.kind].setdefault(plugin.name, []).append(plugin)
 
     def find(self, kind: str, name: str) -> type:
         """Return the class of that kind and name.
@@ -72,8 +78,12 @@ class Registry:
             raise UsageError(f"the {kind} name {name!r} is claimed by {owners}: uninstall one of them")
         if not claims:
             known = sorted(self.found[kind])
-            failed = f" ({len(self.broken)} plugin(s) failed to load: see `alignkit plugins list`)" if self.broken else ""
-            raise UsageError(f"no {kind} is named {name!r}{nearest(name, known)}; known: {', '.join(known) or 'none'}{failed}")
+            failed = (
+                f" ({len(self.broken)} plugin(s) failed to load: see `alignkit plugins list`)" if self.broken else ""
+            )
+            raise UsageError(
+                f"no {kind} is named {name!r}{nearest(name, known)}; known: {', '.join(known) or 'none'}{failed}"
+            )
         cls = claims[0].cls
         assert cls is not None
         return cls
@@ -86,13 +96,6 @@ class Registry:
     def names(self, kind: str) -> list[str]:
         """Return the names that one distribution alone claims."""
         return sorted(name for name, claims in self.found[kind].items() if len(claims) == 1)
-
-    def _register(self, kind: str, module: str, distribution: str, version: str) -> Callable[[type], None]:
-        def register(cls: type) -> None:
-            plugin = Plugin(kind, cls.name, cls, distribution, version, module)  # type: ignore[attr-defined]
-            self.found[kind].setdefault(cls.name, []).append(plugin)  # type: ignore[attr-defined]
-
-        return register
 
 
 @functools.cache

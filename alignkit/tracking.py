@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 
 class Tracker(ABC):
@@ -38,12 +38,22 @@ class MetricsFile(Tracker):
 
     def __init__(self, run_folder: Path, settings: Mapping[str, object]) -> None:
         super().__init__(run_folder, settings)
-        self._file = open(run_folder / "metrics.jsonl", "a", encoding="utf-8")  # noqa: SIM115 - closed by close()
+        self._path = run_folder / "metrics.jsonl"
 
     def log(self, step: int, metrics: Mapping[str, float], *, tokens_seen: int) -> None:
-        for name, value in metrics.items():
-            self._file.write(json.dumps({"step": step, "name": name, "value": value, "tokens": tokens_seen}) + "\n")
-        self._file.flush()
+        lines = [{"step": step, "name": name, "value": value, "tokens": tokens_seen} for name, value in metrics.items()]
+        append_lines(self._path, lines)
 
-    def close(self) -> None:
-        self._file.close()
+
+def append_lines(path: Path, objects: Iterable[Mapping[str, Any]]) -> None:
+    """Append JSON objects to a file, a line each; all of them, or none where the disk refuses (OSError)."""
+    text = "".join(json.dumps(line, ensure_ascii=False, default=str) + "\n" for line in objects)
+    with open(path, "ab", buffering=0) as file:
+        end = file.tell()
+        left = memoryview(text.encode())
+        try:
+            while left:
+                left = left[file.write(left) :]
+        except OSError:
+            file.truncate(end)
+            raise

@@ -20,7 +20,12 @@ def batch(logprobs: list[list[float]], *, groups: list[int] | None = None, **giv
     """A batch from each completion's log-probs; two completions a prompt unless `groups` says otherwise."""
     lengths = [len(completion) for completion in logprobs]
     groups = groups if groups is not None else [n // 2 for n in range(len(logprobs))]
-    counts = {"tokens": sum(lengths), "completions": len(lengths), "pairs": len(set(groups)), "groups": len(set(groups))}
+    counts = {
+        "tokens": sum(lengths),
+        "completions": len(lengths),
+        "pairs": len(set(groups)),
+        "groups": len(set(groups)),
+    }
     return Batch(
         logprob_T=torch.tensor([x for completion in logprobs for x in completion], requires_grad=True),
         completion_T=torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths)),
@@ -45,7 +50,9 @@ def test_sft_gradient_raises_every_scored_log_prob() -> None:
 
 
 def test_dpo_equals_its_formula_on_a_case_computed_by_hand() -> None:
-    pairs = batch([[-1.0, -2.0], [-4.0], [-1.0], [-1.0, -1.0]], reference_T=torch.tensor([-1.5, -2.5, -3.0, -1.0, -2.0, -2.0]))
+    pairs = batch(
+        [[-1.0, -2.0], [-4.0], [-1.0], [-1.0, -1.0]], reference_T=torch.tensor([-1.5, -2.5, -3.0, -1.0, -2.0, -2.0])
+    )
     # chosen - reference: +1.0, 0.0; rejected - reference: -1.0, +2.0; h = 2.0, -2.0
     expected = np.mean([-math.log(1 / (1 + math.exp(-0.2))), -math.log(1 / (1 + math.exp(0.2)))])
     assert DPO().loss(pairs, DPOConfig(beta=0.1)).item() == pytest.approx(expected, rel=1e-6)
@@ -146,8 +153,20 @@ def test_defaults_are_the_papers_numbers() -> None:
     assert (sft.learning_rate, sft.batch_size, sft.accumulation, sft.epochs, sft.seed) == (1e-4, 2, 2, 10, 16)
     assert (sft.warmup_steps, sft.penalty, sft.penalty_interval, sft.early_stopping_steps) == (10, 1e-3, 100, 2000)
     assert (sft.schedule, sft.optimizer, sft.max_new_tokens) == ("linear", "adam", 350)
-    assert (dpo.learning_rate, dpo.batch_size, dpo.accumulation, dpo.epochs, dpo.beta, dpo.seed) == (5e-6, 2, 2, 3, 0.1, 42)
-    assert (dpo.early_stopping_steps, dpo.validation_interval, dpo.sample_interval, dpo.max_new_tokens) == (2500, 250, 500, 256)
+    assert (dpo.learning_rate, dpo.batch_size, dpo.accumulation, dpo.epochs, dpo.beta, dpo.seed) == (
+        5e-6,
+        2,
+        2,
+        3,
+        0.1,
+        42,
+    )
+    assert (dpo.early_stopping_steps, dpo.validation_interval, dpo.sample_interval, dpo.max_new_tokens) == (
+        2500,
+        250,
+        500,
+        256,
+    )
     assert (grpo.learning_rate, grpo.batch_size, grpo.kl, grpo.max_steps, grpo.seed) == (5e-6, 2, 0.1, 1000, 42)
     assert (grpo.num_prompts, grpo.group_size, grpo.warmup_steps, grpo.max_new_tokens) == (50, 4, 10, 256)
     assert (grpo.validation_interval, grpo.checkpoint_interval) == (20, 50)
@@ -159,7 +178,8 @@ def test_means_of_micro_batches_add_up_to_the_steps_mean() -> None:
     second = batch([[-1.0], [-3.0, -5.0]])
     for over in ("tokens", "completions", "pairs", "groups"):
         parts = [
-            Batch(**{**vars(part), "denominators": whole.denominators}).mean(part.logprob_T, over=over) for part in (first, second)
+            Batch(**{**vars(part), "denominators": whole.denominators}).mean(part.logprob_T, over=over)
+            for part in (first, second)
         ]
         assert sum(parts).item() == pytest.approx(whole.mean(whole.logprob_T, over=over).item())
 

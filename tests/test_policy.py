@@ -25,7 +25,9 @@ def random_tree(prompt: int, completions: tuple[int, ...], rng: np.random.Genera
     return tree(f"row-{prompt}", rng.integers(0, 256, prompt), parts)
 
 
-def scores_and_gradient(policy: Policy, trees: list[Tree], temperatures: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+def scores_and_gradient(
+    policy: Policy, trees: list[Tree], temperatures: np.ndarray
+) -> tuple[torch.Tensor, torch.Tensor]:
     policy.zero_grad()
     pack_ = lay_out(trees)
     logprob_T = policy(pack_, temperatures).logprob_T
@@ -40,7 +42,9 @@ def policy(tmp_path_factory: pytest.TempPathFactory) -> Policy:
 
 @pytest.mark.parametrize("kind", ["qwen2", "llama", "mistral", "qwen3", "phi3", "olmo2"])
 def test_shared_prompts_give_what_separate_rows_give(kind: str, tmp_path: Path) -> None:
-    policy = load_policy(tiny_model(tmp_path, kind=kind), precision="fp32", attention="auto" if kind != "mistral" else "plain")
+    policy = load_policy(
+        tiny_model(tmp_path, kind=kind), precision="fp32", attention="auto" if kind != "mistral" else "plain"
+    )
     rng = np.random.default_rng(0)
     trees = [random_tree(9, (5, 7, 1), rng), random_tree(4, (3,), rng), random_tree(1, (2, 6), rng)]
     temperatures = np.linspace(0.6, 1.3, 6)
@@ -66,7 +70,11 @@ def test_plain_path_equals_the_models_own_logits(policy: Policy) -> None:
 @settings(max_examples=15, deadline=None)
 @given(data=st.data())
 def test_scores_do_not_depend_on_how_trees_are_packed(policy: Policy, data: st.DataObject) -> None:
-    shapes = data.draw(st.lists(st.tuples(st.integers(1, 12), st.lists(st.integers(1, 9), min_size=1, max_size=3)), min_size=1, max_size=4))
+    shapes = data.draw(
+        st.lists(
+            st.tuples(st.integers(1, 12), st.lists(st.integers(1, 9), min_size=1, max_size=3)), min_size=1, max_size=4
+        )
+    )
     rng = np.random.default_rng(data.draw(st.integers(0, 99)))
     trees = [random_tree(prompt, tuple(completions), rng) for prompt, completions in shapes]
     with torch.no_grad():
@@ -152,7 +160,9 @@ def test_a_tree_longer_than_the_capacity_has_a_row_of_its_own() -> None:
     assert sorted(map(tuple, pack(trees, 32))) == [(0,), (1,)]
 
 
-def test_a_model_with_a_sliding_window_takes_the_plain_path_and_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_model_with_a_sliding_window_takes_the_plain_path_and_says_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     folder = tiny_model(tmp_path, kind="mistral")
     assert load_policy(folder, precision="fp32").path == "plain"
     assert "sliding window" in caplog.text

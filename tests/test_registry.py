@@ -65,6 +65,21 @@ def test_a_misspelt_hook_is_an_error_rather_than_silence(registry: Registry) -> 
         registry.add_module(plugin_module("two", hook="register_method", names=("x",)), distribution="d", version="1")
 
 
+def test_a_plugin_that_fails_in_its_second_hook_leaves_nothing_behind(registry: Registry) -> None:
+    module = plugin_module("two", names=("simpo", "sft"))
+
+    def register_judges(register):
+        register(type("Brevity", (), {"name": "brevity"}))
+        raise RuntimeError("no such card")
+
+    module.register_judges = hookimpl(register_judges)
+    with pytest.raises(RuntimeError, match="no such card"):
+        registry.add_module(module, distribution="dist-two", version="2.0")
+    assert registry.names("method") == ["dpo", "sft"]
+    assert registry.names("judge") == []
+    assert registry.find("method", "sft").__name__ == "Sft"
+
+
 def test_plugins_are_listed_by_kind_then_name_whatever_the_order_of_loading() -> None:
     modules = [
         plugin_module("b", hook="register_judges", names=("rules",)),

@@ -45,12 +45,16 @@ def test_instruction_and_input_make_one_prompt() -> None:
 
 
 def test_foreign_columns_are_mapped_and_every_column_is_kept() -> None:
-    row = to_row({"question": "Hi", "good": "yes", "topic": 3}, where="here", columns={"prompt": "question", "chosen": "good"})
+    row = to_row(
+        {"question": "Hi", "good": "yes", "topic": 3}, where="here", columns={"prompt": "question", "chosen": "good"}
+    )
     assert row.prompt == (USER,) and text_of(row.chosen) == "yes" and row.fields["topic"] == 3
 
 
 def test_an_unknown_shape_names_the_fields_found_and_the_shapes_known() -> None:
-    with pytest.raises(InputError, match=r"file, line 3: unknown row shape; fields found: a, b; shapes known: prompt \+ chosen"):
+    with pytest.raises(
+        InputError, match=r"file, line 3: unknown row shape; fields found: a, b; shapes known: prompt \+ chosen"
+    ):
         to_row({"a": 1, "b": 2}, where="file, line 3")
 
 

@@ -23,7 +23,10 @@ def chat(folder: Path, own: str | None = CHATML, **given: Any) -> Chat:
 
 
 def rows(*answers: str) -> list[Row]:
-    return [to_row({"id": f"r{n}", "prompt": "Hi", "chosen": a, "rejected": f"not {a}"}, where="x") for n, a in enumerate(answers)]
+    return [
+        to_row({"id": f"r{n}", "prompt": "Hi", "chosen": a, "rejected": f"not {a}"}, where="x")
+        for n, a in enumerate(answers)
+    ]
 
 
 def ids_of(text: str, tokenizer: Any) -> list[int]:
@@ -42,7 +45,10 @@ def test_prompt_tokens_carry_no_loss_and_the_end_token_does(tmp_path: Path) -> N
 def test_a_pairs_completions_are_chosen_then_rejected(tmp_path: Path) -> None:
     made = chat(tmp_path)
     chosen, rejected = prepare(rows("yes"), made, trains_on="pairs", max_length=100).trees[0].completions
-    assert made.tokenizer.decode(chosen.ids) == "yes<|im_end|>" and made.tokenizer.decode(rejected.ids) == "not yes<|im_end|>"
+    assert (
+        made.tokenizer.decode(chosen.ids) == "yes<|im_end|>"
+        and made.tokenizer.decode(rejected.ids) == "not yes<|im_end|>"
+    )
 
 
 def test_every_assistant_turn_of_a_conversation_is_scored_and_nothing_else(tmp_path: Path) -> None:
@@ -61,7 +67,9 @@ def test_every_assistant_turn_of_a_conversation_is_scored_and_nothing_else(tmp_p
 
 def test_a_whole_answer_keeps_what_follows_the_end_token_unscored(tmp_path: Path) -> None:
     made = chat(tmp_path)
-    completion = prepare(rows("yes"), made, trains_on="chosen", max_length=100, whole_answer=True).trees[0].completions[0]
+    completion = (
+        prepare(rows("yes"), made, trains_on="chosen", max_length=100, whole_answer=True).trees[0].completions[0]
+    )
     assert made.tokenizer.decode(completion.ids) == "yes<|im_end|>\n"
     assert completion.scored.tolist() == [True, True, True, True, False]
 
@@ -89,7 +97,10 @@ def test_unusable_rows_are_skipped_counted_and_stop_beyond_their_share(tmp_path:
     some = rows("", *["yes"] * 9)
     prepared = prepare(some, made, trains_on="chosen", max_length=100, max_skipped=0.1)
     assert prepared.skipped == {"r0": "empty chosen answer"} and len(prepared.trees) == 9
-    with pytest.raises(InputError, match=r"1 of 10 rows \(10.0 %\) cannot be used, more than --max-skipped 0.01: 1 empty chosen answer \(r0\)"):
+    with pytest.raises(
+        InputError,
+        match=r"1 of 10 rows \(10.0 %\) cannot be used, more than --max-skipped 0.01: 1 empty chosen answer \(r0\)",
+    ):
         prepare(some, made, trains_on="chosen", max_length=100)
 
 
@@ -110,14 +121,19 @@ def test_a_system_message_is_put_before_conversations_that_have_none(tmp_path: P
     assert "Be brief." not in made.prompt(own)
 
 
+def opening(text: str) -> str:
+    """The end of a chat template that opens the answer with a text."""
+    return "{% if add_generation_prompt %}" + text + "{% endif %}"
+
+
 @pytest.mark.parametrize(
     ("template", "message"),
     [
-        ("{% for m in messages %}{{ m.content }}{% endfor %}{% if add_generation_prompt %}<think>{% endif %}", "no right mask"),
-        ("{% for m in messages %}{{ m.role }}:{{ m.content }}\n{% endfor %}{% if add_generation_prompt %}assistant:{% endif %}", "no end token"),
+        ("{% for m in messages %}{{ m.content }}{% endfor %}" + opening("<think>"), "no right mask"),
+        ("{% for m in messages %}{{ m.role }}:{{ m.content }}\n{% endfor %}" + opening("assistant:"), "no end token"),
         ("{{ raise_exception('roles must alternate') }}", "refuses this conversation: roles must alternate"),
     ],
-)  # fmt: skip
+)
 def test_a_template_that_allows_no_right_mask_is_refused(tmp_path: Path, template: str, message: str) -> None:
     made = chat(tmp_path, template)
     with pytest.raises(InputError, match=f"row r0: .*{message}"):
@@ -125,7 +141,9 @@ def test_a_template_that_allows_no_right_mask_is_refused(tmp_path: Path, templat
 
 
 def test_no_template_is_refused_with_what_to_give(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="no chat template; give one with --chat-template FILE or --chat-template chatml"):
+    with pytest.raises(
+        InputError, match="no chat template; give one with --chat-template FILE or --chat-template chatml"
+    ):
         chat(tmp_path, None)
     assert chat(tmp_path, None, template="chatml").turn_end_id == IM_END
 

@@ -48,8 +48,8 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("data") / "pairs.jsonl"
     rows = [
-        {"id": f"r{n}", "prompt": f"Say {word} {n}.", "chosen": f"{word} {n}", "rejected": f"no, {word} it is not, {n} times",
-         "rules": [{"kind": "contains", "values": [word]}]}
+        {"id": f"r{n}", "prompt": f"Say {word} {n}.", "chosen": f"{word} {n}",
+         "rejected": f"no, {word} it is not, {n} times", "rules": [{"kind": "contains", "values": [word]}]}
         for n, word in enumerate(WORDS * 4)
     ]  # fmt: skip
     path.write_text("\n".join(json.dumps(row) for row in rows))
@@ -57,7 +57,14 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def options(model: Path, data: Path, out: Path, **more: Any) -> dict[str, Any]:
-    common = {"batch_size": 4, "accumulation": 1, "max_steps": 6, "max_new_tokens": 8, "precision": "fp32", "split": "0.2"}
+    common = {
+        "batch_size": 4,
+        "accumulation": 1,
+        "max_steps": 6,
+        "max_new_tokens": 8,
+        "precision": "fp32",
+        "split": "0.2",
+    }
     return {"model": str(model), "data": str(data), "out": str(out), **common, **more}
 
 
@@ -70,14 +77,18 @@ def random_pairs(count: int, seed: int = 0) -> list[Tree]:
     ]  # fmt: skip
 
 
-def gradient_of(policy: Policy, method: Method, config: MethodConfig, micros: list[Micro], reference: Any = None) -> torch.Tensor:
+def gradient_of(
+    policy: Policy, method: Method, config: MethodConfig, micros: list[Micro], reference: Any = None
+) -> torch.Tensor:
     policy.zero_grad(set_to_none=True)
     accumulate(policy, method, config, micros, reference=reference)
     return torch.cat([p.grad.flatten().double() for p in policy.parameters()])
 
 
 @pytest.mark.parametrize("split", [[6], [1, 5], [2, 2, 2], [1] * 6])
-@pytest.mark.parametrize(("method", "config"), [(SFT(), SFTConfig()), (SFT(), SFTConfig(reduction="example-sum")), (DPO(), DPOConfig())])
+@pytest.mark.parametrize(
+    ("method", "config"), [(SFT(), SFTConfig()), (SFT(), SFTConfig(reduction="example-sum")), (DPO(), DPOConfig())]
+)
 def test_gradient_does_not_depend_on_the_split_into_micro_batches(
     model: Path, method: Method, config: MethodConfig, split: list[int]
 ) -> None:
@@ -107,7 +118,12 @@ def test_two_terms_with_different_denominators_accumulate_exactly(model: Path) -
 def test_the_penaltys_gradient_is_held_to_its_ratio_of_the_likelihoods(model: Path) -> None:
     policy = load_policy(model, precision="fp32")
     rows, rng = random_pairs(3), np.random.default_rng(5)
-    drawn = [tree(r.row_id, r.prompt.ids, [(rng.integers(0, 256, k), np.ones(k, bool)) for k in (40, 90)], target_num_tokens=2) for r in rows]
+    drawn = [
+        tree(
+            r.row_id, r.prompt.ids, [(rng.integers(0, 256, k), np.ones(k, bool)) for k in (40, 90)], target_num_tokens=2
+        )
+        for r in rows
+    ]
     plain = gradient_of(policy, SFT(), SFTConfig(), [Micro(lay_out(rows))])
     micros = [Micro(lay_out(rows), samples=Micro(lay_out(drawn)))]
     for ratio in (1.0, 0.25):
@@ -123,7 +139,15 @@ def test_the_penaltys_gradient_is_held_to_its_ratio_of_the_likelihoods(model: Pa
 
 def test_a_penalty_spike_leaves_adams_second_moment_within_twice_plain_sfts(model: Path) -> None:
     rows, rng = random_pairs(3), np.random.default_rng(6)
-    drawn = [tree(r.row_id, r.prompt.ids, [(rng.integers(0, 256, k), np.ones(k, bool)) for k in (30, 100)], target_num_tokens=2) for r in rows]
+    drawn = [
+        tree(
+            r.row_id,
+            r.prompt.ids,
+            [(rng.integers(0, 256, k), np.ones(k, bool)) for k in (30, 100)],
+            target_num_tokens=2,
+        )
+        for r in rows
+    ]
     moments = []
     for method, config, samples in (
         (SFT(), SFTConfig(), None),
@@ -172,7 +196,9 @@ def test_learning_rate_rises_then_falls_to_zero_after_the_last_step() -> None:
     assert learning_rate(MethodConfig(learning_rate=1.0, schedule="constant"), step=99, num_steps=99) == 1.0
 
 
-def test_start_up_checks_pass_on_a_sound_model_and_find_a_wrong_path(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_start_up_checks_pass_on_a_sound_model_and_find_a_wrong_path(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     policy = load_policy(model, precision="fp32")
     assert all(check.ok for check in run_checks(policy, random_pairs(3)))
     original = policy._tree_states
@@ -193,7 +219,10 @@ def test_exact_kl_equals_the_sum_over_the_vocabulary(model: Path, tmp_path: Path
         parts = []
         for completion in one.completions:
             ids = torch.as_tensor(np.concatenate([one.prompt.ids, completion.ids]).astype(np.int64))[None]
-            logp, logq = (p.model(input_ids=ids).logits[0, len(one.prompt) - 1 : -1].log_softmax(-1) for p in (_plain(policy), _plain(other)))
+            logp, logq = (
+                p.model(input_ids=ids).logits[0, len(one.prompt) - 1 : -1].log_softmax(-1)
+                for p in (_plain(policy), _plain(other))
+            )
             parts.append((logp.exp() * (logp - logq)).sum(-1))
     policy.use_path("tree")
     other.use_path("tree")
@@ -207,8 +236,12 @@ def _plain(policy: Policy) -> Policy:
 
 
 @pytest.mark.parametrize("method", ["sft", "sft-lenpen", "dpo", "reward", "grpo"])
-def test_a_resumed_run_is_the_same_run(method: str, model: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    more: dict[str, Any] = {"sft-lenpen": {"penalty_interval": 2}, "grpo": {"group_size": 2, "reward": ["rules"]}}.get(method, {})
+def test_a_resumed_run_is_the_same_run(
+    method: str, model: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    more: dict[str, Any] = {"sft-lenpen": {"penalty_interval": 2}, "grpo": {"group_size": 2, "reward": ["rules"]}}.get(
+        method, {}
+    )
     whole = alignkit.train(method, **options(model, data, tmp_path / "whole", **more))
     _interrupt_after(3, monkeypatch)
     with pytest.raises(Interrupted, match="--resume"):
@@ -242,7 +275,7 @@ def test_resume_refuses_a_changed_configuration_with_the_difference(
     with pytest.raises(Interrupted):
         alignkit.train("sft", **options(model, data, tmp_path / "run"))
     monkeypatch.undo()
-    with pytest.raises(UsageError, match="learning_rate: 0.0001 -> 0.5"):
+    with pytest.raises(UsageError, match=r"learning_rate: 0\.0001 -> 0\.5"):
         alignkit.train("sft", **options(model, data, tmp_path / "run", learning_rate=0.5), resume=True)
     run = alignkit.train(
         "sft", **options(model, data, tmp_path / "run", learning_rate=0.5), resume=True, allow_changed=["learning_rate"]
@@ -257,7 +290,9 @@ def test_a_finished_run_is_left_as_it_is_on_resume(model: Path, data: Path, tmp_
     assert (run.path / "model" / "model.safetensors").stat().st_mtime_ns == before
 
 
-def test_a_damaged_checkpoint_is_passed_over_for_the_one_before_it(model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_damaged_checkpoint_is_passed_over_for_the_one_before_it(
+    model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     policy = load_policy(model, precision="fp32")
     optimizer = make_optimizer(policy.parameters(), MethodConfig())
     for step in (1, 2):
@@ -276,7 +311,9 @@ def test_the_last_two_checkpoints_and_the_best_are_kept(model: Path, tmp_path: P
     assert [p.name for p in sorted(tmp_path.iterdir())] == ["step-000002", "step-000004", "step-000005"]
 
 
-def test_a_non_finite_loss_stops_the_run_and_names_its_rows(model: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_non_finite_loss_stops_the_run_and_names_its_rows(
+    model: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(SFT, "loss", lambda self, batch, config: batch.logprob_T.sum() * float("nan"))
     with pytest.raises(RunStopped, match=r"loss of step 1 is nan; its rows: r\d+"):
         alignkit.train("sft", **options(model, data, tmp_path / "run"))
@@ -285,8 +322,8 @@ def test_a_non_finite_loss_stops_the_run_and_names_its_rows(model: Path, data: P
 def test_early_stopping_keeps_the_best_weights(model: Path, data: Path, tmp_path: Path) -> None:
     run = alignkit.train(
         "sft",
-        **options(model, data, tmp_path / "run", max_steps=60, learning_rate=0.05, validation_interval=2, early_stopping_steps=6,
-                  warmup_steps=0),
+        **options(model, data, tmp_path / "run", max_steps=60, learning_rate=0.05, validation_interval=2,
+                  early_stopping_steps=6, warmup_steps=0),
     )  # fmt: skip
     losses = run.metrics.filter((run.metrics["name"] == "validation/loss") & (run.metrics["step"] > 0))
     best = losses.sort("value")["step"][0]
@@ -321,8 +358,9 @@ def test_exported_end_and_pad_tokens_are_two_tokens(model: Path, data: Path, tmp
 
 def test_ctrl_c_on_a_real_process_saves_and_exits_130(model: Path, data: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    command = [sys.executable, "-m", "alignkit", "train", "sft", "--model", str(model), "--data", str(data), "--out", str(out),
-               "--epochs", "100000", "--max-new-tokens", "4", "--validation-interval", "100000"]  # fmt: skip
+    command = [sys.executable, "-m", "alignkit", "train", "sft", "--model", str(model), "--data", str(data),
+               "--out", str(out), "--epochs", "100000", "--max-new-tokens", "4",
+               "--validation-interval", "100000"]  # fmt: skip
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and '"step": 3' not in _text(out / "metrics.jsonl"):

@@ -24,7 +24,9 @@ def tiny_tokenizer(folder: Path, *, template: str | None = CHATML) -> None:
     fast.save_pretrained(folder)
 
 
-def tiny_model(folder: Path, *, kind: str = "qwen2", seed: int = 0, template: str | None = CHATML, vocab_size: int = 272) -> Path:
+def tiny_model(
+    folder: Path, *, kind: str = "qwen2", seed: int = 0, template: str | None = CHATML, vocab_size: int = 272
+) -> Path:
     """Write a random two-layer model of some architecture with the tiny tokenizer."""
     import torch
     from transformers import AutoModelForCausalLM
@@ -33,8 +35,8 @@ def tiny_model(folder: Path, *, kind: str = "qwen2", seed: int = 0, template: st
     torch.manual_seed(seed)
     config = CONFIG_MAPPING[kind](
         vocab_size=vocab_size, hidden_size=48, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, max_position_embeddings=512, tie_word_embeddings=True, bos_token_id=None, eos_token_id=256,
-        pad_token_id=None,
+        num_key_value_heads=2, max_position_embeddings=512, tie_word_embeddings=True, bos_token_id=None,
+        eos_token_id=256, pad_token_id=None,
     )  # fmt: skip
     AutoModelForCausalLM.from_config(config).save_pretrained(folder)
     tiny_tokenizer(folder, template=template)

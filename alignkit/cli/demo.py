@@ -27,12 +27,12 @@ _COLUMNS = {
 
 def demo(seed: Seed = 16, out: Out = "runs/quickstart", json: Json = False) -> None:
     """Train SFT, SFT + length penalty, DPO and GRPO on demo tasks and compare them."""
-    from alignkit import api
     from alignkit.cli.progress import RichProgress
+    from alignkit.quickstart import run_quickstart
 
     progress = RichProgress()
     try:
-        table = api.quickstart(seed=seed, out=Path(out), progress=progress)
+        table = run_quickstart(seed=seed, out=Path(out), progress=progress)
     finally:
         progress.stop()
     if json:

@@ -88,7 +88,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _fail(message: str, code: int) -> int:
-    print(f"alignkit: error: {message}", file=sys.stderr)
+    """Print an error as one line; what stands above its last line is the user's own traceback and comes first."""
+    above, _, line = message.rpartition("\n")
+    if above:
+        print(above, file=sys.stderr)
+    print(f"alignkit: error: {line}", file=sys.stderr)
     return code
 
 

@@ -60,7 +60,9 @@ class Chat:
         special = {str(t) for t in tokenizer.all_special_tokens} | {
             str(t) for t in tokenizer.added_tokens_decoder.values() if t.special
         }
-        self._special = re.compile("|".join(re.escape(token) for token in sorted(special, key=len, reverse=True)) or "(?!)")
+        self._special = re.compile(
+            "|".join(re.escape(token) for token in sorted(special, key=len, reverse=True)) or "(?!)"
+        )
 
     @cached_property
     def end_ids(self) -> frozenset[int]:
@@ -86,8 +88,8 @@ class Chat:
         whole = self._render([*prompt, *answer], generation_prompt=False)
         if not whole.startswith(before):
             raise InputError(
-                "under this chat template the prompt is not the beginning of the finished conversation, so that no right "
-                "mask follows from it; give another with --chat-template FILE or --chat-template chatml"
+                "under this chat template the prompt is not the beginning of the finished conversation, so that no "
+                "right mask follows from it; give another with --chat-template FILE or --chat-template chatml"
             )
         cut = len(self.prompt(prompt))
         start = len(before)

@@ -62,7 +62,8 @@ class Pack:
 def lay_out(trees: Sequence[Tree]) -> Pack:
     """Lay trees one after another into one row."""
     ids, positions, sources, targets, owners, spans = [], [], [], [], [], []
-    groups, num_tokens, last, lengths = [], [], [], []
+    groups: list[int] = []
+    num_tokens, last, lengths = [], [], []
     at = 0
     for number, tree in enumerate(trees):
         start, prompt_length = at, len(tree.prompt)

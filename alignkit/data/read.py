@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import zlib
 from collections.abc import Iterator, Mapping
 from itertools import islice
 from pathlib import Path
@@ -31,7 +32,7 @@ def read_rows(data: str, *, columns: Mapping[str, str] | None = None, limit: int
     for where, fields in islice(_lines(data), limit):
         rows.append(to_row(fields, where=where, columns=columns))
     if not rows:
-        raise InputError(f"{data}: no rows")
+        raise InputError(f"{data}: no rows; give a file with a JSON object a line, or another --data")
     return _with_distinct_ids(rows)
 
 
@@ -61,7 +62,7 @@ def _lines(data: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
     elif name in registry().names("dataset"):
         yield from _plugin(name, part or "train")
     elif path.name.endswith(SUFFIXES) or data.startswith((".", "/", "~")):
-        raise InputError(f"{path}: no such file")
+        raise InputError(f"{path}: no such file; --data names a file, a folder, or what `alignkit plugins list` shows")
     elif name.count("/") == 1:
         yield from _hub(name, part or None)
     else:
@@ -80,8 +81,9 @@ def _file(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
             yield from _parquet(path)
         else:
             yield from _jsonl(path)
-    except (OSError, EOFError) as error:
-        raise InputError(f"{path}: cannot be read: {error}") from error
+    except (OSError, EOFError, zlib.error) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"{path}: cannot be read: {reason}; give a whole file that you may read") from error
 
 
 def _jsonl(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -90,15 +92,28 @@ def _jsonl(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
             where = f"{path}, line {number}"
             if not line.strip():
                 continue
-            try:
-                fields = json.loads(line.decode("utf-8"))
-            except UnicodeDecodeError as error:
-                raise InputError(f"{where}: not UTF-8: {error.reason} at byte {error.start}") from error
-            except json.JSONDecodeError as error:
-                raise InputError(f"{where}: not JSON: {error.msg} at column {error.colno}") from error
-            if not isinstance(fields, dict):
-                raise InputError(f"{where}: expected an object, found {type(fields).__name__}")
-            yield where, fields
+            yield where, _object(line, where)
+
+
+def _object(line: bytes, where: str) -> Mapping[str, Any]:
+    """Read one line; a `\\u` escape that is half a character is refused here, since no tokenizer takes it."""
+    try:
+        fields = json.loads(line.decode("utf-8"))
+        if b"\\u" in line:
+            json.dumps(fields, ensure_ascii=False).encode()
+    except UnicodeDecodeError as error:
+        raise InputError(f"{where}: not UTF-8: {error.reason} at byte {error.start}; save the file as UTF-8") from error
+    except UnicodeEncodeError as error:
+        raise InputError(f"{where}: no valid text: {error.reason}; correct or remove this line") from error
+    except json.JSONDecodeError as error:
+        raise InputError(
+            f"{where}: not JSON: {error.msg} at column {error.colno}; correct or remove this line"
+        ) from error
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, thousands of brackets
+        raise InputError(f"{where}: JSON that cannot be read: {error}; correct or remove this line") from error
+    if not isinstance(fields, dict):
+        raise InputError(f"{where}: expected an object, found {type(fields).__name__}; correct or remove this line")
+    return fields
 
 
 def _opened(path: Path) -> Any:
@@ -110,8 +125,14 @@ def _opened(path: Path) -> Any:
         import polars
 
         # polars decompresses zst; reading lines as one raw column leaves JSON errors to us
-        frame = polars.read_csv(path, has_header=False, separator="\x01", quote_char=None, new_columns=["line"])
-        return io.BytesIO("\n".join(frame["line"].to_list()).encode())
+        try:
+            frame = polars.read_csv(
+                path, has_header=False, separator="\x01", quote_char=None, infer_schema=False, raise_if_empty=False
+            )
+        except polars.exceptions.PolarsError as error:
+            raise InputError(f"{path}: not readable as zst: {_first_line(error)}; pack it again") from error
+        lines = frame.to_series().fill_null("").to_list() if frame.width else []
+        return io.BytesIO("\n".join(lines).encode())
     return open(path, "rb")
 
 
@@ -121,7 +142,7 @@ def _parquet(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
     try:
         frame = polars.read_parquet(path)
     except polars.exceptions.PolarsError as error:
-        raise InputError(f"{path}: not a readable Parquet file: {error}") from error
+        raise InputError(f"{path}: not a readable Parquet file: {_first_line(error)}; write it again") from error
     for number, fields in enumerate(frame.iter_rows(named=True), start=1):
         yield f"{path}, row {number}", fields
 
@@ -130,7 +151,9 @@ def _plugin(name: str, part: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
     cls = registry().find("dataset", name)
     assert issubclass(cls, Dataset)
     if part not in cls.parts:
-        raise UsageError(f"data set {name!r} has no part {part!r}{nearest(part, list(cls.parts))}; it has {', '.join(cls.parts)}")
+        raise UsageError(
+            f"data set {name!r} has no part {part!r}{nearest(part, list(cls.parts))}; it has {', '.join(cls.parts)}"
+        )
     for number, fields in enumerate(cls().rows(part), start=1):
         yield f"{name}:{part}, row {number}", fields
 
@@ -145,7 +168,9 @@ def _hub(name: str, split: str | None) -> Iterator[tuple[str, Mapping[str, Any]]
         files = sorted(f for f in HfApi().list_repo_files(name, repo_type="dataset") if f.endswith(".parquet"))
         chosen = [f for f in files if Path(f).name.startswith(f"{wanted}-") or Path(f).parent.name == wanted]
         if not chosen:
-            raise InputError(f"hub data set {name}: no Parquet file of split {wanted!r}; it has {', '.join(files) or 'none'}")
+            raise InputError(
+                f"hub data set {name}: no Parquet file of split {wanted!r}; it has {', '.join(files) or 'none'}"
+            )
         local = [Path(hf_hub_download(name, f, repo_type="dataset")) for f in chosen]
     except RepositoryNotFoundError as error:
         raise InputError(f"hub data set {name}: not found, or private without a token") from error
@@ -163,3 +188,7 @@ def _hub(name: str, split: str | None) -> Iterator[tuple[str, Mapping[str, Any]]
         raise
     for file in local:
         yield from _parquet(file)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

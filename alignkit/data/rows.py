@@ -108,7 +108,11 @@ def unusable_reason(row: Row, trains_on: str) -> str | None:
 def _split(named: Mapping[str, Any], where: str) -> tuple[Messages, Messages | None, Messages | None, bool]:
     """Return prompt, chosen, rejected, and whether the row is a conversation."""
     if "conversations" in named or "messages" in named:
-        turns = _sharegpt(named["conversations"], where) if "conversations" in named else _messages(named["messages"], where)
+        turns = (
+            _sharegpt(named["conversations"], where)
+            if "conversations" in named
+            else _messages(named["messages"], where)
+        )
         if not turns or turns[-1]["role"] != "assistant":
             return turns, None, None, False
         return turns[:-1], turns[-1:], None, True
@@ -157,7 +161,11 @@ def _sharegpt(value: Any, where: str) -> Messages:
         raise InputError(f"{where}: 'conversations' must be a list, found {_shown(value)}")
     turns = []
     for turn in value:
-        if not isinstance(turn, Mapping) or turn.get("from") not in _SHAREGPT_ROLES or not isinstance(turn.get("value"), str):
+        if (
+            not isinstance(turn, Mapping)
+            or turn.get("from") not in _SHAREGPT_ROLES
+            or not isinstance(turn.get("value"), str)
+        ):
             known = ", ".join(_SHAREGPT_ROLES)
             raise InputError(f"{where}: a turn needs 'from' ({known}) and 'value' as text, found {_shown(turn)}")
         turns.append({"role": _SHAREGPT_ROLES[turn["from"]], "content": turn["value"]})

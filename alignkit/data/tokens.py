@@ -20,6 +20,7 @@ from alignkit.data.trees import Tree, tree
 from alignkit.errors import InputError
 
 UNSCORED = -100
+_TOKENIZER_FILES = ("tokenizer.*", "vocab.*", "tekken.json")  # without any, transformers makes an empty tokenizer
 _FREE_CUTS = 0.01  # more rows than this share are cut only by a named policy
 
 
@@ -47,6 +48,8 @@ def load_tokenizer(folder: str | Path) -> Any:
     """
     import transformers
 
+    if not any(found for pattern in _TOKENIZER_FILES for found in Path(folder).glob(pattern)):
+        raise InputError(f"{folder}: no tokenizer in this model folder; copy the tokenizer.json of its model into it")
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
     except (OSError, ValueError, KeyError) as error:
@@ -195,8 +198,8 @@ def _fit(
     num_long = sum(over and fit for over, fit in zip(long, fits, strict=True))
     if num_long and (truncation == "stop" or (truncation is None and num_long > _FREE_CUTS * total)):
         raise InputError(
-            f"{num_long} of {total} rows ({100 * num_long / total:.1f} %) are longer than --max-length {max_length} tokens; "
-            "name what is done with them: --truncation cut-completion or drop-row, or raise --max-length"
+            f"{num_long} of {total} rows ({100 * num_long / total:.1f} %) are longer than --max-length {max_length} "
+            "tokens; name what is done with them: --truncation cut-completion or drop-row, or raise --max-length"
         )
     for row, (prompt, own, target), over, fit in zip(rows, drafts, long, fits, strict=True):
         if not fit:
@@ -221,7 +224,12 @@ def _fit(
     for number, name in enumerate(("chosen", "rejected")):
         lengths |= {name: np.array([len(own[number][0]) for _, own, _ in drafts if len(own) > number], np.int64)}
     return Prepared(
-        trees, kept, skipped, num_cut, num_dropped, texts.num_tokenized_otherwise(drafts),
+        trees,
+        kept,
+        skipped,
+        num_cut,
+        num_dropped,
+        texts.num_tokenized_otherwise(drafts),
         {name: column for name, column in lengths.items() if len(column)},
     )
 
@@ -229,8 +237,8 @@ def _fit(
 def _check_skipped(skipped: Mapping[str, str], total: int, max_skipped: float) -> None:
     if len(skipped) > max_skipped * total:
         raise InputError(
-            f"{len(skipped)} of {total} rows ({100 * len(skipped) / total:.1f} %) cannot be used, more than --max-skipped "
-            f"{max_skipped:g}: {_summary(skipped)}"
+            f"{len(skipped)} of {total} rows ({100 * len(skipped) / total:.1f} %) cannot be used, more than "
+            f"--max-skipped {max_skipped:g}: {_summary(skipped)}; correct them, or raise --max-skipped"
         )
 
 

@@ -66,7 +66,9 @@ class Tree:
         return sum(len(segment) for segment in self.segments)
 
 
-def tree(row_id: str, prompt_ids: np.ndarray, completions: list[tuple[np.ndarray, np.ndarray]], *, target_num_tokens: int = 0) -> Tree:
+def tree(
+    row_id: str, prompt_ids: np.ndarray, completions: list[tuple[np.ndarray, np.ndarray]], *, target_num_tokens: int = 0
+) -> Tree:
     """Make a tree of depth one from a prompt and (ids, scored) of each completion."""
     prompt_ids = np.asarray(prompt_ids, np.int32)
     root = Segment(prompt_ids, -1, np.zeros(len(prompt_ids), bool))

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from alignkit.config import ModelSection
+from alignkit.config_file import Settings
 from alignkit.data.chat import Chat
 from alignkit.data.packs import lay_out, pack
 from alignkit.data.rows import Row
@@ -36,6 +37,12 @@ class Generation:
     max_new_tokens: int = 256
     seed: int = 0
     sampler: str = "transformers"
+
+    @classmethod
+    def of(cls, settings: Settings) -> Generation:
+        """How [judge] and [rollouts] say that answers are drawn."""
+        section = settings.judge
+        return cls(section.temperature, section.top_p, section.max_new_tokens, section.seed, settings.rollouts.sampler)
 
 
 @dataclass(frozen=True)
@@ -70,7 +77,9 @@ class Answering:
     def __init__(self, source: ModelSource, section: ModelSection, generation: Generation) -> None:
         self.source, self.generation = source, generation
         self.chat: Chat = make_chat(source, section)
-        self.policy: Policy = load_policy(source.folder, precision=section.precision, attention=section.attention).eval()
+        self.policy: Policy = load_policy(
+            source.folder, precision=section.precision, attention=section.attention
+        ).eval()
         self.sampler: Sampler = make_sampler(generation.sampler, self.policy, self.chat)
         self.context = context_length(source.folder)
 
@@ -81,7 +90,6 @@ class Answering:
             InputError: a prompt leaves no room for an answer.
         """
         requests = [self._request(row) for row in rows]
-        answers = []
         progress.start(f"answers of {self.source.name}", len(rows))
         by_length = sorted(range(len(rows)), key=lambda n: len(requests[n].prompt_ids))
         done: dict[int, Answer] = {}
@@ -94,8 +102,7 @@ class Answering:
                 done[number] = Answer(rows[number], text, len(ids), completion.cut)
             progress.advance(len(numbers))
         progress.stop()
-        answers = [done[number] for number in range(len(rows))]
-        return answers
+        return [done[number] for number in range(len(rows))]
 
     def reply(self, messages: Sequence[dict[str, str]]) -> str:
         """Answer a conversation, for chat."""
@@ -133,7 +140,9 @@ class Answering:
         ids = self.chat.tokenizer(self.chat.prompt(row.prompt), add_special_tokens=False)["input_ids"]
         room = self.context - len(ids)
         if room < 1:
-            raise InputError(f"row {row.id}: its prompt of {len(ids)} tokens fills the model's context of {self.context}")
+            raise InputError(
+                f"row {row.id}: its prompt of {len(ids)} tokens fills the model's context of {self.context}"
+            )
         generation = self.generation
         return Request(
             prompt_ids=ids,

@@ -24,10 +24,8 @@ from alignkit.scoring.specs import NamedJudge, make_judge
 from alignkit.training.run_folder import write_atomically
 
 
-def judge_model(
-    model: str | None, settings: Settings, *, data_given: bool, yes: bool, progress: Progress
-) -> Verdict:
-    """Judge `model` (default: the newest finished run) against `settings.judge.vs` (default: what its run started from).
+def judge_model(model: str | None, settings: Settings, *, data_given: bool, yes: bool, progress: Progress) -> Verdict:
+    """Judge `model` against `settings.judge.vs`; default: the newest finished run against what it started from.
 
     The verdict of a run is also kept in its folder, under verdicts/.
 
@@ -45,18 +43,16 @@ def judge_model(
     named = make_judge(spec, settings.judges)
     _agree(named, yes=yes, num_items=2 * len(prompts.rows))
     named.judge.ready([row.fields for row in prompts.rows])
-    generation = Generation(
-        temperature=section.temperature, top_p=section.top_p, max_new_tokens=section.max_new_tokens, seed=section.seed,
-        sampler=settings.rollouts.sampler,
-    )  # fmt: skip
     ours, theirs = (
-        answers_of(one, prompts.rows, section=settings.model, generation=generation, progress=progress) for one in (source, vs)
+        answers_of(one, prompts.rows, section=settings.model, generation=Generation.of(settings), progress=progress)
+        for one in (source, vs)
     )
     scores = [score(answers, named) for answers in (ours, theirs)]
     named.judge.close()
     verdict = reach(
         win_rate(outcomes(*scores), seed=section.seed),
-        run=source.name, vs=vs.name, judge=JudgeName(name=named.label, version=named.judge.version, verifiable=named.judge.verifiable),
+        run=source.name, vs=vs.name,
+        judge=JudgeName(name=named.label, version=named.judge.version, verifiable=named.judge.verifiable),
         margin=section.margin, ours=side(ours), theirs=side(theirs), prompts=prompts.source, seed=section.seed,
         stamps=(*prompts.stamps, *_reward_stamp(source, named)),
     )  # fmt: skip

@@ -66,18 +66,21 @@ def _split_attention(query: Tensor, key: Tensor, value: Tensor, spans: Sequence[
     for span in spans:
         prompt = slice(span.start, span.prompt_end)
         if span.prompt_end > span.start:
-            own = (x[:, :, prompt] for x in (query, key, value))
-            pieces.append(scaled_dot_product_attention(*own, is_causal=True, scale=scale, enable_gqa=True))
+            pieces.append(_causal(query, key, value, prompt, scale))
         for start, end in span.completions:
             pieces.append(_completion(query, key, value, prompt, slice(start, end), scale))
     return torch.cat(pieces, 2)
 
 
+def _causal(query: Tensor, key: Tensor, value: Tensor, own: slice, scale: float | None) -> Tensor:
+    queries, keys, values = (x[:, :, own] for x in (query, key, value))
+    return scaled_dot_product_attention(queries, keys, values, is_causal=True, scale=scale, enable_gqa=True)
+
+
 def _completion(query: Tensor, key: Tensor, value: Tensor, prompt: slice, own: slice, scale: float | None) -> Tensor:
     num_prompt, num_own = prompt.stop - prompt.start, own.stop - own.start
     if num_prompt == 0:
-        inputs = (x[:, :, own] for x in (query, key, value))
-        return scaled_dot_product_attention(*inputs, is_causal=True, scale=scale, enable_gqa=True)
+        return _causal(query, key, value, own, scale)
     seen = torch.ones(num_own, num_prompt + num_own, dtype=torch.bool, device=query.device).tril(num_prompt)
     keys, values = (torch.cat([x[:, :, prompt], x[:, :, own]], 2) for x in (key, value))
     return scaled_dot_product_attention(query[:, :, own], keys, values, attn_mask=seen, scale=scale, enable_gqa=True)
@@ -85,7 +88,8 @@ def _completion(query: Tensor, key: Tensor, value: Tensor, prompt: slice, own: s
 
 def marks(spans: Sequence[Span]) -> tuple[Tensor, Tensor]:
     """Number the tree and the segment (0 = prompt) of each token: int32 [S], int32 [S]."""
-    trees, segments = [], []
+    trees: list[Tensor] = []
+    segments: list[Tensor] = []
     for number, span in enumerate(spans):
         sizes = [span.prompt_end - span.start, *(end - start for start, end in span.completions)]
         trees.append(torch.full((sum(sizes),), number, dtype=torch.int32))

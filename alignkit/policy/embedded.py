@@ -9,13 +9,17 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import io
 import json
 import os
 import shutil
 import tempfile
+from contextlib import redirect_stderr
 from pathlib import Path
+from typing import Any
 
 from alignkit.errors import InputError
+from alignkit.policy.quiet import quieten
 
 NAME = "SmolLM2-135M-Instruct"
 LICENCE = "SmolLM2-135M-Instruct, Hugging Face TB, Apache-2.0"
@@ -54,7 +58,9 @@ def folder() -> Path:
     working = Path(tempfile.mkdtemp(prefix=f"{NAME}-", dir=final.parent))
     try:
         _convert(source, working)
-        (working / "source.json").write_text(json.dumps({"sha256": digest, "file": _GGUF, "licence": LICENCE}, indent=1))
+        (working / "source.json").write_text(
+            json.dumps({"sha256": digest, "file": _GGUF, "licence": LICENCE}, indent=1)
+        )
         try:
             working.rename(final)
         except OSError:  # another process was first
@@ -70,13 +76,18 @@ def _convert(source: Path, out: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    quieten()
     tokenizer = AutoTokenizer.from_pretrained(source, gguf_file=_GGUF, local_files_only=True)
     tokenizer.pad_token = "<|endoftext|>"
-    model = AutoModelForCausalLM.from_pretrained(source, gguf_file=_GGUF, dtype=torch.float32, local_files_only=True)
+    with redirect_stderr(io.StringIO()):  # the GGUF reader's bar has no switch of its own
+        model = AutoModelForCausalLM.from_pretrained(
+            source, gguf_file=_GGUF, dtype=torch.float32, local_files_only=True
+        )
     if hasattr(model.config, "quantization_config"):  # a model read from GGUF is marked quantized and refuses saving
         del model.config.quantization_config
     model.config.pad_token_id = model.generation_config.pad_token_id = tokenizer.pad_token_id
-    fresh = type(model)(model.config).to(torch.bfloat16)
+    fresh: Any = type(model)(model.config)
+    fresh = fresh.to(torch.bfloat16)
     fresh.load_state_dict({name: value.to(torch.bfloat16) for name, value in model.state_dict().items()})
     fresh.tie_weights()
     fresh.generation_config = model.generation_config

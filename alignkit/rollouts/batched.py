@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -16,6 +17,9 @@ from torch import Tensor
 
 from alignkit.policy.policy import Policy
 from alignkit.rollouts.sampler import Completion, Request
+
+if TYPE_CHECKING:
+    from transformers import DynamicCache
 
 MAX_BATCH = 64
 _COMPACT_BELOW = 0.75  # rows that are finished leave the batch when fewer than this share is left
@@ -78,7 +82,7 @@ class BatchedGeneration:
             mask = torch.cat([mask, mask.new_ones(len(rows), 1)], 1)
             logits = self._decode(rows, cache, mask)
 
-    def _prefill(self, rows: list[_Row]) -> tuple[Tensor, object, Tensor]:
+    def _prefill(self, rows: list[_Row]) -> tuple[Tensor, DynamicCache, Tensor]:
         """Compute each distinct prompt once, left-padded, then give every row its own copy of the cache."""
         from transformers import DynamicCache
 
@@ -99,11 +103,11 @@ class BatchedGeneration:
         cache.batch_select_indices(own)
         return logits[own], cache, mask[own]
 
-    def _decode(self, rows: list[_Row], cache: object, mask: Tensor) -> Tensor:
+    def _decode(self, rows: list[_Row], cache: DynamicCache, mask: Tensor) -> Tensor:
         ids = torch.tensor([[row.ids[-1]] for row in rows], device=mask.device)
         return self._forward(ids, mask, mask.sum(1, keepdim=True) - 1, cache)
 
-    def _forward(self, ids: Tensor, mask: Tensor, positions: Tensor, cache: object) -> Tensor:
+    def _forward(self, ids: Tensor, mask: Tensor, positions: Tensor, cache: DynamicCache) -> Tensor:
         out = self.policy.model(
             input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True,
             logits_to_keep=1,

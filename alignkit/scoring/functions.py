@@ -50,11 +50,13 @@ class FunctionJudge(Judge):
             value = self.function(item.completion, dict(item.row))
         except Exception as error:
             own = "".join(traceback.format_exception(type(error), error, _below(error.__traceback__)))
-            raise InputError(f"{own.rstrip()}\n{where}: the reward function raised {type(error).__name__}") from error
+            raise InputError(
+                f"{own.rstrip()}\n{where}: the reward function raised {type(error).__name__}; correct it"
+            ) from error
         if value is None:
             return Missing("does not apply", applies=False)
         if not isinstance(value, Real) or not math.isfinite(value):
-            raise InputError(f"{where}: the reward function returned {value!r}; a finite number or None is needed")
+            raise InputError(f"{where}: the reward function returned {value!r}; return a finite number or None")
         return Scored(float(value))
 
 
@@ -69,18 +71,20 @@ def _load(path: Path, name: str) -> Callable[[str, dict[str, Any]], Any]:
         spec.loader.exec_module(module)
     except Exception as error:
         own = "".join(traceback.format_exception(type(error), error, _below(error.__traceback__)))
-        raise InputError(f"{own.rstrip()}\n{path}: the reward file cannot be imported") from error
+        raise InputError(f"{own.rstrip()}\n{path}: the reward file cannot be imported; correct it") from error
     finally:
         sys.path.pop(0)
     function = getattr(module, name, None)
     if not callable(function):
         known = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
         raise UsageError(f"{path} has no function {name!r}{nearest(name, known)}")
-    return function  # type: ignore[no-any-return]
+    return function
 
 
 def _below(trace: Any) -> Any:
     """Leave alignkit's and the import machinery's frames out of a user's traceback."""
-    while trace is not None and ("importlib" in trace.tb_frame.f_code.co_filename or trace.tb_frame.f_globals.get("__name__") == __name__):
+    while trace is not None and (
+        "importlib" in trace.tb_frame.f_code.co_filename or trace.tb_frame.f_globals.get("__name__") == __name__
+    ):
         trace = trace.tb_next
     return trace

@@ -18,7 +18,7 @@ from alignkit.scoring.specs import NamedJudge
 
 @dataclass(frozen=True)
 class Rewards:
-    """`total_PG` float64, the weighted sum, nan where missing; `by_name` each judge's own; `num_missing` failed scores."""
+    """`total_PG` float64, the weighted sum, nan where missing; `by_name` each judge's; `num_missing` failed scores."""
 
     total_PG: np.ndarray
     by_name: Mapping[str, np.ndarray]
@@ -45,7 +45,7 @@ def reward(items_PG: Sequence[Sequence[Item]], judges: Sequence[NamedJudge]) -> 
             raise RunStopped(f"judge {named.label!r} answered {len(answers)} of {len(flat)} items")
         scores_PG = np.array([_value(answer, named.label) for answer in answers]).reshape(shape)
         applies_PG = np.array([not isinstance(a, Missing) or a.applies for a in answers]).reshape(shape)
-        applies_P = applies_PG.all(1)
+        applies_P = np.all(applies_PG, axis=1)
         total_PG[applies_P] += named.weight * scores_PG[applies_P]
         applied_P |= applies_P
         by_name[named.label] = np.where(applies_P[:, None], scores_PG, math.nan)

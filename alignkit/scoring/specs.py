@@ -43,7 +43,11 @@ def make_judge(spec: str, settings: Mapping[str, Mapping[str, Any]] | None = Non
         raise UsageError(f"{target}: name the function too: {target}:FUNCTION")
     if target in registry().found["judge"]:
         return NamedJudge(target, _plugin(target, dict((settings or {}).get(target, {}))), weight)
-    if any((Path(folder) / marker).exists() for folder in (target, f"runs/{target}") for marker in ("run.json", "config.json")):
+    if any(
+        (Path(folder) / marker).exists()
+        for folder in (target, f"runs/{target}")
+        for marker in ("run.json", "config.json")
+    ):
         options = {"model": target} | dict((settings or {}).get("reward-model", {}))
         return NamedJudge(Path(target).name, _plugin("reward-model", options), weight)
     registry().find("judge", target)

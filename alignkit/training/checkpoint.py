@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -26,7 +27,9 @@ _logger = logging.getLogger(__name__)
 _KEPT = 2
 
 
-def save(folder: Path, *, step: int, policy: Policy, optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> Path:
+def save(
+    folder: Path, *, step: int, policy: Policy, optimizer: torch.optim.Optimizer, state: Mapping[str, Any]
+) -> Path:
     """Write `step-NNNNNN` below `folder` and prune to the last two and the best (`state["best_step"]`).
 
     Raises:
@@ -50,9 +53,12 @@ def save(folder: Path, *, step: int, policy: Policy, optimizer: torch.optim.Opti
             shutil.rmtree(final)
         working.rename(final)
         _sync(folder)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         shutil.rmtree(working, ignore_errors=True)
-        raise RunStopped(f"{folder}: the checkpoint of step {step} cannot be written: {error.strerror or error}") from error
+        reason = getattr(error, "strerror", None) or error
+        raise RunStopped(
+            f"{folder}: the checkpoint of step {step} cannot be written: {reason}; make room and go on with --resume"
+        ) from error
     _prune(folder, best=state.get("best_step"))
     return final
 
@@ -102,7 +108,8 @@ def check_space(folder: Path, needed_bytes: int) -> None:
 
 def _split(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, dict[str, float]]]:
     """Flatten an optimizer's state into tensors named "NUMBER.NAME" and plain numbers."""
-    tensors, scalars = {}, {}
+    tensors: dict[str, Tensor] = {}
+    scalars: dict[str, dict[str, float]] = {}
     for number, values in optimizer.state_dict()["state"].items():
         for name, value in values.items():
             if isinstance(value, Tensor):

@@ -74,9 +74,7 @@ def draw(
     for number, (row, row_tree) in enumerate(rows):
         own = tuple(drawn[number * size : (number + 1) * size])
         texts = tuple(text_of(chat, sampler, completion) for completion in own)
-        groups.append(
-            Group(row, row_tree.prompt.ids, row_tree.target_num_tokens, own, tuple(temperatures), texts)
-        )
+        groups.append(Group(row, row_tree.prompt.ids, row_tree.target_num_tokens, own, tuple(temperatures), texts))
     return groups
 
 

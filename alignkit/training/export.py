@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
 from alignkit.data.chat import Chat
 from alignkit.data.packs import lay_out
@@ -37,12 +38,17 @@ def export(policy: Policy, chat: Chat, folder: Path, *, trees: Sequence[Tree]) -
         working.mkdir(parents=True)
         check_space(working, sum(p.nbytes for p in policy.parameters()))
         _save(policy, chat, working)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         shutil.rmtree(working, ignore_errors=True)
-        raise RunStopped(f"{folder}: the model cannot be written: {error.strerror or error}") from error
+        reason = getattr(error, "strerror", None) or error
+        raise RunStopped(
+            f"{folder}: the model cannot be written: {reason}; make room and go on with --resume"
+        ) from error
     difference = _difference(policy, working, trees)
     if difference > _TOLERANCE:
-        raise RunStopped(f"{working}: loaded again it differs by {difference:.2g} nats from the trained model; not used")
+        raise RunStopped(
+            f"{working}: loaded again it differs by {difference:.2g} nats from the trained model; not used"
+        )
     shutil.rmtree(folder, ignore_errors=True)
     working.rename(folder)
     return difference

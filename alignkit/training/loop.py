@@ -7,11 +7,8 @@ save a checkpoint after the step in progress. Nothing is written after a non-fin
 from __future__ import annotations
 
 import math
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -30,8 +27,9 @@ from alignkit.training.draw import Group, draw, sample_micros, unrewarded_micro
 from alignkit.training.optimizer import learning_rate, make_optimizer
 from alignkit.training.order import step_rows, steps_per_epoch
 from alignkit.training.run_folder import RunFolder
-from alignkit.training.setup import ROW_CAPACITY, Inputs, Models
 from alignkit.training.sample_lines import lengths, mean, ranked_lines, shown_line
+from alignkit.training.setup import ROW_CAPACITY, Inputs, Models
+from alignkit.training.signals import noted_signals
 from alignkit.training.step import Micro, StepResult, accumulate
 from alignkit.training.validation import show_samples, validate
 
@@ -90,7 +88,7 @@ class Loop:
         self.progress.start(f"{self.method.name}", self.num_steps)
         self.progress.advance(self.position.step)
         try:
-            with _signals() as interrupted:
+            with noted_signals() as interrupted:
                 if self.position.step == 0:
                     self._measure(shows=True, validates=True)
                 while self.position.step < self.num_steps and not self._stops_early():
@@ -156,10 +154,11 @@ class Loop:
     def _rewarded(self, groups: list[Group], step: int) -> tuple[list[Micro], dict[str, float]]:
         """Score samples and turn rewards into advantages."""
         rewards = reward([group.items() for group in groups], self.inputs.judges)
-        if rewards.num_missing > self.max_missing * rewards.total_PG.size * len(self.inputs.judges):
+        num_scores = rewards.total_PG.size * len(self.inputs.judges)
+        if rewards.num_missing > self.max_missing * num_scores:
             self._save()
             raise RunStopped(
-                f"step {step}: {rewards.num_missing} of {rewards.total_PG.size * len(self.inputs.judges)} scores are missing "
+                f"step {step}: {rewards.num_missing} of {num_scores} scores are missing "
                 f"({'; '.join(rewards.reasons[:3])}); the run is saved, go on with --resume --out {self.run.path}"
             )
         advantages_PG = self.method.advantages(rewards.total_PG, self.config)
@@ -168,8 +167,7 @@ class Loop:
         equal_P = np.nansum(np.abs(advantages_PG), axis=1) == 0
         metrics["equal_groups"] = float(equal_P.mean())
         metrics["reward_spread"] = mean(np.nanstd(rewards.total_PG, axis=1)) if len(groups) else math.nan
-        if len(self.inputs.judges) > 1:
-            metrics |= {f"reward/{name}": mean(scores) for name, scores in rewards.by_name.items()}
+        metrics |= {f"reward/{name}": mean(scores) for name, scores in rewards.by_name.items()}
         for temperature in sorted(set(groups[0].temperatures)):
             which = [k for k, t in enumerate(groups[0].temperatures) if t == temperature]
             metrics[f"reward/temperature-{temperature:g}"] = mean(rewards.total_PG[:, which])
@@ -182,7 +180,9 @@ class Loop:
             return StepResult(0.0, {})
         result = accumulate(self.models.policy, self.method, self.config, micros, reference=self.models.reference)
         if not math.isfinite(result.loss):
-            raise RunStopped(f"the loss of step {step} is {result.loss}; its rows: {_row_ids(micros)}; nothing was changed")
+            raise RunStopped(
+                f"the loss of step {step} is {result.loss}; its rows: {_row_ids(micros)}; nothing was changed"
+            )
         return result
 
     def _clip(self, step: int) -> float:
@@ -248,28 +248,6 @@ class Loop:
     def _log(self, metrics: Mapping[str, float]) -> None:
         for tracker in self.trackers:
             tracker.log(self.position.step, metrics, tokens_seen=self.position.tokens_seen)
-
-
-@contextmanager
-def _signals() -> Iterator[Callable[[], bool]]:
-    """Note SIGINT and SIGTERM instead of dying at once; a second one ends the process as usual."""
-    seen: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield lambda: False
-        return
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def note(number: int, frame: object) -> None:
-        seen.append(number)
-        signal.signal(number, before[signal.Signals(number)])
-
-    for number in before:
-        signal.signal(number, note)
-    try:
-        yield lambda: bool(seen)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _row_ids(micros: Sequence[Micro]) -> str:

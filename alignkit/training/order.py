@@ -59,5 +59,7 @@ def split_rows(ids: list[str], split: str | None, *, seed: int = 0) -> tuple[lis
     training = [number for number, key in enumerate(ids) if key not in held]
     validation = [number for number, key in enumerate(ids) if key in held]
     if not training:
-        raise UsageError(f"--split {split or '0.05'} leaves no training rows of {len(ids)}; give more rows or a smaller split")
+        raise UsageError(
+            f"--split {split or '0.05'} leaves no training rows of {len(ids)}; give more rows or a smaller split"
+        )
     return training, validation

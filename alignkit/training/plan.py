@@ -41,7 +41,11 @@ def plan(method: Method, resolved: Resolved) -> list[str]:
     has_copy = "reference" in method.needs and rank is None
     device = pick_device()
     size = 4 if autocast_type(resolved.model.precision, device) is None else 2
-    hidden, inner, layers = config["hidden_size"], config.get("intermediate_size", 4 * config["hidden_size"]), config["num_hidden_layers"]
+    hidden, inner, layers = (
+        config["hidden_size"],
+        config.get("intermediate_size", 4 * config["hidden_size"]),
+        config["num_hidden_layers"],
+    )
     memory = {
         "weights": 4 * parameters,
         "gradient": 4 * trained,

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import importlib.metadata
 import logging
 import platform
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ import torch
 from alignkit import config_file
 from alignkit.config_file import Resolved
 from alignkit.data.tokens import Prepared
-from alignkit.errors import RunStopped, UsageError
+from alignkit.errors import InputError, RunStopped, UsageError
 from alignkit.memory import peak_mib, reset_peak
 from alignkit.methods import Method
 from alignkit.progress import Progress
@@ -31,6 +31,7 @@ from alignkit.training.setup import Inputs, Models, load_models, read_inputs
 from alignkit.training.startup import run_checks, small_trees
 
 _PACKAGES = ("alignkit", "alignkit-plugins", "torch", "transformers", "tokenizers", "peft", "safetensors", "numpy")
+_DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS}
 
 
 def train_run(method: Method, resolved: Resolved, *, progress: Progress) -> Path:
@@ -47,9 +48,13 @@ def train_run(method: Method, resolved: Resolved, *, progress: Progress) -> Path
             return run.path
         with _logging(run.path):
             _train(method, resolved, run, progress)
+    except OSError as error:
+        if error.errno not in _DISK_ERRORS:
+            raise
+        raise RunStopped(f"{run.path}: {error.strerror}; make room and go on with --resume --out {run.path}") from error
     finally:
-        run.unlock()
         run.remove_if_new()
+        run.unlock()
     return run.path
 
 
@@ -61,11 +66,11 @@ def _train(method: Method, resolved: Resolved, run: RunFolder, progress: Progres
         _refuse_changes(run.read_json("run.json"), description, resolved.run.allow_changed)
     for line in _account(inputs):
         progress.note(line)
-    run.write_json("run.json", description)
     reset_peak()
     models = load_models(method, resolved, inputs)
     started = time.monotonic()
     trackers = _trackers(resolved, run, description["config"])
+    run.write_json("run.json", description)
     loop = Loop(
         method, resolved.method, inputs, models, run, trackers=trackers, progress=progress,
         max_missing=resolved.rollouts.max_missing,
@@ -105,7 +110,11 @@ def _check(run: RunFolder, models: Models, inputs: Inputs, progress: Progress) -
         models.policy.use_path("plain")
         checks = run_checks(models.policy, inputs.training.trees, reference=models.reference)
         wrong = [check for check in checks if not check.ok]
-    rows = {"name": "masks: every row has scored tokens, none in its prompt", "rows": len(inputs.training.trees), "ok": True}
+    rows = {
+        "name": "masks: every row has scored tokens, none in its prompt",
+        "rows": len(inputs.training.trees),
+        "ok": True,
+    }
     run.write_json("checks.json", [*(check.as_json() for check in checks), rows])
     if wrong:
         names = "; ".join(f"{c.name}: {c.value:.2g} {c.unit}, tolerance {c.tolerance:.2g}" for c in wrong)
@@ -130,13 +139,17 @@ def _describe(method: Method, resolved: Resolved, inputs: Inputs) -> dict[str, A
         "model": str(inputs.source.folder),
         "max_length": inputs.max_length,
         "rewards": [
-            {"name": n.label, "judge": n.judge.name, "version": n.judge.version, "weight": n.weight, "verifiable": n.judge.verifiable}
+            {
+                "name": n.label, "judge": n.judge.name, "version": n.judge.version, "weight": n.weight,
+                "verifiable": n.judge.verifiable,
+            }
             for n in inputs.judges
         ],
         "rows": {
             name: {
-                "used": len(part.trees), "skipped": dict(part.skipped), "cut": part.num_cut, "dropped": part.num_dropped,
-                "tokenized_otherwise": part.num_tokenized_otherwise, "ids": [row.id for row in part.rows],
+                "used": len(part.trees), "skipped": dict(part.skipped), "cut": part.num_cut,
+                "dropped": part.num_dropped, "tokenized_otherwise": part.num_tokenized_otherwise,
+                "ids": [row.id for row in part.rows],
             }
             for name, part in parts.items()
         },
@@ -145,6 +158,8 @@ def _describe(method: Method, resolved: Resolved, inputs: Inputs) -> dict[str, A
 
 def _refuse_changes(before: Mapping[str, Any], now: Mapping[str, Any], allowed: Sequence[str]) -> None:
     """A resumed run must be the same run."""
+    if not {"method", "config", "fingerprints"} <= before.keys():
+        raise InputError("--resume: run.json is not what a run writes; begin anew with another --out")
     old = _flat(before["config"]) | _flat(before["fingerprints"], "fingerprint of ")
     new = _flat(now["config"]) | _flat(now["fingerprints"], "fingerprint of ")
     if before["method"] != now["method"]:
@@ -187,8 +202,11 @@ def _account(inputs: Inputs) -> list[str]:
             text += f", {len(part.skipped)} skipped ({'; '.join(reasons[:3])}; listed in run.json)"
         lines.append(text)
     for column, lengths in inputs.training.lengths.items():
-        low, middle, high = np.quantile(lengths, [0.5, 0.9, 0.99])
-        lines.append(f"{column}: {low:.0f} tokens at the median, {middle:.0f} at 90 %, {high:.0f} at 99 %, {lengths.max()} longest")
+        middle, high, highest = np.quantile(lengths, [0.5, 0.9, 0.99])
+        lines.append(
+            f"{column}: {middle:.0f} tokens at the median, {high:.0f} at 90 %, {highest:.0f} at 99 %, "
+            f"{lengths.max()} longest"
+        )
     return lines
 
 

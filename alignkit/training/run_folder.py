@@ -1,6 +1,6 @@
 """A run's folder: who may write it, and what lies in it.
 
-    runs/NAME/  run.json metrics.jsonl samples.jsonl checks.json log.txt report.html checkpoints/ model/ verdicts/
+runs/NAME/  run.json metrics.jsonl samples.jsonl checks.json log.txt report.html checkpoints/ model/ verdicts/
 """
 
 from __future__ import annotations
@@ -8,13 +8,14 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import filelock
 
 from alignkit.errors import InputError, RunStopped, UsageError
+from alignkit.tracking import append_lines
 
 RUNS = Path("runs")
 
@@ -49,7 +50,11 @@ class RunFolder:
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock.acquire(timeout=0)
         except filelock.Timeout:
-            raise UsageError(f"run {self.path} is being written by another process; wait for it or give another --out") from None
+            raise UsageError(
+                f"run {self.path} is being written by another process; wait for it or give another --out"
+            ) from None
+        except (NotADirectoryError, FileExistsError) as error:
+            raise UsageError(f"--out {self.path}: a file stands in its way; give another") from error
         except OSError as error:
             raise RunStopped(f"{self.path}: cannot be written: {error.strerror or error}") from error
 
@@ -72,17 +77,14 @@ class RunFolder:
         except (OSError, ValueError) as error:
             raise InputError(f"{self.path / name}: cannot be read: {error}") from error
 
-    def add_samples(self, samples: list[Mapping[str, Any]]) -> None:
+    def add_samples(self, samples: Iterable[Mapping[str, Any]]) -> None:
         """Append lines to samples.jsonl."""
-        with open(self.path / "samples.jsonl", "a", encoding="utf-8") as file:
-            for sample in samples:
-                file.write(json.dumps(sample, ensure_ascii=False, default=str) + "\n")
+        append_lines(self.path / "samples.jsonl", samples)
 
     def remove_if_new(self) -> None:
-        """Remove a folder in which nothing but the lock was written, so that a failed start leaves nothing behind."""
-        left = [entry for entry in self.path.iterdir() if entry.name != ".lock"] if self.path.exists() else []
-        if self.path.exists() and not left:
-            shutil.rmtree(self.path)
+        """Remove a folder without run.json, written once all inputs are good: a failed start leaves nothing."""
+        if not (self.path / "run.json").exists():
+            shutil.rmtree(self.path, ignore_errors=True)
 
 
 def open_run(method: str, *, out: str | None, resume: bool) -> RunFolder:
@@ -102,7 +104,7 @@ def open_run(method: str, *, out: str | None, resume: bool) -> RunFolder:
         if folder.is_dir() and any(folder.iterdir()):
             if not resume:
                 raise UsageError(f"run folder {folder} exists; go on with it by --resume, or give another --out")
-            if not (folder / "run.json").exists() and [e.name for e in folder.iterdir()] != [".lock"]:
+            if not (folder / "run.json").exists() and not {e.name for e in folder.iterdir()} <= {".lock", "log.txt"}:
                 raise UsageError(f"{folder} is no run (it has no run.json); give another --out")
     run = RunFolder(folder)
     run.lock()
@@ -124,7 +126,7 @@ def write_atomically(path: Path, text: str) -> None:
         part.replace(path)
     except OSError as error:
         part.unlink(missing_ok=True)
-        raise RunStopped(f"{path}: cannot be written: {error.strerror or error}") from error
+        raise RunStopped(f"{path}: cannot be written: {error.strerror or error}; make room and try again") from error
 
 
 def _next_folder(method: str) -> Path:

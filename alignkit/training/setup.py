@@ -72,7 +72,9 @@ def read_inputs(method: Method, resolved: Resolved) -> Inputs:
     training_rows = _drawn(training_rows, config.num_prompts, config.seed)
     draws = type(method).temperatures is not Method.temperatures  # samples need a prompt to answer
     train_on = "last" if draws else section.train_on
-    longest_prompt = max_length if method.trains_on != "samples" else context_length(source.folder) - config.max_new_tokens
+    longest_prompt = (
+        max_length if method.trains_on != "samples" else context_length(source.folder) - config.max_new_tokens
+    )
     options: dict[str, Any] = {
         "trains_on": method.trains_on,
         "max_length": min(max_length, longest_prompt) if method.trains_on == "samples" else max_length,
@@ -82,9 +84,19 @@ def read_inputs(method: Method, resolved: Resolved) -> Inputs:
         "whole_answer": "scalar_head" in method.needs,
     }
     training = prepare(training_rows, chat, **options)
-    validation = prepare(validation_rows, chat, **options | {"max_skipped": 1.0}) if validation_rows else Prepared([], [])
+    validation = (
+        prepare(validation_rows, chat, **options | {"max_skipped": 1.0}) if validation_rows else Prepared([], [])
+    )
     judges = _judges(method, resolved, training.rows)
-    return Inputs(source, chat, max_length, training, validation, judges, _fingerprints(source, chat, training, validation, resolved))
+    return Inputs(
+        source,
+        chat,
+        max_length,
+        training,
+        validation,
+        judges,
+        _fingerprints(source, chat, training, validation, resolved),
+    )
 
 
 def load_models(method: Method, resolved: Resolved, inputs: Inputs) -> Models:
@@ -145,8 +157,8 @@ def _default_reward(rows: Sequence[Mapping[str, Any]]) -> str:
     if "nemotron" in judges and os.environ.get("NVIDIA_API_KEY"):
         return "nemotron"
     raise UsageError(
-        "no reward: the rows carry no rules and none was named; give --reward FILE.py:function (your own), --reward RUN "
-        "(a reward model: alignkit train reward), or rows with rules"
+        "no reward: the rows carry no rules and none was named; give --reward FILE.py:function (your own), --reward "
+        "RUN (a reward model: alignkit train reward), or rows with rules"
     )
 
 

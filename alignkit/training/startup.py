@@ -85,14 +85,21 @@ def _head_checks(policy: Policy, trees: Sequence[Tree]) -> list[Check]:
         first = pack.trees[0]
         pieces = []
         for completion in first.completions:
-            ids = torch.as_tensor(np.concatenate([first.prompt.ids, completion.ids]).astype(np.int64), device=policy.device)
+            ids = torch.as_tensor(
+                np.concatenate([first.prompt.ids, completion.ids]).astype(np.int64), device=policy.device
+            )
             logits = policy.model(input_ids=ids[None], use_cache=False).logits[0].float()
             at = torch.as_tensor(len(first.prompt) + np.flatnonzero(completion.scored), device=policy.device)
             pieces.append(logits[at - 1].log_softmax(-1).gather(-1, ids[at, None])[:, 0])
         theirs = torch.cat(pieces)
         _weighted(theirs).backward()
     return [
-        Check("head on scored tokens in chunks = the model's own logits", _gap(ours, theirs.detach()), _LOGPROB_TOLERANCE, "nats"),
+        Check(
+            "head on scored tokens in chunks = the model's own logits",
+            _gap(ours, theirs.detach()),
+            _LOGPROB_TOLERANCE,
+            "nats",
+        ),
         Check("its gradient", _relative(our_gradient, _gradient(policy)), _GRADIENT_TOLERANCE, "relative L2"),
     ]
 

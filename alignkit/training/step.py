@@ -76,7 +76,9 @@ def make_batch(
     samples = None
     if micro.samples is not None:
         assert sample_denominators is not None
-        samples = make_batch(policy, micro.samples, denominators=sample_denominators, reference=reference, logged=logged)
+        samples = make_batch(
+            policy, micro.samples, denominators=sample_denominators, reference=reference, logged=logged
+        )
 
     def tensor(x: np.ndarray | None, dtype: torch.dtype) -> Tensor | None:
         return None if x is None else torch.as_tensor(x, dtype=dtype, device=device)
@@ -110,7 +112,12 @@ def accumulate(
     total = 0.0
     for micro in micros:
         batch = make_batch(
-            policy, micro, denominators=denominators, sample_denominators=sample_denominators, reference=reference, logged=logged
+            policy,
+            micro,
+            denominators=denominators,
+            sample_denominators=sample_denominators,
+            reference=reference,
+            logged=logged,
         )
         terms = _named(method.loss(batch, config))
         total += sum(float(term.detach()) for term in terms.values())
@@ -138,7 +145,9 @@ def evaluate(
 
 def means(logged: Mapping[str, list[Tensor]]) -> dict[str, float]:
     """Mean of everything logged under each name over the step."""
-    return {name: float(torch.cat(parts).double().mean()) for name, parts in logged.items() if sum(len(p) for p in parts)}
+    return {
+        name: float(torch.cat(parts).double().mean()) for name, parts in logged.items() if sum(len(p) for p in parts)
+    }
 
 
 def _named(loss: Tensor | dict[str, Tensor]) -> dict[str, Tensor]:

@@ -77,6 +77,7 @@ class GRPO(Method):
         return rewards_PG - leave_one_out_baseline(rewards_PG)
 
     def loss(self, batch: Batch, config: GRPOConfig) -> Tensor:
+        assert batch.behaviour_T is not None and batch.reference_T is not None and batch.advantage_N is not None
         ratio_T = (batch.logprob_T - batch.behaviour_T).exp()
         clipped_T = ratio_T.clamp(1 - config.clip_ratio, 1 + config.clip_ratio)
         advantage_T = batch.spread(batch.advantage_N)

@@ -28,7 +28,9 @@ class RewardModelConfig(JudgeConfig):
     """Which model, and how it computes."""
 
     model: str | None = Field(None, description="a reward run's name or folder, or a sequence-classification folder")
-    precision: str = Field("auto", pattern="^(auto|bf16|fp32)$", description="fp32, bf16 autocast, or what suits the device")
+    precision: str = Field(
+        "auto", pattern="^(auto|bf16|fp32)$", description="fp32, bf16 autocast, or what suits the device"
+    )
 
 
 class RewardModel(Judge):
@@ -67,7 +69,9 @@ class RewardModel(Judge):
         from alignkit.data.trees import tree
 
         tokenizer = self._chat.tokenizer
-        prompt = np.array(tokenizer(self._chat.prompt(items[0].prompt), add_special_tokens=False)["input_ids"], np.int32)
+        prompt = np.array(
+            tokenizer(self._chat.prompt(items[0].prompt), add_special_tokens=False)["input_ids"], np.int32
+        )
         completions = []
         for item in items:
             answer = self._chat.answer(item.prompt, [{"role": "assistant", "content": item.completion}])
@@ -80,13 +84,15 @@ class RewardModel(Judge):
 
         assert isinstance(self.config, RewardModelConfig)
         if self.config.model is None:
-            raise UsageError("judge 'reward-model' needs a model: name a run or folder, or set [judge.reward-model] model")
+            raise UsageError(
+                "judge 'reward-model' needs a model: name a run or folder, or set [judge.reward-model] model"
+            )
         source = find_model(self.config.model)
         architectures = _architectures(source.folder)
         if not any(name.endswith("ForSequenceClassification") for name in architectures):
             raise InputError(
-                f"{source.folder}: {', '.join(architectures) or 'this'} is no reward model (a sequence classification of one "
-                "label); make one with: alignkit train reward --data PAIRS"
+                f"{source.folder}: {', '.join(architectures) or 'this'} is no reward model (a sequence classification "
+                "of one label); make one with: alignkit train reward --data PAIRS"
             )
         return source
 

@@ -49,7 +49,7 @@ class SFT(Method):
 
 
 def likelihood_loss(batch: Batch, reduction: str) -> Tensor:
-    """Eq. 2: minus the log-likelihood of the scored tokens, averaged over tokens or summed and averaged over examples."""
+    """Eq. 2: minus the log-likelihood of the scored tokens, averaged over tokens, or summed and averaged by example."""
     return batch.mean(-batch.logprob_T, over="tokens" if reduction == "token-mean" else "completions")
 
 
