@@ -35,31 +35,31 @@ from alignkit.training.run_folder import write_atomically
 
 NOTE = "A demonstration on tasks this project generates, one seed; not a quality benchmark."
 STARTS = {"base": None, "sft": "base", "sft-lenpen": "base", "dpo": "sft", "grpo": "sft"}
-NUM_PROMPTS = 200
-NUM_OWN_PROMPTS = 24
-MAX_NEW_TOKENS = 96
+NUM_PROMPTS = 160
+NUM_OWN_PROMPTS = 16
+MAX_NEW_TOKENS = 64
 
 _COMMON: dict[str, Any] = {
     "data": "demo", "split": "0.05", "limit": 640, "max_new_tokens": MAX_NEW_TOKENS, "accumulation": 1,
     "warmup_steps": 4, "sample_interval": 10_000, "validation_interval": 20, "checkpoint_interval": 10_000,
     "early_stopping_steps": None,
 }  # fmt: skip
-_SFT: dict[str, Any] = {"learning_rate": 5e-5, "batch_size": 8, "max_steps": 40}
+_SFT: dict[str, Any] = {"learning_rate": 2e-5, "batch_size": 8, "max_steps": 16}
 SETTINGS: dict[str, dict[str, Any]] = {
     "sft": _COMMON | _SFT,
     "sft-lenpen": _COMMON | _SFT | {"penalty_interval": 2, "penalty": 1e-3, "penalty_samples": 2},
-    "dpo": _COMMON | {"learning_rate": 1e-5, "batch_size": 6, "max_steps": 40},
+    "dpo": _COMMON | {"learning_rate": 1e-5, "batch_size": 6, "max_steps": 24},
     "grpo": _COMMON
     | {
         "learning_rate": 3e-5,
         "batch_size": 6,
         "group_size": 6,
-        "max_steps": 24,
+        "max_steps": 20,
         "reward": ["rules"],
         "num_prompts": None,
         "kl": 0.02,
     },
-    "reward": _COMMON | {"learning_rate": 3e-5, "batch_size": 8, "max_steps": 24},
+    "reward": _COMMON | {"learning_rate": 3e-5, "batch_size": 8, "max_steps": 16},
 }
 
 

@@ -16,12 +16,14 @@ import torch
 from torch import Tensor
 
 from alignkit.policy.policy import Policy
+from alignkit.rollouts.decoding import grouped_attention, make_cache
 from alignkit.rollouts.sampler import Completion, Request
 
 if TYPE_CHECKING:
     from transformers import DynamicCache
 
 MAX_BATCH = 64
+_BLOCK = 256  # tokens of the vocabulary
 _COMPACT_BELOW = 0.75  # rows that are finished leave the batch when fewer than this share is left
 
 
@@ -51,7 +53,8 @@ class BatchedGeneration:
         was_training = policy.training
         policy.eval()
         try:
-            with torch.no_grad(), policy.on_path("plain"), policy.computing():  # one cast of the weights for all steps
+            # computing(): bf16 weights are cast once for all steps
+            with torch.no_grad(), policy.on_path("plain"), grouped_attention(policy), policy.computing():
                 for at in range(0, len(order), MAX_BATCH):
                     rows = [_row(number, requests[number]) for number in order[at : at + MAX_BATCH]]
                     done |= self._batch(rows)
@@ -84,8 +87,6 @@ class BatchedGeneration:
 
     def _prefill(self, rows: list[_Row]) -> tuple[Tensor, DynamicCache, Tensor]:
         """Compute each distinct prompt once, left-padded, then give every row its own copy of the cache."""
-        from transformers import DynamicCache
-
         distinct = {tuple(row.request.prompt_ids): None for row in rows}
         place = {prompt: number for number, prompt in enumerate(distinct)}
         width = max(len(prompt) for prompt in distinct)
@@ -96,7 +97,7 @@ class BatchedGeneration:
             mask[number, width - len(prompt) :] = 1
         device = self.policy.device
         ids, mask = ids.to(device), mask.to(device)
-        cache = DynamicCache(config=self.policy.config)
+        cache = make_cache(self.policy)
         positions = (mask.cumsum(1) - 1).clamp(min=0)
         logits = self._forward(ids, mask, positions, cache)
         own = torch.tensor([place[tuple(row.request.prompt_ids)] for row in rows], device=device)
@@ -138,13 +139,25 @@ def _pick(logits_BV: Tensor, rows: list[_Row]) -> list[tuple[int, float]]:
 
 
 def _inverse_cdf(logprob_BV: Tensor, uniform_B: Tensor, top_p_B: Tensor) -> Tensor:
-    """Take the token at which the cumulative probability first exceeds a uniform number; float64 sums."""
-    prob_BV = logprob_BV.double().exp()
+    """Take the token at which the cumulative probability first exceeds a uniform number.
+
+    Sums are float64, over blocks of the vocabulary first and then within one block.
+    """
+    prob_BV = logprob_BV.exp()
     if bool((top_p_B < 1).any()):
         prob_BV = prob_BV * _nucleus(prob_BV, top_p_B)
-    cdf_BV = prob_BV.cumsum(-1)
-    goal_B = uniform_B.double()[:, None] * cdf_BV[:, -1:]
-    return torch.searchsorted(cdf_BV, goal_B, right=True)[:, 0].clamp(max=cdf_BV.shape[1] - 1)
+    padded = torch.nn.functional.pad(prob_BV, (0, -prob_BV.shape[1] % _BLOCK))
+    blocks = padded.view(len(padded), -1, _BLOCK)
+    sums = blocks.sum(-1, dtype=torch.float64)
+    ends = sums.cumsum(-1)
+    goal = uniform_B.double()[:, None] * ends[:, -1:]
+    block = torch.searchsorted(ends, goal, right=True).clamp(max=ends.shape[1] - 1)
+    inner = blocks[torch.arange(len(blocks), device=block.device), block[:, 0]].double().cumsum(-1)
+    rest = goal - (ends - sums).gather(1, block)
+    token = block * _BLOCK + torch.searchsorted(inner, rest, right=True).clamp(max=_BLOCK - 1)
+    # a sum rounded down may point behind the last possible token
+    possible = padded.gather(1, token) > 0
+    return torch.where(possible, token, prob_BV.argmax(-1, keepdim=True))[:, 0]
 
 
 def _nucleus(prob_BV: Tensor, top_p_B: Tensor) -> Tensor:

@@ -45,7 +45,7 @@ _OFFERS = (
 
 def verbose(task: Task, rng: Random) -> str:
     """The right answer in a text that is too long: slightly (said in a sentence of its own) or very much so."""
-    if rng.random() < 0.35:
+    if rng.random() < 0.65:
         return task.statement if task.statement != task.chosen else _fill([task.chosen, rng.choice(_PADDING)], task)
     opening = [rng.choice(_OPENINGS)] if rng.random() < 0.4 else []
     return _fill([*opening, task.statement, *rng.sample(_PADDING, rng.randint(1, 5))], task)
@@ -88,5 +88,5 @@ KINDS: dict[str, Callable[[Task, Random], str]] = {
 }
 """Name of the kind (the column `rejected_kind`) to the function that writes such an answer."""
 
-WEIGHTS: dict[str, int] = {"verbose": 40, "repetitive": 15, "boilerplate": 15, "wrong": 15, "cut": 15}
+WEIGHTS: dict[str, int] = {"verbose": 50, "repetitive": 10, "boilerplate": 10, "wrong": 20, "cut": 10}
 """How often each kind is drawn, of 100: too long is what a small model does most after plain SFT."""
