@@ -33,11 +33,15 @@ from alignkit.scoring.judge import Item, Missing, Scored
 from alignkit.scoring.specs import make_judge
 from alignkit.training.run_folder import write_atomically
 
-NOTE = "A demonstration on tasks this project generates, one seed; not a quality benchmark."
+NOTE = (
+    "A demonstration on tasks this project generates, one seed; not a quality benchmark. Judged by the tasks' own "
+    "rules, on families that no training row has; one answer a prompt, sampled at temperature 1."
+)
 STARTS = {"base": None, "sft": "base", "sft-lenpen": "base", "dpo": "sft", "grpo": "sft"}
 NUM_PROMPTS = 160
 NUM_OWN_PROMPTS = 16
 MAX_NEW_TOKENS = 64
+TEMPERATURE = 1.0  # the policy itself is judged: what training changes is the distribution, not only its likeliest text
 
 _COMMON: dict[str, Any] = {
     "data": "demo", "split": "0.05", "limit": 640, "max_new_tokens": MAX_NEW_TOKENS, "accumulation": 1,
@@ -130,9 +134,11 @@ def _train(name: str, seed: int, out: Path, progress: Progress) -> dict[str, Any
 
 
 def _answer(name: str, rows: Sequence[Row], own: Sequence[Row], seed: int, out: Path, progress: Progress) -> Entrant:
-    """Answer the judged and the own prompts by the likeliest tokens, and score the answers."""
+    """Answer the judged and the own prompts, one sample each, and score the answers."""
     source = find_model(embedded.NAME if name == "base" else str(out / name))
-    model = Answering(source, ModelSection(), Generation(max_new_tokens=MAX_NEW_TOKENS, seed=seed))
+    model = Answering(
+        source, ModelSection(), Generation(temperature=TEMPERATURE, max_new_tokens=MAX_NEW_TOKENS, seed=seed)
+    )
     progress.note(f"answers of {name}")
     answers = Answers(name, tuple(model.answer(rows, progress=progress)), model.perplexity(rows))
     outside = Answers(name, tuple(model.answer(own, progress=progress)), model.perplexity(own))

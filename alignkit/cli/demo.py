@@ -20,8 +20,18 @@ _COLUMNS = {
     "perplexity": "perplexity",
     "mean_length": "mean length",
     "excess_length": "excess length",
+    "excess_vs_sft": "excess vs sft",
+    "repetition": "repetition",
+    "second_opinion": "second opinion, win %",
     "minutes": "minutes",
     "peak_mib": "peak MiB",
+}
+_OFF_TASK = {"own_length": "length", "own_repetition": "repetition", "own_perplexity": "perplexity"}
+_INTERVALS = {
+    "win_rate": ("low", "high"),
+    "vs_start": ("vs_start_low", "vs_start_high"),
+    "excess_vs_sft": ("excess_vs_sft_low", "excess_vs_sft_high"),
+    "second_opinion": ("second_low", "second_high"),
 }
 
 
@@ -43,16 +53,20 @@ def demo(seed: Seed = 16, out: Out = "runs/quickstart", json: Json = False) -> N
 
 
 def show(entrants: list[dict[str, Any]]) -> None:
-    """Print the table; an interval stands in brackets behind its number."""
+    """Print the table with what has to be said about it; an interval stands in brackets behind its number."""
     from alignkit.cli.terminal import print_table
+    from alignkit.quickstart import NOTE
 
-    intervals = {"win_rate": ("low", "high"), "vs_start": ("vs_start_low", "vs_start_high")}
     rows = [
-        ([_cell(entrant[key], *(entrant[end] for end in intervals.get(key, ()))) for key in _COLUMNS], "")
+        ([_cell(entrant[key], *(entrant[end] for end in _INTERVALS.get(key, ()))) for key in _COLUMNS], "")
         for entrant in entrants
     ]
     titles = tuple(_COLUMNS.values())
     print_table(titles, rows, right=titles[1:])
+    print(NOTE)
+    for entrant in entrants:
+        numbers = ", ".join(f"{label} {entrant[key]:.3g}" for key, label in _OFF_TASK.items())
+        print(f"off-task, own prompts outside the grammar: {entrant['entrant']}: {numbers}")
 
 
 def _cell(value: Any, low: float | None = None, high: float | None = None) -> str:

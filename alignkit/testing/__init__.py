@@ -1,1 +1,0 @@
-"""What plugin authors run against their own classes."""
