@@ -1,0 +1,74 @@
+"""What the length penalty is for: samples come nearer to the references' length, the likelihood stays."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tiny_models import tiny_model
+
+import alignkit
+from alignkit import api
+
+WORDS = ("river", "stone", "cloud", "lamp", "bread", "window", "garden", "music")
+SHORT, LONG = "yes.", "yes, yes, yes, yes, yes, yes."
+SHARE_OF_LONG = 0.3
+
+
+def write_rows(path: Path, count: int, *, seed: int) -> Path:
+    """Rows that are answered in short or at length without a reason to be seen in the prompt."""
+    rng = random.Random(seed)
+    rows = [
+        {
+            "id": f"{seed}-{n}",
+            "prompt": f"Is it a {rng.choice(WORDS)}, {rng.randrange(1000)}?",
+            "chosen": LONG if rng.random() < SHARE_OF_LONG else SHORT,
+        }
+        for n in range(count)
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def excess(model: Path, data: Path) -> np.ndarray:
+    """max(0, sampled length - reference length) of samples at temperature 1, in tokens; the references' end counts."""
+    lines = [json.loads(line) for line in data.read_text(encoding="utf-8").splitlines()]
+    length = {row["id"]: len(row["chosen"]) + 1 for row in lines}  # a token a byte, and the end
+    samples = [
+        sample
+        for seed in range(4)
+        for sample in api.generate(str(model), data=str(data), temperature=1.0, max_new_tokens=48, seed=seed)
+    ]
+    return np.array([max(0, sample["num_tokens"] - length[sample["id"]]) for sample in samples], float)
+
+
+def last(run: alignkit.Run, name: str) -> float:
+    return float(run.metrics.filter(run.metrics["name"] == name)["value"][-1])
+
+
+@pytest.mark.slow
+def test_the_penalty_brings_sampled_length_towards_the_references_and_keeps_the_likelihood(tmp_path: Path) -> None:
+    training, unseen = (write_rows(tmp_path / f"{seed}.jsonl", count, seed=seed) for seed, count in ((1, 400), (2, 64)))
+    common: dict[str, Any] = {
+        "data": str(training), "split": "0.1", "batch_size": 16, "accumulation": 1, "max_new_tokens": 48,
+        "precision": "fp32", "schedule": "constant", "early_stopping_steps": None, "validation_interval": 20,
+        "sample_interval": 1000, "checkpoint_interval": 1000,
+    }  # fmt: skip
+    start = alignkit.train(
+        "sft", model=str(tiny_model(tmp_path / "model")), out=str(tmp_path / "start"), max_steps=80, learning_rate=5e-3,
+        **common,
+    )  # fmt: skip
+    again: dict[str, Any] = {"model": str(start.path), "max_steps": 30, "learning_rate": 1e-3, **common}
+    plain = alignkit.train("sft", out=str(tmp_path / "plain"), **again)
+    penalised = alignkit.train("sft-lenpen", out=str(tmp_path / "penalised"), penalty_interval=1, **again)
+    before, with_likelihood, with_both = (excess(run.path, unseen) for run in (start, plain, penalised))
+    assert before.mean() > 3 and with_likelihood.mean() > 3  # the model overruns as often as its data allow
+    assert with_both.mean() < 0.6 * with_likelihood.mean()
+    assert last(penalised, "validation/loss") < last(plain, "validation/loss") + 0.05
+    early, late = (np.mean(penalised.metrics.filter(penalised.metrics["name"] == "excess_tokens")["value"][s])
+                   for s in (slice(0, 10), slice(-10, None)))  # fmt: skip
+    assert late < early
