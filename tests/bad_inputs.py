@@ -140,7 +140,7 @@ CATALOGUE = [
     Case("disk full at once", DISK, "full/run/run.json: cannot be written: No space left on device; make room", 3,
          disk="4k"),
     Case("disk full in training", DISK, "full/run: No space left on device; make room and go on with --resume", 3,
-         disk="24k", leaves=True),
+         disk="20k", leaves=True),
     Case("disk full at a checkpoint", f"{DISK} --checkpoint-interval 1",
          "the checkpoint of step 1 cannot be written: no disk space: .*; make room and go on with --resume", 3,
          disk="1m", leaves=True),

@@ -19,7 +19,7 @@ from alignkit.cli.main import main
 # In a name space of its own an ordinary user may mount; what lies on that disk is copied to ./out to be looked at.
 NAMESPACE = ("unshare", "--user", "--map-root-user", "--mount")
 ON_A_SMALL_DISK = """
-mount -t tmpfs -o size=$1 tmpfs full || exit 99
+mount -t tmpfs -o size=$1 tmpfs full && head -c 4096 /dev/zero >full/taken || exit 99
 shift
 "$@"
 code=$?
@@ -45,7 +45,9 @@ def folder(models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
     return tmp_path
 
 
-@pytest.mark.parametrize("case", CATALOGUE, ids=lambda case: case.name)
+@pytest.mark.parametrize(
+    "case", [pytest.param(case, id=case.name, marks=pytest.mark.slow if case.disk else ()) for case in CATALOGUE]
+)
 def test_bad_input_is_one_line_and_leaves_nothing_half_written(
     case: Case, folder: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -66,7 +66,7 @@ def test_the_penalty_brings_sampled_length_towards_the_references_and_keeps_the_
     plain = alignkit.train("sft", out=str(tmp_path / "plain"), **again)
     penalised = alignkit.train("sft-lenpen", out=str(tmp_path / "penalised"), penalty_interval=1, **again)
     before, with_likelihood, with_both = (excess(run.path, unseen) for run in (start, plain, penalised))
-    assert before.mean() > 3 and with_likelihood.mean() > 3  # the model overruns as often as its data allow
+    assert before.mean() > 2 and with_likelihood.mean() > 2  # the model overruns as often as its data allow
     assert with_both.mean() < 0.6 * with_likelihood.mean()
     assert last(penalised, "validation/loss") < last(plain, "validation/loss") + 0.05
     early, late = (np.mean(penalised.metrics.filter(penalised.metrics["name"] == "excess_tokens")["value"][s])

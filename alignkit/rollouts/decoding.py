@@ -29,7 +29,9 @@ _ROOM = 32  # tokens a buffer grows by
 class GrowingLayer(DynamicLayer):
     """Keys and values [B, K, L, D] as views of buffers that are written in place."""
 
-    _buffers: tuple[Tensor, Tensor] | None = None
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]  # transformers leaves it without types
+        self._buffers: tuple[Tensor, Tensor] | None = None
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         """Append [B, K, T, D] and return all."""
@@ -38,9 +40,7 @@ class GrowingLayer(DynamicLayer):
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         if self._buffers is None or self._buffers[0].shape[-2] < end:
-            self._buffers = tuple(
-                _with_room(old, new, end) for old, new in ((self.keys, key_states), (self.values, value_states))
-            )
+            self._buffers = (_with_room(self.keys, key_states, end), _with_room(self.values, value_states, end))
         keys, values = self._buffers
         keys[:, :, past:end] = key_states
         values[:, :, past:end] = value_states
@@ -100,9 +100,9 @@ def attend(
     return out.transpose(1, 2).contiguous(), None
 
 
-def _with_room(old: Tensor, new: Tensor, end: int) -> Tensor:
+def _with_room(old: Tensor | None, new: Tensor, end: int) -> Tensor:
     rows, heads, _, size = new.shape
     buffer = new.new_empty(rows, heads, end + _ROOM, size)
-    if old.numel():
+    if old is not None and old.numel():
         buffer[:, :, : old.shape[-2]] = old
     return buffer

@@ -41,7 +41,7 @@ class Micro:
 
 @dataclass
 class StepResult:
-    """Loss (the terms' sum) and what was logged, over the whole step; norms before any clipping."""
+    """The loss (its first term; further ones are logged as `loss/NAME`) and logs of the step; norms before clipping."""
 
     loss: float
     logged: dict[str, float]
@@ -109,7 +109,7 @@ def accumulate(
     parameters = [p for p in policy.parameters() if p.requires_grad]
     further: dict[str, list[Tensor]] = {}
     logged: dict[str, list[Tensor]] = {}
-    total = 0.0
+    totals: dict[str, float] = {}
     for micro in micros:
         batch = make_batch(
             policy,
@@ -120,13 +120,14 @@ def accumulate(
             logged=logged,
         )
         terms = _named(method.loss(batch, config))
-        total += sum(float(term.detach()) for term in terms.values())
+        _count_in(totals, terms)
         for name, term in list(terms.items())[1:]:
             grads = torch.autograd.grad(term, parameters, retain_graph=True, allow_unused=True)
             _add(further.setdefault(name, [torch.zeros_like(p) for p in parameters]), grads)
         next(iter(terms.values())).backward()
     norms = _combine(parameters, further, config)
-    return StepResult(total, means(logged), norms)
+    loss, *parts = totals.items()
+    return StepResult(loss[1], means(logged) | {f"loss/{name}": x for name, x in parts}, norms)
 
 
 def evaluate(
@@ -135,12 +136,13 @@ def evaluate(
     """The same loss and logs without gradient, over all the micro-batches as if they were one step."""
     denominators = count(micros)
     logged: dict[str, list[Tensor]] = {}
-    total = 0.0
+    totals: dict[str, float] = {}
     with torch.no_grad():
         for micro in micros:
             batch = make_batch(policy, micro, denominators=denominators, reference=reference, logged=logged)
-            total += sum(float(term) for term in _named(method.loss(batch, config)).values())
-    return StepResult(total, means(logged))
+            _count_in(totals, _named(method.loss(batch, config)))
+    loss, *parts = totals.items()
+    return StepResult(loss[1], means(logged) | {f"loss/{name}": x for name, x in parts})
 
 
 def means(logged: Mapping[str, list[Tensor]]) -> dict[str, float]:
@@ -148,6 +150,11 @@ def means(logged: Mapping[str, list[Tensor]]) -> dict[str, float]:
     return {
         name: float(torch.cat(parts).double().mean()) for name, parts in logged.items() if sum(len(p) for p in parts)
     }
+
+
+def _count_in(totals: dict[str, float], terms: Mapping[str, Tensor]) -> None:
+    for name, term in terms.items():
+        totals[name] = totals.get(name, 0.0) + float(term.detach())
 
 
 def _named(loss: Tensor | dict[str, Tensor]) -> dict[str, Tensor]:

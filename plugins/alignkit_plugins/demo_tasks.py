@@ -94,7 +94,7 @@ class DemoTasks(Dataset):
         for _ in range(_MAX_DRAWS_PER_ROW * size):
             if len(drawn) == size:
                 return list(drawn.values())
-            answered = _answer_badly(family.make(rng), rng)
+            answered = _answer_badly(family.make(rng), rng, is_open=family.open)
             drawn.setdefault(answered.task.prompt, answered)
         raise AssertionError(f"family {family.name} makes only {len(drawn)} of {size} prompts: give it more words")
 
@@ -115,11 +115,11 @@ def _shares(total: int, num_shares: int) -> list[int]:
     return [size + (place < larger) for place in range(num_shares)]
 
 
-def _answer_badly(task: Task, rng: Random) -> _Answered:
+def _answer_badly(task: Task, rng: Random, *, is_open: bool) -> _Answered:
     """Draw a kind of bad answer, and others until the rules score it below the chosen answer's 1."""
-    kinds = list(answers.WEIGHTS)
+    weights = answers.WEIGHTS[is_open]
     while True:
-        kind = rng.choices(kinds, list(answers.WEIGHTS.values()))[0]
+        kind = rng.choices(list(weights), list(weights.values()))[0]
         rejected = answers.KINDS[kind](task, rng)
         if score_rules(task.rules, rejected, row_id=task.prompt) < 1:
             return _Answered(task, rejected, kind)

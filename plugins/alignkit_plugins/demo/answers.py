@@ -70,7 +70,10 @@ def wrong(task: Task, rng: Random) -> str:
 
 
 def cut(task: Task, rng: Random) -> str:
-    """The beginning of an answer that stops in the middle."""
+    """The beginning of an answer that stops too early: after its first sentence, or in the middle of one."""
+    first, more, _ = task.statement.partition(". ")
+    if more and rng.random() < 0.5:
+        return f"{first}."
     words = task.statement.split(" ")
     return " ".join(words[: max(1, round(len(words) * rng.uniform(0.4, 0.85)))])
 
@@ -88,5 +91,12 @@ KINDS: dict[str, Callable[[Task, Random], str]] = {
 }
 """Name of the kind (the column `rejected_kind`) to the function that writes such an answer."""
 
-WEIGHTS: dict[str, int] = {"verbose": 50, "repetitive": 10, "boilerplate": 10, "wrong": 20, "cut": 10}
-"""How often each kind is drawn, of 100: too long is what a small model does most after plain SFT."""
+WEIGHTS: dict[bool, dict[str, int]] = {
+    False: {"verbose": 55, "repetitive": 10, "boilerplate": 10, "wrong": 20, "cut": 5},
+    True: {"verbose": 35, "repetitive": 10, "boilerplate": 10, "wrong": 15, "cut": 30},
+}
+"""How often each kind is drawn, of 100, for closed tasks and for open ones (True).
+
+Too long is what a small model does most after plain SFT; an open answer that ends too early teaches that shorter is not
+always better.
+"""
