@@ -8,6 +8,7 @@ methods' defaults.
 
 from __future__ import annotations
 
+import gc
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -129,6 +130,7 @@ def _train(name: str, seed: int, out: Path, progress: Progress) -> dict[str, Any
         progress=progress,
         **SETTINGS[name],
     )
+    gc.collect()  # the run's models must not count in the next one's peak memory
     end: dict[str, Any] = run.info["finished"]
     return end
 
