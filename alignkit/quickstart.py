@@ -12,6 +12,7 @@ import gc
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -41,12 +42,12 @@ NOTE = (
 STARTS = {"base": None, "sft": "base", "sft-lenpen": "base", "dpo": "sft", "grpo": "sft"}
 NUM_PROMPTS = 200
 NUM_OWN_PROMPTS = 16
-MAX_NEW_TOKENS = 64
+MAX_NEW_TOKENS = 48
 TEMPERATURE = 1.0  # the policy itself is judged: what training changes is the distribution, not only its likeliest text
 
 _COMMON: dict[str, Any] = {
-    "data": "demo", "split": "0.05", "limit": 640, "max_new_tokens": MAX_NEW_TOKENS, "accumulation": 1,
-    "warmup_steps": 4, "sample_interval": 10_000, "validation_interval": 20, "checkpoint_interval": 10_000,
+    "data": "demo", "split": "0.04", "limit": 320, "max_new_tokens": MAX_NEW_TOKENS, "accumulation": 1,
+    "warmup_steps": 4, "sample_interval": 10_000, "validation_interval": 10_000, "checkpoint_interval": 10_000,
     "early_stopping_steps": None,
 }  # fmt: skip
 _SFT: dict[str, Any] = {"learning_rate": 2e-5, "batch_size": 8, "max_steps": 16}
@@ -70,12 +71,12 @@ SETTINGS: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class Entrant:
-    """What one model answered and scored on the judged prompts, and on the own prompts."""
+    """What one model answered to the judged prompts, how both judges scored that, and its answers to own prompts."""
 
     answers: Answers
+    own: Answers
     scores: list[Scored | Missing]
     second: list[Scored | Missing]
-    own: Answers
 
 
 def run_quickstart(*, seed: int, out: Path, progress: Progress) -> list[dict[str, Any]]:
@@ -93,7 +94,10 @@ def run_quickstart(*, seed: int, out: Path, progress: Progress) -> list[dict[str
     rows = [row for row in read_rows("demo:test") if row.fields["unseen"]]
     rows = [rows[n] for n in np.random.Generator(np.random.Philox(key=seed)).permutation(len(rows))[:NUM_PROMPTS]]
     own = read_rows("demo:own", limit=NUM_OWN_PROMPTS)
-    entrants = {name: _answer(name, rows, own, seed, out, progress) for name in STARTS}
+    answers = {name: _answer(name, rows, own, seed, out, progress) for name in STARTS}
+    scores = _score("rules", {name: judged for name, (judged, _) in answers.items()})
+    second = _score(str(out / "reward"), {name: judged for name, (judged, _) in answers.items()})
+    entrants = {name: Entrant(*answers[name], scores[name], second[name]) for name in STARTS}
     table = [_row(name, entrants, finished, rows, seed) for name in STARTS]
     write_atomically(out / "table.json", json.dumps(table, indent=1) + "\n")
     full = [row | _extra(row["entrant"], entrants, seed) for row in table]
@@ -135,18 +139,29 @@ def _train(name: str, seed: int, out: Path, progress: Progress) -> dict[str, Any
     return end
 
 
-def _answer(name: str, rows: Sequence[Row], own: Sequence[Row], seed: int, out: Path, progress: Progress) -> Entrant:
-    """Answer the judged and the own prompts, one sample each, and score the answers."""
+def _answer(
+    name: str, rows: Sequence[Row], own: Sequence[Row], seed: int, out: Path, progress: Progress
+) -> tuple[Answers, Answers]:
+    """Answer the judged and the own prompts, one sample each."""
     source = find_model(embedded.NAME if name == "base" else str(out / name))
-    model = Answering(
-        source, ModelSection(), Generation(temperature=TEMPERATURE, max_new_tokens=MAX_NEW_TOKENS, seed=seed)
-    )
+    generation = Generation(temperature=TEMPERATURE, max_new_tokens=MAX_NEW_TOKENS, seed=seed)
+    model = Answering(source, ModelSection(), generation)
     progress.note(f"answers of {name}")
-    answers = Answers(name, tuple(model.answer(rows, progress=progress)), model.perplexity(rows))
-    outside = Answers(name, tuple(model.answer(own, progress=progress)), model.perplexity(own))
-    items = [Item(a.row.prompt, a.text, {**a.row.fields, "id": a.row.id}) for a in answers.answers]
-    scores = [make_judge(spec).judge.score(items) for spec in ("rules", str(out / "reward"))]
-    return Entrant(answers, scores[0], scores[1], outside)
+    judged, outside = (
+        Answers(name, tuple(model.answer(asked, progress=progress)), model.perplexity(asked)) for asked in (rows, own)
+    )
+    return judged, outside
+
+
+def _score(spec: str, answers: Mapping[str, Answers]) -> dict[str, list[Scored | Missing]]:
+    """Score all entrants' answers at once: a reward model then computes each prompt once."""
+    judge = make_judge(spec).judge
+    items = [
+        Item(a.row.prompt, a.text, {**a.row.fields, "id": a.row.id}) for one in answers.values() for a in one.answers
+    ]
+    scores = iter(judge.score(items))
+    judge.close()
+    return {name: list(islice(scores, len(one.answers))) for name, one in answers.items()}
 
 
 def _row(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -11,7 +12,7 @@ from alignkit_plugins.dpo import DPO, DPOConfig
 from alignkit_plugins.grpo import GRPO, KL_ESTIMATORS, GRPOConfig
 from alignkit_plugins.reward import Reward, RewardConfig
 from alignkit_plugins.sft import SFT, SFTConfig
-from alignkit_plugins.sft_lenpen import SFTLengthPenalty, SFTLengthPenaltyConfig
+from alignkit_plugins.sft_lenpen import SFTLengthPenalty, SFTLengthPenaltyConfig, baseline
 
 from alignkit.methods import Batch, leave_one_out_baseline
 
@@ -126,16 +127,39 @@ def test_k2_gradient_over_samples_is_the_gradient_of_the_reverse_kl() -> None:
     assert torch.allclose(found, expected, atol=1e-6)
 
 
-def test_length_penalty_follows_the_score_function_with_the_others_as_baseline() -> None:
+def test_length_penalty_follows_the_score_function_with_those_still_going_as_baseline() -> None:
     samples = batch([[-1.0] * 3, [-1.0] * 5, [-1.0] * 2, [-1.0] * 2], targets=torch.tensor([2, 2, 4, 4]))
     rows = batch([[-1.0], [-1.0]], groups=[0, 1], samples=samples)
     config = SFTLengthPenaltyConfig(penalty=0.5)
     terms = SFTLengthPenalty().loss(rows, config)
     assert list(terms) == ["likelihood", "penalty"]
     terms["penalty"].backward()
-    # costs (1, 9) and (0, 0): advantages -8, +8, 0, 0; times lambda / 4 completions
-    expected = torch.tensor([-1.0] * 3 + [1.0] * 5 + [0.0] * 4)
-    assert torch.allclose(samples.logprob_T.grad, expected)
+    # costs (1, 9) and (0, 0); up to its third token the longer one has the other beside it, 9 - 1, and from there on it
+    # is compared with ending at once, 9 - 4 and 9 - 9; the shorter one always has the longer, 1 - 9
+    advantages = torch.tensor([-8.0] * 3 + [8.0, 8.0, 8.0, 5.0, 0.0] + [0.0] * 4)
+    assert torch.allclose(samples.logprob_T.grad, 0.5 * advantages / 4)  # lambda, 4 completions
+
+
+def test_length_penalty_gradient_is_right_on_average() -> None:
+    """Every pair of samples of a model that ends or goes on, weighted by its probability, against the derivative."""
+    limit, target = 4, torch.tensor([1, 1])
+    logits = torch.tensor([-1.0, 0.3, 0.8], dtype=torch.float64, requires_grad=True)  # of ending at tokens 1, 2, 3
+    end, on = torch.nn.functional.logsigmoid(logits), torch.nn.functional.logsigmoid(-logits)
+    last = torch.zeros(1, dtype=torch.float64)  # at the limit there is no choice
+    paths = [torch.cat([on[: n - 1], end[n - 1 : n] if n < limit else last]) for n in range(1, limit + 1)]
+    chance = [path.sum().exp() for path in paths]
+    exact = sum(p * max(0, n - 1) ** 2 for n, p in enumerate(chance, 1))
+    (expected,) = torch.autograd.grad(exact, logits, retain_graph=True)
+    found = torch.zeros_like(logits)
+    for i, j in itertools.product(range(limit), repeat=2):
+        samples = batch([[0.0] * (i + 1), [0.0] * (j + 1)], targets=target)
+        cost = torch.tensor([float(i**2), float(j**2)], dtype=torch.float64)
+        advantage = samples.spread(cost) - baseline(samples, cost)
+        surrogate = (advantage * torch.cat([paths[i], paths[j]])).sum() / 2
+        (grad,) = torch.autograd.grad(surrogate, logits, retain_graph=True, allow_unused=True)
+        if grad is not None:
+            found += (chance[i] * chance[j]).detach() * grad
+    assert torch.allclose(found, expected, rtol=1e-6)
 
 
 def test_length_penalty_draws_only_at_its_interval() -> None:

@@ -126,8 +126,8 @@ def _reference_check(policy: Policy, reference: Reference, trees: Sequence[Tree]
 
 
 def small_trees(trees: Sequence[Tree]) -> list[Tree]:
-    """Take three of the shortest rows, cut; prompts without completions get two, made of their own last tokens."""
-    chosen = sorted((t for t in trees if len(t.prompt) > 1), key=len)[:3] or list(trees[:1])
+    """Take two of the shortest rows, cut; prompts without completions get two, made of their own last tokens."""
+    chosen = sorted((t for t in trees if len(t.prompt) > 1), key=len)[:2] or list(trees[:1])
     return [_cut(one) for one in chosen]
 
 

@@ -26,6 +26,7 @@ FAMILIES: tuple[Family, ...] = (*closed.FAMILIES, *forms.FAMILIES, *free_text.FA
 NUM_TRAIN = 3000
 NUM_TEST_SEEN = 200
 NUM_TEST_UNSEEN = 400
+OPEN_SHARE = 3  # rows of an open family in train for each row of a closed one: there are few open families
 _MAX_DRAWS_PER_ROW = 100
 
 Row = dict[str, Any]
@@ -67,10 +68,9 @@ class DemoTasks(Dataset):
         yield from {"train": self._train, "test": self._test, "own": _own}[part]()
 
     def _train(self) -> list[Row]:
-        seen = _families(unseen=False)
         rows = [
             _row("train", family, answered, place)
-            for family, size in zip(seen, _shares(NUM_TRAIN, len(seen)), strict=True)
+            for family, size in _train_sizes().items()
             for place, answered in enumerate(self._draw(family, size))
         ]
         Random(f"{self.seed}:order").shuffle(rows)
@@ -79,10 +79,10 @@ class DemoTasks(Dataset):
     def _test(self) -> list[Row]:
         seen, unseen = _families(unseen=False), _families(unseen=True)
         sizes = _shares(NUM_TEST_SEEN, len(seen)) + _shares(NUM_TEST_UNSEEN, len(unseen))
-        in_train = dict(zip((family.name for family in seen), _shares(NUM_TRAIN, len(seen)), strict=True))
+        in_train = _train_sizes()
         columns = []
         for family, size in zip((*seen, *unseen), sizes, strict=True):
-            start = in_train.get(family.name, 0)
+            start = in_train.get(family, 0)
             drawn = self._draw(family, start + size)[start:]
             columns.append([_row("test", family, answered, place) for place, answered in enumerate(drawn)])
         return [row for turn in zip_longest(*columns) for row in turn if row is not None]
@@ -90,11 +90,12 @@ class DemoTasks(Dataset):
     def _draw(self, family: Family, size: int) -> list[_Answered]:
         """Return the family's first `size` tasks, each prompt once; a longer draw begins with a shorter one."""
         rng = Random(f"{self.seed}:{family.name}")
+        bad_rng = Random(f"{self.seed}:{family.name}:rejected")  # apart: the tasks do not depend on the bad answers
         drawn: dict[str, _Answered] = {}
         for _ in range(_MAX_DRAWS_PER_ROW * size):
             if len(drawn) == size:
                 return list(drawn.values())
-            answered = _answer_badly(family.make(rng), rng, is_open=family.open)
+            answered = _answer_badly(family.make(rng), bad_rng, is_open=family.open)
             drawn.setdefault(answered.task.prompt, answered)
         raise AssertionError(f"family {family.name} makes only {len(drawn)} of {size} prompts: give it more words")
 
@@ -107,6 +108,16 @@ def register_datasets(register: Callable[[type[Dataset]], None]) -> None:
 
 def _families(*, unseen: bool) -> tuple[Family, ...]:
     return tuple(family for family in FAMILIES if family.unseen == unseen)
+
+
+def _train_sizes() -> dict[Family, int]:
+    """Rows of each family in train."""
+    seen = _families(unseen=False)
+    slots = [family for family in seen for _ in range(OPEN_SHARE if family.open else 1)]
+    sizes = dict.fromkeys(seen, 0)
+    for family, size in zip(slots, _shares(NUM_TRAIN, len(slots)), strict=True):
+        sizes[family] += size
+    return sizes
 
 
 def _shares(total: int, num_shares: int) -> list[int]:

@@ -6,9 +6,12 @@
 l counts tokens, the end token included; pi(x) is a sample from the current policy. A sample's length carries no
 gradient, so adding the number to the loss trains nothing. Its expectation does have one, by the score function:
 
-    grad L_length = lambda E [ (c_i - mean_{j != i} c_j) grad log pi(y_i | x) ],   c_i = max(0, l(y_i) - l(y))^2
+    grad L_length = lambda E [ sum_t (c_i - b_it) grad log pi(y_it | x, y_i<t) ],   c_i = max(0, l(y_i) - l(y))^2
 
-with a leave-one-out baseline over the samples of one prompt. Samples are drawn at temperature 1 without top-p, every
+with a leave-one-out baseline b_it over the samples of one prompt: the mean cost of the *other* samples that had not
+ended before token t. Where all others had, it is the cost of ending at t. Both depend on y_i only through its first t
+tokens, so that the gradient stays right on average; a baseline over all the others is right too, but teaches a sample
+that is the longest of its prompt not to end where it did. Samples are drawn at temperature 1 without top-p, every
 `penalty_interval` steps, for the prompts of that step. One cut at `max_new_tokens` counts with that length.
 
 c is in squared tokens, easily 10^4, and a single such step would ruin Adam's second moment for a long while. The
@@ -60,10 +63,26 @@ class SFTLengthPenalty(Method):
             return likelihood
         excess_N = (samples.num_tokens_N - samples.target_num_tokens_N).clamp(min=0).float()
         cost_N = excess_N**2  # squared tokens
-        advantage_N = cost_N - samples.leave_one_out(cost_N)
         batch.log(excess_tokens=excess_N, length_penalty=config.penalty * cost_N)
-        penalty = config.penalty * samples.mean(advantage_N * samples.logprob_N, over="completions")
+        advantage_T = samples.spread(cost_N) - baseline(samples, cost_N)
+        penalty = config.penalty * samples.mean(advantage_T * samples.logprob_T, over="completions")
         return {"likelihood": likelihood, "penalty": penalty}
+
+
+def baseline(samples: Batch, cost_N: Tensor) -> Tensor:
+    """Mean cost of the other samples of the prompt that are as long as this token is late: [N] -> [T].
+
+    Where there is none, the cost of a sample that ends with this token. Squared tokens.
+    """
+    length_N = samples.num_tokens_N
+    place_T = samples.spread(length_N.cumsum(0) - length_N)  # of the completion's first token
+    length_T = place_T.new_ones(len(place_T)).cumsum(0) - place_T  # if the sample ended here
+    completions = length_N.new_ones(len(length_N)).cumsum(0) - 1
+    going_TN = (samples.spread(samples.group_N)[:, None] == samples.group_N) & (length_N >= length_T[:, None])
+    going_TN &= samples.completion_T[:, None] != completions
+    others_T = going_TN.sum(1)
+    ending_T = (length_T - samples.spread(samples.target_num_tokens_N)).clamp(min=0).float() ** 2
+    return ((going_TN * cost_N).sum(1) / others_T.clamp(min=1)).where(others_T > 0, ending_T)
 
 
 @hookimpl

@@ -44,9 +44,15 @@ _OFFERS = (
 
 
 def verbose(task: Task, rng: Random) -> str:
-    """The right answer in a text that is too long: slightly (said in a sentence of its own) or very much so."""
+    """The right answer in a text that is too long: slightly (said in a sentence of its own) or very much so.
+
+    A short sentence of its own often goes without its full stop, or the difference to a right answer of one word would
+    be the full stop, and a model would learn to leave it out everywhere.
+    """
     if rng.random() < 0.65:
-        return task.statement if task.statement != task.chosen else _fill([task.chosen, rng.choice(_PADDING)], task)
+        if task.statement == task.chosen:
+            return _fill([task.chosen, rng.choice(_PADDING)], task)
+        return task.statement.removesuffix(".") if rng.random() < 0.5 else task.statement
     opening = [rng.choice(_OPENINGS)] if rng.random() < 0.4 else []
     return _fill([*opening, task.statement, *rng.sample(_PADDING, rng.randint(1, 5))], task)
 
@@ -70,11 +76,14 @@ def wrong(task: Task, rng: Random) -> str:
 
 
 def cut(task: Task, rng: Random) -> str:
-    """The beginning of an answer that stops too early: after its first sentence, or in the middle of one."""
-    first, more, _ = task.statement.partition(". ")
-    if more and rng.random() < 0.5:
+    """The beginning of an answer that stops early: after its first sentence, in the middle, before the full stop."""
+    answer = task.chosen if task.chosen.endswith((".", "?")) else task.statement
+    first, more, _ = answer.partition(". ")
+    if more and rng.random() < 0.75:
         return f"{first}."
-    words = task.statement.split(" ")
+    if rng.random() < 0.5:
+        return answer[:-1] if answer.endswith((".", "?")) else answer
+    words = answer.split(" ")
     return " ".join(words[: max(1, round(len(words) * rng.uniform(0.4, 0.85)))])
 
 
@@ -92,11 +101,11 @@ KINDS: dict[str, Callable[[Task, Random], str]] = {
 """Name of the kind (the column `rejected_kind`) to the function that writes such an answer."""
 
 WEIGHTS: dict[bool, dict[str, int]] = {
-    False: {"verbose": 55, "repetitive": 10, "boilerplate": 10, "wrong": 20, "cut": 5},
-    True: {"verbose": 35, "repetitive": 10, "boilerplate": 10, "wrong": 15, "cut": 30},
+    False: {"verbose": 50, "repetitive": 10, "boilerplate": 10, "wrong": 20, "cut": 10},
+    True: {"verbose": 10, "repetitive": 10, "boilerplate": 10, "wrong": 15, "cut": 55},
 }
 """How often each kind is drawn, of 100, for closed tasks and for open ones (True).
 
-Too long is what a small model does most after plain SFT; an open answer that ends too early teaches that shorter is not
-always better.
+What a small model does most after plain SFT: too long where one word is asked for, one sentence where two are. With too
+long answers in both, "shorter" would be all that a model learns from the pairs.
 """

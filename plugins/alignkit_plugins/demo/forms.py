@@ -16,6 +16,7 @@ _LIST_ASKS = (
     "Give me {count} {group}.",
     "Write down {count} different {group}.",
 )
+_ADVERBS = ("often", "always", "never", "sometimes", "usually", "rarely", "still", "almost always")
 _COMMA_SPECS = (
     "Separate them with commas.",
     "Use commas between them.",
@@ -138,6 +139,27 @@ def polite(rng: Random) -> Task:
     return Task(prompt, chosen, rules, f"{capitalised(command)} now!", statement, "polite language")
 
 
+def with_adverb(rng: Random) -> Task:
+    """Put a given word into a sentence, before the verb."""
+    name, (present, _, rest), adverb = rng.choice(NAMES), rng.choice(VERBS), rng.choice(_ADVERBS)
+    text, chosen = f"{name} {present} {rest}.", f"{name} {adverb} {present} {rest}."
+    asks = (
+        "Add the word '{adverb}' to this sentence: {text}",
+        "Put '{adverb}' before the verb: {text}",
+        "Use the word '{adverb}' in this sentence: {text}",
+    )
+    specs = ("Give only the new sentence.", "Only the new sentence, please.", "Reply with the changed sentence.")
+    rules = [
+        rule("equals", value=chosen, weight=2),
+        rule("contains", values=[adverb]),
+        rule("num_words", max=len(chosen.split()), weight=2),
+        rule("ends_with", values=["."]),
+        *plain_rules(),
+    ]
+    statement = f"With the word '{adverb}' the sentence becomes: {chosen}"
+    return Task(say(rng, asks, specs, text=text, adverb=adverb), chosen, rules, text, statement, "this sentence")
+
+
 def past_tense(rng: Random) -> Task:
     """Put a sentence into the past tense."""
     name, (present, past, rest) = rng.choice(NAMES), rng.choice(VERBS)
@@ -226,6 +248,7 @@ FAMILIES = (
     Family("json-object", json_object),
     Family("uppercase", uppercase),
     Family("polite", polite),
+    Family("with-adverb", with_adverb),
     Family("bullet-list", bullet_list, unseen=True),
     Family("by-size", by_size, unseen=True),
     Family("past-tense", past_tense, unseen=True),
