@@ -145,7 +145,7 @@ def _answer(name: str, rows: Sequence[Row], own: Sequence[Row], seed: int, out: 
     answers = Answers(name, tuple(model.answer(rows, progress=progress)), model.perplexity(rows))
     outside = Answers(name, tuple(model.answer(own, progress=progress)), model.perplexity(own))
     items = [Item(a.row.prompt, a.text, {**a.row.fields, "id": a.row.id}) for a in answers.answers]
-    scores = [make_judge(spec).judge.score(items) for spec in ("rules", str(out / "reward"))]
+    scores = [make_judge(spec).score(items) for spec in ("rules", str(out / "reward"))]
     return Entrant(answers, scores[0], scores[1], outside)
 
 
