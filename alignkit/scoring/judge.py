@@ -36,7 +36,7 @@ class Scored:
     """
 
     value: float
-    raw: str | None = field(default=None, compare=False)
+    raw: str | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True)

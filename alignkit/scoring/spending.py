@@ -10,8 +10,12 @@ from alignkit.scoring.remember import duration
 from alignkit.scoring.specs import NamedJudge
 
 
-def agree(judges: Sequence[NamedJudge], num_items: int, *, yes: bool) -> None:
+def agree(judges: Sequence[NamedJudge], num_items: int, *, yes: bool, unattended: bool = False) -> None:
     """Show what scoring that many items by each paid judge would take at most, and go on only if that is agreed to.
+
+    Args:
+        yes: agreed to beforehand.
+        unattended: without a terminal to ask on, go on (a training run whose paid reward was named by its user).
 
     Raises:
         UsageError: it was not agreed to, or there is no terminal to ask on and no `--yes`.
@@ -30,6 +34,8 @@ def agree(judges: Sequence[NamedJudge], num_items: int, *, yes: bool) -> None:
     if yes:
         return
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        if unattended:
+            return
         raise UsageError(f"judge {names} costs money: up to {num_items:,} texts would be sent; agree with --yes")
     print("send them? [y/N] ", end="", file=sys.stderr, flush=True)
     if sys.stdin.readline().strip().lower() not in ("y", "yes"):
