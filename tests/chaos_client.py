@@ -8,9 +8,10 @@ from __future__ import annotations
 import json
 import sys
 
+from alignkit_plugins.nemotron import Nemotron, NemotronConfig
+
 from alignkit.scoring.judge import Item, Scored
 from alignkit.scoring.specs import NamedJudge
-from alignkit_plugins.nemotron import Nemotron, NemotronConfig
 
 
 def item(number: int) -> Item:

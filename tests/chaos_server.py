@@ -3,7 +3,8 @@
     python chaos_server.py '{"faults": 0.3, "endpoints": 2}'      prints {"ports": [...]} and serves until it is killed
 
 POST /v1/chat/completions scores the last turn with `true_score`; GET /sold gives the texts whose score was delivered
-whole, in order, and how many requests came, GET /count how many were sold. No framework: half of the faults are ways to break HTTP itself.
+whole, in order, and how many requests came, GET /count how many were sold. No framework: half of the faults are ways to
+break HTTP itself.
 """
 
 from __future__ import annotations
@@ -11,12 +12,16 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import subprocess
 import sys
 import time
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from email.utils import formatdate
 from typing import Any
+from urllib.request import ProxyHandler, build_opener
 
 ATTRIBUTES = {"helpfulness": 1.5, "correctness": 1.25, "coherence": 3.0, "complexity": 0.5, "verbosity": 0.75}
 
@@ -190,6 +195,25 @@ ANSWERS: dict[str, Any] = {
     "bad-gzip": lambda: (200, b"\x1f\x8b\x08\x00garbage", {"Content_Encoding": "gzip"}),
 }
 FAULTS = (*ANSWERS, "reset", "cut", "not-http", "stall")
+
+
+@contextmanager
+def running(**settings: Any) -> Iterator[list[str]]:
+    """Run a server in its own process; yields its addresses."""
+    command = [sys.executable, __file__, json.dumps(settings)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+        try:
+            assert server.stdout is not None
+            ports = json.loads(server.stdout.readline())["ports"]
+            yield [f"http://127.0.0.1:{port}/v1" for port in ports]
+        finally:
+            server.kill()
+
+
+def ask(url: str, what: str) -> Any:
+    """GET /sold: what the server delivered, in order, and how often it was asked; GET /count: how many that are."""
+    with build_opener(ProxyHandler({})).open(f"{url.removesuffix('/v1')}/{what}", timeout=60) as answer:
+        return json.load(answer)
 
 
 async def main(settings: Settings) -> None:

@@ -9,43 +9,20 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from urllib.request import ProxyHandler, build_opener
 
 import pytest
+from alignkit_plugins.nemotron import Nemotron, NemotronConfig
 from chaos_client import item
-from chaos_server import FAULTS, true_score
+from chaos_server import FAULTS, ask, running, true_score
 
 from alignkit.scoring.ledger import Ledger, Source
-from alignkit_plugins.nemotron import Nemotron, NemotronConfig
 
 HERE = Path(__file__).parent
 NUM_ITEMS = 10_000
 NUM_KILLS = 20
 IN_FLIGHT = 16
-_direct = build_opener(ProxyHandler({}))
-
-
-@contextmanager
-def chaos(**settings: Any) -> Iterator[list[str]]:
-    """Run a chaos server; yields its addresses."""
-    command = [sys.executable, str(HERE / "chaos_server.py"), json.dumps(settings)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
-        try:
-            assert server.stdout is not None
-            ports = json.loads(server.stdout.readline())["ports"]
-            yield [f"http://127.0.0.1:{port}/v1" for port in ports]
-        finally:
-            server.kill()
-
-
-def ask(url: str, what: str) -> Any:
-    """GET /sold: what the server delivered, in order, and how often it was asked; GET /count: how many that are."""
-    with _direct.open(f"{url.removesuffix('/v1')}/{what}", timeout=60) as answer:
-        return json.load(answer)
 
 
 def start(options: dict[str, Any]) -> subprocess.Popen[str]:
@@ -57,7 +34,7 @@ def start(options: dict[str, Any]) -> subprocess.Popen[str]:
 @pytest.mark.timeout(900)
 def test_no_score_is_lost_bought_twice_or_invented_whatever_fails_and_whoever_is_killed() -> None:
     path = Path(os.environ["ALIGNKIT_LEDGER"])
-    with chaos(faults=0.3, endpoints=2, outage_at=9_000, outage_s=1.0, seed=7) as urls:
+    with running(faults=0.3, endpoints=2, outage_at=9_000, outage_s=1.0, seed=7) as urls:
         options = {
             "base_url": urls, "requests_per_minute": 1e7, "max_in_flight": IN_FLIGHT, "timeout_s": 4.0,
             "backoff_s": 0.004, "max_backoff_s": 0.1, "max_outage_s": 60.0, "max_attempts": 20,
