@@ -206,13 +206,13 @@ def test_the_key_is_in_no_file_log_message_or_traceback(
     caplog.set_level(logging.DEBUG)
     monkeypatch.setenv("NVIDIA_API_KEY", CANARY)
     said = []
-    with running(key=CANARY, faults=0.5) as urls:
-        named = NamedJudge("nemotron", judge(urls, max_attempts=12))
+    with running(key=CANARY, faults=0.3) as urls:
+        named = NamedJudge("nemotron", judge(urls, max_attempts=20, max_outage_s=60.0, timeout_s=4.0))
         assert all(isinstance(a, Scored) for a in named.score([item(f"answer {n}") for n in range(30)]))
     with running(key="another") as urls:
         with pytest.raises(RunStopped, match=r"403 Forbidden.*\[key\].*not accepted") as caught:
             NamedJudge("nemotron", judge(urls)).score([item("refused")])
-        said.append(repr(caught.getrepr(showlocals=False)))
+        said.append(str(caught.getrepr(showlocals=False)))
         config = tmp_path / "a.toml"
         config.write_text(f"[judge.nemotron]\nbase_url = {json.dumps(urls)}\n")
         assert main(["probe", "nemotron", "--yes", "--config", str(config)]) == 3
