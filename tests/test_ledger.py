@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from alignkit.cli.main import main
@@ -157,6 +157,7 @@ JSON = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(JSON)
 def test_the_canonical_text_is_ascii_and_says_the_same(value: Any) -> None:
     text = canonical(value)

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from alignkit_plugins.nemotron import Nemotron, NemotronConfig, read_attributes
 from chaos_server import ANSWERS, ATTRIBUTES, answer, ask, running, true_score
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from alignkit.cli.main import main
@@ -84,6 +84,7 @@ def test_a_garbled_answer_is_never_a_score(name: str) -> None:
         read_attributes(body)
 
 
+@settings(deadline=None)
 @given(st.floats(allow_nan=False, allow_infinity=False, width=16))
 def test_a_score_comes_back_as_it_was_sent(value: float) -> None:
     assert read_attributes({"choices": [{"message": {"content": f"reward:{value!r}"}}]}) == {"reward": value}
@@ -121,6 +122,7 @@ def test_retry_after_is_seconds_or_a_date() -> None:
     assert retry_after(None) is retry_after("soon") is retry_after("nan") is None
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(0, 5), min_size=1, max_size=60), st.floats(1, 600))
 def test_no_minute_has_more_requests_than_the_bucket_allows(gaps: list[float], per_minute: float) -> None:
     bucket, now, sent = TokenBucket(per_minute), 0.0, []
