@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from alignkit.judging.answers import Answering
     from alignkit.judging.verdict import Verdict
     from alignkit.policy.names import ModelSource
+    from alignkit.scoring.ledger import Ledger
+    from alignkit.scoring.probes import Accuracy
 
 _SHOWN_ROWS = 5
 
@@ -208,6 +210,48 @@ def chat_session(model: str, *, config: Path | None = None, set: Sequence[str] =
     return _answering(model, config_file.judge_settings(options, config, settings=set))
 
 
+def probe(
+    judge: str, *, data: Path | None = None, config: Path | None = None, set: Sequence[str] = (), yes: bool = False
+) -> list[Accuracy]:
+    """Measure a judge on rows with a right and a wrong answer, and on tricks: `Accuracy` by subset.
+
+    Args:
+        judge: a judge's name, a reward run or folder, or FILE.py:function.
+        data: JSONL rows of prompt, chosen, rejected and subset, as RewardBench's; default: twelve of alignkit's own.
+        yes: agree to a judge that costs money.
+    """
+    from alignkit.scoring import probes
+    from alignkit.scoring.probe_rows import ROWS
+    from alignkit.scoring.specs import make_judge
+    from alignkit.scoring.spending import agree
+
+    settings = config_file.judge_settings({}, config, settings=set)
+    rows = ROWS if data is None else probes.read_probe_rows(data)
+    named = make_judge(judge, settings.judges)
+    rows = [*rows, *probes.adversarial_rows(rows)]
+    ours, theirs = probes.probe_items(rows)
+    agree([named], len(ours) + len(theirs), yes=yes)
+    named.judge.ready([row.model_dump() for row in rows])
+    try:
+        return probes.probe(named, rows)
+    finally:
+        named.judge.close()
+
+
+def ledger_stats() -> list[dict[str, Any]]:
+    """Scores in the ledger by judge, version and parameters.
+
+    Raises:
+        InputError: there is no ledger yet.
+    """
+    return _ledger().stats()
+
+
+def ledger_export() -> Iterator[dict[str, Any]]:
+    """Every score in the ledger, then everything missing with its reason. Raises as `ledger_stats`."""
+    return _ledger().export()
+
+
 def show_rows(*, config: Path | None = None, set: Sequence[str] = (), **options: object) -> Iterator[dict[str, Any]]:
     """Yield {"id", "prompt_ids", "completions": [{"ids", "scored"}], "tokens"} of each row, the chosen one first."""
     from alignkit.data.read import read_rows
@@ -268,6 +312,17 @@ def start_up_checks(model: str) -> list[dict[str, Any]]:
     rows = [to_row({"prompt": p, "chosen": c, "rejected": r}, where="doctor") for p, c, r in texts]
     trees = prepare(rows, chat, trains_on="pairs", max_length=512).trees
     return [check.as_json() for check in run_checks(load_policy(source.folder), trees)]
+
+
+def _ledger() -> Ledger:
+    from alignkit.scoring import ledger
+
+    opened = ledger.open_ledger()
+    if not opened.exists:
+        raise InputError(
+            f"{ledger.ledger_path()}: no ledger yet; the first score makes it ({ledger.VARIABLE} moves it)"
+        )
+    return opened
 
 
 def _answering(model: str, settings: Settings) -> Answering:

@@ -107,6 +107,7 @@ class RunOptions(Section):
     resume: bool = Field(False, description="go on with an unfinished run")
     plan: bool = Field(False, description="print the memory and disk the run needs, and exit")
     track: list[str] = Field(default_factory=list, description="trackers beside metrics.jsonl; repeatable")
+    yes: bool = Field(False, description="send a paid reward's requests without asking")
     allow_changed: list[str] = Field(
         default_factory=list, description="resume although this configuration key changed; repeatable"
     )

@@ -155,12 +155,12 @@ def _answer(
 
 def _score(spec: str, answers: Mapping[str, Answers]) -> dict[str, list[Scored | Missing]]:
     """Score all entrants' answers at once: a reward model then computes each prompt once."""
-    judge = make_judge(spec).judge
+    judge = make_judge(spec)
     items = [
         Item(a.row.prompt, a.text, {**a.row.fields, "id": a.row.id}) for one in answers.values() for a in one.answers
     ]
     scores = iter(judge.score(items))
-    judge.close()
+    judge.judge.close()
     return {name: list(islice(scores, len(one.answers))) for name, one in answers.items()}
 
 

@@ -28,6 +28,9 @@ class Fixed(Judge):
         super().__init__()
         self.answers = answers
 
+    def parameters(self) -> dict[str, object]:
+        return {"answers": repr(self.answers)}
+
     def score(self, items: Sequence[Item]) -> list[Scored | Missing]:
         return self.answers
 

@@ -19,7 +19,21 @@ from typer.core import TyperGroup
 
 from alignkit.errors import AlignkitError, nearest
 
-_COMMANDS = ("train", "judge", "generate", "evaluate", "chat", "data", "plugins", "init", "config", "doctor", "demo")
+_COMMANDS = (
+    "train",
+    "judge",
+    "generate",
+    "evaluate",
+    "chat",
+    "probe",
+    "ledger",
+    "data",
+    "plugins",
+    "init",
+    "config",
+    "doctor",
+    "demo",
+)
 _BUG, _INTERRUPTED = 70, 130
 
 

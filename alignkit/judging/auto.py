@@ -54,7 +54,7 @@ def newest_run(*, method: str | None = None) -> Path | None:
 def _probe(spec: str, row: Row) -> str | None:
     item = Item(row.prompt, row.reference or "Hello.", row.fields)
     try:
-        answer = make_judge(spec).judge.score([item])[0]
+        answer = make_judge(spec).score([item])[0]
     except AlignkitError as error:
         return str(error)
     return None if isinstance(answer, Scored) else answer.reason

@@ -19,8 +19,10 @@ from alignkit.judging.text_health import cut_share, repetition
 from alignkit.judging.verdict import JudgeName, Side, Verdict, reach
 from alignkit.policy.names import ModelSource, find_model
 from alignkit.progress import Progress
-from alignkit.scoring.judge import Item, Missing, Scored
+from alignkit.scoring.judge import Item
+from alignkit.scoring.pairs import score_both
 from alignkit.scoring.specs import NamedJudge, make_judge
+from alignkit.scoring.spending import agree
 from alignkit.training.run_folder import write_atomically
 
 
@@ -41,30 +43,29 @@ def judge_model(model: str | None, settings: Settings, *, data_given: bool, yes:
     spec, why = (section.judge, "it was named") if section.judge != "auto" else choose_judge(prompts.rows)
     progress.note(f"judge: {spec}, because {why}; {len(prompts.rows)} prompts: {prompts.source}")
     named = make_judge(spec, settings.judges)
-    _agree(named, yes=yes, num_items=2 * len(prompts.rows))
+    agree([named], 2 * len(prompts.rows), yes=yes)
     named.judge.ready([row.fields for row in prompts.rows])
     ours, theirs = (
         answers_of(one, prompts.rows, section=settings.model, generation=Generation.of(settings), progress=progress)
         for one in (source, vs)
     )
-    scores = [score(answers, named) for answers in (ours, theirs)]
+    scores = score_both(named, items(ours), items(theirs))
     named.judge.close()
     verdict = reach(
-        win_rate(outcomes(*scores), seed=section.seed),
+        win_rate(outcomes(scores.ours, scores.theirs), seed=section.seed),
         run=source.name, vs=vs.name,
         judge=JudgeName(name=named.label, version=named.judge.version, verifiable=named.judge.verifiable),
         margin=section.margin, ours=side(ours), theirs=side(theirs), prompts=prompts.source, seed=section.seed,
-        stamps=(*prompts.stamps, *_reward_stamp(source, named)),
+        stamps=(*prompts.stamps, *_reward_stamp(source, named), *([scores.flip_note] if scores.flip_note else [])),
     )  # fmt: skip
     if source.run is not None:
         _keep(source.run, verdict)
     return verdict
 
 
-def score(answers: Answers, named: NamedJudge) -> list[Scored | Missing]:
-    """Score one model's answers."""
-    items = [Item(a.row.prompt, a.text, {**a.row.fields, "id": a.row.id}) for a in answers.answers]
-    return named.judge.score(items)
+def items(answers: Answers) -> list[Item]:
+    """What a judge sees of one model's answers."""
+    return [Item(a.row.prompt, a.text, {**a.row.fields, "id": a.row.id}) for a in answers.answers]
 
 
 def side(answers: Answers) -> Side:
@@ -94,11 +95,6 @@ def _start_of(source: ModelSource, progress: Progress) -> ModelSource:
     start = content["parent"] or content["model"]
     progress.note(f"comparing with {start}, which the run started from; another is named by --vs")
     return find_model(start)
-
-
-def _agree(named: NamedJudge, *, yes: bool, num_items: int) -> None:
-    if named.judge.paid and not yes:
-        raise UsageError(f"judge {named.label!r} costs money: {num_items} answers would be sent; agree with --yes")
 
 
 def _reward_stamp(source: ModelSource, named: NamedJudge) -> Sequence[str]:

@@ -1,18 +1,20 @@
 """A user's own function as a judge: `--reward FILE.py:function`.
 
 The function takes `(completion: str, row: dict)` and returns a number, or None for *does not apply*. The file is
-imported from where it lies; its hash is the judge's version. What it raises stops the run with the row's id and its
-own traceback; NaN or a non-number counts as an exception.
+imported from where it lies; the hash of the file, and of what it imports from its own folder, is a part of its scores'
+key in the ledger. What it raises stops the run with the row's id and its own traceback; NaN or a non-number counts as
+an exception.
 """
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import importlib.util
 import math
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from numbers import Real
 from pathlib import Path
 from typing import Any, ClassVar
@@ -38,7 +40,15 @@ class FunctionJudge(Judge):
         self.path = path
         self.function_name = function
         self.function = _load(path, function)
-        self.file_sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+        self.sources_sha256 = _sources_sha256(path)
+
+    def parameters(self) -> Mapping[str, Any]:
+        """The function's name, and the hash of its file and of the files beside it that this one imports."""
+        return {"function": self.function_name, "sources_sha256": self.sources_sha256}
+
+    def given(self, item: Item) -> Any:
+        """The completion and the row."""
+        return {"completion": item.completion, "row": dict(item.row)}
 
     def score(self, items: Sequence[Item]) -> list[Scored | Missing]:
         """Call the function on each item."""
@@ -79,6 +89,40 @@ def _load(path: Path, name: str) -> Callable[[str, dict[str, Any]], Any]:
         known = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
         raise UsageError(f"{path} has no function {name!r}{nearest(name, known)}")
     return function
+
+
+def _sources_sha256(path: Path) -> str:
+    """Hash a file with all that it imports from its own folder, also inside functions."""
+    folder = path.parent.resolve()
+    found: dict[str, bytes] = {}
+    waiting = [path.resolve()]
+    while waiting:
+        file = waiting.pop()
+        name = str(file.relative_to(folder))
+        if name not in found:
+            found[name] = file.read_bytes()
+            waiting += _imports(found[name], folder)
+    digest = hashlib.sha256()
+    for name in sorted(found):
+        digest.update(f"{name}\0{hashlib.sha256(found[name]).hexdigest()}\0".encode())
+    return digest.hexdigest()
+
+
+def _imports(source: bytes, folder: Path) -> list[Path]:
+    """The files below the folder that a module imports by absolute names."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names.update([node.module, *(f"{node.module}.{alias.name}" for alias in node.names)])
+    files = []
+    for name in names:
+        parts = name.split(".")
+        for length in range(1, len(parts) + 1):
+            stem = folder.joinpath(*parts[:length])
+            files += [file for file in (stem.with_suffix(".py"), stem / "__init__.py") if file.is_file()]
+    return files
 
 
 def _below(trace: Any) -> Any:

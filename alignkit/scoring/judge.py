@@ -6,7 +6,7 @@ One protocol serves training (`--reward`) and judging (`--judge`).
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -18,18 +18,25 @@ class Item:
     """One completion to be scored.
 
     `prompt` is the conversation before it, a sequence of {"role", "content"}; `row` the data row with every column.
+    `rival` is the other completion, where the judge is pairwise: the completion is shown first, the rival second.
     """
 
     prompt: Sequence[Mapping[str, str]]
     completion: str
     row: Mapping[str, Any] = field(default_factory=dict)
+    rival: str | None = None
 
 
 @dataclass(frozen=True)
 class Scored:
-    """A finite score; higher is better. Scores of different prompts need not be comparable."""
+    """A finite score; higher is better. Scores of different prompts need not be comparable.
+
+    A pairwise judge's score is 1 where the completion beats its rival, 0 where it loses and 0.5 where they tie. `raw`
+    is what the judge said word for word, where it said something; the ledger keeps it.
+    """
 
     value: float
+    raw: str | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True)
@@ -50,11 +57,21 @@ class JudgeConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+@dataclass(frozen=True)
+class Cost:
+    """What scoring would take: requests sent, seconds at least, and money, `price` a text such as "about 2.00 USD"."""
+
+    num_requests: int
+    seconds: float
+    price: str
+
+
 class Judge(ABC):
     """Scores completions. A subclass sets `name`, `version`, and whether its score can be checked.
 
     `version` changes whenever the same completion may get another score. `verifiable` says that the score is a rule
-    anyone can check, so that it may be reward and judge at once.
+    anyone can check, so that it may be reward and judge at once. Every score is kept in the ledger under the name, the
+    version, `parameters()` and `given(item)`; what all four agree on is not scored again.
     """
 
     name: ClassVar[str]
@@ -63,6 +80,8 @@ class Judge(ABC):
     verifiable: ClassVar[bool] = False
     paid: ClassVar[bool] = False
     """Scoring costs money: asked for before any is spent."""
+    pairwise: ClassVar[bool] = False
+    """Compares two completions of a prompt (`Item.rival`) instead of scoring one."""
 
     def __init__(self, config: JudgeConfig | None = None) -> None:
         self.config = config if config is not None else self.Config()
@@ -74,6 +93,31 @@ class Judge(ABC):
         Raises:
             AlignkitError: nothing can be scored at all (no key, no model), with what to do.
         """
+
+    def stream(self, items: Sequence[Item]) -> Iterator[Mapping[int, Scored | Missing]]:
+        """Yield the answers in parts, {index of the item: answer}; the ledger keeps a part before it takes the next.
+
+        A judge that answers one item after another overrides this, so that nothing is lost when the process dies.
+        Raises as `score`.
+        """
+        yield dict(enumerate(self.score(items)))
+
+    def parameters(self) -> Mapping[str, Any]:
+        """Everything beside the item that decides its score, of JSON types: a part of the ledger's key."""
+        return self.config.model_dump(mode="json")
+
+    def given(self, item: Item) -> Any:
+        """Everything of an item that the judge looks at, of JSON types: a part of the ledger's key."""
+        return {
+            "prompt": [dict(message) for message in item.prompt],
+            "completion": item.completion,
+            "row": dict(item.row),
+            "rival": item.rival,
+        }
+
+    def cost(self, num_items: int) -> Cost:
+        """What scoring that many items would take; shown before anything is spent."""
+        return Cost(num_items, 0.0, "nothing is known of the price")
 
     def ready(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Check before anything expensive is loaded that rows like these can be scored.

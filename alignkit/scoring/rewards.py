@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from alignkit.errors import RunStopped
 from alignkit.scoring.judge import Item, Missing, Scored
 from alignkit.scoring.specs import NamedJudge
 
@@ -27,7 +26,7 @@ class Rewards:
 
 
 def reward(items_PG: Sequence[Sequence[Item]], judges: Sequence[NamedJudge]) -> Rewards:
-    """Score every sample by every judge and add up with the judges' weights.
+    """Score every sample by every judge, through the ledger, and add up with the judges' weights.
 
     A judge that does not apply to any sample of a group is left out for the whole group; one that failed on a sample
     makes that sample's reward missing. A group to which no judge applies is missing as a whole.
@@ -40,10 +39,8 @@ def reward(items_PG: Sequence[Sequence[Item]], judges: Sequence[NamedJudge]) -> 
     total_PG, applied_P = np.zeros(shape), np.zeros(len(items_PG), bool)
     by_name, num_missing, reasons = {}, 0, []
     for named in judges:
-        answers = named.judge.score(flat)
-        if len(answers) != len(flat):
-            raise RunStopped(f"judge {named.label!r} answered {len(answers)} of {len(flat)} items")
-        scores_PG = np.array([_value(answer, named.label) for answer in answers]).reshape(shape)
+        answers = named.score(flat)
+        scores_PG = np.array([a.value if isinstance(a, Scored) else math.nan for a in answers]).reshape(shape)
         applies_PG = np.array([not isinstance(a, Missing) or a.applies for a in answers]).reshape(shape)
         applies_P = np.all(applies_PG, axis=1)
         total_PG[applies_P] += named.weight * scores_PG[applies_P]
@@ -54,11 +51,3 @@ def reward(items_PG: Sequence[Sequence[Item]], judges: Sequence[NamedJudge]) -> 
         reasons.extend(failed)
     total_PG[~applied_P] = math.nan
     return Rewards(total_PG, by_name, num_missing, tuple(dict.fromkeys(reasons)))
-
-
-def _value(answer: Scored | Missing, label: str) -> float:
-    if isinstance(answer, Missing):
-        return math.nan
-    if not isinstance(answer, Scored) or not math.isfinite(answer.value):
-        raise RunStopped(f"judge {label!r} gave {answer!r}; a finite score or Missing(reason) is needed")
-    return answer.value

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,8 @@ from pydantic import ValidationError
 from alignkit.errors import UsageError
 from alignkit.registry import registry
 from alignkit.scoring.functions import FunctionJudge
-from alignkit.scoring.judge import Judge
+from alignkit.scoring.judge import Item, Judge, Missing, Scored
+from alignkit.scoring.remember import remembered_scores
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,10 @@ class NamedJudge:
     label: str
     judge: Judge
     weight: float = 1.0
+
+    def score(self, items: Sequence[Item], *, repeat: int = 0) -> list[Scored | Missing]:
+        """Score items through the ledger; arguments and errors are those of `remembered_scores`."""
+        return remembered_scores(self.judge, items, label=self.label, repeat=repeat)
 
 
 def make_judge(spec: str, settings: Mapping[str, Mapping[str, Any]] | None = None) -> NamedJudge:

@@ -153,7 +153,13 @@ class Loop:
 
     def _rewarded(self, groups: list[Group], step: int) -> tuple[list[Micro], dict[str, float]]:
         """Score samples and turn rewards into advantages."""
-        rewards = reward([group.items() for group in groups], self.inputs.judges)
+        try:
+            rewards = reward([group.items() for group in groups], self.inputs.judges)
+        except RunStopped as error:
+            self._save()
+            raise RunStopped(
+                f"step {step}: {error}; the run is saved, go on with --resume --out {self.run.path}"
+            ) from error
         num_scores = rewards.total_PG.size * len(self.inputs.judges)
         if rewards.num_missing > self.max_missing * num_scores:
             self._save()

@@ -23,12 +23,15 @@ from alignkit.memory import peak_mib, reset_peak
 from alignkit.methods import Method
 from alignkit.progress import Progress
 from alignkit.registry import registry
+from alignkit.scoring.spending import agree
 from alignkit.tracking import MetricsFile, Tracker
 from alignkit.training.export import export
 from alignkit.training.loop import Loop
+from alignkit.training.order import steps_per_epoch
 from alignkit.training.run_folder import RunFolder, open_run
 from alignkit.training.setup import Inputs, Models, load_models, read_inputs
 from alignkit.training.startup import run_checks, small_trees
+from alignkit.training.validation import MAX_DRAWN
 
 _PACKAGES = ("alignkit", "alignkit-plugins", "torch", "transformers", "tokenizers", "peft", "safetensors", "numpy")
 _DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS}
@@ -66,6 +69,7 @@ def _train(method: Method, resolved: Resolved, run: RunFolder, progress: Progres
         _refuse_changes(run.read_json("run.json"), description, resolved.run.allow_changed)
     for line in _account(inputs):
         progress.note(line)
+    _agree(method, resolved, inputs)
     reset_peak()
     models = load_models(method, resolved, inputs)
     started = time.monotonic()
@@ -98,6 +102,17 @@ def _train(method: Method, resolved: Resolved, run: RunFolder, progress: Progres
     }
     run.write_json("run.json", description)
     progress.note(f"{method.name}: {loop.position.step} steps, model in {run.model}")
+
+
+def _agree(method: Method, resolved: Resolved, inputs: Inputs) -> None:
+    """Show what paid rewards would take before anything is loaded; a terminal is asked."""
+    config = resolved.method
+    rows = config.batch_size * config.accumulation
+    steps = config.epochs * steps_per_epoch(len(inputs.training.trees), rows)
+    steps = min(steps, config.max_steps or steps)
+    validated = (2 + steps // config.validation_interval) * min(MAX_DRAWN, len(inputs.validation.trees))
+    num_items = steps * rows * len(method.temperatures(1, config)) + validated
+    agree(inputs.judges, num_items, yes=resolved.run.yes, unattended=bool(resolved.rollouts.reward))
 
 
 def _check(run: RunFolder, models: Models, inputs: Inputs, progress: Progress) -> None:

@@ -145,6 +145,8 @@ def _judges(method: Method, resolved: Resolved, rows: Sequence[Row]) -> tuple[Na
         _logger.info("reward: %s", specs[0])
     judges = tuple(make_judge(spec, resolved.judges) for spec in specs)
     for named in judges:
+        if named.judge.pairwise:
+            raise UsageError(f"reward {named.label!r} compares two answers, it gives none a score: name it by --judge")
         named.judge.ready(fields)
     return judges
 

@@ -6,6 +6,7 @@ place where `alignkit train reward` reads it. Also named by a run or a folder: `
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -42,6 +43,14 @@ class RewardModel(Judge):
 
     def ready(self, rows: Sequence[Mapping[str, Any]]) -> None:
         self._source()
+
+    def parameters(self) -> Mapping[str, Any]:
+        """The precision and the hash of the model's folder: weights, tokenizer, template and settings."""
+        return {"precision": self.config.model_dump()["precision"], "model_sha256": self._fingerprint}
+
+    def given(self, item: Item) -> Any:
+        """The conversation, the completion its last turn."""
+        return {"prompt": [[m["role"], m["content"]] for m in item.prompt], "completion": item.completion}
 
     def score(self, items: Sequence[Item]) -> list[Scored | Missing]:
         """Score items; completions of one prompt share its computation."""
@@ -95,6 +104,15 @@ class RewardModel(Judge):
                 "of one label); make one with: alignkit train reward --data PAIRS"
             )
         return source
+
+    @cached_property
+    def _fingerprint(self) -> str:
+        digest = hashlib.sha256()
+        for file in sorted(self._source().folder.iterdir()):
+            if file.suffix in (".safetensors", ".json", ".jinja", ".txt", ".model"):
+                with open(file, "rb") as opened:
+                    digest.update(f"{file.name}\0{hashlib.file_digest(opened, 'sha256').hexdigest()}\0".encode())
+        return digest.hexdigest()
 
     @cached_property
     def _chat(self) -> Chat:

@@ -46,6 +46,10 @@ class Rules(Judge):
             for item in items
         ]
 
+    def given(self, item: Item) -> Any:
+        """The completion and the row's rules."""
+        return {"completion": item.completion, "rules": item.row.get("rules")}
+
     def ready(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Check that some rows carry rules and that all of those are well-formed.
 

@@ -1,0 +1,60 @@
+"""`alignkit ledger`: every score that was ever obtained."""
+
+from __future__ import annotations
+
+import json as json_module
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from alignkit.cli.options import Json
+
+ledger = typer.Typer(help="Look at the scores that judges and rewards gave; none is asked for twice.")
+Out = Annotated[Path | None, typer.Option("--out", metavar="FILE", help="write there; default: standard output")]
+
+
+@ledger.command("stats")
+def stats(json: Json = False) -> None:
+    """Show how many scores each judge gave, and how many are missing."""
+    from alignkit import api
+
+    rows = api.ledger_stats()
+    if json:
+        print(json_module.dumps(rows))
+        return
+    from alignkit.cli.terminal import print_table
+
+    titles = ("judge", "version", "parameters", "scores", "missing", "lowest", "highest", "last")
+    cells = [
+        (
+            row["judge"], row["version"], ", ".join(f"{k}={v}" for k, v in row["parameters"].items()),
+            f"{row['num_scores']:,}", f"{row['num_missing']:,}",
+            *("-" if row[key] is None else f"{row[key]:.4g}" for key in ("lowest", "highest")), row["last"],
+        )
+        for row in rows
+    ]  # fmt: skip
+    print_table(titles, [(row, "") for row in cells], right=("scores", "missing", "lowest", "highest"))
+
+
+@ledger.command("export")
+def export(out: Out = None) -> None:
+    """Write every score, and what is missing with its reason, as JSON lines."""
+    from alignkit import api
+
+    lines = (json_module.dumps(entry) + "\n" for entry in api.ledger_export())
+    if out is None:
+        sys.stdout.writelines(lines)
+        return
+    from alignkit.errors import UsageError
+
+    try:
+        with open(out, "x", encoding="utf-8") as opened:
+            opened.writelines(lines)
+    except OSError as error:
+        raise UsageError(f"--out {out}: cannot be written ({error.strerror}); name another file") from error
+
+
+def add_to(app: typer.Typer) -> None:
+    app.add_typer(ledger, name="ledger")

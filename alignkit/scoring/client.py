@@ -1,0 +1,270 @@
+"""A thin client of one chat-completions service: many requests at once, none lost, none sent twice without need.
+
+Retries are per item (`max_attempts`); what is wrong with an endpoint is not held against the item that met it: while a
+breaker is open or an endpoint asks to slow down, items wait, at most `max_outage_s`. Answers are handed on as they
+arrive. The key is read from the environment, sent in one header to https or this machine only, and cut out of every
+text that comes back.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+from pydantic import SecretStr
+from tenacity import (
+    RetryCallState,
+    Retrying,
+    retry_if_exception_type,
+    sleep_using_event,
+    stop_after_attempt,
+    stop_when_event_set,
+)
+
+from alignkit.errors import RunStopped, UsageError
+from alignkit.scoring.client_config import ClientConfig, may_carry_key
+from alignkit.scoring.endpoints import Down, Endpoint, Endpoints, NoneLeft, Turn
+from alignkit.scoring.judge import Missing, Scored
+from alignkit.scoring.limits import Breaker, TokenBucket
+from alignkit.scoring.replies import Again, Dead, Refused, read_reply
+
+_logger = logging.getLogger(__name__)
+_MAX_BODY = 1 << 20  # bytes of an answer
+_CONNECT_S = 10.0
+_LONG = 8.0  # times the usual wait, for a degraded model
+Read = Callable[[Mapping[str, Any], str], Scored | Missing]
+
+
+class _Again(Exception):
+    """An attempt failed in a way that may pass."""
+
+    def __init__(self, again: Again) -> None:
+        super().__init__(again.reason)
+        self.again = again
+
+
+@dataclass(frozen=True)
+class _Failure:
+    """What ended the work: raised once every answer that arrived was handed on."""
+
+    error: BaseException
+
+
+class ChatClient:
+    """Asks a service's /chat/completions.
+
+    Args:
+        label: what messages call the judge.
+        key: sent as a bearer token, where there is one.
+    """
+
+    def __init__(self, config: ClientConfig, *, label: str, key: SecretStr | None) -> None:
+        self.config, self.label, self._key = config, label, key
+        self._http = httpx.Client(
+            verify=any(url.startswith("https") for url in config.base_url),  # certificates take 0.1 s to load
+            timeout=httpx.Timeout(config.timeout_s, connect=min(_CONNECT_S, config.timeout_s), pool=None),
+            limits=httpx.Limits(max_connections=config.max_in_flight, max_keepalive_connections=config.max_in_flight),
+        )
+        self._stopping = threading.Event()
+        self._endpoints = Endpoints(
+            [
+                Endpoint(
+                    url,
+                    TokenBucket(config.requests_per_minute, capacity=max(1.0, config.requests_per_minute / 60)),
+                    Breaker(cooldown_s=5 * config.backoff_s, max_cooldown_s=config.max_backoff_s),
+                )
+                for url in config.base_url
+            ],
+            patience_s=config.max_outage_s, pause_s=config.backoff_s, max_pause_s=config.max_backoff_s,
+        )  # fmt: skip
+
+    def stream(self, bodies: Sequence[bytes], read: Read) -> Iterator[dict[int, Scored | Missing]]:
+        """Send every body and yield {number: answer} as answers arrive, as many as there are at a time.
+
+        Args:
+            bodies: JSON texts, one a request.
+            read: an answer's JSON object and its text -> a score, or Missing where asking again is no use; ValueError
+                says that it is garbled, and it is asked again.
+
+        Raises:
+            RunStopped: every address refuses for good; what had been answered was yielded before.
+        """
+        self._stopping.clear()
+        arrived: queue.SimpleQueue[tuple[int, Scored | Missing | _Failure]] = queue.SimpleQueue()
+        waiting = iter(range(len(bodies)))
+        threads = [
+            threading.Thread(target=self._work, args=(waiting, bodies, read, arrived), daemon=True)
+            for _ in range(min(self.config.max_in_flight, len(bodies)))
+        ]
+        for thread in threads:
+            thread.start()
+        left, failure = len(bodies), None
+        try:
+            while left and failure is None:
+                try:
+                    part, failure = _collect(arrived)
+                except KeyboardInterrupt as error:
+                    failure, part = error, {}
+                left -= len(part)
+                yield part
+            if failure is not None:
+                self._stop(threads)
+                part, _ = _collect(arrived, wait=False)
+                yield part
+        finally:
+            self._stop(threads)
+        if failure is not None:
+            raise failure
+
+    def check(self) -> None:
+        """Ask each address for its models, which costs nothing, to find a wrong address before any work is done.
+
+        Raises:
+            UsageError: no address can be reached, or one answers with a web page.
+        """
+        problems = {url: problem for url in self.config.base_url if (problem := self._problem(url))}
+        if len(problems) == len(self.config.base_url):
+            said = "; ".join(f"{url} {problem}" for url, problem in problems.items())
+            raise UsageError(f"judge {self.label!r} cannot be asked: {said}; set base_url in [judge.{self.label}]")
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._stopping.set()
+        self._endpoints.wake()
+        self._http.close()
+
+    def _work(self, waiting: Iterator[int], bodies: Sequence[bytes], read: Read, arrived: Any) -> None:
+        """One thread: takes the next body until there is none (a range's iterator may be shared by threads)."""
+        try:
+            for number in waiting:
+                answer = self._ask(bodies[number], read)
+                if answer is None:
+                    return
+                arrived.put((number, answer))
+        except NoneLeft as error:
+            arrived.put((-1, _Failure(RunStopped(f"judge {self.label!r} refuses: {error}"))))
+        except BaseException as error:
+            arrived.put((-1, _Failure(error)))
+
+    def _stop(self, threads: Sequence[threading.Thread]) -> None:
+        self._stopping.set()
+        self._endpoints.wake()
+        for thread in threads:
+            thread.join(self.config.timeout_s + _CONNECT_S)
+
+    def _ask(self, body: bytes, read: Read) -> Scored | Missing | None:
+        """Send one body until it is answered; None where the work was stopped before."""
+        retrying = Retrying(
+            retry=retry_if_exception_type(_Again),
+            stop=stop_after_attempt(self.config.max_attempts) | stop_when_event_set(self._stopping),
+            wait=self._wait,
+            sleep=sleep_using_event(self._stopping),
+            reraise=True,
+        )
+        try:
+            return retrying(self._attempt, body, read)
+        except _Again as error:
+            if self._stopping.is_set():
+                return None
+            return Missing(f"{self.config.max_attempts} attempts failed, the last with {error}")
+        except Down as error:
+            return Missing(str(error))
+
+    def _attempt(self, body: bytes, read: Read) -> Scored | Missing | None:
+        """Send one body once, not counting what an endpoint's own trouble cost."""
+        while (turn := self._endpoints.turn(self._stopping)) is not None:
+            reply = self._send(turn, body)
+            if isinstance(reply, Again) and reply.slow_down:
+                self._endpoints.slow_down(turn, reply.reason, reply.after_s)
+            elif isinstance(reply, Again):
+                self._endpoints.failed(turn, reply.reason)
+                if not turn.trial:
+                    raise _Again(reply)
+            elif isinstance(reply, Dead):
+                _logger.warning("%s: %s: %s", self.label, turn.endpoint.url, reply.reason)
+                self._endpoints.refuse(turn, reply.reason)
+            elif isinstance(reply, Refused):
+                self._endpoints.worked(turn)
+                return Missing(reply.reason)
+            else:
+                try:
+                    answer = read(reply.body, reply.text)
+                except ValueError as error:
+                    self._endpoints.failed(turn, str(error))
+                    raise _Again(Again(str(error))) from None
+                self._endpoints.worked(turn)
+                return answer
+        return None
+
+    def _send(self, turn: Turn, body: bytes) -> Any:
+        """Send one request and read its answer, whatever happens."""
+        url, deadline = f"{turn.endpoint.url}/chat/completions", time.monotonic() + self.config.timeout_s
+        try:
+            with self._http.stream("POST", url, content=body, headers=self._headers(url)) as response:
+                received = bytearray()
+                for chunk in response.iter_bytes():
+                    received += chunk
+                    if len(received) > _MAX_BODY:
+                        return Again(f"an answer of more than {_MAX_BODY:,} bytes")
+                    if time.monotonic() > deadline:
+                        return Again(f"no whole answer within {self.config.timeout_s:g} s")
+                return self._read(response, bytes(received))
+        except httpx.TimeoutException:
+            return Again(f"no answer within {self.config.timeout_s:g} s")
+        except httpx.HTTPError as error:
+            return Again(self._clean(f"{type(error).__name__}: {error}"))
+
+    def _read(self, response: httpx.Response, body: bytes) -> Any:
+        headers = {name.lower(): self._clean(value) for name, value in response.headers.items()}
+        return read_reply(response.status_code, headers, self._clean(body.decode("utf-8", "replace")).encode())
+
+    def _headers(self, url: str) -> dict[str, str]:
+        headers = {"Content-Type": "application/json", "Accept": "application/json"}
+        if self._key is not None and may_carry_key(url):
+            headers["Authorization"] = f"Bearer {self._key.get_secret_value()}"
+        return headers
+
+    def _clean(self, text: str) -> str:
+        """Cut the key out, should the other side repeat it."""
+        return text if self._key is None else text.replace(self._key.get_secret_value(), "[key]")
+
+    def _wait(self, state: RetryCallState) -> float:
+        """Seconds before the next attempt: doubling, with jitter, not sooner than asked for."""
+        error = state.outcome.exception() if state.outcome is not None else None
+        again = error.again if isinstance(error, _Again) else Again("")
+        longest = self.config.backoff_s * 2.0 ** min(state.attempt_number - 1, 30) * (_LONG if again.long else 1.0)
+        asked_s = min(again.after_s or 0.0, self.config.max_outage_s)
+        return max(asked_s, min(self.config.max_backoff_s, longest) * (0.5 + 0.5 * random.random()))
+
+    def _problem(self, url: str) -> str | None:
+        try:
+            response = self._http.get(f"{url}/models", headers=self._headers(url), timeout=_CONNECT_S)
+        except httpx.HTTPError as error:
+            return self._clean(f"cannot be reached ({error or type(error).__name__})")
+        kind = response.headers.get("content-type", "")
+        if response.status_code == 200 and "html" in kind:
+            return f"answers with a web page ({kind})"
+        return None
+
+
+def _collect(arrived: Any, *, wait: bool = True) -> tuple[dict[int, Scored | Missing], BaseException | None]:
+    """Take everything that has arrived, waiting for the first; the error among it, if any, comes apart."""
+    part: dict[int, Scored | Missing] = {}
+    failure: BaseException | None = None
+    while True:
+        try:
+            number, answer = arrived.get(block=wait)
+        except queue.Empty:
+            return part, failure
+        if isinstance(answer, _Failure):
+            failure = answer.error
+        else:
+            part[number] = answer
+        wait = False

@@ -1,0 +1,98 @@
+"""Scoring through the ledger: what is known is read, the rest is asked once and kept before it is used."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Mapping, Sequence
+
+from alignkit.errors import RunStopped
+from alignkit.scoring.judge import Item, Judge, Missing, Scored
+from alignkit.scoring.ledger import Ledger, Source, open_ledger
+
+_logger = logging.getLogger(__name__)
+_SAID_EVERY_S = 30.0
+
+
+def remembered_scores(
+    judge: Judge, items: Sequence[Item], *, label: str, repeat: int = 0, ledger: Ledger | None = None
+) -> list[Scored | Missing]:
+    """Return one answer for each item, in order; equal items are asked once.
+
+    Args:
+        judge: asked for what the ledger does not know.
+        label: what messages call the judge.
+        repeat: draws of one score beyond the first have numbers 1, 2, ...: each is kept on its own.
+        ledger: default: this process's.
+
+    Raises:
+        RunStopped: the judge broke its contract (wrong number of answers, a score that is not finite), or the ledger's
+            disk fails. What the judge had answered before is kept.
+        AlignkitError: as the judge raises.
+    """
+    ledger = ledger or open_ledger()
+    source = Source.of(judge.name, judge.version, judge.parameters())
+    keys = [source.key(judge.given(item), repeat=repeat) for item in items]
+    answers: dict[str, Scored | Missing] = dict(ledger.find(list(dict.fromkeys(keys))))
+    open_ones = {key: item for key, item in zip(keys, items, strict=True) if key not in answers}
+    if open_ones:
+        _ask(judge, open_ones, answers, source=source, label=label, repeat=repeat, ledger=ledger)
+    return [answers[key] for key in keys]
+
+
+def count_unknown(judge: Judge, items: Sequence[Item], *, repeat: int = 0, ledger: Ledger | None = None) -> int:
+    """How many scores of these items would have to be asked for."""
+    source = Source.of(judge.name, judge.version, judge.parameters())
+    keys = list({source.key(judge.given(item), repeat=repeat) for item in items})
+    return len(keys) - len((ledger or open_ledger()).find(keys))
+
+
+def _ask(
+    judge: Judge,
+    open_ones: Mapping[str, Item],
+    answers: dict[str, Scored | Missing],
+    *,
+    source: Source,
+    label: str,
+    repeat: int,
+    ledger: Ledger,
+) -> None:
+    """Ask for every open item and keep each part of the answers as it arrives."""
+    keys = list(open_ones)
+    if judge.paid:
+        cost = judge.cost(len(keys))
+        known = f"{len(answers):,} scores are in the ledger, " if answers else ""
+        _logger.info("%s: %s%d to ask for, about %s", label, known, len(keys), duration(cost.seconds))
+    began = said = time.monotonic()
+    done = 0
+    for part in judge.stream(list(open_ones.values())):
+        done += len(part)
+        if done > len(keys) or not all(0 <= number < len(keys) for number in part):
+            break
+        checked = {keys[number]: _checked(answer, label) for number, answer in part.items()}
+        answers.update(checked)
+        answers.update(ledger.keep(source, checked, repeat=repeat))
+        if time.monotonic() - said > _SAID_EVERY_S:
+            said = time.monotonic()
+            left = (said - began) / done * (len(keys) - done)
+            _logger.info("%s: %d of %d scored, about %s left", label, done, len(keys), duration(left))
+    if done != len(keys) or not answers.keys() >= open_ones.keys():
+        raise RunStopped(f"judge {label!r} answered {done} of {len(keys)} items")
+
+
+def _checked(answer: object, label: str) -> Scored | Missing:
+    if isinstance(answer, Missing) or (isinstance(answer, Scored) and math.isfinite(answer.value)):
+        return answer
+    raise RunStopped(f"judge {label!r} gave {answer!r}; a finite score or Missing(reason) is needed")
+
+
+def duration(seconds: float) -> str:
+    """A length of time for people.
+
+    >>> duration(40), duration(1800), duration(9000)
+    ('40 s', '30 min', '2.5 h')
+    """
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

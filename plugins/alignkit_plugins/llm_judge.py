@@ -1,0 +1,175 @@
+"""`llm`: a chat model compares two answers to a prompt, over any OpenAI-compatible endpoint.
+
+It is asked twice a prompt, each answer once in the first place (`alignkit.scoring.pairs` combines the two). It says why
+and then [[A]], [[B]] or [[C]] for a tie; an answer without such a mark is missing, never a tie.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from urllib.parse import urlsplit
+
+from pydantic import Field
+
+from alignkit import hookimpl
+from alignkit.errors import UsageError
+from alignkit.scoring.client_config import ClientConfig, client_cost, read_key
+from alignkit.scoring.judge import Cost, Item, Judge, JudgeConfig, Missing, Scored
+from alignkit_plugins.nemotron import is_unicode
+
+if TYPE_CHECKING:
+    from alignkit.scoring.client import ChatClient
+
+NVIDIA_KEY = "NVIDIA_API_KEY"
+_VALUES = {"A": 1.0, "B": 0.0, "C": 0.5}
+_MARK = re.compile(r"\[\[([ABC])\]\]")
+_THOUGHTS = re.compile(r"<think>.*?(</think>|\Z)", re.S)
+INSTRUCTIONS = (
+    "You compare two answers to the last message of a conversation. {criteria} Do not prefer an answer for its place "
+    "or its length. Give your reasons in a few sentences, then end with [[A]] if answer A is better, [[B]] if answer B "
+    "is better, or [[C]] if neither is."
+)
+
+
+class LLMConfig(ClientConfig):
+    """Which model compares, where, and by what."""
+
+    base_url: list[str] = Field([], description="addresses of the service, up to /v1, asked in turn")
+    model: str = Field("", description="the model's id at that address")
+    key_variable: str | None = Field(
+        None, description=f"environment variable that holds the key; default: {NVIDIA_KEY} for nvidia.com, else no key"
+    )
+    criteria: str = Field(
+        "The better answer is the one that is correct, does what was asked, and wastes no words.",
+        description="what makes an answer better",
+    )
+    tie_rule: Literal["agree", "lean"] = Field(
+        "agree", description="agree: a win needs both orders; lean: the side ahead over both orders wins"
+    )
+    temperature: float = Field(0.0, ge=0, description="sampling temperature of the judge")
+    max_new_tokens: int = Field(512, ge=16, description="longest reasoning, in tokens")
+    requests_per_minute: float = Field(60.0, gt=0, description="to each address")
+
+
+class LLMJudge(Judge):
+    """Compares two completions by a chat model."""
+
+    name: ClassVar[str] = "llm"
+    version: ClassVar[str] = "1"
+    Config: ClassVar[type[JudgeConfig]] = LLMConfig
+    paid: ClassVar[bool] = True
+    pairwise: ClassVar[bool] = True
+    config: LLMConfig
+
+    def score(self, items: Sequence[Item]) -> list[Scored | Missing]:
+        """Compare each item's completion, shown first, with its rival; see `stream`."""
+        answers: dict[int, Scored | Missing] = {}
+        for part in self.stream(items):
+            answers |= part
+        return [answers[number] for number in range(len(items))]
+
+    def stream(self, items: Sequence[Item]) -> Iterator[Mapping[int, Scored | Missing]]:
+        """Yield 1, 0 or 0.5 as answers arrive.
+
+        Raises:
+            UsageError: no address or model is set, or an item has no rival.
+            RunStopped: every address refuses for good.
+        """
+        texts = [
+            [item.completion, item.rival or "", *(message["content"] for message in item.prompt)] for item in items
+        ]
+        reason = "a text holds a lone surrogate, which is no valid Unicode"
+        unsent = {number: Missing(reason) for number, text in enumerate(texts) if not all(map(is_unicode, text))}
+        if unsent:
+            yield unsent
+        numbers = [number for number in range(len(items)) if number not in unsent]
+        for part in self._client.stream([self._body(items[number]) for number in numbers], self._read):
+            yield {numbers[place]: answer for place, answer in part.items()}
+
+    def parameters(self) -> Mapping[str, Any]:
+        """The model, where it is served, what it is told and how it is sampled."""
+        names = {"model", "criteria", "temperature", "max_new_tokens"}
+        return self.config.model_dump(include=names) | {"base_url": sorted(self.config.base_url)}
+
+    def given(self, item: Item) -> Any:
+        """The messages as they are sent."""
+        return self._messages(item)
+
+    def cost(self, num_items: int) -> Cost:
+        return client_cost(self.config, num_items)
+
+    def ready(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Check that an address and a model are set and that the address answers; nothing is paid for."""
+        self._client.check()
+
+    def close(self) -> None:
+        if "_client" in vars(self):
+            self._client.close()
+            del self._client
+
+    @cached_property
+    def _client(self) -> ChatClient:
+        from alignkit.scoring.client import ChatClient
+
+        config = self.config
+        if not config.base_url or not config.model:
+            raise UsageError(
+                "judge 'llm' needs to know whom to ask: set base_url and model in [judge.llm], for example base_url = "
+                '["http://localhost:8000/v1"]'
+            )
+        variable = config.key_variable
+        if variable is None and all(_is_nvidia(url) for url in config.base_url):
+            variable = NVIDIA_KEY
+        key = read_key(variable) if variable is not None else None
+        if variable is not None and key is None:
+            raise UsageError(f"judge 'llm' needs a key: set {variable}, or name another variable by key_variable")
+        return ChatClient(config, label=self.name, key=key)
+
+    def _body(self, item: Item) -> bytes:
+        config = self.config
+        body = {"model": config.model, "messages": self._messages(item), "temperature": config.temperature}
+        return json.dumps(body | {"max_tokens": config.max_new_tokens}).encode()
+
+    def _messages(self, item: Item) -> list[dict[str, str]]:
+        if item.rival is None:
+            raise UsageError("judge 'llm' compares two answers, it cannot score one: name it by --judge, not --reward")
+        turns = [f"<{message['role']}>\n{message['content']}\n</{message['role']}>" for message in item.prompt]
+        parts = ["<conversation>", *turns, "</conversation>", f"<answer A>\n{item.completion}\n</answer A>"]
+        parts.append(f"<answer B>\n{item.rival}\n</answer B>")
+        return [
+            {"role": "system", "content": INSTRUCTIONS.format(criteria=self.config.criteria)},
+            {"role": "user", "content": "\n".join(parts)},
+        ]
+
+    def _read(self, body: Mapping[str, Any], text: str) -> Scored | Missing:
+        """One answer -> 1, 0 or 0.5 by its last mark; Missing where there is none.
+
+        Raises:
+            ValueError: it is no chat completion.
+        """
+        choices = body.get("choices")
+        choice = choices[0] if isinstance(choices, list) and choices else None
+        message = choice.get("message") if isinstance(choice, dict) else None
+        if not isinstance(message, dict):
+            raise ValueError("an answer that is no chat completion")
+        content = message.get("content")
+        marks = _MARK.findall(_THOUGHTS.sub("", content)) if isinstance(content, str) else []
+        if not marks:
+            said = " ".join(str(content).split())
+            return Missing(f"the judge named no winner: {said[-120:]!r}")
+        return Scored(_VALUES[marks[-1]], text)
+
+
+@hookimpl
+def register_judges(register: Callable[[type[Judge]], None]) -> None:
+    """Add the judge `llm`."""
+    register(LLMJudge)
+
+
+def _is_nvidia(url: str) -> bool:
+    host = urlsplit(url).hostname or ""
+    return host == "nvidia.com" or host.endswith(".nvidia.com")

@@ -1,0 +1,274 @@
+"""`nemotron`: NVIDIA's reward models over their chat-completions API, hosted or self-hosted.
+
+A conversation whose last turn is the scored answer goes out; `reward:<float>` comes back as the message's content, from
+the 340B model five attributes instead, which make one score with the weights of its card:
+
+    0.3 helpfulness + 0.74 correctness + 0.46 coherence + 0.47 complexity - 0.33 verbosity
+
+Scores of one prompt are comparable, scores of different prompts are not. Hosted models come and go: address and model
+are options. Source: docs/guide/nemotron.md.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from alignkit import hookimpl
+from alignkit.errors import UsageError
+from alignkit.scoring.client_config import ClientConfig, client_cost, read_key
+from alignkit.scoring.judge import Cost, Item, Judge, JudgeConfig, Missing, Scored
+
+if TYPE_CHECKING:
+    from alignkit.scoring.client import ChatClient
+
+KEY = "NVIDIA_API_KEY"
+HOSTED = "https://integrate.api.nvidia.com/v1"
+_WEIGHTS = {"helpfulness": 0.3, "correctness": 0.74, "coherence": 0.46, "complexity": 0.47, "verbosity": -0.33}
+_NUMBER = r"[-+]?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?"
+_PAIR = re.compile(rf"\s*([A-Za-z_][\w .-]*?)\s*:\s*({_NUMBER})\s*")
+_BYTES_A_TOKEN = 4  # English text
+_logger = logging.getLogger(__name__)
+
+
+class NemotronConfig(ClientConfig):
+    """Which model, where, and what is done with conversations it does not take."""
+
+    base_url: list[str] = Field([HOSTED], description="addresses of the service, up to /v1, asked in turn")
+    model: str = Field("nvidia/llama-3.1-nemotron-70b-reward", description="the model's id at that address")
+    attribute: str | None = Field(
+        None, description="the named number that is the score; default: reward, the only one, or the 340B model's five"
+    )
+    system: Literal["fold", "refuse"] = Field(
+        "fold", description="system messages: put before the user's next turn, or their rows are missing"
+    )
+    max_length: int = Field(4096, ge=1, description="tokens of prompt and answer that the model takes")
+    too_long: Literal["missing", "send"] = Field(
+        "missing", description="longer conversations: missing and not sent, or sent for the server to decide"
+    )
+    tokenizer: str | None = Field(
+        None, description="a model folder or hub name whose tokenizer counts; default: 1 token for 4 bytes"
+    )
+
+
+class Nemotron(Judge):
+    """Scores by a learned, remote reward."""
+
+    name: ClassVar[str] = "nemotron"
+    version: ClassVar[str] = "1"
+    Config: ClassVar[type[JudgeConfig]] = NemotronConfig
+    paid: ClassVar[bool] = True
+    config: NemotronConfig
+
+    def score(self, items: Sequence[Item]) -> list[Scored | Missing]:
+        """Score items; see `stream`."""
+        answers: dict[int, Scored | Missing] = {}
+        for part in self.stream(items):
+            answers |= part
+        return [answers[number] for number in range(len(items))]
+
+    def stream(self, items: Sequence[Item]) -> Iterator[Mapping[int, Scored | Missing]]:
+        """Yield scores as they arrive; what cannot be sent is missing with its reason, and costs nothing.
+
+        Raises:
+            UsageError: no key.
+            RunStopped: every address refuses for good: key, quota, or a model that is not served.
+        """
+        unsent = {number: Missing(reason) for number, item in enumerate(items) if (reason := self._unsendable(item))}
+        if unsent:
+            _logger.warning(
+                "nemotron: %d of %d conversations are not sent: %s",
+                len(unsent), len(items), "; ".join(dict.fromkeys(answer.reason for answer in unsent.values())),
+            )  # fmt: skip
+            yield unsent
+        numbers = [number for number in range(len(items)) if number not in unsent]
+        if not numbers:
+            return
+        bodies = [self._body(items[number]) for number in numbers]
+        for part in self._client.stream(bodies, self._read):
+            yield {numbers[place]: answer for place, answer in part.items()}
+
+    def parameters(self) -> Mapping[str, Any]:
+        """The model, where it is served, and which number of its answer is the score."""
+        config = self.config
+        return {"model": config.model, "base_url": sorted(config.base_url), "attribute": config.attribute}
+
+    def given(self, item: Item) -> Any:
+        """The messages as they are sent."""
+        return _messages(item)
+
+    def cost(self, num_items: int) -> Cost:
+        return client_cost(self.config, num_items)
+
+    def ready(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Check the key and the addresses; nothing is paid for.
+
+        Raises:
+            UsageError: no key for the hosted service, no address that can be reached, or one with a web page.
+        """
+        self._client.check()
+
+    def close(self) -> None:
+        if "_client" in vars(self):
+            self._client.close()
+            del self._client
+
+    @cached_property
+    def _client(self) -> ChatClient:
+        from alignkit.scoring.client import ChatClient
+
+        key = read_key(KEY)
+        if key is None and HOSTED in self.config.base_url:
+            raise UsageError(
+                f"judge 'nemotron' needs a key: set {KEY} (made at build.nvidia.com), or name a self-hosted model by "
+                "base_url in [judge.nemotron], or another judge: a reward run (alignkit train reward), FILE.py:function"
+            )
+        return ChatClient(self.config, label=self.name, key=key)
+
+    @cached_property
+    def _count_tokens(self) -> Callable[[str], int]:
+        if self.config.tokenizer is None:
+            return lambda text: math.ceil(len(text.encode()) / _BYTES_A_TOKEN)
+        from alignkit.data.tokens import load_tokenizer
+        from alignkit.policy.names import find_model
+
+        tokenizer: Any = load_tokenizer(find_model(self.config.tokenizer).folder)
+        return lambda text: len(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def _unsendable(self, item: Item) -> str | None:
+        """Why an item is not sent, or None."""
+        messages = _messages(item)
+        roles = [message["role"] for message in messages]
+        if any(message["role"] in ("system", "developer") for message in item.prompt):
+            if self.config.system == "refuse":
+                return "system messages are refused (system = fold would put them before the user's turn)"
+            _say_once("nemotron: system messages are put before the user's next turn: the API knows no system role")
+        if set(roles) - {"user", "assistant"} or roles[:1] != ["user"]:
+            return "the API takes a user's turn first, then the assistant's and the user's only"
+        texts = [message["content"] for message in messages]
+        if not all(is_unicode(text) for text in texts):
+            return "the text holds a lone surrogate, which is no valid Unicode"
+        if self.config.too_long == "missing" and sum(map(self._count_tokens, texts)) > self.config.max_length:
+            how = "counted by its tokenizer" if self.config.tokenizer else "estimated"
+            return f"longer than the model's {self.config.max_length:,} tokens ({how}; too_long = missing)"
+        return None
+
+    def _body(self, item: Item) -> bytes:
+        return json.dumps({"model": self.config.model, "messages": _messages(item)}).encode()
+
+    def _read(self, body: Mapping[str, Any], text: str) -> Scored | Missing:
+        """One answer -> a score.
+
+        Raises:
+            ValueError: it is garbled: asking again may help.
+        """
+        named = read_attributes(body)
+        wanted = self.config.attribute
+        if wanted is None:
+            value = named.get("reward", next(iter(named.values())) if len(named) == 1 else None)
+            if value is None and named.keys() == _WEIGHTS.keys():
+                value = sum(weight * named[name] for name, weight in _WEIGHTS.items())
+        else:
+            value = named.get(wanted)
+        if value is None:
+            return Missing(f"it answers {', '.join(named)}: name the one to take by attribute in [judge.nemotron]")
+        return Scored(value, text)
+
+
+def read_attributes(body: Mapping[str, Any]) -> dict[str, float]:
+    """The named numbers of an answer: `name:number(,name:number)*` in the content, else in the log-probs.
+
+    The message may be an object or a list of one, the content a text or a list of parts, and any other field null.
+
+    Raises:
+        ValueError: there is no such thing in it, a name comes twice, or a number is not finite.
+    """
+    choices = body.get("choices")
+    choice = choices[0] if isinstance(choices, list) and choices else None
+    if not isinstance(choice, dict):
+        raise ValueError(f"an answer without choices: {_short(body)}")
+    content = _content(choice.get("message"))
+    if content.strip():
+        found = [_PAIR.fullmatch(part) for part in content.split(",")]
+        pairs = [(match[1], float(match[2])) for match in found if match]
+        if len(pairs) != len(found):
+            raise ValueError(f"an answer that is no score (is this a reward model?): {_short(content)}")
+    else:
+        logprobs = choice.get("logprobs")
+        listed = logprobs.get("content") if isinstance(logprobs, dict) else None
+        pairs = [_pair(entry) for entry in listed] if isinstance(listed, list) else []
+    named = dict(pairs)
+    if not pairs or len(named) != len(pairs) or not all(map(math.isfinite, named.values())):
+        raise ValueError(f"an answer that is no score: {_short(body)}")
+    return named
+
+
+@hookimpl
+def register_judges(register: Callable[[type[Judge]], None]) -> None:
+    """Add the judge `nemotron`."""
+    register(Nemotron)
+
+
+def _messages(item: Item) -> list[dict[str, str]]:
+    """The conversation as it is sent: system messages stand before the user's next turn."""
+    messages: list[dict[str, str]] = []
+    system: list[str] = []
+    for message in item.prompt:
+        if message["role"] in ("system", "developer"):
+            system.append(message["content"])
+        elif message["role"] == "user" and system:
+            messages.append({"role": "user", "content": "\n\n".join([*system, message["content"]])})
+            system = []
+        else:
+            messages.append({"role": message["role"], "content": message["content"]})
+    if system:
+        messages.append({"role": "system", "content": "\n\n".join(system)})  # no user's turn follows: not sendable
+    return [*messages, {"role": "assistant", "content": item.completion}]
+
+
+def _content(message: Any) -> str:
+    if isinstance(message, list):
+        message = message[0] if message else None
+    content = message.get("content") if isinstance(message, dict) else None
+    if isinstance(content, list):
+        texts = [part.get("text") if isinstance(part, dict) else part for part in content]
+        return "".join(text for text in texts if isinstance(text, str))
+    return content if isinstance(content, str) else ""
+
+
+def _pair(entry: Any) -> tuple[str, float]:
+    if isinstance(entry, dict):
+        name, value = entry.get("token"), entry.get("logprob")
+        if isinstance(name, str) and isinstance(value, int | float) and not isinstance(value, bool):
+            return name.strip().rstrip(":"), float(value)
+    raise ValueError(f"log-probs that are no scores: {_short(entry)}")
+
+
+def is_unicode(text: str) -> bool:
+    """Whether a text can be sent: a lone surrogate cannot."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _short(value: Any) -> str:
+    text = " ".join((value if isinstance(value, str) else json.dumps(value)).split())
+    return text if len(text) <= 120 else f"{text[:117]}..."
+
+
+_said: set[str] = set()
+
+
+def _say_once(line: str) -> None:
+    if line not in _said:
+        _said.add(line)
+        _logger.info(line)
