@@ -144,6 +144,22 @@ def judge(
     )
 
 
+def judge_file(path: str | Path, *, config: Path | None = None, set: Sequence[str] = (), **options: object) -> Verdict:
+    """Reach the verdict on judgements made elsewhere, without a model.
+
+    Args:
+        path: CSV or JSONL with the columns row, preference (or score_model, score_baseline), and where known
+            baseline_chars, model_chars.
+        options: difficulties, regularisation (AlpacaEval's tables), margin, seed, cluster.
+    """
+    from alignkit.judging.elsewhere import judge_file as read_and_judge
+
+    tables = {name: options.pop(name, None) for name in ("difficulties", "regularisation")}
+    section = config_file.judge_settings(options, config, settings=set).judge
+    files = {name: None if file is None else Path(str(file)) for name, file in tables.items()}
+    return read_and_judge(Path(path), **files, margin=section.margin, seed=section.seed, cluster=section.cluster)
+
+
 def generate(
     model: str,
     *,
