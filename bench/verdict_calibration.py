@@ -45,7 +45,11 @@ CLUSTERINGS = ("none", "equal", "unequal")
 PROMPTS_A_CLUSTER = {50: 5, 200: 10, 2000: 20}
 LATENT_CORRELATION = 0.1
 SEED = 20_250
-LIMITS = {"aa_false_alarm": ("at most", 0.06), "interval_coverage": ("at least", 0.94), "power_at_planned": ("at least", 0.78)}
+LIMITS = {
+    "aa_false_alarm": ("at most", 0.06),
+    "interval_coverage": ("at least", 0.94),
+    "power_at_planned": ("at least", 0.78),
+}
 
 
 @dataclass(frozen=True)
@@ -78,9 +82,7 @@ def simulate(
         better += answer == "better"
         worse += answer == "worse"
         covered += result.low - 1e-9 <= rate <= result.high + 1e-9
-    return Cell(
-        num_prompts, ties, clustering, clusters.num, rate, purpose, better / num, worse / num, covered / num
-    )
+    return Cell(num_prompts, ties, clustering, clusters.num, rate, purpose, better / num, worse / num, covered / num)
 
 
 def draw_clusters(num_prompts: int, clustering: str, rng: np.random.Generator) -> Clusters:
@@ -98,7 +100,9 @@ def draw_outcomes(clusters: Clusters, ties: float, rate: float, rng: np.random.G
     latent_P = rng.standard_normal(n)
     if clusters.num < n:
         effect_G = rng.standard_normal(clusters.num)
-        latent_P = math.sqrt(1 - LATENT_CORRELATION) * latent_P + math.sqrt(LATENT_CORRELATION) * effect_G[clusters.number_P]
+        latent_P = (
+            math.sqrt(1 - LATENT_CORRELATION) * latent_P + math.sqrt(LATENT_CORRELATION) * effect_G[clusters.number_P]
+        )
     wins = rate - ties / 2
     return np.where(latent_P < norm.ppf(wins), 1.0, np.where(latent_P < norm.ppf(min(wins + ties, 1.0)), 0.5, 0.0))
 
@@ -159,7 +163,9 @@ def main() -> None:
     began = time.process_time()
     done = cells(num)
     seconds = time.process_time() - began
-    print(f"{'prompts':>7} {'ties':>5} {'clusters':>8} {'rate':>6} {'purpose':>9} {'better':>7} {'worse':>7} {'covered':>8}")
+    print(
+        f"{'prompts':>7} {'ties':>5} {'clusters':>8} {'rate':>6} {'purpose':>9} {'better':>7} {'worse':>7} {'covered':>8}"
+    )
     for cell in done:
         print(
             f"{cell.num_prompts:>7} {cell.ties:>5} {cell.clustering:>8} {cell.rate:>6.1f} {cell.purpose:>9} "

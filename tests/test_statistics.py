@@ -213,12 +213,16 @@ def test_drawing_kinds_of_clusters_is_drawing_clusters(monkeypatch: pytest.Monke
     monkeypatch.setattr(resampling, "MAX_KINDS", 0)
     one_by_one = resampling.resampled_means(x_P, clusters, rng=np.random.default_rng(0), num_resamples=20_000)
     assert by_kind.std() == pytest.approx(one_by_one.std(), rel=0.03)
-    np.testing.assert_allclose(np.quantile(by_kind, [0.02, 0.5, 0.98]), np.quantile(one_by_one, [0.02, 0.5, 0.98]), atol=2e-3)
+    np.testing.assert_allclose(
+        np.quantile(by_kind, [0.02, 0.5, 0.98]), np.quantile(one_by_one, [0.02, 0.5, 0.98]), atol=2e-3
+    )
 
 
 def test_counts_of_prompts_give_the_resampled_means() -> None:
     x_P, clusters = made(20, 10, 10), Clusters.of(np.repeat(np.arange(10), 4).tolist())
-    counts_PB = np.concatenate(list(resampling.resampled_counts(clusters, rng=np.random.default_rng(0), num_resamples=3000)), axis=1)
+    counts_PB = np.concatenate(
+        list(resampling.resampled_counts(clusters, rng=np.random.default_rng(0), num_resamples=3000)), axis=1
+    )
     assert counts_PB.shape == (40, 3000)
     assert (counts_PB.sum(0) == 40).all()
     assert (counts_PB[0] == counts_PB[3]).all()

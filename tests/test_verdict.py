@@ -9,8 +9,8 @@ import pytest
 from scipy.stats import norm
 
 from alignkit.judging.bleu import Bleu
-from alignkit.judging.statistics import WinRate, win_rate
 from alignkit.judging.length import Bucket, LengthFacts
+from alignkit.judging.statistics import WinRate, win_rate
 from alignkit.judging.verdict import JudgeName, Side, Verdict, decide, level_of, prompts_needed, reach
 from alignkit.judging.verdict_text import as_json, facts, headline, lines, rule, table
 
@@ -92,7 +92,9 @@ def test_only_missing_evidence_asks_for_more_prompts() -> None:
     assert verdict_on(rated(60.0, 52.0, 68.0)).num_prompts_needed is None
     open_verdict = verdict_on(rated(55.0, 45.0, 65.0))
     assert open_verdict.num_prompts_needed == math.ceil(400 * REACH**2)
-    assert f"about {open_verdict.num_prompts_needed} prompts would settle it in 80 of 100 cases" in headline(open_verdict)
+    assert f"about {open_verdict.num_prompts_needed} prompts would settle it in 80 of 100 cases" in headline(
+        open_verdict
+    )
 
 
 def test_a_verdict_survives_json() -> None:

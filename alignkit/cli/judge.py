@@ -29,7 +29,9 @@ From = Annotated[
 ]  # fmt: skip
 Difficulties = Annotated[
     str | None,
-    typer.Option("--difficulties", metavar="FILE", rich_help_panel=_PANEL, help="AlpacaEval 2's instruction difficulties"),
+    typer.Option(
+        "--difficulties", metavar="FILE", rich_help_panel=_PANEL, help="AlpacaEval 2's instruction difficulties"
+    ),
 ]
 Regularisation = Annotated[
     str | None,

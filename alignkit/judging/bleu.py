@@ -35,9 +35,7 @@ class Bleu:
     intervals: tuple[float, float, float] | None = None
 
 
-def corpus_bleu(
-    hypotheses: Sequence[str], references: Sequence[str | None], *, num_resamples: int = 0
-) -> Bleu | None:
+def corpus_bleu(hypotheses: Sequence[str], references: Sequence[str | None], *, num_resamples: int = 0) -> Bleu | None:
     """Compare texts with their references; None where no text has one.
 
     Args:

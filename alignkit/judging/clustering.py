@@ -42,7 +42,9 @@ def find_clusters(
     if len(found[name]) == 1 and all(_value(row.get(name)) is not None for row in fields):
         return Clusters.of(keys), f"prompts; all are of one {name}, the verdict speaks for it alone"
     values = [_value(row.get(name)) for row in fields]
-    parts = _joined([("key", key) if value is None else ("value", value) for key, value in zip(keys, values, strict=True)], keys)
+    parts = _joined(
+        [("key", key) if value is None else ("value", value) for key, value in zip(keys, values, strict=True)], keys
+    )
     clusters = Clusters.of(parts)
     return clusters, f"clusters of prompts with the same {name} ({clusters.num})"
 

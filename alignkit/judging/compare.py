@@ -10,11 +10,13 @@ from pathlib import Path
 import numpy as np
 
 from alignkit.config_file import Settings
+from alignkit.data.rows import text_of
 from alignkit.errors import UsageError
 from alignkit.judging.answers import Answers, Generation, answers_of
 from alignkit.judging.auto import choose_judge, newest_run
 from alignkit.judging.bleu import corpus_bleu
 from alignkit.judging.clustering import find_clusters
+from alignkit.judging.health import Texts, measure
 from alignkit.judging.length import Pairs, length_facts
 from alignkit.judging.looks import count_look
 from alignkit.judging.planner import POWER, detectable
@@ -70,7 +72,12 @@ def judge_model(model: str | None, settings: Settings, *, data_given: bool, yes:
         judge=JudgeName(name=named.label, version=named.judge.version, verifiable=named.judge.verifiable),
         margin=section.margin, ours=side(ours), theirs=side(theirs), prompts=prompts.source, seed=section.seed,
         stamps=_stamps(source, prompts, named), length=length_facts(pairs, seed=section.seed, level=level), look=look,
-        units=units, noise=judge_noise(outcomes), fingerprint=prompts.fingerprint,
+        units=units, noise=judge_noise(outcomes),
+        health=measure(
+            [row.id for row in prompts.rows], [text_of(row.prompt) for row in prompts.rows], _texts(ours), _texts(theirs),
+            seed=section.seed,
+        ),
+        fingerprint=prompts.fingerprint,
     )  # fmt: skip
     if source.run is not None:
         _keep(source.run, verdict)
@@ -86,12 +93,14 @@ def score(answers: Answers, named: NamedJudge) -> list[Scored | Missing]:
 def side(answers: Answers) -> Side:
     """What is known of one model's answers beside their scores."""
     known = [answer for answer in answers.answers if answer.row.reference]
+    thinking = [answer.num_thinking_tokens for answer in answers.answers]
     return Side(
         bleu=corpus_bleu([a.text for a in known], [a.row.reference for a in known]),
         perplexity=answers.perplexity,
         mean_length_tokens=float(np.mean([a.num_tokens for a in answers.answers])),
         repetition=repetition(answers.texts),
         cut_share=cut_share([a.cut for a in answers.answers]),
+        thinking_tokens=float(np.mean(thinking)) if any(thinking) else None,
     )
 
 
@@ -133,6 +142,10 @@ def _values(scores: Sequence[Scored | Missing]) -> np.ndarray:
 def _outcomes(ours_P: np.ndarray, theirs_P: np.ndarray) -> np.ndarray:
     """1, 0.5 or 0; nan where either is missing."""
     return np.where(np.isnan(ours_P + theirs_P), math.nan, (np.sign(ours_P - theirs_P) + 1) / 2)
+
+
+def _texts(answers: Answers) -> Texts:
+    return Texts(texts=tuple(answers.texts), cuts=tuple(answer.cut for answer in answers.answers))
 
 
 def _chars(answers: Answers) -> np.ndarray:

@@ -99,7 +99,9 @@ def read_tables(difficulties: Path, regularisation: Path) -> Tables:
     _need(regularisation, gamed, names)
     for where, fields in gamed:
         if str(fields.get("not_gamed_baseline", False)).lower() not in ("false", "0", "0.0"):
-            raise InputError(f"{where}: not_gamed_baseline is {fields['not_gamed_baseline']!r}; only gamed rows belong here")
+            raise InputError(
+                f"{where}: not_gamed_baseline is {fields['not_gamed_baseline']!r}; only gamed rows belong here"
+            )
         if not 0 <= _known(fields, "preference", where) <= 1:
             raise InputError(f"{where}: preference is {fields['preference']!r}; here it is a probability, 0 to 1")
     columns = [np.array([_known(fields, name, where) for where, fields in gamed]) for name in names]
@@ -163,7 +165,9 @@ def _rows(lines: Sequence[tuple[str, Mapping[str, Any]]]) -> np.ndarray:
     for where, fields in lines:
         row = _whole(fields, "row", where)
         if row in seen:
-            raise InputError(f"{where}: row {row} is also in {seen[row]}; a file holds one model's judgements, a row once")
+            raise InputError(
+                f"{where}: row {row} is also in {seen[row]}; a file holds one model's judgements, a row once"
+            )
         seen[row] = where
     return np.array(list(seen), dtype=np.int64)
 

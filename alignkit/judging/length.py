@@ -44,7 +44,9 @@ class LengthFacts(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    estimator: str = Field(description="length_adjusted_win_rate, or length_controlled_win_rate with AlpacaEval's tables")
+    estimator: str = Field(
+        description="length_adjusted_win_rate, or length_controlled_win_rate with AlpacaEval's tables"
+    )
     rate: float | None
     low: float | None
     high: float | None

@@ -65,13 +65,16 @@ def length_adjusted(
 
 
 def _rates(
-    outcome_P: np.ndarray, delta_chars_P: np.ndarray, weight_PB: np.ndarray, *, start_K: np.ndarray, refinements: int = 1
+    outcome_P: np.ndarray,
+    delta_chars_P: np.ndarray,
+    weight_PB: np.ndarray,
+    *,
+    start_K: np.ndarray,
+    refinements: int = 1,
 ) -> np.ndarray:
     own_PB, ones_PK = standardised_length(delta_chars_P, weight_PB), np.ones((len(outcome_P), 1))
     for _ in range(refinements):
-        w_KB = fit_resamples(
-            own_PB, ones_PK, outcome_P, weight_PB, start_K=start_K, slope_K=np.zeros(2), ridge=_RIDGE
-        )
+        w_KB = fit_resamples(own_PB, ones_PK, outcome_P, weight_PB, start_K=start_K, slope_K=np.zeros(2), ridge=_RIDGE)
         start_K = w_KB[:, 0]
     return 100 * sigmoid(w_KB[1])
 

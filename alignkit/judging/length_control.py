@@ -99,9 +99,7 @@ def length_controlled_resamples(
         num = weight_PB.shape[1]
         own = np.concatenate([np.repeat(x_RK[:, :1], num, axis=1), standardised_length(delta_chars_P, weight_PB)])
         weight = np.concatenate([np.full((len(x_RK), num), _REGULARISATION_WEIGHT), weight_PB])
-        w_KB = fit_resamples(
-            own, shared, y, weight, start_K=start_K, slope_K=np.sign(start_K) / fitted.C, ridge=_RIDGE
-        )
+        w_KB = fit_resamples(own, shared, y, weight, start_K=start_K, slope_K=np.sign(start_K) / fitted.C, ridge=_RIDGE)
         p_PB = sigmoid(np.outer(difficulty_P, w_KB[1]) + w_KB[2])
         rates.append(100 * (weight_PB * p_PB).sum(0) / weight_PB.sum(0))
     return np.concatenate(rates)

@@ -51,7 +51,9 @@ def seen_in_training(rows: Sequence[Row], run: Path, *, name: str) -> list[str]:
     if info["config"]["train"][info["method"]].get("early_stopping_steps") is not None:
         common = sum(key in parts["validation"] for key in keys)
         if common:
-            stamps.append(f"{common} of {len(rows)} judged prompts also chose the checkpoint of {name} (early stopping)")
+            stamps.append(
+                f"{common} of {len(rows)} judged prompts also chose the checkpoint of {name} (early stopping)"
+            )
     return stamps
 
 

@@ -22,6 +22,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from scipy.stats import norm
 
 from alignkit.judging.bleu import Bleu
+from alignkit.judging.health import Measure
 from alignkit.judging.length import LengthFacts, agrees
 from alignkit.judging.planner import POWER
 from alignkit.judging.statistics import WinRate
@@ -57,6 +58,9 @@ class Side(BaseModel):
     mean_length_tokens: Number = Field(description="of the answers, end token included")
     repetition: Number = Field(description="seq-rep-4, a share")
     cut_share: Number = Field(description="answers ended by the length limit, a share")
+    thinking_tokens: Number = Field(
+        None, description="mean tokens of thinking, hidden from the judge; None without any"
+    )
 
 
 class JudgeNoise(BaseModel):
@@ -88,10 +92,13 @@ class Verdict(BaseModel):
     prompts: str = Field(description="where the prompts came from")
     seed: int
     created: datetime
-    length: LengthFacts | None = Field(None, description="None where lengths are unknown, or with fewer than two prompts")
+    length: LengthFacts | None = Field(
+        None, description="None where lengths are unknown, or with fewer than two prompts"
+    )
     look: int | None = Field(None, description="how many sets of answers of this pair were judged; None: not counted")
     units: str = Field("prompts", description="what is resampled")
     noise: JudgeNoise | None = Field(None, description="the judge's own, where --rejudge measured it")
+    health: tuple[Measure, ...] = Field((), description="text health, ours against theirs; percentages and counts")
     fingerprint: str | None = Field(None, description="of the judged prompts, by which runs that share them are found")
 
     @property
@@ -121,6 +128,7 @@ def reach(
     look: int | None = None,
     units: str = "prompts",
     noise: JudgeNoise | None = None,
+    health: Sequence[Measure] = (),
     fingerprint: str | None = None,
 ) -> Verdict:
     """Apply the rule to a win rate and put the verdict together, dated now."""
@@ -144,6 +152,7 @@ def reach(
         look=look,
         units=units,
         noise=noise,
+        health=tuple(health),
         fingerprint=fingerprint,
     )
 

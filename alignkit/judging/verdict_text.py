@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from alignkit.judging import health
 from alignkit.judging.length import LengthFacts
 from alignkit.judging.statistics import WinRate
 from alignkit.judging.verdict import Side, Verdict
@@ -23,9 +24,7 @@ def headline(verdict: Verdict) -> str:
     text += f"wins {win_rate.rate:.1f} % against {verdict.vs}, {interval(win_rate)}, "
     text += _count(win_rate.num_prompts, "prompt")
     if verdict.num_prompts_needed is not None:
-        text += (
-            f"; about {verdict.num_prompts_needed:,} prompts would settle it in 80 of 100 cases if the rate stays as it is"
-        )
+        text += f"; about {verdict.num_prompts_needed:,} prompts would settle it in 80 of 100 cases if the rate stays as it is"
     return text
 
 
@@ -86,6 +85,7 @@ def lines(verdict: Verdict) -> list[str]:
         rule(verdict),
         *(f"{name}: {text}" for name, text in facts(verdict)),
         *(["", *shown] if len(rows) > 1 else []),
+        *(["", "text health, ours against theirs:", *health.lines(verdict.health)] if verdict.health else []),
     ]
 
 
@@ -116,7 +116,9 @@ def interval(win_rate: WinRate) -> str:
 def _length_facts(length: LengthFacts) -> list[tuple[str, str]]:
     near = length.near_equal
     at_equal = f"no number: {length.reason}" if length.rate is None else _rate(length.rate, length.low, length.high)
-    buckets = "; ".join(f"{b.name} {_rate(b.rate, b.low, b.high)} ({b.num_prompts})" for b in length.buckets if b.num_prompts)
+    buckets = "; ".join(
+        f"{b.name} {_rate(b.rate, b.low, b.high)} ({b.num_prompts})" for b in length.buckets if b.num_prompts
+    )
     rows = [
         (f"{_AT_EQUAL_LENGTH[length.estimator]} win rate", at_equal),
         ("pairs within 10 % of equal length", f"{_rate(near.rate, near.low, near.high)} ({near.num_prompts})"),
@@ -156,6 +158,7 @@ def _numbers(side: Side) -> list[tuple[str, str]]:
         ("mean length, tokens", _number(side.mean_length_tokens)),
         ("repeated 4-grams, %", _number(side.repetition, scale=100)),
         ("cut at the limit, %", _number(side.cut_share, scale=100)),
+        ("mean thinking, tokens", _number(side.thinking_tokens)),
     ]
 
 
