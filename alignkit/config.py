@@ -96,7 +96,9 @@ class JudgeSection(Section):
     top_p: float = Field(1.0, gt=0, le=1, description="top-p of the judged completions")
     max_new_tokens: int = Field(256, ge=1, description="longest judged completion, in tokens")
     seed: int = Field(0, ge=0, description="seed of prompts, samples and resampling")
-    strip_thinking: bool = Field(True, description="hide think blocks from judges, lengths and BLEU; count their tokens")
+    strip_thinking: bool = Field(
+        True, description="hide think blocks from judges, lengths and BLEU; count their tokens"
+    )
 
 
 class ReportSection(Section):

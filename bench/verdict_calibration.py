@@ -121,8 +121,7 @@ def planned(num_prompts: int, ties: float, clustering: str, rng: np.random.Gener
     if clustering == "none":
         return detectable(num_prompts, ties=ties)
     sizes = [num_prompts / draw_clusters(num_prompts, clustering, rng).effective for _ in range(100)]
-    found = detectable(num_prompts, ties=ties, cluster_size=float(np.mean(sizes)), icc=outcome_correlation(ties, 0.5))
-    return found
+    return detectable(num_prompts, ties=ties, cluster_size=float(np.mean(sizes)), icc=outcome_correlation(ties, 0.5))
 
 
 def cells(num: int) -> list[Cell]:
@@ -164,7 +163,8 @@ def main() -> None:
     done = cells(num)
     seconds = time.process_time() - began
     print(
-        f"{'prompts':>7} {'ties':>5} {'clusters':>8} {'rate':>6} {'purpose':>9} {'better':>7} {'worse':>7} {'covered':>8}"
+        f"{'prompts':>7} {'ties':>5} {'clusters':>8} {'rate':>6} {'purpose':>9} "
+        f"{'better':>7} {'worse':>7} {'covered':>8}"
     )
     for cell in done:
         print(
@@ -178,8 +178,9 @@ def main() -> None:
     content = {
         "figures": worst,
         "settings": {
-            "judgements_a_cell": num, "resamples": NUM_RESAMPLES, "seed": SEED, "latent_correlation": LATENT_CORRELATION,
-            "prompts_a_cluster": PROMPTS_A_CLUSTER, "cpu_seconds": round(seconds), "cells": [asdict(cell) for cell in done],
+            "judgements_a_cell": num, "resamples": NUM_RESAMPLES, "seed": SEED,
+            "latent_correlation": LATENT_CORRELATION, "prompts_a_cluster": PROMPTS_A_CLUSTER,
+            "cpu_seconds": round(seconds), "cells": [asdict(cell) for cell in done],
         },
         "versions": {"python": platform.python_version(), **{p: version(p) for p in ("alignkit", "numpy", "scipy")}},
         "machine": {"machine": platform.machine(), "cpus": os.cpu_count()},

@@ -63,7 +63,7 @@ def judge(
     config: Config = None,
     set_: Set = None,
 ) -> None:
-    """Compare models' answers on the same prompts: better, worse, no difference that matters, or not enough evidence."""
+    """Compare models' answers on the same prompts: better, worse, no difference that matters, not enough evidence."""
     from alignkit import api
     from alignkit.cli.progress import RichProgress
     from alignkit.judging.verdict_text import as_json

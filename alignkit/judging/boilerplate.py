@@ -1,7 +1,8 @@
 """What a model says whatever it is asked: openings, closings and 8-grams that many prompts' answers share.
 
-No list of phrases: "Confidence: 95 %" at the end of every answer and "I am a model trained on ..." inside them are found
-because they recur across prompts. Digits count as one (95 % and 87 % are the same closing), case does not count, and
+No list of phrases: "Confidence: 95 %" at the end of every answer and "I am a model trained on ..." inside them are
+No list of phrases: "Confidence: 95 %" at the end of every answer and "I am a model trained on ..." inside them are
+found
 words that the row's own prompt has in this order do not either.
 """
 
@@ -30,7 +31,7 @@ class Shared:
 
 @dataclass(frozen=True)
 class Boilerplate:
-    """For each answer whether it opens, closes as the commonest do, or holds a shared 8-gram; and the texts themselves."""
+    """For each answer whether it opens or closes as the commonest do, or holds a shared 8-gram; and those texts."""
 
     opens: list[bool]
     closes: list[bool]

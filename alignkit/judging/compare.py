@@ -74,8 +74,8 @@ def judge_model(model: str | None, settings: Settings, *, data_given: bool, yes:
         stamps=_stamps(source, prompts, named), length=length_facts(pairs, seed=section.seed, level=level), look=look,
         units=units, noise=judge_noise(outcomes),
         health=measure(
-            [row.id for row in prompts.rows], [text_of(row.prompt) for row in prompts.rows], _texts(ours), _texts(theirs),
-            seed=section.seed,
+            [row.id for row in prompts.rows], [text_of(row.prompt) for row in prompts.rows],
+            _texts(ours), _texts(theirs), seed=section.seed,
         ),
         fingerprint=prompts.fingerprint,
     )  # fmt: skip

@@ -83,10 +83,9 @@ def judged_other_runs(run: Path, *, fingerprint: str) -> list[str]:
     if not names:
         return []
     shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-    return [
-        f"the same prompts judged {len(names)} other run{'' if len(names) == 1 else 's'} ({shown}): if this one was "
-        "picked for its verdict, judge it on fresh prompts with --data"
-    ]
+    runs = f"{len(names)} other run{'' if len(names) == 1 else 's'} ({shown})"
+    advice = "if this one was picked for its verdict, judge it on fresh prompts with --data"
+    return [f"the same prompts judged {runs}: {advice}"]
 
 
 def _fingerprint(file: Path) -> str | None:

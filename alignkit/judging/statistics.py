@@ -1,8 +1,8 @@
 """Win rates and mean differences with intervals; the resampled unit is the prompt, or a cluster of prompts.
 
 A prompt's outcome is 1 (win), 0.5 (tie), 0 (loss), a probability of winning between them where a judge gives one, or
-nan (a score is missing). The win rate is the mean over the prompts that have one: ties count half, missing ones are left
-out and counted, never scored as losses.
+nan (a score is missing). The win rate is the mean over the prompts that have one: ties count half, missing ones are
+left out and counted, never scored as losses.
 
 Interval of a win rate: the expanded percentile bootstrap of resampling.py, over clusters where some are named. With
 less to resample (under 30 prompts, or under 10 outcomes that differ from the commonest) a bootstrap says more than it

@@ -24,7 +24,8 @@ def headline(verdict: Verdict) -> str:
     text += f"wins {win_rate.rate:.1f} % against {verdict.vs}, {interval(win_rate)}, "
     text += _count(win_rate.num_prompts, "prompt")
     if verdict.num_prompts_needed is not None:
-        text += f"; about {verdict.num_prompts_needed:,} prompts would settle it in 80 of 100 cases if the rate stays as it is"
+        needed = f"about {verdict.num_prompts_needed:,} prompts"
+        text += f"; {needed} would settle it in 80 of 100 cases if the rate stays as it is"
     return text
 
 
