@@ -23,8 +23,8 @@ def picture() -> str:
     bottom = TOP + ROW * len(CASES)
     left, right = x_of(50 - MARGIN), x_of(50 + MARGIN)
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {bottom + 40}" role="img" '
-        'font-family="sans-serif" font-size="14">',
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {bottom + 40}" role="img">',
+        "<style>text { font: 14px sans-serif }</style>",
         "<title>Four intervals of a win rate and the verdict on each</title>",
         f'<rect width="{WIDTH}" height="{bottom + 40}" fill="#ffffff"/>',
         f'<rect x="{left:.1f}" y="{TOP - 10}" width="{right - left:.1f}" height="{bottom - TOP + 10}" fill="#e8eef7"/>',
@@ -35,8 +35,7 @@ def picture() -> str:
         y = TOP + ROW * number + ROW / 2
         parts += [
             f'<text x="{LEFT - 14}" y="{y + 5:.1f}" text-anchor="end" fill="#111111">{answer}</text>',
-            f'<line x1="{x_of(low):.1f}" y1="{y:.1f}" x2="{x_of(high):.1f}" y2="{y:.1f}" stroke="#1b5fab" '
-            'stroke-width="4"/>',
+            f'<rect x="{x_of(low):.1f}" y="{y - 2:.1f}" width="{x_of(high) - x_of(low):.1f}" height="4" fill="#1b5fab"/>',
             f'<circle cx="{x_of(rate):.1f}" cy="{y:.1f}" r="6" fill="#1b5fab"/>',
         ]
     for tick in range(40, 61, 5):
