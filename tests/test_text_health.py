@@ -43,11 +43,13 @@ def test_boilerplate_is_found_without_a_list() -> None:
     assert found.closing is not None
     assert (found.closing.text, found.closing.share) == ("confidence: 0 %", 1.0)
     assert all(found.closes)
-    assert any("i am a model trained on many texts" in shared.text for shared in found.ngrams)
+    assert any("am a model trained on many texts" in shared.text for shared in found.ngrams)
     assert all(found.holds)
     plain = boilerplate([f"{topic.title()} are {topic[::-1]} and more." for topic in TOPICS], prompts)
     assert (plain.opening, plain.closing, plain.ngrams) == (None, None, ())
-    copied = boilerplate(prompts * 1, [f"{prompt} Please do it in your own words now, please." for prompt in prompts])
+    asked = "Please do it in your own words now, please."
+    assert len(boilerplate([asked] * 12, prompts).ngrams) == 1
+    copied = boilerplate([asked] * 12, [f"{prompt} {asked}" for prompt in prompts])
     assert copied.ngrams == ()
 
 

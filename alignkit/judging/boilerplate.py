@@ -1,8 +1,8 @@
 """What a model says whatever it is asked: openings, closings and 8-grams that many prompts' answers share.
 
 No list of phrases: "Confidence: 95 %" at the end of every answer and "I am a model trained on ..." inside them are
-found because they recur across prompts. Digits count as one (95 % and 87 % are the same closing), case does not, and words
-that the row's own prompt has in this order do not either.
+found because they recur across prompts. Digits count as one (95 % and 87 % are the same closing), case does not, and
+words that the row's own prompt has in this order do not either.
 """
 
 from __future__ import annotations

@@ -89,7 +89,7 @@ def fit_resamples(
     pairs = [(i, j) for i in range(num_columns - 1) for j in range(i, num_columns - 1)]
     products_PK = np.stack([shared_PK[:, i] * shared_PK[:, j] for i, j in pairs], axis=1)
     w_BK = np.repeat(start_K[None].astype(np.float64), num_resamples, axis=0)
-    for _ in range(_MAX_NEWTON_STEPS):
+    for number in range(_MAX_NEWTON_STEPS):
         w = w_BK.astype(np.float32)
         h_PB = shared_PK @ w[:, 1:].T
         h_PB += own_PB * w[:, 0]
@@ -108,7 +108,8 @@ def fit_resamples(
             hessian_BKK[:, 1 + i, 1 + j] = hessian_BKK[:, 1 + j, 1 + i] = column_B
         hessian_BKK += ridge * np.eye(num_columns)
         step_BK = np.linalg.solve(hessian_BKK, (gradient_BK + slope_K + ridge * w_BK)[:, :, None])[:, :, 0]
-        step_BK *= np.minimum(1, 2 / np.maximum(np.abs(step_BK).max(1), 1e-300))[:, None]  # never far at once
+        farthest = 2 / (1 + number // 10)  # never far at once, and less where the steps do not settle
+        step_BK *= np.minimum(1, farthest / np.maximum(np.abs(step_BK).max(1), 1e-300))[:, None]
         w_BK -= step_BK
         if np.abs(step_BK).max() < _LAST_STEP:
             return np.ascontiguousarray(w_BK.T)

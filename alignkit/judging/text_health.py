@@ -20,7 +20,7 @@ MIN_COMPRESSED_BYTES = 200  # shorter texts compress to little else than zlib's 
 _MIN_REPEATS = 3
 _MAX_PATTERN_WORDS = 64
 _MARK = re.compile(r"^\s*(?:#{1,6}\s|[-*+]\s|\d+[.)]\s|\|)|\*\*[^*\n]+\*\*|```|[\U0001F300-\U0001FAFF]", re.MULTILINE)
-_PHRASE = re.compile("|".join(rf"(?<!\w){re.escape(phrase)}" for phrase in PHRASES))
+_PHRASE = re.compile("|".join(rf"(?<!\w){re.escape(phrase)}(?!\w)" for phrase in PHRASES))
 
 
 def repetition(texts: Sequence[str], n: int = 4) -> float:

@@ -35,7 +35,7 @@ def picture() -> str:
         y = TOP + ROW * number + ROW / 2
         parts += [
             f'<text x="{LEFT - 14}" y="{y + 5:.1f}" text-anchor="end" fill="#111111">{answer}</text>',
-            f'<rect x="{x_of(low):.1f}" y="{y - 2:.1f}" width="{x_of(high) - x_of(low):.1f}" height="4" fill="#1b5fab"/>',
+            f'<path d="M{x_of(low):.1f} {y:.1f}H{x_of(high):.1f}" stroke="#1b5fab" stroke-width="4"/>',
             f'<circle cx="{x_of(rate):.1f}" cy="{y:.1f}" r="6" fill="#1b5fab"/>',
         ]
     for tick in range(40, 61, 5):
