@@ -19,7 +19,7 @@ TOPICS = "rivers bread stars trains cats salt winter maps glass sleep music rain
 
 
 def test_a_loop_at_the_end_is_found_and_one_in_the_middle_is_none() -> None:
-    assert loop_share("so it goes on and on and on and on") == pytest.approx(7 / 9)  # "on and on and on and on"
+    assert loop_share("so it goes on and on and on and on") == pytest.approx(7 / 10)  # "on and on and on and on"
     assert loop_share("a a a and then something else") == 0
     assert loop_share("one two one two") == 0  # two repeats are no loop
     assert loop_share("") == 0
