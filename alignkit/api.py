@@ -146,6 +146,22 @@ def judge(
     )
 
 
+def judge_file(path: str | Path, *, config: Path | None = None, set: Sequence[str] = (), **options: object) -> Verdict:
+    """Reach the verdict on judgements made elsewhere, without a model.
+
+    Args:
+        path: CSV or JSONL with the columns row, preference (or score_model, score_baseline), and where known
+            baseline_chars, model_chars.
+        options: difficulties, regularisation (AlpacaEval's tables), margin, seed, cluster.
+    """
+    from alignkit.judging.elsewhere import judge_file as read_and_judge
+
+    tables = {name: options.pop(name, None) for name in ("difficulties", "regularisation")}
+    section = config_file.judge_settings(options, config, settings=set).judge
+    files = {name: None if file is None else Path(str(file)) for name, file in tables.items()}
+    return read_and_judge(Path(path), **files, margin=section.margin, seed=section.seed, cluster=section.cluster)
+
+
 def generate(
     model: str,
     *,
@@ -183,26 +199,18 @@ def evaluate(
     progress: Progress | None = None,
     **options: object,
 ) -> dict[str, Any]:
-    """BLEU-1/2/4 of a model's answers, its perplexity on the references, and its answers' mean length in tokens."""
-    import numpy as np
+    """Measure a model without a judge (judging/evaluation.py says what): BLEU, perplexity, length, text health.
 
-    from alignkit.judging.bleu import corpus_bleu
+    Args:
+        options: data, num_prompts, temperature, top_p, max_new_tokens, seed, sampler, strip_thinking, ...
+    """
+    from alignkit.judging.evaluation import evaluate_answers
 
     settings = config_file.judge_settings(options, config, settings=set)
     answering = _answering(model, settings)
     rows = _rows(answering.source, settings, data_given="data" in options)
     answers = answering.answer(rows, progress=progress or Silent())
-    known = [answer for answer in answers if answer.row.reference]
-    bleu = corpus_bleu([a.text for a in known], [str(a.row.reference) for a in known])
-    return {
-        "bleu1": bleu.bleu1 if bleu else None,
-        "bleu2": bleu.bleu2 if bleu else None,
-        "bleu4": bleu.bleu4 if bleu else None,
-        "signature": bleu.signature if bleu else None,
-        "perplexity": answering.perplexity(rows) if known else None,
-        "mean_length": float(np.mean([answer.num_tokens for answer in answers])),
-        "num_prompts": len(answers),
-    }
+    return evaluate_answers(answers, answering.fit(rows), seed=settings.judge.seed)
 
 
 def chat_session(model: str, *, config: Path | None = None, set: Sequence[str] = (), **options: object) -> Answering:

@@ -83,15 +83,22 @@ class JudgeSection(Section):
     judge: str = Field("auto", description="a judge's name, a reward run or folder, FILE.py:function, or auto")
     vs: str | None = Field(None, description="the model to compare with")
     num_prompts: int | None = Field(
-        None, ge=1, description="prompts judged; default: all validation prompts, at most 500"
+        None, ge=1, description="prompts judged; default: all validation prompts, at most what finds 5 points (799)"
     )
     margin: float = Field(3.0, ge=0, le=50, description="difference from 50 % that matters, in points")
+    cluster: str | None = Field(
+        None, description="column whose prompts are resampled together, or none; default: template or source, if named"
+    )
+    rejudge: int = Field(0, ge=0, description="score the same answers so many times more, to measure the judge's noise")
     temperature: float = Field(
         0.0, ge=0, description="temperature of the judged completions; 0 takes the likeliest token"
     )
     top_p: float = Field(1.0, gt=0, le=1, description="top-p of the judged completions")
     max_new_tokens: int = Field(256, ge=1, description="longest judged completion, in tokens")
     seed: int = Field(0, ge=0, description="seed of prompts, samples and resampling")
+    strip_thinking: bool = Field(
+        True, description="hide think blocks from judges, lengths and BLEU; count their tokens"
+    )
 
 
 class ReportSection(Section):

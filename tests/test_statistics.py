@@ -8,6 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import norm
 
+from alignkit.judging import planner, resampling
+from alignkit.judging.resampling import Clusters
 from alignkit.judging.statistics import mean_interval, outcomes, win_rate
 from alignkit.scoring.judge import Missing, Scored
 
@@ -44,7 +46,7 @@ def test_ties_count_half_and_missing_scores_count_nothing() -> None:
 
 def test_numbers_that_are_no_outcome_are_refused() -> None:
     with pytest.raises(ValueError, match="an outcome is"):
-        win_rate(np.array([1.0, 0.7]), seed=0)
+        win_rate(np.array([1.0, 1.7]), seed=0)
 
 
 def test_bootstrap_interval_equals_a_plain_bootstrap() -> None:
@@ -53,7 +55,7 @@ def test_bootstrap_interval_equals_a_plain_bootstrap() -> None:
     means = [100 * rng.choice(outcomes_P, size=len(outcomes_P)).mean() for _ in range(10_000)]
     result = win_rate(outcomes_P, seed=0)
     assert result.rate == 60.0
-    assert result.method == "BCa bootstrap over prompts, 10,000 resamples"
+    assert result.method == "expanded percentile bootstrap over prompts, 10,000 resamples"
     np.testing.assert_allclose([result.low, result.high], np.percentile(means, [2.5, 97.5]), atol=0.35)
 
 
@@ -70,7 +72,7 @@ def test_without_ties_the_score_interval_is_wilsons(num_wins: int, n: int) -> No
     centre = (num_wins + z2 / 2) / (n + z2)
     half = math.sqrt(z2 * (num_wins * (n - num_wins) / n + z2 / 4)) / (n + z2)
     result = win_rate(made(num_wins, 0, n - num_wins), seed=0)
-    assert result.method == "paired score interval (Tango 1998)"
+    assert result.method == "paired score interval (Tango 1998) over prompts"
     np.testing.assert_allclose([result.low, result.high], [100 * (centre - half), 100 * (centre + half)], atol=1e-6)
 
 
@@ -174,3 +176,72 @@ def test_mean_interval_says_where_there_is_none(numbers: list[float], mean: floa
     result = mean_interval(np.array(numbers), seed=0)
     assert (result.mean, result.low, result.high) == (mean, bound, bound)
     assert result.method.startswith("none: ")
+
+
+def test_probabilities_of_winning_are_outcomes_too() -> None:
+    result = win_rate(np.array([0.9, 0.5, 0.2, math.nan] * 20), seed=0)
+    assert (result.num_wins, result.num_ties, result.num_losses, result.num_missing) == (20, 20, 20, 20)
+    assert result.rate == pytest.approx(100 * 1.6 / 3)
+
+
+def test_clusters_that_agree_within_count_once_each() -> None:
+    ones_G = np.array([1.0] * 24 + [0.0] * 16)  # 40 clusters of 10 prompts with one outcome each
+    names = np.repeat(np.arange(40), 10).tolist()
+    apart = win_rate(ones_G, seed=0)
+    together = win_rate(np.repeat(ones_G, 10), seed=0, clusters=Clusters.of(names))
+    assert (together.rate, together.num_clusters, apart.num_clusters) == (60.0, 40, None)
+    np.testing.assert_allclose([together.low, together.high], [apart.low, apart.high], atol=1e-9)
+    alone = win_rate(np.repeat(ones_G, 10), seed=0)
+    assert together.high - together.low > 2.8 * (alone.high - alone.low)
+
+
+def test_all_wins_in_few_clusters_are_worth_few_outcomes() -> None:
+    clusters = Clusters.of(np.repeat(np.arange(5), 40).tolist())
+    result = win_rate(np.ones(200), seed=0, clusters=clusters)
+    assert result.low == pytest.approx(100 * 5 / (5 + norm.ppf(0.975) ** 2))  # Wilson's bound of 5 of 5
+    one = win_rate(np.array([1.0, 0.0] * 50), seed=0, clusters=Clusters.of([0] * 100))
+    assert (one.low, one.high) == (0.0, 100.0)
+    assert one.method.startswith("none: ")
+
+
+def test_drawing_kinds_of_clusters_is_drawing_clusters(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(3)
+    x_P, clusters = made(90, 60, 50), Clusters.of(rng.integers(0, 60, 200).tolist())
+    x_P = rng.permutation(x_P)
+    monkeypatch.setattr(resampling, "MAX_KINDS", 10_000)
+    by_kind = resampling.resampled_means(x_P, clusters, rng=np.random.default_rng(0), num_resamples=20_000)
+    monkeypatch.setattr(resampling, "MAX_KINDS", 0)
+    one_by_one = resampling.resampled_means(x_P, clusters, rng=np.random.default_rng(0), num_resamples=20_000)
+    assert by_kind.std() == pytest.approx(one_by_one.std(), rel=0.03)
+    np.testing.assert_allclose(
+        np.quantile(by_kind, [0.02, 0.5, 0.98]), np.quantile(one_by_one, [0.02, 0.5, 0.98]), atol=2e-3
+    )
+
+
+def test_counts_of_prompts_give_the_resampled_means() -> None:
+    x_P, clusters = made(20, 10, 10), Clusters.of(np.repeat(np.arange(10), 4).tolist())
+    counts_PB = np.concatenate(
+        list(resampling.resampled_counts(clusters, rng=np.random.default_rng(0), num_resamples=3000)), axis=1
+    )
+    assert counts_PB.shape == (40, 3000)
+    assert (counts_PB.sum(0) == 40).all()
+    assert (counts_PB[0] == counts_PB[3]).all()
+    means_B = x_P @ counts_PB / counts_PB.sum(0)
+    direct_B = resampling.resampled_means(x_P, clusters, rng=np.random.default_rng(1), num_resamples=3000)
+    assert means_B.std() == pytest.approx(direct_B.std(), rel=0.06)
+
+
+@pytest.mark.parametrize("ties", [0.0, 0.25, 0.6])
+@pytest.mark.parametrize("num_prompts", [50, 200, 2000])
+def test_the_planner_and_its_inverse_agree(num_prompts: int, ties: float) -> None:
+    difference = planner.detectable(num_prompts, ties=ties)
+    assert difference is not None
+    assert planner.prompts_for(difference, ties=ties) in (num_prompts, num_prompts + 1)
+
+
+def test_the_planner_knows_the_textbook_number_and_asks_more_of_clusters() -> None:
+    # (1.96 + 0.84)^2 (0.25 - 0.05^2) / 0.05^2 = 777, and what attainable bounds and Student's t cost
+    assert 777 <= planner.prompts_for(5.0) <= 777 + 25
+    assert planner.prompts_for(5.0, cluster_size=11, icc=0.1) > 2 * 777
+    assert planner.prompts_for(5.0, ties=0.6) < 0.42 * 777
+    assert planner.detectable(3) is None

@@ -1,4 +1,4 @@
-"""`alignkit evaluate MODEL`: BLEU, perplexity and length, without a judge."""
+"""`alignkit evaluate MODEL`: BLEU, perplexity, length and text health, without a judge."""
 
 from __future__ import annotations
 
@@ -8,22 +8,13 @@ from typing import Annotated, Any
 
 import typer
 
-from alignkit.cli.generation import NUM_PROMPTS, ROWS, SAMPLER, SAMPLING, TEXT
+from alignkit.cli.generation import NUM_PROMPTS, ROWS, SAMPLER, SAMPLING, TEXT, THINKING
 from alignkit.cli.options import Config, Json, Set, with_options
 
 Model = Annotated[str, typer.Argument(metavar="RUN|MODEL", help="a run, a model folder or a hub name")]
-_LABELS = {
-    "num_prompts": "prompts",
-    "bleu1": "BLEU-1",
-    "bleu2": "BLEU-2",
-    "bleu4": "BLEU-4",
-    "perplexity": "perplexity",
-    "mean_length": "mean length, tokens",
-    "signature": "BLEU signature",
-}
 
 
-@with_options(NUM_PROMPTS, ROWS, TEXT, SAMPLING, SAMPLER)
+@with_options(NUM_PROMPTS, ROWS, TEXT, SAMPLING, THINKING, SAMPLER)
 def evaluate(
     *,
     ctx: typer.Context,
@@ -33,9 +24,10 @@ def evaluate(
     config: Config = None,
     set_: Set = None,
 ) -> None:
-    """Measure BLEU-1, 2 and 4 against reference answers, perplexity on scored tokens, and mean length."""
+    """Measure BLEU and perplexity on reference answers, mean length, and repetition, boilerplate and format."""
     from alignkit import api
     from alignkit.cli.progress import RichProgress
+    from alignkit.judging.evaluation import lines
 
     progress = RichProgress()
     try:
@@ -44,13 +36,7 @@ def evaluate(
         )
     finally:
         progress.stop()
-    if json:
-        print(json_module.dumps(figures))
-        return
-    for key, label in _LABELS.items():
-        value = figures[key]
-        text = "no reference answers" if value is None else f"{value:.2f}" if isinstance(value, float) else str(value)
-        print(f"{label:<20} {text}")
+    print(json_module.dumps(figures) if json else "\n".join(lines(figures)))
 
 
 def add_to(app: typer.Typer) -> None:

@@ -7,9 +7,10 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from alignkit.cli.generation import NUM_PROMPTS, ROWS, SAMPLER, SAMPLING, TEXT
+from alignkit.cli.generation import NUM_PROMPTS, ROWS, SAMPLER, SAMPLING, TEXT, THINKING
 from alignkit.cli.options import Config, Group, Json, Set, with_options
 from alignkit.config import JudgeSection
+from alignkit.errors import UsageError
 
 Models = Annotated[
     list[str] | None, typer.Argument(metavar="[RUN|MODEL]...", help="what is judged; default: the newest finished run")
@@ -18,37 +19,86 @@ Require = Annotated[
     Literal["better"] | None, typer.Option("--require", help="exit with 1 unless every verdict is this one")
 ]
 Yes = Annotated[bool, typer.Option("--yes", help="send paid requests without asking")]
+_PANEL = "Judgements made elsewhere"
+From = Annotated[
+    str | None,
+    typer.Option(
+        "--from", metavar="FILE", rich_help_panel=_PANEL,
+        help="CSV or JSONL: row, baseline_chars, model_chars, preference in 1 to 2 (or score_model, score_baseline)",
+    ),
+]  # fmt: skip
+Difficulties = Annotated[
+    str | None,
+    typer.Option(
+        "--difficulties", metavar="FILE", rich_help_panel=_PANEL, help="AlpacaEval 2's instruction difficulties"
+    ),
+]
+Regularisation = Annotated[
+    str | None,
+    typer.Option("--regularisation", metavar="FILE", rich_help_panel=_PANEL, help="AlpacaEval 2's gamed baseline rows"),
+]
+_WITH_FILE = {"margin", "seed", "cluster"}
 
 
-@with_options(Group("Judging", JudgeSection, ("vs", "judge", "margin")), NUM_PROMPTS, ROWS, TEXT, SAMPLING, SAMPLER)
+@with_options(
+    Group("Judging", JudgeSection, ("vs", "judge", "margin", "cluster", "rejudge")),
+    NUM_PROMPTS,
+    ROWS,
+    TEXT,
+    SAMPLING,
+    THINKING,
+    SAMPLER,
+)
 def judge(
     *,
     ctx: typer.Context,
     given: dict[str, Any],
     models: Models = None,
+    from_: From = None,
+    difficulties: Difficulties = None,
+    regularisation: Regularisation = None,
     require: Require = None,
     yes: Yes = False,
     json: Json = False,
     config: Config = None,
     set_: Set = None,
 ) -> None:
-    """Compare models' answers on the same prompts: better, worse, or not enough evidence."""
+    """Compare models' answers on the same prompts: better, worse, no difference that matters, not enough evidence."""
     from alignkit import api
     from alignkit.cli.progress import RichProgress
+    from alignkit.judging.verdict_text import as_json
 
-    progress = RichProgress()
+    file = Path(config) if config else None
+    if from_ is None and (difficulties or regularisation):
+        raise UsageError("--difficulties and --regularisation belong to --from FILE; own prompts have no such tables")
     met = True
-    for model in models or (None,):
-        try:
-            verdict = api.judge(
-                model, config=Path(config) if config else None, set=set_ or [], yes=yes, progress=progress, **given
-            )
-        finally:
-            progress.stop()
-        print(verdict.model_dump_json() if json else verdict)
-        met = met and verdict.answer == "better"
+    if from_ is not None:
+        _refuse_with_file(models, given)
+        verdict = api.judge_file(
+            from_, config=file, set=set_ or [], difficulties=difficulties, regularisation=regularisation, **given
+        )
+        print(as_json(verdict) if json else verdict)
+        met = verdict.answer == "better"
+    else:
+        progress = RichProgress()
+        for model in models or (None,):
+            try:
+                verdict = api.judge(model, config=file, set=set_ or [], yes=yes, progress=progress, **given)
+            finally:
+                progress.stop()
+            print(as_json(verdict) if json else verdict)
+            met = met and verdict.answer == "better"
     if require and not met:
         raise typer.Exit(1)
+
+
+def _refuse_with_file(models: list[str] | None, given: dict[str, Any]) -> None:
+    """Nothing that only a model needs is silently ignored."""
+    if models:
+        raise UsageError(f"--from judges a file, not a model: leave out {models[0]!r}, or --from")
+    unread = sorted(given.keys() - _WITH_FILE)
+    if unread:
+        raise UsageError(f"--{unread[0].replace('_', '-')} has no meaning with --from: the judgements are made already")
 
 
 def add_to(app: typer.Typer) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from alignkit.data.packs import lay_out, pack
 from alignkit.data.rows import Row
 from alignkit.data.tokens import prepare
 from alignkit.errors import InputError
+from alignkit.judging.thinking import split_thinking
 from alignkit.policy.chat_settings import context_length, make_chat
 from alignkit.policy.load import load_policy
 from alignkit.policy.names import ModelSource
@@ -37,22 +39,43 @@ class Generation:
     max_new_tokens: int = 256
     seed: int = 0
     sampler: str = "transformers"
+    strip_thinking: bool = True
 
     @classmethod
     def of(cls, settings: Settings) -> Generation:
         """How [judge] and [rollouts] say that answers are drawn."""
         section = settings.judge
-        return cls(section.temperature, section.top_p, section.max_new_tokens, section.seed, settings.rollouts.sampler)
+        return cls(
+            section.temperature, section.top_p, section.max_new_tokens, section.seed, settings.rollouts.sampler,
+            section.strip_thinking,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Answer:
-    """One model's answer to one row. `num_tokens` counts the end token; `cut` says that the limit ended it."""
+    """One model's answer to one row. `num_tokens` counts the end token; `cut` says that the limit ended it.
+
+    Where thinking is stripped, `text` and `num_tokens` are without it and `num_thinking_tokens` counts it.
+    """
 
     row: Row
     text: str
     num_tokens: int
     cut: bool
+    num_thinking_tokens: int = 0
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How well a model predicts texts: perplexity a token, bits a UTF-8 byte; over `num_tokens`, end tokens included.
+
+    Perplexity = exp(-sum log p / tokens), over the corpus, not a mean of texts'; it compares models of one tokenizer
+    alone. Bits per byte = -sum log p / (ln 2 x bytes of the texts) compares across tokenizers. Both nan without text.
+    """
+
+    perplexity: float
+    bits_per_byte: float
+    num_tokens: int
 
 
 @dataclass(frozen=True)
@@ -97,9 +120,7 @@ class Answering:
         for at in range(0, len(rows), size):
             numbers = by_length[at : at + size]
             for number, completion in zip(numbers, self.sampler.generate([requests[n] for n in numbers]), strict=True):
-                ids = completion.ids.tolist()
-                text = self.chat.tokenizer.decode(ids if completion.cut else ids[:-1], skip_special_tokens=True)
-                done[number] = Answer(rows[number], text, len(ids), completion.cut)
+                done[number] = self._answer(rows[number], completion)
             progress.advance(len(numbers))
         progress.stop()
         return [done[number] for number in range(len(rows))]
@@ -115,26 +136,52 @@ class Answering:
 
     def perplexity(self, rows: Sequence[Row]) -> float:
         """Perplexity on the rows' references; nan where no row has one."""
-        import dataclasses
+        return self.fit(rows).perplexity
 
+    def fit(self, rows: Sequence[Row]) -> Fit:
+        """Measure how well the rows' references are predicted, with the chat template and at temperature 1.
+
+        A reference longer than the row (at most 2,048 tokens) is cut, and then the bytes of its cut text count.
+        """
         known = [
             dataclasses.replace(row, chosen=({"role": "assistant", "content": row.reference},), is_conversation=False)
             for row in rows
             if row.reference and row.reference.strip()
         ]
         if not known:
-            return math.nan
+            return Fit(math.nan, math.nan, 0)
         prepared = prepare(
             known, self.chat, trains_on="chosen", max_length=min(self.context, 2048), truncation="cut-completion",
             max_skipped=1.0, train_on="last",
         )  # fmt: skip
-        total, count = 0.0, 0
+        total, count, num_bytes = 0.0, 0, 0
         with torch.no_grad():
             for numbers in pack(prepared.trees, ROW_CAPACITY):
-                logprob_T = self.policy(lay_out([prepared.trees[n] for n in numbers])).logprob_T
+                trees = [prepared.trees[n] for n in numbers]
+                logprob_T = self.policy(lay_out(trees)).logprob_T
                 total += float(logprob_T.double().sum())
                 count += len(logprob_T)
-        return math.exp(-total / count) if count else math.nan
+                num_bytes += sum(self._num_bytes(tree.completions[0]) for tree in trees)
+        if not count:
+            return Fit(math.nan, math.nan, 0)
+        bits = -total / (math.log(2) * num_bytes) if num_bytes else math.nan
+        return Fit(math.exp(-total / count), bits, count)
+
+    def _num_bytes(self, completion: Any) -> int:
+        """UTF-8 bytes of the scored text; the end token has none."""
+        scored = completion.ids[completion.scored].tolist()
+        text: str = self.chat.tokenizer.decode(scored, skip_special_tokens=True)
+        return len(text.encode("utf-8", "replace"))
+
+    def _answer(self, row: Row, completion: Any) -> Answer:
+        ids = completion.ids.tolist()
+        text = self.chat.tokenizer.decode(ids if completion.cut else ids[:-1], skip_special_tokens=True)
+        if not self.generation.strip_thinking:
+            return Answer(row, text, len(ids), completion.cut)
+        said, thinking = split_thinking(text)
+        hidden = len(self.chat.tokenizer(thinking, add_special_tokens=False)["input_ids"]) if thinking else 0
+        hidden = min(hidden, len(ids))
+        return Answer(row, said, len(ids) - hidden, completion.cut, hidden)
 
     def _request(self, row: Row) -> Request:
         ids = self.chat.tokenizer(self.chat.prompt(row.prompt), add_special_tokens=False)["input_ids"]

@@ -1,40 +1,112 @@
-"""Corpus BLEU against one reference a prompt: how near the wording is, not how good the answer.
+"""BLEU against one reference a prompt: how near the wording is, not how good the answer.
 
-BLEU-n = brevity penalty x (p_1 ... p_n)^(1/n): cumulative, over the whole corpus, from 0 to 100, by sacrebleu's 13a
-tokenizer with exponential smoothing (Papineni et al. 2002; Post 2018). Not the single precision p_n, and not a mean of
-sentence scores: those are other numbers.
+Corpus BLEU-n = brevity penalty x (p_1 ... p_n)^(1/n): cumulative, over the whole corpus, from 0 to 100, by sacrebleu's
+13a tokenizer with exponential smoothing (Papineni et al. 2002; Post 2018). Not the single precision p_n.
+
+Mean sentence BLEU is another number, usually larger; old papers print it without saying so. Two forms are offered for
+comparison with them, on words between white space, both after Chen and Cherry 2014 for n-gram orders without a match:
+
+    method1    such an order counts 0.1 matches
+    method4    the k-th such order counts 1 / (2^k 5 / ln(length)) matches: short texts get less; no change for one word
 """
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+
+ORDERS = (1, 2, 4)
+SENTENCE_MODES = ("method1", "method4")
 
 
 @dataclass(frozen=True)
 class Bleu:
-    """BLEU-1, -2 and -4, 0 to 100, and sacrebleu's signature, without which the numbers cannot be compared."""
+    """BLEU-1, -2 and -4, 0 to 100, and sacrebleu's signature, without which the numbers cannot be compared.
+
+    `intervals` are half-widths of the 95 % intervals of a bootstrap over prompts, None where none was asked for.
+    """
 
     bleu1: float
     bleu2: float
     bleu4: float
     signature: str
+    intervals: tuple[float, float, float] | None = None
 
 
-def corpus_bleu(hypotheses: Sequence[str], references: Sequence[str | None]) -> Bleu | None:
+def corpus_bleu(hypotheses: Sequence[str], references: Sequence[str | None], *, num_resamples: int = 0) -> Bleu | None:
     """Compare texts with their references; None where no text has one.
 
     Args:
         hypotheses: one text a prompt.
         references: the prompts' references, in the same order; a prompt whose reference is None or blank is left out.
+        num_resamples: of sacrebleu's bootstrap for the intervals; 0: none. With one prompt there is none either.
     """
     from sacrebleu.metrics import BLEU
 
-    pairs = [(text, ref) for text, ref in zip(hypotheses, references, strict=True) if ref is not None and ref.strip()]
+    pairs = known_pairs(hypotheses, references)
     if not pairs:
         return None
     texts, streams = [text for text, _ in pairs], [[ref for _, ref in pairs]]
     # `force` only silences the guess that the texts were tokenized before
-    metrics = {n: BLEU(max_ngram_order=n, tokenize="13a", smooth_method="exp", force=True) for n in (1, 2, 4)}
-    scores = {n: float(metric.corpus_score(texts, streams).score) for n, metric in metrics.items()}
-    return Bleu(scores[1], scores[2], scores[4], str(metrics[4].get_signature()))
+    metrics = {n: BLEU(max_ngram_order=n, tokenize="13a", smooth_method="exp", force=True) for n in ORDERS}
+    resample = {"n_bootstrap": num_resamples} if num_resamples and len(pairs) > 1 else {}
+    scores = {n: metric.corpus_score(texts, streams, **resample) for n, metric in metrics.items()}
+    return Bleu(
+        *(float(scores[n].score) for n in ORDERS),
+        signature=str(metrics[4].get_signature()),
+        intervals=(float(scores[1]._ci), float(scores[2]._ci), float(scores[4]._ci)) if resample else None,
+    )
+
+
+def sentence_bleu_mean(
+    hypotheses: Sequence[str], references: Sequence[str | None], *, mode: str, max_order: int = 4
+) -> float | None:
+    """Mean over prompts of smoothed sentence BLEU, 0 to 100; None where no text has a reference.
+
+    Args:
+        mode: "method1" or "method4".
+    """
+    pairs = known_pairs(hypotheses, references)
+    if not pairs:
+        return None
+    return 100 * sum(_sentence(text.split(), ref.split(), max_order, mode) for text, ref in pairs) / len(pairs)
+
+
+def sentence_signature(mode: str) -> str:
+    """What a mean of sentence scores is, for the reader who compares."""
+    return f"mean of sentences|nrefs:1|case:mixed|tok:whitespace|smooth:{mode} (Chen and Cherry 2014)"
+
+
+def known_pairs(hypotheses: Sequence[str], references: Sequence[str | None]) -> list[tuple[str, str]]:
+    """Texts whose prompt has a reference, with it."""
+    return [(text, ref) for text, ref in zip(hypotheses, references, strict=True) if ref is not None and ref.strip()]
+
+
+def _sentence(words: Sequence[str], reference: Sequence[str], max_order: int, mode: str) -> float:
+    """One smoothed sentence BLEU, 0 to 1; 0 without a common word."""
+    matches, totals = [], []
+    for n in range(1, max_order + 1):
+        ours, theirs = _ngrams(words, n), _ngrams(reference, n)
+        matches.append(float(sum((ours & theirs).values())))
+        totals.append(max(1, sum(ours.values())))
+    if matches[0] == 0:
+        return 0.0
+    zeros = 0
+    for order, count in enumerate(matches):
+        if count > 0:
+            continue
+        zeros += 1
+        if mode == "method1":
+            matches[order] = 0.1
+        elif len(words) > 1:
+            matches[order] = math.log(len(words)) / (2**zeros * 5)
+    if min(matches) == 0:
+        return 0.0
+    brevity = min(1.0, math.exp(1 - len(reference) / len(words)))
+    return brevity * math.exp(sum(math.log(m / t) for m, t in zip(matches, totals, strict=True)) / max_order)
+
+
+def _ngrams(words: Sequence[str], n: int) -> Counter[tuple[str, ...]]:
+    return Counter(tuple(words[at : at + n]) for at in range(len(words) - n + 1))

@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
-import json
+import hashlib
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from alignkit.config_file import Settings
+from alignkit.data.rows import text_of
 from alignkit.errors import UsageError
 from alignkit.judging.answers import Answers, Generation, answers_of
 from alignkit.judging.auto import choose_judge, newest_run
 from alignkit.judging.bleu import corpus_bleu
-from alignkit.judging.prompts import choose_prompts
-from alignkit.judging.statistics import outcomes, win_rate
+from alignkit.judging.clustering import find_clusters
+from alignkit.judging.health import Texts, measure
+from alignkit.judging.length import Pairs, length_facts
+from alignkit.judging.looks import count_look
+from alignkit.judging.planner import POWER, detectable
+from alignkit.judging.prompts import Prompts, choose_prompts
+from alignkit.judging.resampling import Clusters
+from alignkit.judging.stamps import judge_gave_reward, judged_other_runs, run_info
+from alignkit.judging.statistics import win_rate
 from alignkit.judging.text_health import cut_share, repetition
-from alignkit.judging.verdict import JudgeName, Side, Verdict, reach
+from alignkit.judging.verdict import JudgeName, JudgeNoise, Side, Verdict, level_of, reach
 from alignkit.policy.names import ModelSource, find_model
 from alignkit.progress import Progress
-from alignkit.scoring.judge import Item
+from alignkit.scoring.judge import Item, Missing, Scored
 from alignkit.scoring.pairs import score_both
 from alignkit.scoring.specs import NamedJudge, make_judge
 from alignkit.scoring.spending import agree
@@ -38,25 +47,41 @@ def judge_model(model: str | None, settings: Settings, *, data_given: bool, yes:
     source = find_model(model) if model is not None else _newest(progress)
     vs = find_model(section.vs) if section.vs is not None else _start_of(source, progress)
     prompts = choose_prompts(
-        source, settings.data, data_given=data_given, num_prompts=section.num_prompts, seed=section.seed
+        source, settings.data, data_given=data_given, num_prompts=section.num_prompts, seed=section.seed, vs=vs
     )
+    clusters, units = find_clusters([row.fields for row in prompts.rows], prompts.keys, column=section.cluster)
     spec, why = (section.judge, "it was named") if section.judge != "auto" else choose_judge(prompts.rows)
     progress.note(f"judge: {spec}, because {why}; {len(prompts.rows)} prompts: {prompts.source}")
+    progress.note(_power(clusters))
     named = make_judge(spec, settings.judges)
-    agree([named], 2 * len(prompts.rows), yes=yes)
+    agree([named], 2 * len(prompts.rows) * (1 + section.rejudge), yes=yes)
     named.judge.ready([row.fields for row in prompts.rows])
     ours, theirs = (
         answers_of(one, prompts.rows, section=settings.model, generation=Generation.of(settings), progress=progress)
         for one in (source, vs)
     )
-    scores = score_both(named, items(ours), items(theirs))
+    scored = [score_both(named, items(ours), items(theirs), repeat=k) for k in range(1 + section.rejudge)]
+    scorings = [(_values(one.ours), _values(one.theirs)) for one in scored]
     named.judge.close()
+    outcomes = [_outcomes(a_P, b_P) for a_P, b_P in scorings]
+    look = None
+    if source.run is not None:
+        look = count_look(source.run, vs=vs.name, look=_look(prompts, settings, named))
+    level = level_of(look)
+    pairs = Pairs(outcomes[0], _chars(ours), _chars(theirs), scorings[0][0] - scorings[0][1], clusters)
     verdict = reach(
-        win_rate(outcomes(scores.ours, scores.theirs), seed=section.seed),
+        win_rate(outcomes[0], seed=section.seed, level=level, clusters=clusters),
         run=source.name, vs=vs.name,
         judge=JudgeName(name=named.label, version=named.judge.version, verifiable=named.judge.verifiable),
         margin=section.margin, ours=side(ours), theirs=side(theirs), prompts=prompts.source, seed=section.seed,
-        stamps=(*prompts.stamps, *_reward_stamp(source, named), *([scores.flip_note] if scores.flip_note else [])),
+        stamps=[*_stamps(source, prompts, named), *([scored[0].flip_note] if scored[0].flip_note else [])],
+        length=length_facts(pairs, seed=section.seed, level=level), look=look,
+        units=units, noise=judge_noise(outcomes),
+        health=measure(
+            [row.id for row in prompts.rows], [text_of(row.prompt) for row in prompts.rows],
+            _texts(ours), _texts(theirs), seed=section.seed,
+        ),
+        fingerprint=prompts.fingerprint,
     )  # fmt: skip
     if source.run is not None:
         _keep(source.run, verdict)
@@ -71,12 +96,14 @@ def items(answers: Answers) -> list[Item]:
 def side(answers: Answers) -> Side:
     """What is known of one model's answers beside their scores."""
     known = [answer for answer in answers.answers if answer.row.reference]
+    thinking = [answer.num_thinking_tokens for answer in answers.answers]
     return Side(
         bleu=corpus_bleu([a.text for a in known], [a.row.reference for a in known]),
         perplexity=answers.perplexity,
         mean_length_tokens=float(np.mean([a.num_tokens for a in answers.answers])),
         repetition=repetition(answers.texts),
         cut_share=cut_share([a.cut for a in answers.answers]),
+        thinking_tokens=float(np.mean(thinking)) if any(thinking) else None,
     )
 
 
@@ -91,23 +118,64 @@ def _newest(progress: Progress) -> ModelSource:
 def _start_of(source: ModelSource, progress: Progress) -> ModelSource:
     if source.run is None:
         raise UsageError(f"name what {source.name} is compared with: --vs MODEL")
-    content = json.loads((source.run / "run.json").read_text(encoding="utf-8"))
+    content = run_info(source.run)
     start = content["parent"] or content["model"]
     progress.note(f"comparing with {start}, which the run started from; another is named by --vs")
     return find_model(start)
 
 
-def _reward_stamp(source: ModelSource, named: NamedJudge) -> Sequence[str]:
-    """A model whose training reward was a learned or remote judge needs another one to decide."""
-    if source.run is None:
-        return ()
-    rewards = json.loads((source.run / "run.json").read_text(encoding="utf-8"))["rewards"]
-    same = [r for r in rewards if r["name"] == named.label or r["judge"] == named.judge.name != "function"]
-    if not same:
-        return ()
-    if named.judge.verifiable:
-        return (f"the judge {named.label!r} was also the training reward; it is a rule that can be checked",)
-    return (f"the judge {named.label!r} was also the training reward: this is no evidence; let another judge decide",)
+def _power(clusters: Clusters) -> str:
+    """Say, before anything is judged, which difference so many prompts find."""
+    n = len(clusters.number_P)
+    found = detectable(n, cluster_size=n / clusters.effective)
+    what = "no difference" if found is None else f"a difference of {found:.1f} points from 50 %"
+    return f"{n} prompts find {what} in {100 * POWER:.0f} of 100 cases"
+
+
+def _values(scores: Sequence[Scored | Missing]) -> np.ndarray:
+    """float64 [P], nan where missing."""
+    return np.array([s.value if isinstance(s, Scored) else math.nan for s in scores], dtype=np.float64)
+
+
+def _outcomes(ours_P: np.ndarray, theirs_P: np.ndarray) -> np.ndarray:
+    """1, 0.5 or 0; nan where either is missing."""
+    return np.where(np.isnan(ours_P + theirs_P), math.nan, (np.sign(ours_P - theirs_P) + 1) / 2)
+
+
+def _texts(answers: Answers) -> Texts:
+    return Texts(texts=tuple(answers.texts), cuts=tuple(answer.cut for answer in answers.answers))
+
+
+def _chars(answers: Answers) -> np.ndarray:
+    return np.array([len(text) for text in answers.texts], dtype=np.float64)
+
+
+def judge_noise(outcomes: Sequence[np.ndarray]) -> JudgeNoise | None:
+    """Compare the outcomes of several scorings of the same answers, each [P]; None of one scoring."""
+    if len(outcomes) < 2:
+        return None
+    rates = [100 * float(np.nanmean(x_P)) for x_P in outcomes if not np.isnan(x_P).all()]
+    both = [(x_P, ~np.isnan(x_P) & ~np.isnan(outcomes[0])) for x_P in outcomes[1:]]
+    changed = [float((x_P[known_P] != outcomes[0][known_P]).mean()) for x_P, known_P in both if known_P.any()]
+    if not rates or not changed:
+        return None
+    return JudgeNoise(
+        num_repeats=len(outcomes) - 1, changed=float(np.mean(changed)), lowest=min(rates), highest=max(rates)
+    )
+
+
+def _stamps(source: ModelSource, prompts: Prompts, named: NamedJudge) -> list[str]:
+    stamps = [*prompts.stamps, *judge_gave_reward(source.run, named)]
+    if source.run is not None:
+        stamps += judged_other_runs(source.run, fingerprint=prompts.fingerprint)
+    return stamps
+
+
+def _look(prompts: Prompts, settings: Settings, named: NamedJudge) -> str:
+    """Fingerprint of what makes a look: prompts, how answers are drawn, and the judge."""
+    parts = [prompts.fingerprint, repr(Generation.of(settings)), settings.model.model_dump_json(exclude={"model"})]
+    parts += [named.label, named.judge.version, named.judge.config.model_dump_json()]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 
 def _keep(run: Path, verdict: Verdict) -> None:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
+import hashlib
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -13,10 +11,12 @@ from alignkit.config import DataSection
 from alignkit.data.read import read_rows
 from alignkit.data.rows import Row
 from alignkit.errors import InputError
+from alignkit.judging.planner import DIFFERENCE, prompts_for
+from alignkit.judging.stamps import rows_of, run_info, seen_in_training
 from alignkit.policy.names import ModelSource
 from alignkit.training.setup import prompt_key
 
-MAX_PROMPTS = 500
+MAX_PROMPTS = prompts_for(DIFFERENCE)  # more find smaller differences than are worth their time
 
 
 @dataclass(frozen=True)
@@ -27,47 +27,53 @@ class Prompts:
     source: str
     stamps: tuple[str, ...]
 
+    @property
+    def keys(self) -> list[str]:
+        """Of each row's prompt; equal for equal prompts."""
+        return [prompt_key(row) for row in self.rows]
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the set of prompts, whatever their order."""
+        return hashlib.sha256("".join(sorted(self.keys)).encode()).hexdigest()[:16]
+
 
 def choose_prompts(
-    source: ModelSource, section: DataSection, *, data_given: bool, num_prompts: int | None, seed: int
+    source: ModelSource,
+    section: DataSection,
+    *,
+    data_given: bool,
+    num_prompts: int | None,
+    seed: int,
+    vs: ModelSource | None = None,
 ) -> Prompts:
-    """Read the prompts and draw `num_prompts` of them by the seed; all, at most 500, where no number is named.
+    """Read the prompts and draw `num_prompts` of them by the seed; where no number is named, what finds 5 points.
+
+    Args:
+        vs: a run that the verdict compares with is looked at for training prompts too.
 
     Raises:
         InputError: there are none.
     """
     stamps: list[str] = []
-    run = None if source.run is None else json.loads((source.run / "run.json").read_text(encoding="utf-8"))
+    run = None if source.run is None else run_info(source.run)
     if run is None or data_given:
         rows = read_rows(section.data, columns=section.columns, limit=section.limit)
         where = section.data
-        if run is not None:
-            stamps += _overlap(rows, run)
     else:
         settings = run["config"]["data"]
         where = f"the validation prompts of {source.run}"
         held = set(run["rows"]["validation"]["ids"])
-        rows = [row for row in _rows_of(settings) if row.id in held]
+        rows = [row for row in rows_of(settings) if row.id in held]
         if run["config"]["train"][run["method"]].get("early_stopping_steps") is not None:
             stamps.append("these prompts also chose the run's checkpoint (early stopping); judge on others with --data")
     rows = [row for row in rows if row.prompt]
     if not rows:
         raise InputError(f"{where}: no prompts to judge on")
     wanted = min(num_prompts or MAX_PROMPTS, len(rows))
-    chosen = np.random.Generator(np.random.Philox(key=seed)).permutation(len(rows))[:wanted]
-    return Prompts(tuple(rows[number] for number in sorted(chosen)), where, tuple(stamps))
-
-
-def _overlap(rows: list[Row], run: dict[str, Any]) -> list[str]:
-    """Count judged prompts that the run was trained on, word for word."""
-    trained = set(run["rows"]["training"]["ids"])
-    keys = {prompt_key(row) for row in _rows_of(run["config"]["data"]) if row.id in trained}
-    common = sum(prompt_key(row) in keys for row in rows)
-    return [f"{common} of {len(rows)} judged prompts are in the training set"] if common else []
-
-
-def _rows_of(settings: dict[str, Any]) -> list[Row]:
-    path = Path(settings["data"])
-    if path.suffix and not path.exists() and path.is_absolute():
-        raise InputError(f"{path}: the data of the run is no longer there; give prompts with --data")
-    return read_rows(settings["data"], columns=settings["columns"], limit=settings["limit"])
+    order = np.random.Generator(np.random.Philox(key=seed)).permutation(len(rows))[:wanted]
+    chosen = tuple(rows[number] for number in sorted(order))
+    for model in (source, vs):
+        if model is not None and model.run is not None and (data_given or model is not source):
+            stamps += seen_in_training(chosen, model.run, name=model.name)
+    return Prompts(chosen, where, tuple(stamps))

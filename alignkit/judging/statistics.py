@@ -1,14 +1,15 @@
-"""Win rates and mean differences with intervals; the resampled unit is the prompt.
+"""Win rates and mean differences with intervals; the resampled unit is the prompt, or a cluster of prompts.
 
-A prompt's outcome is 1 (win), 0.5 (tie), 0 (loss) or nan (a score is missing). The win rate is the mean over the
-prompts that have one: ties count half, missing ones are left out and counted, never scored as losses.
+A prompt's outcome is 1 (win), 0.5 (tie), 0 (loss), a probability of winning between them where a judge gives one, or
+nan (a score is missing). The win rate is the mean over the prompts that have one: ties count half, missing ones are
+left out and counted, never scored as losses.
 
-Interval of a win rate: the bias-corrected and accelerated bootstrap over prompts (Efron 1987), where at least 30
-prompts have an outcome and at least 10 of them differ from the commonest one. With less to resample (few prompts,
-nearly all of them ties, only wins) a bootstrap says more than it knows, and nothing at all on constant data: there it
-is the score interval of a difference of paired proportions (Tango 1998), which is Wilson's interval when nothing ties.
+Interval of a win rate: the expanded percentile bootstrap of resampling.py, over clusters where some are named. With
+less to resample (under 30 prompts, or under 10 outcomes that differ from the commonest) a bootstrap says more than it
+knows, and nothing at all on constant data: there it is the score interval of a difference of paired proportions (Tango
+1998), which is Wilson's interval when nothing ties; of as many outcomes as there are effective clusters.
 
-Interval of a mean: the same bootstrap from 30 prompts on, Student's t below.
+Interval of a mean: the bias-corrected and accelerated bootstrap (Efron 1987) from 30 prompts on, Student's t below.
 
 Left out: the spread between training runs, which no resampling of prompts can show; it needs several seeds.
 Shape letter: P prompts.
@@ -24,6 +25,7 @@ import numpy as np
 from scipy.optimize import brentq
 from scipy.stats import bootstrap, norm, t
 
+from alignkit.judging.resampling import Clusters, bounds, resampled_means, tail
 from alignkit.scoring.judge import Missing, Scored
 
 MIN_PROMPTS = 30  # fewer are not resampled
@@ -37,7 +39,8 @@ class WinRate:
 
     `rate` is None without a prompt that both sides have a score for; below two such prompts there is no interval: it
     is 0 to 100 and `method` says so. `level` is a share (0.95). `num_prompts` = wins + ties + losses; `num_missing`
-    prompts come on top of it.
+    prompts come on top of it. `standard_error` = sd (n - 1) / sqrt(n) in points, as if prompts were independent.
+    `num_clusters` is None where every prompt stands for itself.
     """
 
     rate: float | None
@@ -50,6 +53,8 @@ class WinRate:
     num_ties: int
     num_losses: int
     num_missing: int
+    standard_error: float | None = None
+    num_clusters: int | None = None
 
 
 @dataclass(frozen=True)
@@ -85,28 +90,31 @@ def outcomes(
     return np.array([_outcome(a, b, tie_tolerance) for a, b in zip(ours, theirs, strict=True)], dtype=np.float64)
 
 
-def win_rate(outcomes_P: np.ndarray, *, seed: int, level: float = 0.95, num_resamples: int = 10_000) -> WinRate:
-    """Mean outcome in percent with its interval over prompts.
+def win_rate(
+    outcomes_P: np.ndarray,
+    *,
+    seed: int,
+    level: float = 0.95,
+    num_resamples: int = 10_000,
+    clusters: Clusters | None = None,
+) -> WinRate:
+    """Mean outcome in percent with its interval over prompts, or over clusters of them.
 
     Swapping the sides mirrors everything at 50.
 
     Args:
-        outcomes_P: float64 [P] of 1, 0.5, 0, nan, from `outcomes`.
+        outcomes_P: float64 [P] from 0 to 1, or nan, from `outcomes`; above 0.5 is a win, 0.5 a tie.
         seed: of the resampling; the same seed gives the same interval to the bit.
         level: share of such intervals that hold the true rate, between 0 and 1.
+        clusters: of all prompts, those with nan too; default: every prompt by itself.
     """
-    present_P = outcomes_P[~np.isnan(outcomes_P)]
-    wins, ties, losses = (int((present_P == value).sum()) for value in (1.0, 0.5, 0.0))
+    known_P = ~np.isnan(outcomes_P)
+    present_P = outcomes_P[known_P]
+    if len(present_P) and not 0 <= present_P.min() <= present_P.max() <= 1:
+        raise ValueError("an outcome is a number from 0 to 1, or nan")
     n = len(present_P)
-    if wins + ties + losses != n:
-        raise ValueError("an outcome is 1, 0.5, 0 or nan")
-    if n < 2:
-        low, high, method = 0.0, 1.0, f"none: {n} prompt{'' if n == 1 else 's'} scored on both sides"
-    elif n < MIN_PROMPTS or n - max(wins, ties, losses) < MIN_UNCOMMON:
-        (low, high), method = _score_interval(wins, losses, n, level), "paired score interval (Tango 1998)"
-    else:
-        low, high = _bootstrap(present_P, seed=seed, level=level, num_resamples=num_resamples)
-        method = _bootstrap_name(num_resamples)
+    units = Clusters.single(n) if clusters is None else clusters.where(known_P)
+    low, high, method = _interval(present_P, units, seed=seed, level=level, num_resamples=num_resamples)
     return WinRate(
         rate=100 * float(present_P.mean()) if n else None,
         low=100 * low,
@@ -114,10 +122,12 @@ def win_rate(outcomes_P: np.ndarray, *, seed: int, level: float = 0.95, num_resa
         level=level,
         method=method,
         num_prompts=n,
-        num_wins=wins,
-        num_ties=ties,
-        num_losses=losses,
+        num_wins=int((present_P > 0.5).sum()),
+        num_ties=int((present_P == 0.5).sum()),
+        num_losses=int((present_P < 0.5).sum()),
         num_missing=len(outcomes_P) - n,
+        standard_error=100 * float(present_P.std(ddof=1)) / math.sqrt(n) if n > 1 else None,
+        num_clusters=units.num if units.num < n else None,
     )
 
 
@@ -155,6 +165,25 @@ def _outcome(ours: Scored | Missing, theirs: Scored | Missing, tie_tolerance: fl
     return 1.0 if ours.value > theirs.value else 0.0
 
 
+def _interval(
+    x_P: np.ndarray, units: Clusters, *, seed: int, level: float, num_resamples: int
+) -> tuple[float, float, str]:
+    n, over = len(x_P), "prompts" if units.num == len(x_P) else f"{units.num} clusters of prompts"
+    if n < 2:
+        return 0.0, 1.0, f"none: {n} prompt{'' if n == 1 else 's'} scored on both sides"
+    share = tail(units, level)
+    if share is None:
+        return 0.0, 1.0, f"none: nearly all prompts are in one of {units.num} clusters"
+    wins, losses = int((x_P > 0.5).sum()), int((x_P < 0.5).sum())
+    if n < MIN_PROMPTS or n - np.unique(x_P, return_counts=True)[1].max() < MIN_UNCOMMON:
+        effective = units.effective / n
+        low, high = _score_interval(wins * effective, losses * effective, n * effective, level)
+        mean = float(x_P.mean())  # of soft outcomes it is not the mean of wins and ties; the interval holds both
+        return min(low, mean), max(high, mean), f"paired score interval (Tango 1998) over {over}"
+    means_B = resampled_means(x_P, units, rng=np.random.default_rng(seed), num_resamples=num_resamples)
+    return *bounds(means_B, share), f"expanded percentile bootstrap over {over}, {num_resamples:,} resamples"
+
+
 def _bootstrap(x_P: np.ndarray, *, seed: int, level: float, num_resamples: int) -> tuple[float, float]:
     result = bootstrap(
         (x_P,), np.mean, vectorized=True, method="BCa", confidence_level=level, n_resamples=num_resamples,
@@ -170,7 +199,7 @@ def _bootstrap_name(num_resamples: int) -> str:
     return f"BCa bootstrap over prompts, {num_resamples:,} resamples"
 
 
-def _score_interval(num_wins: int, num_losses: int, n: int, level: float) -> tuple[float, float]:
+def _score_interval(num_wins: float, num_losses: float, n: float, level: float) -> tuple[float, float]:
     """Interval of the mean outcome: all differences d of win and loss shares that a score test does not refuse.
 
     z(d) = (wins - losses - n d) / sqrt(n (2 q + d (1 - d))), with q the likeliest loss share given d.

@@ -1,12 +1,14 @@
 """A verdict: is this model better than that one, by which rule, and what else is known of the two.
 
-The rule, in this order, on the two-sided 95 % interval of the win rate (ties half, missing scores left out):
+The rule, in this order, on the two-sided 95 % interval of the raw win rate (ties half, missing scores left out):
 
     the interval excludes 50            -> better, worse
     it lies within 50 +- margin         -> no difference that matters
     anything else                       -> not enough evidence
 
 The first comes before the second: a small difference that is certain is called better or worse, its size stands beside.
+Nothing else decides. Where the rate at equal length does not agree, the verdict says so ("but not at equal length").
+The k-th look at the same pair is judged at the level 1 - 0.05 / k. How it is shown is in verdict_text.py.
 """
 
 from __future__ import annotations
@@ -17,12 +19,16 @@ from datetime import UTC, datetime
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from scipy.stats import norm
 
 from alignkit.judging.bleu import Bleu
+from alignkit.judging.health import Measure
+from alignkit.judging.length import LengthFacts, agrees
+from alignkit.judging.planner import POWER
 from alignkit.judging.statistics import WinRate
 
 Answer = Literal["better", "worse", "no difference that matters", "not enough evidence"]
-_NONE = "-"
+LEVEL = 0.95
 
 
 def _none_if_nan(x: object) -> object:
@@ -52,6 +58,20 @@ class Side(BaseModel):
     mean_length_tokens: Number = Field(description="of the answers, end token included")
     repetition: Number = Field(description="seq-rep-4, a share")
     cut_share: Number = Field(description="answers ended by the length limit, a share")
+    thinking_tokens: Number = Field(
+        None, description="mean tokens of thinking, hidden from the judge; None without any"
+    )
+
+
+class JudgeNoise(BaseModel):
+    """What the judge alone changes: the same answers scored again. Rates in percent, shares from 0 to 1."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    num_repeats: int = Field(description="scorings after the first")
+    changed: float = Field(description="share of outcomes that differ from the first scoring's")
+    lowest: float = Field(description="least win rate among all scorings, the first included")
+    highest: float
 
 
 class Verdict(BaseModel):
@@ -72,8 +92,23 @@ class Verdict(BaseModel):
     prompts: str = Field(description="where the prompts came from")
     seed: int
     created: datetime
+    length: LengthFacts | None = Field(
+        None, description="None where lengths are unknown, or with fewer than two prompts"
+    )
+    look: int | None = Field(None, description="how many sets of answers of this pair were judged; None: not counted")
+    units: str = Field("prompts", description="what is resampled")
+    noise: JudgeNoise | None = Field(None, description="the judge's own, where --rejudge measured it")
+    health: tuple[Measure, ...] = Field((), description="text health, ours against theirs; percentages and counts")
+    fingerprint: str | None = Field(None, description="of the judged prompts, by which runs that share them are found")
+
+    @property
+    def at_equal_length(self) -> bool | None:
+        """Whether the rate at equal length agrees with better or worse; None where nothing is known of it."""
+        return agrees(self.length, self.answer)
 
     def __str__(self) -> str:
+        from alignkit.judging.verdict_text import lines
+
         return "\n".join(lines(self))
 
 
@@ -89,6 +124,12 @@ def reach(
     prompts: str,
     seed: int,
     stamps: Sequence[str] = (),
+    length: LengthFacts | None = None,
+    look: int | None = None,
+    units: str = "prompts",
+    noise: JudgeNoise | None = None,
+    health: Sequence[Measure] = (),
+    fingerprint: str | None = None,
 ) -> Verdict:
     """Apply the rule to a win rate and put the verdict together, dated now."""
     answer = decide(win_rate, margin=margin)
@@ -107,6 +148,12 @@ def reach(
         prompts=prompts,
         seed=seed,
         created=datetime.now(UTC).replace(microsecond=0),
+        length=length,
+        look=look,
+        units=units,
+        noise=noise,
+        health=tuple(health),
+        fingerprint=fingerprint,
     )
 
 
@@ -121,13 +168,18 @@ def decide(win_rate: WinRate, *, margin: float) -> Answer:
     return "not enough evidence"
 
 
-def prompts_needed(win_rate: WinRate, *, margin: float) -> int | None:
-    """How many prompts would settle it if the rate and the spread of outcomes stay as they are.
+def level_of(look: int | None) -> float:
+    """The interval's level at the `look`-th look at a pair: the 5 % are split, 1 - 0.05 / look."""
+    return 1 - (1 - LEVEL) / (look or 1)
 
-    An interval's half-width h shrinks with the square root of the number of prompts n: h = z sd / sqrt(n). It has to
-    shrink below |rate - 50|, or to margin - |rate - 50| so that the interval fits into the margin; the wider of these
-    targets w is reached first, at n (h / w)^2 prompts. With exactly so many the chance that it is settled is about a
-    half, since the rate moves too. None with fewer than two scored prompts, or where no number would do.
+
+def prompts_needed(win_rate: WinRate, *, margin: float) -> int | None:
+    """How many prompts would settle it in 80 of 100 cases, if the rate and the spread of outcomes stay as they are.
+
+    An interval's half-width h = z se shrinks with the square root of the number of prompts n. It has to shrink until
+    (1 + z_power / z) h is below |rate - 50|, or below margin - |rate - 50| so that the interval fits into the margin;
+    the wider of these targets w is reached first, at n ((1 + z_power / z) h / w)^2 prompts. None with fewer than two
+    scored prompts, or where no number would do.
     """
     n = win_rate.num_prompts
     if win_rate.rate is None or n < 2:
@@ -137,101 +189,5 @@ def prompts_needed(win_rate: WinRate, *, margin: float) -> int | None:
     if target <= 0:
         return None
     half_width = (win_rate.high - win_rate.low) / 2
-    return max(n + 1, math.ceil(n * (half_width / target) ** 2))
-
-
-def headline(verdict: Verdict) -> str:
-    """The verdict in one sentence."""
-    win_rate = verdict.win_rate
-    text = f"{verdict.answer}: {verdict.run} "
-    if win_rate.rate is None:
-        return text + f"against {verdict.vs} has no prompt that both have a score for ({win_rate.num_missing} missing)"
-    text += f"wins {win_rate.rate:.1f} % against {verdict.vs}, {interval(win_rate)}, "
-    text += _count(win_rate.num_prompts, "prompt")
-    if verdict.num_prompts_needed is not None:
-        text += f"; about {verdict.num_prompts_needed:,} prompts would settle it if the rate stays as it is"
-    return text
-
-
-def rule(verdict: Verdict) -> str:
-    """The rule with this verdict's numbers, printed under it."""
-    level, margin = f"{100 * verdict.win_rate.level:g} %", f"{verdict.margin:g}"
-    return (
-        f"rule: better or worse if the {level} interval of the win rate (ties half, missing scores left out and "
-        f"counted) excludes 50; else no difference that matters if it lies within 50 +- {margin}; else not enough "
-        "evidence"
-    )
-
-
-def facts(verdict: Verdict) -> list[tuple[str, str]]:
-    """What the verdict rests on: (name, text)."""
-    win_rate, judge = verdict.win_rate, verdict.judge
-    kind = (
-        "verifiable: a rule that anyone can check" if judge.verifiable else "not verifiable: a learned or remote score"
-    )
-    tally = ", ".join(
-        (
-            _count(win_rate.num_wins, "win"),
-            _count(win_rate.num_ties, "tie"),
-            _count(win_rate.num_losses, "loss", "losses"),
-        )
-    )
-    missing = f"; {_count(win_rate.num_missing, 'prompt')} left out for a missing score" if win_rate.num_missing else ""
-    return [
-        ("outcomes", tally + missing),
-        ("interval", win_rate.method),
-        ("judge", f"{judge.name} {judge.version} ({kind})"),
-        ("prompts", f"{verdict.prompts}; seed {verdict.seed}"),
-        *([("BLEU", verdict.ours.bleu.signature)] if verdict.ours.bleu else []),
-        ("created", verdict.created.isoformat()),
-    ]
-
-
-def table(verdict: Verdict) -> list[tuple[str, str, str]]:
-    """Both models' numbers side by side: (name, ours, theirs), without a header."""
-    return [
-        (name, ours, theirs)
-        for (name, ours), (_, theirs) in zip(_numbers(verdict.ours), _numbers(verdict.theirs), strict=True)
-    ]
-
-
-def lines(verdict: Verdict) -> list[str]:
-    """The whole verdict as plain text, a line each: headline, stamps, rule, facts, table."""
-    rows = [("", verdict.run, verdict.vs), *table(verdict)]
-    widths = [max(len(row[n]) for row in rows) for n in range(3)]
-    return [
-        headline(verdict),
-        *(f"note: {stamp}" for stamp in verdict.stamps),
-        rule(verdict),
-        *(f"{name}: {text}" for name, text in facts(verdict)),
-        "",
-        *(f"{name:<{widths[0]}}  {ours:>{widths[1]}}  {theirs:>{widths[2]}}" for name, ours, theirs in rows),
-    ]
-
-
-def interval(win_rate: WinRate) -> str:
-    """ "95 % interval 53.3 to 59.2", or why there is none."""
-    if win_rate.num_prompts < 2:
-        return "no interval"
-    return f"{100 * win_rate.level:g} % interval {win_rate.low:.1f} to {win_rate.high:.1f}"
-
-
-def _numbers(side: Side) -> list[tuple[str, str]]:
-    bleu = side.bleu
-    return [
-        ("BLEU-1", _number(bleu.bleu1 if bleu else None)),
-        ("BLEU-2", _number(bleu.bleu2 if bleu else None)),
-        ("BLEU-4", _number(bleu.bleu4 if bleu else None)),
-        ("perplexity of the references", _number(side.perplexity)),
-        ("mean length, tokens", _number(side.mean_length_tokens)),
-        ("repeated 4-grams, %", _number(side.repetition, scale=100)),
-        ("cut at the limit, %", _number(side.cut_share, scale=100)),
-    ]
-
-
-def _number(x: float | None, *, scale: float = 1.0) -> str:
-    return _NONE if x is None else f"{scale * x:.1f}"
-
-
-def _count(n: int, one: str, many: str | None = None) -> str:
-    return f"{n:,} {one if n == 1 else many or one + 's'}"
+    reach = 1 + float(norm.ppf(POWER)) / float(norm.ppf((1 + win_rate.level) / 2))
+    return max(n + 1, math.ceil(n * (reach * half_width / target) ** 2))

@@ -16,7 +16,7 @@ import plotly.offline
 from markupsafe import Markup
 
 import alignkit
-from alignkit.judging import verdict as verdicts_text
+from alignkit.judging import verdict_text as verdicts_text
 from alignkit.judging.verdict import Verdict
 from alignkit.reports import plots
 from alignkit.reports.plots import Curve, Whisker

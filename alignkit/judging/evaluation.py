@@ -1,0 +1,87 @@
+"""What `alignkit evaluate` measures of one model, without a judge and without a baseline.
+
+    bleu1, bleu2, bleu4       corpus BLEU with its signature; low and high of a bootstrap over prompts beside each
+    bleu4_sentence_method1    means of smoothed sentence BLEU, as old papers have it (bleu.py), with their signatures
+    bleu4_sentence_method4
+    perplexity                micro, on the references' tokens, end tokens included; bits_per_byte beside it
+    mean_length               tokens of the answers, end token included, thinking not; mean_thinking apart
+    health                    text health, measure by measure, each with the 95 % interval of its mean
+
+All None where no prompt has a reference; lengths and health are always there.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from alignkit.data.rows import text_of
+from alignkit.judging.answers import Answer, Fit
+from alignkit.judging.bleu import SENTENCE_MODES, corpus_bleu, sentence_bleu_mean, sentence_signature
+from alignkit.judging.health import Texts, measure
+
+_NUM_RESAMPLES = 1000
+
+
+def evaluate_answers(answers: Sequence[Answer], fit: Fit, *, seed: int) -> dict[str, Any]:
+    """Put the figures together; BLEU from 0 to 100, JSON types."""
+    texts, references = [answer.text for answer in answers], [answer.row.reference for answer in answers]
+    bleu = corpus_bleu(texts, references, num_resamples=_NUM_RESAMPLES)
+    figures: dict[str, Any] = {"num_prompts": len(answers)}
+    for number, name in enumerate(("bleu1", "bleu2", "bleu4")):
+        value = getattr(bleu, name) if bleu else None
+        half_width = bleu.intervals[number] if bleu and bleu.intervals else None
+        known = value is not None and half_width is not None
+        figures |= {name: value, f"{name}_low": value - half_width if known else None}
+        figures |= {f"{name}_high": value + half_width if known else None}
+    figures["signature"] = bleu.signature if bleu else None
+    for mode in SENTENCE_MODES:
+        figures[f"bleu4_sentence_{mode}"] = sentence_bleu_mean(texts, references, mode=mode)
+        figures[f"signature_sentence_{mode}"] = sentence_signature(mode) if bleu else None
+    figures["perplexity"] = None if math.isnan(fit.perplexity) else fit.perplexity
+    figures["bits_per_byte"] = None if math.isnan(fit.bits_per_byte) else fit.bits_per_byte
+    figures["perplexity_tokens"] = fit.num_tokens
+    figures["mean_length"] = float(np.mean([answer.num_tokens for answer in answers]))
+    figures["mean_thinking"] = float(np.mean([answer.num_thinking_tokens for answer in answers]))
+    measures = measure(
+        [answer.row.id for answer in answers], [text_of(answer.row.prompt) for answer in answers],
+        Texts(texts=tuple(texts), cuts=tuple(answer.cut for answer in answers)), None, seed=seed,
+    )  # fmt: skip
+    figures["health"] = [one.model_dump(mode="json", exclude={"theirs", "difference"}) for one in measures]
+    return figures
+
+
+def lines(figures: dict[str, Any]) -> list[str]:
+    """The figures as text."""
+    from alignkit.judging import health
+
+    def shown(key: str, digits: int = 2) -> str:
+        value = figures[key]
+        return "no reference answers" if value is None else f"{value:.{digits}f}"
+
+    rows = [("prompts", str(figures["num_prompts"]))]
+    for n in (1, 2, 4):
+        low, high = figures[f"bleu{n}_low"], figures[f"bleu{n}_high"]
+        rows.append(
+            (f"BLEU-{n}", shown(f"bleu{n}") + ("" if low is None else f" (95 % interval {low:.2f} to {high:.2f})"))
+        )
+    if figures["signature"] is not None:
+        rows.append(("BLEU signature", figures["signature"]))
+        for mode in SENTENCE_MODES:
+            rows.append(
+                (
+                    f"sentence BLEU-4, {mode}",
+                    f"{shown(f'bleu4_sentence_{mode}')} ({figures[f'signature_sentence_{mode}']})",
+                )
+            )
+    rows.append(("perplexity", shown("perplexity")))
+    rows.append(("bits per byte", shown("bits_per_byte", 3)))
+    rows.append(("mean length, tokens", f"{figures['mean_length']:.2f}"))
+    if figures["mean_thinking"]:
+        rows.append(("mean thinking, tokens", f"{figures['mean_thinking']:.2f}"))
+    measures = [health.Measure(**one, theirs=None, difference=None) for one in figures["health"]]
+    width = max(len(name) for name, _ in rows)
+    return [*(f"{name:<{width}} {text}" for name, text in rows), "text health:", *health.lines(measures)]

@@ -1,0 +1,219 @@
+"""Judgements made elsewhere: `alignkit judge --from FILE`, and AlpacaEval's two tables.
+
+A file is CSV with a header, or JSONL. Columns:
+
+    row                           the row's position, and its index into the difficulties; each occurs once
+    baseline_chars, model_chars   characters of the two answers; both or neither
+    preference                    1 the baseline wins, 2 the model wins, between them a probability; 0 and 1.5 are ties
+    score_model, score_baseline   or scores of one judge, higher is better; empty where missing
+    template, source              optional: prompts that are no independent evidence of each other
+
+Further columns are ignored.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from alignkit.errors import InputError
+from alignkit.judging.length_control import Tables
+
+_PREFERENCE = ("preference",)
+_SCORES = ("score_model", "score_baseline")
+_LENGTHS = ("baseline_chars", "model_chars")
+
+
+@dataclass(frozen=True)
+class Judgements:
+    """What a file holds, all [P]: `row`, `outcome` (0 to 1, nan missing), `difference` of scores, lengths or None.
+
+    `fields` are the other columns, for clusters.
+    """
+
+    row_P: np.ndarray
+    outcome_P: np.ndarray
+    difference_P: np.ndarray
+    model_chars_P: np.ndarray | None
+    baseline_chars_P: np.ndarray | None
+    fields: tuple[Mapping[str, Any], ...]
+
+
+def read_judgements(path: Path) -> Judgements:
+    """Read a file of judgements.
+
+    Raises:
+        InputError: it cannot be read, lacks a column, or a value is not what its column holds; with file and line.
+    """
+    lines = _read(path)
+    columns = set(lines[0][1])
+    if "row" not in columns or not (columns >= set(_PREFERENCE) or columns >= set(_SCORES)):
+        raise InputError(
+            f"{path}: needed are the columns row and preference, or row, score_model and score_baseline; found: "
+            f"{', '.join(sorted(map(str, columns)))}"
+        )
+    if len(columns & set(_LENGTHS)) == 1:
+        raise InputError(f"{path}: baseline_chars and model_chars belong together; give both or neither")
+    row_P = _rows(lines)
+    if "preference" in columns:
+        outcome_P = np.array([_preference(fields, where) for where, fields in lines])
+        difference_P = outcome_P - 0.5
+    else:
+        scores = np.array([[_number(fields, name, where) for name in _SCORES] for where, fields in lines])
+        difference_P = scores[:, 0] - scores[:, 1]
+        outcome_P = np.where(np.isnan(difference_P), math.nan, (np.sign(difference_P) + 1) / 2)
+    lengths = [None, None]
+    if columns >= set(_LENGTHS):
+        lengths = [np.array([_length(fields, name, where) for where, fields in lines]) for name in _LENGTHS]  # type: ignore[misc]
+    return Judgements(row_P, outcome_P, difference_P, lengths[1], lengths[0], tuple(fields for _, fields in lines))
+
+
+def read_tables(difficulties: Path, regularisation: Path) -> Tables:
+    """Read AlpacaEval's tables.
+
+    Args:
+        difficulties: columns index, instruction_difficulty; the indices are 0, 1, 2, ...
+        regularisation: columns preference (0 to 1), std_delta_len, instruction_difficulty; rows with
+            not_gamed_baseline true, if there are any, are no regularisation rows and are refused.
+
+    Raises:
+        InputError: as `read_judgements`.
+    """
+    table = _read(difficulties)
+    _need(difficulties, table, ("index", "instruction_difficulty"))
+    order = [_whole(fields, "index", where) for where, fields in table]
+    if sorted(order) != list(range(len(order))):
+        raise InputError(f"{difficulties}: the column index must hold 0 to {len(order) - 1}, each once")
+    difficulty = np.empty(len(order))
+    difficulty[order] = [_known(fields, "instruction_difficulty", where) for where, fields in table]
+    gamed = _read(regularisation)
+    names = ("std_delta_len", "instruction_difficulty", "preference")
+    _need(regularisation, gamed, names)
+    for where, fields in gamed:
+        if str(fields.get("not_gamed_baseline", False)).lower() not in ("false", "0", "0.0"):
+            raise InputError(
+                f"{where}: not_gamed_baseline is {fields['not_gamed_baseline']!r}; only gamed rows belong here"
+            )
+        if not 0 <= _known(fields, "preference", where) <= 1:
+            raise InputError(f"{where}: preference is {fields['preference']!r}; here it is a probability, 0 to 1")
+    columns = [np.array([_known(fields, name, where) for where, fields in gamed]) for name in names]
+    return Tables(difficulty, *columns)
+
+
+def _read(path: Path) -> list[tuple[str, Mapping[str, Any]]]:
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror or error}; give a CSV or JSONL file") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not UTF-8 at byte {error.start}; save the file as UTF-8") from error
+    lines = _jsonl(path, text) if text.lstrip().startswith("{") else _csv(path, text)
+    if not lines:
+        raise InputError(f"{path}: no rows; give CSV with a header, or JSONL")
+    return lines
+
+
+def _csv(path: Path, text: str) -> list[tuple[str, Mapping[str, Any]]]:
+    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+    lines = []
+    try:
+        for fields in reader:
+            where = f"{path}, line {reader.line_num}"
+            if None in fields or None in fields.values():
+                raise InputError(f"{where}: not as many fields as the header has columns; correct this line")
+            lines.append((where, fields))
+    except csv.Error as error:
+        raise InputError(f"{path}, line {reader.line_num}: not CSV: {error}; correct this line") from error
+    return lines
+
+
+def _jsonl(path: Path, text: str) -> list[tuple[str, Mapping[str, Any]]]:
+    lines = []
+    for number, line in enumerate(text.splitlines(), start=1):
+        where = f"{path}, line {number}"
+        if not line.strip():
+            continue
+        try:
+            fields = json.loads(line)
+        except ValueError as error:
+            raise InputError(f"{where}: not JSON: {error}; correct or remove this line") from error
+        if not isinstance(fields, dict):
+            raise InputError(f"{where}: expected an object, found {type(fields).__name__}; correct this line")
+        if lines and not set(lines[0][1]) <= set(fields):
+            missing = ", ".join(sorted(set(lines[0][1]) - set(fields)))
+            raise InputError(f"{where}: lacks {missing}, which the first line has; write null where a value is missing")
+        lines.append((where, fields))
+    return lines
+
+
+def _need(path: Path, lines: Sequence[tuple[str, Mapping[str, Any]]], names: Sequence[str]) -> None:
+    absent = [name for name in names if name not in lines[0][1]]
+    if absent:
+        raise InputError(f"{path}: no column {', '.join(absent)}; found: {', '.join(map(str, lines[0][1]))}")
+
+
+def _rows(lines: Sequence[tuple[str, Mapping[str, Any]]]) -> np.ndarray:
+    seen: dict[int, str] = {}
+    for where, fields in lines:
+        row = _whole(fields, "row", where)
+        if row in seen:
+            raise InputError(
+                f"{where}: row {row} is also in {seen[row]}; a file holds one model's judgements, a row once"
+            )
+        seen[row] = where
+    return np.array(list(seen), dtype=np.int64)
+
+
+def _number(fields: Mapping[str, Any], name: str, where: str) -> float:
+    """Read a finite number, or nan where the field is empty."""
+    value = fields[name]
+    if value is None or (isinstance(value, str) and value.strip().lower() in ("", "nan", "null", "none")):
+        return math.nan
+    try:
+        number = math.nan if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError, OverflowError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise InputError(f"{where}: {name} is {value!r}; a finite number is needed, or nothing where it is missing")
+    return number
+
+
+def _known(fields: Mapping[str, Any], name: str, where: str) -> float:
+    number = _number(fields, name, where)
+    if math.isnan(number):
+        raise InputError(f"{where}: {name} is missing; a number is needed")
+    return number
+
+
+def _whole(fields: Mapping[str, Any], name: str, where: str) -> int:
+    number = _known(fields, name, where)
+    if number != int(number) or number < 0:
+        raise InputError(f"{where}: {name} is {fields[name]!r}; a whole number from 0 is needed")
+    return int(number)
+
+
+def _length(fields: Mapping[str, Any], name: str, where: str) -> float:
+    number = _known(fields, name, where)
+    if number < 0:
+        raise InputError(f"{where}: {name} is {fields[name]!r}; a number of characters is needed")
+    return number
+
+
+def _preference(fields: Mapping[str, Any], where: str) -> float:
+    value = _number(fields, "preference", where)
+    if value == 0 or math.isnan(value):
+        return 0.5 if value == 0 else math.nan
+    if not 1 <= value <= 2:
+        raise InputError(
+            f"{where}: preference is {fields['preference']!r}; it is from 1 (the baseline wins) to 2 (the model wins), "
+            "0 or 1.5 for a tie"
+        )
+    return value - 1

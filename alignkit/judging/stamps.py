@@ -1,0 +1,96 @@
+"""What weakens a verdict: prompts that the model was trained or chosen on, a judge that also gave the reward.
+
+Each stamp is a sentence in the verdict; none changes the answer.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from alignkit.data.read import read_rows
+from alignkit.data.rows import Row
+from alignkit.errors import AlignkitError, InputError
+from alignkit.scoring.specs import NamedJudge
+from alignkit.training.setup import prompt_key
+
+
+def run_info(run: Path) -> dict[str, Any]:
+    """Read RUN/run.json."""
+    content: dict[str, Any] = json.loads((run / "run.json").read_text(encoding="utf-8"))
+    return content
+
+
+def rows_of(settings: dict[str, Any]) -> list[Row]:
+    """Read a run's rows again.
+
+    Raises:
+        InputError: its data is no longer there.
+    """
+    path = Path(settings["data"])
+    if path.suffix and not path.exists() and path.is_absolute():
+        raise InputError(f"{path}: the data of the run is no longer there; give prompts with --data")
+    return read_rows(settings["data"], columns=settings["columns"], limit=settings["limit"])
+
+
+def seen_in_training(rows: Sequence[Row], run: Path, *, name: str) -> list[str]:
+    """Say how many judged prompts the run was trained on, or its checkpoint chosen on, word for word."""
+    info = run_info(run)
+    try:
+        known = {row.id: prompt_key(row) for row in rows_of(info["config"]["data"])}
+    except AlignkitError as error:
+        return [f"whether judged prompts were in the training set of {name} could not be checked: {error}"]
+    keys = [prompt_key(row) for row in rows]
+    parts = {part: {known.get(id_) for id_ in info["rows"][part]["ids"]} for part in ("training", "validation")}
+    stamps = []
+    common = sum(key in parts["training"] for key in keys)
+    if common:
+        stamps.append(f"{common} of {len(rows)} judged prompts are in the training set of {name}")
+    if info["config"]["train"][info["method"]].get("early_stopping_steps") is not None:
+        common = sum(key in parts["validation"] for key in keys)
+        if common:
+            stamps.append(
+                f"{common} of {len(rows)} judged prompts also chose the checkpoint of {name} (early stopping)"
+            )
+    return stamps
+
+
+def judge_gave_reward(run: Path | None, named: NamedJudge) -> list[str]:
+    """A model whose training reward was a learned or remote judge needs another one to decide; so has its parents'."""
+    stamps = []
+    seen: set[Path] = set()
+    while run is not None and run not in seen and (run / "run.json").exists():
+        seen.add(run)
+        info = run_info(run)
+        same = [r for r in info["rewards"] if r["name"] == named.label or r["judge"] == named.judge.name != "function"]
+        whose = "the training reward" if len(seen) == 1 else f"the training reward of {run}, which it started from"
+        if same and named.judge.verifiable:
+            stamps.append(f"the judge {named.label!r} was also {whose}; it is a rule that can be checked")
+        elif same:
+            stamps.append(f"the judge {named.label!r} was also {whose}: this is no evidence; let another judge decide")
+        run = Path(info["parent"]) if info.get("parent") else None
+    return stamps
+
+
+def judged_other_runs(run: Path, *, fingerprint: str) -> list[str]:
+    """Say which runs beside this one were judged on the same prompts: if the best was picked, they chose a setting."""
+    names = []
+    for other in sorted(run.parent.glob("*/verdicts")):
+        if other.parent != run and any(_fingerprint(file) == fingerprint for file in other.glob("*.json")):
+            names.append(other.parent.name)
+    if not names:
+        return []
+    shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    runs = f"{len(names)} other run{'' if len(names) == 1 else 's'} ({shown})"
+    advice = "if this one was picked for its verdict, judge it on fresh prompts with --data"
+    return [f"the same prompts judged {runs}: {advice}"]
+
+
+def _fingerprint(file: Path) -> str | None:
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return content.get("fingerprint") if isinstance(content, dict) else None
