@@ -16,21 +16,28 @@ def content_key(row: Row) -> bytes:
 
 
 class DuplicateCount:
-    """Counts the rows of a stream that repeat an earlier one, and keeps the ids of the first few."""
+    """Counts the rows of a stream that repeat an earlier one, and keeps the ids of the first few.
 
-    def __init__(self, *, num_shown: int = 5) -> None:
+    Args:
+        drops: leave those rows out of the stream.
+    """
+
+    def __init__(self, *, drops: bool, num_shown: int = 5) -> None:
         self.num_rows = 0
         self.ids: list[str] = []
-        self._num_shown = num_shown
-        self._seen: set[bytes] = set()
+        self._drops, self._num_shown = drops, num_shown
 
     def watch(self, rows: Iterable[Row]) -> Iterator[Row]:
-        """Pass rows on, counting."""
+        """Pass rows on, counting anew."""
+        self.num_rows, self.ids = 0, []
+        seen: set[bytes] = set()
         for row in rows:
             key = content_key(row)
-            if key in self._seen:
+            if key in seen:
                 self.num_rows += 1
                 if len(self.ids) < self._num_shown:
                     self.ids.append(row.id)
-            self._seen.add(key)
+                if self._drops:
+                    continue
+            seen.add(key)
             yield row

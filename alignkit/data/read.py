@@ -1,7 +1,7 @@
 """Reads rows from where `--data` points: files, folders, a plugin's data set, the hub, or a mixture of them.
 
 Files are JSONL (also .gz and .zst) and Parquet. A folder's files are read in the order of their names. Rows come one
-after another; what is kept of each is its id and, where duplicates are looked for, a hash.
+after another; what is kept of each is its id.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from pathlib import Path
 
 from alignkit.data import mixing
 from alignkit.data.dataset import Dataset
-from alignkit.data.duplicates import content_key
 from alignkit.data.files import SUFFIXES, Line, files_of, read_file
 from alignkit.data.hub import hub_files
 from alignkit.data.rows import Row, to_row
@@ -34,13 +33,11 @@ class Source:
         data: `--data`: FILE, folder, NAME[:PART], OWNER/NAME[:SPLIT], or several with commas and weights.
         columns: our name = the file's name.
         limit: at most this many rows, from the top.
-        drops_duplicates: leave out rows whose prompt and answers are those of an earlier row.
     """
 
     data: str
     columns: Mapping[str, str] = field(default_factory=dict)
     limit: int | None = None
-    drops_duplicates: bool = False
 
     def rows(self) -> Iterator[Row]:
         """Yield the rows; those that share an id are numbered, `a`, `a#2`, ..., or they would be taken for one another.
@@ -50,27 +47,16 @@ class Source:
             UsageError: no file, plugin or hub data set has that name.
         """
         times: dict[str, int] = {}
-        for row in self._distinct_rows():
+        for where, fields in islice(_lines(self.data), self.limit):
+            row = to_row(fields, where=where, columns=self.columns)
             count = times[row.id] = times.get(row.id, 0) + 1
             yield row if count == 1 else dataclasses.replace(row, id=f"{row.id}#{count}")
         if not times:
             raise InputError(f"{self.data}: no rows; give a file with a JSON object a line, or another --data")
 
-    def _distinct_rows(self) -> Iterator[Row]:
-        seen: set[bytes] = set()
-        for where, fields in islice(_lines(self.data), self.limit):
-            row = to_row(fields, where=where, columns=self.columns)
-            if self.drops_duplicates:
-                key = content_key(row)
-                if key in seen:
-                    continue
-                seen.add(key)
-            yield row
-
     def fingerprint(self) -> str:
         """Hash what the rows are read from: the files' bytes, or, where rows are made by a plugin, the rows."""
         digest = hashlib.sha256(repr((self.data, sorted(self.columns.items()), self.limit)).encode())
-        digest.update(b"distinct" if self.drops_duplicates else b"all")
         for name, _ in mixing.parse(self.data):
             files = _files(name)
             if files is None:

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 
 from alignkit.config import DataSection
-from alignkit.data.read import read_rows
+from alignkit.data.read import is_data, read_rows
 from alignkit.data.rows import Row
 from alignkit.errors import InputError
 from alignkit.policy.names import ModelSource
-from alignkit.training.setup import prompt_key
+from alignkit.training.selection import prompt_key
 
 MAX_PROMPTS = 500
 
@@ -47,7 +47,8 @@ def choose_prompts(
         settings = run["config"]["data"]
         where = f"the validation prompts of {source.run}"
         held = set(run["rows"]["validation"]["ids"])
-        rows = [row for row in _rows_of(settings) if row.id in held]
+        apart = settings.get("split") and is_data(settings["split"])
+        rows = [row for row in _rows_of(settings, settings["split"] if apart else None) if row.id in held]
         if run["config"]["train"][run["method"]].get("early_stopping_steps") is not None:
             stamps.append("these prompts also chose the run's checkpoint (early stopping); judge on others with --data")
     rows = [row for row in rows if row.prompt]
@@ -66,7 +67,10 @@ def _overlap(rows: list[Row], run: dict[str, Any]) -> list[str]:
     return [f"{common} of {len(rows)} judged prompts are in the training set"] if common else []
 
 
-def _rows_of(settings: dict[str, Any]) -> list[Row]:
+def _rows_of(settings: dict[str, Any], data: str | None = None) -> list[Row]:
+    """Read a run's rows: of its data, or of the validation data that its split names."""
+    if data is not None:
+        return read_rows(data, columns=settings["columns"])
     path = Path(settings["data"])
     if path.suffix and not path.exists() and path.is_absolute():
         raise InputError(f"{path}: the data of the run is no longer there; give prompts with --data")

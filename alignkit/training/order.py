@@ -49,7 +49,9 @@ def split_rows(ids: list[str], split: str | None, *, seed: int = 0) -> tuple[lis
         try:
             share = 0.05 if split is None else float(split)
         except ValueError:
-            raise UsageError(f"--split {split!r}: give first-N or a share such as 0.05") from None
+            raise UsageError(
+                f"--split {split!r}: give first-N or a share such as 0.05, or a file of validation rows"
+            ) from None
         if not 0 < share < 1:
             raise UsageError(f"--split {split}: a share lies between 0 and 1")
         distinct = list(dict.fromkeys(ids))
