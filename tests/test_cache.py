@@ -47,9 +47,9 @@ def some_rows(count: int = 40) -> list[Row]:
     return [to_row(f, where="x") for f in fields]
 
 
-def preparation(chat: Chat, rows: list[Row], **changes: Any) -> Preparation:
+def preparation(chat: Chat, made_of: list[Row], **changes: Any) -> Preparation:
     given: dict[str, Any] = {
-        "rows": lambda: iter(rows), "data": {"rows": "some"}, "chat": chat, "columns": {},
+        "rows": lambda: iter(made_of), "data": {"rows": "some"}, "chat": chat, "columns": {},
         "truncation": "cut-completion", "max_skipped": 0.5, "options": OPTIONS,
     }  # fmt: skip
     return Preparation(**given | changes)
@@ -257,6 +257,14 @@ def test_a_folder_that_cannot_be_written_is_named(chat: Chat, tmp_path: Path) ->
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match=r"file/prepared: prepared data cannot be kept here: .*ALIGNKIT_CACHE"):
         prepare_cached(preparation(chat, some_rows()), tmp_path / "file" / "prepared")
+
+
+def test_a_row_whose_old_turns_were_cut_keeps_its_shorter_prompt(chat: Chat, tmp_path: Path) -> None:
+    turns = [{"role": role, "content": text} for role, text in (("user", "a"), ("assistant", "b"), ("user", "c"))]
+    whole = to_row({"id": "x", "prompt": turns, "chosen": "yes", "rejected": "no"}, where="x")
+    shorter = dataclasses.replace(whole, prompt=whole.prompt[2:])
+    stored = prepare_cached(preparation(chat, [whole, dataclasses.replace(shorter, id="y")]), tmp_path)
+    assert [row.prompt for row in stored.rows] == [whole.prompt, shorter.prompt]
 
 
 def test_values_that_json_does_not_have_become_text(chat: Chat, tmp_path: Path) -> None:

@@ -87,7 +87,7 @@ class Preparation:
         """Prepare every row, or those of one shard (from 1), into a store."""
         writer = store.Writer(folder, columns=self.columns)
         try:
-            for numbers, rows in _chunks(self.rows(), shard):
+            for numbers, rows in chunks(self.rows(), shard):
                 options = dict(self.options) | {"truncation": self._truncation_of_parts(), "max_skipped": 1.0}
                 part = prepare(rows, self.chat, is_part=True, **options)
                 place = dict(zip((row.id for row in rows), numbers, strict=True))
@@ -191,7 +191,7 @@ def _join(parts: list[Stored], folder: Path, columns: Mapping[str, str]) -> None
         writer.close()
 
 
-def _chunks(rows: Iterable[Row], shard: tuple[int, int] | None) -> Iterator[tuple[list[int], list[Row]]]:
+def chunks(rows: Iterable[Row], shard: tuple[int, int] | None = None) -> Iterator[tuple[list[int], list[Row]]]:
     """Cut a stream into lists that are small in rows and in text; with each row's place in the stream."""
     numbered: Iterable[tuple[int, Row]] = enumerate(rows)
     if shard is not None:

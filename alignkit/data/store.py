@@ -6,7 +6,7 @@ A folder holds one file for each array, little endian, and a manifest, written l
     scored.bin      bool    beside each id
     segments.bin    int64   tokens of each segment
     trees.bin       int64   [trees, 3]: its segments, its reference's length in tokens, its row's place in the data
-    rows.bin        JSON    the columns of each kept row, end to end
+    rows.bin        JSON    each kept row, end to end: [its columns], or [its columns, prompt] where turns were cut
     row_ends.bin    int64   where each row's JSON ends
     names.bin       UTF-8   the id of each kept row, end to end
     name_ends.bin   int64   where each id ends
@@ -103,7 +103,7 @@ class Writer:
         self._write("segments", np.array([len(segment) for segment in segments], np.int64))
         table = [[len(t.segments), t.target_num_tokens, n] for t, n in zip(part.trees, numbers, strict=True)]
         self._write("trees", np.array(table, np.int64))
-        lines = [json.dumps(row.fields, ensure_ascii=False, default=str).encode() for row in part.rows]
+        lines = [self._line(row).encode() for row in part.rows]
         self._texts("rows", "row_ends", lines)
         self._texts("names", "name_ends", [row.id.encode() for row in part.rows])
         for name, column in part.lengths.items():
@@ -137,6 +137,13 @@ class Writer:
         """Let go of the files, whole or not."""
         for file in self._files.values():
             file.close()
+
+    def _line(self, row: Row) -> str:
+        """Write a row so that reading its columns again gives the same prompt."""
+        content: list[Any] = [row.fields]
+        if to_row(row.fields, where=row.id, columns=self.columns).prompt != row.prompt:
+            content.append(row.prompt)
+        return json.dumps(content, ensure_ascii=False, default=str)
 
     def _texts(self, name: str, ends_name: str, texts: list[bytes]) -> None:
         ends = self._ends[name] + np.cumsum([len(text) for text in texts], dtype=np.int64)
@@ -237,8 +244,10 @@ class StoredRows(_Lazy[Row]):
         return len(self._texts.ends)
 
     def _make(self, number: int) -> Row:
-        row = to_row(json.loads(self._texts[number]), where=f"kept row {number}", columns=self._columns)
-        return dataclasses.replace(row, id=self._names[number].decode())
+        fields, *prompt = json.loads(self._texts[number])
+        row = to_row(fields, where=f"kept row {number}", columns=self._columns)
+        row = dataclasses.replace(row, id=self._names[number].decode())
+        return dataclasses.replace(row, prompt=tuple(prompt[0])) if prompt else row
 
 
 class StoredTrees(_Lazy[Tree]):

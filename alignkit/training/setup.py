@@ -59,8 +59,28 @@ def read_inputs(method: Method, resolved: Resolved) -> Inputs:
     Raises:
         AlignkitError: anything of it cannot be used; nothing was written.
     """
+    if method.trains_on == "samples" and resolved.method.pack_scope == "epoch":
+        raise UsageError(f"--pack-scope epoch: how long {method.name}'s samples will be is not known; leave it out")
     source = find_model(resolved.model.model)
     chat = make_chat(source, resolved.model)
+    max_length, training, validation = prepare_parts(method, resolved, source, chat)
+    judges = _judges(method, resolved, training.rows)
+    return Inputs(
+        source,
+        chat,
+        max_length,
+        training,
+        validation,
+        judges,
+        _fingerprints(source, chat, training, validation, resolved),
+        resolved.data.duplicates == "drop",
+    )
+
+
+def prepare_parts(
+    method: Method, resolved: Resolved, source: ModelSource, chat: Chat, *, shard: tuple[int, int] | None = None
+) -> tuple[int, Stored, Stored]:
+    """Return the longest row in tokens, the training rows and the validation rows, or one shard (i, n) of them."""
     section, config = resolved.data, resolved.method
     max_length = section.max_length or min(context_length(source.folder), 2048)
     draws = type(method).temperatures is not Method.temperatures  # samples need a prompt to answer
@@ -75,19 +95,9 @@ def read_inputs(method: Method, resolved: Resolved) -> Inputs:
         "whole_answer": "scalar_head" in method.needs,
     }
     selection = Selection(section, num_prompts=config.num_prompts, seed=config.seed)
-    training = selection.prepare("training", chat, options)
-    validation = selection.prepare("validation", chat, options)
-    judges = _judges(method, resolved, training.rows)
-    return Inputs(
-        source,
-        chat,
-        max_length,
-        training,
-        validation,
-        judges,
-        _fingerprints(source, chat, training, validation, resolved),
-        section.duplicates == "drop",
-    )
+    training = selection.prepare("training", chat, options, shard=shard)
+    validation = selection.prepare("validation", chat, options, shard=shard)
+    return max_length, training, validation
 
 
 def load_models(method: Method, resolved: Resolved, inputs: Inputs) -> Models:
