@@ -134,12 +134,12 @@ def test_wrong_json_names_its_line_however_far_down(tmp_path: Path) -> None:
 def test_reading_holds_a_bounded_part_of_a_file(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     import tracemalloc
 
-    rows = [{"prompt": f"{n} " + "x" * 1000, "chosen": "y"} for n in range(20_000)]
+    rows = [{"prompt": f"{n} " + "x" * 1000, "chosen": "y"} for n in range(5000)]
     path = tmp_path / f"a.{kind}"
     if kind == "jsonl":
         write(path, rows)
     else:
-        polars.DataFrame(rows).write_parquet(path, row_group_size=2000)
+        polars.DataFrame(rows).write_parquet(path, row_group_size=500)
     monkeypatch.setattr(files, "_BATCH_ROWS", 256)
     tracemalloc.start()
     try:
@@ -147,8 +147,8 @@ def test_reading_holds_a_bounded_part_of_a_file(tmp_path: Path, kind: str, monke
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert count == 20_000
-    assert peak < 4_000_000  # of 20 MB
+    assert count == 5000
+    assert peak < 2_000_000  # of 5 MB
 
 
 def test_exact_duplicates_are_counted_and_left_out_where_asked(tmp_path: Path) -> None:

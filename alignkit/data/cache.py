@@ -17,6 +17,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import date
 from functools import cache
@@ -216,14 +217,19 @@ def _characters(messages: Messages | None) -> int:
 
 def _prune(folder: Path, *, keep: str) -> None:
     """Remove the entries unused for longest until the others fit; files that are mapped live on until let go."""
-    entries = [path for path in folder.iterdir() if path.is_dir() and not path.name.endswith(".part")]
-    sizes = {path: sum(file.stat().st_size for file in path.iterdir()) for path in entries}
-    for path in sorted(entries, key=lambda path: path.stat().st_mtime):
-        if sum(sizes.values()) <= MAX_BYTES:
+    entries = []
+    for path in folder.iterdir():
+        with suppress(FileNotFoundError, NotADirectoryError):  # another process may remove it meanwhile
+            if not path.name.endswith((".part", ".lock")):
+                size = sum(file.stat().st_size for file in path.iterdir())
+                entries.append((path.stat().st_mtime, size, path))
+    total = sum(size for _, size, _ in entries)
+    for _, size, path in sorted(entries):
+        if total <= MAX_BYTES:
             return
         if path.name != keep:
             shutil.rmtree(path, ignore_errors=True)
-            del sizes[path]
+            total -= size
 
 
 def _tokenizer_hash(tokenizer: Any) -> str:

@@ -62,7 +62,7 @@ class Pack:
 def lay_out(trees: Sequence[Tree]) -> Pack:
     """Lay trees one after another into one row."""
     segments = [segment for tree in trees for segment in tree.segments]
-    tree_of = np.repeat(np.arange(len(trees)), [len(tree.segments) for tree in trees])
+    tree_of = np.repeat(np.arange(len(trees)), np.array([len(tree.segments) for tree in trees], np.int64))
     length = np.array([len(segment) for segment in segments], np.int64)
     is_prompt = np.array([segment.parent < 0 for segment in segments], bool)
     end = np.cumsum(length)
