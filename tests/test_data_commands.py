@@ -49,9 +49,11 @@ def test_lengths_of_whole_rows_and_of_pairs(capsys: pytest.CaptureFixture[str]) 
 def test_preparing_fills_the_cache_and_accounts_for_every_row(capsys: pytest.CaptureFixture[str]) -> None:
     options = ["prepare", "--method", "dpo", "--split", "first-10", "--max-length", "60", "--truncation", "drop-row"]
     first = printed(capsys, *options)
-    assert (first["training"]["used"], first["training"]["dropped"]) == (13, 18)
-    assert (first["validation"]["used"], first["duplicates"]) == (9, 1)
-    assert first["rows"] == {"step": 4, "epoch": 1} and 0 < first["fill"]["step"] < first["fill"]["epoch"] < 1
+    assert (first["training"]["used"], first["training"]["dropped"]) == (23, 7)  # 26 + n + 1 tokens
+    assert (first["validation"]["used"], first["duplicates"]) == (11, 1)  # the twin's prompt is one of them
+    assert (
+        first["rows"]["epoch"] == 1 < first["rows"]["step"] and 0 < first["fill"]["step"] < first["fill"]["epoch"] < 1
+    )
     assert not first["training"]["from_cache"]
     second = printed(capsys, *options, "--set", "train.seed=7", "--ranks", "2")
     assert second["training"]["from_cache"] and second["validation"]["from_cache"]
