@@ -59,8 +59,6 @@ def read_inputs(method: Method, resolved: Resolved) -> Inputs:
     Raises:
         AlignkitError: anything of it cannot be used; nothing was written.
     """
-    if method.trains_on == "samples" and resolved.method.pack_scope == "epoch":
-        raise UsageError(f"--pack-scope epoch: how long {method.name}'s samples will be is not known; leave it out")
     source = find_model(resolved.model.model)
     chat = make_chat(source, resolved.model)
     max_length, training, validation = prepare_parts(method, resolved, source, chat)
@@ -80,7 +78,13 @@ def read_inputs(method: Method, resolved: Resolved) -> Inputs:
 def prepare_parts(
     method: Method, resolved: Resolved, source: ModelSource, chat: Chat, *, shard: tuple[int, int] | None = None
 ) -> tuple[int, Stored, Stored]:
-    """Return the longest row in tokens, the training rows and the validation rows, or one shard (i, n) of them."""
+    """Return the longest row in tokens, the training rows and the validation rows, or one shard (i, n) of them.
+
+    Raises:
+        AlignkitError: the rows cannot be read or used, or --pack-scope epoch was asked for samples.
+    """
+    if method.trains_on == "samples" and resolved.method.pack_scope == "epoch":
+        raise UsageError(f"--pack-scope epoch: how long {method.name}'s samples will be is not known; leave it out")
     section, config = resolved.data, resolved.method
     max_length = section.max_length or min(context_length(source.folder), 2048)
     draws = type(method).temperatures is not Method.temperatures  # samples need a prompt to answer
