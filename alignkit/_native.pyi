@@ -5,12 +5,13 @@ exactly the dtype named, or it is a TypeError; results are new arrays. The inter
 so that no other thread may write to its arrays meanwhile.
 """
 
+from collections.abc import Sequence
 from typing import final
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["LengthStatistics", "mask_labels", "pack_trees"]
+__all__ = ["LengthStatistics", "OverlapIndex", "mask_labels", "pack_trees", "share_rows"]
 
 def mask_labels(
     ids: NDArray[np.int32],
@@ -61,6 +62,39 @@ def pack_trees(lengths: NDArray[np.int64], capacity: int) -> tuple[NDArray[np.in
     Source: D. S. Johnson, Near-optimal bin packing algorithms, 1973: at most 11/9 of the fewest rows possible, and 4.
     """
 
+def share_rows(costs: NDArray[np.int64], num_ranks: int) -> NDArray[np.int64]:
+    """Assign rows to ranks so that each has about the same cost: the costliest row first, to the least loaded rank.
+
+    Rows of equal cost go in their order; of ranks with equally little, the first is taken.
+
+    Args:
+        costs: int64 [n], not negative.
+        num_ranks: at least 1.
+
+    Returns:
+        The rank of each row, int64 [n].
+
+    Raises:
+        ValueError: there is no rank, or a cost, which is named, is negative.
+
+    Source: R. L. Graham, Bounds on multiprocessing timing anomalies, 1969: at most 4/3 of the least possible maximum.
+    """
+
+@final
+class OverlapIndex:
+    """The runs of `size` words in a small set of texts, to be looked for in a large set that streams past.
+
+    A word is a run of letters and digits in lower case; letters of scripts without spaces are words by themselves. A
+    text of fewer words is one run of them all. Runs are compared by 64-bit hashes. One thread at a time.
+    """
+
+    def __new__(cls, texts: Sequence[str], size: int) -> OverlapIndex: ...
+    def scan(self, texts: Sequence[str]) -> None:
+        """Look for the runs in further texts of the large set."""
+
+    def overlaps(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+        """Return of each text of the small set: its distinct runs, those seen, the first text with one (or -1)."""
+
 @final
 class LengthStatistics:
     """Exact statistics of lengths, column by column, over any number of parts.
@@ -76,6 +110,13 @@ class LengthStatistics:
 
         Raises:
             ValueError: a length, which is named, is negative; then none was counted.
+        """
+
+    def add_differences(self, column: str, left: NDArray[np.int64], right: NDArray[np.int64]) -> None:
+        """Count left - right, row by row (int64 [n] each), in a column of their own; differences may be negative.
+
+        Raises:
+            ValueError: a length is negative, or there are not as many of each; then none was counted.
         """
 
     def merge(self, other: LengthStatistics) -> None:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import polars
 
     from alignkit.data.lengths import ColumnLengths
+    from alignkit.data.overlap import Overlap
     from alignkit.data.rows import Row
     from alignkit.judging.answers import Answering
     from alignkit.judging.verdict import Verdict
@@ -286,22 +287,57 @@ def show_rows(*, config: Path | None = None, set: Sequence[str] = (), **options:
 
 
 def data_lengths(*, config: Path | None = None, set: Sequence[str] = (), **options: object) -> list[ColumnLengths]:
-    """Token counts of prompts and answers, by column."""
-    from alignkit.data.lengths import summarise
-    from alignkit.data.read import read_rows
-    from alignkit.data.tokens import prepare
+    """Token counts of prompts and answers, by column; of whole rows; and of pairs, how they differ."""
+    from alignkit.data.lengths import measure, summarise
+    from alignkit.data.read import Source
     from alignkit.policy.chat_settings import make_chat
     from alignkit.policy.names import find_model
 
     settings = config_file.judge_settings(options, config, settings=set)
     chat = make_chat(find_model(settings.model.model), settings.model)
-    rows = read_rows(settings.data.data, columns=settings.data.columns, limit=settings.data.limit)
-    answered = "chosen" if any(row.chosen for row in rows) else "samples"
-    trains_on = "pairs" if any(row.rejected for row in rows) else answered
-    prepared = prepare(
-        rows, chat, trains_on=trains_on, max_length=1_000_000, max_skipped=1.0, train_on="last", keep_unusable=True
-    )
-    return summarise(prepared.lengths)
+    section = settings.data
+    return summarise(measure(Source(section.data, section.columns, section.limit).rows(), chat))
+
+
+def data_prepare(
+    method: str = "sft",
+    *,
+    shard: str | None = None,
+    ranks: int = 1,
+    config: Path | None = None,
+    set: Sequence[str] = (),
+    **options: object,
+) -> dict[str, Any]:
+    """Prepare what `train(method, ...)` with the same options trains on, and return the account.
+
+    Args:
+        shard: "i/n", i from 1: every n-th row only; when all n are there, training puts them together.
+        ranks: over how many ranks to share rows when their balance is measured.
+    """
+    from alignkit.training.prepare import prepare_data
+
+    cls = registry().find("method", method)
+    resolved = config_file.resolve(cls, options=options, config=config, settings=set)
+    return prepare_data(cls(), resolved, shard=shard, ranks=ranks)
+
+
+def data_overlap(
+    other: str,
+    *,
+    size: int | None = None,
+    threshold: float | None = None,
+    config: Path | None = None,
+    set: Sequence[str] = (),
+    **options: object,
+) -> Overlap:
+    """Find prompts of `other` whose runs of `size` words stand in prompts of `data`."""
+    from alignkit.data.overlap import SIZE, THRESHOLD, overlap
+    from alignkit.data.read import Source
+
+    section = config_file.judge_settings(options, config, settings=set).data
+    rows = Source(section.data, section.columns, section.limit).rows()
+    prompts = Source(other, section.columns).rows()
+    return overlap(rows, prompts, size=size or SIZE, threshold=threshold or THRESHOLD)
 
 
 def start_up_checks(model: str) -> list[dict[str, Any]]:

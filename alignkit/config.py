@@ -43,10 +43,17 @@ class ModelSection(Section):
 class DataSection(Section):
     """[data]: the rows, and what is done with those that do not fit."""
 
-    data: str = Field(DEFAULT_DATA, description="a file, a folder, a plugin's data set, or hub-name:split")
+    data: str = Field(
+        DEFAULT_DATA,
+        description="a file, a folder, a plugin's data set, or hub-name:split; or several, A,B or A=WEIGHT,B=WEIGHT",
+    )
     columns: dict[str, str] = Field(default_factory=dict, description="our name = the file's name, for foreign columns")
     split: str | None = Field(
-        None, description="validation rows: first-N or a share such as 0.05; default: a seeded 5 % of the prompts"
+        None,
+        description="validation rows: first-N, a share such as 0.05, or a file; default: a seeded 5 % of the prompts",
+    )
+    duplicates: Literal["keep", "drop"] = Field(
+        "keep", description="what is done with rows that repeat an earlier one exactly; they are counted either way"
     )
     limit: int | None = Field(None, ge=1, description="use only this many rows, from the top")
     max_length: int | None = Field(

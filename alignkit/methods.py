@@ -34,6 +34,11 @@ class MethodConfig(BaseModel):
     accumulation: int = Field(
         2, ge=1, description="batches a step: one optimizer step sees batch-size x accumulation prompts"
     )
+    pack_scope: Literal["step", "epoch"] = Field(
+        "step",
+        description="what is packed together: a step's prompts, or the epoch's: rows are fuller, and steps then see "
+        "other prompts and not always as many",
+    )
     epochs: int = Field(1, ge=1, description="passes over the training rows")
     max_steps: int | None = Field(None, ge=1, description="stop after this many optimizer steps, whatever the epochs")
     num_prompts: int | None = Field(None, ge=1, description="train on this many rows, drawn by the seed; default: all")

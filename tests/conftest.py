@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import os
 
+import hypothesis
 import pytest
+
+hypothesis.settings.register_profile("alignkit", deadline=None)  # a busy machine is no failure; pytest has a timeout
+hypothesis.settings.load_profile("alignkit")
 
 # Before any test imports torch or huggingface_hub; the commands that tests start inherit it.
 os.environ["HF_HUB_OFFLINE"] = "1"

@@ -95,8 +95,46 @@ def test_an_object_is_not_merged_into_itself() -> None:
         statistics.merge(statistics)
 
 
+def of_columns(columns: dict[str, list[int]]) -> LengthStatistics:
+    statistics = LengthStatistics()
+    for column, lengths in columns.items():
+        statistics.add(column, np.array(lengths, np.int64))
+    return statistics
+
+
+def test_differences_of_pairs_are_counted_with_their_sign() -> None:
+    statistics = of_columns({"chosen": [5, 2, 900]})
+    statistics.add_differences("chosen - rejected", np.array([5, 2, 900]), np.array([1, 40, 900]))
+    _, difference = summarise(statistics, limits=(0,))
+    assert (difference.min, difference.p50, difference.max) == (-38, 0.0, 4)
+    assert difference.edges == (-64, -32, -16, 0, 16) and difference.counts == (1, 0, 0, 2)
+    assert difference.over == {0: 1}  # the chosen answer is the longer one in 1 of 3 pairs
+
+
+@given(st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 10**6)), min_size=1))
+def test_quantiles_of_differences_equal_numpys(pairs: list[tuple[int, int]]) -> None:
+    left, right = np.array(pairs, np.int64).T.copy()
+    statistics = LengthStatistics()
+    half = len(left) // 2
+    statistics.add_differences("d", left[:half], right[:half])
+    statistics.add_differences("d", left[half:], right[half:])
+    q = np.array([0, 0.1, 0.5, 0.9, 1])
+    assert statistics.quantile("d", q).tolist() == np.quantile(left - right, q).tolist()
+    assert statistics.mean("d") == pytest.approx(np.mean(left - right))
+
+
+@pytest.mark.parametrize(
+    ("left", "right", "message"), [([1], [], "1 lengths against 0"), ([1], [-1], "row 0: the negative length -1")]
+)
+def test_differences_of_what_is_no_pair_are_refused(left: list[int], right: list[int], message: str) -> None:
+    statistics = LengthStatistics()
+    with pytest.raises(ValueError, match=message):
+        statistics.add_differences("d", np.array(left, np.int64), np.array(right, np.int64))
+    assert statistics.columns() == []
+
+
 def test_a_summary_by_hand() -> None:
-    (summary,) = summarise({"chosen": np.array([4, 16, 20, 40, 600], np.int32)}, limits=(20, 600))
+    (summary,) = summarise(of_columns({"chosen": [4, 16, 20, 40, 600]}), limits=(20, 600))
     assert summary == ColumnLengths(
         column="chosen",
         count=5,
@@ -112,10 +150,10 @@ def test_a_summary_by_hand() -> None:
     )
 
 
-@given(st.dictionaries(st.sampled_from(["prompt", "chosen", "rejected"]), LENGTHS))
+@given(st.dictionaries(st.sampled_from(["chosen", "prompt", "rejected"]), LENGTHS))
 def test_a_summary_has_every_filled_column_and_every_length_in_a_bin(columns: dict[str, list[int]]) -> None:
-    summaries = summarise({column: np.array(lengths, np.int64) for column, lengths in columns.items()})
-    assert [summary.column for summary in summaries] == [column for column, lengths in columns.items() if lengths]
+    summaries = summarise(of_columns(columns))
+    assert [summary.column for summary in summaries] == [c for c in ("prompt", "chosen", "rejected") if columns.get(c)]
     for summary in summaries:
         assert sum(summary.counts) == summary.count == len(columns[summary.column])
         assert len(summary.counts) == len(summary.edges) - 1

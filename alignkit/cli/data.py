@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 import json as json_module
-from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
+from alignkit.cli.data_volume import add_volume_commands
 from alignkit.cli.options import Config, Group, Json, Set, with_options
 from alignkit.config import DataSection, ModelSection
-
-if TYPE_CHECKING:
-    from alignkit.data.lengths import ColumnLengths
 
 data = typer.Typer(help="Look at data as the model will see it.")
 Ids = Annotated[bool, typer.Option("--ids", help="show token ids beside the text")]
 _ROWS = Group("Data", DataSection, ("data", "columns", "limit", "max_length", "truncation", "train_on"))
 _TEXT = Group("Model", ModelSection, ("model", "chat_template", "system", "template_kwargs"))
-_BAR_WIDTH = 40
 
 
 @data.command("show")
@@ -63,35 +58,6 @@ def _show_row(row: dict[str, Any], *, ids: bool) -> None:
         out.print(text, soft_wrap=True)
 
 
-@data.command("lengths")
-@with_options(Group("Data", DataSection, ("data", "columns", "limit")), _TEXT)
-def lengths(
-    *, ctx: typer.Context, given: dict[str, Any], json: Json = False, config: Config = None, set_: Set = None
-) -> None:
-    """Show how long the texts of each column are in tokens, and how many a row length would cut."""
-    from alignkit import api
-
-    columns = api.data_lengths(config=Path(config) if config else None, set=set_ or [], **given)
-    if json:
-        print(json_module.dumps([asdict(column) for column in columns]))
-    else:
-        _show_lengths(columns)
-
-
-def _show_lengths(columns: Sequence[ColumnLengths]) -> None:
-    from alignkit.cli.terminal import print_table
-
-    titles = ("column", "texts", "mean", "min", "50 %", "90 %", "99 %", "max")
-    rows = [[c.column, *(f"{n:,.0f}" for n in (c.count, c.mean, c.min, c.p50, c.p90, c.p99, c.max))] for c in columns]
-    print_table(titles, [(row, "") for row in rows], right=titles[1:])
-    for column in columns:
-        print(f"\n{column.column}, tokens")
-        for low, high, count in zip(column.edges, column.edges[1:], column.counts, strict=False):
-            bar = "\N{FULL BLOCK}" * round(_BAR_WIDTH * count / max(column.counts))
-            print(f"{f'{low:,} to {high - 1:,}':>18} {count:>8,} {bar}")
-        cuts = (f"{limit:,}: {count:,} ({100 * count / column.count:.1f} %)" for limit, count in column.over.items())
-        print(f"will be cut at {', at '.join(cuts)}")
-
-
 def add_to(app: typer.Typer) -> None:
+    add_volume_commands(data)
     app.add_typer(data, name="data")

@@ -1,19 +1,27 @@
 """How long the texts of each column are, in tokens: what is looked at before anything is cut.
 
-Every number is exact, however many rows there are.
+Every number is exact, however many rows there are: how often each length occurs is all that is kept.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from alignkit._native import LengthStatistics
+from alignkit.data.cache import chunks
+from alignkit.data.chat import Chat
+from alignkit.data.rows import Row
+from alignkit.data.tokens import prepare
 
 _QUANTILES = np.array([0.5, 0.9, 0.99])
 _FIRST_EDGE = 16  # bins double from here: shorter texts differ in nothing that anyone would cut
+LIMITS = (512, 1024, 2048)
+ROW = "prompt + longest answer"
+DIFFERENCE = "chosen - rejected"
+_NO_LIMIT = 2**40  # nothing is cut
 
 
 @dataclass(frozen=True)
@@ -23,7 +31,8 @@ class ColumnLengths:
     Args:
         count: how many texts.
         p50, p90, p99: quantiles, interpolated linearly.
-        edges: bounds of the histogram's half-open bins: 0, then the powers of two from 16 to above the longest.
+        edges: bounds of the histogram's half-open bins: 0, then the powers of two from 16 to above the longest; below 0
+            the same downwards.
         counts: texts in each bin, one fewer than edges.
         over: for each limit, how many texts are longer.
     """
@@ -41,32 +50,16 @@ class ColumnLengths:
     over: dict[int, int]
 
 
-def summarise(columns: Mapping[str, np.ndarray], *, limits: Sequence[int] = (512, 1024, 2048)) -> list[ColumnLengths]:
-    """Summarise the lengths of each column, in the order given; a column without any is left out.
-
-    Args:
-        columns: name -> integers [n], lengths in tokens.
-        limits: row lengths in tokens; `over` says how many texts each would cut.
-
-    Raises:
-        ValueError: a length is negative.
-    """
-    statistics = LengthStatistics()
-    for column, lengths in columns.items():
-        if len(lengths):
-            statistics.add(column, np.ascontiguousarray(lengths, np.int64))
-    return [_summary(statistics, column, limits) for column in statistics.columns()]
-
-
 def _summary(statistics: LengthStatistics, column: str, limits: Sequence[int]) -> ColumnLengths:
     longest = statistics.max(column)
-    edges = _edges(longest)
+    shortest = statistics.min(column)
+    edges = _edges(shortest, longest)
     p50, p90, p99 = statistics.quantile(column, _QUANTILES).tolist()
     return ColumnLengths(
         column=column,
         count=statistics.count(column),
         mean=statistics.mean(column),
-        min=statistics.min(column),
+        min=shortest,
         p50=p50,
         p90=p90,
         p99=p99,
@@ -77,8 +70,55 @@ def _summary(statistics: LengthStatistics, column: str, limits: Sequence[int]) -
     )
 
 
-def _edges(longest: int) -> tuple[int, ...]:
+def measure(rows: Iterable[Row], chat: Chat) -> LengthStatistics:
+    """Count the tokens of prompts and answers of a stream of rows of any shape, and of each row as a whole.
+
+    Columns: prompt, chosen, rejected, `ROW` (what a limit on rows cuts) and, of pairs, `DIFFERENCE`.
+
+    Raises:
+        InputError: the template allows no right mask.
+    """
+    statistics = LengthStatistics()
+    for _, chunk in chunks(rows):
+        for trains_on, alike in _by_answers(chunk):
+            part = prepare(
+                alike, chat, trains_on=trains_on, max_length=_NO_LIMIT, max_skipped=1.0, train_on="last",
+                keep_unusable=True, is_part=True,
+            )  # fmt: skip
+            columns = {name: np.ascontiguousarray(column, np.int64) for name, column in part.lengths.items()}
+            for name, column in columns.items():
+                statistics.add(name, column)
+            answers = [columns[name] for name in ("chosen", "rejected") if name in columns]
+            if "prompt" in columns:
+                statistics.add(ROW, columns["prompt"] + (np.max(answers, axis=0) if answers else 0))
+            if len(answers) == 2:
+                statistics.add_differences(DIFFERENCE, *answers)
+    return statistics
+
+
+def summarise(statistics: LengthStatistics, *, limits: Sequence[int] = LIMITS) -> list[ColumnLengths]:
+    """Summarise every column that holds lengths, in the order of the texts."""
+    order = ("prompt", "chosen", "rejected", ROW, DIFFERENCE)
+    known = [column for column in order if column in statistics.columns() and statistics.count(column)]
+    return [_summary(statistics, column, limits) for column in known]
+
+
+def _by_answers(rows: list[Row]) -> Iterator[tuple[str, list[Row]]]:
+    """Group rows by the answers they have, so that lengths of pairs stand beside each other."""
+    kinds: dict[str, list[Row]] = {}
+    for row in rows:
+        if row.chosen is not None:
+            kinds.setdefault("chosen" if row.rejected is None else "pairs", []).append(row)
+        else:
+            kinds.setdefault("samples", []).append(row)
+    yield from kinds.items()
+
+
+def _edges(shortest: int, longest: int) -> tuple[int, ...]:
     edges = [0, _FIRST_EDGE]
     while edges[-1] <= longest:
         edges.append(2 * edges[-1])
-    return tuple(edges)
+    below = [-_FIRST_EDGE] if shortest < 0 else []
+    while below and below[0] > shortest:
+        below.insert(0, 2 * below[0])
+    return (*below, *edges)

@@ -61,45 +61,36 @@ class Pack:
 
 def lay_out(trees: Sequence[Tree]) -> Pack:
     """Lay trees one after another into one row."""
-    ids, positions, sources, targets, owners, spans = [], [], [], [], [], []
-    groups: list[int] = []
-    num_tokens, last, lengths = [], [], []
-    at = 0
-    for number, tree in enumerate(trees):
-        start, prompt_length = at, len(tree.prompt)
-        ids.append(tree.prompt.ids)
-        positions.append(np.arange(prompt_length))
-        at += prompt_length
-        prompt_end, places = at, []
-        for completion in tree.completions:
-            length = len(completion)
-            before = np.arange(at - 1, at + length - 1)
-            if length:
-                before[0] = prompt_end - 1
-            sources.append(before[completion.scored])
-            targets.append(completion.ids[completion.scored])
-            owners.append(np.full(len(targets[-1]), len(groups)))
-            ids.append(completion.ids)
-            positions.append(np.arange(prompt_length, prompt_length + length))
-            groups.append(number)
-            num_tokens.append(len(targets[-1]))
-            lengths.append(tree.target_num_tokens)
-            places.append((at, at + length))
-            at += length
-            last.append(at - 1 if length else prompt_end - 1)
-        spans.append(Span(start, prompt_end, tuple(places)))
+    segments = [segment for tree in trees for segment in tree.segments]
+    tree_of = np.repeat(np.arange(len(trees)), np.array([len(tree.segments) for tree in trees], np.int64))
+    length = np.array([len(segment) for segment in segments], np.int64)
+    is_prompt = np.array([segment.parent < 0 for segment in segments], bool)
+    end = np.cumsum(length)
+    start = end - length
+    prompt_length, prompt_end = length[is_prompt][tree_of], end[is_prompt][tree_of]
+    ids_S = _joined([segment.ids for segment in segments], np.int64)
+    scored = np.flatnonzero(_joined([segment.scored for segment in segments], np.bool_))
+    segment_of_T = np.repeat(np.arange(len(segments)), length)[scored]
+    is_first_T = scored == start[segment_of_T]  # predicted from the prompt's last hidden state
+    number = np.cumsum(~is_prompt) - 1  # of each completion
+    completion_T = number[segment_of_T]
+    group_N = tree_of[~is_prompt]
+    spans: list[list[tuple[int, int]]] = [[] for _ in trees]
+    for n, first, last in zip(group_N.tolist(), start[~is_prompt].tolist(), end[~is_prompt].tolist(), strict=True):
+        spans[n].append((first, last))
+    places = zip(start[is_prompt].tolist(), end[is_prompt].tolist(), spans, strict=True)
     return Pack(
         trees=tuple(trees),
-        ids_S=_joined(ids),
-        position_S=_joined(positions),
-        source_T=_joined(sources),
-        target_T=_joined(targets),
-        completion_T=_joined(owners),
-        group_N=np.array(groups, np.int64),
-        num_tokens_N=np.array(num_tokens, np.int64),
-        last_N=np.array(last, np.int64),
-        target_num_tokens_N=np.array(lengths, np.int64),
-        spans=tuple(spans),
+        ids_S=ids_S,
+        position_S=np.arange(len(ids_S)) - np.repeat(start - np.where(is_prompt, 0, prompt_length), length),
+        source_T=np.where(is_first_T, prompt_end[segment_of_T], scored) - 1,
+        target_T=ids_S[scored],
+        completion_T=completion_T,
+        group_N=group_N,
+        num_tokens_N=np.bincount(completion_T, minlength=len(group_N)).astype(np.int64),
+        last_N=np.where(length > 0, end, prompt_end)[~is_prompt] - 1,
+        target_num_tokens_N=np.array([tree.target_num_tokens for tree in trees], np.int64)[group_N],
+        spans=tuple(Span(first, last, tuple(completions)) for first, last, completions in places),
     )
 
 
@@ -108,15 +99,39 @@ def pack(trees: Sequence[Tree], capacity: int) -> list[list[int]]:
 
     Returns the tree numbers of each row; every tree is in exactly one row, in the order given.
     """
-    lengths = np.array([len(tree) for tree in trees], np.int64)
-    rows: list[list[int]] = [[int(number)] for number in np.flatnonzero(lengths > capacity)]
-    fitting = np.flatnonzero(lengths <= capacity)
-    row_of, num_rows = _native.pack_trees(lengths[fitting], capacity)
-    packed: list[list[int]] = [[] for _ in range(num_rows)]
-    for number, row in zip(fitting, row_of, strict=True):
-        packed[row].append(int(number))
-    return rows + packed
+    return pack_lengths(np.array([len(tree) for tree in trees], np.int64), capacity)
 
 
-def _joined(parts: list[np.ndarray]) -> np.ndarray:
-    return np.concatenate(parts).astype(np.int64) if parts else np.zeros(0, np.int64)
+def pack_lengths(length_P: np.ndarray, capacity: int) -> list[list[int]]:
+    """Do as `pack`, given the trees' lengths in tokens, int64 [P]."""
+    rows: list[list[int]] = [[int(number)] for number in np.flatnonzero(length_P > capacity)]
+    fitting = np.flatnonzero(length_P <= capacity)
+    row_of, num_rows = _native.pack_trees(length_P[fitting], capacity)
+    order = np.argsort(row_of, kind="stable")
+    ends = np.cumsum(np.bincount(row_of, minlength=num_rows))[:-1]
+    return rows + [part.tolist() for part in np.split(fitting[order], ends)] if num_rows else rows
+
+
+def fill(length_P: np.ndarray, rows: Sequence[Sequence[int]], capacity: int) -> float:
+    """Return which share of the rows' space holds tokens; a tree longer than a row counts as a full row."""
+    return float(np.minimum(length_P, capacity).sum()) / (capacity * len(rows)) if rows else 0.0
+
+
+def attention_cost(tree: Tree) -> int:
+    """Count pairs of (query, key): p (p + 1) / 2 of the prompt, c p + c (c + 1) / 2 of each completion."""
+    prompt = len(tree.prompt)
+    own = (len(completion) for completion in tree.completions)
+    return prompt * (prompt + 1) // 2 + sum(length * prompt + length * (length + 1) // 2 for length in own)
+
+
+def share_rows(costs: Sequence[int], num_ranks: int) -> list[list[int]]:
+    """Share rows among ranks by their attention cost, the costliest first to the least loaded.
+
+    Returns the row numbers of each rank, in order.
+    """
+    rank_of = _native.share_rows(np.array(costs, np.int64), num_ranks)
+    return [np.flatnonzero(rank_of == rank).tolist() for rank in range(num_ranks)]
+
+
+def _joined(parts: list[np.ndarray], dtype: type) -> np.ndarray:
+    return np.concatenate(parts).astype(dtype, copy=False) if parts else np.zeros(0, dtype)

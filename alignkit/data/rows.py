@@ -2,7 +2,7 @@
 
 Shapes read (house of the data row): preference rows `prompt/chosen/rejected` (prompt as text or messages, answers as
 text, messages or whole conversations as in UltraFeedback binarized), prompts alone, `messages`,
-`instruction/input/output`, ShareGPT `conversations`, and KTO's `prompt/completion/label`.
+`instruction/input/output`, ShareGPT `conversations`, and `prompt/completion` with KTO's `label` or without.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ SHAPES = (
     "messages",
     "instruction [+ input] + output",
     "conversations (ShareGPT)",
-    "prompt + completion + label (KTO)",
+    "prompt + completion [+ label (KTO)]",
 )
 _SHAREGPT_ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
 
@@ -65,6 +65,7 @@ def to_row(fields: Mapping[str, Any], *, where: str, columns: Mapping[str, str] 
         InputError: the shape is unknown, or a message is malformed; names where, the fields found and shapes known.
     """
     named = dict(fields) | {ours: fields[theirs] for ours, theirs in (columns or {}).items() if theirs in fields}
+    named = {name: value for name, value in named.items() if value is not None}  # Parquet has every column in every row
     prompt, chosen, rejected, is_conversation = _split(named, where)
     reference = named.get("reference")
     if reference is not None and not isinstance(reference, str):
@@ -121,10 +122,10 @@ def _split(named: Mapping[str, Any], where: str) -> tuple[Messages, Messages | N
         return _messages(question, where), _messages(named["output"], where, role="assistant"), None, False
     if "chosen" in named:
         return _preference(named, where)
-    if "prompt" in named and "completion" in named and "label" in named:
+    if "prompt" in named and "completion" in named:
         answer = _messages(named["completion"], where, role="assistant")
         prompt = _messages(named["prompt"], where)
-        return (prompt, answer, None, False) if named["label"] else (prompt, None, answer, False)
+        return (prompt, answer, None, False) if named.get("label", True) else (prompt, None, answer, False)
     if "prompt" in named:
         return _messages(named["prompt"], where), None, None, False
     found = ", ".join(sorted(map(str, named))) or "none"

@@ -21,7 +21,7 @@ from alignkit.errors import InputError
 
 UNSCORED = -100
 _TOKENIZER_FILES = ("tokenizer.*", "vocab.*", "tekken.json")  # without any, transformers makes an empty tokenizer
-_FREE_CUTS = 0.01  # more rows than this share are cut only by a named policy
+FREE_CUTS = 0.01  # more rows than this share are cut only by a named policy
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,8 @@ class Prepared:
     `lengths` holds the token counts of "prompt", "chosen", "rejected" before any cut, int64 arrays.
     """
 
-    trees: list[Tree]
-    rows: list[Row]
+    trees: Sequence[Tree]
+    rows: Sequence[Row]
     skipped: dict[str, str] = field(default_factory=dict)
     num_cut: int = 0
     num_dropped: int = 0
@@ -70,6 +70,7 @@ def prepare(
     train_on: str | None = None,
     whole_answer: bool = False,
     keep_unusable: bool = False,
+    is_part: bool = False,
 ) -> Prepared:
     """Make one tree of each usable row.
 
@@ -80,6 +81,7 @@ def prepare(
         max_skipped: stop when more than this share of the rows cannot be used.
         train_on: "last", "all-assistant", or None for what suits each row.
         keep_unusable: make trees also of rows that could not train (an empty answer), to look at them.
+        is_part: these are some of the rows, and none of them need be usable: the caller looks at the whole.
         whole_answer: keep what the template puts behind the end token (unscored), for a head at the last token.
 
     Raises:
@@ -97,7 +99,7 @@ def prepare(
     for row in usable:
         texts.add(row, trains_on, train_on)
     drafts = texts.tokenize(whole_answer=whole_answer)
-    return _fit(usable, drafts, skipped, texts, max_length, truncation, max_skipped, trains_on)
+    return _fit(usable, drafts, skipped, texts, max_length, truncation, max_skipped, trains_on, is_part)
 
 
 class _Texts:
@@ -190,13 +192,14 @@ def _fit(
     truncation: str | None,
     max_skipped: float,
     trains_on: str,
+    is_part: bool,
 ) -> Prepared:
     total = len(rows) + len(skipped)
     trees, kept, num_cut, num_dropped = [], [], 0, 0
     long = [len(prompt) + max((len(ids) for ids, _ in own), default=0) > max_length for prompt, own, _ in drafts]
     fits = [len(prompt) < max_length for prompt, _, _ in drafts]
     num_long = sum(over and fit for over, fit in zip(long, fits, strict=True))
-    if num_long and (truncation == "stop" or (truncation is None and num_long > _FREE_CUTS * total)):
+    if num_long and (truncation == "stop" or (truncation is None and num_long > FREE_CUTS * total)):
         raise InputError(
             f"{num_long} of {total} rows ({100 * num_long / total:.1f} %) are longer than --max-length {max_length} "
             "tokens; name what is done with them: --truncation cut-completion or drop-row, or raise --max-length"
@@ -217,9 +220,9 @@ def _fit(
                 continue
             trees.append(tree(row.id, prompt, cut, target_num_tokens=target))
             kept.append(row)
-    _check_skipped(skipped, total, max_skipped)
-    if not trees:
-        raise InputError(f"none of the {total} rows can be used: {_summary(skipped) or 'all were dropped as too long'}")
+    check_skipped(skipped, total, max_skipped)
+    if not trees and not is_part:
+        raise InputError(f"none of the {total} rows can be used: {summary(skipped) or 'all were dropped as too long'}")
     lengths = {"prompt": np.array([len(prompt) for prompt, _, _ in drafts], np.int64)}
     for number, name in enumerate(("chosen", "rejected")):
         lengths |= {name: np.array([len(own[number][0]) for _, own, _ in drafts if len(own) > number], np.int64)}
@@ -234,15 +237,15 @@ def _fit(
     )
 
 
-def _check_skipped(skipped: Mapping[str, str], total: int, max_skipped: float) -> None:
+def check_skipped(skipped: Mapping[str, str], total: int, max_skipped: float) -> None:
     if len(skipped) > max_skipped * total:
         raise InputError(
             f"{len(skipped)} of {total} rows ({100 * len(skipped) / total:.1f} %) cannot be used, more than "
-            f"--max-skipped {max_skipped:g}: {_summary(skipped)}; correct them, or raise --max-skipped"
+            f"--max-skipped {max_skipped:g}: {summary(skipped)}; correct them, or raise --max-skipped"
         )
 
 
-def _summary(skipped: Mapping[str, str]) -> str:
+def summary(skipped: Mapping[str, str]) -> str:
     """ "3 empty chosen answer (a, b, ...), 1 ..." """
     by_reason: dict[str, list[str]] = {}
     for row_id, reason in skipped.items():

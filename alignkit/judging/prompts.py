@@ -8,13 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from alignkit.config import DataSection
-from alignkit.data.read import read_rows
+from alignkit.data.read import is_data, read_rows
 from alignkit.data.rows import Row
 from alignkit.errors import InputError
 from alignkit.judging.planner import DIFFERENCE, prompts_for
 from alignkit.judging.stamps import rows_of, run_info, seen_in_training
 from alignkit.policy.names import ModelSource
-from alignkit.training.setup import prompt_key
+from alignkit.training.selection import prompt_key
 
 MAX_PROMPTS = prompts_for(DIFFERENCE)  # more find smaller differences than are worth their time
 
@@ -64,7 +64,8 @@ def choose_prompts(
         settings = run["config"]["data"]
         where = f"the validation prompts of {source.run}"
         held = set(run["rows"]["validation"]["ids"])
-        rows = [row for row in rows_of(settings) if row.id in held]
+        apart = settings.get("split") and is_data(settings["split"])
+        rows = [row for row in rows_of(settings, settings["split"] if apart else None) if row.id in held]
         if run["config"]["train"][run["method"]].get("early_stopping_steps") is not None:
             stamps.append("these prompts also chose the run's checkpoint (early stopping); judge on others with --data")
     rows = [row for row in rows if row.prompt]

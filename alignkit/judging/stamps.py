@@ -10,11 +10,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from alignkit.data.read import read_rows
+from alignkit.data.read import is_data, read_rows
 from alignkit.data.rows import Row
 from alignkit.errors import AlignkitError, InputError
 from alignkit.scoring.specs import NamedJudge
-from alignkit.training.setup import prompt_key
+from alignkit.training.selection import prompt_key
 
 
 def run_info(run: Path) -> dict[str, Any]:
@@ -23,12 +23,14 @@ def run_info(run: Path) -> dict[str, Any]:
     return content
 
 
-def rows_of(settings: dict[str, Any]) -> list[Row]:
-    """Read a run's rows again.
+def rows_of(settings: dict[str, Any], data: str | None = None) -> list[Row]:
+    """Read a run's rows again: of its data, or of the validation data that its split names.
 
     Raises:
         InputError: its data is no longer there.
     """
+    if data is not None:
+        return read_rows(data, columns=settings["columns"])
     path = Path(settings["data"])
     if path.suffix and not path.exists() and path.is_absolute():
         raise InputError(f"{path}: the data of the run is no longer there; give prompts with --data")
@@ -39,7 +41,11 @@ def seen_in_training(rows: Sequence[Row], run: Path, *, name: str) -> list[str]:
     """Say how many judged prompts the run was trained on, or its checkpoint chosen on, word for word."""
     info = run_info(run)
     try:
-        known = {row.id: prompt_key(row) for row in rows_of(info["config"]["data"])}
+        settings = info["config"]["data"]
+        rows_read = rows_of(settings)
+        if settings.get("split") and is_data(settings["split"]):
+            rows_read += rows_of(settings, settings["split"])
+        known = {row.id: prompt_key(row) for row in rows_read}
     except AlignkitError as error:
         return [f"whether judged prompts were in the training set of {name} could not be checked: {error}"]
     keys = [prompt_key(row) for row in rows]

@@ -10,6 +10,7 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,7 @@ from alignkit.training import checkpoint
 from alignkit.training.alarms import alarms
 from alignkit.training.draw import Group, draw, sample_micros, unrewarded_micro
 from alignkit.training.optimizer import learning_rate, make_optimizer
-from alignkit.training.order import step_rows, steps_per_epoch
+from alignkit.training.order import EpochPacking, step_rows, steps_per_epoch
 from alignkit.training.run_folder import RunFolder
 from alignkit.training.sample_lines import lengths, mean, ranked_lines, shown_line
 from alignkit.training.setup import ROW_CAPACITY, Inputs, Models
@@ -67,6 +68,13 @@ class Loop:
         self.position = Position()
         self.rows_per_step = config.batch_size * config.accumulation
         per_epoch = steps_per_epoch(len(inputs.training.trees), self.rows_per_step)
+        self.packing = None
+        if config.pack_scope == "epoch":
+            lengths_P = inputs.training.trees.lengths()
+            self.packing = EpochPacking(
+                lengths_P, capacity=ROW_CAPACITY, rows_per_step=self.rows_per_step, seed=config.seed
+            )
+            per_epoch = self.packing.steps_per_epoch
         self.num_steps = min(config.epochs * per_epoch, config.max_steps or config.epochs * per_epoch)
 
     def resume(self) -> bool:
@@ -131,7 +139,13 @@ class Loop:
 
     def _micros(self, step: int) -> tuple[list[Micro], dict[str, float]]:
         """The step's rows of trees: from the data, from samples, or both."""
-        numbers = step_rows(len(self.inputs.training.trees), self.rows_per_step, seed=self.config.seed, step=step)
+        rows = None if self.packing is None else self.packing.step(step)
+        if rows is None:
+            numbers = step_rows(len(self.inputs.training.trees), self.rows_per_step, seed=self.config.seed, step=step)
+        else:
+            numbers = np.concatenate(rows)
+            ends = np.cumsum([0, *map(len, rows)])
+            rows = [list(range(first, last)) for first, last in pairwise(ends)]
         pairs = [(self.inputs.training.rows[n], self.inputs.training.trees[n]) for n in numbers]
         temperatures = self.method.temperatures(step, self.config)
         groups = self._draw(pairs, temperatures, step) if temperatures else []
@@ -139,7 +153,7 @@ class Loop:
             return self._rewarded(groups, step)
         trees = [tree for _, tree in pairs]
         micros = []
-        for row in pack(trees, ROW_CAPACITY):
+        for row in pack(trees, ROW_CAPACITY) if rows is None else rows:
             samples = unrewarded_micro([groups[n] for n in row]) if groups else None
             micros.append(Micro(lay_out([trees[n] for n in row]), samples=samples))
         return micros, lengths(groups) if groups else {}

@@ -6,6 +6,8 @@ import hashlib
 
 import numpy as np
 
+from alignkit.data.packs import pack_lengths
+
 
 def steps_per_epoch(num_rows: int, rows_per_step: int) -> int:
     """Optimizer steps of one pass over the rows; the last may see fewer rows."""
@@ -20,6 +22,41 @@ def step_rows(num_rows: int, rows_per_step: int, *, seed: int, step: int) -> np.
     epoch, place = divmod(step - 1, steps_per_epoch(num_rows, rows_per_step))
     order = np.random.Generator(np.random.Philox(key=(seed << 64) + epoch)).permutation(num_rows)
     return order[place * rows_per_step : (place + 1) * rows_per_step]
+
+
+class EpochPacking:
+    """`pack_scope = "epoch"`: all trees of an epoch are packed together, and a step takes whole rows of tokens.
+
+    Rows are fuller than when each step packs its own trees, and batches are others: how many trees a step sees follows
+    from the rows it gets. Their number is the same in every epoch, and as many steps make an epoch as otherwise, unless
+    there are fewer rows. Everything follows from (seed, epoch, step) and the trees' lengths.
+
+    Args:
+        length_P: int64 [P], tokens of each tree.
+        capacity: tokens a row holds.
+        rows_per_step: trees of a step in step scope.
+    """
+
+    def __init__(self, length_P: np.ndarray, *, capacity: int, rows_per_step: int, seed: int) -> None:
+        self.length_P, self.capacity, self.seed = length_P, capacity, seed
+        self.rows = self._pack(0)
+        self._epoch = 0
+        self.steps_per_epoch = min(steps_per_epoch(len(length_P), rows_per_step), len(self.rows))
+
+    def step(self, step: int) -> list[list[int]]:
+        """Return the tree numbers of each row of an optimizer step (from 1)."""
+        epoch, place = divmod(step - 1, self.steps_per_epoch)
+        if epoch != self._epoch:
+            self.rows, self._epoch = self._pack(epoch), epoch
+        first, last = (len(self.rows) * n // self.steps_per_epoch for n in (place, place + 1))
+        return self.rows[first:last]
+
+    def _pack(self, epoch: int) -> list[list[int]]:
+        """Pack the trees in the epoch's order, and put the rows into an order of their own."""
+        generator = np.random.Generator(np.random.Philox(key=(self.seed << 64) + epoch))
+        order = generator.permutation(len(self.length_P))
+        rows = pack_lengths(self.length_P[order], self.capacity)
+        return [order[rows[n]].tolist() for n in generator.permutation(len(rows))]
 
 
 def derived_seed(*parts: object) -> int:
@@ -49,7 +86,9 @@ def split_rows(ids: list[str], split: str | None, *, seed: int = 0) -> tuple[lis
         try:
             share = 0.05 if split is None else float(split)
         except ValueError:
-            raise UsageError(f"--split {split!r}: give first-N or a share such as 0.05") from None
+            raise UsageError(
+                f"--split {split!r}: give first-N or a share such as 0.05, or a file of validation rows"
+            ) from None
         if not 0 < share < 1:
             raise UsageError(f"--split {split}: a share lies between 0 and 1")
         distinct = list(dict.fromkeys(ids))

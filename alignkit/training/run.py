@@ -17,7 +17,7 @@ import torch
 
 from alignkit import config_file
 from alignkit.config_file import Resolved
-from alignkit.data.tokens import Prepared
+from alignkit.data.store import Stored
 from alignkit.errors import InputError, RunStopped, UsageError
 from alignkit.memory import peak_mib, reset_peak
 from alignkit.methods import Method
@@ -138,7 +138,7 @@ def _check(run: RunFolder, models: Models, inputs: Inputs, progress: Progress) -
 
 def _describe(method: Method, resolved: Resolved, inputs: Inputs) -> dict[str, Any]:
     """What run.json holds."""
-    parts: dict[str, Prepared] = {"training": inputs.training, "validation": inputs.validation}
+    parts: dict[str, Stored] = {"training": inputs.training, "validation": inputs.validation}
     return {
         "method": method.name,
         "config": config_file.dump(resolved),
@@ -164,7 +164,7 @@ def _describe(method: Method, resolved: Resolved, inputs: Inputs) -> dict[str, A
             name: {
                 "used": len(part.trees), "skipped": dict(part.skipped), "cut": part.num_cut,
                 "dropped": part.num_dropped, "tokenized_otherwise": part.num_tokenized_otherwise,
-                "ids": [row.id for row in part.rows],
+                "ids": part.trees.ids(),
             }
             for name, part in parts.items()
         },
@@ -204,8 +204,12 @@ def _flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def _account(inputs: Inputs) -> list[str]:
     """Say what was read, cut and skipped before anything is trained."""
     lines = []
+    if duplicates := inputs.training.notes["duplicates"]:
+        shown = ", ".join(inputs.training.notes["duplicate_ids"])
+        done = "left out" if inputs.drops_duplicates else "kept: --duplicates drop leaves them out"
+        lines.append(f"data: {duplicates} rows repeat an earlier one exactly ({shown}, ...), {done}")
     for name, part in (("training", inputs.training), ("validation", inputs.validation)):
-        text = f"{name}: {len(part.trees)} rows"
+        text = f"{name}: {len(part.trees)} rows" + (" (prepared before)" if part.from_cache else "")
         if part.num_cut:
             text += f", {part.num_cut} answers cut at {inputs.max_length} tokens"
         if part.num_dropped:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import os
 from collections.abc import Mapping, Sequence
@@ -11,13 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from alignkit.config_file import Resolved
 from alignkit.data.chat import Chat
-from alignkit.data.read import read_rows
 from alignkit.data.rows import Row
-from alignkit.data.tokens import Prepared, prepare
+from alignkit.data.store import Stored
 from alignkit.errors import UsageError
 from alignkit.methods import Method
 from alignkit.policy.chat_settings import context_length, make_chat
@@ -28,7 +24,7 @@ from alignkit.policy.reference import Reference
 from alignkit.registry import registry
 from alignkit.rollouts.sampler import Sampler
 from alignkit.scoring.specs import NamedJudge, make_judge
-from alignkit.training.order import split_rows
+from alignkit.training.selection import Selection
 
 _logger = logging.getLogger(__name__)
 ROW_CAPACITY = 4096  # tokens
@@ -41,10 +37,11 @@ class Inputs:
     source: ModelSource
     chat: Chat
     max_length: int
-    training: Prepared
-    validation: Prepared
+    training: Stored
+    validation: Stored
     judges: tuple[NamedJudge, ...]
     fingerprints: Mapping[str, str]
+    drops_duplicates: bool = False
 
 
 @dataclass(frozen=True)
@@ -64,29 +61,7 @@ def read_inputs(method: Method, resolved: Resolved) -> Inputs:
     """
     source = find_model(resolved.model.model)
     chat = make_chat(source, resolved.model)
-    section, config = resolved.data, resolved.method
-    max_length = section.max_length or min(context_length(source.folder), 2048)
-    rows = read_rows(section.data, columns=section.columns, limit=section.limit)
-    parts = split_rows([prompt_key(row) for row in rows], section.split, seed=0)
-    training_rows, validation_rows = ([rows[n] for n in part] for part in parts)
-    training_rows = _drawn(training_rows, config.num_prompts, config.seed)
-    draws = type(method).temperatures is not Method.temperatures  # samples need a prompt to answer
-    train_on = "last" if draws else section.train_on
-    longest_prompt = (
-        max_length if method.trains_on != "samples" else context_length(source.folder) - config.max_new_tokens
-    )
-    options: dict[str, Any] = {
-        "trains_on": method.trains_on,
-        "max_length": min(max_length, longest_prompt) if method.trains_on == "samples" else max_length,
-        "truncation": section.truncation,
-        "max_skipped": section.max_skipped,
-        "train_on": train_on,
-        "whole_answer": "scalar_head" in method.needs,
-    }
-    training = prepare(training_rows, chat, **options)
-    validation = (
-        prepare(validation_rows, chat, **options | {"max_skipped": 1.0}) if validation_rows else Prepared([], [])
-    )
+    max_length, training, validation = prepare_parts(method, resolved, source, chat)
     judges = _judges(method, resolved, training.rows)
     return Inputs(
         source,
@@ -96,7 +71,37 @@ def read_inputs(method: Method, resolved: Resolved) -> Inputs:
         validation,
         judges,
         _fingerprints(source, chat, training, validation, resolved),
+        resolved.data.duplicates == "drop",
     )
+
+
+def prepare_parts(
+    method: Method, resolved: Resolved, source: ModelSource, chat: Chat, *, shard: tuple[int, int] | None = None
+) -> tuple[int, Stored, Stored]:
+    """Return the longest row in tokens, the training rows and the validation rows, or one shard (i, n) of them.
+
+    Raises:
+        AlignkitError: the rows cannot be read or used, or --pack-scope epoch was asked for samples.
+    """
+    if method.trains_on == "samples" and resolved.method.pack_scope == "epoch":
+        raise UsageError(f"--pack-scope epoch: how long {method.name}'s samples will be is not known; leave it out")
+    section, config = resolved.data, resolved.method
+    max_length = section.max_length or min(context_length(source.folder), 2048)
+    draws = type(method).temperatures is not Method.temperatures  # samples need a prompt to answer
+    train_on = "last" if draws else section.train_on
+    longest_prompt = (
+        max_length if method.trains_on != "samples" else context_length(source.folder) - config.max_new_tokens
+    )
+    options: dict[str, Any] = {
+        "trains_on": method.trains_on,
+        "max_length": min(max_length, longest_prompt) if method.trains_on == "samples" else max_length,
+        "train_on": train_on,
+        "whole_answer": "scalar_head" in method.needs,
+    }
+    selection = Selection(section, num_prompts=config.num_prompts, seed=config.seed)
+    training = selection.prepare("training", chat, options, shard=shard)
+    validation = selection.prepare("validation", chat, options, shard=shard)
+    return max_length, training, validation
 
 
 def load_models(method: Method, resolved: Resolved, inputs: Inputs) -> Models:
@@ -121,18 +126,6 @@ def make_sampler(name: str, policy: Policy, chat: Chat) -> Sampler:
     cls = registry().find("sampler", name)
     assert issubclass(cls, Sampler)
     return cls(policy, end_ids=chat.end_ids)
-
-
-def prompt_key(row: Row) -> str:
-    """A key that rows with the same prompt share."""
-    return hashlib.sha256(json.dumps(row.prompt).encode()).hexdigest()
-
-
-def _drawn(rows: list[Row], num_prompts: int | None, seed: int) -> list[Row]:
-    if num_prompts is None or num_prompts >= len(rows):
-        return rows
-    chosen = np.random.Generator(np.random.Philox(key=seed)).choice(len(rows), num_prompts, replace=False)
-    return [rows[number] for number in sorted(chosen)]
 
 
 def _judges(method: Method, resolved: Resolved, rows: Sequence[Row]) -> tuple[NamedJudge, ...]:
@@ -165,22 +158,16 @@ def _default_reward(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _fingerprints(
-    source: ModelSource, chat: Chat, training: Prepared, validation: Prepared, resolved: Resolved
+    source: ModelSource, chat: Chat, training: Stored, validation: Stored, resolved: Resolved
 ) -> dict[str, str]:
     """Hashes of what a resume must find unchanged."""
-    data = hashlib.sha256()
-    for part in (training, validation):
-        for tree in part.trees:
-            data.update(tree.row_id.encode())
-            for segment in tree.segments:
-                data.update(segment.ids.tobytes() + segment.scored.tobytes())
     model = hashlib.sha256()
     for file in sorted(source.folder.glob("*.safetensors")):
         with open(file, "rb") as opened:
             model.update(hashlib.file_digest(opened, "sha256").digest())
     fingerprints = {
         "model": model.hexdigest(),
-        "data": data.hexdigest(),
+        "data": hashlib.sha256(f"{training.fingerprint} {validation.fingerprint}".encode()).hexdigest(),
         "template": hashlib.sha256(chat.template.encode()).hexdigest(),
     }
     for spec in resolved.rollouts.reward:

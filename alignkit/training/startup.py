@@ -6,6 +6,7 @@ All are computed in the weights' own precision (fp32), so that a tolerance means
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -127,7 +128,7 @@ def _reference_check(policy: Policy, reference: Reference, trees: Sequence[Tree]
 
 def small_trees(trees: Sequence[Tree]) -> list[Tree]:
     """Take two of the shortest rows, cut; prompts without completions get two, made of their own last tokens."""
-    chosen = sorted((t for t in trees if len(t.prompt) > 1), key=len)[:2] or list(trees[:1])
+    chosen = heapq.nsmallest(2, (t for t in trees if len(t.prompt) > 1), key=len) or list(trees[:1])
     return [_cut(one) for one in chosen]
 
 

@@ -15,6 +15,7 @@ pub enum LengthError {
     Empty { column: String },
     Negative { column: String, row: usize, length: i64 },
     TooMany { column: String },
+    Pairs { column: String, left: usize, right: usize },
     Quantile { q: f64 },
     Edges { edges: Vec<i64> },
 }
@@ -30,6 +31,9 @@ impl fmt::Display for LengthError {
                 write!(f, "column {column:?}, row {row}: the negative length {length}")
             }
             Self::TooMany { column } => write!(f, "column {column:?} would hold more than {} lengths", i64::MAX),
+            Self::Pairs { column, left, right } => {
+                write!(f, "column {column:?}: {left} lengths against {right}: differences need as many of each")
+            }
             Self::Quantile { q } => write!(f, "quantile {q}: must be between 0 and 1"),
             Self::Edges { edges } => {
                 write!(f, "histogram edges {edges:?}: there must be at least two, each above the one before")
@@ -65,6 +69,26 @@ impl LengthStatistics {
         }
         self.check_room(column, lengths.len() as u64)?;
         self.column_or_new(column).add(lengths);
+        Ok(())
+    }
+
+    /// Counts the differences `left - right`, row by row, in a column of their own. After an error nothing was counted.
+    ///
+    /// # Errors
+    ///
+    /// A negative length, not as many of one as of the other, or more than can be counted.
+    pub fn add_differences(&mut self, column: &str, left: &[i64], right: &[i64]) -> Result<(), LengthError> {
+        if left.len() != right.len() {
+            return Err(LengthError::Pairs { column: column.to_owned(), left: left.len(), right: right.len() });
+        }
+        for lengths in [left, right] {
+            if let Some(row) = lengths.iter().position(|&length| length < 0) {
+                return Err(LengthError::Negative { column: column.to_owned(), row, length: lengths[row] });
+            }
+        }
+        self.check_room(column, left.len() as u64)?;
+        let differences: Vec<i64> = left.iter().zip(right).map(|(left, right)| left - right).collect();
+        self.column_or_new(column).add(&differences);
         Ok(())
     }
 
@@ -217,6 +241,17 @@ mod tests {
         assert_eq!(statistics.histogram("chosen", &[1, 3, 5, 6]), Ok(vec![1, 2, 1]));
         assert_eq!(statistics.share_over("chosen", 3), Ok(2));
         assert_eq!(statistics.share_over("chosen", -1), Ok(5));
+    }
+
+    #[test]
+    fn differences_of_pairs_may_be_negative() {
+        let mut statistics = LengthStatistics::new();
+        statistics.add_differences("chosen - rejected", &[5, 2, 9], &[1, 8, 9]).expect("pairs");
+        assert_eq!(statistics.quantiles("chosen - rejected", &[0.0, 0.5, 1.0]), Ok(vec![-6.0, 0.0, 4.0]));
+        assert_eq!(statistics.share_over("chosen - rejected", 0), Ok(1));
+        assert_eq!(statistics.histogram("chosen - rejected", &[-10, 0, 10]), Ok(vec![1, 2]));
+        let uneven = LengthError::Pairs { column: "d".to_owned(), left: 1, right: 0 };
+        assert_eq!(statistics.add_differences("d", &[1], &[]), Err(uneven));
     }
 
     #[test]

@@ -7,7 +7,9 @@
 
 pub mod lengths;
 pub mod masks;
+pub mod overlap;
 pub mod packing;
+pub mod ranks;
 
 mod counts;
 mod free_space;

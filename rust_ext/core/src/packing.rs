@@ -150,6 +150,40 @@ mod tests {
         assert_eq!(rows(&lengths, 4096), (row_of, num_rows));
     }
 
+    /// Best fit decreasing, by looking at every row for every tree.
+    fn plain(lengths: &[i64], capacity: i64) -> (Vec<i64>, usize) {
+        let mut order: Vec<usize> = (0..lengths.len()).collect();
+        order.sort_by_key(|&tree| -lengths[tree]);
+        let mut free: Vec<(i64, i64)> = Vec::new(); // space, and minus the time of the last tree
+        let mut row_of = vec![0; lengths.len()];
+        for (time, tree) in order.into_iter().enumerate() {
+            let fitting = (0..free.len()).filter(|&row| free[row].0 >= lengths[tree]);
+            let row = fitting.min_by_key(|&row| free[row]).unwrap_or_else(|| {
+                free.push((capacity, 0));
+                free.len() - 1
+            });
+            free[row] = (free[row].0 - lengths[tree], -(time as i64));
+            row_of[tree] = row as i64;
+        }
+        (row_of, free.len())
+    }
+
+    #[test]
+    fn random_problems_equal_the_plain_search() {
+        let mut state = 1_u64;
+        let mut next = |below: u64| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            (state >> 33) % below
+        };
+        for _ in 0..2000 {
+            let capacity = [1, 2, 63, 64, 65, 127, 128, 4096, 5000][next(9) as usize];
+            let longest = 1 + next(capacity);
+            let count = next(60);
+            let lengths: Vec<i64> = (0..count).map(|_| next(longest + 1) as i64).collect();
+            assert_eq!(rows(&lengths, capacity as i64), plain(&lengths, capacity as i64), "{lengths:?} in {capacity}");
+        }
+    }
+
     #[test]
     fn what_cannot_be_packed_is_named() {
         assert_eq!(pack_trees(&[3, 6], 5), Err(PackError::TooLong { tree: 1, length: 6, capacity: 5 }));

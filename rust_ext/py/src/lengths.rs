@@ -23,6 +23,17 @@ impl LengthStatistics {
         py.detach(|| self.core.add(column, lengths)).map_err(value_error)
     }
 
+    fn add_differences(
+        &mut self,
+        py: Python<'_>,
+        column: &str,
+        left: PyReadonlyArray1<'_, i64>,
+        right: PyReadonlyArray1<'_, i64>,
+    ) -> PyResult<()> {
+        let (left, right) = (left.as_slice()?, right.as_slice()?);
+        py.detach(|| self.core.add_differences(column, left, right)).map_err(value_error)
+    }
+
     fn merge(&mut self, py: Python<'_>, other: &Self) -> PyResult<()> {
         py.detach(|| self.core.merge(&other.core)).map_err(value_error)
     }

@@ -3,6 +3,7 @@
 #![allow(clippy::needless_pass_by_value)] // pyo3 hands arguments over by value
 
 mod lengths;
+mod overlap;
 
 use numpy::{IntoPyArray, PyArray1, PyReadonlyArray1, PyReadonlyArray2, PyUntypedArrayMethods};
 use pyo3::exceptions::PyValueError;
@@ -15,7 +16,9 @@ mod _native {
     #[pymodule_export]
     use super::lengths::LengthStatistics;
     #[pymodule_export]
-    use super::{mask_labels, pack_trees};
+    use super::overlap::OverlapIndex;
+    #[pymodule_export]
+    use super::{mask_labels, pack_trees, share_rows};
 }
 
 #[pyfunction]
@@ -51,6 +54,17 @@ fn pack_trees<'py>(
     let lengths = lengths.as_slice()?;
     let packing = py.detach(|| alignkit_core::packing::pack_trees(lengths, capacity)).map_err(value_error)?;
     Ok((packing.row_of.into_pyarray(py), packing.num_rows))
+}
+
+#[pyfunction]
+fn share_rows<'py>(
+    py: Python<'py>,
+    costs: PyReadonlyArray1<'py, i64>,
+    num_ranks: usize,
+) -> PyResult<Bound<'py, PyArray1<i64>>> {
+    let costs = costs.as_slice()?;
+    let rank_of = py.detach(|| alignkit_core::ranks::share_rows(costs, num_ranks)).map_err(value_error)?;
+    Ok(rank_of.into_pyarray(py))
 }
 
 fn value_error(error: impl std::error::Error) -> PyErr {

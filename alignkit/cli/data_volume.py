@@ -1,0 +1,151 @@
+"""`alignkit data lengths`, `prepare` and `overlap`: what is in much data, seen as a whole."""
+
+from __future__ import annotations
+
+import json as json_module
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from alignkit.cli.options import Config, Group, Json, Set, with_options
+from alignkit.config import DataSection, ModelSection
+
+if TYPE_CHECKING:
+    from alignkit.data.lengths import ColumnLengths
+    from alignkit.data.overlap import Overlap
+
+_ROWS = Group("Data", DataSection, ("data", "columns", "limit"))
+_TEXT = Group("Model", ModelSection, ("model", "chat_template", "system", "template_kwargs"))
+_BAR_WIDTH = 40
+_SHOWN = 20
+
+
+def add_volume_commands(data: typer.Typer) -> None:
+    data.command("lengths")(lengths)
+    data.command("prepare")(prepare)
+    data.command("overlap")(overlap)
+
+
+@with_options(_ROWS, _TEXT)
+def lengths(
+    *, ctx: typer.Context, given: dict[str, Any], json: Json = False, config: Config = None, set_: Set = None
+) -> None:
+    """Show how long the texts of each column are in tokens, and how many a row length would cut."""
+    from alignkit import api
+
+    columns = api.data_lengths(config=Path(config) if config else None, set=set_ or [], **given)
+    if json:
+        print(json_module.dumps([asdict(column) for column in columns]))
+    else:
+        _show_lengths(columns)
+
+
+def _show_lengths(columns: Sequence[ColumnLengths]) -> None:
+    from alignkit.cli.terminal import print_table
+    from alignkit.data.lengths import DIFFERENCE, ROW
+
+    titles = ("column", "texts", "mean", "min", "50 %", "90 %", "99 %", "max")
+    rows = [[c.column, *(f"{n:,.0f}" for n in (c.count, c.mean, c.min, c.p50, c.p90, c.p99, c.max))] for c in columns]
+    print_table(titles, [(row, "") for row in rows], right=titles[1:])
+    for column in columns:
+        print(f"\n{column.column}, tokens")
+        for low, high, count in zip(column.edges, column.edges[1:], column.counts, strict=False):
+            bar = "\N{FULL BLOCK}" * round(_BAR_WIDTH * count / max(column.counts))
+            print(f"{f'{low:,} to {high - 1:,}':>18} {count:>8,} {bar}")
+        if column.column == DIFFERENCE:
+            continue
+        cuts = (f"{limit:,}: {count:,} ({100 * count / column.count:.1f} %)" for limit, count in column.over.items())
+        print(f"{'will be cut' if column.column == ROW else 'longer than'} at {', at '.join(cuts)}")
+
+
+@with_options(Group("Data", DataSection), _TEXT)
+def prepare(
+    *,
+    ctx: typer.Context,
+    given: dict[str, Any],
+    method: Annotated[str, typer.Option("--method", metavar="METHOD", help="the method that will train")] = "sft",
+    shard: Annotated[
+        str | None,
+        typer.Option("--shard", metavar="I/N", help="every N-th row only, from the I-th; all N make the whole"),
+    ] = None,
+    ranks: Annotated[int, typer.Option("--ranks", min=1, help="share the rows of an epoch among so many ranks")] = 1,
+    json: Json = False,
+    config: Config = None,
+    set_: Set = None,
+) -> None:
+    """Tokenize rows into the cache before a run, and say what is cut, skipped and how full the rows are.
+
+    `alignkit train METHOD` with the same options then starts at once.
+    """
+    from alignkit import api
+
+    account = api.data_prepare(
+        method, shard=shard, ranks=ranks, config=Path(config) if config else None, set=set_ or [], **given
+    )
+    if json:
+        print(json_module.dumps(account))
+    else:
+        _show_account(account)
+
+
+def _show_account(account: Mapping[str, Any]) -> None:
+    from alignkit.cli.terminal import print_table
+
+    titles = ("rows", "used", "tokens", "cut", "dropped", "skipped", "tokenized otherwise", "from the cache")
+    rows = []
+    for name in ("training", "validation"):
+        part = account[name]
+        numbers = [part["used"], part["tokens"], part["cut"], part["dropped"], len(part["skipped"])]
+        cells = [f"{n:,}" for n in (*numbers, part["tokenized_otherwise"])]
+        rows.append(([name, *cells, "yes" if part["from_cache"] else "no"], ""))
+    print_table(titles, rows, right=titles[1:])
+    print(f"rows that repeat an earlier one exactly: {account['duplicates']:,}")
+    if "fill" in account:
+        for scope, share in account["fill"].items():
+            many = account["rows"][scope]
+            print(f"pack scope {scope}: {many:,} rows of {account['row_capacity']:,} tokens, {100 * share:.2f} % full")
+        if account["ranks"] > 1:
+            print(f"{account['ranks']} ranks: the most loaded computes {account['balance']:.4f} times the mean")
+    print(f"{account['seconds']:.1f} s")
+
+
+@with_options(_ROWS)
+def overlap(
+    *,
+    ctx: typer.Context,
+    given: dict[str, Any],
+    other: Annotated[str, typer.Option("--with", metavar="OTHER", help="the prompts to look for, named as --data is")],
+    words: Annotated[int | None, typer.Option("--words", min=1, help="words of a run; default: 8")] = None,
+    share: Annotated[
+        float | None, typer.Option("--share", min=0.001, max=1.0, help="share of a prompt's runs; default: 0.5")
+    ] = None,
+    json: Json = False,
+    config: Config = None,
+    set_: Set = None,
+) -> None:
+    """Find prompts of OTHER that stand in the data, run of words by run of words."""
+    from alignkit import api
+
+    found = api.data_overlap(
+        other, size=words, threshold=share, config=Path(config) if config else None, set=set_ or [], **given
+    )
+    if json:
+        print(json_module.dumps(asdict(found)))
+    else:
+        _show_overlap(found, other)
+
+
+def _show_overlap(overlap: Overlap, other: str) -> None:
+    from alignkit.cli.terminal import print_table
+
+    if overlap.found:
+        titles = (f"row of {other}", "share", "first row with a run of it")
+        rows = [((found.id, f"{100 * found.share:.0f} %", found.first), "") for found in overlap.found[:_SHOWN]]
+        print_table(titles, rows, right=("share",))
+    print(
+        f"{len(overlap.found):,} of {overlap.num_prompts:,} prompts share at least {100 * overlap.threshold:.0f} % of "
+        f"their runs of {overlap.size} words with the {overlap.num_rows:,} rows"
+    )

@@ -1,0 +1,290 @@
+"""Prepared rows as flat files: token ids end to end, with offsets, read by memory map.
+
+A folder holds one file for each array, little endian, and a manifest, written last, with the size and CRC-32 of each:
+
+    ids.bin         int32   token ids of every segment of every tree
+    scored.bin      bool    beside each id
+    segments.bin    int64   tokens of each segment
+    trees.bin       int64   [trees, 3]: its segments, its reference's length in tokens, its row's place in the data
+    rows.bin        JSON    each kept row, end to end: [its columns], or [its columns, prompt] where turns were cut
+    row_ends.bin    int64   where each row's JSON ends
+    names.bin       UTF-8   the id of each kept row, end to end
+    name_ends.bin   int64   where each id ends
+    lengths-*.bin   int64   tokens of each prompt and answer before any cut
+
+Memory does not grow with the rows: a tree or row is made when it is asked for.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import mmap
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, TypeVar, overload
+
+import numpy as np
+
+from alignkit.data.rows import Row, to_row
+from alignkit.data.tokens import Prepared
+from alignkit.data.trees import Segment, Tree
+
+MANIFEST = "manifest.json"
+_LENGTHS = "lengths-"
+_FILES = ("ids", "scored", "segments", "trees", "rows", "row_ends", "names", "name_ends")
+_TYPES: Mapping[str, Any] = {"ids": np.int32, "scored": np.bool_, "rows": np.uint8, "names": np.uint8}  # else int64
+_COUNTS = [f.name for f in dataclasses.fields(Prepared) if f.name.startswith("num_")]
+_T = TypeVar("_T")
+
+
+def counts_of(prepared: Prepared) -> dict[str, int]:
+    """Return the account's counts: `num_cut`, `num_dropped`, ..."""
+    return {name: getattr(prepared, name) for name in _COUNTS}
+
+
+class Damaged(Exception):
+    """A store that is not whole; says which file."""
+
+
+@dataclass(frozen=True)
+class Stored(Prepared):
+    """Prepared rows that lie in files.
+
+    Args:
+        fingerprint: SHA-256 of every row's id, token ids and scored tokens, in order.
+        numbers: int64 [trees], each kept row's place among all rows.
+        notes: what was seen while the rows were read.
+        from_cache: they were prepared before.
+    """
+
+    trees: StoredTrees
+    rows: StoredRows
+    fingerprint: str = ""
+    numbers: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0, np.int64))
+    notes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    from_cache: bool = False
+
+
+class Writer:
+    """Writes a store part by part.
+
+    Args:
+        folder: an empty folder.
+        columns: our name = the file's name, as the rows were read with.
+    """
+
+    def __init__(self, folder: Path, *, columns: Mapping[str, str]) -> None:
+        self.folder, self.columns = folder, dict(columns)
+        self._files = {
+            name: open(folder / f"{name}.bin", "wb")  # noqa: SIM115 - closed by `finish` or with the object
+            for name in _FILES
+        }
+        self._checks: dict[str, int] = {}
+        self._digest = hashlib.sha256()
+        self._ends = {"rows": 0, "names": 0}
+        self._skipped: dict[str, str] = {}
+        self._counts = dict.fromkeys(_COUNTS, 0)
+
+    def add(self, part: Prepared, numbers: Sequence[int]) -> None:
+        """Append trees and rows.
+
+        Args:
+            part: what was made of some rows.
+            numbers: the place of each kept row among all rows.
+        """
+        segments = [segment for tree in part.trees for segment in tree.segments]
+        self._append("ids", [segment.ids for segment in segments], np.int32)
+        self._append("scored", [segment.scored for segment in segments], np.bool_)
+        self._write("segments", np.array([len(segment) for segment in segments], np.int64))
+        table = [[len(t.segments), t.target_num_tokens, n] for t, n in zip(part.trees, numbers, strict=True)]
+        self._write("trees", np.array(table, np.int64))
+        lines = [self._line(row).encode() for row in part.rows]
+        self._texts("rows", "row_ends", lines)
+        self._texts("names", "name_ends", [row.id.encode() for row in part.rows])
+        for name, column in part.lengths.items():
+            self._write(_LENGTHS + name, np.ascontiguousarray(column, np.int64))
+        for tree in part.trees:
+            self._digest.update(tree.row_id.encode())
+            for segment in tree.segments:
+                self._digest.update(segment.ids.tobytes() + segment.scored.tobytes())
+        self._skipped |= part.skipped
+        for name, count in counts_of(part).items():
+            self._counts[name] += count
+
+    def finish(self, notes: Mapping[str, Any]) -> None:
+        """Write the manifest, with notes for `Stored`: the store is whole."""
+        for file in self._files.values():
+            file.close()
+        manifest = {
+            "columns": self.columns,
+            "fingerprint": self._digest.hexdigest(),
+            "skipped": self._skipped,
+            "notes": dict(notes),
+            "counts": self._counts,
+            "files": {
+                name: {"bytes": (self.folder / f"{name}.bin").stat().st_size, "crc32": self._checks.get(name, 0)}
+                for name in self._files
+            },
+        }
+        (self.folder / MANIFEST).write_text(json.dumps(manifest, ensure_ascii=False), encoding="utf-8")
+
+    def close(self) -> None:
+        """Let go of the files, whole or not."""
+        for file in self._files.values():
+            file.close()
+
+    def _line(self, row: Row) -> str:
+        """Write a row so that reading its columns again gives the same prompt."""
+        content: list[Any] = [row.fields]
+        if to_row(row.fields, where=row.id, columns=self.columns).prompt != row.prompt:
+            content.append(row.prompt)
+        return json.dumps(content, ensure_ascii=False, default=str)
+
+    def _texts(self, name: str, ends_name: str, texts: list[bytes]) -> None:
+        ends = self._ends[name] + np.cumsum([len(text) for text in texts], dtype=np.int64)
+        self._ends[name] = int(ends[-1]) if len(ends) else self._ends[name]
+        self._write(name, b"".join(texts))
+        self._write(ends_name, ends)
+
+    def _append(self, name: str, parts: list[np.ndarray], dtype: Any) -> None:
+        if parts:
+            self._write(name, np.concatenate(parts).astype(dtype, copy=False))
+
+    def _write(self, name: str, content: np.ndarray | bytes) -> None:
+        if name not in self._files:
+            self._files[name] = open(self.folder / f"{name}.bin", "wb")  # noqa: SIM115 - closed as the others
+        data = content if isinstance(content, bytes) else content.tobytes()
+        self._checks[name] = zlib.crc32(data, self._checks.get(name, 0))
+        self._files[name].write(data)
+
+
+def load(folder: Path) -> Stored:
+    """Map a store into memory, after every byte of it was checked.
+
+    Raises:
+        Damaged: a file is missing, cut short, or not what was written.
+    """
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        files = manifest["files"]
+        arrays = {name: _mapped(folder / f"{name}.bin", known) for name, known in files.items()}
+        trees = StoredTrees(arrays, manifest["columns"])
+        return Stored(
+            trees,
+            trees.rows,
+            manifest["skipped"],
+            **manifest["counts"],
+            lengths={n.removeprefix(_LENGTHS): a for n, a in arrays.items() if n.startswith(_LENGTHS) and len(a)},
+            fingerprint=manifest["fingerprint"],
+            numbers=trees.table[:, 2],
+            notes=manifest["notes"],
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise Damaged(f"{folder / MANIFEST}: {error}") from error
+
+
+def _mapped(path: Path, known: Mapping[str, int]) -> np.ndarray:
+    size = path.stat().st_size
+    if size != known["bytes"]:
+        raise Damaged(f"{path}: {size} bytes, {known['bytes']} were written")
+    if size == 0:
+        return np.zeros(0, _TYPES.get(path.stem, np.int64))
+    with open(path, "rb") as file:
+        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    if zlib.crc32(mapped) != known["crc32"]:
+        raise Damaged(f"{path}: not what was written")
+    return np.frombuffer(mapped, _TYPES.get(path.stem, np.int64))
+
+
+class _Lazy(Sequence[_T]):
+    """A sequence whose elements are made when they are asked for."""
+
+    def _make(self, number: int) -> _T:
+        raise NotImplementedError
+
+    @overload
+    def __getitem__(self, key: int) -> _T: ...
+    @overload
+    def __getitem__(self, key: slice) -> list[_T]: ...
+    def __getitem__(self, key: int | slice) -> _T | list[_T]:
+        if isinstance(key, slice):
+            return [self._make(number) for number in range(*key.indices(len(self)))]
+        number = int(key) + (len(self) if key < 0 else 0)
+        if not 0 <= number < len(self):
+            raise IndexError(f"{key} of {len(self)}")
+        return self._make(number)
+
+    def __iter__(self) -> Iterator[_T]:
+        return (self._make(number) for number in range(len(self)))
+
+
+class _Texts:
+    """Texts that lie end to end."""
+
+    def __init__(self, bytes_: np.ndarray, ends: np.ndarray) -> None:
+        self._bytes, self.ends = bytes_, ends
+
+    def __getitem__(self, number: int) -> bytes:
+        start = int(self.ends[number - 1]) if number else 0
+        return self._bytes[start : int(self.ends[number])].tobytes()
+
+
+class StoredRows(_Lazy[Row]):
+    """The kept rows."""
+
+    def __init__(self, texts: _Texts, names: _Texts, columns: Mapping[str, str]) -> None:
+        self._texts, self._names, self._columns = texts, names, columns
+
+    def __len__(self) -> int:
+        return len(self._texts.ends)
+
+    def _make(self, number: int) -> Row:
+        fields, *prompt = json.loads(self._texts[number])
+        row = to_row(fields, where=f"kept row {number}", columns=self._columns)
+        row = dataclasses.replace(row, id=self._names[number].decode())
+        return dataclasses.replace(row, prompt=tuple(prompt[0])) if prompt else row
+
+
+class StoredTrees(_Lazy[Tree]):
+    """The trees of the kept rows."""
+
+    def __init__(self, arrays: Mapping[str, np.ndarray], columns: Mapping[str, str]) -> None:
+        self._names = _Texts(arrays["names"], arrays["name_ends"])
+        self.rows = StoredRows(_Texts(arrays["rows"], arrays["row_ends"]), self._names, columns)
+        self.table = arrays["trees"].reshape(-1, 3)
+        self._ids, self._scored = arrays["ids"], arrays["scored"]
+        self._token_ends = np.concatenate([[0], np.cumsum(arrays["segments"])])
+        self._segment_ends = np.concatenate([[0], np.cumsum(self.table[:, 0])])
+        if not len(self.rows) == len(self._names.ends) == len(self.table) or self._segment_ends[-1] != len(
+            arrays["segments"]
+        ):
+            raise ValueError("rows, trees and segments do not agree")
+        if self._segment_ends[-1] != len(arrays["segments"]):
+            raise ValueError("trees and segments do not agree")
+        if not self._token_ends[-1] == len(self._ids) == len(self._scored):
+            raise ValueError("ids and segments do not agree")
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def lengths(self) -> np.ndarray:
+        """Tokens of each tree, int64 [trees]."""
+        return np.diff(self._token_ends[self._segment_ends])
+
+    def ids(self) -> list[str]:
+        """The rows' ids."""
+        return [self._names[number].decode() for number in range(len(self))]
+
+    def _make(self, number: int) -> Tree:
+        first, last = int(self._segment_ends[number]), int(self._segment_ends[number + 1])
+        ends = self._token_ends[first : last + 1].tolist()
+        segments = tuple(
+            Segment(self._ids[start:end], -1 if k == 0 else 0, self._scored[start:end])
+            for k, (start, end) in enumerate(pairwise(ends))
+        )
+        return Tree(self._names[number].decode(), segments, int(self.table[number, 1]))

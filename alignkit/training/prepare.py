@@ -1,0 +1,97 @@
+"""`alignkit data prepare`: the data of a run made ready before it, and what packing will do with it."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from alignkit.config_file import Resolved
+from alignkit.data.packs import attention_cost, fill, pack_lengths, share_rows
+from alignkit.data.store import Stored
+from alignkit.errors import UsageError
+from alignkit.methods import Method, MethodConfig
+from alignkit.policy.chat_settings import make_chat
+from alignkit.policy.names import find_model
+from alignkit.training.order import EpochPacking, step_rows, steps_per_epoch
+from alignkit.training.setup import ROW_CAPACITY, prepare_parts
+
+
+def prepare_data(method: Method, resolved: Resolved, *, shard: str | None, ranks: int) -> dict[str, Any]:
+    """Prepare the rows of a run, or one shard of them.
+
+    Returns: {"training", "validation": an account each, "duplicates", "max_length", "seconds"}, and of all training
+    rows "fill", the share of the rows' space that holds tokens, by pack scope, and "balance", the most loaded rank's
+    attention cost divided by the mean, over the rows of an epoch.
+
+    Raises:
+        UsageError: the shard is not i/n with i from 1 to n.
+        InputError: as training with the same options.
+    """
+    started = time.monotonic()
+    wanted = None if shard is None else parse_shard(shard)
+    source = find_model(resolved.model.model)
+    chat = make_chat(source, resolved.model)
+    max_length, training, validation = prepare_parts(method, resolved, source, chat, shard=wanted)
+    account: dict[str, Any] = {
+        "method": method.name,
+        "shard": shard,
+        "max_length": max_length,
+        "training": _account(training),
+        "validation": _account(validation),
+        "duplicates": training.notes["duplicates"],
+        "seconds": time.monotonic() - started,
+    }
+    if wanted is None and method.trains_on != "samples":
+        account |= packing(training, resolved.method, ranks=ranks)
+    return account
+
+
+def parse_shard(text: str) -> tuple[int, int]:
+    """Read "i/n".
+
+    Raises:
+        UsageError: it is not that, or i is not between 1 and n.
+    """
+    found = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text)
+    if found is None or not 1 <= int(found[1]) <= int(found[2]):
+        raise UsageError(f"--shard {text}: write i/n with i from 1 to n, as 2/8 for the second of eight parts")
+    return int(found[1]), int(found[2])
+
+
+def packing(training: Stored, config: MethodConfig, *, ranks: int) -> dict[str, Any]:
+    """Return the fill of the first epoch in both scopes, and how evenly its rows load the ranks."""
+    length_P = training.trees.lengths()
+    rows_per_step = config.batch_size * config.accumulation
+    num_steps = steps_per_epoch(len(length_P), rows_per_step)
+    orders = (step_rows(len(length_P), rows_per_step, seed=config.seed, step=n) for n in range(1, num_steps + 1))
+    by_step = [order[row].tolist() for order in orders for row in pack_lengths(length_P[order], ROW_CAPACITY)]
+    epoch = EpochPacking(length_P, capacity=ROW_CAPACITY, rows_per_step=rows_per_step, seed=config.seed)
+    cost_P = np.array([attention_cost(tree) for tree in training.trees], np.int64)
+    cost = [int(cost_P[row].sum()) for row in epoch.rows]
+    loads = [sum(cost[row] for row in rows) for rows in share_rows(cost, ranks)]
+    return {
+        "row_capacity": ROW_CAPACITY,
+        "fill": {
+            "step": fill(length_P, by_step, ROW_CAPACITY),
+            "epoch": fill(length_P, epoch.rows, ROW_CAPACITY),
+        },
+        "rows": {"step": len(by_step), "epoch": len(epoch.rows)},
+        "ranks": ranks,
+        "balance": max(loads) / (sum(loads) / ranks),
+    }
+
+
+def _account(part: Stored) -> Mapping[str, Any]:
+    return {
+        "used": len(part.trees),
+        "tokens": int(part.trees.lengths().sum()),
+        "cut": part.num_cut,
+        "dropped": part.num_dropped,
+        "skipped": dict(part.skipped),
+        "tokenized_otherwise": part.num_tokenized_otherwise,
+        "from_cache": part.from_cache,
+    }

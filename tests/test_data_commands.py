@@ -1,0 +1,86 @@
+"""`alignkit data lengths` and `prepare` as commands, on a tokenizer folder."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny_models import tiny_tokenizer
+
+from alignkit.cli.main import main
+from alignkit.data.chat import CHATML
+from alignkit.data.lengths import DIFFERENCE, ROW
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A working folder with a tokenizer folder, a cache of its own, and rows of which two are the same."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("ALIGNKIT_CACHE", str(tmp_path / "cache"))
+    tiny_tokenizer(tmp_path / "model", template=CHATML)
+    Path("model/config.json").write_text('{"max_position_embeddings": 512}')
+    rows = [{"id": f"r{n}", "prompt": f"Say {n}.", "chosen": "y" * n, "rejected": "no"} for n in range(1, 41)]
+    rows.append(rows[4] | {"id": "twin"})
+    Path("rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def printed(capsys: pytest.CaptureFixture[str], *arguments: str) -> Any:
+    assert main(["data", *arguments, "--model", "model", "--data", "rows.jsonl", "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def test_lengths_of_whole_rows_and_of_pairs(capsys: pytest.CaptureFixture[str]) -> None:
+    with open("rows.jsonl", "a") as file:
+        file.write(json.dumps({"prompt": "alone"}) + "\n" + json.dumps({"prompt": "Say", "chosen": "yes"}) + "\n")
+    columns = {column["column"]: column for column in printed(capsys, "lengths")}
+    assert [(name, column["count"]) for name, column in columns.items()] == [
+        ("prompt", 43), ("chosen", 42), ("rejected", 41), (ROW, 43), (DIFFERENCE, 41),
+    ]  # fmt: skip
+    assert (columns[DIFFERENCE]["min"], columns[DIFFERENCE]["max"]) == (-1, 38)
+    assert columns[ROW]["max"] == columns["prompt"]["max"] + 41  # 40 letters and the end token
+    assert main(["data", "lengths", "--model", "model", "--data", "rows.jsonl"]) == 0
+    shown = capsys.readouterr().out
+    assert f"\n{DIFFERENCE}, tokens\n" in shown
+    assert shown.count("will be cut at 512: 0 (0.0 %), at 1,024: 0 (0.0 %), at 2,048: 0 (0.0 %)") == 1
+
+
+def test_preparing_fills_the_cache_and_accounts_for_every_row(capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["prepare", "--method", "dpo", "--split", "first-10", "--max-length", "60", "--truncation", "drop-row"]
+    first = printed(capsys, *options)
+    assert (first["training"]["used"], first["training"]["dropped"]) == (23, 7)  # 26 + n + 1 tokens
+    assert (first["validation"]["used"], first["duplicates"]) == (11, 1)  # the twin's prompt is one of them
+    assert (
+        first["rows"]["epoch"] == 1 < first["rows"]["step"] and 0 < first["fill"]["step"] < first["fill"]["epoch"] < 1
+    )
+    assert not first["training"]["from_cache"]
+    second = printed(capsys, *options, "--set", "train.seed=7", "--ranks", "2")
+    assert second["training"]["from_cache"] and second["validation"]["from_cache"]
+    assert second["balance"] == 2.0  # one row, two ranks
+
+
+def test_shards_are_put_together_by_the_preparation_of_the_whole(capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["prepare", "--split", "0.2"]
+    shards = [printed(capsys, *options, "--shard", f"{n}/3") for n in (1, 2, 3)]
+    whole = printed(capsys, *options)
+    for part in ("training", "validation"):
+        assert whole[part]["used"] == sum(shard[part]["used"] for shard in shards)
+        assert whole[part]["tokens"] == sum(shard[part]["tokens"] for shard in shards)
+    assert whole["duplicates"] == 1 and "fill" in whole and "fill" not in shards[0]
+    assert main(["data", *options, "--model", "model", "--data", "rows.jsonl"]) == 0
+    shown = capsys.readouterr().out
+    assert "rows that repeat an earlier one exactly: 1" in shown
+    assert "pack scope epoch: 1 rows of 4,096 tokens, " in shown
+
+
+@pytest.mark.parametrize("shard", ["0/2", "3/2", "1", "a/b", "1/0"])
+def test_a_shard_that_is_none_is_refused(shard: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["data", "prepare", "--model", "model", "--data", "rows.jsonl", "--shard", shard]) == 2
+    assert f"--shard {shard}: write i/n with i from 1 to n" in capsys.readouterr().err
+
+
+def test_epoch_packing_of_samples_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["data", "prepare", "--method", "grpo", "--model", "model", "--data", "rows.jsonl"]
+    assert main([*command, "--set", "train.pack_scope=epoch"]) == 2
+    assert "--pack-scope epoch: how long grpo's samples will be is not known" in capsys.readouterr().err

@@ -1,0 +1,129 @@
+"""Trees in rows: what a row holds, both pack scopes, and rows shared among ranks."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from alignkit import _native
+from alignkit.data.packs import attention_cost, fill, lay_out, pack, pack_lengths, share_rows
+from alignkit.data.trees import Tree, tree
+from alignkit.training.order import EpochPacking, steps_per_epoch
+
+
+@st.composite
+def trees(draw: st.DrawFn) -> list[Tree]:
+    """Trees of no to three completions, some of them empty, some prompts empty."""
+    made = []
+    for number in range(draw(st.integers(0, 4))):
+        prompt = draw(st.lists(st.integers(0, 9), max_size=4))
+        completions = []
+        for _ in range(draw(st.integers(0, 3))):
+            ids = draw(st.lists(st.integers(0, 9), max_size=4))
+            scored = [draw(st.booleans()) and (len(prompt) > 0 or at > 0) for at in range(len(ids))]
+            completions.append((np.array(ids, np.int32), np.array(scored, bool)))
+        made.append(tree(f"t{number}", np.array(prompt, np.int32), completions, target_num_tokens=number))
+    return made
+
+
+@given(trees())
+def test_a_row_holds_what_is_laid_out_token_by_token(row: list[Tree]) -> None:
+    laid = lay_out(row)
+    ids: list[int] = []
+    positions: list[int] = []
+    scored: list[tuple[int, int, int]] = []  # (source, target, completion) of each scored token
+    groups, last, counts, targets, spans = [], [], [], [], []
+    for number, one in enumerate(row):
+        start = len(ids)
+        ids += one.prompt.ids.tolist()
+        positions += range(len(one.prompt))
+        prompt_end, places = len(ids), []
+        for completion in one.completions:
+            first = len(ids)
+            own = [
+                (prompt_end - 1 if at == 0 else first + at - 1, int(completion.ids[at]), len(groups))
+                for at in range(len(completion))
+                if completion.scored[at]
+            ]
+            scored += own
+            ids += completion.ids.tolist()
+            positions += range(len(one.prompt), len(one.prompt) + len(completion))
+            groups.append(number)
+            counts.append(len(own))
+            targets.append(one.target_num_tokens)
+            places.append((first, len(ids)))
+            last.append(len(ids) - 1 if len(completion) else prompt_end - 1)
+        spans.append((start, prompt_end, tuple(places)))
+    assert laid.trees == tuple(row)
+    assert (laid.ids_S.tolist(), laid.position_S.tolist()) == (ids, positions)
+    assert list(zip(laid.source_T.tolist(), laid.target_T.tolist(), laid.completion_T.tolist(), strict=True)) == scored
+    assert (laid.group_N.tolist(), laid.last_N.tolist()) == (groups, last)
+    assert (laid.num_tokens_N.tolist(), laid.target_num_tokens_N.tolist()) == (counts, targets)
+    assert [(span.start, span.prompt_end, span.completions) for span in laid.spans] == spans
+    arrays = [x for x in vars(laid).values() if isinstance(x, np.ndarray)]
+    assert len(arrays) == 9 and {x.dtype for x in arrays} == {np.dtype(np.int64)}
+
+
+def test_a_tree_longer_than_a_row_has_one_of_its_own() -> None:
+    lengths = np.array([3, 12, 7, 3], np.int64)
+    rows = pack_lengths(lengths, 10)
+    assert rows == [[1], [0, 2], [3]]
+    assert fill(lengths, rows, 10) == pytest.approx((10 + 10 + 3) / 30)
+    assert pack([], 10) == [] and fill(np.zeros(0, np.int64), [], 10) == 0.0
+
+
+def test_attention_cost_counts_queries_and_keys() -> None:
+    ones = np.ones(4, bool)
+    one = tree("t", np.arange(3), [(np.arange(2), ones[:2]), (np.arange(4), ones)])
+    # prompt 1+2+3; completion of 2: 4+5; completion of 4: 4+5+6+7
+    assert attention_cost(one) == 6 + 9 + 22
+
+
+@given(st.lists(st.integers(0, 1000), max_size=30), st.integers(1, 5))
+def test_every_row_goes_to_one_rank_and_no_rank_has_a_row_too_many(costs: list[int], num_ranks: int) -> None:
+    ranks = share_rows(costs, num_ranks)
+    assert sorted(itertools.chain(*ranks)) == list(range(len(costs)))
+    assert ranks == share_rows(costs, num_ranks)
+    loads = [sum(costs[row] for row in rows) for rows in ranks]
+    for load, rows in zip(loads, ranks, strict=True):
+        assert not rows or load - min(costs[row] for row in rows) <= min(loads)
+
+
+def test_what_cannot_be_shared_is_named() -> None:
+    with pytest.raises(ValueError, match="at least one rank"):
+        _native.share_rows(np.array([1]), 0)
+    with pytest.raises(ValueError, match="row 1 has the negative cost -5"):
+        _native.share_rows(np.array([1, -5]), 2)
+
+
+LENGTHS = st.lists(st.integers(0, 120), min_size=1, max_size=60).map(lambda x: np.array(x, np.int64))
+
+
+@given(LENGTHS, st.integers(1, 9), st.integers(0, 2**63))
+def test_an_epoch_has_every_tree_once_and_no_row_over_capacity(length_P: np.ndarray, per_step: int, seed: int) -> None:
+    packing = EpochPacking(length_P, capacity=100, rows_per_step=per_step, seed=seed)
+    assert 1 <= packing.steps_per_epoch <= steps_per_epoch(len(length_P), per_step)
+    again = EpochPacking(length_P, capacity=100, rows_per_step=per_step, seed=seed)
+    for epoch in range(2):
+        steps = range(1 + epoch * packing.steps_per_epoch, 1 + (epoch + 1) * packing.steps_per_epoch)
+        rows = [packing.step(step) for step in steps]
+        assert all(rows)
+        assert sorted(itertools.chain(*itertools.chain(*rows))) == list(range(len(length_P)))
+        for row in itertools.chain(*rows):
+            assert length_P[row].sum() <= 100 or len(row) == 1
+        assert [again.step(step) for step in reversed(steps)] == rows[::-1]  # from the step alone, as after a resume
+
+
+def test_epochs_differ_and_fill_rows_better_than_steps_do() -> None:
+    length_P = np.clip(np.random.default_rng(0).lognormal(5.5, 0.8, 2000), 1, 2048).astype(np.int64)
+    packing = EpochPacking(length_P, capacity=4096, rows_per_step=16, seed=1)
+    first = [sorted(row) for step in range(1, packing.steps_per_epoch + 1) for row in packing.step(step)]
+    second = [sorted(row) for row in itertools.chain(*[packing.step(packing.steps_per_epoch + 1)])]
+    assert second[0] not in first
+    by_step = [row for at in range(0, 2000, 16) for row in pack_lengths(length_P[at : at + 16], 4096)]
+    whole = fill(length_P, first, 4096)
+    assert whole > 0.99 > fill(length_P, by_step, 4096)

@@ -1,0 +1,203 @@
+"""Sources of rows: several as one, weights, splits by a file, duplicates, and files that stop in the middle."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import polars
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from alignkit.config import DataSection
+from alignkit.data import files, mixing
+from alignkit.data.duplicates import DuplicateCount
+from alignkit.data.read import Source, read_rows
+from alignkit.data.rows import to_row
+from alignkit.errors import InputError, UsageError
+from alignkit.training.selection import Selection
+
+
+def write(path: Path, rows: list[Mapping[str, Any]]) -> str:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return str(path)
+
+
+def many(prefix: str, count: int) -> list[Mapping[str, Any]]:
+    return [{"id": f"{prefix}{n}", "prompt": f"{prefix} {n}", "chosen": "yes"} for n in range(count)]
+
+
+def ids(data: str, limit: int | None = None) -> list[str]:
+    return [row.id for row in read_rows(data, limit=limit)]
+
+
+def test_sources_without_weights_follow_one_another(tmp_path: Path) -> None:
+    a, b = write(tmp_path / "a.jsonl", many("a", 2)), write(tmp_path / "b.jsonl", many("b", 2))
+    assert ids(f"{b},{a}") == ["b0", "b1", "a0", "a1"]
+
+
+def test_weights_are_shares_and_no_row_is_taken_twice(tmp_path: Path) -> None:
+    a, b = write(tmp_path / "a.jsonl", many("a", 100)), write(tmp_path / "b.jsonl", many("b", 20))
+    mixture = ids(f"{a}=3,{b}=1")
+    assert Counter(name[0] for name in mixture) == {"a": 60, "b": 20}
+    assert len(set(mixture)) == 80
+    assert mixture == ids(f"{a}=3,{b}=1")
+    own = [int(name[1:]) for name in mixture if name[0] == "a"]
+    assert own == sorted(own) and own != list(range(60))  # in their order, drawn from all hundred
+    for start in range(0, 80, 20):  # every stretch has the mixture's shares
+        assert Counter(name[0] for name in mixture[start : start + 20])["a"] in (14, 15, 16)
+
+
+@given(st.lists(st.tuples(st.integers(0, 200), st.integers(1, 9)), min_size=1, max_size=5))
+def test_no_source_gives_more_than_it_has_and_the_scarcest_gives_all(parts: list[tuple[int, int]]) -> None:
+    counts, weights = [count for count, _ in parts], [float(weight) for _, weight in parts]
+    taken = mixing.shares(counts, weights)
+    assert all(0 <= took <= count for took, count in zip(taken, counts, strict=True))
+    assert any(took == count for took, count in zip(taken, counts, strict=True))
+    for took, weight in zip(taken, weights, strict=True):
+        assert abs(took - sum(taken) * weight / sum(weights)) <= 0.5 + 0.5 * len(parts)
+
+
+@pytest.mark.parametrize("weight", ["0", "-1", "half", "nan", "inf", ""])
+def test_a_weight_that_is_no_number_above_0_is_refused(weight: str) -> None:
+    with pytest.raises(UsageError, match=r"the weight .* of a.jsonl is not a number above 0"):
+        mixing.parse(f"a.jsonl={weight},b.jsonl")
+
+
+def test_a_path_with_a_comma_or_equals_sign_is_one_source(tmp_path: Path) -> None:
+    path = write(tmp_path / "a=2,b.jsonl", many("a", 1))
+    assert ids(path) == ["a0"]
+    with pytest.raises(UsageError, match="an empty part"):
+        mixing.parse("a.jsonl,,b.jsonl")
+
+
+def test_a_folder_of_mixed_kinds_and_shapes_is_read_row_by_row(tmp_path: Path) -> None:
+    write(
+        tmp_path / "a.jsonl", [{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "x"}]}]
+    )
+    (tmp_path / "sub").mkdir()
+    polars.DataFrame(
+        {"prompt": ["b", "c"], "chosen": ["y", None], "rejected": [None, None], "completion": [None, "z"]}
+    ).write_parquet(tmp_path / "sub" / "b.parquet")
+    write(tmp_path / "z.jsonl", [{"instruction": "d", "input": "", "output": "w"}])
+    (tmp_path / "README.md").write_text("not data")
+    rows = read_rows(str(tmp_path))
+    assert [(row.prompt[0]["content"], row.reference) for row in rows] == [
+        ("a", "x"), ("b", "y"), ("c", "z"), ("d", "w"),
+    ]  # fmt: skip
+    assert [row.is_conversation for row in rows] == [True, False, False, False]
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"prompt": [1, 2], "chosen": ["a", "b"]}, "row 1: expected text or a list of messages, found 1"),
+        ({"prompt": ["a"], "chosen": [[{"role": "assistant", "text": "b"}]]}, "row 1: a message needs 'role'"),
+        ({"messages": [["a"]]}, "row 1: expected text or a list of messages"),
+        ({"number": [1.5]}, "row 1: unknown row shape; fields found: number"),
+    ],
+)
+def test_parquet_with_wrong_types_names_the_row(tmp_path: Path, columns: dict[str, list[Any]], message: str) -> None:
+    polars.DataFrame(columns).write_parquet(tmp_path / "a.parquet")
+    with pytest.raises(InputError, match=f"a.parquet, {message}"):
+        read_rows(str(tmp_path / "a.parquet"))
+
+
+def test_a_zst_that_ends_early_is_an_error_and_a_whole_one_is_read_to_its_end(tmp_path: Path) -> None:
+    if subprocess.run(["which", "zstd"], capture_output=True, check=False).returncode:
+        pytest.skip("no zstd here to pack a file with")
+    plain = write(tmp_path / "a.jsonl", many("a\u2028 ", 5000))
+    subprocess.run(["zstd", "-q", plain], check=True)
+    packed = tmp_path / "a.jsonl.zst"
+    assert ids(str(packed)) == ids(plain)
+    packed.write_bytes(packed.read_bytes()[: packed.stat().st_size // 2])
+    with pytest.raises(InputError, match=r"not readable as zst: .*; pack it again"):
+        read_rows(str(packed))
+
+
+def test_wrong_json_names_its_line_however_far_down(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    write(path, many("a", 4321))
+    with open(path, "a", encoding="utf-8") as file:
+        file.write("\n{oops\n")
+    with pytest.raises(InputError, match=r"a.jsonl, line 4323: not JSON"):
+        read_rows(str(path))
+    assert len(read_rows(str(path), limit=4321)) == 4321  # what is not asked for is not read
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
+def test_reading_holds_a_bounded_part_of_a_file(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    import tracemalloc
+
+    rows = [{"prompt": f"{n} " + "x" * 1000, "chosen": "y"} for n in range(5000)]
+    path = tmp_path / f"a.{kind}"
+    if kind == "jsonl":
+        write(path, rows)
+    else:
+        polars.DataFrame(rows).write_parquet(path, row_group_size=500)
+    monkeypatch.setattr(files, "_BATCH_ROWS", 256)
+    tracemalloc.start()
+    try:
+        count = sum(1 for _ in files.read_file(path))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert count == 5000
+    assert peak < 2_000_000  # of 5 MB
+
+
+def test_exact_duplicates_are_counted_and_left_out_where_asked(tmp_path: Path) -> None:
+    rows = [to_row({"id": f"r{n}", "prompt": f"{n % 3}", "chosen": "a" if n < 5 else "b"}, where="x") for n in range(6)]
+    for drops, kept in ((False, 6), (True, 4)):
+        count = DuplicateCount(drops=drops)
+        for _ in range(2):  # counted anew each time
+            assert len(list(count.watch(rows))) == kept
+            assert (count.num_rows, count.ids) == (2, ["r3", "r4"])
+
+
+def test_a_fingerprint_follows_the_content_and_what_is_asked_of_it(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", many("a", 3))
+    before = Source(path).fingerprint()
+    assert Source(path).fingerprint() == before
+    assert Source(path, limit=2).fingerprint() != before
+    assert Source(path, {"prompt": "question"}).fingerprint() != before
+    write(tmp_path / "a.jsonl", many("b", 3))
+    assert Source(path).fingerprint() != before
+    assert Source("demo").fingerprint() == Source("demo").fingerprint() != Source("demo:test").fingerprint()
+
+
+def selected(section: DataSection, part: Any, **given: Any) -> list[str]:
+    return [row.id for row in Selection(section, **given)._rows(part)]
+
+
+def test_the_first_rows_a_seeded_share_or_a_file_validate(tmp_path: Path) -> None:
+    data = write(tmp_path / "a.jsonl", many("a", 40))
+    apart = write(tmp_path / "v.jsonl", [*many("v", 2), {"id": "twin", "prompt": "a 7", "chosen": "no"}])
+    first = DataSection(data=data, split="first-10")
+    assert selected(first, "validation") == [f"a{n}" for n in range(10)]
+    assert selected(first, "training") == [f"a{n}" for n in range(10, 40)]
+    share = DataSection(data=data, split="0.25")
+    held = selected(share, "validation")
+    assert len(held) == 10 and held != [f"a{n}" for n in range(10)]
+    assert sorted(held + selected(share, "training")) == sorted(f"a{n}" for n in range(40))
+    named = DataSection(data=data, split=apart)
+    assert selected(named, "validation") == ["v0", "v1", "twin"]
+    assert selected(named, "training") == [f"a{n}" for n in range(40) if n != 7]  # its prompt validates
+
+
+def test_a_file_that_holds_every_prompt_leaves_nothing_to_train_on(tmp_path: Path) -> None:
+    data = write(tmp_path / "a.jsonl", many("a", 4))
+    with pytest.raises(UsageError, match="it holds the prompts of all 4 rows"):
+        selected(DataSection(data=data, split=data), "training")
+
+
+def test_drawn_prompts_are_the_same_for_a_seed(tmp_path: Path) -> None:
+    section = DataSection(data=write(tmp_path / "a.jsonl", many("a", 40)), split="first-10")
+    drawn = selected(section, "training", num_prompts=5, seed=3)
+    assert len(drawn) == 5 and drawn == selected(section, "training", num_prompts=5, seed=3)
+    assert drawn != selected(section, "training", num_prompts=5, seed=4)
