@@ -40,7 +40,7 @@ NOTE = (
     "rules, on families that no training row has; one answer a prompt, sampled at temperature 1."
 )
 STARTS = {"base": None, "sft": "base", "sft-lenpen": "base", "dpo": "sft", "grpo": "sft"}
-NUM_PROMPTS = 300
+NUM_PROMPTS = 200
 NUM_OWN_PROMPTS = 16
 MAX_NEW_TOKENS = 48
 TEMPERATURE = 1.0  # the policy itself is judged: what training changes is the distribution, not only its likeliest text
@@ -53,19 +53,19 @@ _COMMON: dict[str, Any] = {
 _SFT: dict[str, Any] = {"learning_rate": 4e-5, "batch_size": 8, "max_steps": 16}
 SETTINGS: dict[str, dict[str, Any]] = {
     "sft": _COMMON | _SFT,
-    "sft-lenpen": _COMMON | _SFT | {"penalty_interval": 1, "penalty_samples": 4, "max_penalty_ratio": 2.0},
-    "dpo": _COMMON | {"learning_rate": 2e-5, "batch_size": 6, "max_steps": 32},
+    "sft-lenpen": _COMMON | _SFT | {"penalty_interval": 2, "penalty_samples": 4, "max_penalty_ratio": 2.0},
+    "dpo": _COMMON | {"learning_rate": 2e-5, "batch_size": 6, "max_steps": 26},
     "grpo": _COMMON
     | {
         "learning_rate": 5e-5,
         "batch_size": 6,
         "group_size": 6,
-        "max_steps": 20,
+        "max_steps": 16,
         "reward": ["rules"],
         "num_prompts": None,
         "kl": 0.02,
     },
-    "reward": _COMMON | {"learning_rate": 3e-5, "batch_size": 8, "max_steps": 12},
+    "reward": _COMMON | {"learning_rate": 3e-5, "batch_size": 8, "max_steps": 10},
 }
 
 
