@@ -11,7 +11,7 @@ from typing import final
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["LengthStatistics", "OverlapIndex", "mask_labels", "pack_trees", "share_rows"]
+__all__ = ["LengthStatistics", "OverlapIndex", "mask_labels", "pack_trees", "score_bytes", "share_rows"]
 
 def mask_labels(
     ids: NDArray[np.int32],
@@ -94,6 +94,36 @@ class OverlapIndex:
 
     def overlaps(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
         """Return of each text of the small set: its distinct runs, those seen, the first text with one (or -1)."""
+
+def score_bytes(
+    ids: NDArray[np.int32],
+    row_offsets: NDArray[np.int64],
+    token_lengths: NDArray[np.int32],
+    text_lengths: NDArray[np.int64],
+    spans: NDArray[np.int64],
+    span_offsets: NDArray[np.int64],
+) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
+    """Score each token whose bytes lie wholly inside one of its row's spans.
+
+    For tokenizers whose tokens stand for bytes: where a token lies follows from the lengths of those before it.
+
+    Args:
+        ids: int32 [n], token ids of all rows.
+        row_offsets: int64 [rows + 1], where each row's tokens begin.
+        token_lengths: int32 [vocabulary], bytes that each token stands for.
+        text_lengths: int64 [rows], bytes of each row's text.
+        spans: int64 [m, 2] in C order, half-open [start, end) in bytes, sorted and without overlap within a row.
+        span_offsets: int64 [rows + 1], where each row's spans begin.
+
+    Returns:
+        bool [n], and int64 [k] the rows whose tokens' bytes are not as many as their text's: nothing of them is scored.
+
+    Raises:
+        ValueError: lengths disagree, offsets do not divide their entries, an id is not in the vocabulary, or a span is
+            negative, reversed, out of order or overlaps; names the row.
+
+    Source: Eq. 1 of the paper, as `mask_labels`.
+    """
 
 @final
 class LengthStatistics:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from alignkit.scoring.probes import Accuracy
 
 _SHOWN_ROWS = 5
+_TOKENS_A_CHARACTER = 4  # bytes of the longest in UTF-8
 
 
 class Run:
@@ -282,8 +283,20 @@ def show_rows(*, config: Path | None = None, set: Sequence[str] = (), **options:
             "id": row.id,
             "prompt_ids": tree.prompt.ids.tolist(),
             "completions": [{"ids": c.ids.tolist(), "scored": c.scored.tolist()} for c in tree.completions],
-            "tokens": [[chat.tokenizer.decode([number]) for number in s.ids.tolist()] for s in tree.segments],
+            "tokens": [_token_texts(chat.tokenizer, segment.ids.tolist()) for segment in tree.segments],
         }
+
+
+def _token_texts(tokenizer: Any, ids: Sequence[int]) -> list[str]:
+    """Each token's text; a character of several tokens stands with its last."""
+    texts, pending = [], []
+    for number in ids:
+        pending.append(number)
+        text: str = tokenizer.decode(pending)
+        is_part = text.endswith("\N{REPLACEMENT CHARACTER}") and len(pending) < _TOKENS_A_CHARACTER
+        texts.append("" if is_part else text)
+        pending = pending if is_part else []
+    return texts
 
 
 def data_lengths(*, config: Path | None = None, set: Sequence[str] = (), **options: object) -> list[ColumnLengths]:

@@ -59,7 +59,7 @@ class DataSection(Section):
     max_length: int | None = Field(
         None, ge=8, description="longest prompt + completion, in tokens; default: the model's context, at most 2,048"
     )
-    truncation: Literal["cut-completion", "drop-row", "stop"] | None = Field(
+    truncation: Literal["cut-completion", "drop-row", "cut-old-turns", "stop"] | None = Field(
         None,
         description="what is done with longer rows; default: stop when more than 1 % are longer, else cut-completion",
     )

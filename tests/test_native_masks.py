@@ -158,3 +158,36 @@ def test_arrays_that_do_not_belong_together_are_refused(changed: dict[str, np.nd
 def test_other_dtypes_and_layouts_are_type_errors(changed: dict[str, np.ndarray]) -> None:
     with pytest.raises(TypeError):
         _native.mask_labels(**arguments(**changed))
+
+
+@given(st.lists(texts(), max_size=6))
+def test_scores_by_bytes_equal_labels_by_places(rows: list[Row]) -> None:
+    gapless = []
+    for tokens, spans in rows:
+        places = [(start, end) for _, start, end in tokens]
+        cuts = sorted({at for place in places for at in place} | {0})
+        gapless.append(([(n, start, end) for n, (start, end) in enumerate(pairwise(cuts))], spans))
+    lengths = np.arange(32, dtype=np.int32)  # a token's id is its length
+    ids = np.array([end - start for own, _ in gapless for _, start, end in own], np.int32)
+    scored, unequal = _native.score_bytes(
+        ids,
+        np.cumsum([0, *(len(own) for own, _ in gapless)], dtype=np.int64),
+        lengths,
+        np.array([own[-1][2] if own else 0 for own, _ in gapless], np.int64),
+        np.array([span for _, own in gapless for span in own], np.int64).reshape(-1, 2),
+        np.cumsum([0, *(len(own) for _, own in gapless)], dtype=np.int64),
+    )
+    assert len(unequal) == 0
+    assert scored.tolist() == [label != -100 for own in masked(gapless) for label in own]
+
+
+def test_a_row_whose_bytes_are_not_its_texts_is_named_and_not_scored() -> None:
+    scored, unequal = _native.score_bytes(
+        np.array([1, 1, 1], np.int32),
+        np.array([0, 2, 3]),
+        np.array([0, 2], np.int32),
+        np.array([5, 2]),
+        np.array([[0, 5], [0, 2]]),
+        np.array([0, 1, 2]),
+    )
+    assert unequal.tolist() == [0] and scored.tolist() == [False, False, True]

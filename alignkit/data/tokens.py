@@ -1,11 +1,13 @@
 """Conversations -> trees: token ids of prompts and answers, masks, and what happens to rows that do not fit.
 
 The prompt's ids are those the sampler sends; an answer is tokenized apart. Rows whose whole text tokenizes to other
-ids are counted. A cut answer gets no forged end token; a prompt is never cut.
+ids are counted. A cut answer gets no forged end token; a prompt is never cut, but for old turns where
+`cut-old-turns` says so.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,13 +15,12 @@ from typing import Any
 
 import numpy as np
 
-from alignkit import _native
-from alignkit.data.chat import Chat, Scored
+from alignkit.data.chat import Chat
+from alignkit.data.drafts import Draft, draft_rows
 from alignkit.data.rows import Row, unusable_reason
 from alignkit.data.trees import Tree, tree
 from alignkit.errors import InputError
 
-UNSCORED = -100
 _TOKENIZER_FILES = ("tokenizer.*", "vocab.*", "tekken.json")  # without any, transformers makes an empty tokenizer
 FREE_CUTS = 0.01  # more rows than this share are cut only by a named policy
 
@@ -28,7 +29,8 @@ FREE_CUTS = 0.01  # more rows than this share are cut only by a named policy
 class Prepared:
     """Rows as trees, and an account of every row that is not, or not whole, among them.
 
-    `lengths` holds the token counts of "prompt", "chosen", "rejected" before any cut, int64 arrays.
+    `lengths` holds the token counts of "prompt", "chosen", "rejected" before any cut, int64 arrays. Of the `num_cut`
+    rows, `num_shortened` lost old turns; `rows` holds them as they were trained on.
     """
 
     trees: Sequence[Tree]
@@ -38,6 +40,7 @@ class Prepared:
     num_dropped: int = 0
     num_tokenized_otherwise: int = 0
     lengths: Mapping[str, np.ndarray] = field(default_factory=dict)
+    num_shortened: int = 0
 
 
 def load_tokenizer(folder: str | Path) -> Any:
@@ -77,7 +80,8 @@ def prepare(
     Args:
         trains_on: "chosen" (one completion), "pairs" (chosen, rejected) or "samples" (the prompt alone).
         max_length: longest prompt + completion, in tokens.
-        truncation: "cut-completion", "drop-row", "stop", or None (stop when over 1 % are longer, else cut).
+        truncation: "cut-completion", "drop-row", "cut-old-turns", "stop", or None (stop when over 1 % are longer, else
+            cut completions).
         max_skipped: stop when more than this share of the rows cannot be used.
         train_on: "last", "all-assistant", or None for what suits each row.
         keep_unusable: make trees also of rows that could not train (an empty answer), to look at them.
@@ -95,146 +99,108 @@ def prepare(
             usable.append(row)
         else:
             skipped[row.id] = reason
-    texts = _Texts(chat)
-    for row in usable:
-        texts.add(row, trains_on, train_on)
-    drafts = texts.tokenize(whole_answer=whole_answer)
-    return _fit(usable, drafts, skipped, texts, max_length, truncation, max_skipped, trains_on, is_part)
-
-
-class _Texts:
-    """The texts of many rows, tokenized in two batches: prompts, and answers with their spans."""
-
-    def __init__(self, chat: Chat) -> None:
-        self.chat = chat
-        self.prompts: list[str] = []
-        self.answers: list[Scored] = []
-        self.first_answer: list[int] = []
-        self.targets: list[int] = []  # index of the reference's answer, -1 for none
-
-    def add(self, row: Row, trains_on: str, train_on: str | None) -> None:
-        """Render a row; the answers it trains on first, then its reference where that is another text."""
-        self.first_answer.append(len(self.answers))
-        try:
-            if row.is_conversation and trains_on == "chosen" and train_on != "last":
-                self.prompts.append("")
-                self.answers.append(self.chat.conversation([*row.prompt, *(row.chosen or ())]))
-                self.targets.append(-1)
-                return
-            self.prompts.append(self.chat.prompt(row.prompt))
-            answers = {"chosen": [row.chosen], "pairs": [row.chosen, row.rejected], "samples": []}[trains_on]
-            self.answers.extend(self.chat.answer(row.prompt, answer) for answer in answers if answer is not None)
-            if row.reference is None:
-                self.targets.append(-1)
-            else:
-                self.targets.append(len(self.answers))
-                reference = [{"role": "assistant", "content": row.reference}]
-                self.answers.append(self.chat.answer(row.prompt, reference))
-        except InputError as error:
-            raise InputError(f"row {row.id}: {error}") from error
-
-    def tokenize(self, *, whole_answer: bool) -> list[tuple[np.ndarray, list[tuple[np.ndarray, np.ndarray]], int]]:
-        """Return (prompt ids, [(ids, scored)], reference's length) of each row."""
-        backend = self.chat.tokenizer.backend_tokenizer
-        prompts = backend.encode_batch_fast(self.prompts, add_special_tokens=False)
-        answers = _scored_answers(backend, self.answers, whole_answer)
-        drafts = []
-        for number, prompt in enumerate(prompts):
-            first, target = self.first_answer[number], self.targets[number]
-            after = self.first_answer[number + 1] if number + 1 < len(self.first_answer) else len(self.answers)
-            own = answers[first : after if target < 0 else target]
-            length = 0 if target < 0 else int(answers[target][1].sum())
-            drafts.append((np.array(prompt.ids, np.int32), own, length))
-        return drafts
-
-    def num_tokenized_otherwise(self, drafts: list[Any]) -> int:
-        """Count rows whose whole text tokenizes to other ids than prompt and answer apart."""
-        backend = self.chat.tokenizer.backend_tokenizer
-        whole, apart = [], []
-        for number, (prompt_ids, own, _) in enumerate(drafts):
-            if own and len(prompt_ids):
-                answer = self.answers[self.first_answer[number]]
-                whole.append(self.prompts[number] + answer.text[: answer.spans[-1][1]])
-                scored = np.flatnonzero(own[0][1])
-                apart.append(np.concatenate([prompt_ids, own[0][0][: scored[-1] + 1]]))
-        encoded = backend.encode_batch_fast(whole, add_special_tokens=False)
-        return sum(list(ids) != encoding.ids for ids, encoding in zip(apart, encoded, strict=True))
-
-
-def _scored_answers(backend: Any, answers: list[Scored], whole_answer: bool) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Tokenize answers and mask them in Rust (Eq. 1); returns (ids, scored) of each."""
-    if not answers:
-        return []
-    encoded = backend.encode_batch([answer.text for answer in answers], add_special_tokens=False)
-    row_offsets = np.concatenate([[0], np.cumsum([len(e.ids) for e in encoded])]).astype(np.int64)
-    ids = np.concatenate([np.array(e.ids, np.int32) for e in encoded])
-    places = np.concatenate([np.array(e.offsets, np.int64).reshape(-1, 2) for e in encoded])
-    spans = np.array([span for answer in answers for span in answer.spans], np.int64).reshape(-1, 2)
-    span_offsets = np.concatenate([[0], np.cumsum([len(a.spans) for a in answers])]).astype(np.int64)
-    starts, ends = np.ascontiguousarray(places[:, 0]), np.ascontiguousarray(places[:, 1])
-    labels = _native.mask_labels(ids, starts, ends, row_offsets, spans, span_offsets)
-    scored = labels != UNSCORED
-    result = []
-    for number in range(len(answers)):
-        own = slice(row_offsets[number], row_offsets[number + 1])
-        kept = np.flatnonzero(scored[own])
-        end = len(scored[own]) if whole_answer else (kept[-1] + 1 if len(kept) else 0)
-        result.append((ids[own][:end], scored[own][:end]))
-    return result
-
-
-def _fit(
-    rows: list[Row],
-    drafts: list[tuple[np.ndarray, list[tuple[np.ndarray, np.ndarray]], int]],
-    skipped: dict[str, str],
-    texts: _Texts,
-    max_length: int,
-    truncation: str | None,
-    max_skipped: float,
-    trains_on: str,
-    is_part: bool,
-) -> Prepared:
-    total = len(rows) + len(skipped)
-    trees, kept, num_cut, num_dropped = [], [], 0, 0
-    long = [len(prompt) + max((len(ids) for ids, _ in own), default=0) > max_length for prompt, own, _ in drafts]
-    fits = [len(prompt) < max_length for prompt, _, _ in drafts]
-    num_long = sum(over and fit for over, fit in zip(long, fits, strict=True))
-    if num_long and (truncation == "stop" or (truncation is None and num_long > FREE_CUTS * total)):
-        raise InputError(
-            f"{num_long} of {total} rows ({100 * num_long / total:.1f} %) are longer than --max-length {max_length} "
-            "tokens; name what is done with them: --truncation cut-completion or drop-row, or raise --max-length"
-        )
-    for row, (prompt, own, target), over, fit in zip(rows, drafts, long, fits, strict=True):
-        if not fit:
-            skipped[row.id] = f"prompt does not fit --max-length {max_length} tokens"
-        elif any(not scored.any() for _, scored in own):
-            raise InputError(f"row {row.id}: no token of the answer is scored: the mask is wrong")
-        elif over and truncation == "drop-row":
-            num_dropped += 1
-        else:
-            num_cut += over
-            room = max_length - len(prompt)
-            cut = [(ids[:room], scored[:room]) for ids, scored in own]
-            if any(not scored.any() for _, scored in cut):
-                skipped[row.id] = f"nothing of the answer is left within --max-length {max_length}"
-                continue
-            trees.append(tree(row.id, prompt, cut, target_num_tokens=target))
-            kept.append(row)
+    options: dict[str, Any] = {"trains_on": trains_on, "train_on": train_on, "whole_answer": whole_answer}
+    drafts = draft_rows(usable, chat, **options)
+    fitting = _Fitting(usable, drafts, skipped, max_length, truncation)
+    fitting.check_length()
+    if truncation == "cut-old-turns":
+        fitting.cut_old_turns(chat, options)
+    fitting.lay_trees()
+    total = len(rows)
     check_skipped(skipped, total, max_skipped)
-    if not trees and not is_part:
+    if not fitting.trees and not is_part:
         raise InputError(f"none of the {total} rows can be used: {summary(skipped) or 'all were dropped as too long'}")
-    lengths = {"prompt": np.array([len(prompt) for prompt, _, _ in drafts], np.int64)}
-    for number, name in enumerate(("chosen", "rejected")):
-        lengths |= {name: np.array([len(own[number][0]) for _, own, _ in drafts if len(own) > number], np.int64)}
     return Prepared(
-        trees,
-        kept,
+        fitting.trees,
+        fitting.kept,
         skipped,
-        num_cut,
-        num_dropped,
-        texts.num_tokenized_otherwise(drafts),
-        {name: column for name, column in lengths.items() if len(column)},
+        fitting.num_cut,
+        fitting.num_dropped,
+        sum(draft.is_otherwise for draft in drafts),
+        _lengths(drafts),
+        len(fitting.shortened),
     )
+
+
+class _Fitting:
+    """Lays drafts into trees of at most `max_length` tokens."""
+
+    def __init__(
+        self, rows: list[Row], drafts: list[Draft], skipped: dict[str, str], max_length: int, truncation: str | None
+    ) -> None:
+        self.rows, self.drafts, self.skipped = list(rows), list(drafts), skipped
+        self.max_length, self.truncation = max_length, truncation
+        self.trees: list[Tree] = []
+        self.kept: list[Row] = []
+        self.num_cut = self.num_dropped = 0
+        self.shortened: set[int] = set()
+
+    def check_length(self) -> None:
+        """Stop where too many rows are too long and nobody said what is to be done."""
+        total = len(self.rows) + len(self.skipped)
+        num_long = sum(
+            len(draft.prompt_ids) < self.max_length < draft.longest
+            or (self.truncation == "stop" and draft.longest > self.max_length)
+            for draft in self.drafts
+        )
+        if num_long and (self.truncation == "stop" or (self.truncation is None and num_long > FREE_CUTS * total)):
+            raise InputError(
+                f"{num_long} of {total} rows ({100 * num_long / total:.1f} %) are longer than --max-length "
+                f"{self.max_length} tokens; name what is done with them: --truncation cut-completion, cut-old-turns or "
+                "drop-row, or raise --max-length"
+            )
+
+    def cut_old_turns(self, chat: Chat, options: Mapping[str, Any]) -> None:
+        """Leave out the oldest turns of rows that are too long, one more each time, until they fit or none is left."""
+        long = [number for number, draft in enumerate(self.drafts) if draft.longest > self.max_length]
+        while long:
+            shorter = {number: without_oldest_turn(self.rows[number]) for number in long}
+            found = [(number, row) for number, row in shorter.items() if row is not None]
+            drafts = draft_rows([row for _, row in found], chat, **options)
+            for (number, row), draft in zip(found, drafts, strict=True):
+                self.rows[number], self.drafts[number] = row, draft
+                self.shortened.add(number)
+            long = [number for number, _ in found if self.drafts[number].longest > self.max_length]
+
+    def lay_trees(self) -> None:
+        for number, (row, draft) in enumerate(zip(self.rows, self.drafts, strict=True)):
+            if any(not count for count in draft.num_scored):
+                raise InputError(f"row {row.id}: no token of the answer is scored: the mask is wrong")
+            is_long = draft.longest > self.max_length
+            room = self.max_length - len(draft.prompt_ids)
+            if room <= 0:
+                self.skipped[row.id] = f"prompt does not fit --max-length {self.max_length} tokens"
+            elif is_long and self.truncation == "drop-row":
+                self.num_dropped += 1
+            else:
+                own = draft.completions
+                if is_long:
+                    own = [(ids[:room], scored[:room]) for ids, scored in own]
+                    if any(not scored.any() for _, scored in own):
+                        self.skipped[row.id] = f"nothing of the answer is left within --max-length {self.max_length}"
+                        continue
+                self.num_cut += is_long or number in self.shortened
+                self.trees.append(tree(row.id, draft.prompt_ids, own, target_num_tokens=draft.target_num_tokens))
+                self.kept.append(row)
+
+
+def without_oldest_turn(row: Row) -> Row | None:
+    """Leave out the oldest turn: the first message after the system's, and all up to the next of the user.
+
+    None where what is left would not begin with the user: the last question is never cut.
+    """
+    start = next((n for n, message in enumerate(row.prompt) if message["role"] != "system"), len(row.prompt))
+    later = (n for n, message in enumerate(row.prompt) if n > start and message["role"] == "user")
+    end = next(later, None)
+    return None if end is None else dataclasses.replace(row, prompt=(*row.prompt[:start], *row.prompt[end:]))
+
+
+def _lengths(drafts: Sequence[Draft]) -> dict[str, np.ndarray]:
+    lengths = {"prompt": np.array([len(draft.prompt_ids) for draft in drafts], np.int64)}
+    for number, name in enumerate(("chosen", "rejected")):
+        own = (len(draft.completions[number][0]) for draft in drafts if len(draft.completions) > number)
+        lengths[name] = np.fromiter(own, np.int64)
+    return {name: column for name, column in lengths.items() if len(column)}
 
 
 def check_skipped(skipped: Mapping[str, str], total: int, max_skipped: float) -> None:

@@ -184,7 +184,7 @@ class Answering:
         return Answer(row, said, len(ids) - hidden, completion.cut, hidden)
 
     def _request(self, row: Row) -> Request:
-        ids = self.chat.tokenizer(self.chat.prompt(row.prompt), add_special_tokens=False)["input_ids"]
+        ids = self.chat.prompt_ids(row.prompt)
         room = self.context - len(ids)
         if room < 1:
             raise InputError(

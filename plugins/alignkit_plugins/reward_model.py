@@ -77,14 +77,11 @@ class RewardModel(Judge):
 
         from alignkit.data.trees import tree
 
-        tokenizer = self._chat.tokenizer
-        prompt = np.array(
-            tokenizer(self._chat.prompt(items[0].prompt), add_special_tokens=False)["input_ids"], np.int32
-        )
+        prompt = np.array(self._chat.prompt_ids(items[0].prompt), np.int32)
         completions = []
         for item in items:
             answer = self._chat.answer(item.prompt, [{"role": "assistant", "content": item.completion}])
-            ids = np.array(tokenizer(answer.text, add_special_tokens=False)["input_ids"], np.int32)
+            ids = self._chat.encoder.ids(answer)
             completions.append((ids, np.ones(len(ids), bool)))
         return tree("scored", prompt, completions)
 

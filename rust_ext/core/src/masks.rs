@@ -28,6 +28,24 @@ pub struct Spans<'a> {
     pub row_offsets: &'a [i64],
 }
 
+/// The ids of all rows, of a tokenizer whose tokens stand for bytes: where each lies follows from those before it.
+pub struct Ids<'a> {
+    pub ids: &'a [i32],
+    /// One entry more than rows.
+    pub row_offsets: &'a [i64],
+    /// How many bytes each token of the vocabulary stands for.
+    pub token_lengths: &'a [i32],
+    /// How many bytes each row's text has.
+    pub text_lengths: &'a [i64],
+}
+
+/// Which tokens are scored, and the rows whose tokens' bytes are not as many as their text's (nothing of them is).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Scores {
+    pub scored: Vec<bool>,
+    pub unequal_rows: Vec<i64>,
+}
+
 /// Why no labels can be given.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum MaskError {
@@ -40,6 +58,8 @@ pub enum MaskError {
     Token { row: usize, token: usize, start: i64, end: i64 },
     Span { row: usize, span: usize, start: i64, end: i64 },
     SpanOrder { row: usize, span: usize, start: i64, previous_end: i64 },
+    TextsDisagree { tokens: usize, texts: usize },
+    UnknownId { row: usize, token: usize, id: i32 },
 }
 
 impl fmt::Display for MaskError {
@@ -64,6 +84,12 @@ impl fmt::Display for MaskError {
             }
             Self::Span { row, span, start, end } => {
                 write!(f, "row {row}: span {span} lies at [{start}, {end}), which is no stretch of text")
+            }
+            Self::TextsDisagree { tokens, texts } => {
+                write!(f, "row_offsets hold {tokens} rows, text_lengths {texts}: both need every row")
+            }
+            Self::UnknownId { row, token, id } => {
+                write!(f, "row {row}: token {token} has the id {id}, which the vocabulary does not have")
             }
             Self::SpanOrder { row, span, start, previous_end } => {
                 write!(
@@ -117,6 +143,46 @@ pub fn mask_labels(tokens: &Tokens, spans: &Spans) -> Result<Vec<i32>, MaskError
     Ok(labels)
 }
 
+/// Scores every token whose bytes lie wholly inside one of its row's spans (in bytes).
+///
+/// # Errors
+///
+/// As [`mask_labels`], and an id that the vocabulary does not have.
+pub fn score_bytes(tokens: &Ids, spans: &Spans) -> Result<Scores, MaskError> {
+    check_offsets("row_offsets", tokens.row_offsets, tokens.ids.len())?;
+    check_offsets("span_offsets", spans.row_offsets, spans.spans.len())?;
+    let num_rows = tokens.row_offsets.len() - 1;
+    if spans.row_offsets.len() - 1 != num_rows {
+        return Err(MaskError::RowsDisagree { tokens: num_rows, spans: spans.row_offsets.len() - 1 });
+    }
+    if tokens.text_lengths.len() != num_rows {
+        return Err(MaskError::TextsDisagree { tokens: num_rows, texts: tokens.text_lengths.len() });
+    }
+    let mut scored = Vec::with_capacity(tokens.ids.len());
+    let mut unequal_rows = Vec::new();
+    for row in 0..num_rows {
+        let own = &tokens.ids[tokens.row_offsets[row] as usize..tokens.row_offsets[row + 1] as usize];
+        let own_spans = &spans.spans[spans.row_offsets[row] as usize..spans.row_offsets[row + 1] as usize];
+        check_spans(row, own_spans)?;
+        let first = scored.len();
+        let (mut at, mut next) = (0_i64, 0);
+        for (token, &id) in own.iter().enumerate() {
+            let length = usize::try_from(id).ok().and_then(|id| tokens.token_lengths.get(id));
+            let end = at + i64::from(*length.ok_or(MaskError::UnknownId { row, token, id })?);
+            while next < own_spans.len() && own_spans[next][1] <= at {
+                next += 1;
+            }
+            scored.push(own_spans.get(next).is_some_and(|span| span[0] <= at && end <= span[1]));
+            at = end;
+        }
+        if at != tokens.text_lengths[row] {
+            scored[first..].fill(false);
+            unequal_rows.push(row as i64);
+        }
+    }
+    Ok(Scores { scored, unequal_rows })
+}
+
 /// Whether `[start, end)` lies wholly inside one span; only the last span that begins at or before `start` can hold it.
 fn is_inside(start: i64, end: i64, spans: &[[i64; 2]]) -> bool {
     match spans.partition_point(|span| span[0] <= start) {
@@ -168,6 +234,38 @@ mod tests {
             &Tokens { ids: &ids, starts: &starts, ends: &ends, row_offsets: &[0, places.len() as i64] },
             &Spans { spans, row_offsets: &[0, spans.len() as i64] },
         )
+    }
+
+    /// Scores of one row of tokens of these lengths.
+    fn scores(lengths: &[i32], spans: &[[i64; 2]], text_length: i64) -> Result<Scores, MaskError> {
+        let ids: Vec<i32> = (0..lengths.len() as i32).collect();
+        let row_offsets = &[0, lengths.len() as i64];
+        score_bytes(
+            &Ids { ids: &ids, row_offsets, token_lengths: lengths, text_lengths: &[text_length] },
+            &Spans { spans, row_offsets: &[0, spans.len() as i64] },
+        )
+    }
+
+    #[test]
+    fn bytes_are_scored_only_wholly_inside_a_span() {
+        let expected = vec![false, true, true, false, true];
+        let found = scores(&[2, 2, 2, 3, 1], &[[2, 6], [8, 10]], 10);
+        assert_eq!(found, Ok(Scores { scored: expected, unequal_rows: vec![] }));
+    }
+
+    #[test]
+    fn a_row_whose_bytes_are_not_its_texts_is_named_and_not_scored() {
+        let found = scores(&[2, 2], &[[0, 4]], 5);
+        assert_eq!(found, Ok(Scores { scored: vec![false, false], unequal_rows: vec![0] }));
+    }
+
+    #[test]
+    fn ids_out_of_the_vocabulary_are_refused() {
+        for id in [-1, 2] {
+            let tokens = Ids { ids: &[0, id], row_offsets: &[0, 2], token_lengths: &[1, 1], text_lengths: &[2] };
+            let found = score_bytes(&tokens, &Spans { spans: &[], row_offsets: &[0, 0] });
+            assert_eq!(found, Err(MaskError::UnknownId { row: 0, token: 1, id }));
+        }
     }
 
     #[test]

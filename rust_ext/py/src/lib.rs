@@ -9,7 +9,7 @@ use numpy::{IntoPyArray, PyArray1, PyReadonlyArray1, PyReadonlyArray2, PyUntyped
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
-use alignkit_core::masks::{Spans, Tokens};
+use alignkit_core::masks::{Ids, Spans, Tokens};
 
 #[pymodule]
 mod _native {
@@ -18,7 +18,7 @@ mod _native {
     #[pymodule_export]
     use super::overlap::OverlapIndex;
     #[pymodule_export]
-    use super::{mask_labels, pack_trees, share_rows};
+    use super::{mask_labels, pack_trees, score_bytes, share_rows};
 }
 
 #[pyfunction]
@@ -43,6 +43,32 @@ fn mask_labels<'py>(
     let spans = Spans { spans: spans.as_slice()?.as_chunks().0, row_offsets: span_offsets.as_slice()? };
     let labels = py.detach(|| alignkit_core::masks::mask_labels(&tokens, &spans)).map_err(value_error)?;
     Ok(labels.into_pyarray(py))
+}
+
+type Scores<'py> = (Bound<'py, PyArray1<bool>>, Bound<'py, PyArray1<i64>>);
+
+#[pyfunction]
+fn score_bytes<'py>(
+    py: Python<'py>,
+    ids: PyReadonlyArray1<'py, i32>,
+    row_offsets: PyReadonlyArray1<'py, i64>,
+    token_lengths: PyReadonlyArray1<'py, i32>,
+    text_lengths: PyReadonlyArray1<'py, i64>,
+    spans: PyReadonlyArray2<'py, i64>,
+    span_offsets: PyReadonlyArray1<'py, i64>,
+) -> PyResult<Scores<'py>> {
+    if spans.shape()[1] != 2 || !spans.is_c_contiguous() {
+        return Err(PyValueError::new_err("spans must have the shape [m, 2], in C order"));
+    }
+    let tokens = Ids {
+        ids: ids.as_slice()?,
+        row_offsets: row_offsets.as_slice()?,
+        token_lengths: token_lengths.as_slice()?,
+        text_lengths: text_lengths.as_slice()?,
+    };
+    let spans = Spans { spans: spans.as_slice()?.as_chunks().0, row_offsets: span_offsets.as_slice()? };
+    let scores = py.detach(|| alignkit_core::masks::score_bytes(&tokens, &spans)).map_err(value_error)?;
+    Ok((scores.scored.into_pyarray(py), scores.unequal_rows.into_pyarray(py)))
 }
 
 #[pyfunction]
