@@ -148,3 +148,11 @@ def test_missing_files_unknown_kinds_and_unknown_names_are_refused(tmp_path: Pat
 def test_the_hub_out_of_reach_is_said_with_what_to_use_instead() -> None:
     with pytest.raises(InputError, match=r"the hub cannot be reached; give a file with --data"):
         read_rows("HuggingFaceH4/ultrafeedback_binarized")
+
+
+def test_a_weight_of_0_is_kept_and_any_other_but_1_refused() -> None:
+    row = to_row({"messages": [USER, {**NO, "weight": 0}, USER, {**YES, "weight": 1}]}, where="here")
+    assert row.prompt == (USER, {**NO, "weight": 0}, USER)
+    assert row.chosen == (YES,)
+    with pytest.raises(InputError, match=r"here: a message's weight is 1, or 0"):
+        to_row({"messages": [USER, {**YES, "weight": 0.5}]}, where="here")

@@ -65,6 +65,19 @@ def test_every_assistant_turn_of_a_conversation_is_scored_and_nothing_else(tmp_p
     assert "first" in made.tokenizer.decode(last.prompt.ids)
 
 
+def test_an_assistant_turn_of_weight_0_is_not_scored(tmp_path: Path) -> None:
+    made = chat(tmp_path)
+    turns = [
+        {"role": "user", "content": "a"},
+        {"role": "assistant", "content": "first", "weight": 0},
+        {"role": "user", "content": "b"},
+        {"role": "assistant", "content": "second"},
+    ]
+    row = to_row({"messages": turns}, where="test")
+    completion = prepare([row], made, trains_on="chosen", max_length=500).trees[0].completions[0]
+    assert made.tokenizer.decode(completion.ids[completion.scored]) == "second<|im_end|>"
+
+
 def test_a_whole_answer_keeps_what_follows_the_end_token_unscored(tmp_path: Path) -> None:
     made = chat(tmp_path)
     completion = (

@@ -15,7 +15,8 @@ from typing import Any
 
 from alignkit.errors import InputError
 
-Message = Mapping[str, str]
+Message = Mapping[str, Any]
+"""{"role", "content"} as text, and {"weight": 0} where an assistant's turn is not to be scored."""
 Messages = tuple[Message, ...]
 
 SHAPES = (
@@ -154,7 +155,12 @@ def _messages(value: Any, where: str, *, role: str = "user") -> Messages:
     for message in value:
         if not isinstance(message.get("role"), str) or not isinstance(message.get("content"), str):
             raise InputError(f"{where}: a message needs 'role' and 'content' as text, found {_shown(message)}")
-    return tuple({"role": message["role"], "content": message["content"]} for message in value)
+        if message.get("weight") not in (None, 0, 1):
+            raise InputError(f"{where}: a message's weight is 1, or 0 for not scored, found {_shown(message)}")
+    return tuple(
+        {"role": message["role"], "content": message["content"]} | ({"weight": 0} if message.get("weight") == 0 else {})
+        for message in value
+    )
 
 
 def _sharegpt(value: Any, where: str) -> Messages:
