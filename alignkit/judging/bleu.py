@@ -54,7 +54,9 @@ def corpus_bleu(hypotheses: Sequence[str], references: Sequence[str | None], *, 
     resample = {"n_bootstrap": num_resamples} if num_resamples and len(pairs) > 1 else {}
     scores = {n: metric.corpus_score(texts, streams, **resample) for n, metric in metrics.items()}
     return Bleu(
-        *(float(scores[n].score) for n in ORDERS),
+        bleu1=float(scores[1].score),
+        bleu2=float(scores[2].score),
+        bleu4=float(scores[4].score),
         signature=str(metrics[4].get_signature()),
         intervals=(float(scores[1]._ci), float(scores[2]._ci), float(scores[4]._ci)) if resample else None,
     )

@@ -32,11 +32,10 @@ def evaluate_answers(answers: Sequence[Answer], fit: Fit, *, seed: int) -> dict[
     bleu = corpus_bleu(texts, references, num_resamples=_NUM_RESAMPLES)
     figures: dict[str, Any] = {"num_prompts": len(answers)}
     for number, name in enumerate(("bleu1", "bleu2", "bleu4")):
-        value = getattr(bleu, name) if bleu else None
+        value: float | None = getattr(bleu, name) if bleu else None
         half_width = bleu.intervals[number] if bleu and bleu.intervals else None
-        known = value is not None and half_width is not None
-        figures |= {name: value, f"{name}_low": value - half_width if known else None}
-        figures |= {f"{name}_high": value + half_width if known else None}
+        low, high = (None, None) if value is None or half_width is None else (value - half_width, value + half_width)
+        figures |= {name: value, f"{name}_low": low, f"{name}_high": high}
     figures["signature"] = bleu.signature if bleu else None
     for mode in SENTENCE_MODES:
         figures[f"bleu4_sentence_{mode}"] = sentence_bleu_mean(texts, references, mode=mode)

@@ -123,7 +123,7 @@ def _read(path: Path) -> list[tuple[str, Mapping[str, Any]]]:
 
 def _csv(path: Path, text: str) -> list[tuple[str, Mapping[str, Any]]]:
     reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
-    lines = []
+    lines: list[tuple[str, Mapping[str, Any]]] = []
     try:
         for fields in reader:
             where = f"{path}, line {reader.line_num}"
@@ -136,7 +136,7 @@ def _csv(path: Path, text: str) -> list[tuple[str, Mapping[str, Any]]]:
 
 
 def _jsonl(path: Path, text: str) -> list[tuple[str, Mapping[str, Any]]]:
-    lines = []
+    lines: list[tuple[str, Mapping[str, Any]]] = []
     for number, line in enumerate(text.splitlines(), start=1):
         where = f"{path}, line {number}"
         if not line.strip():
