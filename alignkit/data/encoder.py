@@ -124,7 +124,8 @@ class Encoder:
             _log.info("tokenized by tokenizers: gigatoken refuses this vocabulary (%s)", str(error).splitlines()[:1])
             return None
         step = max(1, len(texts) // _SAMPLE)
-        sample, size = [], 0
+        sample: list[str] = []
+        size = 0
         for text in texts[::step]:
             size += len(text)
             if size > _SAMPLE_CHARACTERS and sample:
