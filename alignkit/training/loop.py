@@ -11,7 +11,6 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 import torch
@@ -20,15 +19,15 @@ from alignkit.data.packs import lay_out, pack
 from alignkit.errors import Interrupted, RunStopped
 from alignkit.methods import Method, MethodConfig
 from alignkit.progress import Progress
-from alignkit.scoring.rewards import reward
 from alignkit.tracking import Tracker
 from alignkit.training import checkpoint
 from alignkit.training.alarms import alarms
-from alignkit.training.draw import Group, draw, sample_micros, unrewarded_micro
+from alignkit.training.draw import unrewarded_micro
 from alignkit.training.optimizer import learning_rate, make_optimizer
 from alignkit.training.order import EpochPacking, step_rows, steps_per_epoch
+from alignkit.training.rollout_step import RolloutStep
 from alignkit.training.run_folder import RunFolder
-from alignkit.training.sample_lines import lengths, mean, ranked_lines, shown_line
+from alignkit.training.sample_lines import lengths, shown_line
 from alignkit.training.setup import ROW_CAPACITY, Inputs, Models
 from alignkit.training.signals import noted_signals
 from alignkit.training.step import Micro, StepResult, accumulate
@@ -63,7 +62,10 @@ class Loop:
         max_missing: float,
     ) -> None:
         self.method, self.config, self.inputs, self.models, self.run = method, config, inputs, models, run
-        self.trackers, self.progress, self.max_missing = trackers, progress, max_missing
+        self.trackers, self.progress = trackers, progress
+        self.rollouts = RolloutStep(
+            method, config, inputs, models, run, max_missing=max_missing, save=self._save
+        )  # fmt: skip
         self.optimizer = make_optimizer(models.policy.parameters(), config)
         self.position = Position()
         self.rows_per_step = config.batch_size * config.accumulation
@@ -148,52 +150,15 @@ class Loop:
             rows = [list(range(first, last)) for first, last in pairwise(ends)]
         pairs = [(self.inputs.training.rows[n], self.inputs.training.trees[n]) for n in numbers]
         temperatures = self.method.temperatures(step, self.config)
-        groups = self._draw(pairs, temperatures, step) if temperatures else []
+        groups = self.rollouts.draw(pairs, temperatures, step) if temperatures else []
         if self.method.trains_on == "samples":
-            return self._rewarded(groups, step)
+            return self.rollouts.rewarded(groups, step)
         trees = [tree for _, tree in pairs]
         micros = []
         for row in pack(trees, ROW_CAPACITY) if rows is None else rows:
             samples = unrewarded_micro([groups[n] for n in row]) if groups else None
             micros.append(Micro(lay_out([trees[n] for n in row]), samples=samples))
         return micros, lengths(groups) if groups else {}
-
-    def _draw(self, pairs: Sequence[Any], temperatures: Sequence[float], step: int) -> list[Group]:
-        self.models.sampler.sync()
-        return draw(
-            self.models.sampler, self.inputs.chat, pairs, temperatures=temperatures, seed=self.config.seed, step=step,
-            max_new_tokens=self.config.max_new_tokens, purpose="train",
-        )  # fmt: skip
-
-    def _rewarded(self, groups: list[Group], step: int) -> tuple[list[Micro], dict[str, float]]:
-        """Score samples and turn rewards into advantages."""
-        try:
-            rewards = reward([group.items() for group in groups], self.inputs.judges)
-        except RunStopped as error:
-            self._save()
-            raise RunStopped(
-                f"step {step}: {error}; the run is saved, go on with --resume --out {self.run.path}"
-            ) from error
-        num_scores = rewards.total_PG.size * len(self.inputs.judges)
-        if rewards.num_missing > self.max_missing * num_scores:
-            self._save()
-            raise RunStopped(
-                f"step {step}: {rewards.num_missing} of {num_scores} scores are missing "
-                f"({'; '.join(rewards.reasons[:3])}); the run is saved, go on with --resume --out {self.run.path}"
-            )
-        advantages_PG = self.method.advantages(rewards.total_PG, self.config)
-        micros = sample_micros(groups, advantages_PG, ROW_CAPACITY)
-        metrics = lengths(groups) | {"reward": mean(rewards.total_PG), "missing_scores": float(rewards.num_missing)}
-        equal_P = np.nansum(np.abs(advantages_PG), axis=1) == 0
-        metrics["equal_groups"] = float(equal_P.mean())
-        metrics["reward_spread"] = mean(np.nanstd(rewards.total_PG, axis=1)) if len(groups) else math.nan
-        metrics |= {f"reward/{name}": mean(scores) for name, scores in rewards.by_name.items()}
-        for temperature in sorted(set(groups[0].temperatures)):
-            which = [k for k, t in enumerate(groups[0].temperatures) if t == temperature]
-            metrics[f"reward/temperature-{temperature:g}"] = mean(rewards.total_PG[:, which])
-        if step % self.config.sample_interval == 0 or step == 1:
-            self.run.add_samples(ranked_lines(groups, rewards.total_PG, step))
-        return micros, metrics
 
     def _accumulate(self, micros: list[Micro], step: int) -> StepResult:
         if not micros:
