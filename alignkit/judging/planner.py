@@ -6,7 +6,8 @@
 d is the difference from 50 % as a share, s the outcomes' standard deviation, m the prompts a cluster (the mean weighted
 by size), icc the correlation of two outcomes in a cluster. The last term pays for an interval whose bounds are rates
 that can occur (steps of 1 / n without ties, half of it with some); the number of effective clusters behind n also
-gives Student's quantile in place of the normal one, by adding z^2 / 2 of them.
+gives Student's quantile in place of the normal one, by adding z^2 / 2 of them, and two more pay for rates near 0 and
+100 % and for the interval's own caution (resampling.py). With fewer than 10 effective clusters nothing is planned.
 Source: the sample size of a mean (Cohen 1988), the design effect of Kish 1965; checked by bench/verdict_calibration.py.
 """
 
@@ -19,6 +20,7 @@ from scipy.stats import norm
 
 POWER = 0.8
 DIFFERENCE = 5.0  # points; what the default number of prompts finds
+MIN_CLUSTERS = 10  # effective ones; with fewer the interval's width is a guess
 ICC = 0.05  # assumed of clusters before anything is known of them
 
 
@@ -52,6 +54,8 @@ def detectable(
 ) -> float | None:
     """Difference in points that so many prompts find with the probability `power`; None where none is large enough."""
     largest = 50 * (1 - ties) - 1e-6
+    if cluster_size > 1 and num_prompts / cluster_size < MIN_CLUSTERS:
+        return None
     if _prompts(largest, ties, power, level, cluster_size, icc) > num_prompts:
         return None
     return float(
@@ -65,4 +69,4 @@ def _prompts(difference: float, ties: float, power: float, level: float, cluster
     variance = max((1 - ties) / 4 - d * d, 0.0)
     needed = (z_level + float(norm.ppf(power))) ** 2 * variance / d**2
     inflation = 1 + (cluster_size - 1) * icc
-    return needed * inflation + cluster_size * z_level**2 / 2 + (1.0 if ties == 0 else 0.5) / d
+    return needed * inflation + cluster_size * (z_level**2 / 2 + 2) + (1.0 if ties == 0 else 0.5) / d

@@ -5,11 +5,13 @@ drawn or not. The interval is the expanded percentile interval (Hesterberg 2015,
 the bootstrap's spread is too small by a factor known from the clusters' sizes, and normal quantiles are too short for
 few clusters, so that the percentiles are taken further out:
 
-    level of a tail = Phi(t(alpha / 2; G_eff - 1) / sqrt(1 + S2 - 2 S3 / S2))        w_c = size of cluster c / prompts
+    level of a tail = Phi(t(0.92 alpha / 2; G_eff - 1) / sqrt(1 + S2 - 2 S3 / S2))   w_c = size of cluster c / prompts
     G_eff = 1 / S2, S2 = sum w_c^2, S3 = sum w_c^3         (prompts by themselves: G_eff = n, the root is (n - 1) / n)
 
 t is Student's quantile; G_eff is the number of equal clusters that would be as informative (Carter, Schnepel and
-Steigerwald 2017). A bound is a rate that occurs among the resamples, the outer one where the level falls between two.
+Steigerwald 2017). The factor 0.92 is ours: with many correlated clusters the percentiles covered 94.9 % at a level of
+95 % (bench/verdict_calibration.py), and a verdict should never be surer than it says. A bound is a rate that occurs
+among the resamples, the outer one where the level falls between two.
 Shape letters: P prompts, G clusters, B resamples.
 """
 
@@ -22,6 +24,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import norm, t
 
+_CAUTION = 0.92  # of the nominal tails: with it the worst simulated setting still covers what its level says
 MAX_KINDS = 64  # with more kinds of clusters (sum and size), clusters are drawn one by one
 _DRAWN_AT_ONCE = 1 << 21  # numbers held in memory at once
 
@@ -70,7 +73,7 @@ def tail(clusters: Clusters, level: float) -> float | None:
     shrinkage = 1 + s2 - 2 * s3 / s2
     if clusters.effective <= 1.5 or shrinkage <= 0:
         return None
-    return float(norm.cdf(t.ppf((1 - level) / 2, clusters.effective - 1) / math.sqrt(shrinkage)))
+    return float(norm.cdf(t.ppf(_CAUTION * (1 - level) / 2, clusters.effective - 1) / math.sqrt(shrinkage)))
 
 
 def resampled_means(x_P: np.ndarray, clusters: Clusters, *, rng: np.random.Generator, num_resamples: int) -> np.ndarray:

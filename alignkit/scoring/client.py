@@ -1,4 +1,4 @@
-"""A thin client of one chat-completions service: many requests at once, none lost, none sent twice without need.
+"""A thin client of one scoring service: many requests at once, none lost, none sent twice without need.
 
 Retries are per item (`max_attempts`); what is wrong with an endpoint is not held against the item that met it: while a
 breaker is open or an endpoint asks to slow down, items wait, at most `max_outage_s`. Answers are handed on as they
@@ -58,15 +58,24 @@ class _Failure:
 
 
 class ChatClient:
-    """Asks a service's /chat/completions.
+    """Asks a service.
 
     Args:
         label: what messages call the judge.
         key: sent as a bearer token, where there is one.
+        path, models: where bodies go and where the list of models is, behind each address.
     """
 
-    def __init__(self, config: ClientConfig, *, label: str, key: SecretStr | None) -> None:
-        self.config, self.label, self._key = config, label, key
+    def __init__(
+        self,
+        config: ClientConfig,
+        *,
+        label: str,
+        key: SecretStr | None,
+        path: str = "/chat/completions",
+        models: str = "/models",
+    ) -> None:
+        self.config, self.label, self._key, self._path, self._models = config, label, key, path, models
         self._http = httpx.Client(
             verify=any(url.startswith("https") for url in config.base_url),  # certificates take 0.1 s to load
             timeout=httpx.Timeout(config.timeout_s, connect=min(_CONNECT_S, config.timeout_s), pool=None),
@@ -205,7 +214,7 @@ class ChatClient:
 
     def _send(self, turn: Turn, body: bytes) -> Any:
         """Send one request and read its answer, whatever happens."""
-        url, deadline = f"{turn.endpoint.url}/chat/completions", time.monotonic() + self.config.timeout_s
+        url, deadline = f"{turn.endpoint.url}{self._path}", time.monotonic() + self.config.timeout_s
         try:
             with self._http.stream("POST", url, content=body, headers=self._headers(url)) as response:
                 received = bytearray()
@@ -245,7 +254,7 @@ class ChatClient:
 
     def _problem(self, url: str) -> str | None:
         try:
-            response = self._http.get(f"{url}/models", headers=self._headers(url), timeout=_CONNECT_S)
+            response = self._http.get(f"{url}{self._models}", headers=self._headers(url), timeout=_CONNECT_S)
         except httpx.HTTPError as error:
             return self._clean(f"cannot be reached ({error or type(error).__name__})")
         kind = response.headers.get("content-type", "")

@@ -19,7 +19,7 @@ from alignkit import hookimpl
 from alignkit.errors import UsageError
 from alignkit.scoring.client_config import ClientConfig, client_cost, read_key
 from alignkit.scoring.judge import Cost, Item, Judge, JudgeConfig, Missing, Scored
-from alignkit_plugins.nemotron import is_unicode
+from alignkit_plugins.reward_folder import is_unicode
 
 if TYPE_CHECKING:
     from alignkit.scoring.client import ChatClient

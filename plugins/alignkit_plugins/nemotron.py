@@ -25,6 +25,7 @@ from alignkit import hookimpl
 from alignkit.errors import UsageError
 from alignkit.scoring.client_config import ClientConfig, client_cost, read_key
 from alignkit.scoring.judge import Cost, Item, Judge, JudgeConfig, Missing, Scored
+from alignkit_plugins.reward_folder import unreadable
 
 if TYPE_CHECKING:
     from alignkit.scoring.client import ChatClient
@@ -153,8 +154,8 @@ class Nemotron(Judge):
         if set(roles) - {"user", "assistant"} or roles[:1] != ["user"]:
             return "the API takes a user's turn first, then the assistant's and the user's only"
         texts = [message["content"] for message in messages]
-        if not all(is_unicode(text) for text in texts):
-            return "the text holds a lone surrogate, which is no valid Unicode"
+        if (reason := unreadable(item)) is not None:
+            return reason
         if self.config.too_long == "missing" and sum(map(self._count_tokens, texts)) > self.config.max_length:
             how = "counted by its tokenizer" if self.config.tokenizer else "estimated"
             return f"longer than the model's {self.config.max_length:,} tokens ({how}; too_long = missing)"
@@ -249,15 +250,6 @@ def _pair(entry: Any) -> tuple[str, float]:
         if isinstance(name, str) and isinstance(value, int | float) and not isinstance(value, bool):
             return name.strip().rstrip(":"), float(value)
     raise ValueError(f"log-probs that are no scores: {_short(entry)}")
-
-
-def is_unicode(text: str) -> bool:
-    """Whether a text can be sent: a lone surrogate cannot."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _short(value: Any) -> str:

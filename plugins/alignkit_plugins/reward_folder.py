@@ -1,0 +1,153 @@
+"""A model folder that scores conversations: which kind of head it has, its hash, and the token ids that it reads.
+
+    sequence   *ForSequenceClassification of one label: a linear head at the last token
+    token      Qwen2ForRewardModel, InternLM2ForRewardModel: a two-layer head at every token; the last token's counts
+    logit      a causal model whose reward is one token's logit at the position after the conversation
+
+The conversation is the template's full rendering without a generation prompt, made as `alignkit train reward` makes it:
+the prompt's ids, then the answer's with everything that the template puts behind it. No special token is added to it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal
+
+from alignkit.errors import InputError, UsageError
+from alignkit.scoring.judge import Item
+
+if TYPE_CHECKING:
+    from alignkit.data.chat import Chat
+    from alignkit.policy.names import ModelSource
+
+Head = Literal["sequence", "token", "logit"]
+TWO_LAYERS = ("Qwen2ForRewardModel", "InternLM2ForRewardModel")
+_HASHED = (".safetensors", ".json", ".jinja", ".txt", ".model")
+_MAKE_ONE = "make one with: alignkit train reward --data PAIRS"
+
+
+class RewardFolder:
+    """One reward model's files.
+
+    Args:
+        model: a run, a folder or a hub name; None is the newest finished reward run under runs/.
+        judge: what messages call the judge.
+
+    Raises:
+        UsageError: None, and there is no reward run.
+        InputError: there is no such model.
+    """
+
+    def __init__(self, model: str | None, *, judge: str) -> None:
+        from alignkit.judging.auto import newest_run
+        from alignkit.policy.names import find_model
+
+        if model is None:
+            run = newest_run(method="reward")
+            if run is None:
+                raise UsageError(
+                    f"judge {judge!r} needs a model: set model in [judge.{judge}], or train one: alignkit train reward"
+                )
+            model = str(run)
+        self.source: ModelSource = find_model(model)
+
+    @cached_property
+    def config(self) -> Mapping[str, Any]:
+        """config.json."""
+        content: dict[str, Any] = json.loads((self.source.folder / "config.json").read_text(encoding="utf-8"))
+        return content
+
+    @property
+    def architectures(self) -> list[str]:
+        return list(self.config.get("architectures") or [])
+
+    def head(self, *, logit_of_token: int | None = None) -> Head:
+        """Which head scores.
+
+        Args:
+            logit_of_token: the id whose logit is the reward, where the user says that it is one.
+
+        Raises:
+            InputError: the folder is no reward model, or one with several labels.
+        """
+        folder, names = self.source.folder, ", ".join(self.architectures) or "this"
+        if logit_of_token is not None:
+            if not names.endswith("ForCausalLM"):
+                raise InputError(f"{folder}: {names} has no logits of tokens; leave logit_of_token out")
+            return "logit"
+        if any(name in TWO_LAYERS for name in self.architectures):
+            return "token"
+        if not names.endswith("ForSequenceClassification"):
+            raise InputError(
+                f"{folder}: {names} is no reward model (a sequence classification of one label); {_MAKE_ONE}"
+            )
+        labels = self.config.get("num_labels") or len(self.config.get("id2label") or (0, 1))
+        if labels != 1:
+            raise InputError(
+                f"{folder}: a classifier of {labels} labels is no reward model, which has one; {_MAKE_ONE}"
+            )
+        return "sequence"
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hash of weights, tokenizer, template and settings."""
+        digest = hashlib.sha256()
+        for file in sorted(self.source.folder.iterdir()):
+            if file.suffix in _HASHED:
+                with open(file, "rb") as opened:
+                    digest.update(f"{file.name}\0{hashlib.file_digest(opened, 'sha256').hexdigest()}\0".encode())
+        return digest.hexdigest()
+
+    @cached_property
+    def chat(self) -> Chat:
+        """Its chat template.
+
+        Raises:
+            InputError: it has none.
+        """
+        from alignkit.config import ModelSection
+        from alignkit.policy.chat_settings import make_chat
+
+        return make_chat(self.source, ModelSection())
+
+    @cached_property
+    def max_length(self) -> int:
+        """Tokens that it takes."""
+        from alignkit.policy.chat_settings import context_length
+
+        return context_length(self.source.folder)
+
+    def prompt_ids(self, prompt: Sequence[Mapping[str, str]]) -> list[int]:
+        """Token ids of the conversation before the scored answer."""
+        return self.chat.prompt_ids([dict(message) for message in prompt])
+
+    def answer_ids(self, item: Item) -> list[int]:
+        """Token ids of what the completion adds to them, to the end of the rendering."""
+        prompt = [dict(message) for message in item.prompt]
+        answer = self.chat.answer(prompt, [{"role": "assistant", "content": item.completion}])
+        ids: list[int] = self.chat.encoder.ids(answer).tolist()
+        return ids
+
+
+def conversation(item: Item) -> dict[str, Any]:
+    """What a reward model looks at of an item, for the ledger's key."""
+    return {"prompt": [[m["role"], m["content"]] for m in item.prompt], "completion": item.completion}
+
+
+def is_unicode(text: str) -> bool:
+    """Whether a text can be sent or tokenized: a lone surrogate cannot."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def unreadable(item: Item) -> str | None:
+    """Why no model can read an item's texts, or None."""
+    if all(is_unicode(text) for text in (*(message["content"] for message in item.prompt), item.completion)):
+        return None
+    return "the text holds a lone surrogate, which is no valid Unicode"
