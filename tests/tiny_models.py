@@ -25,7 +25,13 @@ def tiny_tokenizer(folder: Path, *, template: str | None = CHATML) -> None:
 
 
 def tiny_model(
-    folder: Path, *, kind: str = "qwen2", seed: int = 0, template: str | None = CHATML, vocab_size: int = 272
+    folder: Path,
+    *,
+    kind: str = "qwen2",
+    seed: int = 0,
+    template: str | None = CHATML,
+    vocab_size: int = 272,
+    tied: bool = True,
 ) -> Path:
     """Write a random two-layer model of some architecture with the tiny tokenizer."""
     import torch
@@ -35,7 +41,7 @@ def tiny_model(
     torch.manual_seed(seed)
     config = CONFIG_MAPPING[kind](
         vocab_size=vocab_size, hidden_size=48, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, max_position_embeddings=512, tie_word_embeddings=True, bos_token_id=None,
+        num_key_value_heads=2, max_position_embeddings=512, tie_word_embeddings=tied, bos_token_id=None,
         eos_token_id=256, pad_token_id=None,
     )  # fmt: skip
     AutoModelForCausalLM.from_config(config).save_pretrained(folder)

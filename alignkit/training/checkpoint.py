@@ -1,7 +1,8 @@
 """Checkpoints: safetensors and JSON only, whole or not there at all.
 
-`checkpoints/step-NNNNNN/` is written into a temporary folder, each file synced, a manifest of SHA-256 last, then
-renamed. A folder whose manifest does not hold is passed over for the one before it, and said so.
+`checkpoints/step-NNNNNN/` is written into a temporary folder, each file synced, a manifest of SHA-256 last and synced;
+then the folder is renamed, its parent synced, and only then older ones are pruned. A folder whose manifest does not
+hold is passed over for the one before it, and said so. Folders that are being written or removed begin with a dot.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,7 @@ def save(
         (working / "state.json").write_text(json.dumps({**state, "step": step, "optimizer": scalars}, indent=1))
         _seal(working)
         if final.exists():
-            shutil.rmtree(final)
+            final.rename(_removed(final))
         working.rename(final)
         _sync(folder)
     except (OSError, SafetensorError) as error:
@@ -65,18 +66,41 @@ def save(
 
 def newest(folder: Path) -> Path | None:
     """Return the newest checkpoint whose manifest holds, or None; says which ones it passed over."""
+    return next(good(folder), None)
+
+
+def good(folder: Path) -> Iterator[Path]:
+    """Yield the checkpoints whose manifest holds, newest first; says which ones it passes over."""
     for candidate in sorted(folder.glob("step-*"), reverse=True):
         problem = _problem(candidate)
         if problem is None:
-            return candidate
-        _logger.warning("%s: passed over: %s", candidate, problem)
-    return None
+            yield candidate
+        else:
+            _logger.warning("%s: passed over: %s", candidate, problem)
+
+
+def is_good(folder: Path, step: int) -> bool:
+    """Whether the checkpoint of a step is there and its manifest holds."""
+    return _problem(folder / f"step-{step:06d}") is None
+
+
+def read_state(checkpoint: Path) -> dict[str, Any]:
+    """Return a checkpoint's state without its tensors."""
+    state: dict[str, Any] = json.loads((checkpoint / "state.json").read_text(encoding="utf-8"))
+    return state
+
+
+def remove_after(folder: Path, checkpoint: Path | None) -> None:
+    """Remove what is newer than a checkpoint (damaged, or None is good): it is written again, and counts as kept."""
+    for candidate in folder.glob("step-*"):
+        if checkpoint is None or candidate.name > checkpoint.name:
+            _remove(candidate)
 
 
 def load(checkpoint: Path, *, policy: Policy, optimizer: torch.optim.Optimizer | None = None) -> dict[str, Any]:
     """Put a checkpoint's weights and optimizer state in place; returns its state."""
     load_weights(checkpoint, policy)
-    state: dict[str, Any] = json.loads((checkpoint / "state.json").read_text())
+    state = read_state(checkpoint)
     if optimizer is not None:
         moments = load_file(checkpoint / "optimizer.safetensors")
         packed = optimizer.state_dict()
@@ -154,9 +178,21 @@ def _problem(checkpoint: Path) -> str | None:
 
 
 def _prune(folder: Path, *, best: int | None) -> None:
-    found = sorted(folder.glob("step-*"))
-    for old in found[:-_KEPT]:
+    for old in sorted(folder.glob("step-*"))[:-_KEPT]:
         if best is None or old.name != f"step-{best:06d}":
-            shutil.rmtree(old)
-    for part in folder.glob(".step-*.part"):
-        shutil.rmtree(part, ignore_errors=True)
+            _remove(old)
+    for left in folder.glob(".step-*"):
+        shutil.rmtree(left, ignore_errors=True)
+
+
+def _remove(checkpoint: Path) -> None:
+    """Remove a checkpoint: under another name first, so that half of one is never taken for one."""
+    away = _removed(checkpoint)
+    checkpoint.rename(away)
+    shutil.rmtree(away)
+
+
+def _removed(checkpoint: Path) -> Path:
+    away = checkpoint.with_name(f".{checkpoint.name}.removed")
+    shutil.rmtree(away, ignore_errors=True)
+    return away

@@ -1,16 +1,19 @@
 """The training loop: one for every method.
 
-Each step's rows follow from (seed, epoch, step) alone; packing only lays them into rows of tokens. Ctrl-C and SIGTERM
-save a checkpoint after the step in progress. Nothing is written after a non-finite loss.
+Each step's rows, and every random number in it, follow from (seed, epoch, step) alone; packing only lays the rows out.
+Ctrl-C and SIGTERM save a checkpoint after the step in progress. Nothing is written after a non-finite loss.
 """
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
+from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import torch
@@ -20,30 +23,39 @@ from alignkit.errors import Interrupted, RunStopped
 from alignkit.methods import Method, MethodConfig
 from alignkit.progress import Progress
 from alignkit.tracking import Tracker
-from alignkit.training import checkpoint
+from alignkit.training import checkpoint, guards
 from alignkit.training.alarms import alarms
-from alignkit.training.draw import unrewarded_micro
+from alignkit.training.draw import Group, unrewarded_micro
 from alignkit.training.optimizer import learning_rate, make_optimizer
-from alignkit.training.order import EpochPacking, step_rows, steps_per_epoch
+from alignkit.training.order import EpochPacking, derived_seed, step_rows, steps_per_epoch
 from alignkit.training.rollout_step import RolloutStep
 from alignkit.training.run_folder import RunFolder
 from alignkit.training.sample_lines import lengths, shown_line
 from alignkit.training.setup import ROW_CAPACITY, Inputs, Models
-from alignkit.training.signals import noted_signals
+from alignkit.training.signals import Broken, Signals, noted_signals
 from alignkit.training.step import Micro, StepResult, accumulate
-from alignkit.training.validation import show_samples, validate
+from alignkit.training.validation import Validation, show_samples, validate
+
+_logger = logging.getLogger(__name__)
 
 
 @dataclass
 class Position:
-    """Where a run is, kept in its checkpoints."""
+    """Where a run is, kept in its checkpoints.
+
+    Args:
+        measured: the last step after which validation and samples, if due, are done.
+        losses: of the last steps, which a spike is compared with.
+    """
 
     step: int = 0
+    measured: int = -1
     tokens_seen: int = 0
     best: float = math.inf
     best_step: int = 0
     seconds: float = 0.0
     first_metrics: dict[str, float] = field(default_factory=dict)
+    losses: list[float] = field(default_factory=list)
 
 
 class Loop:
@@ -64,10 +76,12 @@ class Loop:
         self.method, self.config, self.inputs, self.models, self.run = method, config, inputs, models, run
         self.trackers, self.progress = trackers, progress
         self.rollouts = RolloutStep(
-            method, config, inputs, models, run, max_missing=max_missing, save=self._save
+            method, config, inputs, models, run, max_missing=max_missing, save=self.save
         )  # fmt: skip
         self.optimizer = make_optimizer(models.policy.parameters(), config)
         self.position = Position()
+        self._signals = Signals()
+        self._saved_at: tuple[int, int] | None = None
         self.rows_per_step = config.batch_size * config.accumulation
         per_epoch = steps_per_epoch(len(inputs.training.trees), self.rows_per_step)
         self.packing = None
@@ -79,14 +93,11 @@ class Loop:
             per_epoch = self.packing.steps_per_epoch
         self.num_steps = min(config.epochs * per_epoch, config.max_steps or config.epochs * per_epoch)
 
-    def resume(self) -> bool:
-        """Go back to the newest good checkpoint; False where there is none."""
-        found = checkpoint.newest(self.run.checkpoints)
-        if found is None:
-            return False
+    def resume(self, found: Path) -> None:
+        """Go back to a checkpoint: what was written after it is written again."""
         state = checkpoint.load(found, policy=self.models.policy, optimizer=self.optimizer)
         self.position = Position(**{key: state[key] for key in asdict(Position())})
-        return True
+        self.models.policy.use_path(state["path"])
 
     def train(self) -> None:
         """Run to the last step or the early stop; afterwards the policy holds the weights to keep.
@@ -98,27 +109,28 @@ class Loop:
         self.progress.start(f"{self.method.name}", self.num_steps)
         self.progress.advance(self.position.step)
         try:
-            with noted_signals() as interrupted:
-                if self.position.step == 0:
-                    self._measure(shows=True, validates=True)
+            with noted_signals() as self._signals:
+                self._measure()
                 while self.position.step < self.num_steps and not self._stops_early():
                     self._step()
-                    if interrupted():
-                        self._save()
-                        where = f"step {self.position.step} of {self.num_steps}"
-                        raise Interrupted(f"interrupted after {where}; go on with --resume --out {self.run.path}")
+                    self._measure()
             self._keep_best()
-        except torch.OutOfMemoryError as error:
-            raise RunStopped(
-                f"out of memory at step {self.position.step + 1}: lower --batch-size or --max-length, or train a LoRA "
-                f"adapter with --lora-rank 16 ({str(error).splitlines()[0]})"
-            ) from error
+        except Broken:
+            self.stop_interrupted()
         finally:
             self.progress.stop()
+
+    def stop_interrupted(self) -> NoReturn:
+        """Save where the run is, unless that is saved, and say how it goes on."""
+        if self._saved_at != (self.position.step, self.position.measured):
+            self.save()
+        where = f"step {self.position.step} of {self.num_steps}"
+        raise Interrupted(f"interrupted after {where}; go on with --resume --out {self.run.path}")
 
     def _step(self) -> None:
         started = time.monotonic()
         step = self.position.step + 1
+        torch.manual_seed(derived_seed(self.config.seed, "torch", step))  # dropout, where a model has any
         micros, metrics = self._micros(step)
         self.optimizer.zero_grad(set_to_none=True)
         result = self._accumulate(micros, step)
@@ -126,9 +138,11 @@ class Loop:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         if micros:
-            metrics["grad_norm"] = self._clip(step)
+            metrics["grad_norm"] = self._clip(micros, step)
             self.optimizer.step()
         self.position.step = step
+        if micros:
+            self._flag_spike(result.loss, micros)
         computed = sum(len(m.pack.ids_S) + (len(m.samples.pack.ids_S) if m.samples else 0) for m in micros)
         self.position.tokens_seen += computed
         elapsed = time.monotonic() - started
@@ -136,7 +150,6 @@ class Loop:
         metrics |= result.logged | {f"grad_norm/{name}": norm for name, norm in result.grad_norms.items()}
         self._log({name: x for name, x in metrics.items() if math.isfinite(x)})
         self.progress.advance(1, **_shown(metrics))
-        self._after(step)
         self.position.seconds += time.monotonic() - started
 
     def _micros(self, step: int) -> tuple[list[Micro], dict[str, float]]:
@@ -164,50 +177,62 @@ class Loop:
         if not micros:
             return StepResult(0.0, {})
         result = accumulate(self.models.policy, self.method, self.config, micros, reference=self.models.reference)
-        if not math.isfinite(result.loss):
-            raise RunStopped(
-                f"the loss of step {step} is {result.loss}; its rows: {_row_ids(micros)}; nothing was changed"
-            )
+        guards.refuse_non_finite("loss", result.loss, self.models.policy, micros, step=step)
         return result
 
-    def _clip(self, step: int) -> float:
+    def _clip(self, micros: list[Micro], step: int) -> float:
         norm = float(torch.nn.utils.clip_grad_norm_(self.models.policy.parameters(), self.config.max_grad_norm))
-        if not math.isfinite(norm):
-            raise RunStopped(f"the gradient norm of step {step} is {norm}; nothing was changed")
+        guards.refuse_non_finite("gradient norm", norm, self.models.policy, micros, step=step)
         return norm
 
-    def _after(self, step: int) -> None:
-        """Validation, samples and checkpoints where they are due."""
-        last = step == self.num_steps
-        improved = self._measure(
-            validates=step % self.config.validation_interval == 0 or last,
-            shows=step % self.config.sample_interval == 0 or last,
-        )
-        if not last and (improved or step % self.config.checkpoint_interval == 0):
-            self._save()
+    def _flag_spike(self, loss: float, micros: list[Micro]) -> None:
+        line = guards.spike_line(self.position.losses, loss, micros, step=self.position.step)
+        if line is not None:
+            _logger.warning("%s", line)
+            self._log({"loss_spike": loss})
+        self.position.losses = [*self.position.losses, loss][-guards.MAX_LOSSES :]
 
-    def _measure(self, *, validates: bool, shows: bool) -> bool:
-        """Validate and draw samples where asked; returns whether these weights are the best so far."""
-        metrics: dict[str, float] = {}
-        improved = False
+    def _measure(self) -> None:
+        """Validate, draw samples and save where that is due after this step and not done.
+
+        Raises:
+            Broken: a signal came. What was measured is thrown away and measured again when the run goes on.
+        """
         step = self.position.step
-        if validates:
-            validation = validate(self.method, self.config, self.inputs, self.models)
-            metrics |= validation.metrics
-            improved = step > 0 and validation.objective < self.position.best
-            if improved:
-                self.position.best, self.position.best_step = validation.objective, step
-        if shows and self.inputs.validation.trees and "scalar_head" not in self.method.needs:
-            groups = show_samples(self.config, self.inputs, self.models, step=step)
-            self.run.add_samples([shown_line(group, step) for group in groups])
-            if groups:
-                metrics["samples/length"] = float(np.mean([len(group.completions[0].ids) for group in groups]))
+        last = step in (0, self.num_steps)
+        validates = last or step % self.config.validation_interval == 0
+        shows = last or step % self.config.sample_interval == 0
+        with self._signals.breakable():
+            if step == self.position.measured:
+                return
+            started = time.monotonic()
+            validation = Validation({}, math.nan)
+            if validates:
+                validation = validate(self.method, self.config, self.inputs, self.models)
+            shown = show_samples(self.config, self.inputs, self.models, step=step) if shows and self._can_show else []
+        improved = step > 0 and validation.objective < self.position.best
+        if improved:
+            self.position.best, self.position.best_step = validation.objective, step
+        self._tell(validation.metrics, shown, step)
+        self.position.measured = step
+        self.position.seconds += time.monotonic() - started
+        if 0 < step < self.num_steps and (improved or step % self.config.checkpoint_interval == 0):
+            self.save()
+
+    @property
+    def _can_show(self) -> bool:
+        return bool(self.inputs.validation.trees) and "scalar_head" not in self.method.needs
+
+    def _tell(self, metrics: dict[str, float], shown: Sequence[Group], step: int) -> None:
+        """Log what was measured."""
+        self.run.add_samples([shown_line(group, step) for group in shown])
+        if shown:
+            metrics["samples/length"] = float(np.mean([len(group.completions[0].ids) for group in shown]))
         if step == 0:
             self.position.first_metrics = metrics
         for line in alarms(metrics, self.position.first_metrics):
             self.progress.note(line)
         self._log(metrics)
-        return improved
 
     def _stops_early(self) -> bool:
         patience = self.config.early_stopping_steps
@@ -220,24 +245,27 @@ class Loop:
     def _keep_best(self) -> None:
         """With early stopping the best validated weights are kept, otherwise the last."""
         best = self.position.best_step
-        if self.config.early_stopping_steps is not None and 0 < best < self.position.step:
-            checkpoint.load_weights(self.run.checkpoints / f"step-{best:06d}", self.models.policy)
-            self.progress.note(f"the weights of step {best} are kept: their validation was the best")
+        if self.config.early_stopping_steps is None or not 0 < best < self.position.step:
+            return
+        if not checkpoint.is_good(self.run.checkpoints, best):
+            raise RunStopped(
+                f"the best weights, of step {best}, are damaged on disk; --resume --out {self.run.path} goes back to a "
+                "checkpoint before them and trains them again"
+            )
+        checkpoint.load_weights(self.run.checkpoints / f"step-{best:06d}", self.models.policy)
+        self.progress.note(f"the weights of step {best} are kept: their validation was the best")
 
-    def _save(self) -> None:
+    def save(self) -> None:
+        """Write a checkpoint of this step."""
         checkpoint.save(
             self.run.checkpoints, step=self.position.step, policy=self.models.policy, optimizer=self.optimizer,
-            state=asdict(self.position),
+            state=asdict(self.position) | {"path": self.models.policy.path, "lines": self.run.sync_lines()},
         )  # fmt: skip
+        self._saved_at = self.position.step, self.position.measured
 
     def _log(self, metrics: Mapping[str, float]) -> None:
         for tracker in self.trackers:
             tracker.log(self.position.step, metrics, tokens_seen=self.position.tokens_seen)
-
-
-def _row_ids(micros: Sequence[Micro]) -> str:
-    ids = [tree.row_id for micro in micros for tree in micro.pack.trees]
-    return ", ".join(ids[:8]) + (", ..." if len(ids) > 8 else "")
 
 
 def _shown(metrics: Mapping[str, float]) -> dict[str, float]:

@@ -7,18 +7,17 @@ import importlib.metadata
 import logging
 import platform
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from alignkit import config_file
 from alignkit.config_file import Resolved
 from alignkit.data.store import Stored
-from alignkit.errors import InputError, RunStopped, UsageError
+from alignkit.errors import RunStopped
 from alignkit.memory import peak_mib, reset_peak
 from alignkit.methods import Method
 from alignkit.progress import Progress
@@ -28,13 +27,21 @@ from alignkit.tracking import MetricsFile, Tracker
 from alignkit.training.export import export
 from alignkit.training.loop import Loop
 from alignkit.training.order import steps_per_epoch
+from alignkit.training.resume import (
+    code_fingerprint,
+    hardware,
+    refuse_changes,
+    resume_point,
+    warn_of_other_hardware,
+)
 from alignkit.training.run_folder import RunFolder, open_run
 from alignkit.training.setup import Inputs, Models, load_models, read_inputs
+from alignkit.training.signals import terminated_as_interrupted
 from alignkit.training.startup import run_checks, small_trees
 from alignkit.training.validation import MAX_DRAWN
 
 _PACKAGES = ("alignkit", "alignkit-plugins", "torch", "transformers", "tokenizers", "peft", "safetensors", "numpy")
-_DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS}
+_DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM}
 
 
 def train_run(method: Method, resolved: Resolved, *, progress: Progress) -> Path:
@@ -44,20 +51,23 @@ def train_run(method: Method, resolved: Resolved, *, progress: Progress) -> Path
         AlignkitError: wrong input (nothing is left behind), a stopped run, or an interruption (both resumable).
     """
     options = resolved.run
-    run = open_run(method.name, out=options.out, resume=options.resume)
-    try:
-        if run.is_finished:
-            progress.note(f"run {run.path} is done: its model is {run.model}")
-            return run.path
-        with _logging(run.path):
-            _train(method, resolved, run, progress)
-    except OSError as error:
-        if error.errno not in _DISK_ERRORS:
-            raise
-        raise RunStopped(f"{run.path}: {error.strerror}; make room and go on with --resume --out {run.path}") from error
-    finally:
-        run.remove_if_new()
-        run.unlock()
+    with terminated_as_interrupted():
+        run = open_run(method.name, out=options.out, resume=options.resume)
+        try:
+            if run.is_finished:
+                progress.note(f"run {run.path} is done: its model is {run.model}")
+                return run.path
+            with _logging(run.path):
+                _train(method, resolved, run, progress)
+        except OSError as error:
+            if error.errno not in _DISK_ERRORS:
+                raise
+            raise RunStopped(
+                f"{run.path}: {error.strerror}; make room and go on with --resume --out {run.path}"
+            ) from error
+        finally:
+            run.remove_if_new()
+            run.unlock()
     return run.path
 
 
@@ -66,29 +76,35 @@ def _train(method: Method, resolved: Resolved, run: RunFolder, progress: Progres
     description = _describe(method, resolved, inputs)
     resumes = (run.path / "run.json").exists()
     if resumes:
-        _refuse_changes(run.read_json("run.json"), description, resolved.run.allow_changed)
+        before = run.read_json("run.json")
+        refuse_changes(before, description, resolved.run.allow_changed)
+        warn_of_other_hardware(before, description)
     for line in _account(inputs):
         progress.note(line)
     _agree(method, resolved, inputs)
     reset_peak()
+    needs_best = resolved.method.early_stopping_steps is not None
+    found = resume_point(run, needs_best=needs_best) if resumes else None
     models = load_models(method, resolved, inputs)
     started = time.monotonic()
     trackers = _trackers(resolved, run, description["config"])
     run.write_json("run.json", description)
+    if found is None:
+        _check(run, models, inputs, progress)
     loop = Loop(
         method, resolved.method, inputs, models, run, trackers=trackers, progress=progress,
         max_missing=resolved.rollouts.max_missing,
     )  # fmt: skip
     try:
-        if not (resumes and loop.resume()):
-            _check(run, models, inputs, progress)
+        if found is not None:
+            loop.resume(found)
         loop.train()
+        difference = _export(loop, models, inputs, run)
     finally:
         for tracker in trackers:
             tracker.close()
         for named in inputs.judges:
             named.judge.close()
-    difference = export(models.policy, inputs.chat, run.model, trees=small_trees(inputs.training.trees))
     peak = peak_mib()
     description |= {
         "finished": {
@@ -102,6 +118,17 @@ def _train(method: Method, resolved: Resolved, run: RunFolder, progress: Progres
     }
     run.write_json("run.json", description)
     progress.note(f"{method.name}: {loop.position.step} steps, model in {run.model}")
+
+
+def _export(loop: Loop, models: Models, inputs: Inputs, run: RunFolder) -> float:
+    """Write the model; a signal meanwhile saves the last step first (an adapter is saved before it is merged)."""
+    if hasattr(models.policy.model, "merge_and_unload"):
+        loop.save()
+    try:
+        with terminated_as_interrupted():
+            return export(models.policy, inputs.chat, run.model, trees=small_trees(inputs.training.trees))
+    except KeyboardInterrupt:
+        loop.stop_interrupted()
 
 
 def _agree(method: Method, resolved: Resolved, inputs: Inputs) -> None:
@@ -142,14 +169,11 @@ def _describe(method: Method, resolved: Resolved, inputs: Inputs) -> dict[str, A
     return {
         "method": method.name,
         "config": config_file.dump(resolved),
-        "fingerprints": dict(inputs.fingerprints),
+        "fingerprints": {**inputs.fingerprints, "code": code_fingerprint(type(method).__module__)},
         "versions": {name: importlib.metadata.version(name) for name in _PACKAGES},
         "plugins": sorted({f"{p.distribution} {p.version}" for p in registry().plugins()}),
         "python": platform.python_version(),
-        "hardware": {
-            "machine": platform.machine(), "threads": torch.get_num_threads(),
-            "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-        },
+        "hardware": hardware(),
         "parent": str(inputs.source.run) if inputs.source.run else None,
         "model": str(inputs.source.folder),
         "max_length": inputs.max_length,
@@ -169,36 +193,6 @@ def _describe(method: Method, resolved: Resolved, inputs: Inputs) -> dict[str, A
             for name, part in parts.items()
         },
     }  # fmt: skip
-
-
-def _refuse_changes(before: Mapping[str, Any], now: Mapping[str, Any], allowed: Sequence[str]) -> None:
-    """A resumed run must be the same run."""
-    if not {"method", "config", "fingerprints"} <= before.keys():
-        raise InputError("--resume: run.json is not what a run writes; begin anew with another --out")
-    old = _flat(before["config"]) | _flat(before["fingerprints"], "fingerprint of ")
-    new = _flat(now["config"]) | _flat(now["fingerprints"], "fingerprint of ")
-    if before["method"] != now["method"]:
-        raise UsageError(f"the run in this folder is a {before['method']} run; give another --out")
-    changed = [
-        f"{key}: {old.get(key)} -> {new.get(key)}"
-        for key in sorted(old.keys() | new.keys())
-        if old.get(key) != new.get(key) and not {key, key.rpartition(".")[2]} & set(allowed)
-    ]
-    if changed:
-        raise UsageError(
-            f"--resume: the configuration or the data changed since the run began: {'; '.join(changed[:6])}; "
-            "change it back, allow each by --allow-changed KEY, or begin anew with another --out"
-        )
-
-
-def _flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in table.items():
-        if isinstance(value, Mapping):
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
 
 
 def _account(inputs: Inputs) -> list[str]:

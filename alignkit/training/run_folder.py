@@ -18,6 +18,7 @@ from alignkit.errors import InputError, RunStopped, UsageError
 from alignkit.tracking import append_lines
 
 RUNS = Path("runs")
+_LINES = ("metrics.jsonl", "samples.jsonl")  # files that grow with the run
 
 
 class RunFolder:
@@ -80,6 +81,23 @@ class RunFolder:
     def add_samples(self, samples: Iterable[Mapping[str, Any]]) -> None:
         """Append lines to samples.jsonl."""
         append_lines(self.path / "samples.jsonl", samples)
+
+    def sync_lines(self) -> dict[str, int]:
+        """Bring what was appended to disk; returns each file's length in bytes, for `cut_lines`."""
+        sizes = {}
+        for name in _LINES:
+            if (self.path / name).exists():
+                with open(self.path / name, "rb") as file:
+                    os.fsync(file.fileno())
+                    sizes[name] = file.seek(0, os.SEEK_END)
+        return sizes
+
+    def cut_lines(self, sizes: Mapping[str, int]) -> None:
+        """Forget lines appended after a checkpoint: the steps they tell of are done again."""
+        for name in _LINES:
+            file = self.path / name
+            if file.exists() and file.stat().st_size > sizes.get(name, 0):
+                os.truncate(file, sizes.get(name, 0))
 
     def remove_if_new(self) -> None:
         """Remove a folder without run.json, written once all inputs are good: a failed start leaves nothing."""

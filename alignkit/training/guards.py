@@ -1,0 +1,81 @@
+"""What stops a run before it is spoilt (non-finite numbers) and what is worth a line (spikes), with their rows."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+
+import torch
+
+from alignkit.errors import RunStopped
+from alignkit.policy.policy import Policy
+from alignkit.training.step import Micro
+
+MIN_LOSSES = 8  # before these many no step is called a spike
+MAX_LOSSES = 50  # that a spike is compared with
+SPIKE_DEVIATIONS = 8.0  # robust standard deviations above the median
+_MIN_RISE = 0.2  # of the median: a loss that hardly moves has no spikes
+_SHOWN = 8
+
+
+def refuse_non_finite(name: str, value: float, policy: Policy, micros: Sequence[Micro], *, step: int) -> None:
+    """Stop before the optimizer's step where the loss or the gradient norm is nan or infinite.
+
+    Raises:
+        RunStopped: names the rows whose own log-probs are not finite, or all of the step's where there are none.
+    """
+    if math.isfinite(value):
+        return
+    guilty = _guilty(policy, micros)
+    rows = f"caused by {_listed(guilty)}" if guilty else f"its rows: {_listed(row_ids(micros))}"
+    raise RunStopped(
+        f"the {name} of step {step} is {value}; {rows}; no weight was changed and nothing was saved or pruned: look at "
+        "these rows, lower --learning-rate, or leave the rows out"
+    )
+
+
+def spike(losses: Sequence[float], loss: float) -> str | None:
+    """Say by how much a loss stands out from those of the steps before it, or None where it does not.
+
+    Compared with the median of the last `MAX_LOSSES`, in deviations of 1.4826 x the median absolute deviation.
+    """
+    recent = losses[-MAX_LOSSES:]
+    if len(recent) < MIN_LOSSES:
+        return None
+    median = statistics.median(recent)
+    deviation = 1.4826 * statistics.median(abs(x - median) for x in recent)
+    if loss <= median + max(SPIKE_DEVIATIONS * deviation, _MIN_RISE * abs(median)):
+        return None
+    return f"loss {loss:.3g}, where the median of the {len(recent)} steps before is {median:.3g}"
+
+
+def spike_line(losses: Sequence[float], loss: float, micros: Sequence[Micro], *, step: int) -> str | None:
+    """Return the line that flags a loss spike with its rows, or None."""
+    found = spike(losses, loss)
+    return None if found is None else f"spike at step {step}: {found}; its rows: {_listed(row_ids(micros))}"
+
+
+def row_ids(micros: Sequence[Micro]) -> list[str]:
+    """Ids of the rows that a step trained on."""
+    return [tree.row_id for micro in micros for tree in micro.pack.trees]
+
+
+def _guilty(policy: Policy, micros: Sequence[Micro]) -> list[str]:
+    """Ids of the rows with a scored token whose log-prob, or a completion whose value, is not finite."""
+    found = []
+    with torch.no_grad():
+        for micro in micros:
+            output = policy(micro.pack, micro.temperature_N)
+            bad_N = torch.zeros(micro.pack.num_completions, dtype=torch.bool)
+            bad_T = ~output.logprob_T.isfinite().cpu()
+            bad_N[torch.as_tensor(micro.pack.completion_T)[bad_T]] = True
+            if output.value_N is not None:
+                bad_N |= ~output.value_N.isfinite().cpu()
+            bad = set(micro.pack.group_N[bad_N.numpy()].tolist())
+            found += [tree.row_id for number, tree in enumerate(micro.pack.trees) if number in bad]
+    return found
+
+
+def _listed(ids: Sequence[str]) -> str:
+    return ", ".join(ids[:_SHOWN]) + (f" and {len(ids) - _SHOWN} more" if len(ids) > _SHOWN else "")

@@ -1,0 +1,238 @@
+"""Kills training runs at random moments and compares what they end with: the same run, to the bit, or it is a failure.
+
+    python -m bench.resilience --kills 100 --json bench/results/resilience.json
+
+Each run trains a small random model on the CPU (6 to 8 steps, a checkpoint after every second one) in a process forked
+after all imports and before any tensor work. A run is killed (SIGKILL) over and over, each time either after a random
+while or at a random file operation on its checkpoints (so also inside saving, renaming and pruning), and goes on with
+--resume; then it is left alone until it ends. Its weights and its metrics (but for times) must equal those of a run
+that was never killed. There is no peer: no other tool was found that publishes such a test.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib
+import json
+import os
+import platform
+import random
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+METHODS = ("sft", "sft-lenpen", "dpo", "reward")
+_TIMES = ("seconds", "tokens_per_s", "scored_tokens_per_s", "mfu", "memory_mib")  # metrics that no two runs share
+_FILE_EVENTS = ("open", "os.rename", "os.mkdir", "os.remove", "os.rmdir", "shutil.rmtree")
+_MAX_EVENTS = 60  # file operations on checkpoints in one run, about
+
+
+@dataclass
+class Outcome:
+    """What became of one method's kills."""
+
+    kills: int = 0
+    in_checkpoints: int = 0
+    runs: int = 0
+    failures: list[str] = field(default_factory=list)
+
+
+def main() -> int:
+    """Run the campaign; exit code 1 where a killed run ended otherwise than its twin."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=100, help="over all methods together")
+    parser.add_argument("--quick", action="store_true", help="25 kills")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--json", type=Path)
+    given = parser.parse_args()
+    started = time.monotonic()
+    kills = 25 if given.quick else given.kills
+    os.environ["OMP_NUM_THREADS"] = "1"
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        os.environ["ALIGNKIT_LEDGER"] = str(folder / "ledger.sqlite")
+        os.environ["ALIGNKIT_CACHE"] = str(folder / "cache")
+        _in_child(partial(_write_inputs, folder), log=folder / "inputs.log")
+        shares = [kills // len(METHODS) + (n < kills % len(METHODS)) for n in range(len(METHODS))]
+        outcomes = {
+            method: _campaign(method, share, folder, random.Random(f"{given.seed} {method}"))
+            for method, share in zip(METHODS, shares, strict=True)
+        }
+    return _report(outcomes, time.monotonic() - started, given)
+
+
+def _campaign(method: str, kills: int, folder: Path, chance: random.Random) -> Outcome:
+    """Kill runs of one method `kills` times in all; each run at most six times before it may end."""
+    outcome = Outcome()
+    whole, log = folder / f"{method}-whole", folder / "log.txt"
+    _in_child(partial(_train, method, folder, folder / f"{method}-first"), log=log, modules=folder / "modules.txt")
+    _import_same(folder / "modules.txt")
+    began = time.monotonic()
+    if _in_child(partial(_train, method, folder, whole), log=log):
+        raise SystemExit(f"{method}: the run that is not killed failed:\n{log.read_text(encoding='utf-8')}")
+    length_s = time.monotonic() - began
+    while outcome.kills < kills:
+        outcome.runs += 1
+        out = folder / f"{method}-{outcome.runs}"
+        run = partial(_train, method, folder, out)
+        for _ in range(min(chance.randint(1, 6), kills - outcome.kills)):
+            if chance.random() < 0.5:
+                killed = _in_child(run, log=log, kill_after_s=chance.uniform(0, 1.1 * length_s))
+            else:
+                killed = _in_child(partial(run, die_at=chance.randint(1, _MAX_EVENTS)), log=log)
+                outcome.in_checkpoints += killed == -signal.SIGKILL
+            outcome.kills += killed == -signal.SIGKILL
+            if killed not in (0, -signal.SIGKILL):
+                outcome.failures.append(f"run {outcome.runs} ended with {killed}: {_last_line(log)}")
+        code = _in_child(run, log=log)
+        problem = f"ended with {code}: {_last_line(log)}" if code else _difference(whole, out)
+        if problem:
+            outcome.failures.append(f"run {outcome.runs} {problem}")
+    return outcome
+
+
+def _in_child(
+    work: Callable[[], object], *, log: Path, kill_after_s: float | None = None, modules: Path | None = None
+) -> int:
+    """Fork, work, and return the exit status as `subprocess` gives it.
+
+    Args:
+        log: where its output goes.
+        kill_after_s: kill it then, unless it has ended.
+        modules: where it writes the names of what it imported.
+    """
+    child = os.fork()
+    if child == 0:
+        code = 99
+        try:
+            descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+            os.dup2(descriptor, 1)
+            os.dup2(descriptor, 2)
+            code = int(work() or 0)  # type: ignore[call-overload]
+            if modules is not None:
+                modules.write_text("\n".join(sys.modules), encoding="utf-8")
+        finally:
+            sys.stdout.flush()
+            os._exit(code)
+    deadline = None if kill_after_s is None else time.monotonic() + kill_after_s
+    while True:
+        ended, status = os.waitpid(child, 0 if deadline is None else os.WNOHANG)
+        if ended:
+            return os.waitstatus_to_exitcode(status)
+        if deadline is not None and time.monotonic() >= deadline:
+            os.kill(child, signal.SIGKILL)
+            deadline = None
+        time.sleep(0.002)
+
+
+def _train(method: str, folder: Path, out: Path, *, die_at: int | None = None) -> int:
+    """Train through the command line's own entry, with --resume; returns its exit code."""
+    from alignkit.cli.main import main as alignkit
+
+    if die_at is not None:
+        _die_at(die_at, str(out / "checkpoints"))
+    command = ["train", method, "--model", str(folder / "model"), "--data", str(folder / "rows.jsonl")]
+    command += ["--out", str(out), "--resume", "--precision", "fp32", "--split", "0.2", "--max-new-tokens", "6"]
+    command += ["--batch-size", "2", "--max-steps", "7", "--checkpoint-interval", "2", "--validation-interval", "3"]
+    command += ["--early-stopping-steps", "6", "--learning-rate", "1e-3", "--warmup-steps", "2"]
+    return alignkit(command)
+
+
+def _die_at(number: int, below: str) -> None:
+    """End this process by SIGKILL just before the given file operation below a folder."""
+    left = number
+
+    def watch(event: str, arguments: tuple[Any, ...]) -> None:
+        nonlocal left
+        if event in _FILE_EVENTS and arguments and str(arguments[0]).startswith(below):
+            left -= 1
+            if left == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(watch)
+
+
+def _difference(whole: Path, out: Path) -> str | None:
+    """Compare two finished runs to the bit; None where they are one."""
+    for name in ("model/model.safetensors", "model/config.json"):
+        if (whole / name).read_bytes() != (out / name).read_bytes():
+            return f"{name} differs"
+    ours, theirs = _metrics(out), _metrics(whole)
+    if ours != theirs:
+        return f"metrics differ: {[a for a, b in zip(ours, theirs, strict=False) if a != b][:3]}"
+    return None
+
+
+def _metrics(run: Path) -> list[dict[str, Any]]:
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    return [line for line in lines if line["name"] not in _TIMES]
+
+
+def _write_inputs(folder: Path) -> int:
+    sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+    from tiny_models import tiny_model
+
+    tiny_model(folder / "model")
+    words = ["river", "stone", "cloud", "lamp", "bread", "window", "garden", "music"]
+    rows = [
+        {"id": f"r{n}", "prompt": f"Say {word} {n}.", "chosen": f"{word} {n}", "rejected": f"no, {n} times no {word}"}
+        for n, word in enumerate(words * 5)
+    ]
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return 0
+
+
+def _import_same(modules: Path) -> None:
+    """Import here what a run imported there, so that the next forked one starts at once; no tensor is made."""
+    for name in modules.read_text(encoding="utf-8").split():
+        if name not in sys.modules:
+            with contextlib.suppress(Exception):
+                importlib.import_module(name)
+
+
+def _last_line(log: Path) -> str:
+    lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    return lines[-1] if lines else "(nothing written)"
+
+
+def _report(outcomes: dict[str, Outcome], seconds: float, given: argparse.Namespace) -> int:
+    import torch
+    import transformers
+
+    print(f"{'method':<12}{'kills':>7}{'in checkpoints':>16}{'runs':>6}{'failures':>10}")
+    for method, outcome in outcomes.items():
+        row = (outcome.kills, outcome.in_checkpoints, outcome.runs, len(outcome.failures))
+        print(f"{method:<12}{row[0]:>7}{row[1]:>16}{row[2]:>6}{row[3]:>10}")
+        for failure in outcome.failures:
+            print(f"    {failure}")
+    failures = sum(len(outcome.failures) for outcome in outcomes.values())
+    kills = sum(outcome.kills for outcome in outcomes.values())
+    print(f"{kills} kills, {failures} failures, {seconds:.0f} s on {len(os.sched_getaffinity(0))} CPU cores")
+    if given.json:
+        result = {
+            "figures": {
+                "kills": kills,
+                "kills_in_checkpoints": sum(outcome.in_checkpoints for outcome in outcomes.values()),
+                "runs_compared": sum(outcome.runs for outcome in outcomes.values()),
+                "failures": failures,
+            } | {f"kills_{method.replace('-', '_')}": outcome.kills for method, outcome in outcomes.items()},
+            "settings": {"seed": given.seed, "kills": kills, "seconds": round(seconds, 1)},
+            "versions": {
+                "python": platform.python_version(), "torch": torch.__version__,
+                "transformers": transformers.__version__,
+            },
+            "machine": f"{len(os.sched_getaffinity(0))} CPU cores, {platform.machine()}",
+        }  # fmt: skip
+        given.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
