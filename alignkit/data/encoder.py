@@ -12,16 +12,16 @@ their places from the tokenizer's own offsets.
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import numpy as np
+from pydantic_core import from_json, to_json
 
 from alignkit import _native
 from alignkit.data.layouts import Scored
@@ -63,6 +63,10 @@ class Encoder:
         self._fast: _Gigatoken | None = None
         self._is_compared = False
 
+    def load(self) -> None:
+        """Make now what the first many texts would make: tables of the vocabulary, and gigatoken's tokenizer."""
+        _ = self._token_lengths, self._normalizes, self._gigatoken
+
     def ids(self, text: Scored) -> np.ndarray:
         """Return the token ids of one text, int32."""
         if text.plain:
@@ -93,7 +97,8 @@ class Encoder:
     @cached_property
     def reads_left_to_right(self) -> bool:
         """Whether tokens depend on what is near them alone: bytes, split into words before they are merged."""
-        return "ByteLevel" in _kinds(json.loads(self._backend.to_str()).get("pre_tokenizer"))
+        own = self._backend.pre_tokenizer
+        return own is not None and "ByteLevel" in _kinds(from_json(own.__getstate__()))
 
     def _needs_care(self, text: Scored) -> bool:
         return bool(text.plain) or (
@@ -116,12 +121,8 @@ class Encoder:
 
     def _compared(self, texts: Sequence[str]) -> _Gigatoken | None:
         """gigatoken, if it gives the ids of `tokenizers` on a sample of texts."""
-        try:
-            fast = _Gigatoken(self._backend.to_str())
-        except ImportError:
-            return None
-        except Exception as error:  # it refuses vocabularies with errors of many kinds
-            _log.info("tokenized by tokenizers: gigatoken refuses this vocabulary (%s)", str(error).splitlines()[:1])
+        fast = self._gigatoken
+        if fast is None:
             return None
         step = max(1, len(texts) // _SAMPLE)
         sample: list[str] = []
@@ -139,6 +140,17 @@ class Encoder:
                 _log.warning("tokenized by tokenizers: gigatoken gives other ids on a sample of these texts")
                 return None
         return fast
+
+    @cached_property
+    def _gigatoken(self) -> _Gigatoken | None:
+        """gigatoken with this vocabulary, where it is there and takes it."""
+        try:
+            return _Gigatoken(from_json(self._backend.to_str(), cache_strings="keys"))
+        except ImportError:
+            return None
+        except Exception as error:  # it refuses vocabularies with errors of many kinds
+            _log.info("tokenized by tokenizers: gigatoken refuses this vocabulary (%s)", str(error).splitlines()[:1])
+            return None
 
     def _patched(self, texts: Sequence[Scored], encoded: Encoded, rows: set[int]) -> Encoded:
         """Encode some of the texts again, with the tokenizer's own offsets."""
@@ -211,7 +223,7 @@ class Encoder:
 class _Gigatoken:
     """gigatoken on a tokenizer.json, made anew after a bounded volume of text."""
 
-    def __init__(self, settings: str) -> None:
+    def __init__(self, settings: Mapping[str, Any]) -> None:
         self._settings = _with_all_bytes(settings)
         self._made = self._make()
         self._num_bytes = 0
@@ -233,17 +245,17 @@ class _Gigatoken:
         return gigatoken.Tokenizer.from_json(self._settings)
 
 
-def _with_all_bytes(settings: str) -> str:
-    """Add a token beyond the vocabulary for each byte that has none."""
-    content = json.loads(settings)
-    vocabulary = content["model"]["vocab"]
-    used = [*vocabulary.values(), *(token["id"] for token in content["added_tokens"])]
+def _with_all_bytes(settings: Mapping[str, Any]) -> bytes:
+    """Add a token beyond the vocabulary for each byte that has none; the tokenizer.json of that."""
+    vocabulary = settings["model"]["vocab"]
+    used = [*vocabulary.values(), *(token["id"] for token in settings["added_tokens"])]
     visible = {*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 256)}
     hidden = iter(range(256, 512))
     letters = [chr(byte) if byte in visible else chr(next(hidden)) for byte in range(256)]
     missing = [letter for letter in letters if letter not in vocabulary]
-    vocabulary |= {letter: max(used) + 1 + number for number, letter in enumerate(missing)}
-    return json.dumps(content)
+    more = {letter: max(used) + 1 + number for number, letter in enumerate(missing)}
+    model = {**settings["model"], "vocab": {**vocabulary, **more}} if missing else settings["model"]
+    return to_json({**settings, "model": model})
 
 
 def _in_bytes(texts: Sequence[Scored]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -1,6 +1,6 @@
 """Reads the rows of files, one after another: JSONL (also .gz and .zst) and Parquet. No file is held in memory.
 
-JSON is read line by line by Python, so that a wrong line is named; polars unpacks zst and reads Parquet in batches.
+JSON is read line by line, so that a wrong line is named; polars unpacks zst and reads Parquet in batches.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, closing
 from pathlib import Path
 from typing import Any
+
+from pydantic_core import from_json
 
 from alignkit.errors import InputError
 
@@ -65,7 +67,18 @@ def _opened(path: Path) -> AbstractContextManager[Iterable[bytes]]:
 
 
 def _object(line: bytes, where: str) -> Mapping[str, Any]:
-    """Read one line; a `\\u` escape that is half a character is refused here, since no tokenizer takes it."""
+    """Read one line; what the fast reader refuses is read again by the one that can say what is wrong with it."""
+    try:
+        fields = from_json(line, cache_strings="keys")
+    except ValueError:
+        fields = _json(line, where)
+    if not isinstance(fields, dict):
+        raise InputError(f"{where}: expected an object, found {type(fields).__name__}; correct or remove this line")
+    return fields
+
+
+def _json(line: bytes, where: str) -> Any:
+    """Read a line by Python's reader; a `\\u` escape that is half a character is refused: no tokenizer takes it."""
     try:
         fields = json.loads(line.decode("utf-8"))
         if b"\\u" in line:
@@ -80,8 +93,6 @@ def _object(line: bytes, where: str) -> Mapping[str, Any]:
         ) from error
     except (ValueError, RecursionError) as error:  # a number of thousands of digits, thousands of brackets
         raise InputError(f"{where}: JSON that cannot be read: {error}; correct or remove this line") from error
-    if not isinstance(fields, dict):
-        raise InputError(f"{where}: expected an object, found {type(fields).__name__}; correct or remove this line")
     return fields
 
 

@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import accumulate
+from typing import NamedTuple
 
 from alignkit.data.rows import Message
 from alignkit.data.template import Rendering
@@ -34,8 +34,7 @@ _SENTINEL = re.compile("\ue000([0-9]+)\ue001")
 _ANOTHER = "give another with --chat-template FILE or --chat-template chatml"
 
 
-@dataclass(frozen=True)
-class Scored:
+class Scored(NamedTuple):
     """Text, and the half-open character ranges of it that the loss sees.
 
     Args:
@@ -47,8 +46,7 @@ class Scored:
     plain: tuple[tuple[int, int], ...] = ()
 
 
-@dataclass(frozen=True)
-class Job:
+class Job(NamedTuple):
     """A conversation to render.
 
     Args:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from alignkit.errors import InputError
@@ -43,6 +43,7 @@ class Row:
         reference: text to compare lengths and BLEU with: the row's `reference`, else the chosen answer's text.
         is_conversation: the row was a list of turns (all assistant turns are scored by default).
         fields: every column as read; rewards and reports see this as `row`.
+        read_prompt: the prompt that `fields` hold; another object than `prompt` where turns were left out.
     """
 
     id: str
@@ -52,6 +53,7 @@ class Row:
     reference: str | None
     is_conversation: bool
     fields: Mapping[str, Any]
+    read_prompt: Messages | None = field(default=None, compare=False, repr=False)
 
 
 def to_row(fields: Mapping[str, Any], *, where: str, columns: Mapping[str, str] | None = None) -> Row:
@@ -65,7 +67,9 @@ def to_row(fields: Mapping[str, Any], *, where: str, columns: Mapping[str, str] 
     Raises:
         InputError: the shape is unknown, or a message is malformed; names where, the fields found and shapes known.
     """
-    named = dict(fields) | {ours: fields[theirs] for ours, theirs in (columns or {}).items() if theirs in fields}
+    named: Mapping[str, Any] = fields
+    if columns:
+        named = {**fields, **{ours: fields[theirs] for ours, theirs in columns.items() if theirs in fields}}
     named = {name: value for name, value in named.items() if value is not None}  # Parquet has every column in every row
     prompt, chosen, rejected, is_conversation = _split(named, where)
     reference = named.get("reference")
@@ -76,7 +80,7 @@ def to_row(fields: Mapping[str, Any], *, where: str, columns: Mapping[str, str] 
     identity = named.get("id")
     if identity is None:
         identity = hashlib.sha256(json.dumps(fields, sort_keys=True, default=str).encode()).hexdigest()[:16]
-    return Row(str(identity), prompt, chosen, rejected, reference, is_conversation, fields)
+    return Row(str(identity), prompt, chosen, rejected, reference, is_conversation, fields, prompt)
 
 
 def text_of(messages: Sequence[Message]) -> str:
@@ -150,17 +154,20 @@ def _messages(value: Any, where: str, *, role: str = "user") -> Messages:
     """Take text or a list of {"role", "content"}."""
     if isinstance(value, str):
         return ({"role": role, "content": value},) if value or role == "assistant" else ()
-    if not isinstance(value, Sequence) or not all(isinstance(message, Mapping) for message in value):
+    if not isinstance(value, (list, tuple)) or not all(isinstance(message, dict) for message in value):
         raise InputError(f"{where}: expected text or a list of messages, found {_shown(value)}")
-    for message in value:
-        if not isinstance(message.get("role"), str) or not isinstance(message.get("content"), str):
-            raise InputError(f"{where}: a message needs 'role' and 'content' as text, found {_shown(message)}")
-        if message.get("weight") not in (None, 0, 1):
-            raise InputError(f"{where}: a message's weight is 1, or 0 for not scored, found {_shown(message)}")
-    return tuple(
-        {"role": message["role"], "content": message["content"]} | ({"weight": 0} if message.get("weight") == 0 else {})
-        for message in value
-    )
+    return tuple([_message(message, where) for message in value])
+
+
+def _message(message: Mapping[str, Any], where: str) -> Message:
+    own, content, weight = message.get("role"), message.get("content"), message.get("weight")
+    if not isinstance(own, str) or not isinstance(content, str):
+        raise InputError(f"{where}: a message needs 'role' and 'content' as text, found {_shown(message)}")
+    if weight is None or weight == 1:
+        return {"role": own, "content": content}
+    if weight == 0:
+        return {"role": own, "content": content, "weight": 0}
+    raise InputError(f"{where}: a message's weight is 1, or 0 for not scored, found {_shown(message)}")
 
 
 def _sharegpt(value: Any, where: str) -> Messages:

@@ -22,24 +22,24 @@ import hashlib
 import json
 import mmap
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
-from typing import Any, TypeVar, overload
+from typing import Any
 
 import numpy as np
+from pydantic_core import from_json, to_json
 
+from alignkit.data.flat import FlatTrees, Lazy
 from alignkit.data.rows import Row, to_row
 from alignkit.data.tokens import Prepared
-from alignkit.data.trees import Segment, Tree
 
 MANIFEST = "manifest.json"
 _LENGTHS = "lengths-"
 _FILES = ("ids", "scored", "segments", "trees", "rows", "row_ends", "names", "name_ends")
 _TYPES: Mapping[str, Any] = {"ids": np.int32, "scored": np.bool_, "rows": np.uint8, "names": np.uint8}  # else int64
+_IDENTITY = ("names", "name_ends", "segments", "ids", "scored")  # what the fingerprint is made of
 _COUNTS = [f.name for f in dataclasses.fields(Prepared) if f.name.startswith("num_")]
-_T = TypeVar("_T")
 
 
 def counts_of(prepared: Prepared) -> dict[str, int]:
@@ -56,7 +56,7 @@ class Stored(Prepared):
     """Prepared rows that lie in files.
 
     Args:
-        fingerprint: SHA-256 of every row's id, token ids and scored tokens, in order.
+        fingerprint: a hash of every row's id, token ids and scored tokens, in order.
         numbers: int64 [trees], each kept row's place among all rows.
         notes: what was seen while the rows were read.
         from_cache: they were prepared before.
@@ -85,7 +85,7 @@ class Writer:
             for name in _FILES
         }
         self._checks: dict[str, int] = {}
-        self._digest = hashlib.sha256()
+        self._digests = {name: hashlib.sha256() for name in _IDENTITY}
         self._ends = {"rows": 0, "names": 0}
         self._skipped: dict[str, str] = {}
         self._counts = dict.fromkeys(_COUNTS, 0)
@@ -97,21 +97,16 @@ class Writer:
             part: what was made of some rows.
             numbers: the place of each kept row among all rows.
         """
-        segments = [segment for tree in part.trees for segment in tree.segments]
-        self._append("ids", [segment.ids for segment in segments], np.int32)
-        self._append("scored", [segment.scored for segment in segments], np.bool_)
-        self._write("segments", np.array([len(segment) for segment in segments], np.int64))
-        table = [[len(t.segments), t.target_num_tokens, n] for t, n in zip(part.trees, numbers, strict=True)]
-        self._write("trees", np.array(table, np.int64))
-        lines = [self._line(row).encode() for row in part.rows]
-        self._texts("rows", "row_ends", lines)
+        trees = FlatTrees.of(part.trees)
+        self._write("ids", trees.flat_ids)
+        self._write("scored", trees.flat_scored)
+        self._write("segments", trees.segment_lengths)
+        places = np.array(numbers, np.int64).reshape(-1, 1)
+        self._write("trees", np.concatenate([trees.table[:, :2], places], axis=1))
+        self._texts("rows", "row_ends", [self._line(row) for row in part.rows])
         self._texts("names", "name_ends", [row.id.encode() for row in part.rows])
         for name, column in part.lengths.items():
             self._write(_LENGTHS + name, np.ascontiguousarray(column, np.int64))
-        for tree in part.trees:
-            self._digest.update(tree.row_id.encode())
-            for segment in tree.segments:
-                self._digest.update(segment.ids.tobytes() + segment.scored.tobytes())
         self._skipped |= part.skipped
         for name, count in counts_of(part).items():
             self._counts[name] += count
@@ -122,7 +117,7 @@ class Writer:
             file.close()
         manifest = {
             "columns": self.columns,
-            "fingerprint": self._digest.hexdigest(),
+            "fingerprint": hashlib.sha256(b"".join(d.digest() for d in self._digests.values())).hexdigest(),
             "skipped": self._skipped,
             "notes": dict(notes),
             "counts": self._counts,
@@ -138,12 +133,10 @@ class Writer:
         for file in self._files.values():
             file.close()
 
-    def _line(self, row: Row) -> str:
+    def _line(self, row: Row) -> bytes:
         """Write a row so that reading its columns again gives the same prompt."""
-        content: list[Any] = [row.fields]
-        if to_row(row.fields, where=row.id, columns=self.columns).prompt != row.prompt:
-            content.append(row.prompt)
-        return json.dumps(content, ensure_ascii=False, default=str)
+        content = [row.fields] if row.prompt is row.read_prompt else [row.fields, row.prompt]
+        return to_json(content, inf_nan_mode="constants", fallback=str)
 
     def _texts(self, name: str, ends_name: str, texts: list[bytes]) -> None:
         ends = self._ends[name] + np.cumsum([len(text) for text in texts], dtype=np.int64)
@@ -151,15 +144,13 @@ class Writer:
         self._write(name, b"".join(texts))
         self._write(ends_name, ends)
 
-    def _append(self, name: str, parts: list[np.ndarray], dtype: Any) -> None:
-        if parts:
-            self._write(name, np.concatenate(parts).astype(dtype, copy=False))
-
     def _write(self, name: str, content: np.ndarray | bytes) -> None:
         if name not in self._files:
             self._files[name] = open(self.folder / f"{name}.bin", "wb")  # noqa: SIM115 - closed as the others
-        data = content if isinstance(content, bytes) else content.tobytes()
+        data = content if isinstance(content, bytes) else np.ascontiguousarray(content).reshape(-1).view(np.uint8).data
         self._checks[name] = zlib.crc32(data, self._checks.get(name, 0))
+        if name in _IDENTITY:
+            self._digests[name].update(data)
         self._files[name].write(data)
 
 
@@ -201,28 +192,6 @@ def _mapped(path: Path, known: Mapping[str, int]) -> np.ndarray:
     return np.frombuffer(mapped, _TYPES.get(path.stem, np.int64))
 
 
-class _Lazy(Sequence[_T]):
-    """A sequence whose elements are made when they are asked for."""
-
-    def _make(self, number: int) -> _T:
-        raise NotImplementedError
-
-    @overload
-    def __getitem__(self, key: int) -> _T: ...
-    @overload
-    def __getitem__(self, key: slice) -> list[_T]: ...
-    def __getitem__(self, key: int | slice) -> _T | list[_T]:
-        if isinstance(key, slice):
-            return [self._make(number) for number in range(*key.indices(len(self)))]
-        number = int(key) + (len(self) if key < 0 else 0)
-        if not 0 <= number < len(self):
-            raise IndexError(f"{key} of {len(self)}")
-        return self._make(number)
-
-    def __iter__(self) -> Iterator[_T]:
-        return (self._make(number) for number in range(len(self)))
-
-
 class _Texts:
     """Texts that lie end to end."""
 
@@ -234,7 +203,20 @@ class _Texts:
         return self._bytes[start : int(self.ends[number])].tobytes()
 
 
-class StoredRows(_Lazy[Row]):
+class _Names(Lazy[str]):
+    """The kept rows' ids."""
+
+    def __init__(self, texts: _Texts) -> None:
+        self._texts = texts
+
+    def __len__(self) -> int:
+        return len(self._texts.ends)
+
+    def _make(self, number: int) -> str:
+        return self._texts[number].decode()
+
+
+class StoredRows(Lazy[Row]):
     """The kept rows."""
 
     def __init__(self, texts: _Texts, names: _Texts, columns: Mapping[str, str]) -> None:
@@ -244,47 +226,23 @@ class StoredRows(_Lazy[Row]):
         return len(self._texts.ends)
 
     def _make(self, number: int) -> Row:
-        fields, *prompt = json.loads(self._texts[number])
+        fields, *prompt = from_json(self._texts[number], cache_strings="keys")
         row = to_row(fields, where=f"kept row {number}", columns=self._columns)
         row = dataclasses.replace(row, id=self._names[number].decode())
         return dataclasses.replace(row, prompt=tuple(prompt[0])) if prompt else row
 
 
-class StoredTrees(_Lazy[Tree]):
+class StoredTrees(FlatTrees):
     """The trees of the kept rows."""
 
     def __init__(self, arrays: Mapping[str, np.ndarray], columns: Mapping[str, str]) -> None:
-        self._names = _Texts(arrays["names"], arrays["name_ends"])
-        self.rows = StoredRows(_Texts(arrays["rows"], arrays["row_ends"]), self._names, columns)
-        self.table = arrays["trees"].reshape(-1, 3)
-        self._ids, self._scored = arrays["ids"], arrays["scored"]
-        self._token_ends = np.concatenate([[0], np.cumsum(arrays["segments"])])
-        self._segment_ends = np.concatenate([[0], np.cumsum(self.table[:, 0])])
-        if not len(self.rows) == len(self._names.ends) == len(self.table) or self._segment_ends[-1] != len(
-            arrays["segments"]
-        ):
-            raise ValueError("rows, trees and segments do not agree")
-        if self._segment_ends[-1] != len(arrays["segments"]):
-            raise ValueError("trees and segments do not agree")
-        if not self._token_ends[-1] == len(self._ids) == len(self._scored):
-            raise ValueError("ids and segments do not agree")
-
-    def __len__(self) -> int:
-        return len(self.table)
-
-    def lengths(self) -> np.ndarray:
-        """Tokens of each tree, int64 [trees]."""
-        return np.diff(self._token_ends[self._segment_ends])
+        names = _Texts(arrays["names"], arrays["name_ends"])
+        self.rows = StoredRows(_Texts(arrays["rows"], arrays["row_ends"]), names, columns)
+        table = arrays["trees"].reshape(-1, 3)
+        super().__init__(_Names(names), arrays["ids"], arrays["scored"], arrays["segments"], table)
+        if len(self.rows) != len(table):
+            raise ValueError("rows and trees do not agree")
 
     def ids(self) -> list[str]:
         """The rows' ids."""
-        return [self._names[number].decode() for number in range(len(self))]
-
-    def _make(self, number: int) -> Tree:
-        first, last = int(self._segment_ends[number]), int(self._segment_ends[number + 1])
-        ends = self._token_ends[first : last + 1].tolist()
-        segments = tuple(
-            Segment(self._ids[start:end], -1 if k == 0 else 0, self._scored[start:end])
-            for k, (start, end) in enumerate(pairwise(ends))
-        )
-        return Tree(self._names[number].decode(), segments, int(self.table[number, 1]))
+        return list(self.names)

@@ -16,9 +16,10 @@ from typing import Any
 import numpy as np
 
 from alignkit.data.chat import Chat
-from alignkit.data.drafts import Draft, draft_rows
+from alignkit.data.drafts import Drafts, draft_rows
+from alignkit.data.flat import FlatTrees, ranges
 from alignkit.data.rows import Row, unusable_reason
-from alignkit.data.trees import Tree, tree
+from alignkit.data.trees import Tree
 from alignkit.errors import InputError
 
 _TOKENIZER_FILES = ("tokenizer.*", "vocab.*", "tekken.json")  # without any, transformers makes an empty tokenizer
@@ -105,18 +106,18 @@ def prepare(
     fitting.check_length()
     if truncation == "cut-old-turns":
         fitting.cut_old_turns(chat, options)
-    fitting.lay_trees()
+    trees = fitting.trees()
     total = len(rows)
     check_skipped(skipped, total, max_skipped)
-    if not fitting.trees and not is_part:
+    if not trees and not is_part:
         raise InputError(f"none of the {total} rows can be used: {summary(skipped) or 'all were dropped as too long'}")
     return Prepared(
-        fitting.trees,
+        trees,
         fitting.kept,
         skipped,
         fitting.num_cut,
         fitting.num_dropped,
-        sum(draft.is_otherwise for draft in drafts),
+        int(drafts.is_otherwise.sum()),
         _lengths(drafts),
         len(fitting.shortened),
     )
@@ -126,11 +127,10 @@ class _Fitting:
     """Lays drafts into trees of at most `max_length` tokens."""
 
     def __init__(
-        self, rows: list[Row], drafts: list[Draft], skipped: dict[str, str], max_length: int, truncation: str | None
+        self, rows: list[Row], drafts: Drafts, skipped: dict[str, str], max_length: int, truncation: str | None
     ) -> None:
-        self.rows, self.drafts, self.skipped = list(rows), list(drafts), skipped
+        self.rows, self.drafts, self.skipped = list(rows), drafts, skipped
         self.max_length, self.truncation = max_length, truncation
-        self.trees: list[Tree] = []
         self.kept: list[Row] = []
         self.num_cut = self.num_dropped = 0
         self.shortened: set[int] = set()
@@ -138,11 +138,10 @@ class _Fitting:
     def check_length(self) -> None:
         """Stop where too many rows are too long and nobody said what is to be done."""
         total = len(self.rows) + len(self.skipped)
-        num_long = sum(
-            len(draft.prompt_ids) < self.max_length < draft.longest
-            or (self.truncation == "stop" and draft.longest > self.max_length)
-            for draft in self.drafts
-        )
+        is_long = self.drafts.longest > self.max_length
+        if self.truncation != "stop":
+            is_long &= self.drafts.lengths[:, 0] < self.max_length
+        num_long = int(is_long.sum())
         if num_long and (self.truncation == "stop" or (self.truncation is None and num_long > FREE_CUTS * total)):
             raise InputError(
                 f"{num_long} of {total} rows ({100 * num_long / total:.1f} %) are longer than --max-length "
@@ -152,36 +151,60 @@ class _Fitting:
 
     def cut_old_turns(self, chat: Chat, options: Mapping[str, Any]) -> None:
         """Leave out the oldest turns of rows that are too long, one more each time, until they fit or none is left."""
-        long = [number for number, draft in enumerate(self.drafts) if draft.longest > self.max_length]
+        long = np.flatnonzero(self.drafts.longest > self.max_length).tolist()
         while long:
             shorter = {number: without_oldest_turn(self.rows[number]) for number in long}
             found = [(number, row) for number, row in shorter.items() if row is not None]
-            drafts = draft_rows([row for _, row in found], chat, **options)
-            for (number, row), draft in zip(found, drafts, strict=True):
-                self.rows[number], self.drafts[number] = row, draft
-                self.shortened.add(number)
-            long = [number for number, _ in found if self.drafts[number].longest > self.max_length]
+            numbers = [number for number, _ in found]
+            self.drafts.replace(numbers, draft_rows([row for _, row in found], chat, **options))
+            for number, row in found:
+                self.rows[number] = row
+            self.shortened.update(numbers)
+            longest = self.drafts.longest
+            long = [number for number in numbers if longest[number] > self.max_length]
 
-    def lay_trees(self) -> None:
-        for number, (row, draft) in enumerate(zip(self.rows, self.drafts, strict=True)):
-            if any(not count for count in draft.num_scored):
-                raise InputError(f"row {row.id}: no token of the answer is scored: the mask is wrong")
-            is_long = draft.longest > self.max_length
-            room = self.max_length - len(draft.prompt_ids)
-            if room <= 0:
-                self.skipped[row.id] = f"prompt does not fit --max-length {self.max_length} tokens"
-            elif is_long and self.truncation == "drop-row":
-                self.num_dropped += 1
-            else:
-                own = draft.completions
-                if is_long:
-                    own = [(ids[:room], scored[:room]) for ids, scored in own]
-                    if any(not scored.any() for _, scored in own):
-                        self.skipped[row.id] = f"nothing of the answer is left within --max-length {self.max_length}"
-                        continue
-                self.num_cut += is_long or number in self.shortened
-                self.trees.append(tree(row.id, draft.prompt_ids, own, target_num_tokens=draft.target_num_tokens))
-                self.kept.append(row)
+    def trees(self) -> FlatTrees:
+        """Cut, drop or skip what does not fit, and lay out the others."""
+        drafts = self.drafts
+        lengths = drafts.lengths
+        wrong = np.flatnonzero((drafts.num_scored == 0).any(axis=1))
+        if len(wrong):
+            raise InputError(f"row {self.rows[wrong[0]].id}: no token of the answer is scored: the mask is wrong")
+        is_kept = lengths[:, 0] < self.max_length
+        for number in np.flatnonzero(~is_kept).tolist():
+            self.skipped[self.rows[number].id] = f"prompt does not fit --max-length {self.max_length} tokens"
+        is_long = is_kept & (drafts.longest > self.max_length)
+        if self.truncation == "drop-row":
+            self.num_dropped = int(is_long.sum())
+            is_kept &= ~is_long
+        else:
+            room = self.max_length - lengths[:, 0]
+            lengths[:, 1:] = np.minimum(lengths[:, 1:], np.maximum(room, 0)[:, None])
+            for number in np.flatnonzero(is_long).tolist():
+                places = zip(drafts.starts[number, 1:], lengths[number, 1:], strict=True)
+                if not all(drafts.scored[start : start + length].any() for start, length in places):
+                    reason = f"nothing of the answer is left within --max-length {self.max_length}"
+                    self.skipped[self.rows[number].id] = reason
+                    is_kept[number] = False
+        is_long[list(self.shortened)] = True
+        self.num_cut = int((is_kept & is_long).sum())
+        return self._laid_out(np.flatnonzero(is_kept), lengths)
+
+    def _laid_out(self, numbers: np.ndarray, lengths: np.ndarray) -> FlatTrees:
+        drafts = self.drafts
+        self.kept = [self.rows[number] for number in numbers.tolist()]
+        segment_lengths = lengths[numbers].reshape(-1)
+        places = ranges(drafts.starts[numbers].reshape(-1), segment_lengths)
+        num_segments = np.full(len(numbers), lengths.shape[1], np.int64)
+        trees = FlatTrees(
+            [row.id for row in self.kept],
+            drafts.ids[places],
+            drafts.scored[places],
+            segment_lengths,
+            np.stack([num_segments, drafts.target_num_tokens[numbers]], axis=1),
+        )
+        trees.check()
+        return trees
 
 
 def without_oldest_turn(row: Row) -> Row | None:
@@ -195,12 +218,10 @@ def without_oldest_turn(row: Row) -> Row | None:
     return None if end is None else dataclasses.replace(row, prompt=(*row.prompt[:start], *row.prompt[end:]))
 
 
-def _lengths(drafts: Sequence[Draft]) -> dict[str, np.ndarray]:
-    lengths = {"prompt": np.array([len(draft.prompt_ids) for draft in drafts], np.int64)}
-    for number, name in enumerate(("chosen", "rejected")):
-        own = (len(draft.completions[number][0]) for draft in drafts if len(draft.completions) > number)
-        lengths[name] = np.fromiter(own, np.int64)
-    return {name: column for name, column in lengths.items() if len(column)}
+def _lengths(drafts: Drafts) -> dict[str, np.ndarray]:
+    """Tokens of prompts and answers before any cut, by column."""
+    names = ("prompt", "chosen", "rejected")
+    return {name: np.ascontiguousarray(column) for name, column in zip(names, drafts.lengths.T, strict=False)}
 
 
 def check_skipped(skipped: Mapping[str, str], total: int, max_skipped: float) -> None:

@@ -51,6 +51,13 @@ class Tree:
         if len(self.prompt) == 0 and any(len(c) and c.scored[0] for c in self.completions):
             raise ValueError(f"tree {self.row_id}: the first token of a text without prompt cannot be predicted")
 
+    @classmethod
+    def unchecked(cls, row_id: str, segments: tuple[Segment, ...], target_num_tokens: int) -> Tree:
+        """Make a tree of segments that were checked before: many at once, or when they were stored."""
+        made = object.__new__(cls)
+        made.__dict__.update(row_id=row_id, segments=segments, target_num_tokens=target_num_tokens)
+        return made
+
     @property
     def prompt(self) -> Segment:
         """The root."""
