@@ -186,7 +186,7 @@ def test_a_lone_surrogate_is_missing_and_an_empty_answer_has_a_score(trained: Pa
 
 
 def test_without_vllm_the_ways_out_are_named(monkeypatch: pytest.MonkeyPatch, trained: Path) -> None:
-    monkeypatch.setattr("alignkit_plugins.vllm_reward.find_spec", lambda name: None)
+    monkeypatch.setattr("alignkit.policy.vllm_engine.find_spec", lambda name: None)
     with pytest.raises(UsageError, match=r"make vllm-cpu.*base_url.*--judge FOLDER"):
         VLLMReward(VLLMRewardConfig(model=str(trained))).ready([])
     with pytest.raises(UsageError, match="which model the server has"):

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from alignkit.errors import InputError
+from alignkit.policy.vllm_engine import start_engine, stop_engine
 from alignkit_plugins.reward_folder import Head, RewardFolder
 
 
@@ -61,6 +60,7 @@ class PoolingEngine:
 
     def close(self) -> None:
         """Let the model go."""
+        stop_engine(self._llm)
         del self._llm
 
 
@@ -74,11 +74,3 @@ def _one_label(folder: RewardFolder, token: int) -> dict[str, Any]:
         "architectures": [architecture], "classifier_from_token": [text], "method": "no_post_processing",
         "num_labels": 1,
     }  # fmt: skip
-
-
-def start_engine(folder: Path, *, gpu_memory: float, **options: Any) -> Any:
-    """Start vLLM in this process, without compilation: scoring reads each token once."""
-    os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
-    from vllm import LLM
-
-    return LLM(str(folder), enforce_eager=True, gpu_memory_utilization=gpu_memory, disable_log_stats=True, **options)

