@@ -57,6 +57,28 @@ class MethodConfig(BaseModel):
     max_new_tokens: int = Field(256, ge=1, description="longest completion drawn, in tokens")
 
 
+class SampledConfig(MethodConfig):
+    """What methods that train on rewarded samples have beside: read where samples are drawn and laid into a step."""
+
+    updates_per_batch: int = Field(
+        1, ge=1, description="optimizer steps on one drawn batch; from the second on the ratio is clipped"
+    )
+    cut_completions: Literal["train", "mask"] = Field(
+        "train", description="mask: a completion that max-new-tokens cut is compared with, but not trained on"
+    )
+    equal_groups: Literal["skip", "keep", "resample"] = Field(
+        "skip",
+        description="a group whose rewards are all equal: left out of the step, kept in it for its KL, or replaced by "
+        "other prompts' groups",
+    )
+    max_resamples: int = Field(2, ge=1, description="rounds of other prompts that --equal-groups resample may draw")
+
+    @property
+    def kl_in_reward(self) -> float:
+        """Weight of the KL to the reference (k1 of a completion, nats) that is taken off its reward; 0 takes none."""
+        return 0.0
+
+
 @dataclass(frozen=True)
 class Batch:
     """Log-probs of one micro-batch, and what a loss needs to know about them. Read-only.

@@ -51,3 +51,13 @@ def reward(items_PG: Sequence[Sequence[Item]], judges: Sequence[NamedJudge]) -> 
         reasons.extend(failed)
     total_PG[~applied_P] = math.nan
     return Rewards(total_PG, by_name, num_missing, tuple(dict.fromkeys(reasons)))
+
+
+def joined(first: Rewards, second: Rewards, which: np.ndarray) -> Rewards:
+    """The rewards of some groups of two: `which` int64 [P] counts through the first's groups, then the second's."""
+    return Rewards(
+        np.concatenate([first.total_PG, second.total_PG])[which],
+        {name: np.concatenate([x, second.by_name[name]])[which] for name, x in first.by_name.items()},
+        first.num_missing + second.num_missing,
+        tuple(dict.fromkeys([*first.reasons, *second.reasons])),
+    )

@@ -85,12 +85,14 @@ def text_of(chat: Chat, sampler: Sampler, completion: Completion) -> str:
     return text
 
 
-def sample_micros(groups: Sequence[Group], advantages_PG: np.ndarray, capacity: int) -> list[Micro]:
-    """Lay rewarded samples into rows; a sample whose advantage is nan and a group of zero advantages are left out."""
+def sample_micros(
+    groups: Sequence[Group], advantages_PG: np.ndarray, capacity: int, *, kept_P: np.ndarray
+) -> list[Micro]:
+    """Lay the samples of the kept groups into rows; a sample whose advantage is nan is left out."""
     kept = [
         (group, np.flatnonzero(~np.isnan(advantages)), advantages)
-        for group, advantages in zip(groups, advantages_PG, strict=True)
-        if np.nansum(np.abs(advantages)) > 0
+        for group, advantages, is_kept in zip(groups, advantages_PG, kept_P, strict=True)
+        if is_kept and not np.isnan(advantages).all()
     ]
     trees = [group.tree(which.tolist()) for group, which, _ in kept]
     return [_micro([kept[n] for n in numbers], [trees[n] for n in numbers]) for numbers in pack(trees, capacity)]

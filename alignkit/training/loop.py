@@ -75,14 +75,15 @@ class Loop:
     ) -> None:
         self.method, self.config, self.inputs, self.models, self.run = method, config, inputs, models, run
         self.trackers, self.progress = trackers, progress
-        self.rollouts = RolloutStep(
-            method, config, inputs, models, run, max_missing=max_missing, save=self.save
-        )  # fmt: skip
         self.optimizer = make_optimizer(models.policy.parameters(), config)
         self.position = Position()
         self._signals = Signals()
         self._saved_at: tuple[int, int] | None = None
         self.rows_per_step = config.batch_size * config.accumulation
+        self.rollouts = RolloutStep(
+            method, config, inputs, models, run, rows_per_step=self.rows_per_step, max_missing=max_missing,
+            save=self.save,
+        )  # fmt: skip
         per_epoch = steps_per_epoch(len(inputs.training.trees), self.rows_per_step)
         self.packing = None
         if config.pack_scope == "epoch":
@@ -91,7 +92,8 @@ class Loop:
                 lengths_P, capacity=ROW_CAPACITY, rows_per_step=self.rows_per_step, seed=config.seed
             )
             per_epoch = self.packing.steps_per_epoch
-        self.num_steps = min(config.epochs * per_epoch, config.max_steps or config.epochs * per_epoch)
+        steps = config.epochs * per_epoch * self.rollouts.sampled.updates_per_batch
+        self.num_steps = min(steps, config.max_steps or steps)
 
     def resume(self, found: Path) -> None:
         """Go back to a checkpoint: what was written after it is written again."""
@@ -134,6 +136,7 @@ class Loop:
         micros, metrics = self._micros(step)
         self.optimizer.zero_grad(set_to_none=True)
         result = self._accumulate(micros, step)
+        self.rollouts.check_ratio(result.logged, step)
         rate = learning_rate(self.config, step=step, num_steps=self.num_steps)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
@@ -154,6 +157,8 @@ class Loop:
 
     def _micros(self, step: int) -> tuple[list[Micro], dict[str, float]]:
         """The step's rows of trees: from the data, from samples, or both."""
+        if self.method.trains_on == "samples":
+            return self.rollouts.step(step)
         rows = None if self.packing is None else self.packing.step(step)
         if rows is None:
             numbers = step_rows(len(self.inputs.training.trees), self.rows_per_step, seed=self.config.seed, step=step)
@@ -164,8 +169,6 @@ class Loop:
         pairs = [(self.inputs.training.rows[n], self.inputs.training.trees[n]) for n in numbers]
         temperatures = self.method.temperatures(step, self.config)
         groups = self.rollouts.draw(pairs, temperatures, step) if temperatures else []
-        if self.method.trains_on == "samples":
-            return self.rollouts.rewarded(groups, step)
         trees = [tree for _, tree in pairs]
         micros = []
         for row in pack(trees, ROW_CAPACITY) if rows is None else rows:

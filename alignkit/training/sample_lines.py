@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from alignkit.scoring.rewards import Rewards
 from alignkit.training.draw import Group
 
 
@@ -18,6 +19,28 @@ def lengths(groups: Sequence[Group]) -> dict[str, float]:
         "samples_length": float(np.mean([len(completion.ids) for completion in drawn])),
         "samples_cut_share": float(np.mean([completion.cut for completion in drawn])),
     }
+
+
+def equal_groups(rewards_PG: np.ndarray) -> np.ndarray:
+    """Which groups have several rewards, all the same, and so teach nothing: bool [P]."""
+    present_P = (~np.isnan(rewards_PG)).sum(1)
+    highest_P = np.max(rewards_PG, axis=1, initial=-math.inf, where=~np.isnan(rewards_PG))
+    lowest_P = np.min(rewards_PG, axis=1, initial=math.inf, where=~np.isnan(rewards_PG))
+    return (present_P > 1) & (highest_P == lowest_P)
+
+
+def reward_metrics(groups: Sequence[Group], rewards: Rewards, equal_P: np.ndarray) -> dict[str, float]:
+    """Numbers of a batch's rewards: mean, spread within groups, by name, by temperature; what is missing, equal."""
+    total_PG = rewards.total_PG
+    some_P = (~np.isnan(total_PG)).any(1)
+    metrics = lengths(groups) | {"reward": mean(total_PG), "missing_scores": float(rewards.num_missing)}
+    metrics["equal_groups"] = float(equal_P.mean())
+    metrics["reward_spread"] = mean(np.nanstd(total_PG[some_P], axis=1)) if some_P.any() else math.nan
+    metrics |= {f"reward/{name}": mean(scores) for name, scores in rewards.by_name.items()}
+    for temperature in sorted(set(groups[0].temperatures)):
+        which = [k for k, t in enumerate(groups[0].temperatures) if t == temperature]
+        metrics[f"reward/temperature-{temperature:g}"] = mean(total_PG[:, which])
+    return metrics
 
 
 def ranked_lines(groups: Sequence[Group], rewards_PG: np.ndarray, step: int) -> list[dict[str, Any]]:

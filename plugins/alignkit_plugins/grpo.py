@@ -11,21 +11,25 @@ Where we differ from the letter:
 - The gradient's log pi is the ratio pi / pi_behaviour, clipped to 1 +- clip_ratio; on the samples of the current
   weights it is 1 and its gradient is Eq. 6's.
 - The baseline is not divided by a deviation: a leave-one-out deviation comes arbitrarily near 0.
-- KL is estimated from the samples, d = log pi - log pi_ref a token: k2 = d^2 / 2, whose gradient is that of the reverse
-  KL a token, or k3 = exp(-d) - 1 + d (Schulman 2020).
+- KL is estimated from the samples, by an estimator that is right where it stands (kl_estimators below).
+
+The field's variants are one option away each: group_advantages.py has what is compared, baseline and scale; the tables
+below the aggregation over tokens and the KL estimators.
 
 Source: the paper, sections 3.4 and 4.4 (its numbers are the defaults); Shao et al. 2024.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from itertools import cycle, islice
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from alignkit import Batch, Method, MethodConfig, hookimpl
-from alignkit.methods import leave_one_out_baseline
+from alignkit.methods import SampledConfig
+from alignkit_plugins.group_advantages import group_advantages
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,7 +38,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-class GRPOConfig(MethodConfig):
+class GRPOConfig(SampledConfig):
     """The paper's numbers; it names neither temperatures nor a clip ratio."""
 
     learning_rate: float = Field(5e-6, gt=0, description="peak learning rate (the paper's)")
@@ -48,13 +52,40 @@ class GRPOConfig(MethodConfig):
     validation_interval: int = Field(20, ge=1, description="steps between evaluations (the paper's)")
     checkpoint_interval: int = Field(50, ge=1, description="steps between checkpoints (the paper's)")
     max_new_tokens: int = Field(256, ge=1, description="longest completion drawn, in tokens (the paper's)")
-    group_size: int = Field(4, ge=2, description="samples a prompt, k of Eq. 6 (the paper's)")
+    group_size: int = Field(4, ge=1, description="samples a prompt, k of Eq. 6 (the paper's); 2 or more")
     temperatures: tuple[float, ...] = Field(
         (0.6, 0.8, 1.0, 1.2), min_length=1, description="sampling temperatures, cycled in the group"
     )
+    top_p: float = Field(
+        1.0, gt=0, le=1, description="top-p of the samples; below 1 only with --ratio none, or the ratio is wrong"
+    )
+    compare_by: Literal["value", "rank"] = Field("value", description="what of the rewards is compared in a group")
+    baseline: Literal["leave-one-out", "group-mean", "within-temperature"] = Field(
+        "leave-one-out", description="what a sample's reward is compared with (Eq. 6: leave-one-out)"
+    )
+    scale: Literal["none", "group-deviation"] = Field("none", description="what advantages are divided by")
+    min_deviation: float = Field(
+        0.1, gt=0, description="floor of --scale group-deviation, in units of what is compared"
+    )
+    aggregation: Literal["completion-sum", "token", "sequence", "constant"] = Field(
+        "completion-sum", description="how a step's tokens become one loss (Eq. 6: completion-sum)"
+    )
     kl: float = Field(0.1, ge=0, description="lambda of Eq. 6, per nat a completion (the paper's)")
-    kl_estimator: Literal["k2", "k3"] = Field("k2", description="estimator of the KL to the reference, a token")
+    kl_in: Literal["loss", "reward"] = Field("loss", description="where the KL to the reference stands")
+    kl_estimator: Literal["k1", "k2", "k3"] = Field(
+        "k2", description="estimator of the KL, a token: k2 or k3 in a loss, k1 in a reward"
+    )
+    ratio: Literal["clipped", "none"] = Field(
+        "clipped", description="weigh a token by pi / pi_behaviour, clipped, or trust that the samples are fresh"
+    )
     clip_ratio: float = Field(0.2, gt=0, description="the ratio's clip range, 1 +- this")
+
+    @field_validator("group_size")
+    @classmethod
+    def _has_siblings(cls, group_size: int) -> int:
+        if group_size < 2:
+            raise ValueError("a lone sample has no sibling to be compared with, so it teaches nothing: take 2 or more")
+        return group_size
 
     @field_validator("temperatures")
     @classmethod
@@ -62,6 +93,45 @@ class GRPOConfig(MethodConfig):
         if any(t <= 0 for t in temperatures):
             raise ValueError("temperatures must be above 0: a likeliest-token sample has no gradient")
         return temperatures
+
+    @model_validator(mode="after")
+    def _combinations(self) -> GRPOConfig:
+        if reason := _wrong_combination(self):
+            raise ValueError(reason)
+        return self
+
+    @property
+    def kl_in_reward(self) -> float:
+        return self.kl if self.kl_in == "reward" else 0.0
+
+    @property
+    def group_temperatures(self) -> tuple[float, ...]:
+        """The temperature of each sample of a group."""
+        return tuple(islice(cycle(self.temperatures), self.group_size))
+
+
+def _wrong_combination(config: GRPOConfig) -> str | None:
+    """Say why options that are each allowed do not go together."""
+    if config.kl_in == "loss" and config.kl_estimator == "k1":
+        return "k1 in a loss pulls nowhere: its gradient is 0 on average; take k2 or k3, or --kl-in reward"
+    if config.kl_in == "reward" and config.kl_estimator != "k1":
+        return "k2 and k3 in a reward have another gradient than the KL's; in a reward take --kl-estimator k1"
+    if config.top_p < 1 and config.ratio != "none":
+        return (
+            "top-p below 1 with a ratio: samples come from a cut distribution and the ratio takes the whole one; leave "
+            "top-p at 1, or take --ratio none"
+        )
+    if config.updates_per_batch > 1 and config.ratio == "none":
+        return (
+            "several updates on one batch need the ratio: from the second on its samples are other weights'; leave "
+            "--ratio clipped"
+        )
+    if config.baseline == "within-temperature" and min(Counter(config.group_temperatures).values()) < 2:
+        return (
+            "baseline within-temperature needs every temperature twice in a group, or a sample has no sibling: raise "
+            "--group-size or name fewer temperatures"
+        )
+    return None
 
 
 class GRPO(Method):
@@ -71,27 +141,55 @@ class GRPO(Method):
     needs: ClassVar[frozenset[str]] = frozenset({"reference"})
 
     def temperatures(self, step: int, config: GRPOConfig) -> tuple[float, ...]:
-        return tuple(islice(cycle(config.temperatures), config.group_size))
+        return config.group_temperatures
 
     def advantages(self, rewards_PG: np.ndarray, config: GRPOConfig) -> np.ndarray:
-        return rewards_PG - leave_one_out_baseline(rewards_PG)
+        return group_advantages(
+            rewards_PG, temperatures=config.group_temperatures, compare_by=config.compare_by, baseline=config.baseline,
+            scale=config.scale, min_deviation=config.min_deviation,
+        )  # fmt: skip
 
     def loss(self, batch: Batch, config: GRPOConfig) -> Tensor:
         assert batch.behaviour_T is not None and batch.reference_T is not None and batch.advantage_N is not None
-        ratio_T = (batch.logprob_T - batch.behaviour_T).exp()
+        behaviour_T = batch.behaviour_T if config.ratio == "clipped" else batch.logprob_T.detach()
+        ratio_T = (batch.logprob_T - behaviour_T).exp()
         clipped_T = ratio_T.clamp(1 - config.clip_ratio, 1 + config.clip_ratio)
         advantage_T = batch.spread(batch.advantage_N)
-        gain_T = (ratio_T * advantage_T).minimum(clipped_T * advantage_T)
+        loss_T = -(ratio_T * advantage_T).minimum(clipped_T * advantage_T)
         log_ratio_T = batch.logprob_T - batch.reference_T
-        kl_T = KL_ESTIMATORS[config.kl_estimator](log_ratio_T)
-        batch.log(ratio=ratio_T, clipped=(ratio_T != clipped_T).float(), kl=batch.collect(log_ratio_T))
-        return batch.mean(-gain_T + config.kl * kl_T, over="completions")
+        if config.kl_in == "loss":
+            loss_T = loss_T + config.kl * KL_IN_LOSS[config.kl_estimator](log_ratio_T, ratio_T)
+        batch.log(
+            ratio=ratio_T, clipped=(ratio_T != clipped_T).float(), kl=batch.collect(log_ratio_T),
+            sampling_gap=(batch.logprob_T - batch.behaviour_T).abs(),
+        )  # fmt: skip
+        return AGGREGATIONS[config.aggregation](batch, loss_T, config)
 
 
-KL_ESTIMATORS: dict[str, Callable[[Tensor], Tensor]] = {
-    "k2": lambda log_ratio_T: log_ratio_T**2 / 2,
-    "k3": lambda log_ratio_T: (-log_ratio_T).exp() - 1 + log_ratio_T,
+KL_IN_LOSS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "k2": lambda log_ratio_T, ratio_T: log_ratio_T**2 / 2,
+    "k3": lambda log_ratio_T, ratio_T: ratio_T * ((-log_ratio_T).exp() - 1 + log_ratio_T),
 }
+"""d = log pi - log pi_ref a token, and the ratio pi / pi_behaviour -> KL, whose mean gradient is the reverse KL's.
+
+k2 = d^2 / 2: its gradient d grad log pi is the reverse KL's (Schulman 2020; Tang and Munos 2025). k3 = exp(-d) - 1 + d
+has an unbiased value, but as a loss its gradient is another divergence's unless it is weighed by the ratio (TRL's and
+DeepSeek-V3.2's correction). k1 = d stands in a reward (SampledConfig.kl_in_reward), where the score function does it.
+"""
+
+AGGREGATIONS: dict[str, Callable[[Batch, Tensor, GRPOConfig], Tensor]] = {
+    "completion-sum": lambda batch, x_T, config: batch.mean(x_T, over="completions"),
+    "token": lambda batch, x_T, config: batch.mean(x_T, over="tokens"),
+    "sequence": lambda batch, x_T, config: batch.mean(batch.collect(x_T) / batch.num_tokens_N, over="completions"),
+    "constant": lambda batch, x_T, config: batch.mean(x_T / config.max_new_tokens, over="completions"),
+}
+"""What a step's loss is, over N completions i of T_i tokens:
+
+completion-sum  1/N sum_i sum_t x_it                    Eq. 6, averaged instead of summed over the group
+token           1/(sum_i T_i) sum_i sum_t x_it          DAPO (Yu et al. 2025): every token weighs the same
+sequence        1/N sum_i 1/T_i sum_t x_it              Shao et al. 2024: favours short right and long wrong answers
+constant        1/(N max_new_tokens) sum_i sum_t x_it   Dr. GRPO (Liu et al. 2025): no favour, and a smaller number
+"""
 
 
 @hookimpl
