@@ -1,7 +1,8 @@
-"""Peak memory of a stretch of work, MiB: the GPU's where there is one, else this process's resident set."""
+"""Memory there is, and the peak of a stretch of work: the GPU's where there is one, else this process's own."""
 
 from __future__ import annotations
 
+import os
 import resource
 from pathlib import Path
 
@@ -31,3 +32,25 @@ def peak_mib() -> float:
     except OSError:
         pass
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def memory_bytes() -> int:
+    """Memory this process may use: the GPU's, else the machine's, or its container's limit where that is smaller."""
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory
+    return machine_bytes()
+
+
+def machine_bytes() -> int:
+    """Memory of the machine, or of its container where that is limited."""
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    for name in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        try:
+            limit = Path(name).read_text().strip()
+        except OSError:
+            continue
+        if limit.isdigit():
+            return min(total, int(limit))
+    return total

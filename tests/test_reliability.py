@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -15,6 +16,7 @@ from typing import Any
 
 import pytest
 import torch
+from alignkit_plugins.sft import SFT
 from safetensors.torch import load_file, save_file
 from tiny_models import tiny_model
 
@@ -300,6 +302,27 @@ def test_a_spike_stands_out_from_the_losses_before_it() -> None:
     assert guards.spike(steady, 2.3) is None
     assert "the median of the 8 steps before is 2" in str(guards.spike(steady, 9.0))
     assert guards.spike([0.5] * 20, 0.55) is None  # a loss that does not move
+
+
+def test_exhausted_memory_stops_with_3_shows_the_plan_and_what_would_fit(
+    model: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(SFT, "loss", lambda self, batch, config: torch.empty(2**58).sum())
+    assert main(command(model, data, tmp_path / "run")) == 3
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert "out of memory" in last and "can't allocate memory" in last and "plan: " in last and "activations" in last
+    assert "--max-length 256 (" in last and "--lora-rank 16 (" in last
+
+
+def test_a_run_shows_its_plan_first_and_its_peak_last(
+    model: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(command(model, data, tmp_path / "run", max_steps=2)) == 0
+    said = capsys.readouterr().err
+    assert re.search(r"plan: [\d,]+ MiB on \w+ \(weights .*\), disk [\d,]+ MiB", said)
+    assert re.search(r"memory: planned [\d,]+ MiB, peak [\d,]+ MiB", said)
+    finished = json.loads((tmp_path / "run" / "run.json").read_text())["finished"]
+    assert finished["planned_mib"] > 0 and finished["peak_mib"] > 0
 
 
 def test_an_interrupted_start_leaves_no_folder(model: Path, data: Path, tmp_path: Path) -> None:

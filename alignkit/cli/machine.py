@@ -7,6 +7,8 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+from alignkit.memory import machine_bytes
+
 _GIB = 2**30
 _PROBE_TIMEOUT_S = 3.0
 
@@ -34,25 +36,12 @@ def look() -> Machine:
     """Ask torch and the operating system."""
     import torch
 
-    memory_gib = memory_bytes() / _GIB
+    memory_gib = machine_bytes() / _GIB
     disk_gib = shutil.disk_usage(Path()).free / _GIB
     if torch.cuda.is_available():
         found = torch.cuda.get_device_properties(0)
         return Machine("cuda", found.name, found.total_memory / _GIB, memory_gib, disk_gib)
     return Machine("cpu", f"{len(os.sched_getaffinity(0))} CPU cores", memory_gib, memory_gib, disk_gib)
-
-
-def memory_bytes() -> int:
-    """Memory this process may use: the machine's, or its container's limit where that is smaller."""
-    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    for name in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
-        try:
-            limit = Path(name).read_text().strip()
-        except OSError:
-            continue
-        if limit.isdigit():
-            return min(total, int(limit))
-    return total
 
 
 def hub_problem() -> str | None:

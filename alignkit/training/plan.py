@@ -4,61 +4,194 @@
     optimizer            8 bytes a trained parameter (two moments)
     reference            4 bytes a parameter, where the method needs a frozen copy
     activations          tokens of a row x layers x (10 H + 4 I) x bytes of the compute type; kept for the backward pass
-    head                 one chunk of fp32 logits, three times
-    disk                 12 bytes a trained parameter a checkpoint, two and the best kept, and 4 for the model
+    logits               one chunk of fp32 logits, three times
+    rollouts             keys and values of the completions drawn at once, in the compute type
+    disk                 12 bytes a trained parameter a checkpoint, two, the best and the one being written, and 4 a
+                         parameter for the model
 
 H hidden size, I intermediate size. An estimate: kernels' workspace and the framework are not in it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
+import shutil
 import struct
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from alignkit.config_file import Resolved
-from alignkit.errors import InputError
+from alignkit.errors import InputError, RunStopped
 from alignkit.methods import Method
 from alignkit.policy.load import autocast_type, pick_device
 from alignkit.policy.logprobs import CHUNK_BYTES
 from alignkit.policy.names import find_model
 from alignkit.training.setup import ROW_CAPACITY
+from alignkit.training.validation import MAX_DRAWN
+
+_CHECKPOINTS = 4  # the last two, the best, and the one being written
+_LORA_RANK = 16  # of what is proposed
+_MAX_LENGTH = 2048  # tokens of a row, where none is given
+_FULL = ("can't allocate memory", "not enough memory", "out of memory")  # how a RuntimeError says so
 
 
-def plan(method: Method, resolved: Resolved) -> list[str]:
-    """Return one line for each part and the sums.
+@dataclass(frozen=True)
+class Plan:
+    """What a run needs, in bytes.
+
+    Args:
+        memory: by part.
+        disk: of the run's folder.
+        device: "cpu" or "cuda".
+        tokens: of the longest row of trees.
+    """
+
+    memory: dict[str, int]
+    disk: int
+    device: str
+    tokens: int
+
+    @property
+    def total(self) -> int:
+        return sum(self.memory.values())
+
+    def lines(self) -> list[str]:
+        """One line for each part, and the sums."""
+        lines = [f"{name:<12} {_mib(count)}" for name, count in self.memory.items() if count]
+        lines.append(f"{'memory':<12} {_mib(self.total)} on {self.device}, for rows of {self.tokens} tokens")
+        lines.append(f"{'disk':<12} {_mib(self.disk)}")
+        return lines
+
+    def line(self) -> str:
+        """The same in one line."""
+        parts = ", ".join(f"{name} {count / 2**20:,.0f}" for name, count in self.memory.items() if count)
+        return (
+            f"plan: {self.total / 2**20:,.0f} MiB on {self.device} ({parts}), disk {self.disk / 2**20:,.0f} MiB; "
+            f"rows of {self.tokens} tokens"
+        )
+
+
+def make_plan(method: Method, resolved: Resolved) -> Plan:
+    """Work out what a run needs.
 
     Raises:
         InputError: the model folder has no config.json or no safetensors.
     """
     folder = find_model(resolved.model.model).folder
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    config = config.get("text_config", config)
+    config = _config(folder)
     parameters = count_parameters(folder)
     rank = resolved.model.lora_rank
     trained = parameters if rank is None else _lora_parameters(config, rank)
     has_copy = "reference" in method.needs and rank is None
     device = pick_device()
     size = 4 if autocast_type(resolved.model.precision, device) is None else 2
-    hidden, inner, layers = (
-        config["hidden_size"],
-        config.get("intermediate_size", 4 * config["hidden_size"]),
-        config["num_hidden_layers"],
-    )
+    hidden, layers = config["hidden_size"], config["num_hidden_layers"]
+    inner = config.get("intermediate_size") or 4 * hidden
+    tokens = _row_tokens(method, resolved, config)
     memory = {
         "weights": 4 * parameters,
         "gradient": 4 * trained,
         "optimizer": 8 * trained,
         "reference": 4 * parameters if has_copy else 0,
-        "activations": ROW_CAPACITY * layers * (10 * hidden + 4 * inner) * size,
-        "head": 3 * CHUNK_BYTES,
+        "activations": tokens * layers * (10 * hidden + 4 * inner) * size,
+        "logits": 0 if "scalar_head" in method.needs else 3 * CHUNK_BYTES,
+        "rollouts": _rollouts(method, resolved, config) * size,
     }
-    disk = 3 * 12 * trained + 4 * parameters
-    lines = [f"{name:<12} {_mib(count)}" for name, count in memory.items() if count]
-    lines.append(f"{'memory':<12} {_mib(sum(memory.values()))} on {device.type}, for rows of {ROW_CAPACITY} tokens")
-    lines.append(f"{'disk':<12} {_mib(disk)}")
-    return lines
+    return Plan(memory, _CHECKPOINTS * 12 * trained + 4 * parameters, device.type, tokens)
+
+
+def plan(method: Method, resolved: Resolved) -> list[str]:
+    """Return one line for each part and the sums. Raises as `make_plan`."""
+    return make_plan(method, resolved).lines()
+
+
+def disk_warning(made: Plan, folder: Path) -> str | None:
+    """Say that a run's folder may become too full, before anything is computed."""
+    free = shutil.disk_usage(folder).free
+    if free >= made.disk:
+        return None
+    return (
+        f"disk: the run's checkpoints and model take about {made.disk / 2**20:,.0f} MiB, and "
+        f"{free / 2**20:,.0f} MiB are free below {folder}; it will stop where there is no room, and can then go on"
+    )
+
+
+def that_fit(method: Method, resolved: Resolved, available: int) -> list[str]:
+    """Return the options that would need less memory than is available, each with what it needs; [] where none does."""
+    model, train = resolved.model, resolved.method
+    halved = max(8, _longest(resolved, _config(find_model(model.model).folder)) // 2)
+    changes: list[tuple[str, Resolved]] = []
+    if train.batch_size * train.accumulation > 1:
+        smaller = train.model_copy(update={"batch_size": 1, "accumulation": 1})
+        changes.append(("--batch-size 1 --accumulation 1", replace(resolved, method=smaller)))
+    shorter = resolved.data.model_copy(update={"max_length": halved})
+    changes.append((f"--max-length {halved}", replace(resolved, data=shorter)))
+    if model.precision != "bf16":
+        changes.append(("--precision bf16", replace(resolved, model=model.model_copy(update={"precision": "bf16"}))))
+    if model.lora_rank is None:
+        adapter = model.model_copy(update={"lora_rank": _LORA_RANK})
+        changes.append((f"--lora-rank {_LORA_RANK}", replace(resolved, model=adapter)))
+        both = replace(resolved, model=adapter, data=shorter)
+        changes.append((f"--lora-rank {_LORA_RANK} --max-length {halved}", both))
+    needs = [(text, make_plan(method, changed).total) for text, changed in changes]
+    return [f"{text} ({total / 2**20:,.0f} MiB)" for text, total in needs if total < available]
+
+
+@contextlib.contextmanager
+def out_of_memory_explained(method: Method, resolved: Resolved, made: Plan, *, available: int) -> Iterator[None]:
+    """Turn an exhausted memory into a stopped run that says what was planned and what would fit.
+
+    Raises:
+        RunStopped: the device or the machine has no memory left.
+    """
+    import torch
+
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        text = str(error) or type(error).__name__
+        if not isinstance(error, torch.OutOfMemoryError | MemoryError) and not any(sign in text for sign in _FULL):
+            raise
+        fitting = that_fit(method, resolved, min(available, made.total))
+        advice = f"by the plan these need less: {'; '.join(fitting)}" if fitting else "take a smaller model"
+        raise RunStopped(
+            f"out of memory ({text.strip().splitlines()[0][:160]}); {made.line()}; {available / 2**20:,.0f} MiB are "
+            f"there; {advice}; an interrupted run goes on with --resume and --allow-changed for the option"
+        ) from error
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    return config.get("text_config", config)
+
+
+def _longest(resolved: Resolved, config: dict[str, Any]) -> int:
+    """Longest prompt and completion, in tokens."""
+    return min(resolved.data.max_length or _MAX_LENGTH, config.get("max_position_embeddings") or ROW_CAPACITY)
+
+
+def _row_tokens(method: Method, resolved: Resolved, config: dict[str, Any]) -> int:
+    """Tokens of the fullest row that a step can have."""
+    trees = resolved.method.batch_size * resolved.method.accumulation
+    completions = {"pairs": 2, "samples": len(method.temperatures(1, resolved.method))}.get(method.trains_on, 1)
+    return min(ROW_CAPACITY, trees * max(1, completions) * _longest(resolved, config))
+
+
+def _rollouts(method: Method, resolved: Resolved, config: dict[str, Any]) -> int:
+    """Numbers held as keys and values by the completions that are drawn at once."""
+    from alignkit.rollouts.batched import MAX_BATCH
+
+    if "scalar_head" in method.needs:
+        return 0
+    heads = config["num_attention_heads"]
+    width = config.get("num_key_value_heads", heads) * (config.get("head_dim") or config["hidden_size"] // heads)
+    prompts = resolved.method.batch_size * resolved.method.accumulation
+    drawn = max(prompts * len(method.temperatures(1, resolved.method)), MAX_DRAWN)
+    tokens = _longest(resolved, config) + resolved.method.max_new_tokens
+    return min(MAX_BATCH, drawn) * tokens * config["num_hidden_layers"] * 2 * width
 
 
 def count_parameters(folder: Path) -> int:

@@ -18,7 +18,7 @@ from alignkit import config_file
 from alignkit.config_file import Resolved
 from alignkit.data.store import Stored
 from alignkit.errors import RunStopped
-from alignkit.memory import peak_mib, reset_peak
+from alignkit.memory import memory_bytes, peak_mib, reset_peak
 from alignkit.methods import Method
 from alignkit.progress import Progress
 from alignkit.registry import registry
@@ -27,6 +27,7 @@ from alignkit.tracking import MetricsFile, Tracker
 from alignkit.training.export import export
 from alignkit.training.loop import Loop
 from alignkit.training.order import steps_per_epoch
+from alignkit.training.plan import disk_warning, make_plan, out_of_memory_explained
 from alignkit.training.resume import (
     code_fingerprint,
     hardware,
@@ -81,8 +82,33 @@ def _train(method: Method, resolved: Resolved, run: RunFolder, progress: Progres
         warn_of_other_hardware(before, description)
     for line in _account(inputs):
         progress.note(line)
+    planned = make_plan(method, resolved)
+    progress.note(planned.line())
+    if (warning := disk_warning(planned, run.path)) is not None:
+        progress.note(warning)
     _agree(method, resolved, inputs)
     reset_peak()
+    with out_of_memory_explained(method, resolved, planned, available=memory_bytes()):
+        finished = _compute(method, resolved, run, progress, inputs, description, resumes=resumes)
+    run.write_json("run.json", description | {"finished": finished | {"planned_mib": planned.total / 2**20}})
+    progress.note(
+        f"memory: planned {planned.total / 2**20:,.0f} MiB, peak {finished['peak_mib']:,.0f} MiB"
+        + (" with Python and its libraries" if planned.device == "cpu" else "")
+    )
+    progress.note(f"{method.name}: {finished['steps']} steps, model in {run.model}")
+
+
+def _compute(
+    method: Method,
+    resolved: Resolved,
+    run: RunFolder,
+    progress: Progress,
+    inputs: Inputs,
+    description: dict[str, Any],
+    *,
+    resumes: bool,
+) -> dict[str, Any]:
+    """Load the models, train and export; returns what run.json says of a finished run."""
     needs_best = resolved.method.early_stopping_steps is not None
     found = resume_point(run, needs_best=needs_best) if resumes else None
     models = load_models(method, resolved, inputs)
@@ -105,19 +131,14 @@ def _train(method: Method, resolved: Resolved, run: RunFolder, progress: Progres
             tracker.close()
         for named in inputs.judges:
             named.judge.close()
-    peak = peak_mib()
-    description |= {
-        "finished": {
-            "steps": loop.position.step,
-            "seconds": loop.position.seconds,
-            "wall_seconds": time.monotonic() - started,
-            "peak_mib": peak,
-            "tokens": loop.position.tokens_seen,
-            "exported_difference_nats": difference,
-        }
+    return {
+        "steps": loop.position.step,
+        "seconds": loop.position.seconds,
+        "wall_seconds": time.monotonic() - started,
+        "peak_mib": peak_mib(),
+        "tokens": loop.position.tokens_seen,
+        "exported_difference_nats": difference,
     }
-    run.write_json("run.json", description)
-    progress.note(f"{method.name}: {loop.position.step} steps, model in {run.model}")
 
 
 def _export(loop: Loop, models: Models, inputs: Inputs, run: RunFolder) -> float:
