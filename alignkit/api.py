@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from alignkit.data.lengths import ColumnLengths
     from alignkit.data.overlap import Overlap
     from alignkit.data.rows import Row
-    from alignkit.judging.answers import Answering
+    from alignkit.judging.answers import Answer, Answering, Generation
     from alignkit.judging.verdict import Verdict
     from alignkit.policy.names import ModelSource
     from alignkit.scoring.ledger import Ledger
@@ -175,22 +175,51 @@ def generate(
 ) -> Iterator[dict[str, Any]]:
     """Answer prompts, given as text or read from `data`.
 
-    Yields {"id", "prompt", "completion", "num_tokens", "finish"}; "finish" is "stop" or "length".
+    Yields {"id", "prompt", "completion", "num_tokens", "num_prompt_tokens", "finish"}, in the order of the prompts;
+    "finish" is "stop" or "length", and a completion is as it was drawn, thinking included.
     """
-    settings = config_file.judge_settings(options, config, settings=set)
-    answering = _answering(model, settings)
-    if prompt:
-        rows: Sequence[Row] = [_text_row(number, text) for number, text in enumerate(prompt, start=1)]
-    else:
-        rows = _rows(answering.source, settings, data_given="data" in options)
+    answering, rows = _to_generate(model, prompt, config, set, options)
     for answer in answering.answer(rows, progress=progress or Silent()):
-        yield {
-            "id": answer.row.id,
-            "prompt": list(answer.row.prompt),
-            "completion": answer.text,
-            "num_tokens": answer.num_tokens,
-            "finish": "length" if answer.cut else "stop",
-        }
+        yield _generated(answer)
+
+
+def generate_file(
+    model: str,
+    out: str | Path,
+    *,
+    resume: bool = False,
+    prompt: Sequence[str] = (),
+    config: Path | None = None,
+    set: Sequence[str] = (),
+    progress: Progress | None = None,
+    **options: object,
+) -> Path:
+    """Write what `generate` yields into a file of JSON lines; what was drawn is kept when the process ends early.
+
+    Args:
+        resume: go on with an unfinished file; nothing to do where it is whole.
+
+    Raises:
+        UsageError: the file is there already, or was begun with other settings.
+    """
+    import dataclasses
+
+    from alignkit.judging.answer_file import AnswerFile
+    from alignkit.policy.names import weights_fingerprint
+
+    settings = config_file.judge_settings(options, config, settings=set)
+    source = _found(model)
+    how = dataclasses.asdict(_raw(settings)) | settings.model.model_dump(mode="json", exclude={"model"})
+    file = AnswerFile(Path(out), how | {"weights": weights_fingerprint(source.folder)}, resume=resume)
+    if file.is_finished:
+        return file.path
+    answering, rows = _to_generate(model, prompt, config, set, options)
+    ids = [row.id for row in rows]
+    left = [row for row in rows if file.known.get(row.id, {}).get("prompt") != list(row.prompt)]
+    for part in answering.stream(left, progress=progress or Silent()):
+        file.add([_generated(answer) for answer in part.values()])
+    file.finish(ids)
+    return file.path
 
 
 def evaluate(
@@ -384,9 +413,49 @@ def _ledger() -> Ledger:
 
 def _answering(model: str, settings: Settings) -> Answering:
     from alignkit.judging.answers import Answering, Generation
+
+    return Answering(_found(model), settings.model, Generation.of(settings))
+
+
+def _found(model: str) -> ModelSource:
     from alignkit.policy.names import find_model
 
-    return Answering(find_model(model), settings.model, Generation.of(settings))
+    return find_model(model)
+
+
+def _raw(settings: Settings) -> Generation:
+    """How answers are drawn where every token is to be seen."""
+    import dataclasses
+
+    from alignkit.judging.answers import Generation
+
+    return dataclasses.replace(Generation.of(settings), strip_thinking=False)
+
+
+def _to_generate(
+    model: str, prompt: Sequence[str], config: Path | None, set: Sequence[str], options: dict[str, object]
+) -> tuple[Answering, Sequence[Row]]:
+    """The model that `generate` answers with, and its prompts: the texts, or those of the data."""
+    from alignkit.judging.answers import Answering
+
+    settings = config_file.judge_settings(options, config, settings=set)
+    source = _found(model)
+    if prompt:
+        rows: Sequence[Row] = [_text_row(number, text) for number, text in enumerate(prompt, start=1)]
+    else:
+        rows = _rows(source, settings, data_given="data" in options)
+    return Answering(source, settings.model, _raw(settings)), rows
+
+
+def _generated(answer: Answer) -> dict[str, Any]:
+    return {
+        "id": answer.row.id,
+        "prompt": list(answer.row.prompt),
+        "completion": answer.text,
+        "num_tokens": answer.num_tokens,
+        "num_prompt_tokens": answer.num_prompt_tokens,
+        "finish": "length" if answer.cut else "stop",
+    }
 
 
 def _rows(source: ModelSource, settings: Settings, *, data_given: bool) -> Sequence[Row]:

@@ -101,6 +101,12 @@ class JudgeSection(Section):
         0.0, ge=0, description="temperature of the judged completions; 0 takes the likeliest token"
     )
     top_p: float = Field(1.0, gt=0, le=1, description="top-p of the judged completions")
+    num_beams: int = Field(
+        1, ge=1, le=64, description="beam search of this width in place of sampling; the paper's is 4"
+    )
+    length_penalty: float = Field(
+        0.9, ge=0, description="of beam search: sum of log p / tokens generated ^ this; above 0 favours long ones"
+    )
     max_new_tokens: int = Field(256, ge=1, description="longest judged completion, in tokens")
     seed: int = Field(0, ge=0, description="seed of prompts, samples and resampling")
     strip_thinking: bool = Field(

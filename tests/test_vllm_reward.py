@@ -16,9 +16,11 @@ from typing import Any
 from urllib.request import urlopen
 
 import pytest
+import torch
 from alignkit_plugins.reward_model import RewardModel, RewardModelConfig
 from alignkit_plugins.vllm_reward import VLLMReward, VLLMRewardConfig, read_classes
 from reward_folders import expected, reward_folder
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import alignkit
 from alignkit.errors import AlignkitError, InputError, UsageError
@@ -150,6 +152,33 @@ def test_transformers_reads_the_same_reward_where_the_rendering_ends(
     assert isinstance(ours, Scored)
     if "<|" not in text[0]:  # what looks like a special token in a message is text to us, a token to transformers
         assert ours.value == pytest.approx(expected(trained, [text])[0], abs=1e-5)
+
+
+def test_the_pad_stands_in_no_text_and_a_padded_batch_reads_the_same_rewards(trained: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(trained)
+    model = AutoModelForSequenceClassification.from_pretrained(trained, dtype=torch.float32).eval()
+    turns = [
+        tokenizer.apply_chat_template(
+            [{"role": "user", "content": p}, {"role": "assistant", "content": c}], tokenize=False
+        )
+        for p, c in TEXTS
+    ]
+    batch = tokenizer(turns, add_special_tokens=False, return_tensors="pt", padding=True, padding_side="right")
+    assert model.config.pad_token_id == tokenizer.pad_token_id
+    assert not any(tokenizer.pad_token_id in tokenizer(text, add_special_tokens=False)["input_ids"] for text in turns)
+    with torch.no_grad():
+        values = model(**batch).logits[:, 0].tolist()
+    assert values == pytest.approx(expected(trained, TEXTS), abs=1e-5)
+
+
+def test_held_out_pairs_are_compared_with_length_and_surface(trained: Path) -> None:
+    run = alignkit.Run(trained.parent)
+    last = dict(run.metrics.select("name", "value").iter_rows())
+    assert {"held_out/accuracy", "held_out/longer", "held_out/over_longer_low", "held_out/calibration_error"} <= set(
+        last
+    )
+    assert last["held_out/over_longer"] == pytest.approx(last["held_out/accuracy"] - last["held_out/longer"])
+    assert "Held-out pairs" in (run.path / "report.html").read_text(encoding="utf-8")
 
 
 JUDGES: list[Any] = [(RewardModel, RewardModelConfig)]

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import sys
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, TextIO
+from typing import Annotated, Any
 
 import typer
 
 from alignkit.cli.generation import NUM_PROMPTS, ROWS, SAMPLER, SAMPLING, TEXT
 from alignkit.cli.options import Config, Set, with_options
+from alignkit.errors import UsageError
 
 Model = Annotated[str, typer.Argument(metavar="RUN|MODEL", help="a run, a model folder or a hub name")]
 Prompt = Annotated[
     list[str] | None, typer.Option("--prompt", metavar="TEXT", help="answer this instead of data; repeatable")
 ]
 Out = Annotated[str | None, typer.Option("--out", metavar="FILE", help="write here instead of standard output")]
+Resume = Annotated[bool, typer.Option("--resume", help="go on with an unfinished --out FILE")]
 
 
 @with_options(NUM_PROMPTS, ROWS, TEXT, SAMPLING, SAMPLER)
@@ -29,43 +28,28 @@ def generate(
     model: Model,
     prompt: Prompt = None,
     out: Out = None,
+    resume: Resume = False,
     config: Config = None,
     set_: Set = None,
 ) -> None:
-    """Answer prompts; one JSON object a line."""
+    """Answer prompts; one JSON object a line, with token counts and why it ended."""
     from alignkit import api
     from alignkit.cli.progress import RichProgress
 
     progress = RichProgress()
-    path = Path(config) if config else None
+    options: dict[str, Any] = {
+        "prompt": prompt or [], "config": Path(config) if config else None, "set": set_ or [], "progress": progress
+    }  # fmt: skip
+    if resume and out is None:
+        raise UsageError("--resume goes on with a file: name it with --out FILE")
     try:
-        answers = api.generate(model, prompt=prompt or [], config=path, set=set_ or [], progress=progress, **given)
-        with _opened(Path(out) if out else None) as file:
-            for answer in answers:
-                print(json.dumps(answer, ensure_ascii=False), file=file)
+        if out is not None:
+            api.generate_file(model, out, resume=resume, **options, **given)
+            return
+        for answer in api.generate(model, **options, **given):
+            print(json.dumps(answer, ensure_ascii=False))
     finally:
         progress.stop()
-
-
-@contextlib.contextmanager
-def _opened(path: Path | None) -> Iterator[TextIO]:
-    """Yield standard output, or a file that takes its name only when it is whole."""
-    if path is None:
-        yield sys.stdout
-        return
-    from alignkit.errors import UsageError
-
-    part = path.with_name(f".{path.name}.part")
-    try:
-        with part.open("w", encoding="utf-8") as file:
-            yield file
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise UsageError(f"--out {path}: cannot be written ({error.strerror}); name another file") from error
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
-    part.replace(path)
 
 
 def add_to(app: typer.Typer) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from alignkit.cli.options import Group
 from alignkit.config import DataSection, JudgeSection, ModelSection, RolloutsSection
 
-SAMPLING = Group("Sampling", JudgeSection, ("temperature", "top_p", "max_new_tokens", "seed"))
+SAMPLING = Group(
+    "Sampling", JudgeSection, ("temperature", "top_p", "num_beams", "length_penalty", "max_new_tokens", "seed")
+)
 SAMPLER = Group("Sampling", RolloutsSection, ("sampler",))
 TEXT = Group("Model", ModelSection, ("chat_template", "system", "template_kwargs", "precision"))
 ROWS = Group("Data", DataSection, ("data", "columns", "split", "limit", "max_length", "truncation", "train_on"))

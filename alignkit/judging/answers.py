@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,14 +16,14 @@ from alignkit.data.chat import Chat
 from alignkit.data.packs import lay_out, pack
 from alignkit.data.rows import Row
 from alignkit.data.tokens import prepare
-from alignkit.errors import InputError
+from alignkit.errors import InputError, UsageError
 from alignkit.judging.thinking import split_thinking
 from alignkit.policy.chat_settings import context_length, make_chat
 from alignkit.policy.load import load_policy
 from alignkit.policy.names import ModelSource
 from alignkit.policy.policy import Policy
 from alignkit.progress import Progress
-from alignkit.rollouts.sampler import Request, Sampler
+from alignkit.rollouts.sampler import Completion, Request, Sampler
 from alignkit.training.order import derived_seed
 from alignkit.training.setup import ROW_CAPACITY, make_sampler
 
@@ -32,7 +32,11 @@ _SHOWN_AT_ONCE = 16  # prompts between two movements of the progress bar
 
 @dataclass(frozen=True)
 class Generation:
-    """How answers are drawn; temperature 0 takes the likeliest token."""
+    """How answers are drawn; temperature 0 takes the likeliest token, with several beams the likeliest answer.
+
+    Raises:
+        UsageError: several beams and a temperature.
+    """
 
     temperature: float = 0.0
     top_p: float = 1.0
@@ -40,6 +44,15 @@ class Generation:
     seed: int = 0
     sampler: str = "transformers"
     strip_thinking: bool = True
+    num_beams: int = 1
+    length_penalty: float = 0.9
+
+    def __post_init__(self) -> None:
+        if self.num_beams > 1 and self.temperature > 0:
+            raise UsageError(
+                f"--num-beams {self.num_beams} with --temperature {self.temperature:g}: beam search does not sample; "
+                "leave one of them out"
+            )
 
     @classmethod
     def of(cls, settings: Settings) -> Generation:
@@ -47,7 +60,7 @@ class Generation:
         section = settings.judge
         return cls(
             section.temperature, section.top_p, section.max_new_tokens, section.seed, settings.rollouts.sampler,
-            section.strip_thinking,
+            section.strip_thinking, section.num_beams, section.length_penalty,
         )  # fmt: skip
 
 
@@ -63,6 +76,7 @@ class Answer:
     num_tokens: int
     cut: bool
     num_thinking_tokens: int = 0
+    num_prompt_tokens: int = 0
 
 
 @dataclass(frozen=True)
@@ -112,24 +126,40 @@ class Answering:
         Raises:
             InputError: a prompt leaves no room for an answer.
         """
+        done: dict[int, Answer] = {}
+        for part in self.stream(rows, progress=progress):
+            done |= part
+        return [done[number] for number in range(len(rows))]
+
+    def stream(self, rows: Sequence[Row], *, progress: Progress) -> Iterator[dict[int, Answer]]:
+        """Yield answers as they are drawn, {number of the row: answer}, short prompts first. Raises as `answer`."""
         requests = [self._request(row) for row in rows]
         progress.start(f"answers of {self.source.name}", len(rows))
         by_length = sorted(range(len(rows)), key=lambda n: len(requests[n].prompt_ids))
-        done: dict[int, Answer] = {}
         size = 4 * _SHOWN_AT_ONCE
         for at in range(0, len(rows), size):
             numbers = by_length[at : at + size]
-            for number, completion in zip(numbers, self.sampler.generate([requests[n] for n in numbers]), strict=True):
-                done[number] = self._answer(rows[number], completion)
+            drawn = self._draw([requests[n] for n in numbers])
+            yield {
+                n: self._answer(rows[n], completion, len(requests[n].prompt_ids))
+                for n, completion in zip(numbers, drawn, strict=True)
+            }
             progress.advance(len(numbers))
         progress.stop()
-        return [done[number] for number in range(len(rows))]
+
+    def _draw(self, requests: Sequence[Request]) -> list[Completion]:
+        generation = self.generation
+        if generation.num_beams == 1:
+            return self.sampler.generate(requests)
+        return self.sampler.beam_search(
+            requests, num_beams=generation.num_beams, length_penalty=generation.length_penalty
+        )
 
     def reply(self, messages: Sequence[dict[str, str]]) -> str:
         """Answer a conversation, for chat."""
         row = Row(f"turn-{len(messages)}", tuple(messages), None, None, None, False, {})
         request = self._request(row)
-        completion = self.sampler.generate([request])[0]
+        completion = self._draw([request])[0]
         ids = completion.ids.tolist()
         text: str = self.chat.tokenizer.decode(ids if completion.cut else ids[:-1], skip_special_tokens=True)
         return text
@@ -173,15 +203,15 @@ class Answering:
         text: str = self.chat.tokenizer.decode(scored, skip_special_tokens=True)
         return len(text.encode("utf-8", "replace"))
 
-    def _answer(self, row: Row, completion: Any) -> Answer:
+    def _answer(self, row: Row, completion: Completion, num_prompt_tokens: int) -> Answer:
         ids = completion.ids.tolist()
         text = self.chat.tokenizer.decode(ids if completion.cut else ids[:-1], skip_special_tokens=True)
         if not self.generation.strip_thinking:
-            return Answer(row, text, len(ids), completion.cut)
+            return Answer(row, text, len(ids), completion.cut, 0, num_prompt_tokens)
         said, thinking = split_thinking(text)
         hidden = len(self.chat.tokenizer(thinking, add_special_tokens=False)["input_ids"]) if thinking else 0
         hidden = min(hidden, len(ids))
-        return Answer(row, said, len(ids) - hidden, completion.cut, hidden)
+        return Answer(row, said, len(ids) - hidden, completion.cut, hidden, num_prompt_tokens)
 
     def _request(self, row: Row) -> Request:
         ids = self.chat.prompt_ids(row.prompt)

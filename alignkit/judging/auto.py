@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from alignkit.data.rows import Row
 from alignkit.errors import AlignkitError, UsageError
@@ -14,8 +15,11 @@ from alignkit.scoring.judge import Item, Scored
 from alignkit.scoring.specs import make_judge
 
 
-def choose_judge(rows: Sequence[Row]) -> tuple[str, str]:
+def choose_judge(rows: Sequence[Row], settings: Mapping[str, Mapping[str, Any]] | None = None) -> tuple[str, str]:
     """Return (SPEC, why): the rows' own rules, else Nemotron where it answers, else the newest reward run.
+
+    Args:
+        settings: options of judges by name, from [judge.NAME].
 
     Raises:
         UsageError: none of them is there, with the commands that would work.
@@ -25,7 +29,7 @@ def choose_judge(rows: Sequence[Row]) -> tuple[str, str]:
         return "rules", "the rows carry rules that anyone can check"
     tried = []
     if "nemotron" in judges and os.environ.get("NVIDIA_API_KEY"):
-        problem = _probe("nemotron", rows[0])
+        problem = _probe("nemotron", rows[0], settings)
         if problem is None:
             return "nemotron", "NVIDIA_API_KEY is set and a one-row probe answered"
         tried.append(f"nemotron does not answer ({problem})")
@@ -51,10 +55,15 @@ def newest_run(*, method: str | None = None) -> Path | None:
     return max(found)[1] if found else None
 
 
-def _probe(spec: str, row: Row) -> str | None:
+def _probe(spec: str, row: Row, settings: Mapping[str, Mapping[str, Any]] | None) -> str | None:
+    """Ask for one score, through the ledger; why there is none, or None."""
     item = Item(row.prompt, row.reference or "Hello.", row.fields)
+    named = make_judge(spec, settings)
     try:
-        answer = make_judge(spec).score([item])[0]
+        named.judge.ready([row.fields])
+        answer = named.score([item])[0]
     except AlignkitError as error:
         return str(error)
+    finally:
+        named.judge.close()
     return None if isinstance(answer, Scored) else answer.reason

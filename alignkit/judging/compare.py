@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import math
 from collections.abc import Sequence
@@ -50,15 +51,17 @@ def judge_model(model: str | None, settings: Settings, *, data_given: bool, yes:
         source, settings.data, data_given=data_given, num_prompts=section.num_prompts, seed=section.seed, vs=vs
     )
     clusters, units = find_clusters([row.fields for row in prompts.rows], prompts.keys, column=section.cluster)
-    spec, why = (section.judge, "it was named") if section.judge != "auto" else choose_judge(prompts.rows)
+    spec, why = (
+        (section.judge, "it was named") if section.judge != "auto" else choose_judge(prompts.rows, settings.judges)
+    )
     progress.note(f"judge: {spec}, because {why}; {len(prompts.rows)} prompts: {prompts.source}")
     progress.note(_power(clusters))
     named = make_judge(spec, settings.judges)
     agree([named], 2 * len(prompts.rows) * (1 + section.rejudge), yes=yes)
     named.judge.ready([row.fields for row in prompts.rows])
     ours, theirs = (
-        answers_of(one, prompts.rows, section=settings.model, generation=Generation.of(settings), progress=progress)
-        for one in (source, vs)
+        answers_of(one, prompts.rows, section=settings.model, generation=how, progress=progress)
+        for one, how in zip((source, vs), _generations(source, vs, settings), strict=True)
     )
     scored = [score_both(named, items(ours), items(theirs), repeat=k) for k in range(1 + section.rejudge)]
     scorings = [(_values(one.ours), _values(one.theirs)) for one in scored]
@@ -74,7 +77,7 @@ def judge_model(model: str | None, settings: Settings, *, data_given: bool, yes:
         run=source.name, vs=vs.name,
         judge=JudgeName(name=named.label, version=named.judge.version, verifiable=named.judge.verifiable),
         margin=section.margin, ours=side(ours), theirs=side(theirs), prompts=prompts.source, seed=section.seed,
-        stamps=[*_stamps(source, prompts, named), *([scored[0].flip_note] if scored[0].flip_note else [])],
+        stamps=[*_stamps(source, vs, prompts, named, ours, theirs), *filter(None, [scored[0].flip_note])],
         length=length_facts(pairs, seed=section.seed, level=level), look=look,
         units=units, noise=judge_noise(outcomes),
         health=measure(
@@ -124,6 +127,14 @@ def _start_of(source: ModelSource, progress: Progress) -> ModelSource:
     return find_model(start)
 
 
+def _generations(source: ModelSource, vs: ModelSource, settings: Settings) -> tuple[Generation, Generation]:
+    """How each side is drawn: alike, but a model against itself under another seed, or every prompt would tie."""
+    ours = Generation.of(settings)
+    if source.folder.resolve() != vs.folder.resolve() or ours.temperature == 0:
+        return ours, ours
+    return ours, dataclasses.replace(ours, seed=ours.seed + 1)
+
+
 def _power(clusters: Clusters) -> str:
     """Say, before anything is judged, which difference so many prompts find."""
     n = len(clusters.number_P)
@@ -164,8 +175,22 @@ def judge_noise(outcomes: Sequence[np.ndarray]) -> JudgeNoise | None:
     )
 
 
-def _stamps(source: ModelSource, prompts: Prompts, named: NamedJudge) -> list[str]:
+def _stamps(
+    source: ModelSource, vs: ModelSource, prompts: Prompts, named: NamedJudge, ours: Answers, theirs: Answers
+) -> list[str]:
     stamps = [*prompts.stamps, *judge_gave_reward(source.run, named)]
+    if source.folder.resolve() == vs.folder.resolve():
+        stamps.append("a model against itself, under another sampling seed where it samples: what chance alone makes")
+    if len(prompts.rows) == 1:
+        stamps.append("one prompt only: nothing can be said of others")
+    repeated = len(prompts.rows) - len(set(prompts.keys))
+    if repeated:
+        stamps.append(f"{repeated} of {len(prompts.rows)} prompts repeat another; copies are resampled together")
+    empty = [sum(not text.strip() for text in side.texts) for side in (ours, theirs)]
+    if any(empty):
+        stamps.append(
+            f"empty answers: {empty[0]} of {source.name}, {empty[1]} of {vs.name}; they are judged as they are"
+        )
     if source.run is not None:
         stamps += judged_other_runs(source.run, fingerprint=prompts.fingerprint)
     return stamps

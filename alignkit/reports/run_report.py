@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -53,15 +54,32 @@ OFF_TASK = (
     Column("own_perplexity", "perplexity", note="of plain reference answers"),
 )
 _SHOWN = 12
+_HELD_OUT = "held_out/"
 
 
 def write_training_report(run: Path, *, method: str, settings: Mapping[str, Any]) -> None:
     """Write RUN/report.html: the curves of its metrics and its settings."""
     curves = read_curves(run / "metrics.jsonl", group=method, metrics=CURVES.get(method))
     rows = [{"option": key, "value": str(value)} for key, value in settings.items() if value is not None]
-    section = Section("Settings", table=(Column("option", "option"), Column("value", "value")), rows=rows)
+    sections = [Section("Settings", table=(Column("option", "option"), Column("value", "value")), rows=rows)]
+    if held_out := _held_out(run / "metrics.jsonl"):
+        columns = (Column("name", "measure"), Column("value", "value", low="low", high="high", digits=3))
+        sections.insert(0, Section("Held-out pairs: does it read more than the look of an answer?", table=columns,
+                                   rows=held_out))  # fmt: skip
     note = f"One {method} run. Whether the model became better is another question: alignkit judge {run}."
-    write_report(run / "report.html", title=f"{run.name}: {method}", note=note, curves=curves, sections=[section])
+    write_report(run / "report.html", title=f"{run.name}: {method}", note=note, curves=curves, sections=sections)
+
+
+def _held_out(metrics: Path) -> list[dict[str, Any]]:
+    """A reward model's figures on held-out pairs, each with its interval where it has one."""
+    lines = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
+    last = {line["name"]: line["value"] for line in lines if line["name"].startswith(_HELD_OUT)}
+    names = [name for name in last if not name.endswith(("_low", "_high"))]
+    return [
+        {"name": name.removeprefix(_HELD_OUT).replace("_", " "), "value": last[name]}
+        | {end: last.get(f"{name}_{end}") for end in ("low", "high")}
+        for name in names
+    ]
 
 
 def write_quickstart_report(

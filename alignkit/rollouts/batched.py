@@ -7,7 +7,8 @@ for several times is computed once. B rows of a batch, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -28,12 +29,12 @@ _COMPACT_BELOW = 0.75  # rows that are finished leave the batch when fewer than 
 
 
 @dataclass
-class _Row:
+class Row:
     """A completion in the making."""
 
     number: int
     request: Request
-    uniform: np.ndarray
+    uniform: np.ndarray | None = None
     ids: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
 
@@ -49,20 +50,26 @@ class BatchedGeneration:
         """Return one completion for each request, in order; batches hold requests of like prompt length."""
         done: dict[int, Completion] = {}
         order = sorted(range(len(requests)), key=lambda i: (len(requests[i].prompt_ids), requests[i].prompt_ids, i))
+        with self.generating():
+            for at in range(0, len(order), MAX_BATCH):
+                rows = [_row(number, requests[number]) for number in order[at : at + MAX_BATCH]]
+                done |= self._batch(rows)
+        return [done[number] for number in range(len(requests))]
+
+    @contextmanager
+    def generating(self) -> Iterator[None]:
+        """Everything that is set while tokens are generated."""
         policy = self.policy
         was_training = policy.training
         policy.eval()
         try:
             # computing(): bf16 weights are cast once for all steps
             with torch.no_grad(), policy.on_path("plain"), grouped_attention(policy), policy.computing():
-                for at in range(0, len(order), MAX_BATCH):
-                    rows = [_row(number, requests[number]) for number in order[at : at + MAX_BATCH]]
-                    done |= self._batch(rows)
+                yield
         finally:
             policy.train(was_training)
-        return [done[number] for number in range(len(requests))]
 
-    def _batch(self, rows: list[_Row]) -> dict[int, Completion]:
+    def _batch(self, rows: list[Row]) -> dict[int, Completion]:
         done: dict[int, Completion] = {}
         logits, cache, mask = self._prefill(rows)
         while True:
@@ -85,7 +92,7 @@ class BatchedGeneration:
             mask = torch.cat([mask, mask.new_ones(len(rows), 1)], 1)
             logits = self._decode(rows, cache, mask)
 
-    def _prefill(self, rows: list[_Row]) -> tuple[Tensor, DynamicCache, Tensor]:
+    def _prefill(self, rows: list[Row]) -> tuple[Tensor, DynamicCache, Tensor]:
         """Compute each distinct prompt once, left-padded, then give every row its own copy of the cache."""
         distinct = {tuple(row.request.prompt_ids): None for row in rows}
         place = {prompt: number for number, prompt in enumerate(distinct)}
@@ -104,7 +111,7 @@ class BatchedGeneration:
         cache.batch_select_indices(own)
         return logits[own], cache, mask[own]
 
-    def _decode(self, rows: list[_Row], cache: DynamicCache, mask: Tensor) -> Tensor:
+    def _decode(self, rows: list[Row], cache: DynamicCache, mask: Tensor) -> Tensor:
         ids = torch.tensor([[row.ids[-1]] for row in rows], device=mask.device)
         return self._forward(ids, mask, mask.sum(1, keepdim=True) - 1, cache)
 
@@ -117,12 +124,18 @@ class BatchedGeneration:
         return logits
 
 
-def _row(number: int, request: Request) -> _Row:
+def _row(number: int, request: Request) -> Row:
     uniform = np.random.Generator(np.random.Philox(key=request.seed)).random(request.max_new_tokens)
-    return _Row(number, request, uniform)
+    return Row(number, request, uniform)
 
 
-def _pick(logits_BV: Tensor, rows: list[_Row]) -> list[tuple[int, float]]:
+def _uniform(row: Row) -> float:
+    """The number that draws a row's next token."""
+    assert row.uniform is not None
+    return float(row.uniform[min(len(row.ids), len(row.uniform) - 1)])
+
+
+def _pick(logits_BV: Tensor, rows: list[Row]) -> list[tuple[int, float]]:
     """Draw one token a row; returns (token, log-prob at the row's temperature, 1 where it is 0)."""
     greedy = torch.tensor([row.request.temperature == 0 for row in rows], device=logits_BV.device)
     temperature = torch.tensor([row.request.temperature or 1.0 for row in rows], device=logits_BV.device)
@@ -130,7 +143,7 @@ def _pick(logits_BV: Tensor, rows: list[_Row]) -> list[tuple[int, float]]:
     if bool(greedy.all()):
         token_B = logits_BV.argmax(-1)
     else:
-        uniform = [row.uniform[min(len(row.ids), len(row.uniform) - 1)] for row in rows]
+        uniform = [_uniform(row) for row in rows]
         top_p = torch.tensor([row.request.top_p for row in rows], device=logits_BV.device)
         sampled = _inverse_cdf(logprob_BV, torch.tensor(uniform, device=logits_BV.device), top_p)
         token_B = torch.where(greedy, logits_BV.argmax(-1), sampled)
@@ -169,5 +182,5 @@ def _nucleus(prob_BV: Tensor, top_p_B: Tensor) -> Tensor:
     return torch.zeros_like(kept_BV).scatter(-1, order_BV, kept_BV)
 
 
-def _completion(row: _Row, *, cut: bool) -> Completion:
+def _completion(row: Row, *, cut: bool) -> Completion:
     return Completion(np.array(row.ids, np.int32), np.array(row.logprobs, np.float32), cut)

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
+from alignkit.errors import UsageError
+
 if TYPE_CHECKING:
     import numpy as np
 
@@ -62,6 +64,18 @@ class Sampler(ABC):
     @abstractmethod
     def generate(self, requests: Sequence[Request]) -> list[Completion]:
         """Return one completion for each request, in order."""
+
+    def beam_search(self, requests: Sequence[Request], *, num_beams: int, length_penalty: float) -> list[Completion]:
+        """Return each request's completion of the highest sum of log p / tokens ^ `length_penalty` (rollouts/beams.py).
+
+        Temperature, top-p and seed of the requests are not looked at.
+
+        Raises:
+            UsageError: this sampler has no beam search.
+        """
+        raise UsageError(
+            f"sampler {self.name!r} has no beam search: leave --num-beams out, or name --sampler transformers"
+        )
 
     def sync(self) -> None:
         """Take over the policy's weights as they are now; nothing to do where the sampler reads them directly."""

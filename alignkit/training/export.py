@@ -18,6 +18,7 @@ from alignkit.policy.load import load_policy
 from alignkit.policy.policy import Policy
 from alignkit.training.checkpoint import check_space
 
+_PAD = "<|pad|>"
 _TOLERANCE = 1e-4  # nats; the same weights in the same kernels
 
 
@@ -61,9 +62,8 @@ def _save(policy: Policy, chat: Chat, folder: Path) -> None:
         model = policy.model = model.merge_and_unload()
     tokenizer.chat_template = chat.template
     tokenizer.eos_token = tokenizer.convert_ids_to_tokens(chat.turn_end_id)
-    tokenizer.pad_token = _pad_token(tokenizer, chat.end_ids)
+    _set_pad(policy, model, chat)
     model.config.eos_token_id = chat.turn_end_id
-    model.config.pad_token_id = tokenizer.pad_token_id
     if getattr(model, "generation_config", None) is not None:
         model.generation_config.eos_token_id = sorted(chat.end_ids)
         model.generation_config.pad_token_id = tokenizer.pad_token_id
@@ -73,15 +73,27 @@ def _save(policy: Policy, chat: Chat, folder: Path) -> None:
     policy.use_path(policy.path)
 
 
-def _pad_token(tokenizer: Any, end_ids: frozenset[int]) -> str:
-    """A special token that ends nothing; the tokenizer's own pad where it is one."""
-    if tokenizer.pad_token_id is not None and tokenizer.pad_token_id not in end_ids:
-        return str(tokenizer.pad_token)
+def _set_pad(policy: Policy, model: Any, chat: Chat) -> None:
+    """Set as pad a special token that ends nothing and stands in no rendering; add one where there is none.
+
+    In a padded batch transformers reads a scalar head at the last token that is no pad: a pad within a text, or at its
+    end, would move it. What looks like a special token in a message is tokenized as text: the template alone decides.
+    """
+    tokenizer = chat.tokenizer
+    used = chat.end_ids | {tokenizer.bos_token_id}
+    own = [] if tokenizer.pad_token_id is None else [(tokenizer.pad_token_id, str(tokenizer.pad_token))]
     special = [(number, str(t)) for number, t in sorted(tokenizer.added_tokens_decoder.items()) if t.special]
-    free = [token for number, token in special if number not in end_ids and number != tokenizer.bos_token_id]
+    free = [token for number, token in [*own, *special] if number not in used and token not in chat.template]
+    rows = model.get_input_embeddings().weight.shape[0]
     if free:
-        return free[0]
-    return str(tokenizer.pad_token or tokenizer.eos_token)
+        tokenizer.pad_token = free[0]
+    elif rows > len(tokenizer) or policy.scalar_head:
+        tokenizer.add_special_tokens({"pad_token": _PAD})
+        if tokenizer.pad_token_id >= rows:
+            model.resize_token_embeddings(tokenizer.pad_token_id + 1)
+    else:
+        tokenizer.pad_token = str(tokenizer.pad_token or tokenizer.eos_token)
+    model.config.pad_token_id = tokenizer.pad_token_id
 
 
 def _difference(policy: Policy, folder: Path, trees: Sequence[Tree]) -> float:

@@ -34,7 +34,7 @@ from alignkit.training.sample_lines import lengths, shown_line
 from alignkit.training.setup import ROW_CAPACITY, Inputs, Models
 from alignkit.training.signals import Broken, Signals, noted_signals
 from alignkit.training.step import Micro, StepResult, accumulate
-from alignkit.training.validation import Validation, show_samples, validate
+from alignkit.training.validation import Validation, held_out_pairs, show_samples, validate
 
 _logger = logging.getLogger(__name__)
 
@@ -117,6 +117,7 @@ class Loop:
                     self._step()
                     self._measure()
             self._keep_best()
+            self._measure_pairs()
         except Broken:
             self.stop_interrupted()
         finally:
@@ -257,6 +258,14 @@ class Loop:
             )
         checkpoint.load_weights(self.run.checkpoints / f"step-{best:06d}", self.models.policy)
         self.progress.note(f"the weights of step {best} are kept: their validation was the best")
+
+    def _measure_pairs(self) -> None:
+        """Say what a reward model knows of held-out pairs beyond their look."""
+        held_out = held_out_pairs(self.inputs, self.models) if "scalar_head" in self.method.needs else None
+        if held_out is not None:
+            self._log(held_out.metrics())
+            for line in held_out.lines():
+                self.progress.note(line)
 
     def save(self) -> None:
         """Write a checkpoint of this step."""

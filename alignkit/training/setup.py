@@ -18,7 +18,7 @@ from alignkit.errors import UsageError
 from alignkit.methods import Method
 from alignkit.policy.chat_settings import context_length, make_chat
 from alignkit.policy.load import load_policy
-from alignkit.policy.names import ModelSource, find_model
+from alignkit.policy.names import ModelSource, find_model, weights_fingerprint
 from alignkit.policy.policy import Policy
 from alignkit.policy.reference import Reference
 from alignkit.registry import registry
@@ -161,12 +161,8 @@ def _fingerprints(
     source: ModelSource, chat: Chat, training: Stored, validation: Stored, resolved: Resolved
 ) -> dict[str, str]:
     """Hashes of what a resume must find unchanged."""
-    model = hashlib.sha256()
-    for file in sorted(source.folder.glob("*.safetensors")):
-        with open(file, "rb") as opened:
-            model.update(hashlib.file_digest(opened, "sha256").digest())
     fingerprints = {
-        "model": model.hexdigest(),
+        "model": weights_fingerprint(source.folder),
         "data": hashlib.sha256(f"{training.fingerprint} {validation.fingerprint}".encode()).hexdigest(),
         "template": hashlib.sha256(chat.template.encode()).hexdigest(),
     }

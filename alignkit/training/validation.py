@@ -16,6 +16,7 @@ from alignkit.methods import Method, MethodConfig
 from alignkit.policy.reference import exact_kl
 from alignkit.scoring.rewards import reward
 from alignkit.training.draw import Group, draw
+from alignkit.training.pair_accuracy import PairAccuracy, pair_accuracy
 from alignkit.training.setup import ROW_CAPACITY, Inputs, Models
 from alignkit.training.step import Micro, evaluate
 
@@ -42,6 +43,26 @@ def validate(method: Method, config: MethodConfig, inputs: Inputs, models: Model
         return _validate_rows(method, config, inputs, models)
     finally:
         models.policy.train()
+
+
+def held_out_pairs(inputs: Inputs, models: Models) -> PairAccuracy | None:
+    """Measure a reward model on the validation pairs, against length and surface; None without any."""
+    trees = inputs.validation.trees
+    if not trees:
+        return None
+    margins: dict[int, float] = {}
+    models.policy.eval()
+    try:
+        with torch.no_grad():
+            for numbers in pack(trees, ROW_CAPACITY):
+                value_N = models.policy(lay_out([trees[n] for n in numbers])).value_N
+                assert value_N is not None
+                value_P2 = value_N.double().cpu().numpy().reshape(-1, 2)  # chosen, rejected
+                margins |= dict(zip(numbers, (value_P2[:, 0] - value_P2[:, 1]).tolist(), strict=True))
+    finally:
+        models.policy.train()
+    margin_P = np.array([margins[n] for n in range(len(trees))])
+    return pair_accuracy(margin_P, list(inputs.validation.rows), inputs.training.rows)
 
 
 def show_samples(config: MethodConfig, inputs: Inputs, models: Models, *, step: int) -> list[Group]:

@@ -26,6 +26,12 @@ class TransformersSampler(Sampler):
     def generate(self, requests: Sequence[Request]) -> list[Completion]:
         return self._generation.generate(requests)
 
+    def beam_search(self, requests: Sequence[Request], *, num_beams: int, length_penalty: float) -> list[Completion]:
+        from alignkit.rollouts.beam_generation import BeamGeneration
+
+        generation = BeamGeneration(self.policy, end_ids=self.end_ids)
+        return generation.search(requests, num_beams=num_beams, length_penalty=length_penalty)
+
 
 @hookimpl
 def register_samplers(register: Callable[[type[Sampler]], None]) -> None:
