@@ -214,6 +214,7 @@ def generate_file(
     if file.is_finished:
         return file.path
     answering, rows = _to_generate(model, prompt, config, set, options)
+    file.begin()
     ids = [row.id for row in rows]
     left = [row for row in rows if file.known.get(row.id, {}).get("prompt") != list(row.prompt)]
     for part in answering.stream(left, progress=progress or Silent()):

@@ -16,7 +16,7 @@ from alignkit.training.run_folder import write_atomically
 
 
 class AnswerFile:
-    """Answers by row id, on their way into a file.
+    """Answers by row id, on their way into a file; nothing is written before `begin`.
 
     Args:
         path: the file.
@@ -24,23 +24,28 @@ class AnswerFile:
         resume: go on with what there is.
 
     Raises:
-        UsageError: there is a file or a part already and `resume` is not set, it was drawn otherwise, or it cannot be
-            written.
+        UsageError: there is a file or a part already and `resume` is not set, or it was drawn otherwise.
     """
 
     def __init__(self, path: Path, settings: Mapping[str, Any], *, resume: bool) -> None:
         self.path, self._part = path, path.with_name(f".{path.name}.unfinished")
         self.is_finished = path.exists()
+        self._settings = dict(settings)
         self.known: dict[str, dict[str, Any]] = {}
         if not resume and (self.is_finished or self._part.exists()):
             there = path if self.is_finished else f"{self._part} (an unfinished one)"
             raise UsageError(f"--out {path}: {there} is there already; go on with --resume, or name another file")
-        if self.is_finished:
-            return
-        if self._part.exists():
+        if not self.is_finished and self._part.exists():
             self._read(settings)
-        else:
-            self._write([{"settings": dict(settings)}], mode="x")
+
+    def begin(self) -> None:
+        """Write the first line, where there is none yet.
+
+        Raises:
+            UsageError: the file cannot be written.
+        """
+        if not self._part.exists():
+            self._write([{"settings": self._settings}], mode="x")
 
     def add(self, answers: Sequence[Mapping[str, Any]]) -> None:
         """Append answers, on the disk before the next are drawn."""

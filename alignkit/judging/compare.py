@@ -27,6 +27,7 @@ from alignkit.judging.stamps import judge_gave_reward, judged_other_runs, run_in
 from alignkit.judging.statistics import win_rate
 from alignkit.judging.text_health import cut_share, repetition
 from alignkit.judging.verdict import JudgeName, JudgeNoise, Side, Verdict, level_of, reach
+from alignkit.policy.load import check_weights
 from alignkit.policy.names import ModelSource, find_model
 from alignkit.progress import Progress
 from alignkit.scoring.judge import Item, Missing, Scored
@@ -47,6 +48,8 @@ def judge_model(model: str | None, settings: Settings, *, data_given: bool, yes:
     section = settings.judge
     source = find_model(model) if model is not None else _newest(progress)
     vs = find_model(section.vs) if section.vs is not None else _start_of(source, progress)
+    for one in (source, vs):
+        check_weights(one.folder)  # or the first model's answers would be lost with the second
     prompts = choose_prompts(
         source, settings.data, data_given=data_given, num_prompts=section.num_prompts, seed=section.seed, vs=vs
     )

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from alignkit.data.overlap import overlap
 from alignkit.data.read import is_data, read_rows
 from alignkit.data.rows import Row
 from alignkit.errors import AlignkitError, InputError
@@ -38,7 +39,7 @@ def rows_of(settings: dict[str, Any], data: str | None = None) -> list[Row]:
 
 
 def seen_in_training(rows: Sequence[Row], run: Path, *, name: str) -> list[str]:
-    """Say how many judged prompts the run was trained on, or its checkpoint chosen on, word for word."""
+    """Say how many judged prompts the run was trained on, word for word or nearly, or its checkpoint chosen on."""
     info = run_info(run)
     try:
         settings = info["config"]["data"]
@@ -54,6 +55,15 @@ def seen_in_training(rows: Sequence[Row], run: Path, *, name: str) -> list[str]:
     common = sum(key in parts["training"] for key in keys)
     if common:
         stamps.append(f"{common} of {len(rows)} judged prompts are in the training set of {name}")
+    trained = set(info["rows"]["training"]["ids"])
+    near = overlap((row for row in rows_read if row.id in trained), rows)
+    others = len({found.id for found in near.found} - {row.id for row, key in zip(rows, keys, strict=True)
+                                                      if key in parts["training"]})  # fmt: skip
+    if others:
+        stamps.append(
+            f"{others} of {len(rows)} judged prompts share at least {100 * near.threshold:.0f} % of their runs of "
+            f"{near.size} words with the training set of {name} (alignkit data overlap lists them)"
+        )
     if info["config"]["train"][info["method"]].get("early_stopping_steps") is not None:
         common = sum(key in parts["validation"] for key in keys)
         if common:

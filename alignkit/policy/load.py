@@ -68,6 +68,24 @@ def load_policy(
     return Policy(model.to(device), path=path, autocast=autocast, scalar_head=scalar_head).train()
 
 
+def check_weights(folder: Path) -> None:
+    """Check that every safetensors file is whole, without reading its tensors.
+
+    Raises:
+        InputError: one is torn or not safetensors.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    for file in sorted(folder.glob("*.safetensors")):
+        try:
+            with safe_open(file, framework="pt"):
+                pass
+        except (OSError, SafetensorError) as error:
+            raise InputError(
+                f"{file}: cannot be loaded ({_first_line(error)}); a model needs whole safetensors"
+            ) from error
+
+
 def _load_model(folder: Path, scalar_head: bool) -> Any:
     from safetensors import SafetensorError
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification

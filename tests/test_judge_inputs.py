@@ -1,0 +1,192 @@
+"""What `alignkit judge` does with input that cannot be judged, or only just, and which judge `auto` chooses."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from chaos_server import ask, running
+from tiny_models import tiny_model
+
+from alignkit.cli.main import main
+from alignkit.errors import UsageError
+from alignkit.scoring.ledger import open_ledger
+
+CANARY = "nvapi-canary-5c1f9e"
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("models")
+    tiny_model(folder / "one", seed=0)
+    tiny_model(folder / "other", seed=1)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("NVIDIA_API_KEY", raising=False)
+    Path("length.py").write_text("def length(completion, row):\n    return len(completion)\n")
+    return tmp_path
+
+
+def write_rows(*rows: dict[str, Any]) -> str:
+    Path("rows.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    return "rows.jsonl"
+
+
+PROMPTS = [{"id": f"r{n}", "prompt": f"Say {n}", "reference": "x"} for n in range(4)]
+
+
+def judged(models: Path, rows: str, *more: str, judge: str = "length.py:length", vs: str = "other") -> list[str]:
+    command = ["judge", str(models / "one"), "--vs", str(models / vs), "--data", rows, "--max-new-tokens", "3"]
+    return [*command, "--judge", judge, "--json", *more]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--judge", "nemotorn"], r"no judge is named 'nemotorn'; did you mean 'nemotron'"),
+        (
+            ["--judge", "vllm-reward", "--set", "judge.vllm-reward.model=models/none/here"],
+            "no such model folder|needs vLLM",
+        ),
+        (["--vs", "models/none/here"], "no such model folder"),
+        (["--vs", "torn"], "torn.*cannot be loaded.*whole safetensors"),
+        (["--vs", "unfinished"], "unfinished has no model yet: .* go on with --resume"),
+        (["--num-beams", "4", "--temperature", "1"], "beam search does not sample"),
+    ],
+)
+def test_what_cannot_be_judged_is_one_line_before_anything_is_answered(
+    models: Path, options: list[str], said: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny_model(Path("torn"))
+    weights = Path("torn/model.safetensors")
+    weights.write_bytes(weights.read_bytes()[:-100])
+    Path("unfinished").mkdir()
+    Path("unfinished/run.json").write_text("{}")
+    monkeypatch.setattr("alignkit.judging.compare.answers_of", None)  # never reached
+    assert main([*judged(models, write_rows(*PROMPTS)), *options]) == 2
+    err = capsys.readouterr().err
+    assert re.search(said, err.splitlines()[-1]), err
+
+
+def test_one_prompt_repeated_prompts_and_empty_answers_are_said(
+    models: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert main(judged(models, write_rows(PROMPTS[0]))) == 0
+    verdict = json.loads(capsys.readouterr().out)
+    assert verdict["answer"] == "not enough evidence" and verdict["num_prompts"] == 1
+    assert any("one prompt only" in stamp for stamp in verdict["stamps"])
+    repeated = [row | {"id": f"again-{row['id']}"} for row in PROMPTS[:2]]
+    monkeypatch.setattr("alignkit.judging.answers.split_thinking", lambda text: ("", ""))
+    assert main(judged(models, write_rows(*PROMPTS, *repeated))) == 0
+    verdict = json.loads(capsys.readouterr().out)
+    assert any("2 of 6 prompts repeat another" in stamp for stamp in verdict["stamps"])
+    assert any("empty answers: 6 of" in stamp for stamp in verdict["stamps"]) and verdict["num_ties"] == 6
+    assert verdict["num_clusters"] == 4
+
+
+def test_a_lone_surrogate_in_the_data_is_refused_with_its_line(
+    models: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("rows.jsonl").write_text('{"prompt": "fine"}\n{"prompt": "half \\ud800"}\n')
+    assert main(judged(models, "rows.jsonl")) == 2
+    assert "rows.jsonl, line 2: no valid text" in capsys.readouterr().err
+
+
+def test_rejudging_measures_the_judges_own_noise_and_require_decides_the_exit_code(
+    models: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("noisy.py").write_text(
+        "import random\nR = random.Random(0)\ndef noisy(completion, row):\n    return R.random()\n"
+        "def sure(completion, row):\n    return len(completion)\n"
+    )
+    rows = write_rows(*({"id": f"r{n}", "prompt": f"Say {n}"} for n in range(12)))
+    apart = ["--rejudge", "2", "--temperature", "1"]  # of the same model: the two sides' answers differ
+    assert main(judged(models, rows, *apart, judge="noisy.py:noisy", vs="one")) == 0
+    noise = json.loads(capsys.readouterr().out)["noise"]
+    assert noise["num_repeats"] == 2 and 0.2 < noise["changed"] < 0.8 and noise["lowest"] < noise["highest"]
+    assert main(judged(models, rows, *apart, judge="noisy.py:sure", vs="one")) == 0
+    assert json.loads(capsys.readouterr().out)["noise"]["changed"] == 0.0
+    Path("long.jsonl").write_text("".join(f'{{"row": {n}, "preference": 2}}\n' for n in range(30)))
+    assert main(["judge", "--from", "long.jsonl", "--require", "better"]) == 0
+    Path("even.jsonl").write_text("".join(f'{{"row": {n}, "preference": {1 + n % 2}}}\n' for n in range(30)))
+    assert main(["judge", "--from", "even.jsonl", "--require", "better"]) == 1
+    capsys.readouterr()
+
+
+def test_auto_takes_rules_then_nemotron_then_a_reward_run_and_says_why(
+    models: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The key is in nothing that is printed or left; the probe asks the configured address, and no score twice."""
+    plain = write_rows(*PROMPTS)
+    assert main(judged(models, plain, judge="auto")) == 2
+    said = capsys.readouterr().err
+    assert (
+        "no judge" in said and "alignkit train reward" in said and "NVIDIA_API_KEY" in said and "--judge FOLDER" in said
+    )
+    pairs = [
+        {"id": f"p{n}", "prompt": f"Count to {n}.", "chosen": "1 " * n, "rejected": "No. " * n} for n in range(1, 9)
+    ]
+    Path("pairs.jsonl").write_text("\n".join(map(json.dumps, pairs)))
+    training = ["train", "reward", "--model", str(models / "one"), "--data", "pairs.jsonl", "--out", "runs/reward-1"]
+    assert main([*training, "--max-steps", "1", "--split", "0.3", "--batch-size", "2", "--precision", "fp32"]) == 0
+    assert "held out:" in capsys.readouterr().err
+    assert main(judged(models, plain, judge="auto")) == 0
+    out, err = capsys.readouterr()
+    assert err.splitlines()[0].startswith("judge: runs/reward-1, because it is the newest reward model trained here")
+    assert json.loads(out)["judge"]["name"] == "reward-1"
+    monkeypatch.setenv("NVIDIA_API_KEY", CANARY)
+    with running(key=CANARY) as urls:
+        config = Path("nemotron.toml")
+        config.write_text(f"[judge.nemotron]\nbase_url = {json.dumps(urls)}\nrequests_per_minute = 60000\n")
+        assert main(judged(models, plain, "--yes", "--config", "nemotron.toml", judge="auto")) == 0
+        out, err = capsys.readouterr()
+        sold = ask(urls[0], "sold")["sold"]
+    assert "judge: nemotron, because NVIDIA_API_KEY is set and a one-row probe answered" in err
+    assert len(sold) == len(set(sold)) + sum(sold.count(text) - 1 for text in set(sold)) <= 2 * len(PROMPTS) + 1
+    with running(key="another") as urls:
+        config.write_text(f"[judge.nemotron]\nbase_url = {json.dumps(urls)}\nmax_attempts = 2\n")
+        assert main(judged(models, plain, "--yes", "--config", "nemotron.toml", judge="auto")) == 0
+        out_refused, err_refused = capsys.readouterr()
+    assert "judge: runs/reward-1" in err_refused
+    ruled = write_rows(*(row | {"rules": [{"kind": "num_words", "max": 9}]} for row in PROMPTS))
+    assert main(judged(models, ruled, judge="auto")) == 0
+    out_rules, err_rules = capsys.readouterr()
+    assert err_rules.splitlines()[0].startswith("judge: rules, because the rows carry rules")
+    said = out + err + out_refused + err_refused + out_rules + err_rules + json.dumps(list(open_ledger().export()))
+    files = [*Path().rglob("*"), *Path(os.environ["ALIGNKIT_LEDGER"]).parent.iterdir()]
+    assert CANARY not in said
+    assert not [path for path in files if path.is_file() and CANARY.encode() in path.read_bytes()]
+
+
+def test_no_key_is_named_before_anything_is_answered(models: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(judged(models, write_rows(*PROMPTS), "--yes", judge="nemotron")) == 2
+    assert "set NVIDIA_API_KEY" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_model_against_itself_under_another_seed_is_neither_better_nor_worse(
+    models: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A real A/A: the embedded model on demo prompts, judged by their rules, both sides sampled."""
+    model = "SmolLM2-135M-Instruct"
+    command = ["judge", model, "--vs", model, "--data", "demo:test", "--num-prompts", "32", "--temperature", "1"]
+    assert main([*command, "--max-new-tokens", "12", "--judge", "rules", "--json"]) == 0
+    verdict = json.loads(capsys.readouterr().out)
+    assert verdict["answer"] in {"not enough evidence", "no difference that matters"}
+    assert 0 < verdict["num_ties"] < 32 and verdict["num_prompts"] == 32  # the two were drawn apart
+    assert any("a model against itself" in stamp for stamp in verdict["stamps"])
+
+
+def test_a_judge_that_nobody_named_is_a_usage_error() -> None:
+    from alignkit.scoring.specs import make_judge
+
+    with pytest.raises(UsageError, match="no judge is named 'rulse'; did you mean 'rules'"):
+        make_judge("rulse")
