@@ -90,7 +90,7 @@ class JudgeSection(Section):
     judge: str = Field("auto", description="a judge's name, a reward run or folder, FILE.py:function, or auto")
     vs: str | None = Field(None, description="the model to compare with")
     num_prompts: int | None = Field(
-        None, ge=1, description="prompts judged; default: all validation prompts, at most what finds 5 points (801)"
+        None, ge=1, description="prompts judged; default: all validation prompts, at most what finds 5 points (821)"
     )
     margin: float = Field(3.0, ge=0, le=50, description="difference from 50 % that matters, in points")
     cluster: str | None = Field(

@@ -7,7 +7,8 @@ d is the difference from 50 % as a share, s the outcomes' standard deviation, m 
 by size), icc the correlation of two outcomes in a cluster. The last term pays for an interval whose bounds are rates
 that can occur (steps of 1 / n without ties, half of it with some); the number of effective clusters behind n also
 gives Student's quantile in place of the normal one, by adding z^2 / 2 of them, and two more pay for rates near 0 and
-100 % and for the interval's own caution (resampling.py). With fewer than 10 effective clusters nothing is planned.
+100 %. z(1 - alpha/2) is the interval's, with its caution (resampling.py). With fewer than 10 effective clusters nothing
+is planned.
 Source: the sample size of a mean (Cohen 1988), the design effect of Kish 1965; checked by bench/verdict_calibration.py.
 """
 
@@ -17,6 +18,8 @@ import math
 
 from scipy.optimize import brentq
 from scipy.stats import norm
+
+from alignkit.judging.resampling import CAUTION
 
 POWER = 0.8
 DIFFERENCE = 5.0  # points; what the default number of prompts finds
@@ -65,7 +68,7 @@ def detectable(
 
 def _prompts(difference: float, ties: float, power: float, level: float, cluster_size: float, icc: float) -> float:
     d = difference / 100
-    z_level = float(norm.ppf((1 + level) / 2))
+    z_level = float(norm.ppf(1 - CAUTION * (1 - level) / 2))
     variance = max((1 - ties) / 4 - d * d, 0.0)
     needed = (z_level + float(norm.ppf(power))) ** 2 * variance / d**2
     inflation = 1 + (cluster_size - 1) * icc

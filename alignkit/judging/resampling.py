@@ -24,7 +24,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import norm, t
 
-_CAUTION = 0.92  # of the nominal tails: with it the worst simulated setting still covers what its level says
+CAUTION = 0.92  # of the nominal tails: with it the worst simulated setting still covers what its level says
 MAX_KINDS = 64  # with more kinds of clusters (sum and size), clusters are drawn one by one
 _DRAWN_AT_ONCE = 1 << 21  # numbers held in memory at once
 
@@ -73,7 +73,7 @@ def tail(clusters: Clusters, level: float) -> float | None:
     shrinkage = 1 + s2 - 2 * s3 / s2
     if clusters.effective <= 1.5 or shrinkage <= 0:
         return None
-    return float(norm.cdf(t.ppf(_CAUTION * (1 - level) / 2, clusters.effective - 1) / math.sqrt(shrinkage)))
+    return float(norm.cdf(t.ppf(CAUTION * (1 - level) / 2, clusters.effective - 1) / math.sqrt(shrinkage)))
 
 
 def resampled_means(x_P: np.ndarray, clusters: Clusters, *, rng: np.random.Generator, num_resamples: int) -> np.ndarray:
