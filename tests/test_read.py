@@ -152,12 +152,25 @@ def test_reading_holds_a_bounded_part_of_a_file(tmp_path: Path, kind: str, monke
 
 
 def test_exact_duplicates_are_counted_and_left_out_where_asked(tmp_path: Path) -> None:
-    rows = [to_row({"id": f"r{n}", "prompt": f"{n % 3}", "chosen": "a" if n < 5 else "b"}, where="x") for n in range(6)]
-    for drops, kept in ((False, 6), (True, 4)):
-        count = DuplicateCount(drops=drops)
-        for _ in range(2):  # counted anew each time
-            assert len(list(count.watch(rows))) == kept
-            assert (count.num_rows, count.ids) == (2, ["r3", "r4"])
+    rows: list[Mapping[str, Any]] = [
+        {"id": f"r{n}", "prompt": f"{n % 3}", "chosen": "a" if n < 5 else "b"} for n in range(6)
+    ]
+    count = DuplicateCount()
+    assert [count.is_repeat(to_row(row, where="x")) for row in rows] == [False] * 3 + [True, True, False]
+    assert (count.num_rows, count.ids) == (2, ["r3", "r4"])
+    data = write(tmp_path / "a.jsonl", rows)
+    kept = DataSection(data=data, split="first-1", duplicates="keep")
+    assert selected(kept, "training") == ["r1", "r2", "r4", "r5"]
+    dropped = DataSection(data=data, split="first-1", duplicates="drop")
+    assert selected(dropped, "training") == ["r1", "r2", "r5"]
+    assert selected(dropped, "validation") == ["r0"]
+
+
+def test_rows_of_one_id_keep_their_numbers_in_each_part(tmp_path: Path) -> None:
+    rows: list[Mapping[str, Any]] = [{"id": "same", "prompt": f"{n}", "chosen": "a"} for n in range(4)]
+    section = DataSection(data=write(tmp_path / "a.jsonl", rows), split="first-2")
+    assert selected(section, "validation") == ["same", "same#2"]
+    assert selected(section, "training") == ["same#3", "same#4"]
 
 
 def test_a_fingerprint_follows_the_content_and_what_is_asked_of_it(tmp_path: Path) -> None:

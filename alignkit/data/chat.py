@@ -70,6 +70,7 @@ class Chat:
         )
         self._lookalikes = Lookalikes(special, self._special)
         self._shapes: dict[Any, _Shape] = {}
+        self._afters: dict[str, str] = {}
 
     @cached_property
     def encoder(self) -> Encoder:
@@ -96,13 +97,23 @@ class Chat:
     def after_special(self, text: str, near: int | None) -> str:
         """The end of a text behind its last special token, looked for in the last `near` characters first."""
         if near is not None and len(text) > near:
-            found = self.after_special(text[-near:], None)
+            found = self._after_special(text[-near // 2 :])
+            if len(found) == near // 2:
+                found = self._after_special(text[-near:])
             if len(found) < near:
                 return found
-        end = 0
-        for match in self._special.finditer(text):
-            end = match.end()
-        return text[end:]
+        return self._after_special(text)
+
+    def _after_special(self, text: str) -> str:
+        known = self._afters.get(text)  # many prompts end alike
+        if known is None:
+            end = 0
+            for match in self._special.finditer(text):
+                end = match.end()
+            known = text[end:]
+            if len(text) <= 64 and len(self._afters) < 4096:
+                self._afters[text] = known
+        return known
 
     def prompt(self, messages: Sequence[Message]) -> str:
         """Render messages and the generation prompt."""

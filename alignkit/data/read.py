@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 
+import numpy as np
+
 from alignkit.data import mixing
 from alignkit.data.dataset import Dataset
 from alignkit.data.files import SUFFIXES, Line, files_of, read_file
@@ -39,13 +41,20 @@ class Source:
     columns: Mapping[str, str] = field(default_factory=dict)
     limit: int | None = None
 
-    def rows(self) -> Iterator[Row]:
+    def rows(self, only: np.ndarray | None = None, ids: Mapping[int, str] | None = None) -> Iterator[Row]:
         """Yield the rows; those that share an id are numbered, `a`, `a#2`, ..., or they would be taken for one another.
+
+        Args:
+            only: bool [rows], which of them to yield, from an earlier reading of all.
+            ids: with `only`: the ids with a number in them, by the row's place.
 
         Raises:
             InputError: a file is missing or unreadable, a line is not JSON, a shape is unknown, or there is no row.
             UsageError: no file, plugin or hub data set has that name.
         """
+        if only is not None:
+            yield from self._some(only, ids or {})
+            return
         times: dict[str, int] = {}
         for where, fields in islice(_lines(self.data), self.limit):
             row = to_row(fields, where=where, columns=self.columns)
@@ -53,6 +62,13 @@ class Source:
             yield row if count == 1 else dataclasses.replace(row, id=f"{row.id}#{count}")
         if not times:
             raise InputError(f"{self.data}: no rows; give a file with a JSON object a line, or another --data")
+
+    def _some(self, only: np.ndarray, ids: Mapping[int, str]) -> Iterator[Row]:
+        lines = islice(_lines(self.data), self.limit)
+        for number, ((where, fields), is_wanted) in enumerate(zip(lines, only.tolist(), strict=True)):
+            if is_wanted:
+                row = to_row(fields, where=where, columns=self.columns)
+                yield dataclasses.replace(row, id=ids[number]) if number in ids else row
 
     def fingerprint(self) -> str:
         """Hash what the rows are read from: the files' bytes, or, where rows are made by a plugin, the rows."""

@@ -36,7 +36,8 @@ class Selection:
         self.source = Source(section.data, section.columns, section.limit)
         apart = section.split is not None and is_data(section.split)
         self.apart = Source(section.split or "", section.columns) if apart else None
-        self._duplicates = DuplicateCount(drops=section.duplicates == "drop")
+        self._duplicates = DuplicateCount()
+        self._numbered: dict[int, str] = {}  # ids that were given a number, by the row's place
 
     def prepare(
         self, part: Part, chat: Chat, options: Mapping[str, Any], *, shard: tuple[int, int] | None = None
@@ -70,15 +71,21 @@ class Selection:
         if part == "validation" and self.apart is not None:
             yield from self.apart.rows()
             return
-        chosen = self._parts[part]
-        for row, is_chosen in zip(self._duplicates.watch(self.source.rows()), chosen, strict=True):
-            if is_chosen:
-                yield row
+        yield from self.source.rows(self._parts[part], self._numbered)
 
     @cached_property
     def _parts(self) -> dict[Part, np.ndarray]:
         """Which rows are in each part, bool [rows]; reads all rows once."""
-        keys = [prompt_key(row) for row in self._duplicates.watch(self.source.rows())]
+        places, keys, size = [], [], 0
+        drops = self.section.duplicates == "drop"
+        for number, row in enumerate(self.source.rows()):
+            size += 1
+            if "#" in row.id:
+                self._numbered[number] = row.id
+            if not (self._duplicates.is_repeat(row) and drops):
+                places.append(number)
+                keys.append(prompt_key(row))
+        self._duplicates.forget()
         if self.apart is None:
             training, validation = split_rows(keys, self.section.split, seed=0)
         else:
@@ -89,7 +96,7 @@ class Selection:
                     f"--split {self.section.split}: it holds the prompts of all {len(keys)} rows of --data"
                 )
         training = _drawn(training, self.num_prompts, self.seed)
-        return {"training": _mask(len(keys), training), "validation": _mask(len(keys), validation)}
+        return {"training": _mask(size, places, training), "validation": _mask(size, places, validation)}
 
 
 def prompt_key(row: Row) -> str:
@@ -104,7 +111,7 @@ def _drawn(rows: list[int], num_prompts: int | None, seed: int) -> list[int]:
     return [rows[number] for number in sorted(chosen)]
 
 
-def _mask(size: int, numbers: list[int]) -> np.ndarray:
+def _mask(size: int, places: list[int], numbers: list[int]) -> np.ndarray:
     mask = np.zeros(size, bool)
-    mask[numbers] = True
+    mask[np.array(places, np.int64)[np.array(numbers, np.int64)]] = True
     return mask
