@@ -293,7 +293,11 @@ def ledger_export() -> Iterator[dict[str, Any]]:
 
 
 def show_rows(*, config: Path | None = None, set: Sequence[str] = (), **options: object) -> Iterator[dict[str, Any]]:
-    """Yield {"id", "prompt_ids", "completions": [{"ids", "scored"}], "tokens"} of each row, the chosen one first."""
+    """Yield {"id", "prompt_ids", "completions": [{"ids", "scored"}], "tokens"} of each row, the chosen one first.
+
+    A completion is whole: also what the template puts behind the end token, which is never scored. Of a row that does
+    not fit `max_length`, {"id", "skipped": the reason}.
+    """
     from alignkit.data.read import read_rows
     from alignkit.data.tokens import prepare
     from alignkit.policy.chat_settings import make_chat
@@ -303,11 +307,16 @@ def show_rows(*, config: Path | None = None, set: Sequence[str] = (), **options:
     chat = make_chat(find_model(settings.model.model), settings.model)
     section = settings.data
     for row in read_rows(section.data, columns=section.columns, limit=section.limit or _SHOWN_ROWS):
-        trains_on = "samples" if row.chosen is None else "chosen" if row.rejected is None else "pairs"
+        is_pair = row.rejected is not None and section.train_on != "all-assistant"  # all turns of the chosen one
+        trains_on = "samples" if row.chosen is None else "pairs" if is_pair else "chosen"
         prepared = prepare(
-            [row], chat, trains_on=trains_on, max_length=section.max_length or 1_000_000, truncation=section.truncation,
-            max_skipped=1.0, train_on=section.train_on, keep_unusable=True,
+            [row], chat, trains_on=trains_on, max_length=section.max_length or 1_000_000,
+            truncation=section.truncation or "cut-completion", max_skipped=1.0, train_on=section.train_on,
+            whole_answer=True, keep_unusable=True, is_part=True,
         )  # fmt: skip
+        if not prepared.trees:
+            yield {"id": row.id, "skipped": prepared.skipped.get(row.id, "dropped as too long")}
+            continue
         tree = prepared.trees[0]
         yield {
             "id": row.id,

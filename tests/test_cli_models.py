@@ -46,9 +46,9 @@ def test_data_show_prints_json_lines_and_nothing_else(
     for row in shown:
         assert set(row) == {"id", "prompt_ids", "completions"}
         chosen, rejected = row["completions"]
-        assert len(chosen["ids"]) == len(chosen["scored"]) == len(ANSWERS[int(row["id"][1:])]) + 1
-        assert all(chosen["scored"])
-        assert len(rejected["ids"]) == len(ANSWERS[3]) + 1
+        length = len(ANSWERS[int(row["id"][1:])]) + 1  # the end token too; behind it a line end, unscored
+        assert chosen["scored"] == [True] * length + [False] and len(chosen["ids"]) == length + 1
+        assert rejected["scored"] == [True] * (len(ANSWERS[3]) + 1) + [False]
 
 
 def test_data_show_for_people_has_the_text_and_ids_where_asked(
@@ -58,9 +58,19 @@ def test_data_show_for_people_has_the_text_and_ids_where_asked(
     shown = capsys.readouterr().out
     assert "row r0" in shown
     assert "Name colour 0." in shown
-    assert "completion 1: 4 tokens, 4 scored\nred<|im_end|>" in shown
+    assert "completion 1: 5 tokens, 4 scored\nred<|im_end|>" in shown
     assert main(["data", "show", "--model", model, "--data", rows, "--limit", "1", "--ids"]) == 0
     assert "<|im_end|>\N{MIDDLE DOT}258" in capsys.readouterr().out
+
+
+def test_data_show_passes_over_rows_that_do_not_fit_and_says_so(model: str, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [{"id": "long", "prompt": "y" * 90, "chosen": "a"}, {"id": "short", "prompt": "y", "chosen": "a" * 90}]
+    Path("rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    assert main(["data", "show", "--model", model, "--data", "rows.jsonl", "--max-length", "60", "--json"]) == 0
+    out, err = capsys.readouterr()
+    (shown,) = [json.loads(line) for line in out.splitlines()]
+    assert shown["id"] == "short" and len(shown["prompt_ids"]) + len(shown["completions"][0]["ids"]) == 60
+    assert "row long is not shown: prompt does not fit --max-length 60 tokens" in err
 
 
 def test_data_lengths_counts_each_column(model: str, rows: str, capsys: pytest.CaptureFixture[str]) -> None:

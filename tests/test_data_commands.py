@@ -84,3 +84,10 @@ def test_epoch_packing_of_samples_is_refused(capsys: pytest.CaptureFixture[str])
     command = ["data", "prepare", "--method", "grpo", "--model", "model", "--data", "rows.jsonl"]
     assert main([*command, "--set", "train.pack_scope=epoch"]) == 2
     assert "--pack-scope epoch: how long grpo's samples will be is not known" in capsys.readouterr().err
+
+
+def test_scoring_all_turns_is_refused_where_a_method_trains_on_the_last(capsys: pytest.CaptureFixture[str]) -> None:
+    for method in ("dpo", "sft-lenpen", "grpo"):
+        command = ["data", "prepare", "--method", method, "--model", "model", "--data", "rows.jsonl"]
+        assert main([*command, "--train-on", "all-assistant"]) == 2
+        assert f"--train-on all-assistant: {method} trains on the last answer" in capsys.readouterr().err

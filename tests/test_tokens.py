@@ -65,6 +65,17 @@ def test_every_assistant_turn_of_a_conversation_is_scored_and_nothing_else(tmp_p
     assert "first" in made.tokenizer.decode(last.prompt.ids)
 
 
+def test_all_assistant_turns_of_a_preference_rows_prompt_are_scored_where_asked(tmp_path: Path) -> None:
+    made = chat(tmp_path)
+    turns = [("user", "a"), ("assistant", "first"), ("user", "b")]
+    prompt = [{"role": role, "content": text} for role, text in turns]
+    row = to_row({"prompt": prompt, "chosen": "second", "rejected": "no"}, where="x")
+    for train_on, scored in (("all-assistant", "first<|im_end|>second<|im_end|>"), (None, "second<|im_end|>")):
+        tree = prepare([row], made, trains_on="chosen", max_length=500, train_on=train_on).trees[0]
+        completion = tree.completions[0]
+        assert made.tokenizer.decode(completion.ids[completion.scored]) == scored
+
+
 def test_an_assistant_turn_of_weight_0_is_not_scored(tmp_path: Path) -> None:
     made = chat(tmp_path)
     turns = [

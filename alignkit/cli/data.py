@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as json_module
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -33,7 +34,9 @@ def show(
     from alignkit import api
 
     for row in api.show_rows(config=Path(config) if config else None, set=set_ or [], **given):
-        if json:
+        if "skipped" in row:
+            print(f"row {row['id']} is not shown: {row['skipped']}", file=sys.stderr)
+        elif json:
             print(json_module.dumps({key: row[key] for key in ("id", "prompt_ids", "completions")}))
         else:
             _show_row(row, ids=ids)

@@ -96,7 +96,9 @@ class _Part:
 
     def add(self, row: Row) -> None:
         chat, first = self.chat, len(self.jobs)
-        is_whole = row.is_conversation and self.trains_on == "chosen" and self.train_on != "last"
+        is_whole = self.trains_on == "chosen" and (
+            self.train_on == "all-assistant" or (self.train_on is None and row.is_conversation)
+        )
         self.whole.append(is_whole)
         if is_whole:
             self.jobs.append(chat.conversation_job((*row.prompt, *(row.chosen or ()))))

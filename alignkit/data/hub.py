@@ -1,14 +1,17 @@
-"""Finds the Parquet files of one split of a hub data set, downloading them where they are not here yet."""
+"""Finds the files of one split of a hub data set, downloading them where they are not here yet."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+from alignkit.data.files import SUFFIXES
 from alignkit.errors import InputError
 
 
 def hub_files(name: str, split: str | None) -> list[Path]:
-    """Return the local Parquet files of OWNER/NAME's split (default: train, or UltraFeedback's train_prefs).
+    """Return the local files of OWNER/NAME's split (default: train, or UltraFeedback's train_prefs).
+
+    A split's files are SPLIT.jsonl, SPLIT-00000-of-00002.parquet, or whatever lies in a folder SPLIT/.
 
     Raises:
         InputError: there is no such data set or split, or the hub cannot be reached.
@@ -18,11 +21,11 @@ def hub_files(name: str, split: str | None) -> list[Path]:
 
     wanted = split or ("train_prefs" if name.endswith("ultrafeedback_binarized") else "train")
     try:
-        files = sorted(f for f in HfApi().list_repo_files(name, repo_type="dataset") if f.endswith(".parquet"))
-        chosen = [f for f in files if Path(f).name.startswith(f"{wanted}-") or Path(f).parent.name == wanted]
+        files = sorted(f for f in HfApi().list_repo_files(name, repo_type="dataset") if f.endswith(SUFFIXES))
+        chosen = [f for f in files if _is_of(Path(f), wanted)]
         if not chosen:
             raise InputError(
-                f"hub data set {name}: no Parquet file of split {wanted!r}; it has {', '.join(files) or 'none'}"
+                f"hub data set {name}: no Parquet or JSONL file of {wanted!r}; it has {', '.join(files) or 'none'}"
             )
         return [Path(hf_hub_download(name, f, repo_type="dataset")) for f in chosen]
     except RepositoryNotFoundError as error:
@@ -33,6 +36,10 @@ def hub_files(name: str, split: str | None) -> list[Path]:
         if type(error).__module__.startswith(("httpx", "httpcore")):
             raise _unreachable(name, error) from error
         raise
+
+
+def _is_of(file: Path, split: str) -> bool:
+    return file.name.startswith((f"{split}-", f"{split}.")) or file.parent.name == split
 
 
 def _unreachable(name: str, error: Exception) -> InputError:

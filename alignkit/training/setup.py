@@ -88,6 +88,10 @@ def prepare_parts(
     section, config = resolved.data, resolved.method
     max_length = section.max_length or min(context_length(source.folder), 2048)
     draws = type(method).temperatures is not Method.temperatures  # samples need a prompt to answer
+    if section.train_on == "all-assistant" and (draws or method.trains_on != "chosen"):
+        raise UsageError(
+            f"--train-on all-assistant: {method.name} trains on the last answer alone; leave it out, or use sft"
+        )
     train_on = "last" if draws else section.train_on
     longest_prompt = (
         max_length if method.trains_on != "samples" else context_length(source.folder) - config.max_new_tokens
