@@ -62,28 +62,36 @@ def tree_attention(
 
 
 def _split_attention(query: Tensor, key: Tensor, value: Tensor, spans: Sequence[Span], scale: float | None) -> Tensor:
+    """Attend segment by segment.
+
+    Rows are split once rather than sliced: a slice's gradient is as long as the whole row.
+    """
+    sizes = [end - start for span in spans for start, end in ((span.start, span.prompt_end), *span.completions)]
+    parts = zip(*(x.split(sizes, 2) for x in (query, key, value)), strict=True)
     pieces = []
     for span in spans:
-        prompt = slice(span.start, span.prompt_end)
+        prompt = next(parts)
         if span.prompt_end > span.start:
-            pieces.append(_causal(query, key, value, prompt, scale))
-        for start, end in span.completions:
-            pieces.append(_completion(query, key, value, prompt, slice(start, end), scale))
+            pieces.append(_causal(*prompt, scale))
+        for _ in span.completions:
+            own_query, own_key, own_value = next(parts)
+            if span.prompt_end == span.start:
+                pieces.append(_causal(own_query, own_key, own_value, scale))
+            else:
+                keys, values = torch.cat([prompt[1], own_key], 2), torch.cat([prompt[2], own_value], 2)
+                pieces.append(_after_prompt(own_query, keys, values, scale))
     return torch.cat(pieces, 2)
 
 
-def _causal(query: Tensor, key: Tensor, value: Tensor, own: slice, scale: float | None) -> Tensor:
-    queries, keys, values = (x[:, :, own] for x in (query, key, value))
-    return scaled_dot_product_attention(queries, keys, values, is_causal=True, scale=scale, enable_gqa=True)
+def _causal(query: Tensor, key: Tensor, value: Tensor, scale: float | None) -> Tensor:
+    return scaled_dot_product_attention(query, key, value, is_causal=True, scale=scale, enable_gqa=True)
 
 
-def _completion(query: Tensor, key: Tensor, value: Tensor, prompt: slice, own: slice, scale: float | None) -> Tensor:
-    num_prompt, num_own = prompt.stop - prompt.start, own.stop - own.start
-    if num_prompt == 0:
-        return _causal(query, key, value, own, scale)
-    seen = torch.ones(num_own, num_prompt + num_own, dtype=torch.bool, device=query.device).tril(num_prompt)
-    keys, values = (torch.cat([x[:, :, prompt], x[:, :, own]], 2) for x in (key, value))
-    return scaled_dot_product_attention(query[:, :, own], keys, values, attn_mask=seen, scale=scale, enable_gqa=True)
+def _after_prompt(query: Tensor, key: Tensor, value: Tensor, scale: float | None) -> Tensor:
+    """Attend from a completion to its prompt and, causally, to itself: the keys' last tokens are the queries'."""
+    num_own, num_seen = query.shape[2], key.shape[2]
+    seen = torch.ones(num_own, num_seen, dtype=torch.bool, device=query.device).tril(num_seen - num_own)
+    return scaled_dot_product_attention(query, key, value, attn_mask=seen, scale=scale, enable_gqa=True)
 
 
 def marks(spans: Sequence[Span]) -> tuple[Tensor, Tensor]:

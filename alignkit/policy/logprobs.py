@@ -1,21 +1,25 @@
-"""Log-probs of scored tokens only, in chunks: no full-vocabulary logits of a whole row are ever held.
+"""Log-probs of scored tokens only, a tile of the vocabulary at a time: a row's logits are never all held.
 
-    logprob_t = z_t[y_t] - log sum_v exp(z_t[v]),   z_t = W h_t / temperature
+    logprob_t = z_t[y_t] - log sum_v exp(z_t[v]),   z_t = W h_t / temperature_t
+    entropy_t = log sum_v exp(z_t[v]) - sum_v p_t(v) z_t[v]                           (without gradient)
 
-The backward pass computes each chunk's logits again; the gradient of W is accumulated in fp32, whatever the compute
-type, because rounding every chunk's share to bf16 biases training. Shapes: T scored tokens, H hidden size, V
-vocabulary.
+The backward pass computes each tile's logits again. Precision under a bf16 compute type: a tile's share of the hidden
+states' gradient is summed over the tiles in fp32 and never rounded before, since rounding every share biases training.
+A tile's rows of W's gradient come from one product over all the tokens, whose sums are fp32 as well; on CUDA it stays
+fp32, on a CPU it is rounded once a micro-batch, as autocast rounds every other layer's. Micro-batches are added in fp32.
+Shapes: T scored tokens, H hidden size, V vocabulary.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 
-CHUNK_BYTES = 32 * 2**20  # of fp32 logits
+CHUNK_BYTES = 8 * 2**20  # of a tile's fp32 logits; about four times as much is held beside the gradients
+MIN_TILE = 256  # columns
 
 
 def token_logprobs(
@@ -28,10 +32,25 @@ def token_logprobs(
         weight_VH: [V, H], the head's weight.
         target_T: int64 [T], token ids.
         temperature_T: float32 [T], above 0.
+        chunk_bytes: size of a tile's fp32 logits.
     """
-    size = max(1, chunk_bytes // (4 * weight_VH.shape[0]))
-    apply: Callable[..., Tensor] = _TokenLogprobs.apply
-    return apply(hidden_TH, weight_VH, target_T, temperature_T, size)
+    return token_logprobs_and_entropies(hidden_TH, weight_VH, target_T, temperature_T, chunk_bytes=chunk_bytes)[0]
+
+
+def token_logprobs_and_entropies(
+    hidden_TH: Tensor,
+    weight_VH: Tensor,
+    target_T: Tensor,
+    temperature_T: Tensor,
+    *,
+    entropy: bool = False,
+    chunk_bytes: int = CHUNK_BYTES,
+) -> tuple[Tensor, Tensor | None]:
+    """Return `token_logprobs` and, where asked for, the distributions' entropies in nats, float32 [T], no gradient."""
+    width = max(min(MIN_TILE, weight_VH.shape[0]), chunk_bytes // (4 * max(1, len(target_T))))
+    apply: Callable[..., tuple[Tensor, Tensor]] = _TokenLogprobs.apply
+    logprob_T, entropy_T = apply(hidden_TH, weight_VH, target_T, temperature_T, width, entropy)
+    return logprob_T, entropy_T if entropy else None
 
 
 def plain_token_logprobs(hidden_TH: Tensor, weight_VH: Tensor, target_T: Tensor, temperature_T: Tensor) -> Tensor:
@@ -43,46 +62,84 @@ def plain_token_logprobs(hidden_TH: Tensor, weight_VH: Tensor, target_T: Tensor,
 class _TokenLogprobs(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, hidden_TH: Tensor, weight_VH: Tensor, target_T: Tensor, temperature_T: Tensor, size: int
-    ) -> Tensor:
-        weight = weight_VH.to(hidden_TH.dtype)
-        logprob_T = torch.empty(len(target_T), dtype=torch.float32, device=hidden_TH.device)
-        for at in range(0, len(target_T), size):
-            chunk = slice(at, at + size)
-            logits = _logits(hidden_TH[chunk], weight, temperature_T[chunk])
-            chosen = logits.gather(-1, target_T[chunk, None])[:, 0]
-            logprob_T[chunk] = chosen - logits.logsumexp(-1)
-        ctx.save_for_backward(hidden_TH, weight_VH, target_T, temperature_T)
-        ctx.size = size
-        return logprob_T
+        ctx: Any,
+        hidden_TH: Tensor,
+        weight_VH: Tensor,
+        target_T: Tensor,
+        temperature_T: Tensor,
+        width: int,
+        entropy: bool,
+    ) -> tuple[Tensor, Tensor]:
+        chosen_T, mean_T = (hidden_TH.new_zeros(len(target_T), dtype=_wide(hidden_TH)) for _ in "zm")
+        normalizer_T = torch.full_like(chosen_T, -torch.inf)
+        for start, weight in _tiles(weight_VH, width, hidden_TH.dtype):
+            logits = _logits(hidden_TH, weight, temperature_T)
+            inside, column = _place(target_T, start, len(weight))
+            chosen_T = torch.where(inside, logits.gather(-1, column[:, None])[:, 0], chosen_T)
+            largest_T = logits.amax(-1)
+            powers = (logits - largest_T[:, None]).exp_()
+            sum_T = powers.sum(-1)
+            tile_T = largest_T + sum_T.log()
+            before_T, normalizer_T = normalizer_T, torch.logaddexp(normalizer_T, tile_T)
+            if entropy:
+                tile_mean_T = powers.mul_(logits).sum(-1) / sum_T
+                mean_T = mean_T * (before_T - normalizer_T).exp() + tile_mean_T * (tile_T - normalizer_T).exp()
+        ctx.save_for_backward(hidden_TH, weight_VH, target_T, temperature_T, normalizer_T)
+        ctx.width = width
+        entropy_T = normalizer_T - mean_T
+        ctx.mark_non_differentiable(entropy_T)
+        return chosen_T - normalizer_T, entropy_T
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        (grad_T,) = grads
-        hidden_TH, weight_VH, target_T, temperature_T = ctx.saved_tensors
-        weight = weight_VH.to(hidden_TH.dtype)
-        needs_weight = ctx.needs_input_grad[1]
-        grad_hidden = torch.empty_like(hidden_TH)
-        grad_weight = torch.zeros_like(weight_VH, dtype=torch.float32) if needs_weight else None
-        for at in range(0, len(target_T), ctx.size):
-            chunk = slice(at, at + ctx.size)
+        hidden_TH, weight_VH, target_T, temperature_T, normalizer_T = ctx.saved_tensors
+        scale_T = (grads[0] / temperature_T).to(normalizer_T.dtype)
+        wide_hidden = hidden_TH.new_zeros(hidden_TH.shape, dtype=normalizer_T.dtype)
+        grad_weight = torch.empty_like(weight_VH) if ctx.needs_input_grad[1] else None
+        for start, weight in _tiles(weight_VH, ctx.width, hidden_TH.dtype):
             # d logprob / d z = onehot(y) - softmax(z); z carries 1 / temperature
-            grad_logits = _logits(hidden_TH[chunk], weight, temperature_T[chunk]).softmax(-1).neg_()
-            grad_logits.scatter_add_(-1, target_T[chunk, None], torch.ones_like(grad_logits[:, :1]))
-            grad_logits.mul_((grad_T[chunk] / temperature_T[chunk])[:, None])
-            grad_hidden[chunk] = grad_logits.to(weight.dtype) @ weight
+            share = _logits(hidden_TH, weight, temperature_T).sub_(normalizer_T[:, None]).exp_()
+            share.mul_(-scale_T[:, None])
+            inside, column = _place(target_T, start, len(weight))
+            share.scatter_add_(-1, column[:, None], torch.where(inside, scale_T, 0)[:, None])
+            narrow = share.to(hidden_TH.dtype)
+            _add_product(wide_hidden, share, narrow, weight_VH[start : start + len(weight)], weight)
             if grad_weight is not None:
-                _add_product(grad_weight, grad_logits.to(weight.dtype), hidden_TH[chunk])
-        return grad_hidden, None if grad_weight is None else grad_weight.to(weight_VH.dtype), None, None, None
+                grad_weight[start : start + len(weight)] = _product(narrow.t(), hidden_TH)
+        return wide_hidden.to(hidden_TH.dtype), grad_weight, None, None, None, None
+
+
+def _tiles(weight_VH: Tensor, width: int, compute: torch.dtype) -> Iterator[tuple[int, Tensor]]:
+    """Yield the first row and the rows of each tile, in the compute type."""
+    for start in range(0, weight_VH.shape[0], width):
+        yield start, weight_VH[start : start + width].to(compute)
 
 
 def _logits(hidden: Tensor, weight: Tensor, temperature: Tensor) -> Tensor:
-    return (hidden @ weight.t()).float().div_(temperature[:, None])
+    return (hidden @ weight.t()).to(_wide(hidden)).div_(temperature[:, None])
 
 
-def _add_product(total_VH: Tensor, grad_logits: Tensor, hidden: Tensor) -> None:
-    """total += grad_logits^T @ hidden, accumulated in fp32."""
-    if grad_logits.dtype == torch.float32 or grad_logits.device.type != "cuda":
-        total_VH.addmm_(grad_logits.t().float(), hidden.float())
+def _place(target_T: Tensor, start: int, width: int) -> tuple[Tensor, Tensor]:
+    """Say which targets lie in the tile, and in which column (0 where they do not)."""
+    column = target_T - start
+    inside = (column >= 0) & (column < width)
+    return inside, torch.where(inside, column, 0)
+
+
+def _wide(x: Tensor) -> torch.dtype:
+    """Type that sums are kept in: fp32, or fp64 for a model of fp64."""
+    return torch.promote_types(x.dtype, torch.float32)
+
+
+def _add_product(total_TH: Tensor, share: Tensor, narrow: Tensor, weight: Tensor, narrow_weight: Tensor) -> None:
+    """total += share @ weight, not rounded on the way: bf16 products kept in fp32 on CUDA, fp32 products elsewhere."""
+    if total_TH.device.type == "cuda" and narrow.dtype != total_TH.dtype:
+        total_TH.add_(torch.mm(narrow, narrow_weight, out_dtype=torch.float32))
     else:
-        total_VH.add_(torch.mm(grad_logits.t(), hidden, out_dtype=torch.float32))
+        total_TH.addmm_(share, weight.to(share.dtype))
+
+
+def _product(a: Tensor, b: Tensor) -> Tensor:
+    if a.device.type == "cuda" and a.dtype in (torch.float16, torch.bfloat16):
+        return torch.mm(a, b, out_dtype=torch.float32)
+    return torch.mm(a, b)

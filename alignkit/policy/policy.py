@@ -18,15 +18,22 @@ from torch import Tensor, nn
 
 from alignkit.data.packs import Pack
 from alignkit.policy import attention
-from alignkit.policy.logprobs import token_logprobs
+from alignkit.policy.logprobs import token_logprobs_and_entropies
 
 
 @dataclass(frozen=True)
 class Output:
-    """What one forward pass gives: `logprob_T` float32 [T] and, with a scalar head, `value_N` float32 [N]."""
+    """What one forward pass gives.
+
+    Args:
+        logprob_T: float32 [T], with gradient.
+        value_N: float32 [N], with a scalar head.
+        entropy_T: float32 [T], nats, without gradient, where it was asked for.
+    """
 
     logprob_T: Tensor
-    value_N: Tensor | None
+    value_N: Tensor | None = None
+    entropy_T: Tensor | None = None
 
 
 class Policy(nn.Module):
@@ -90,12 +97,13 @@ class Policy(nn.Module):
         with torch.autocast(self.device.type, dtype=self.autocast, enabled=self.autocast is not None):
             yield
 
-    def forward(self, pack: Pack, temperature_N: np.ndarray | None = None) -> Output:
+    def forward(self, pack: Pack, temperature_N: np.ndarray | None = None, *, entropy: bool = False) -> Output:
         """Score the completions of one row of trees.
 
         Args:
             pack: the row.
             temperature_N: float32 [N], temperature of each completion; default 1.
+            entropy: also return the entropy of each scored token's distribution.
         """
         temperature_N = np.ones(pack.num_completions) if temperature_N is None else temperature_N
         device = self.device
@@ -109,7 +117,10 @@ class Policy(nn.Module):
             hidden_TH = hidden_TH.to(self.autocast or hidden_TH.dtype)
             head = self.base.get_output_embeddings().weight
             with torch.autocast(device.type, enabled=False):
-                return Output(token_logprobs(hidden_TH, head, target_T, temperature_T), None)
+                logprob_T, entropy_T = token_logprobs_and_entropies(
+                    hidden_TH, head, target_T, temperature_T, entropy=entropy
+                )
+                return Output(logprob_T, None, entropy_T)
 
     def scored_states(self, pack: Pack) -> tuple[Tensor, Tensor]:
         """Return the hidden states that predict the scored tokens [T, H], and the head's weight [V, H]."""

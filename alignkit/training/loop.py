@@ -11,7 +11,6 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from itertools import pairwise
 from pathlib import Path
 from typing import NoReturn
 
@@ -31,7 +30,7 @@ from alignkit.training.order import EpochPacking, derived_seed, step_rows, steps
 from alignkit.training.rollout_step import RolloutStep
 from alignkit.training.run_folder import RunFolder
 from alignkit.training.sample_lines import lengths, shown_line
-from alignkit.training.setup import ROW_CAPACITY, Inputs, Models
+from alignkit.training.setup import ROW_CAPACITY, Inputs, Models, row_capacity
 from alignkit.training.signals import Broken, Signals, noted_signals
 from alignkit.training.step import Micro, StepResult, accumulate
 from alignkit.training.validation import Validation, held_out_pairs, show_samples, validate
@@ -79,6 +78,7 @@ class Loop:
         self.position = Position()
         self._signals = Signals()
         self._saved_at: tuple[int, int] | None = None
+        self.row_capacity = row_capacity(models.policy.device)
         self.rows_per_step = config.batch_size * config.accumulation
         self.rollouts = RolloutStep(
             method, config, inputs, models, run, rows_per_step=self.rows_per_step, max_missing=max_missing,
@@ -160,23 +160,60 @@ class Loop:
         """The step's rows of trees: from the data, from samples, or both."""
         if self.method.trains_on == "samples":
             return self.rollouts.step(step)
-        rows = None if self.packing is None else self.packing.step(step)
-        if rows is None:
+        if self.packing is None:
             numbers = step_rows(len(self.inputs.training.trees), self.rows_per_step, seed=self.config.seed, step=step)
         else:
-            numbers = np.concatenate(rows)
-            ends = np.cumsum([0, *map(len, rows)])
-            rows = [list(range(first, last)) for first, last in pairwise(ends)]
+            numbers = np.concatenate(self.packing.step(step))
         pairs = [(self.inputs.training.rows[n], self.inputs.training.trees[n]) for n in numbers]
         temperatures = self.method.temperatures(step, self.config)
         groups = self.rollouts.draw(pairs, temperatures, step) if temperatures else []
         trees = [tree for _, tree in pairs]
         micros = []
-        for row in pack(trees, ROW_CAPACITY) if rows is None else rows:
+        for row in pack(trees, self.row_capacity):
             samples = unrewarded_micro([groups[n] for n in row]) if groups else None
             micros.append(Micro(lay_out([trees[n] for n in row]), samples=samples))
         return micros, lengths(groups) if groups else {}
 
+<<<<<<< HEAD
+=======
+    def _draw(self, pairs: Sequence[Any], temperatures: Sequence[float], step: int) -> list[Group]:
+        self.models.sampler.sync()
+        return draw(
+            self.models.sampler, self.inputs.chat, pairs, temperatures=temperatures, seed=self.config.seed, step=step,
+            max_new_tokens=self.config.max_new_tokens, purpose="train",
+        )  # fmt: skip
+
+    def _rewarded(self, groups: list[Group], step: int) -> tuple[list[Micro], dict[str, float]]:
+        """Score samples and turn rewards into advantages."""
+        try:
+            rewards = reward([group.items() for group in groups], self.inputs.judges)
+        except RunStopped as error:
+            self._save()
+            raise RunStopped(
+                f"step {step}: {error}; the run is saved, go on with --resume --out {self.run.path}"
+            ) from error
+        num_scores = rewards.total_PG.size * len(self.inputs.judges)
+        if rewards.num_missing > self.max_missing * num_scores:
+            self._save()
+            raise RunStopped(
+                f"step {step}: {rewards.num_missing} of {num_scores} scores are missing "
+                f"({'; '.join(rewards.reasons[:3])}); the run is saved, go on with --resume --out {self.run.path}"
+            )
+        advantages_PG = self.method.advantages(rewards.total_PG, self.config)
+        micros = sample_micros(groups, advantages_PG, self.row_capacity)
+        metrics = lengths(groups) | {"reward": mean(rewards.total_PG), "missing_scores": float(rewards.num_missing)}
+        equal_P = np.nansum(np.abs(advantages_PG), axis=1) == 0
+        metrics["equal_groups"] = float(equal_P.mean())
+        metrics["reward_spread"] = mean(np.nanstd(rewards.total_PG, axis=1)) if len(groups) else math.nan
+        metrics |= {f"reward/{name}": mean(scores) for name, scores in rewards.by_name.items()}
+        for temperature in sorted(set(groups[0].temperatures)):
+            which = [k for k, t in enumerate(groups[0].temperatures) if t == temperature]
+            metrics[f"reward/temperature-{temperature:g}"] = mean(rewards.total_PG[:, which])
+        if step % self.config.sample_interval == 0 or step == 1:
+            self.run.add_samples(ranked_lines(groups, rewards.total_PG, step))
+        return micros, metrics
+
+>>>>>>> 43b0ebd (Tile the head over the vocabulary; split rows once)
     def _accumulate(self, micros: list[Micro], step: int) -> StepResult:
         if not micros:
             return StepResult(0.0, {})

@@ -22,7 +22,7 @@ from alignkit.training.draw import Group, draw, sample_micros, unrewarded_micro
 from alignkit.training.order import derived_seed, step_rows
 from alignkit.training.run_folder import RunFolder
 from alignkit.training.sample_lines import equal_groups, ranked_lines, reward_metrics
-from alignkit.training.setup import ROW_CAPACITY, Inputs, Models
+from alignkit.training.setup import Inputs, Models, row_capacity
 from alignkit.training.step import Micro
 
 MAX_GAP = {"fp32": 1e-3, "bf16": 0.1}
@@ -136,7 +136,7 @@ class RolloutStep:
         if self.sampled.cut_completions == "mask":
             advantages_PG[[[c.cut for c in group.completions] for group in drawn.groups]] = np.nan
         kept_P = np.ones(len(equal_P), bool) if self.sampled.equal_groups == "keep" else ~equal_P
-        micros = sample_micros(drawn.groups, advantages_PG, ROW_CAPACITY, kept_P=kept_P)
+        micros = sample_micros(drawn.groups, advantages_PG, row_capacity(self.models.policy.device), kept_P=kept_P)
         if number % self.config.sample_interval == 0 or number == 1:
             self.run.add_samples(ranked_lines(drawn.groups, drawn.rewards.total_PG, step))
         metrics |= reward_metrics(drawn.groups, drawn.rewards, equal_P)
@@ -192,7 +192,7 @@ class RolloutStep:
         size = len(groups[0].completions)
         kl_PG = np.zeros((len(groups), size))
         trees = [group.tree(range(size)) for group in groups]
-        for numbers in pack(trees, ROW_CAPACITY):
+        for numbers in pack(trees, row_capacity(self.models.policy.device)):
             micro = unrewarded_micro([groups[n] for n in numbers])
             assert micro.behaviour_T is not None
             reference_T = self.models.reference.logprobs(micro.pack, micro.temperature_N).cpu().double().numpy()

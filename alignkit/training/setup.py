@@ -8,7 +8,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from alignkit.config_file import Resolved
 from alignkit.data.chat import Chat
@@ -26,8 +26,19 @@ from alignkit.rollouts.sampler import Sampler
 from alignkit.scoring.specs import NamedJudge, make_judge
 from alignkit.training.selection import Selection
 
+if TYPE_CHECKING:
+    import torch
+
 _logger = logging.getLogger(__name__)
-ROW_CAPACITY = 4096  # tokens
+ROW_CAPACITY = 4096  # tokens, as the data commands count rows and as epochs are packed
+
+
+def row_capacity(device: torch.device) -> int:
+    """Tokens of a micro-batch: a GPU needs long rows to be busy, a CPU's caches hold short ones.
+
+    Only memory and time depend on it: loss and gradient are the step's, however its trees are laid into rows.
+    """
+    return ROW_CAPACITY if device.type == "cuda" else ROW_CAPACITY // 4
 
 
 @dataclass(frozen=True)

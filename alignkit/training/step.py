@@ -29,6 +29,7 @@ class Micro:
         pack: the row.
         temperature_N: float32 [N], default 1.
         behaviour_T, advantage_N: for samples, float32 [T] and [N].
+        reference_T: float32 [T], the reference's log-probs where they are known before the step.
         samples: completions drawn for the prompts of this row, or None.
     """
 
@@ -36,6 +37,7 @@ class Micro:
     temperature_N: np.ndarray | None = None
     behaviour_T: np.ndarray | None = None
     advantage_N: np.ndarray | None = None
+    reference_T: np.ndarray | None = None
     samples: Micro | None = None
 
 
@@ -72,7 +74,9 @@ def make_batch(
     """Run the forward passes of one micro-batch."""
     pack, device = micro.pack, policy.device
     logged = {} if logged is None else logged
-    output = policy(pack, micro.temperature_N)
+    output = policy(pack, micro.temperature_N, entropy=micro.behaviour_T is not None)
+    if output.entropy_T is not None:
+        logged.setdefault("entropy", []).append(output.entropy_T)
     samples = None
     if micro.samples is not None:
         assert sample_denominators is not None
@@ -90,13 +94,19 @@ def make_batch(
         num_tokens_N=torch.as_tensor(pack.num_tokens_N, device=device),
         target_num_tokens_N=torch.as_tensor(pack.target_num_tokens_N, device=device),
         denominators=denominators,
-        reference_T=None if reference is None else reference.logprobs(pack, micro.temperature_N),
+        reference_T=_reference(micro, reference, device),
         behaviour_T=tensor(micro.behaviour_T, torch.float32),
         value_N=output.value_N,
         advantage_N=tensor(micro.advantage_N, torch.float32),
         samples=samples,
         logged=logged,
     )
+
+
+def _reference(micro: Micro, reference: Reference | None, device: torch.device) -> Tensor | None:
+    if micro.reference_T is not None:
+        return torch.as_tensor(micro.reference_T, dtype=torch.float32, device=device)
+    return None if reference is None else reference.logprobs(micro.pack, micro.temperature_N)
 
 
 def accumulate(

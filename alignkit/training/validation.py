@@ -17,7 +17,7 @@ from alignkit.policy.reference import exact_kl
 from alignkit.scoring.rewards import reward
 from alignkit.training.draw import Group, draw
 from alignkit.training.pair_accuracy import PairAccuracy, pair_accuracy
-from alignkit.training.setup import ROW_CAPACITY, Inputs, Models
+from alignkit.training.setup import Inputs, Models, row_capacity
 from alignkit.training.step import Micro, evaluate
 
 MAX_DRAWN = 32  # prompts that a method trained on samples is evaluated on
@@ -54,7 +54,7 @@ def held_out_pairs(inputs: Inputs, models: Models) -> PairAccuracy | None:
     models.policy.eval()
     try:
         with torch.no_grad():
-            for numbers in pack(trees, ROW_CAPACITY):
+            for numbers in pack(trees, row_capacity(models.policy.device)):
                 value_N = models.policy(lay_out([trees[n] for n in numbers])).value_N
                 assert value_N is not None
                 value_P2 = value_N.double().cpu().numpy().reshape(-1, 2)  # chosen, rejected
@@ -76,7 +76,7 @@ def show_samples(config: MethodConfig, inputs: Inputs, models: Models, *, step: 
 
 def _validate_rows(method: Method, config: MethodConfig, inputs: Inputs, models: Models) -> Validation:
     trees = inputs.validation.trees
-    packs = [lay_out([trees[n] for n in numbers]) for numbers in pack(trees, ROW_CAPACITY)]
+    packs = [lay_out([trees[n] for n in numbers]) for numbers in pack(trees, row_capacity(models.policy.device))]
     result = evaluate(models.policy, method, config, [Micro(p) for p in packs], reference=models.reference)
     metrics = {"validation/loss": result.loss} | {f"validation/{name}": x for name, x in result.logged.items()}
     if models.reference is not None:
@@ -103,7 +103,7 @@ def _validate_samples(config: MethodConfig, inputs: Inputs, models: Models) -> V
         metrics["validation/reward"] = float(scored.mean())
     if models.reference is not None:
         trees = [group.tree([0]) for group in groups]
-        packs = [lay_out([trees[n] for n in numbers]) for numbers in pack(trees, ROW_CAPACITY)]
+        packs = [lay_out([trees[n] for n in numbers]) for numbers in pack(trees, row_capacity(models.policy.device))]
         kl_T = torch.cat([exact_kl(models.policy, models.reference, p) for p in packs])
         metrics["validation/kl"] = float(kl_T.double().mean())
     return Validation(metrics, -metrics.get("validation/reward", math.nan))

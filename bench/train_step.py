@@ -1,0 +1,214 @@
+"""How fast and in how much memory a training step runs, against TRL 1.16 and a plain PyTorch loop.
+
+    python -m bench.train_step [--quick] [--json FILE] [--only CASE ...] [--rows N]
+
+    sft_vs_trl                 non-pad tokens a second over TRL's, rows packed (at least 2.2)
+    dpo_vs_trl                 the same on real pairs, reference log-probs computed before on both sides (at least 2.5)
+    dpo_long_prompt_vs_trl     prompts of 512 tokens, answers of 128 (at least 3)
+    grpo_train_vs_trl          fixed rollouts: groups of 8, prompts of 256, completions of 64 to 192 (at least 3.5)
+    head_vs_trl                LM head and loss alone, a quarter of the tokens scored (at least 8)
+    sft_memory, dpo_memory, grpo_memory     alignkit's peak over TRL's (at most 1.0, 0.6, 0.5)
+    sharing_saved              share of the tokens that sharing prompts can save which is not computed (at least 0.95)
+    NAME_vs_plain              the same over the 40-line loop in bench/train_step_sides.py
+
+Both sides take the same token ids, fp32 weights, bf16 autocast where the CPU has it fast, fused AdamW, a constant
+learning rate and clipping; one optimizer step sees the same rows on every side and in every step. The losses of all
+steps must agree within 2 % (bf16) or there is no figure. TRL runs at its defaults and at each setting documented to be
+faster, and the figure takes its fastest whose losses agree. Every measurement is a fresh process, own and peer
+alternate; a figure is the median over blocks, with a 90 % interval in the full run. Peak memory is the process's
+resident set while it trains, weights and optimizer included, of alignkit and of TRL at the setting the time was taken
+at; the growth above what was there before the first step is printed beside it. SmolLM2-135M; the full run also takes a
+Qwen2.5-0.5B of 6 layers, and a figure is the worse of the two. CPU figures: on 2 CPU cores. MFU and the fit into 24 GB
+need a CUDA device: python -m bench.train_step_gpu.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from bench.data_path import interval
+from bench.texts import ROOT
+from bench.train_step_cases import MODELS, num_tokens, write_cases, write_model
+
+CASES = ("sft", "dpo", "dpo_long_prompt", "grpo_train")
+VARIANTS = {"sft": ("packed", "rowwise", "padded"), "dpo": ("rowwise", "padded"), "dpo_long_prompt": ("rowwise",)}
+VARIANTS["grpo_train"] = ("rowwise",)
+TOLERANCE = 0.02  # relative, bf16 on both sides
+HEADS = {"smollm2": (49_152, 576), "qwen-shape": (151_936, 896)}
+MEMORY = {"sft": "sft_memory", "dpo": "dpo_memory", "grpo_train": "grpo_memory"}
+Runs = dict[str, list[dict[str, Any]]]
+
+
+def side(name: str, **arguments: Any) -> dict[str, Any]:
+    """Run one side in a fresh process."""
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+    command = [sys.executable, "-m", "bench.train_step_sides", name, json.dumps(arguments)]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(f"{name} {arguments} failed:\n{done.stderr[-3000:]}")
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    print(f"  {name:<13} {_describe(found)}", flush=True)
+    return found
+
+
+def _describe(found: dict[str, Any]) -> str:
+    seconds = statistics.median(found["seconds"])
+    grown = found["peak_mib"] - found["before_mib"]
+    losses = ", ".join(f"{loss:.4f}" for loss in found["losses"])
+    return f"{seconds:8.2f} s a step, peak {found['peak_mib']:6.0f} MiB (+{grown:.0f}), losses {losses}"
+
+
+def measure(name: str, case: Path, model: Path, *, blocks: int, steps: int, quick: bool) -> Runs:
+    """Run alignkit, TRL's settings and the plain loop on one case, `blocks` times; TRL's defaults once in `quick`."""
+    runs: Runs = {}
+    for block in range(blocks):
+        given = {"name": name, "case": str(case), "model": str(model)}
+        for variant in VARIANTS[name]:
+            runs.setdefault("own", []).append(side("own", **given, steps=steps))
+            runs.setdefault(f"trl-{variant}", []).append(side(f"trl-{variant}", **given, steps=steps))
+        if block == 0 or not quick:
+            runs.setdefault("trl-default", []).append(side("trl-default", **given, steps=1 if quick else steps))
+            runs.setdefault("plain", []).append(side("plain", **given, steps=steps))
+    return runs
+
+
+def agrees(own: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Whether two sides had the same loss in every step that both took."""
+    pairs = zip(own["losses"], other["losses"], strict=False)
+    return all(abs(a - b) <= TOLERANCE * max(abs(a), 0.05) for a, b in pairs)
+
+
+def figures(name: str, runs: Runs, tokens: dict[str, int]) -> tuple[dict[str, list[float]], str]:
+    """Return each figure's values over the blocks, and TRL's setting that they were taken at.
+
+    Raises:
+        SystemExit: no setting of TRL gives the loss that alignkit gives.
+    """
+    found: dict[str, list[float]] = {}
+    own = _seconds(runs["own"])
+    peers = {side: of for side, of in runs.items() if side.startswith("trl") and agrees(runs["own"][0], of[0])}
+    left_out = [side for side in runs if side.startswith("trl") and side not in peers]
+    if left_out:
+        print(f"  other losses than alignkit's, left out: {', '.join(left_out)}")
+    if not peers:
+        raise SystemExit(f"no figure: {name}: no setting of TRL gives alignkit's loss")
+    best = min(peers, key=lambda side: statistics.median(_seconds(peers[side])))
+    middle = statistics.median(own)
+    found[f"{name}_vs_trl"] = [seconds / middle for seconds in _seconds(peers[best])]
+    if agrees(runs["own"][0], runs["plain"][0]):
+        found[f"{name}_vs_plain"] = [seconds / middle for seconds in _seconds(runs["plain"])]
+    else:
+        print("  the plain loop has another loss: no _vs_plain")
+    if name in MEMORY:
+        peak = statistics.median(run["peak_mib"] for run in runs["own"])
+        found[MEMORY[name]] = [peak / run["peak_mib"] for run in peers[best]]
+    if tokens["sequences"] > tokens["shared"]:
+        saved = tokens["sequences"] - runs["own"][0]["computed_tokens"]
+        found["sharing_saved"] = [saved / (tokens["sequences"] - tokens["shared"])]
+    return found, best
+
+
+def _seconds(runs: list[dict[str, Any]]) -> list[float]:
+    return [seconds for run in runs for seconds in run["seconds"]]
+
+
+def measure_head(model: str, *, blocks: int, repeats: int) -> dict[str, list[float]]:
+    """Head and loss alone: own, TRL and plain alternating."""
+    vocab, hidden = HEADS[model]
+    runs: Runs = {}
+    for _ in range(blocks):
+        for which in ("own", "trl", "plain"):
+            runs.setdefault(which, []).append(side("head", which=which, repeats=repeats, vocab=vocab, hidden=hidden))
+    if not all(agrees(runs["own"][0], runs[which][0]) for which in ("trl", "plain")):
+        raise SystemExit("no figure: head: the losses differ")
+    middle = statistics.median(_seconds(runs["own"]))
+    return {f"head_vs_{which}": [s / middle for s in _seconds(runs[which])] for which in ("trl", "plain")}
+
+
+def run(given: argparse.Namespace, folder: Path) -> tuple[dict[str, dict[str, list[float]]], dict[str, Any]]:
+    """Measure every case with every model; returns values by model and figure, and what they were taken at."""
+    found: dict[str, dict[str, list[float]]] = {}
+    details: dict[str, Any] = {}
+    blocks, steps = (1, 3) if given.quick else (5, 3)
+    for name in MODELS:
+        cases = () if given.quick and name != MODELS[0] else tuple(c for c in CASES if c in given.only)
+        values = found.setdefault(name, {})
+        if cases:
+            model = write_model(folder / name, name)
+            paths = write_cases(folder, model, num_rows=given.rows)
+        for case in cases:
+            tokens = num_tokens(json.loads(paths[case].read_text(encoding="utf-8")))
+            print(f"{name} {case}: {tokens}", flush=True)
+            runs = measure(case, paths[case], model, blocks=blocks, steps=steps, quick=given.quick)
+            of_case, best = figures(case, runs, tokens)
+            saved = of_case.pop("sharing_saved", None)
+            if saved is not None:
+                values["sharing_saved"] = [min([*saved, *values.get("sharing_saved", [])])]
+            values |= of_case
+            details[f"{name}/{case}"] = {"tokens": tokens, "trl": best, "runs": runs}
+        if "head" in given.only:
+            print(f"{name} head: 1024 tokens, 256 scored", flush=True)
+            values |= measure_head(name, blocks=blocks, repeats=3)
+    return found, details
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="one block, SmolLM2 alone but for the head")
+    parser.add_argument("--json", type=Path, metavar="FILE")
+    parser.add_argument("--only", nargs="+", choices=[*CASES, "head"], default=[*CASES, "head"], metavar="CASE")
+    parser.add_argument("--rows", type=int, default=8, help="real rows a step; a quarter of it where rows are shaped")
+    given = parser.parse_args()
+    folder = Path(tempfile.mkdtemp(prefix="bench-train-"))
+    try:
+        found, details = run(given, folder)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    names = list(dict.fromkeys(name for values in found.values() for name in values))
+    medians = {model: {name: statistics.median(x) for name, x in values.items()} for model, values in found.items()}
+    chosen = {}
+    print(f"{'':<26}" + "".join(f"{model:>12}" for model in MODELS) + f"{'figure':>12}   90 % interval; on 2 CPU cores")
+    for name in names:
+        values = {model: medians[model][name] for model in MODELS if name in medians[model]}
+        worst = (max if name.endswith("_memory") else min)(values, key=lambda model: values[model])
+        chosen[name] = values[worst]
+        bounds = interval(found[worst][name])
+        shown = "" if bounds is None else f"   {bounds[0]:.2f} to {bounds[1]:.2f}"
+        print(f"{name:<26}" + "".join(f"{values[m]:>12.2f}" if m in values else f"{'-':>12}" for m in MODELS), end="")
+        print(f"{values[worst]:>12.2f}{shown}")
+    print("MFU and fits_24gb: no CUDA device here" if not _has_cuda() else "MFU: python -m bench.train_step_gpu")
+    content = {
+        "figures": chosen,
+        "settings": {
+            "quick": given.quick, "rows": given.rows, "threads": os.environ.get("OMP_NUM_THREADS"),
+            "by_model": medians, "cases": details,
+        },
+        "versions": {
+            "python": platform.python_version(),
+            **{p: version(p) for p in ("alignkit", "torch", "transformers", "trl")},
+        },
+        "machine": {"machine": platform.machine(), "cpus": os.cpu_count()},
+    }  # fmt: skip
+    if given.json is not None:
+        given.json.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def _has_cuda() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
+
+
+if __name__ == "__main__":
+    main()
