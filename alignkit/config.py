@@ -38,6 +38,11 @@ class ModelSection(Section):
     attention: Literal["auto", "tree", "plain"] = Field(
         "auto", description="tree computes a prompt once for its completions; plain is the model's own, one row each"
     )
+    reference: Literal["cached", "online"] | None = Field(
+        None,
+        description="where the frozen reference's log-probs come from: computed once and kept on disk (cached; default "
+        "where rows are known beforehand), or in every step (online; always so for samples)",
+    )
 
 
 class DataSection(Section):

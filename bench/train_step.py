@@ -12,8 +12,9 @@
     NAME_vs_plain              the same over the 40-line loop in bench/train_step_sides.py
 
 Both sides take the same token ids, fp32 weights, bf16 autocast where the CPU has it fast, fused AdamW, a constant
-learning rate and clipping; one optimizer step sees the same rows on every side and in every step. The losses of all
-steps must agree within 2 % (bf16) or there is no figure. TRL runs at its defaults and at each setting documented to be
+learning rate and clipping; one optimizer step sees the same rows on every side and in every step. The first step's loss
+must agree within 1 % and the next ones' within 5 % (bf16 rounds differently; tests/parity compares in fp32), or there
+is no figure. TRL runs at its defaults and at each setting documented to be
 faster, and the figure takes its fastest whose losses agree. Every measurement is a fresh process, own and peer
 alternate; a figure is the median over blocks, with a 90 % interval in the full run. Peak memory is the process's
 resident set while it trains, weights and optimizer included, of alignkit and of TRL at the setting the time was taken
@@ -44,7 +45,7 @@ from bench.train_step_cases import MODELS, num_tokens, write_cases, write_model
 CASES = ("sft", "dpo", "dpo_long_prompt", "grpo_train")
 VARIANTS = {"sft": ("packed", "rowwise", "padded"), "dpo": ("rowwise", "padded"), "dpo_long_prompt": ("rowwise",)}
 VARIANTS["grpo_train"] = ("rowwise",)
-TOLERANCE = 0.02  # relative, bf16 on both sides
+TOLERANCES = (0.01, 0.05)  # relative, of the first step and of later ones; bf16 on both sides
 HEADS = {"smollm2": (49_152, 576), "qwen-shape": (151_936, 896)}
 MEMORY = {"sft": "sft_memory", "dpo": "dpo_memory", "grpo_train": "grpo_memory"}
 Runs = dict[str, list[dict[str, Any]]]
@@ -86,7 +87,7 @@ def measure(name: str, case: Path, model: Path, *, blocks: int, steps: int, quic
 def agrees(own: dict[str, Any], other: dict[str, Any]) -> bool:
     """Whether two sides had the same loss in every step that both took."""
     pairs = zip(own["losses"], other["losses"], strict=False)
-    return all(abs(a - b) <= TOLERANCE * max(abs(a), 0.05) for a, b in pairs)
+    return all(abs(a - b) <= TOLERANCES[step > 0] * abs(a) for step, (a, b) in enumerate(pairs))
 
 
 def figures(name: str, runs: Runs, tokens: dict[str, int]) -> tuple[dict[str, list[float]], str]:

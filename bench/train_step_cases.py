@@ -7,14 +7,17 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from bench.texts import ROOT, TEXTS
+from bench.texts import ROOT
 
+SHARED = Path(os.environ.get("ALIGNKIT_BENCH_DATA") or ROOT.parent / "shared" / "data")
+TEXTS = SHARED / "preference-dev.jsonl.gz"
 MODELS = ("smollm2", "qwen-shape")
 MAX_TOKENS = 1024  # of a row's prompt and its longer completion
 

@@ -10,6 +10,7 @@ import json
 import sys
 import tempfile
 import time
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,7 @@ def read(case: str) -> Rows:
 
 def result(losses: list[float], ends: list[float], before_mib: float, **more: Any) -> dict[str, Any]:
     """Losses, seconds of each step but the first, peak memory and how much of it was there before the first step."""
-    seconds = [b - a for a, b in zip(ends, ends[1:], strict=False)]
+    seconds = [b - a for a, b in pairwise(ends)]
     return {"losses": losses, "seconds": seconds, "peak_mib": peak_mib(), "before_mib": before_mib, **more}
 
 

@@ -70,16 +70,16 @@ def _split_attention(query: Tensor, key: Tensor, value: Tensor, spans: Sequence[
     parts = zip(*(x.split(sizes, 2) for x in (query, key, value)), strict=True)
     pieces = []
     for span in spans:
-        prompt = next(parts)
+        query_part, prompt_key, prompt_value = next(parts)
         if span.prompt_end > span.start:
-            pieces.append(_causal(*prompt, scale))
+            pieces.append(_causal(query_part, prompt_key, prompt_value, scale))
         for _ in span.completions:
-            own_query, own_key, own_value = next(parts)
+            query_part, own_key, own_value = next(parts)
             if span.prompt_end == span.start:
-                pieces.append(_causal(own_query, own_key, own_value, scale))
+                pieces.append(_causal(query_part, own_key, own_value, scale))
             else:
-                keys, values = torch.cat([prompt[1], own_key], 2), torch.cat([prompt[2], own_value], 2)
-                pieces.append(_after_prompt(own_query, keys, values, scale))
+                keys, values = torch.cat([prompt_key, own_key], 2), torch.cat([prompt_value, own_value], 2)
+                pieces.append(_after_prompt(query_part, keys, values, scale))
     return torch.cat(pieces, 2)
 
 

@@ -4,9 +4,9 @@
     entropy_t = log sum_v exp(z_t[v]) - sum_v p_t(v) z_t[v]                           (without gradient)
 
 The backward pass computes each tile's logits again. Precision under a bf16 compute type: a tile's share of the hidden
-states' gradient is summed over the tiles in fp32 and never rounded before, since rounding every share biases training.
+states' gradient is summed over the tiles in fp32 and never rounded before, since rounding each share biases training.
 A tile's rows of W's gradient come from one product over all the tokens, whose sums are fp32 as well; on CUDA it stays
-fp32, on a CPU it is rounded once a micro-batch, as autocast rounds every other layer's. Micro-batches are added in fp32.
+fp32, on a CPU it is rounded once a micro-batch, as autocast rounds every other layer's. Micro-batches add up in fp32.
 Shapes: T scored tokens, H hidden size, V vocabulary.
 """
 

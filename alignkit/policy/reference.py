@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -11,29 +11,52 @@ from torch import Tensor
 
 from alignkit.data.packs import Pack
 from alignkit.policy.policy import Policy
+from alignkit.policy.reference_cache import Known
 
 
 class Reference:
-    """Log-probs under the starting weights: a frozen copy, or the policy with its LoRA adapter disabled."""
+    """Log-probs under the starting weights.
 
-    def __init__(self, policy: Policy, *, frozen: Policy | None) -> None:
-        self._policy = policy
+    They come from what is known before (`known`), else from a frozen copy, or from the policy with its LoRA adapter
+    disabled. A frozen copy given as `load` is loaded when it is first needed and dropped by `release`.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        *,
+        frozen: Policy | None = None,
+        load: Callable[[], Policy] | None = None,
+        known: Sequence[Known] = (),
+    ) -> None:
+        self._policy, self._load, self._known = policy, load, tuple(known)
         self._frozen = None if frozen is None else frozen.requires_grad_(False).eval()
-        if frozen is None and not hasattr(policy.model, "disable_adapter"):
+        if frozen is None and load is None and not hasattr(policy.model, "disable_adapter"):
             raise ValueError("a reference needs a frozen copy, or a policy with an adapter")
 
     @contextlib.contextmanager
     def policy(self) -> Iterator[Policy]:
         """The reference as a policy, without gradient."""
         with torch.no_grad():
+            if self._frozen is None and self._load is not None:
+                self._frozen = self._load().requires_grad_(False).eval()
             if self._frozen is not None:
                 yield self._frozen
             else:
                 with self._policy.model.disable_adapter():
                     yield self._policy
 
+    def release(self) -> None:
+        """Drop a frozen copy that can be loaded again."""
+        if self._load is not None:
+            self._frozen = None
+
     def logprobs(self, pack: Pack, temperature_N: np.ndarray | None = None) -> Tensor:
         """Return float32 [T] without gradient."""
+        for known in self._known:
+            found = known.of(pack, temperature_N)
+            if found is not None:
+                return torch.as_tensor(found, device=self._policy.device)
         with self.policy() as policy:
             logprob_T: Tensor = policy(pack, temperature_N).logprob_T
         return logprob_T

@@ -6,6 +6,7 @@ import hashlib
 import logging
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,7 @@ from alignkit.policy.load import load_policy
 from alignkit.policy.names import ModelSource, find_model, weights_fingerprint
 from alignkit.policy.policy import Policy
 from alignkit.policy.reference import Reference
+from alignkit.policy.reference_cache import known_logprobs
 from alignkit.registry import registry
 from alignkit.rollouts.sampler import Sampler
 from alignkit.scoring.specs import NamedJudge, make_judge
@@ -70,6 +72,7 @@ def read_inputs(method: Method, resolved: Resolved) -> Inputs:
     Raises:
         AlignkitError: anything of it cannot be used; nothing was written.
     """
+    _caches_reference(method, resolved)
     source = find_model(resolved.model.model)
     chat = make_chat(source, resolved.model)
     max_length, training, validation = prepare_parts(method, resolved, source, chat)
@@ -129,11 +132,46 @@ def load_models(method: Method, resolved: Resolved, inputs: Inputs) -> Models:
         "seed": resolved.method.seed,
     }
     policy = load_policy(inputs.source.folder, lora_rank=section.lora_rank, **options)
-    reference = None
-    if "reference" in method.needs:
-        frozen = None if section.lora_rank is not None else load_policy(inputs.source.folder, **options)
-        reference = Reference(policy, frozen=frozen)
+    reference = _reference(method, resolved, inputs, policy, options) if "reference" in method.needs else None
     return Models(policy, reference, make_sampler(resolved.rollouts.sampler, policy, inputs.chat))
+
+
+def _reference(
+    method: Method, resolved: Resolved, inputs: Inputs, policy: Policy, options: Mapping[str, Any]
+) -> Reference:
+    """Make the reference; where its log-probs are cached, `policy` still has the reference's weights here."""
+
+    def load() -> Policy:
+        return load_policy(inputs.source.folder, **options)
+
+    has_adapter = resolved.model.lora_rank is not None
+    if not _caches_reference(method, resolved):
+        return Reference(policy, frozen=None if has_adapter else load())
+    policy.eval()
+    adapter = policy.model.disable_adapter() if has_adapter else nullcontext()
+    with adapter:
+        known = [
+            known_logprobs(
+                policy, part.trees, weights=inputs.fingerprints["model"], capacity=row_capacity(policy.device)
+            )
+            for part in (inputs.training, inputs.validation)
+        ]
+    policy.train()
+    return Reference(policy, load=None if has_adapter else load, known=known)
+
+
+def _caches_reference(method: Method, resolved: Resolved) -> bool:
+    """Whether the reference's log-probs are computed before the first step.
+
+    Raises:
+        UsageError: --reference was given to a method that reads none, or cached to one that trains on samples.
+    """
+    asked = resolved.model.reference
+    if asked is not None and "reference" not in method.needs:
+        raise UsageError(f"--reference {asked}: {method.name} has no reference; leave it out")
+    if asked == "cached" and method.trains_on == "samples":
+        raise UsageError(f"--reference cached: {method.name}'s samples are not known beforehand; leave it out")
+    return "reference" in method.needs and method.trains_on != "samples" and asked != "online"
 
 
 def make_sampler(name: str, policy: Policy, chat: Chat) -> Sampler:

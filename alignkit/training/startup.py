@@ -59,6 +59,8 @@ def run_checks(policy: Policy, trees: Sequence[Tree], *, reference: Reference | 
         if reference is not None and not policy.scalar_head:
             checks.append(_reference_check(policy, reference, small))
     finally:
+        if reference is not None:
+            reference.release()
         policy.autocast = autocast
         policy.train(was_training)
         policy.zero_grad(set_to_none=True)

@@ -43,6 +43,8 @@ def validate(method: Method, config: MethodConfig, inputs: Inputs, models: Model
         return _validate_rows(method, config, inputs, models)
     finally:
         models.policy.train()
+        if models.reference is not None:
+            models.reference.release()
 
 
 def held_out_pairs(inputs: Inputs, models: Models) -> PairAccuracy | None:

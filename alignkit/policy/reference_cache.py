@@ -1,0 +1,154 @@
+"""The reference's log-probs of known rows, computed once and kept on disk.
+
+A file holds those of one set of trees, in order, at one temperature. Its name is a hash of the reference's weights,
+the compute type, the temperature, and every tree's ids and scored tokens, so that all runs of a sweep that share these
+share the file. It is written beside its place and renamed; on load its checksum is compared, and a few of its trees are
+computed again. What does not fit is computed anew, and said.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import tempfile
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from zipfile import BadZipFile
+
+import numpy as np
+import torch
+
+from alignkit.data.packs import Pack, lay_out, pack
+from alignkit.data.trees import Tree
+from alignkit.policy.embedded import cache_folder
+from alignkit.policy.policy import Policy
+
+_logger = logging.getLogger(__name__)
+NUM_CHECKED = 4  # trees computed again on load
+TOLERANCES = {"fp32": 1e-3, "bf16": 0.1}  # nats a tree's mean token; bf16 kernels round by shape
+
+
+@dataclass(frozen=True)
+class Known:
+    """Reference log-probs by (digest of the tree, temperature), float32 [T of the tree]."""
+
+    values: Mapping[tuple[bytes, float], np.ndarray]
+
+    def of(self, pack: Pack, temperature_N: np.ndarray | None) -> np.ndarray | None:
+        """Return float32 [T] of a row, or None where one of its trees is not known at its temperature."""
+        parts = []
+        first = 0
+        for tree in pack.trees:
+            count = len(tree.completions)
+            temperatures = {1.0} if temperature_N is None else {float(t) for t in temperature_N[first : first + count]}
+            first += count
+            part = self.values.get((digest(tree), temperatures.pop())) if len(temperatures) == 1 else None
+            if part is None:
+                return None
+            parts.append(part)
+        return np.concatenate(parts) if parts else np.zeros(0, np.float32)
+
+
+def digest(tree: Tree) -> bytes:
+    """Hash a tree's token ids, segments and scored tokens."""
+    found = hashlib.blake2b(digest_size=16)
+    for segment in tree.segments:
+        found.update(len(segment).to_bytes(8, "little"))
+        found.update(np.ascontiguousarray(segment.ids, np.int32).tobytes())
+        found.update(np.packbits(segment.scored).tobytes())
+    return found.digest()
+
+
+def known_logprobs(
+    policy: Policy, trees: Sequence[Tree], *, weights: str, capacity: int, temperature: float = 1.0,
+    folder: Path | None = None,
+) -> Known:  # fmt: skip
+    """Read the trees' log-probs under `policy` from disk, or compute and keep them.
+
+    Args:
+        policy: the reference itself, or the policy while it still has the reference's weights.
+        weights: hash of those weights.
+        capacity: tokens of a computed row.
+        folder: default: `reference` in the cache folder.
+    """
+    digests = [digest(tree) for tree in trees]
+    precision = "fp32" if policy.autocast is None else "bf16"
+    key = hashlib.sha256(json.dumps([weights, precision, temperature, policy.path]).encode() + b"".join(digests))
+    path = (folder or cache_folder() / "reference") / f"{key.hexdigest()}.npz"
+    sizes = [sum(int(c.scored.sum()) for c in tree.completions) for tree in trees]
+    flat = _read(path, sum(sizes))
+    if flat is not None and not _still_right(policy, trees, flat, sizes, temperature, TOLERANCES[precision]):
+        _logger.warning("%s: a few rows computed again differ; all reference log-probs are computed anew", path)
+        flat = None
+    if flat is None:
+        flat = _computed(policy, trees, capacity, temperature)
+        _write(path, flat)
+        _logger.info("reference: log-probs of %d rows computed once and kept in %s", len(trees), path)
+    else:
+        _logger.info("reference: log-probs of %d rows from %s, %d checked", len(trees), path, NUM_CHECKED)
+    parts = np.split(flat, np.cumsum(sizes)[:-1]) if sizes else []
+    return Known({(name, temperature): part for name, part in zip(digests, parts, strict=True)})
+
+
+def _computed(policy: Policy, trees: Sequence[Tree], capacity: int, temperature: float) -> np.ndarray:
+    """Log-probs of all trees in their order, float32 [T]."""
+    found: list[np.ndarray] = [np.zeros(0, np.float32)] * len(trees)
+    for numbers in pack(trees, capacity):
+        row = lay_out([trees[n] for n in numbers])
+        with torch.no_grad():
+            logprob_T = policy(row, np.full(row.num_completions, temperature, np.float32)).logprob_T.cpu().numpy()
+        ends = np.cumsum(np.bincount(row.group_N, weights=row.num_tokens_N, minlength=len(numbers)).astype(np.int64))
+        for number, part in zip(numbers, np.split(logprob_T, ends[:-1]), strict=True):
+            found[number] = part
+    return np.concatenate(found).astype(np.float32, copy=False) if found else np.zeros(0, np.float32)
+
+
+def _still_right(
+    policy: Policy, trees: Sequence[Tree], flat: np.ndarray, sizes: Sequence[int], temperature: float, tolerance: float
+) -> bool:
+    """Compute a few trees, spread evenly, again."""
+    ends = np.cumsum(sizes)
+    for number in np.unique(np.linspace(0, len(trees) - 1, NUM_CHECKED).astype(int)) if trees else []:
+        again = _computed(policy, [trees[number]], 1, temperature)
+        kept = flat[ends[number] - sizes[number] : ends[number]]
+        if len(again) and not float(np.abs(again - kept).mean()) <= tolerance:
+            return False
+    return True
+
+
+def _read(path: Path, count: int) -> np.ndarray | None:
+    """Return what a file holds, or None where it is missing or damaged (which is said)."""
+    if not path.exists():
+        return None
+    try:
+        with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
+            flat, checksum = file["logprob"], file["sha256"].tobytes()
+    except (OSError, ValueError, KeyError, EOFError, zlib.error, BadZipFile) as error:
+        _logger.warning("%s: not readable (%s); computed anew", path, error)
+        return None
+    if flat.dtype != np.float32 or flat.shape != (count,) or hashlib.sha256(flat.tobytes()).digest() != checksum:
+        _logger.warning("%s: damaged; computed anew", path)
+        return None
+    return flat
+
+
+def _write(path: Path, flat: np.ndarray) -> None:
+    """Write whole or not at all; a full disk costs only the cache."""
+    checksum = np.frombuffer(hashlib.sha256(flat.tobytes()).digest(), np.uint8)
+    working: str | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, working = tempfile.mkstemp(dir=path.parent, prefix=".reference-")
+        with os.fdopen(handle, "wb") as file:
+            np.savez(file, logprob=flat, sha256=checksum)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(working, path)
+    except OSError as error:
+        if working is not None:
+            Path(working).unlink(missing_ok=True)
+        _logger.warning("%s: cannot be kept (%s); the next run computes it again", path, error)

@@ -1,0 +1,124 @@
+"""The reference's log-probs: kept on disk, shared, checked on load, the same as online ones."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tiny_models import tiny_model
+
+from alignkit.data.packs import lay_out
+from alignkit.data.trees import Tree, tree
+from alignkit.policy.load import load_policy
+from alignkit.policy.policy import Policy
+from alignkit.policy.reference import Reference
+from alignkit.policy.reference_cache import Known, known_logprobs
+
+
+@pytest.fixture(scope="module")
+def policy(tmp_path_factory: pytest.TempPathFactory) -> Policy:
+    return load_policy(tiny_model(tmp_path_factory.mktemp("model")), precision="fp32").eval()
+
+
+@pytest.fixture(autouse=True)
+def _said(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+
+
+def pairs(count: int) -> list[Tree]:
+    rng = np.random.default_rng(0)
+    sizes = rng.integers(2, 9, (count, 3))
+    return [
+        tree(f"row-{n}", rng.integers(0, 256, p), [(rng.integers(0, 256, k), np.ones(k, bool)) for k in (a, b)])
+        for n, (p, a, b) in enumerate(sizes)
+    ]
+
+
+def keep(policy: Policy, trees: list[Tree], folder: Path, weights: str = "w") -> Known:
+    return known_logprobs(policy, trees, weights=weights, capacity=32, folder=folder)
+
+
+def test_cached_log_probs_are_those_of_a_forward_pass_however_rows_are_laid(policy: Policy, tmp_path: Path) -> None:
+    trees = pairs(7)
+    known = keep(policy, trees, tmp_path)
+    row = lay_out([trees[n] for n in (5, 0, 3)])
+    found = known.of(row, None)
+    assert found is not None
+    with torch.no_grad():
+        assert np.abs(found - policy(row).logprob_T.numpy()).max() < 1e-5
+
+
+def test_a_second_run_reads_the_file_and_other_weights_or_tokens_make_another(
+    policy: Policy, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    trees = pairs(5)
+    first = keep(policy, trees, tmp_path)
+    assert "computed once" in caplog.text
+    (file,) = tmp_path.iterdir()
+    written = file.stat().st_mtime_ns
+    caplog.clear()
+    second = keep(policy, trees, tmp_path)
+    assert "from" in caplog.text and file.stat().st_mtime_ns == written
+    assert all(np.array_equal(first.values[key], second.values[key]) for key in first.values)
+    keep(policy, trees, tmp_path, weights="other")
+    keep(policy, trees[:-1], tmp_path)
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_a_damaged_file_is_named_and_made_again(
+    policy: Policy, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    trees = pairs(5)
+    expected = keep(policy, trees, tmp_path)
+    (file,) = tmp_path.iterdir()
+    whole = file.read_bytes()
+    for damaged in (whole[:-40], whole[:200] + bytes([whole[200] ^ 1]) + whole[201:], b""):
+        file.write_bytes(damaged)
+        caplog.clear()
+        found = keep(policy, trees, tmp_path)
+        assert f"{file}: " in caplog.text and "computed anew" in caplog.text
+        assert all(np.array_equal(found.values[key], expected.values[key]) for key in expected.values)
+
+
+def test_log_probs_of_another_model_under_the_same_name_are_found_out(
+    policy: Policy, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    trees = pairs(5)
+    other = load_policy(tiny_model(tmp_path / "other", seed=7), precision="fp32").eval()
+    keep(other, trees, tmp_path / "cache")
+    found = keep(policy, trees, tmp_path / "cache")
+    assert "differ" in caplog.text
+    known = found.of(lay_out(trees[:1]), None)
+    with torch.no_grad():
+        assert known is not None and np.abs(known - policy(lay_out(trees[:1])).logprob_T.numpy()).max() < 1e-5
+
+
+def test_what_cannot_be_written_is_said_and_used(
+    policy: Policy, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    known = keep(policy, pairs(2), tmp_path / "file")
+    assert "cannot be kept" in caplog.text and len(known.values) == 2
+
+
+def test_another_temperature_or_row_is_computed_online(policy: Policy, tmp_path: Path) -> None:
+    trees = pairs(4)
+    known = keep(policy, trees[:3], tmp_path)
+    loads = []
+
+    def load() -> Policy:
+        loads.append(1)
+        return policy
+
+    reference = Reference(policy, load=load, known=[known])
+    reference.logprobs(lay_out(trees[:3]))
+    assert not loads
+    with torch.no_grad():
+        warm = policy(lay_out(trees[:1]), np.full(2, 0.7, np.float32)).logprob_T
+    assert (reference.logprobs(lay_out(trees[:1]), np.full(2, 0.7, np.float32)) - warm).abs().max() < 1e-5
+    reference.release()
+    reference.logprobs(lay_out(trees[2:]))
+    assert len(loads) == 2
