@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +18,7 @@ from alignkit.data.trees import Tree, tree
 from alignkit.errors import InputError
 from alignkit.policy.attention import marks, sees
 from alignkit.policy.load import load_policy
-from alignkit.policy.logprobs import plain_token_logprobs, token_logprobs
+from alignkit.policy.logprobs import plain_token_logprobs, token_logprobs, token_logprobs_and_entropies
 from alignkit.policy.policy import Policy
 
 
@@ -40,18 +42,30 @@ def policy(tmp_path_factory: pytest.TempPathFactory) -> Policy:
     return load_policy(tiny_model(tmp_path_factory.mktemp("qwen2")), precision="fp32")
 
 
-@pytest.mark.parametrize("kind", ["qwen2", "llama", "mistral", "qwen3", "phi3", "olmo2"])
+# Options that make a configuration dense and full: without them it has a window or heads of another size.
+DENSE: dict[str, dict[str, object]] = {
+    "llama": {},
+    "qwen2": {},
+    "qwen3": {"head_dim": 12},
+    "mistral": {"sliding_window": None},
+    "phi3": {"sliding_window": None},
+    "olmo2": {},
+    "smollm3": {"no_rope_layers": [1, 0]},
+    "gpt_neox": {},
+    "gemma": {"head_dim": 12},
+}
+
+
+@pytest.mark.parametrize("kind", DENSE)
 def test_shared_prompts_give_what_separate_rows_give(kind: str, tmp_path: Path) -> None:
-    policy = load_policy(
-        tiny_model(tmp_path, kind=kind), precision="fp32", attention="auto" if kind != "mistral" else "plain"
-    )
+    policy = load_policy(tiny_model(tmp_path, kind=kind, **DENSE[kind]), precision="fp32", attention="tree").eval()
     rng = np.random.default_rng(0)
     trees = [random_tree(9, (5, 7, 1), rng), random_tree(4, (3,), rng), random_tree(1, (2, 6), rng)]
     temperatures = np.linspace(0.6, 1.3, 6)
     found, gradient = scores_and_gradient(policy, trees, temperatures)
     with policy.on_path("plain"):
         expected, expected_gradient = scores_and_gradient(policy, trees, temperatures)
-    assert (found - expected).abs().max() < 1e-5
+    assert (found - expected).norm() <= 1e-5 * expected.norm()
     assert (gradient - expected_gradient).norm() <= 1e-5 * expected_gradient.norm()
 
 
@@ -112,20 +126,60 @@ def test_chunked_head_equals_torchs_log_softmax_with_its_gradients(chunk_bytes: 
         assert torch.allclose(found, expected, atol=1e-6)
 
 
-def test_head_gradient_is_accumulated_in_fp32_under_bf16() -> None:
+def head_inputs(num_tokens: int, hidden: int, vocab: int) -> tuple[torch.Tensor, ...]:
     generator = torch.Generator().manual_seed(0)
-    hidden = torch.randn(512, 16, generator=generator)
-    weight = torch.randn(40, 16, generator=generator)
-    target, ones = torch.randint(0, 40, (512,), generator=generator), torch.ones(512)
+    states = torch.randn(num_tokens, hidden, generator=generator)
+    weight = torch.randn(vocab, hidden, generator=generator) * hidden**-0.5
+    return states, weight, torch.randint(0, vocab, (num_tokens,), generator=generator), torch.ones(num_tokens)
 
-    def gradient(compute: torch.dtype, chunk_bytes: int) -> torch.Tensor:
-        w = weight.clone().requires_grad_()
-        token_logprobs(hidden.to(compute), w, target, ones, chunk_bytes=chunk_bytes).sum().backward()
-        return w.grad
 
-    whole, chunked = gradient(torch.bfloat16, 2**30), gradient(torch.bfloat16, 40 * 4)
-    assert chunked.dtype == torch.float32
-    assert (whole - chunked).norm() <= 1e-6 * whole.norm()
+def test_head_gradients_are_as_exact_in_many_tiles_as_in_one_under_bf16() -> None:
+    states, weight, target, ones = head_inputs(512, 16, 2000)
+
+    def gradients(function: object, compute: torch.dtype, **options: int) -> tuple[torch.Tensor, torch.Tensor]:
+        w = weight.to(torch.bfloat16).to(torch.promote_types(compute, torch.float32)).requires_grad_()
+        h = states.to(torch.bfloat16).to(compute).requires_grad_()
+        (function(h, w, target, ones, **options) * torch.linspace(-1, 2, 512)).sum().backward()
+        return w.grad, h.grad
+
+    exact = gradients(token_logprobs, torch.float64)
+    whole = gradients(token_logprobs, torch.bfloat16, chunk_bytes=2**30)
+    tiled = gradients(token_logprobs, torch.bfloat16, chunk_bytes=1)
+    assert tiled[0].dtype == torch.float32
+    for one, many, true in zip(whole, tiled, exact, strict=True):
+        assert (many.double() - true).norm() <= 1.02 * (one.double() - true).norm() <= 2**-7 * true.norm()
+
+
+def test_entropy_is_the_tempered_distributions() -> None:
+    states, weight, target, _ = head_inputs(9, 8, 700)
+    temperature = torch.linspace(0.5, 2, 9)
+    logprob, entropy = token_logprobs_and_entropies(states, weight, target, temperature, entropy=True, chunk_bytes=1)
+    expected = torch.distributions.Categorical(logits=states @ weight.t() / temperature[:, None])
+    assert torch.allclose(entropy, expected.entropy(), atol=1e-5)
+    assert torch.allclose(logprob, expected.log_prob(target), atol=1e-5)
+
+
+def test_head_holds_little_beyond_its_gradient_at_a_large_vocabulary() -> None:
+    """In a process of its own, whose resident set is watched: 1,024 tokens, 151,936 words, bf16."""
+    code = """
+import torch
+from alignkit.memory import peak_mib, reset_peak
+from alignkit.policy.logprobs import token_logprobs_and_entropies
+weight = torch.nn.Parameter(torch.zeros(151_936, 64).normal_())
+states = torch.randn(1024, 64, dtype=torch.bfloat16, requires_grad=True)
+target, ones = torch.randint(0, 151_936, (1024,)), torch.ones(1024)
+def step(n):
+    weight.grad = states.grad = None
+    token_logprobs_and_entropies(states[:n], weight, target[:n], ones[:n], entropy=True)[0].sum().backward()
+step(8)
+weight.grad = None
+reset_peak()
+before = peak_mib()
+step(1024)
+print(peak_mib() - before - 4 * weight.numel() / 2**20)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert float(done.stdout) <= 64
 
 
 def test_flex_mask_function_marks_what_the_split_kernels_see() -> None:
@@ -160,14 +214,30 @@ def test_a_tree_longer_than_the_capacity_has_a_row_of_its_own() -> None:
     assert sorted(map(tuple, pack(trees, 32))) == [(0,), (1,)]
 
 
-def test_a_model_with_a_sliding_window_takes_the_plain_path_and_says_so(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+WINDOWED: dict[str, tuple[dict[str, object], str]] = {
+    "mistral": ({}, "a sliding window"),
+    "gemma3_text": (
+        {"head_dim": 12, "sliding_window": 8, "layer_types": ["sliding_attention", "full_attention"]},
+        "layers of kind sliding_attention",
+    ),
+    "lfm2": ({"layer_types": ["conv", "full_attention"]}, "layers of kind conv"),
+}
+
+
+@pytest.mark.parametrize("kind", WINDOWED)
+def test_a_model_with_other_layers_takes_the_plain_path_and_says_so(
+    kind: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    folder = tiny_model(tmp_path, kind="mistral")
-    assert load_policy(folder, precision="fp32").path == "plain"
-    assert "sliding window" in caplog.text
+    options, reason = WINDOWED[kind]
+    folder = tiny_model(tmp_path, kind=kind, **options)
+    policy = load_policy(folder, precision="fp32")
+    assert policy.path == "plain"
+    assert reason in caplog.text
     with pytest.raises(InputError, match="--attention plain"):
         load_policy(folder, attention="tree")
+    rng = np.random.default_rng(1)
+    found, gradient = scores_and_gradient(policy, [random_tree(9, (5, 7), rng)], np.ones(2))
+    assert found.isfinite().all() and gradient.norm() > 0
 
 
 def test_a_scalar_head_reads_the_last_token_of_each_completion(tmp_path: Path) -> None:

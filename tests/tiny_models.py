@@ -32,17 +32,21 @@ def tiny_model(
     template: str | None = CHATML,
     vocab_size: int = 272,
     tied: bool = True,
+    **options: object,
 ) -> Path:
-    """Write a random two-layer model of some architecture with the tiny tokenizer."""
+    """Write a random two-layer model of some architecture with the tiny tokenizer; `options` are its config's."""
     import torch
     from transformers import AutoModelForCausalLM
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
     torch.manual_seed(seed)
     config = CONFIG_MAPPING[kind](
-        vocab_size=vocab_size, hidden_size=48, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, max_position_embeddings=512, tie_word_embeddings=tied, bos_token_id=None,
-        eos_token_id=256, pad_token_id=None,
+        **{
+            "vocab_size": vocab_size, "hidden_size": 48, "intermediate_size": 96, "num_hidden_layers": 2,
+            "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 512,
+            "tie_word_embeddings": tied, "bos_token_id": None, "eos_token_id": 256, "pad_token_id": None,
+        }
+        | options
     )  # fmt: skip
     AutoModelForCausalLM.from_config(config).save_pretrained(folder)
     tiny_tokenizer(folder, template=template)

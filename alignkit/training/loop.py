@@ -174,46 +174,6 @@ class Loop:
             micros.append(Micro(lay_out([trees[n] for n in row]), samples=samples))
         return micros, lengths(groups) if groups else {}
 
-<<<<<<< HEAD
-=======
-    def _draw(self, pairs: Sequence[Any], temperatures: Sequence[float], step: int) -> list[Group]:
-        self.models.sampler.sync()
-        return draw(
-            self.models.sampler, self.inputs.chat, pairs, temperatures=temperatures, seed=self.config.seed, step=step,
-            max_new_tokens=self.config.max_new_tokens, purpose="train",
-        )  # fmt: skip
-
-    def _rewarded(self, groups: list[Group], step: int) -> tuple[list[Micro], dict[str, float]]:
-        """Score samples and turn rewards into advantages."""
-        try:
-            rewards = reward([group.items() for group in groups], self.inputs.judges)
-        except RunStopped as error:
-            self._save()
-            raise RunStopped(
-                f"step {step}: {error}; the run is saved, go on with --resume --out {self.run.path}"
-            ) from error
-        num_scores = rewards.total_PG.size * len(self.inputs.judges)
-        if rewards.num_missing > self.max_missing * num_scores:
-            self._save()
-            raise RunStopped(
-                f"step {step}: {rewards.num_missing} of {num_scores} scores are missing "
-                f"({'; '.join(rewards.reasons[:3])}); the run is saved, go on with --resume --out {self.run.path}"
-            )
-        advantages_PG = self.method.advantages(rewards.total_PG, self.config)
-        micros = sample_micros(groups, advantages_PG, self.row_capacity)
-        metrics = lengths(groups) | {"reward": mean(rewards.total_PG), "missing_scores": float(rewards.num_missing)}
-        equal_P = np.nansum(np.abs(advantages_PG), axis=1) == 0
-        metrics["equal_groups"] = float(equal_P.mean())
-        metrics["reward_spread"] = mean(np.nanstd(rewards.total_PG, axis=1)) if len(groups) else math.nan
-        metrics |= {f"reward/{name}": mean(scores) for name, scores in rewards.by_name.items()}
-        for temperature in sorted(set(groups[0].temperatures)):
-            which = [k for k, t in enumerate(groups[0].temperatures) if t == temperature]
-            metrics[f"reward/temperature-{temperature:g}"] = mean(rewards.total_PG[:, which])
-        if step % self.config.sample_interval == 0 or step == 1:
-            self.run.add_samples(ranked_lines(groups, rewards.total_PG, step))
-        return micros, metrics
-
->>>>>>> 43b0ebd (Tile the head over the vocabulary; split rows once)
     def _accumulate(self, micros: list[Micro], step: int) -> StepResult:
         if not micros:
             return StepResult(0.0, {})
