@@ -20,7 +20,7 @@ alternate; a figure is the median over blocks, with a 90 % interval in the full 
 resident set while it trains, weights and optimizer included, of alignkit and of TRL at the setting the time was taken
 at; the growth above what was there before the first step is printed beside it. SmolLM2-135M; the full run also takes a
 Qwen2.5-0.5B of 6 layers, and a figure is the worse of the two. CPU figures: on 2 CPU cores. MFU and the fit into 24 GB
-need a CUDA device: python -m bench.train_step_gpu.
+need a CUDA device and are not measured yet.
 """
 
 from __future__ import annotations
@@ -51,15 +51,15 @@ MEMORY = {"sft": "sft_memory", "dpo": "dpo_memory", "grpo_train": "grpo_memory"}
 Runs = dict[str, list[dict[str, Any]]]
 
 
-def side(name: str, **arguments: Any) -> dict[str, Any]:
+def side(which: str, /, **arguments: Any) -> dict[str, Any]:
     """Run one side in a fresh process."""
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
-    command = [sys.executable, "-m", "bench.train_step_sides", name, json.dumps(arguments)]
+    command = [sys.executable, "-m", "bench.train_step_sides", which, json.dumps(arguments)]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     if done.returncode:
-        raise SystemExit(f"{name} {arguments} failed:\n{done.stderr[-3000:]}")
+        raise SystemExit(f"{which} {arguments} failed:\n{done.stderr[-3000:]}")
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    print(f"  {name:<13} {_describe(found)}", flush=True)
+    print(f"  {which:<13} {_describe(found)}", flush=True)
     return found
 
 
@@ -188,7 +188,7 @@ def main() -> None:
         shown = "" if bounds is None else f"   {bounds[0]:.2f} to {bounds[1]:.2f}"
         print(f"{name:<26}" + "".join(f"{values[m]:>12.2f}" if m in values else f"{'-':>12}" for m in MODELS), end="")
         print(f"{values[worst]:>12.2f}{shown}")
-    print("MFU and fits_24gb: no CUDA device here" if not _has_cuda() else "MFU: python -m bench.train_step_gpu")
+    print("MFU and fits_24gb: no CUDA device here" if not _has_cuda() else "MFU and fits_24gb: not measured by this script yet")
     content = {
         "figures": chosen,
         "settings": {
