@@ -188,7 +188,7 @@ def main() -> None:
         shown = "" if bounds is None else f"   {bounds[0]:.2f} to {bounds[1]:.2f}"
         print(f"{name:<26}" + "".join(f"{values[m]:>12.2f}" if m in values else f"{'-':>12}" for m in MODELS), end="")
         print(f"{values[worst]:>12.2f}{shown}")
-    print("MFU and fits_24gb: no CUDA device here" if not _has_cuda() else "MFU and fits_24gb: not measured by this script yet")
+    print("MFU and fits_24gb: " + ("not measured by this script yet" if _has_cuda() else "no CUDA device here"))
     content = {
         "figures": chosen,
         "settings": {
