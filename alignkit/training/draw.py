@@ -68,17 +68,23 @@ def draw(
         for row, row_tree in rows
         for k, temperature in enumerate(temperatures)
     ]
-    drawn = sampler.generate(requests)
+    return grouped(chat, rows, temperatures, sampler.generate(requests))
+
+
+def grouped(
+    chat: Chat, rows: Sequence[tuple[Row, Tree]], temperatures: Sequence[float], drawn: Sequence[Completion]
+) -> list[Group]:
+    """Give each row the completions drawn for it, which follow one another."""
     size = len(temperatures)
     groups = []
     for number, (row, row_tree) in enumerate(rows):
         own = tuple(drawn[number * size : (number + 1) * size])
-        texts = tuple(text_of(chat, sampler, completion) for completion in own)
+        texts = tuple(text_of(chat, completion) for completion in own)
         groups.append(Group(row, row_tree.prompt.ids, row_tree.target_num_tokens, own, tuple(temperatures), texts))
     return groups
 
 
-def text_of(chat: Chat, sampler: Sampler, completion: Completion) -> str:
+def text_of(chat: Chat, completion: Completion) -> str:
     """Decode a completion without its end token."""
     ids = completion.ids.tolist()
     text: str = chat.tokenizer.decode(ids if completion.cut else ids[:-1], skip_special_tokens=True)
@@ -96,6 +102,12 @@ def sample_micros(
     ]
     trees = [group.tree(which.tolist()) for group, which, _ in kept]
     return [_micro([kept[n] for n in numbers], [trees[n] for n in numbers]) for numbers in pack(trees, capacity)]
+
+
+def without_cut(advantages_PG: np.ndarray, groups: Sequence[Group]) -> np.ndarray:
+    """Advantages with nan where the completion was cut: its siblings were compared with it, it is not trained on."""
+    cut_PG = np.array([[completion.cut for completion in group.completions] for group in groups])
+    return np.where(cut_PG, np.nan, advantages_PG)
 
 
 def unrewarded_micro(groups: Sequence[Group]) -> Micro:

@@ -18,7 +18,8 @@ from alignkit.data.trees import Tree
 from alignkit.errors import RunStopped
 from alignkit.methods import Method, MethodConfig, SampledConfig
 from alignkit.scoring.rewards import Rewards, joined, reward
-from alignkit.training.draw import Group, draw, sample_micros, unrewarded_micro
+from alignkit.training.draw import Group, draw, grouped, sample_micros, unrewarded_micro, without_cut
+from alignkit.training.journal import FOLDER, Journal, journal_key
 from alignkit.training.order import derived_seed, step_rows
 from alignkit.training.run_folder import RunFolder
 from alignkit.training.sample_lines import equal_groups, ranked_lines, reward_metrics
@@ -77,6 +78,7 @@ class RolloutStep:
         self.sampled = sampled_options(config)
         self.rows_per_step, self.max_missing, self._save = rows_per_step, max_missing, save
         self._batch: RewardedBatch | None = None
+        self.journal = Journal(run.path / FOLDER)
 
     def step(self, step: int) -> tuple[list[Micro], dict[str, float]]:
         """Return the rows of trees of an optimizer step (from 1), and numbers where the step draws a batch.
@@ -118,6 +120,7 @@ class RolloutStep:
             )
 
     def _new_batch(self, number: int, step: int) -> RewardedBatch:
+        self.journal.prune(self._oldest_needed())
         numbers = step_rows(
             len(self.inputs.training.trees), self.rows_per_step, seed=self.config.seed, step=number
         ).tolist()
@@ -134,7 +137,7 @@ class RolloutStep:
         equal_P = equal_groups(rewards_PG)
         advantages_PG[equal_P] *= 0.0
         if self.sampled.cut_completions == "mask":
-            advantages_PG[[[c.cut for c in group.completions] for group in drawn.groups]] = np.nan
+            advantages_PG = without_cut(advantages_PG, drawn.groups)
         kept_P = np.ones(len(equal_P), bool) if self.sampled.equal_groups == "keep" else ~equal_P
         micros = sample_micros(drawn.groups, advantages_PG, row_capacity(self.models.policy.device), kept_P=kept_P)
         if number % self.config.sample_interval == 0 or number == 1:
@@ -143,13 +146,32 @@ class RolloutStep:
         return RewardedBatch(number, micros, metrics | _seconds(drawn, equal_P))
 
     def _round(self, numbers: Sequence[int], number: int, step: int, round_: int) -> Drawn:
-        """Draw and score the groups of some rows."""
+        """Draw and score the groups of some rows, or read them from the journal where they were before."""
         pairs = [(self.inputs.training.rows[n], self.inputs.training.trees[n]) for n in numbers]
+        temperatures = self.method.temperatures(number, self.config)
+        key = journal_key(self.config.model_dump(mode="json"), [row.id for row, _ in pairs], temperatures)
         began = time.monotonic()
-        groups = self.draw(pairs, self.method.temperatures(number, self.config), number, round_=round_)
+        known = self.journal.drawn(number, round_, key)
+        if known is None:
+            groups = self.draw(pairs, temperatures, number, round_=round_)
+            self.journal.keep_drawn(number, round_, key, [c for group in groups for c in group.completions])
+        else:
+            groups = grouped(self.inputs.chat, pairs, temperatures, known)
         drawn = time.monotonic()
-        rewards = self._score(groups, step)
+        rewards = self._rewards(groups, number, step, round_, key)
         return Drawn(tuple(groups), rewards, drawn - began, time.monotonic() - drawn)
+
+    def _rewards(self, groups: Sequence[Group], number: int, step: int, round_: int, key: str) -> Rewards:
+        """Score groups and keep what they got, also what is missing."""
+        key = journal_key(
+            key, [[n.label, n.weight, n.judge.name, n.judge.version, n.judge.parameters()] for n in self.inputs.judges]
+        )
+        known = self.journal.scored(number, round_, key)
+        if known is not None:
+            return known
+        rewards = self._score(groups, step)
+        self.journal.keep_scored(number, round_, key, rewards)
+        return rewards
 
     def _resampled(self, drawn: Drawn, used: set[int], number: int, step: int) -> tuple[Drawn, dict[str, float]]:
         """Put other prompts' groups in the place of those with equal rewards, round by round."""
@@ -168,6 +190,11 @@ class RolloutStep:
             replaced += len(others)
             drawn = _replaced(drawn, np.flatnonzero(equal_P)[: len(others)], new)
         return drawn, {"resampled_groups": float(replaced), "resampling_s": seconds}
+
+    def _oldest_needed(self) -> int:
+        """The first batch that a resume may read: that after the older of the last two checkpoints."""
+        steps = sorted(int(path.name.removeprefix("step-")) for path in self.run.checkpoints.glob("step-*"))
+        return steps[-2] // self.sampled.updates_per_batch + 1 if len(steps) > 1 else 1
 
     def _score(self, groups: Sequence[Group], step: int) -> Rewards:
         try:

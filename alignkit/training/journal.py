@@ -1,0 +1,129 @@
+"""The journal of rollouts: what was drawn and scored for a batch is on the disk before the weights change.
+
+    RUN/rollouts/NNNNNN-R.drawn.safetensors     round R of batch NNNNNN: token ids, log-probs, which were cut
+    RUN/rollouts/NNNNNN-R.scored.safetensors    its rewards, float64, nan where missing, with the reasons
+
+Each file is whole or not there. A run that goes on reads them instead of drawing and scoring again: the samples are the
+same also where a sampler cannot repeat them, and what was missing stays missing. A file is used only for the same rows,
+options and rewards (its key); a damaged one is passed over, said so, and made again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from alignkit.rollouts.sampler import Completion
+from alignkit.scoring.ledger import canonical
+from alignkit.scoring.rewards import Rewards
+
+_logger = logging.getLogger(__name__)
+FOLDER = "rollouts"
+
+
+class Journal:
+    """A run's journal, under `folder`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def drawn(self, batch: int, round_: int, key: str) -> list[Completion] | None:
+        """Return the completions of a round in order, or None where they are not there."""
+        found = self._read(self._file(batch, round_, "drawn"), key)
+        if found is None:
+            return None
+        arrays, _ = found
+        ends = np.cumsum(arrays["length_N"])[:-1]
+        parts = zip(np.split(arrays["ids_T"], ends), np.split(arrays["logprob_T"], ends), arrays["cut_N"], strict=True)
+        return [Completion(ids, logprobs, bool(cut)) for ids, logprobs, cut in parts]
+
+    def keep_drawn(self, batch: int, round_: int, key: str, completions: Sequence[Completion]) -> None:
+        """Write a round's completions, synced. Raises OSError where the disk refuses."""
+        arrays = {
+            "ids_T": np.concatenate([c.ids for c in completions]).astype(np.int32),
+            "logprob_T": np.concatenate([c.logprobs for c in completions]).astype(np.float32),
+            "length_N": np.array([len(c.ids) for c in completions], np.int64),
+            "cut_N": np.array([c.cut for c in completions], np.uint8),
+        }
+        self._write(self._file(batch, round_, "drawn"), key, arrays, {})
+
+    def scored(self, batch: int, round_: int, key: str) -> Rewards | None:
+        """Return a round's rewards, or None where they are not there."""
+        found = self._read(self._file(batch, round_, "scored"), key)
+        if found is None:
+            return None
+        arrays, more = found
+        by_name = {name: arrays[f"by_name/{name}"] for name in more["names"]}
+        return Rewards(arrays["total_PG"], by_name, more["num_missing"], tuple(more["reasons"]))
+
+    def keep_scored(self, batch: int, round_: int, key: str, rewards: Rewards) -> None:
+        """Write a round's rewards, synced. Raises OSError where the disk refuses."""
+        arrays = {"total_PG": rewards.total_PG} | {f"by_name/{name}": x for name, x in rewards.by_name.items()}
+        more = {"names": list(rewards.by_name), "num_missing": rewards.num_missing, "reasons": list(rewards.reasons)}
+        self._write(self._file(batch, round_, "scored"), key, arrays, more)
+
+    def prune(self, before: int) -> None:
+        """Remove the batches with a smaller number, and what a killed process left half-written."""
+        for file in self.folder.glob("*.safetensors"):
+            if int(file.name.partition("-")[0]) < before:
+                file.unlink()
+        for part in self.folder.glob(".*.part"):
+            part.unlink()
+
+    def _file(self, batch: int, round_: int, kind: str) -> Path:
+        return self.folder / f"{batch:06d}-{round_}.{kind}.safetensors"
+
+    def _write(self, file: Path, key: str, arrays: dict[str, np.ndarray], more: dict[str, Any]) -> None:
+        self.folder.mkdir(exist_ok=True)
+        part = file.with_name(f".{file.name}.part")
+        tensors = {name: np.ascontiguousarray(x) for name, x in arrays.items()}
+        digest = _digest(tensors)
+        try:
+            with open(part, "wb") as opened:
+                opened.write(save(tensors, {"key": key, "sha256": digest, "more": json.dumps(more)}))
+                opened.flush()
+                os.fsync(opened.fileno())
+            part.replace(file)
+        except OSError:
+            part.unlink(missing_ok=True)
+            raise
+
+    def _read(self, file: Path, key: str) -> tuple[dict[str, np.ndarray], dict[str, Any]] | None:
+        if not file.exists():
+            return None
+        try:
+            with safe_open(file, "numpy") as opened:
+                about = opened.metadata() or {}
+                arrays = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 - no mapping
+            if about["sha256"] != _digest(arrays):
+                raise ValueError("it is not what was written")
+            more: dict[str, Any] = json.loads(about["more"])
+        except (SafetensorError, OSError, ValueError, KeyError) as error:
+            _logger.warning("%s: passed over, its samples are drawn or scored again: %s", file, error)
+            return None
+        if about["key"] != key:
+            _logger.warning("%s: of another configuration, its samples are drawn or scored again", file)
+            return None
+        return arrays, more
+
+
+def journal_key(*parts: Any) -> str:
+    """A hash of everything that decides what is drawn, or scored."""
+    return hashlib.sha256(canonical(list(parts)).encode("ascii")).hexdigest()
+
+
+def _digest(arrays: dict[str, np.ndarray]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(arrays):
+        digest.update(f"{name} {arrays[name].dtype} {arrays[name].shape}".encode())
+        digest.update(arrays[name].tobytes())
+    return digest.hexdigest()

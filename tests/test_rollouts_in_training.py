@@ -1,0 +1,188 @@
+"""Sampled steps: the journal, what a pause keeps, the first ratio, groups of equal reward, kills."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from tiny_models import tiny_model
+
+import alignkit
+from alignkit.cli.main import main
+from alignkit.data.rows import to_row
+from alignkit.errors import RunStopped
+from alignkit.rollouts.sampler import Completion
+from alignkit.scoring.judge import Missing
+from alignkit.scoring.rewards import Rewards
+from alignkit.training.draw import Group, sample_micros, without_cut
+from alignkit.training.journal import Journal
+from alignkit.training.sample_lines import equal_groups
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_model(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture
+def problems(tmp_path: Path) -> Path:
+    path = tmp_path / "problems.jsonl"
+    rows = [{"id": f"p{n}", "prompt": f"What is {n} + 1?", "answer": str(n + 1)} for n in range(12)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def options(model: Path, problems: Path, out: Path, reward: str, **more: Any) -> dict[str, Any]:
+    (problems.parent / "rewards.py").write_text(f"def score(completion, row):\n    {reward}\n")
+    common = {
+        "model": str(model), "data": str(problems), "out": str(out), "precision": "fp32", "max_new_tokens": 5,
+        "reward": [f"{problems.parent / 'rewards.py'}:score"], "max_steps": 2, "split": "0.2",
+    }  # fmt: skip
+    return common | more
+
+
+VOWELS = "return sum(letter in 'aeiou' for letter in completion) + len(completion)"
+
+
+def values(run: alignkit.Run, name: str) -> list[float]:
+    return run.metrics.filter(run.metrics["name"] == name)["value"].to_list()
+
+
+def test_first_ratio_is_one_at_mixed_temperatures(model: Path, problems: Path, tmp_path: Path) -> None:
+    run = alignkit.train("grpo", **options(model, problems, tmp_path / "run", VOWELS, updates_per_batch=2,
+                                           learning_rate=1e-2, warmup_steps=0))  # fmt: skip
+    fresh, used = values(run, "sampling_gap")
+    assert fresh < 1e-5 < used
+    assert values(run, "ratio")[0] == pytest.approx(1.0, abs=1e-5)
+    assert {f"reward/temperature-{t:g}" for t in (0.6, 0.8, 1.0, 1.2)} <= set(run.metrics["name"])
+
+
+def test_samples_of_another_temperature_stop_the_run_before_anything_changes(
+    model: Path, problems: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = Group.__init__
+    monkeypatch.setattr(
+        Group,
+        "__init__",
+        lambda self, row, ids, target, completions, temperatures, texts: original(
+            self, row, ids, target, completions, (1.0,) * len(temperatures), texts
+        ),
+    )
+    with pytest.raises(RunStopped, match="the first step's ratio is not 1"):
+        alignkit.train("grpo", **options(model, problems, tmp_path / "run", VOWELS))
+    assert not (tmp_path / "run" / "model").exists()
+
+
+def test_a_run_whose_scores_are_missing_pauses_and_goes_on_without_drawing_again(
+    model: Path, problems: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from alignkit.scoring.functions import FunctionJudge
+
+    out = tmp_path / "run"
+    given = options(model, problems, out, VOWELS, max_steps=3, split="0.1", validation_interval=100)
+    whole = alignkit.train("grpo", **{**given, "out": str(tmp_path / "whole")})
+    before = FunctionJudge.score
+    calls = []
+
+    def failing(self: FunctionJudge, items: Any) -> list[Any]:
+        calls.append(len(items))
+        return [Missing("HTTP 500")] * len(items) if len(calls) > 2 else before(self, items)
+
+    monkeypatch.setenv("ALIGNKIT_LEDGER", str(tmp_path / "another.sqlite"))
+    with monkeypatch.context() as patch:
+        patch.setattr(FunctionJudge, "score", failing)
+        command = [x for key, value in given.items() for x in (f"--{key.replace('_', '-')}", *([value] if isinstance(
+            value, str) else value if isinstance(value, list) else [str(value)]))]  # fmt: skip
+        assert main(["train", "grpo", *command]) == 3
+        said = capsys.readouterr().err
+        assert "8 of 8 scores are missing (HTTP 500)" in " ".join(said.split()) and "--resume" in said
+    drawn = (out / "rollouts" / "000002-0.drawn.safetensors").stat().st_mtime_ns
+    run = alignkit.train("grpo", **given, resume=True)
+    assert (out / "rollouts" / "000002-0.drawn.safetensors").stat().st_mtime_ns == drawn
+    ours, theirs = (load_file(x.path / "model" / "model.safetensors") for x in (run, whole))
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_a_reward_that_is_always_the_same_trains_nothing_and_says_what_it_cost(
+    model: Path, problems: Path, tmp_path: Path
+) -> None:
+    run = alignkit.train("grpo", **options(model, problems, tmp_path / "run", "return 0.1"))
+    assert values(run, "equal_groups") == [1.0, 1.0] and min(values(run, "equal_groups_s")) > 0
+    before, after = (load_file(path / "model.safetensors") for path in (model, run.path / "model"))
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_equal_groups_are_replaced_by_other_prompts_within_the_budget(
+    model: Path, problems: Path, tmp_path: Path
+) -> None:
+    some = "return 0.1 if int(row['id'][1:]) % 2 else float(len(completion) * 7 % 5)"
+    run = alignkit.train("grpo", **options(model, problems, tmp_path / "run", some, equal_groups="resample",
+                                           max_resamples=3, max_steps=3))  # fmt: skip
+    assert sum(values(run, "resampled_groups")) > 0
+    assert np.mean(values(run, "equal_groups")) < 0.5
+
+
+def test_equal_groups_are_told_by_their_rewards_and_not_by_rounded_advantages() -> None:
+    rewards = np.array([[0.1, 0.1, 0.1], [0.1, np.nan, 0.2], [np.nan, np.nan, 0.3], [np.nan, 0.7, 0.7]])
+    assert equal_groups(rewards).tolist() == [True, False, False, True]
+
+
+def test_cut_completions_are_compared_with_but_not_trained_on() -> None:
+    ids, logprobs = np.array([5], np.int32), np.array([-1.0], np.float32)
+    drawn = tuple(Completion(ids, logprobs, cut) for cut in (True, False, False))
+    group = Group(to_row({"id": "p", "prompt": "Hi"}, where="test"), ids, 0, drawn, (1.0,) * 3, ("a", "b", "c"))
+    advantages = np.array([[2.0, -1.0, -1.0]])
+    kept = without_cut(advantages, [group])
+    assert np.isnan(kept[0, 0]) and kept[0, 1:].tolist() == [-1.0, -1.0]
+    (micro,) = sample_micros([group], kept, 64, kept_P=np.array([True]))
+    assert micro.advantage_N is not None and micro.advantage_N.tolist() == [-1.0, -1.0]
+
+
+def test_k1_in_the_reward_is_zero_at_the_reference_and_is_logged(model: Path, problems: Path, tmp_path: Path) -> None:
+    run = alignkit.train("grpo", **options(model, problems, tmp_path / "run", VOWELS, kl_in="reward",
+                                           kl_estimator="k1", learning_rate=1e-2, warmup_steps=0))  # fmt: skip
+    first, second = values(run, "reward_kl")
+    assert first == pytest.approx(0.0, abs=1e-4) and abs(second) > 1e-3
+
+
+def test_the_journal_gives_back_what_was_kept_and_nothing_else(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    journal = Journal(tmp_path / "rollouts")
+    drawn = [
+        Completion(np.array([3, 4], np.int32), np.array([-1.0, -0.5], np.float32), False),
+        Completion(np.array([7], np.int32), np.array([-2.5], np.float32), True),
+    ]
+    rewards = Rewards(np.array([[1.0, np.nan]]), {"one": np.array([[1.0, np.nan]])}, 1, ("timeout",))
+    journal.keep_drawn(3, 0, "key", drawn)
+    journal.keep_scored(3, 0, "key", rewards)
+    found = journal.drawn(3, 0, "key")
+    assert found is not None
+    assert [(c.ids.tolist(), c.logprobs.tolist(), c.cut) for c in found] == [
+        ([3, 4], [-1.0, -0.5], False),
+        ([7], [-2.5], True),
+    ]
+    scored = journal.scored(3, 0, "key")
+    assert scored is not None and np.array_equal(scored.total_PG, rewards.total_PG, equal_nan=True)
+    assert (scored.num_missing, scored.reasons) == (1, ("timeout",))
+    assert journal.drawn(3, 0, "another key") is None and journal.drawn(4, 0, "key") is None
+    file = tmp_path / "rollouts" / "000003-0.drawn.safetensors"
+    file.write_bytes(file.read_bytes()[:-1] + b"x")
+    assert journal.drawn(3, 0, "key") is None and "it is not what was written" in caplog.text
+    journal.prune(before=4)
+    assert not list((tmp_path / "rollouts").iterdir())
+
+
+@pytest.mark.slow
+def test_twenty_kills_change_no_bit_and_buy_no_score_twice(tmp_path: Path) -> None:
+    script = Path(__file__).parent / "grpo_kills.py"
+    done = subprocess.run([sys.executable, script, tmp_path], capture_output=True, text=True, timeout=280, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "20 kills" in done.stdout
