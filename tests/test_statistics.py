@@ -243,6 +243,6 @@ def test_the_planner_knows_the_textbook_number_and_asks_more_of_clusters() -> No
     # (1.96 + 0.84)^2 (0.25 - 0.05^2) / 0.05^2 = 777; with 1.995 for the interval's caution 797, and what attainable
     # bounds and Student's t cost
     assert 797 <= planner.prompts_for(5.0) <= 797 + 25
-    assert planner.prompts_for(5.0, cluster_size=11, icc=0.1) > 2 * 777
-    assert planner.prompts_for(5.0, ties=0.6) < 0.42 * 777
+    assert planner.prompts_for(5.0, cluster_size=11, icc=0.1) > 2 * 797
+    assert planner.prompts_for(5.0, ties=0.6) < 0.42 * 797
     assert planner.detectable(3) is None
