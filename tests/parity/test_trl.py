@@ -28,6 +28,7 @@ from alignkit.policy.reference import Reference
 from alignkit.training.optimizer import make_optimizer
 from alignkit.training.step import Micro, accumulate
 
+pytestmark = pytest.mark.slow
 RATE = 1e-3
 STEPS = 20
 METHODS: dict[str, tuple[Method, MethodConfig]] = {
