@@ -82,7 +82,7 @@ class Loop:
         self.rows_per_step = config.batch_size * config.accumulation
         self.rollouts = RolloutStep(
             method, config, inputs, models, run, rows_per_step=self.rows_per_step, max_missing=max_missing,
-            save=self.save,
+            save=self.save, note=progress.note,
         )  # fmt: skip
         per_epoch = steps_per_epoch(len(inputs.training.trees), self.rows_per_step)
         self.packing = None

@@ -22,7 +22,7 @@ from alignkit.training.draw import Group, draw, grouped, sample_micros, unreward
 from alignkit.training.journal import FOLDER, Journal, journal_key
 from alignkit.training.order import derived_seed, step_rows
 from alignkit.training.run_folder import RunFolder
-from alignkit.training.sample_lines import equal_groups, ranked_lines, reward_metrics
+from alignkit.training.sample_lines import equal_groups, ranked_lines, reward_metrics, scored_examples
 from alignkit.training.setup import Inputs, Models, row_capacity
 from alignkit.training.step import Micro
 
@@ -60,6 +60,7 @@ class RolloutStep:
         rows_per_step: prompts of a batch.
         max_missing: the run stops when more than this share of a round's scores is missing.
         save: writes a checkpoint of the weights as they are.
+        note: tells whoever watches a line.
     """
 
     def __init__(
@@ -73,11 +74,13 @@ class RolloutStep:
         rows_per_step: int,
         max_missing: float,
         save: Callable[[], None],
+        note: Callable[[str], None],
     ) -> None:
         self.method, self.config, self.inputs, self.models, self.run = method, config, inputs, models, run
         self.sampled = sampled_options(config)
         self.rows_per_step, self.max_missing, self._save = rows_per_step, max_missing, save
         self._batch: RewardedBatch | None = None
+        self._note = note
         self.journal = Journal(run.path / FOLDER)
 
     def step(self, step: int) -> tuple[list[Micro], dict[str, float]]:
@@ -142,6 +145,9 @@ class RolloutStep:
         micros = sample_micros(drawn.groups, advantages_PG, row_capacity(self.models.policy.device), kept_P=kept_P)
         if number % self.config.sample_interval == 0 or number == 1:
             self.run.add_samples(ranked_lines(drawn.groups, drawn.rewards.total_PG, step))
+        if step == 1:
+            for line in scored_examples(drawn.groups, drawn.rewards):
+                self._note(line)
         metrics |= reward_metrics(drawn.groups, drawn.rewards, equal_P)
         return RewardedBatch(number, micros, metrics | _seconds(drawn, equal_P))
 

@@ -11,6 +11,8 @@ import numpy as np
 from alignkit.scoring.rewards import Rewards
 from alignkit.training.draw import Group
 
+_SHOWN = 120  # characters of a completion in a line
+
 
 def lengths(groups: Sequence[Group]) -> dict[str, float]:
     """Mean length of samples in tokens, end token included, and the share that was cut."""
@@ -51,6 +53,22 @@ def ranked_lines(groups: Sequence[Group], rewards_PG: np.ndarray, step: int) -> 
             line = _line(group, int(k), step, "train")
             lines.append({**line, "reward": None if np.isnan(rewards[k]) else float(rewards[k]), "rank": rank})
     return lines
+
+
+def scored_examples(groups: Sequence[Group], rewards: Rewards, limit: int = 3) -> list[str]:
+    """The first samples with what each reward gave them, a line each, to be read before anything is trained."""
+    lines = []
+    places = [(p, k) for k in range(len(groups[0].completions)) for p in range(len(groups))]
+    for p, k in places[:limit]:
+        by_name = ", ".join(f"{name} {_number(scores[p, k])}" for name, scores in rewards.by_name.items())
+        text = " ".join(groups[p].texts[k].split())
+        shown = text if len(text) <= _SHOWN else text[:_SHOWN] + "..."
+        lines.append(f"reward {_number(rewards.total_PG[p, k])} ({by_name}) for row {groups[p].row.id}: {shown!r}")
+    return lines
+
+
+def _number(x: float) -> str:
+    return "missing" if math.isnan(x) else f"{x:g}"
 
 
 def shown_line(group: Group, step: int) -> dict[str, Any]:
