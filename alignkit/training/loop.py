@@ -149,8 +149,12 @@ class Loop:
             self._flag_spike(result.loss, micros)
         computed = sum(len(m.pack.ids_S) + (len(m.samples.pack.ids_S) if m.samples else 0) for m in micros)
         self.position.tokens_seen += computed
+        scored = sum(len(m.pack.target_T) + (len(m.samples.pack.target_T) if m.samples else 0) for m in micros)
         elapsed = time.monotonic() - started
-        metrics |= {"loss": result.loss, "learning_rate": rate, "tokens_per_s": computed / elapsed, "seconds": elapsed}
+        metrics |= {
+            "loss": result.loss, "learning_rate": rate, "seconds": elapsed, "tokens_per_s": computed / elapsed,
+            "scored_tokens_per_s": scored / elapsed,
+        }  # fmt: skip
         metrics |= result.logged | {f"grad_norm/{name}": norm for name, norm in result.grad_norms.items()}
         self._log({name: x for name, x in metrics.items() if math.isfinite(x)})
         self.progress.advance(1, **_shown(metrics))
@@ -279,5 +283,5 @@ class Loop:
 
 def _shown(metrics: Mapping[str, float]) -> dict[str, float]:
     """What the progress line shows."""
-    names = ("loss", "reward", "accuracy", "samples_length", "tokens_per_s")
+    names = ("loss", "reward", "accuracy", "samples_length", "tokens_per_s", "scored_tokens_per_s")
     return {name: metrics[name] for name in names if name in metrics and math.isfinite(metrics[name])}
