@@ -163,6 +163,8 @@ def test_two_commands_lead_from_rows_to_a_verdict(model: str, rows: str, capsys:
     config = json.loads(Path("runs/first/run.json").read_text())["config"]
     assert (config["train"]["sft"]["max_steps"], config["train"]["sft"]["batch_size"]) == (2, 3)
     assert config["data"]["split"] == "0.3"
+    report = Path("runs/first/report.html").read_text()
+    assert "Lengths of the training rows" in report and "longer than 1,024" in report
     judging = ["judge", "runs/first", "--vs", model, "--judge", "length.py:brevity", "--max-new-tokens", "6"]
     assert main([*judging, "--json"]) == 0
     verdict = json.loads(capsys.readouterr().out)

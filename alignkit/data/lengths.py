@@ -5,7 +5,7 @@ Every number is exact, however many rows there are: how often each length occurs
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -85,15 +85,26 @@ def measure(rows: Iterable[Row], chat: Chat) -> LengthStatistics:
                 alike, chat, trains_on=trains_on, max_length=_NO_LIMIT, max_skipped=1.0, train_on="last",
                 keep_unusable=True, is_part=True,
             )  # fmt: skip
-            columns = {name: np.ascontiguousarray(column, np.int64) for name, column in part.lengths.items()}
-            for name, column in columns.items():
-                statistics.add(name, column)
-            answers = [columns[name] for name in ("chosen", "rejected") if name in columns]
-            if "prompt" in columns:
-                statistics.add(ROW, columns["prompt"] + (np.max(answers, axis=0) if answers else 0))
-            if len(answers) == 2:
-                statistics.add_differences(DIFFERENCE, *answers)
+            _count(statistics, part.lengths)
     return statistics
+
+
+def of_prepared(lengths: Mapping[str, np.ndarray]) -> list[ColumnLengths]:
+    """Summarise the lengths of prepared rows (`Prepared.lengths`)."""
+    statistics = LengthStatistics()
+    _count(statistics, lengths)
+    return summarise(statistics)
+
+
+def _count(statistics: LengthStatistics, lengths: Mapping[str, np.ndarray]) -> None:
+    columns = {name: np.ascontiguousarray(column, np.int64) for name, column in lengths.items()}
+    for name, column in columns.items():
+        statistics.add(name, column)
+    answers = [columns[name] for name in ("chosen", "rejected") if name in columns]
+    if "prompt" in columns:
+        statistics.add(ROW, columns["prompt"] + (np.max(answers, axis=0) if answers else 0))
+    if len(answers) == 2:
+        statistics.add_differences(DIFFERENCE, *answers)
 
 
 def summarise(statistics: LengthStatistics, *, limits: Sequence[int] = LIMITS) -> list[ColumnLengths]:

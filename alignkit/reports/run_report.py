@@ -7,10 +7,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from alignkit.data.lengths import DIFFERENCE, LIMITS, ROW
 from alignkit.data.rows import Row
 from alignkit.judging.answers import Answers
 from alignkit.reports.page import Column, Example, Section, write_report
-from alignkit.reports.plots import read_curves
+from alignkit.reports.plots import Curve, read_curves
 from alignkit.scoring.judge import Missing, Scored
 
 CURVES = {
@@ -53,6 +54,13 @@ OFF_TASK = (
     Column("own_repetition", "repetition", digits=3),
     Column("own_perplexity", "perplexity", note="of plain reference answers"),
 )
+LENGTHS = (
+    Column("column", "column"),
+    Column("count", "texts", digits=0),
+    *(Column(key, label, digits=0) for key, label in (("mean", "mean"), ("min", "min"), ("p50", "50 %"),
+                                                      ("p90", "90 %"), ("p99", "99 %"), ("max", "max"))),
+    *(Column(f"over {limit}", f"longer than {limit:,}", digits=0) for limit in LIMITS),
+)  # fmt: skip
 _SHOWN = 12
 _HELD_OUT = "held_out/"
 
@@ -62,9 +70,13 @@ def write_training_report(run: Path, *, method: str, settings: Mapping[str, Any]
     curves = read_curves(run / "metrics.jsonl", group=method, metrics=CURVES.get(method))
     rows = [{"option": key, "value": str(value)} for key, value in settings.items() if value is not None]
     sections = [Section("Settings", table=(Column("option", "option"), Column("value", "value")), rows=rows)]
+    columns = json.loads((run / "run.json").read_text(encoding="utf-8"))["rows"]["training"].get("lengths", [])
+    if columns:
+        curves = [*curves, _length_chart(columns)]
+        sections.insert(0, _lengths(columns))
     if held_out := _held_out(run / "metrics.jsonl"):
-        columns = (Column("name", "measure"), Column("value", "value", low="low", high="high", digits=3))
-        sections.insert(0, Section("Held-out pairs: does it read more than the look of an answer?", table=columns,
+        figures = (Column("name", "measure"), Column("value", "value", low="low", high="high", digits=3))
+        sections.insert(0, Section("Held-out pairs: does it read more than the look of an answer?", table=figures,
                                    rows=held_out))  # fmt: skip
     note = f"One {method} run. Whether the model became better is another question: alignkit judge {run}."
     write_report(run / "report.html", title=f"{run.name}: {method}", note=note, curves=curves, sections=sections)
@@ -80,6 +92,18 @@ def _held_out(metrics: Path) -> list[dict[str, Any]]:
         | {end: last.get(f"{name}_{end}") for end in ("low", "high")}
         for name in names
     ]
+
+
+def _lengths(columns: Sequence[Mapping[str, Any]]) -> Section:
+    rows = [{**column, **{f"over {limit}": count for limit, count in column["over"].items()}} for column in columns]
+    note = f"Tokens of the training rows before any cut; a limit on rows cuts {ROW}."
+    return Section("Lengths", note=note, table=LENGTHS, rows=rows)
+
+
+def _length_chart(columns: Sequence[Mapping[str, Any]]) -> Curve:
+    """How many texts of each column are how long: a point at each bin's lower end."""
+    series = {c["column"]: (c["edges"][:-1], c["counts"]) for c in columns if c["column"] != DIFFERENCE}
+    return Curve("Lengths of the training rows", "tokens", "texts", series, group="data")
 
 
 def write_quickstart_report(

@@ -9,6 +9,7 @@ import platform
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import numpy as np
 
 from alignkit import config_file
 from alignkit.config_file import Resolved
+from alignkit.data.lengths import of_prepared
 from alignkit.data.store import Stored
 from alignkit.errors import RunStopped
 from alignkit.memory import memory_bytes, peak_mib, reset_peak
@@ -209,7 +211,7 @@ def _describe(method: Method, resolved: Resolved, inputs: Inputs) -> dict[str, A
             name: {
                 "used": len(part.trees), "skipped": dict(part.skipped), "cut": part.num_cut,
                 "dropped": part.num_dropped, "tokenized_otherwise": part.num_tokenized_otherwise,
-                "ids": part.trees.ids(),
+                "lengths": [asdict(column) for column in of_prepared(part.lengths)], "ids": part.trees.ids(),
             }
             for name, part in parts.items()
         },
