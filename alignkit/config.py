@@ -79,7 +79,9 @@ class DataSection(Section):
 class RolloutsSection(Section):
     """[rollouts]: what draws completions in training, and what rewards them."""
 
-    sampler: str = Field("transformers", description="what generates: transformers, or a plugin's name")
+    sampler: str = Field(
+        "transformers", description="what generates: transformers, vllm (needs that extra), or a plugin's name"
+    )
     reward: list[str] = Field(
         default_factory=list,
         description="a judge's name, a reward run or folder, or FILE.py:function, with =WEIGHT; repeatable",

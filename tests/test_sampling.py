@@ -1,24 +1,43 @@
-"""Batched generation: each completion depends on its own request alone, and its log-probs are the policy's."""
+"""Every sampler: a completion depends on its own request alone, and its log-probs are the policy's."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
 import torch
 from tiny_models import tiny_model
+from vllm_engines import needs_vllm, one_worker
 
 from alignkit.data.packs import lay_out
 from alignkit.data.trees import tree
 from alignkit.policy.load import load_policy
 from alignkit.policy.policy import Policy
 from alignkit.registry import registry
-from alignkit.rollouts.batched import BatchedGeneration
-from alignkit.rollouts.sampler import Completion, Request
+from alignkit.rollouts.sampler import Completion, Request, Sampler
 
 
 @pytest.fixture(scope="module")
 def policy(tmp_path_factory: pytest.TempPathFactory) -> Policy:
-    return load_policy(tiny_model(tmp_path_factory.mktemp("model")), precision="fp32")
+    return load_policy(tiny_model(tmp_path_factory.mktemp("model"), hidden_size=128), precision="fp32")
+
+
+VLLM = [needs_vllm, one_worker, pytest.mark.slow]
+
+
+@pytest.fixture(scope="module", params=["transformers", pytest.param("vllm", marks=VLLM)])
+def sampler(request: pytest.FixtureRequest, policy: Policy) -> Iterator[Sampler]:
+    made = registry().find("sampler", request.param)(policy, end_ids=frozenset())
+    yield made
+    made.close()
+
+
+def drawn_by(sampler: Sampler, end_ids: set[int], asked: list[Request]) -> list[Completion]:
+    if sampler.name == "transformers":
+        return type(sampler)(sampler.policy, end_ids=frozenset(end_ids)).generate(asked)
+    sampler.end_ids = frozenset(end_ids)  # vLLM is told with each request: one engine serves all
+    return sampler.generate(asked)
 
 
 def requests(count: int, *, max_new_tokens: int = 12) -> list[Request]:
@@ -34,31 +53,38 @@ def requests(count: int, *, max_new_tokens: int = 12) -> list[Request]:
 
 
 def same(a: Completion, b: Completion) -> bool:
-    return a.ids.tolist() == b.ids.tolist() and a.cut == b.cut and np.allclose(a.logprobs, b.logprobs, atol=1e-5)
+    return (
+        a.ids.tolist() == b.ids.tolist()
+        and a.cut == b.cut
+        and np.allclose(a.logprobs, b.logprobs, atol=1e-5, equal_nan=True)
+    )
 
 
-def test_a_completion_does_not_depend_on_its_batch_or_order(policy: Policy) -> None:
-    generation = BatchedGeneration(policy, end_ids=frozenset({7, 200}))
+def test_a_completion_does_not_depend_on_its_batch_or_order(sampler: Sampler) -> None:
     asked = requests(10)
-    together = generation.generate(asked)
-    backwards = generation.generate(asked[::-1])[::-1]
+    together = drawn_by(sampler, {7, 200}, asked)
+    backwards = drawn_by(sampler, {7, 200}, asked[::-1])[::-1]
     for request, one, other in zip(asked, together, backwards, strict=True):
-        assert same(one, other) and same(one, generation.generate([request])[0])
+        assert same(one, other) and same(one, drawn_by(sampler, {7, 200}, [request])[0])
 
 
-def test_log_probs_are_the_policys_at_the_requests_temperature(policy: Policy) -> None:
+def test_log_probs_are_the_policys_at_the_requests_temperature(sampler: Sampler, policy: Policy) -> None:
+    """vLLM's are after top-p, so that below 1 they are said to be unknown."""
     asked = [request for request in requests(12) if request.temperature > 0]
-    for request, drawn in zip(asked, BatchedGeneration(policy, end_ids=frozenset({7})).generate(asked), strict=True):
+    for request, drawn in zip(asked, drawn_by(sampler, {7}, asked), strict=True):
+        if sampler.name == "vllm" and request.top_p < 1:
+            assert np.isnan(drawn.logprobs).all()
+            continue
         one = tree("row", request.prompt_ids, [(drawn.ids, np.ones(len(drawn.ids), bool))])
         with torch.no_grad():
             expected = policy(lay_out([one]), np.array([request.temperature])).logprob_T.numpy()
         assert np.allclose(drawn.logprobs, expected, atol=1e-4)
 
 
-def test_an_end_token_ends_a_completion_and_belongs_to_it(policy: Policy) -> None:
-    plain = BatchedGeneration(policy, end_ids=frozenset()).generate(requests(6))
+def test_an_end_token_ends_a_completion_and_belongs_to_it(sampler: Sampler) -> None:
+    plain = drawn_by(sampler, set(), requests(6))
     end = int(plain[1].ids[3])
-    ended = BatchedGeneration(policy, end_ids=frozenset({end})).generate(requests(6))
+    ended = drawn_by(sampler, {end}, requests(6))
     for free, stopped in zip(plain, ended, strict=True):
         place = free.ids.tolist().index(end) + 1 if end in free.ids else len(free.ids)
         assert stopped.ids.tolist() == free.ids[:place].tolist()
@@ -66,33 +92,33 @@ def test_an_end_token_ends_a_completion_and_belongs_to_it(policy: Policy) -> Non
     assert not ended[1].cut and all(completion.cut for completion in plain)
 
 
-def test_samples_follow_the_tempered_distribution(policy: Policy) -> None:
+def test_samples_follow_the_tempered_distribution(sampler: Sampler, policy: Policy) -> None:
     prompt = [10, 20, 30]
     with torch.no_grad(), policy.on_path("plain"):
         logits = policy.model(input_ids=torch.tensor([prompt])).logits[0, -1]
     expected = (logits / 0.7).softmax(-1).numpy()
     asked = [Request(prompt, temperature=0.7, seed=n, max_new_tokens=1) for n in range(4000)]
-    drawn = BatchedGeneration(policy, end_ids=frozenset()).generate(asked)
+    drawn = drawn_by(sampler, set(), asked)
     counts = np.bincount([int(c.ids[0]) for c in drawn], minlength=len(expected))
     top = np.argsort(-expected)[:20]
     chi2 = ((counts[top] - 4000 * expected[top]) ** 2 / (4000 * expected[top])).sum()
     assert chi2 < 45.3  # 99.9 % quantile of chi-squared with 20 degrees of freedom
 
 
-def test_top_p_keeps_the_smallest_set_that_reaches_it(policy: Policy) -> None:
+def test_top_p_keeps_the_smallest_set_that_reaches_it(sampler: Sampler, policy: Policy) -> None:
     prompt = [1, 2, 3, 4]
     with torch.no_grad(), policy.on_path("plain"):
         prob = policy.model(input_ids=torch.tensor([prompt])).logits[0, -1].softmax(-1)
     order = prob.argsort(descending=True)
     kept = set(order[: int((prob[order].cumsum(0) < 0.3).sum()) + 1].tolist())
     asked = [Request(prompt, temperature=1.0, seed=n, max_new_tokens=1, top_p=0.3) for n in range(500)]
-    drawn = {int(c.ids[0]) for c in BatchedGeneration(policy, end_ids=frozenset()).generate(asked)}
+    drawn = {int(c.ids[0]) for c in drawn_by(sampler, set(), asked)}
     assert drawn <= kept
 
 
-def test_the_registered_sampler_leaves_the_policys_mode_and_path_alone(policy: Policy) -> None:
-    sampler = registry().find("sampler", "transformers")(policy, end_ids=frozenset({7}))
+def test_a_sampler_leaves_the_policys_mode_and_path_alone(sampler: Sampler, policy: Policy) -> None:
     policy.train()
     policy.use_path("tree")
-    assert len(sampler.generate(requests(2))) == 2
+    sampler.sync()
+    assert len(drawn_by(sampler, {7}, requests(2))) == 2
     assert policy.training and policy.path == "tree"

@@ -235,5 +235,8 @@ def answers_of(
 ) -> Answers:
     """Load a model, answer all rows, measure its perplexity on their references, and let it go."""
     model: Any = Answering(source, section, generation)
-    answers = model.answer(rows, progress=progress)
+    try:
+        answers = model.answer(rows, progress=progress)
+    finally:
+        model.sampler.close()
     return Answers(source.name, tuple(answers), model.perplexity(rows))

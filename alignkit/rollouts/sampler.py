@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -39,7 +39,8 @@ class Completion:
     """What was drawn.
 
     `ids` int32 [T] hold the end token where there is one; `logprobs` float32 [T] are those of the distribution at the
-    request's temperature, before top-p; `cut` says that `max_new_tokens` ended it.
+    request's temperature, before top-p (nan where the sampler only knows those after it); `cut` says that
+    `max_new_tokens` ended it.
     """
 
     ids: np.ndarray
@@ -76,6 +77,16 @@ class Sampler(ABC):
         raise UsageError(
             f"sampler {self.name!r} has no beam search: leave --num-beams out, or name --sampler transformers"
         )
+
+    @property
+    def max_length(self) -> int | None:
+        """Longest prompt and completion together, in tokens; None: as the model takes."""
+        return None
+
+    @property
+    def metrics(self) -> Mapping[str, float]:
+        """Numbers of the last draw, for metrics.jsonl."""
+        return {}
 
     def sync(self) -> None:
         """Take over the policy's weights as they are now; nothing to do where the sampler reads them directly."""

@@ -155,6 +155,7 @@ class Loop:
             "loss": result.loss, "learning_rate": rate, "seconds": elapsed, "tokens_per_s": computed / elapsed,
             "scored_tokens_per_s": scored / elapsed,
         }  # fmt: skip
+        metrics |= self.models.sampler.metrics
         metrics |= result.logged | {f"grad_norm/{name}": norm for name, norm in result.grad_norms.items()}
         self._log({name: x for name, x in metrics.items() if math.isfinite(x)})
         self.progress.advance(1, **_shown(metrics))

@@ -133,6 +133,7 @@ def _compute(
             tracker.close()
         for named in inputs.judges:
             named.judge.close()
+        models.sampler.close()
     return {
         "steps": loop.position.step,
         "seconds": loop.position.seconds,

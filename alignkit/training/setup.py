@@ -15,7 +15,7 @@ from alignkit.config_file import Resolved
 from alignkit.data.chat import Chat
 from alignkit.data.rows import Row
 from alignkit.data.store import Stored
-from alignkit.errors import UsageError
+from alignkit.errors import InputError, UsageError
 from alignkit.methods import Method
 from alignkit.policy.chat_settings import context_length, make_chat
 from alignkit.policy.load import load_policy
@@ -133,7 +133,23 @@ def load_models(method: Method, resolved: Resolved, inputs: Inputs) -> Models:
     }
     policy = load_policy(inputs.source.folder, lora_rank=section.lora_rank, **options)
     reference = _reference(method, resolved, inputs, policy, options) if "reference" in method.needs else None
-    return Models(policy, reference, make_sampler(resolved.rollouts.sampler, policy, inputs.chat))
+    sampler = make_sampler(resolved.rollouts.sampler, policy, inputs.chat)
+    if type(method).temperatures is not Method.temperatures:
+        _refuse_long_prompts(sampler, inputs, resolved.method.max_new_tokens)
+    return Models(policy, reference, sampler)
+
+
+def _refuse_long_prompts(sampler: Sampler, inputs: Inputs, max_new_tokens: int) -> None:
+    if sampler.max_length is None:
+        return
+    room = sampler.max_length - max_new_tokens
+    long = [t.row_id for part in (inputs.training, inputs.validation) for t in part.trees if len(t.prompt) > room]
+    if long:
+        raise InputError(
+            f"{len(long)} prompts leave no room for --max-new-tokens {max_new_tokens} in the {sampler.max_length:,} "
+            f"tokens that --sampler {sampler.name} takes (rows {', '.join(long[:5])}{', ...' if long[5:] else ''}): "
+            "lower it, leave those rows out, or use --sampler transformers"
+        )
 
 
 def _reference(

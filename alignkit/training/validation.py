@@ -70,6 +70,7 @@ def held_out_pairs(inputs: Inputs, models: Models) -> PairAccuracy | None:
 def show_samples(config: MethodConfig, inputs: Inputs, models: Models, *, step: int) -> list[Group]:
     """Draw one likeliest-token completion for the first validation prompts."""
     pairs = [(row, tree) for row, tree in _rows(inputs) if len(tree.prompt)][:MAX_SHOWN]
+    models.sampler.sync()
     return draw(
         models.sampler, inputs.chat, pairs, temperatures=(0.0,), max_new_tokens=config.max_new_tokens, seed=config.seed,
         step=step, purpose="show",
@@ -90,6 +91,7 @@ def _validate_rows(method: Method, config: MethodConfig, inputs: Inputs, models:
 def _validate_samples(config: MethodConfig, inputs: Inputs, models: Models) -> Validation:
     """Mean reward of one sample a prompt at temperature 1, always with the same random streams; KL on those samples."""
     pairs = _rows(inputs)[:MAX_DRAWN]
+    models.sampler.sync()
     groups = draw(
         models.sampler, inputs.chat, pairs, temperatures=(1.0,), max_new_tokens=config.max_new_tokens, seed=config.seed,
         step=0, purpose="validation",

@@ -1,0 +1,103 @@
+"""A sampler that generates from a copy of the policy's weights: the copy is renewed, and checked each time it is."""
+
+from __future__ import annotations
+
+import time
+from abc import abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from alignkit.data.trees import tree
+from alignkit.errors import InputError
+from alignkit.rollouts.sampler import Completion, Request, Sampler
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from alignkit.policy.policy import Policy
+    from alignkit.rollouts.agreement import Agreement, Sampled
+
+
+class CopyingSampler(Sampler):
+    """Leaves `draw` and `load` to its subclass; after each `sync`, what is drawn next is compared with the policy."""
+
+    def __init__(self, policy: Policy, *, end_ids: frozenset[int]) -> None:
+        super().__init__(policy, end_ids=end_ids)
+        self._agreement: Agreement | None = None
+        self._metrics: dict[str, float] = {}
+        self._is_loaded = False
+        self._is_checked = False
+
+    @abstractmethod
+    def draw(self, requests: Sequence[Request]) -> list[Completion]:
+        """Return one completion for each request, in order, from the copy."""
+
+    @abstractmethod
+    def load(self, weights: Iterable[tuple[str, Tensor]]) -> None:
+        """Make these the copy's weights, by the names of the checkpoint format; nothing of older ones may stay."""
+
+    @property
+    def metrics(self) -> Mapping[str, float]:
+        """`sync_s`, and `sampler_mismatch`: mean |log p(copy) - log p(policy)|, nats a token."""
+        return self._metrics
+
+    def weights(self) -> Iterable[tuple[str, Tensor]]:
+        """What is handed over: the policy's weights, LoRA adapters merged."""
+        from alignkit.policy.merged import merged_weights
+
+        return merged_weights(self.policy)
+
+    def sync(self) -> None:
+        """Renew the copy."""
+        started = time.monotonic()
+        self.load(self.weights())
+        self._is_loaded, self._is_checked = True, False
+        self._metrics["sync_s"] = time.monotonic() - started
+
+    def generate(self, requests: Sequence[Request]) -> list[Completion]:
+        """Return one completion for each request, in order.
+
+        Raises:
+            InputError: a request is longer than the sampler takes.
+            RunStopped: the copy's weights are stale.
+        """
+        for request in requests:
+            self._refuse_long(request)
+        if not requests:
+            return []
+        if not self._is_loaded:
+            self.sync()
+        drawn = self.draw(requests)
+        if not self._is_checked:
+            self._check(requests, drawn)
+        return drawn
+
+    def _check(self, requests: Sequence[Request], drawn: Sequence[Completion]) -> None:
+        """Compare where log-probs are known: those after top-p are not the policy's."""
+        known = [_sampled(r, c) for r, c in zip(requests, drawn, strict=True) if not np.isnan(c.logprobs).any()]
+        if not known:
+            return
+        if self._agreement is None:
+            from alignkit.rollouts.agreement import Agreement
+
+            self._agreement = Agreement(self.policy, sampler=self.name)
+        self._metrics["sampler_mismatch"] = self._agreement.check(known)
+        self._is_checked = True
+
+    def _refuse_long(self, request: Request) -> None:
+        length = len(request.prompt_ids) + request.max_new_tokens
+        if self.max_length is not None and length > self.max_length:
+            raise InputError(
+                f"a prompt of {len(request.prompt_ids):,} tokens and {request.max_new_tokens:,} new ones are more than "
+                f"--sampler {self.name} takes here ({self.max_length:,}): lower --max-new-tokens, or use --sampler "
+                "transformers"
+            )
+
+
+def _sampled(request: Request, completion: Completion) -> Sampled:
+    from alignkit.rollouts.agreement import Sampled
+
+    own = tree("", np.asarray(request.prompt_ids, np.int32), [(completion.ids, np.ones(len(completion.ids), bool))])
+    return Sampled(own, completion.logprobs, request.temperature or 1.0)

@@ -1,0 +1,135 @@
+"""`--sampler vllm`: vLLM generates in this process, from a copy of the policy's weights that every draw renews.
+
+Token ids go in, token ids and log-probs come out. Each request has its own temperature, top-p and seed, and every
+sampling field is set here: nothing is taken from a model's generation_config. On a GPU the engine sleeps while the
+policy trains; the order is wake the weights, load them, forget cached prefixes, wake the cache, generate, sleep.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import weakref
+from collections.abc import Callable, Iterable, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from alignkit import hookimpl
+from alignkit.errors import RunStopped, UsageError
+from alignkit.rollouts.copying import CopyingSampler
+from alignkit.rollouts.sampler import Completion, Request, Sampler
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from alignkit.policy.policy import Policy
+
+MAX_LENGTH = 4096  # tokens, prompt and completion: a longer engine's cache would hold fewer sequences at once
+MIN_TEMPERATURE = 0.01  # what vLLM raises lower ones to, 0 excepted
+_GPU_MEMORY = 0.35  # share; the rest is the policy's
+_MAX_SEQUENCES = 256
+
+
+class VLLMSampler(CopyingSampler):
+    """Generates with vLLM beside the policy."""
+
+    name: ClassVar[str] = "vllm"
+
+    def __init__(self, policy: Policy, *, end_ids: frozenset[int]) -> None:
+        from alignkit.policy.vllm_engine import require_vllm
+
+        super().__init__(policy, end_ids=end_ids)
+        require_vllm("--sampler vllm", otherwise="--sampler transformers needs nothing more")
+        self._sleeps = policy.device.type == "cuda"
+        self._is_asleep = False
+
+    @property
+    def max_length(self) -> int:
+        return min(MAX_LENGTH, int(self.policy.config.max_position_embeddings))
+
+    def draw(self, requests: Sequence[Request]) -> list[Completion]:
+        """Return one completion for each request, in order.
+
+        Raises:
+            UsageError: a temperature that vLLM does not sample at.
+            RunStopped: the engine failed.
+        """
+        params = [self._params(request) for request in requests]
+        if self._is_asleep:
+            self.sync()  # sleeping threw the weights away
+        engine = self._engine
+        if self._sleeps:
+            engine.wake_up(tags=["kv_cache"])
+        prompts = [{"prompt_token_ids": list(request.prompt_ids)} for request in requests]
+        try:
+            outputs = engine.generate(prompts, params, use_tqdm=False)
+        except (RuntimeError, ValueError) as error:
+            raise RunStopped(f"vLLM failed while generating: {error}") from error
+        if self._sleeps:
+            engine.sleep(level=2)
+            self._is_asleep = True
+        return [_completion(output.outputs[0], request) for output, request in zip(outputs, requests, strict=True)]
+
+    def load(self, weights: Iterable[tuple[str, Tensor]]) -> None:
+        """Load weights into the engine, woken for it, and forget what was cached under others."""
+        engine = self._engine
+        if self._is_asleep:
+            engine.wake_up(tags=["weights"])
+            self._is_asleep = False
+        engine.collective_rpc("reload_weights", kwargs={"weights_iterator": iter(weights)})
+        engine.reset_prefix_cache()
+
+    def close(self) -> None:
+        """Free the engine."""
+        if "_engine" in vars(self):
+            from alignkit.policy.vllm_engine import stop_engine
+
+            stop_engine(self._engine)
+            del self._engine
+
+    @cached_property
+    def _engine(self) -> Any:
+        """An engine of the policy's architecture; its first weights are random until the policy's are loaded."""
+        import torch
+
+        from alignkit.policy.vllm_engine import start_engine
+
+        folder = tempfile.TemporaryDirectory(prefix="alignkit-vllm-")
+        weakref.finalize(self, folder.cleanup)
+        self.policy.config.save_pretrained(folder.name)
+        bf16 = self.policy.autocast is torch.bfloat16
+        return start_engine(
+            Path(folder.name), dtype="bfloat16" if bf16 else "float32", max_model_len=self.max_length,
+            gpu_memory=_GPU_MEMORY, load_format="dummy", skip_tokenizer_init=True, generation_config="vllm",
+            logprobs_mode="processed_logprobs", max_num_seqs=_MAX_SEQUENCES, enable_sleep_mode=self._sleeps,
+        )  # fmt: skip
+
+    def _params(self, request: Request) -> Any:
+        from vllm import SamplingParams
+
+        if 0 < request.temperature < MIN_TEMPERATURE:
+            raise UsageError(
+                f"temperature {request.temperature:g}: vLLM samples at 0 or from {MIN_TEMPERATURE:g} on; use --sampler "
+                "transformers"
+            )
+        return SamplingParams(
+            n=1, temperature=request.temperature, top_p=request.top_p, top_k=0, min_p=0.0, seed=request.seed,
+            presence_penalty=0.0, frequency_penalty=0.0, repetition_penalty=1.0, max_tokens=request.max_new_tokens,
+            min_tokens=0, stop_token_ids=sorted(self.end_ids), ignore_eos=True, logprobs=0, detokenize=False,
+        )  # fmt: skip
+
+
+def _completion(output: Any, request: Request) -> Completion:
+    """One vLLM output; its log-probs are after top-p, so that below 1 those before it are not known."""
+    import numpy as np
+
+    ids = list(output.token_ids)
+    logprobs = [step[token].logprob for step, token in zip(output.logprobs, ids, strict=True)]
+    known = request.top_p == 1.0 or request.temperature == 0
+    values = np.array(logprobs, np.float32) if known else np.full(len(ids), np.nan, np.float32)
+    return Completion(np.array(ids, np.int32), values, cut=output.finish_reason == "length")
+
+
+@hookimpl
+def register_samplers(register: Callable[[type[Sampler]], None]) -> None:
+    register(VLLMSampler)
