@@ -123,7 +123,7 @@ CATALOGUE = [
     Case("unknown --set", f"{SFT} --set sede=1", "--set sede=1: 'sede' is not a known key; did you mean 'seed'"),
     Case("wrong value", f"{SFT} --learning-rate fast",
          '--learning-rate: "fast" was given, a number, above 0 is allowed'),
-    Case("unknown sampler", f"{SFT} --sampler vlm", "no sampler is named 'vlm'; known: .*transformers"),
+    Case("unknown sampler", f"{SFT} --sampler vlm", "no sampler is named 'vlm'; .*known: .*transformers"),
     Case("unknown tracker", f"{SFT} --track wandbb", "no tracker is named 'wandbb'; known: "),
     Case("wrong split", f"{SFT} --split half", "--split 'half': give first-N or a share"),
     # run folders and disks
@@ -163,7 +163,8 @@ CATALOGUE = [
     Case("a reward file that raises", f"{GRPO} --reward import.py:score",
          "import.py: the reward file cannot be imported; correct it",
          raised="ModuleNotFoundError: No module named 'not_here'"),
-    Case("groups of one", f"{GRPO} --group-size 1", "--group-size: 1 was given, a whole number, at least 2 is allowed"),
+    Case("groups of one", f"{GRPO} --group-size 1",
+         "--group-size: 1 was given: a lone sample has no sibling .*: take 2 or more"),
     Case("temperature of 0", f"{GRPO} --temperatures 0,1",
          r"--temperatures: \[0.0, 1.0\] was given: .* must be above 0"),
     # judging

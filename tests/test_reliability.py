@@ -256,6 +256,14 @@ def test_sigterm_during_validation_ends_it_and_the_resumed_run_is_the_same(
 
 
 def test_a_second_signal_ends_the_process_as_usual() -> None:
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
+    try:
+        _interrupt_twice()
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _interrupt_twice() -> None:
     with noted_signals() as signals:
         os.kill(os.getpid(), signal.SIGINT)
         assert signals.came

@@ -7,9 +7,6 @@ from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-from alignkit.data.trees import tree
 from alignkit.errors import InputError
 from alignkit.rollouts.sampler import Completion, Request, Sampler
 
@@ -76,6 +73,8 @@ class CopyingSampler(Sampler):
 
     def _check(self, requests: Sequence[Request], drawn: Sequence[Completion]) -> None:
         """Compare where log-probs are known: those after top-p are not the policy's."""
+        import numpy as np
+
         known = [_sampled(r, c) for r, c in zip(requests, drawn, strict=True) if not np.isnan(c.logprobs).any()]
         if not known:
             return
@@ -97,6 +96,9 @@ class CopyingSampler(Sampler):
 
 
 def _sampled(request: Request, completion: Completion) -> Sampled:
+    import numpy as np
+
+    from alignkit.data.trees import tree
     from alignkit.rollouts.agreement import Sampled
 
     own = tree("", np.asarray(request.prompt_ids, np.int32), [(completion.ids, np.ones(len(completion.ids), bool))])

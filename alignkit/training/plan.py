@@ -208,7 +208,7 @@ def count_parameters(folder: Path) -> int:
                     count *= dimension
                 total += count
     if not total:
-        raise InputError(f"{folder}: no safetensors in this model folder")
+        raise InputError(f"{folder}: cannot be loaded (no weights in it); a model needs whole safetensors")
     return total
 
 
