@@ -40,7 +40,7 @@ NOTE = (
     "rules, on families that no training row has; one answer a prompt, sampled at temperature 1."
 )
 STARTS = {"base": None, "sft": "base", "sft-lenpen": "base", "dpo": "sft", "grpo": "sft"}
-NUM_PROMPTS = 400
+NUM_PROMPTS = 200
 NUM_OWN_PROMPTS = 16
 MAX_NEW_TOKENS = 48
 TEMPERATURE = 1.0  # the policy itself is judged: what training changes is the distribution, not only its likeliest text
