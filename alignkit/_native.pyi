@@ -62,7 +62,7 @@ def pack_trees(lengths: NDArray[np.int64], capacity: int) -> tuple[NDArray[np.in
     Source: D. S. Johnson, Near-optimal bin packing algorithms, 1973: at most 11/9 of the fewest rows possible, and 4.
     """
 
-def share_rows(costs: NDArray[np.int64], num_ranks: int) -> NDArray[np.int64]:
+def share_rows(costs: NDArray[np.int64], num_ranks: int, max_rows: int) -> NDArray[np.int64]:
     """Assign rows to ranks so that each has about the same cost: the costliest row first, to the least loaded rank.
 
     Rows of equal cost go in their order; of ranks with equally little, the first is taken.
@@ -70,12 +70,13 @@ def share_rows(costs: NDArray[np.int64], num_ranks: int) -> NDArray[np.int64]:
     Args:
         costs: int64 [n], not negative.
         num_ranks: at least 1.
+        max_rows: a rank that has so many gets no more.
 
     Returns:
         The rank of each row, int64 [n].
 
     Raises:
-        ValueError: there is no rank, or a cost, which is named, is negative.
+        ValueError: there is no rank, a cost, which is named, is negative, or there are more rows than the ranks take.
 
     Source: R. L. Graham, Bounds on multiprocessing timing anomalies, 1969: at most 4/3 of the least possible maximum.
     """

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from alignkit import _native
-from alignkit.data.packs import attention_cost, fill, lay_out, pack, pack_lengths, share_rows
+from alignkit.data.packs import attention_cost, fill, lay_out, pack, pack_for_ranks, pack_lengths, share_rows
 from alignkit.data.trees import Tree, tree
 from alignkit.training.order import EpochPacking, steps_per_epoch
 
@@ -93,11 +93,31 @@ def test_every_row_goes_to_one_rank_and_no_rank_has_a_row_too_many(costs: list[i
         assert not rows or load - min(costs[row] for row in rows) <= min(loads)
 
 
+@given(trees(), st.integers(1, 5))
+def test_ranks_get_every_tree_once_and_equally_many_rows(some: list[Tree], num_ranks: int) -> None:
+    ranks = pack_for_ranks(some, 12, num_ranks)
+    rows = list(itertools.chain(*ranks))
+    assert sorted(row for row in rows if row) == sorted(pack(some, 12))
+    assert {len(own) for own in ranks} == {-(-len(pack(some, 12)) // num_ranks)}
+
+
+def test_ranks_are_balanced_by_cost_among_equally_many_rows() -> None:
+    def one(length: int) -> Tree:
+        return tree("t", np.zeros(length, np.int32), [])
+
+    # costs 55, 45, 36, 28, 21, 15: rank 0 gets 55, 28, 15 (98) and rank 1 gets 45, 36, 21 (102)
+    some = [one(length) for length in (5, 6, 7, 8, 9, 10)]
+    assert pack_for_ranks(some, 10, 2) == [[[5], [2], [0]], [[4], [3], [1]]]
+    assert pack_for_ranks(some[-1:], 10, 2) == [[[0]], [[]]]
+
+
 def test_what_cannot_be_shared_is_named() -> None:
     with pytest.raises(ValueError, match="at least one rank"):
-        _native.share_rows(np.array([1]), 0)
+        _native.share_rows(np.array([1]), 0, 1)
     with pytest.raises(ValueError, match="row 1 has the negative cost -5"):
-        _native.share_rows(np.array([1, -5]), 2)
+        _native.share_rows(np.array([1, -5]), 2, 1)
+    with pytest.raises(ValueError, match="3 rows, but the ranks take 2"):
+        _native.share_rows(np.array([1, 1, 1]), 2, 1)
 
 
 LENGTHS = st.lists(st.integers(0, 120), min_size=1, max_size=60).map(lambda x: np.array(x, np.int64))

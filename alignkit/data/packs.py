@@ -124,12 +124,31 @@ def attention_cost(tree: Tree) -> int:
     return prompt * (prompt + 1) // 2 + sum(length * prompt + length * (length + 1) // 2 for length in own)
 
 
-def share_rows(costs: Sequence[int], num_ranks: int) -> list[list[int]]:
+def pack_for_ranks(trees: Sequence[Tree], capacity: int, num_ranks: int) -> list[list[list[int]]]:
+    """Pack trees as `pack` does, and share the rows among ranks that train together.
+
+    Ranks get about the same attention cost, and equally many rows, since all of them take part in every forward pass;
+    where the rows cannot be divided, the last row of some ranks is empty.
+
+    Returns the rows of each rank, each the numbers of its trees: every tree is in exactly one row of one rank.
+    """
+    rows = pack(trees, capacity)
+    costs = [sum(attention_cost(trees[number]) for number in row) for row in rows]
+    most = -(-len(rows) // num_ranks)
+    ranks = [[rows[number] for number in numbers] for numbers in share_rows(costs, num_ranks, equally_many=True)]
+    return [own + [[]] * (most - len(own)) for own in ranks]
+
+
+def share_rows(costs: Sequence[int], num_ranks: int, *, equally_many: bool = False) -> list[list[int]]:
     """Share rows among ranks by their attention cost, the costliest first to the least loaded.
+
+    Args:
+        equally_many: no rank gets more rows than ceil(rows / ranks).
 
     Returns the row numbers of each rank, in order.
     """
-    rank_of = _native.share_rows(np.array(costs, np.int64), num_ranks)
+    most = -(-len(costs) // max(1, num_ranks)) if equally_many else len(costs)
+    rank_of = _native.share_rows(np.array(costs, np.int64), num_ranks, most)
     return [np.flatnonzero(rank_of == rank).tolist() for rank in range(num_ranks)]
 
 

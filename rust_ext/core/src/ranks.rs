@@ -13,6 +13,7 @@ use std::fmt;
 pub enum ShareError {
     NoRanks,
     Negative { row: usize, cost: i64 },
+    NoRoom { rows: usize, room: usize },
 }
 
 impl fmt::Display for ShareError {
@@ -20,22 +21,27 @@ impl fmt::Display for ShareError {
         match self {
             Self::NoRanks => write!(f, "there must be at least one rank"),
             Self::Negative { row, cost } => write!(f, "row {row} has the negative cost {cost}"),
+            Self::NoRoom { rows, room } => write!(f, "{rows} rows, but the ranks take {room}"),
         }
     }
 }
 
 impl error::Error for ShareError {}
 
-/// Assigns each row to a rank, by its cost.
+/// Assigns each row to a rank, by its cost; no rank gets more than `max_rows`.
 ///
 /// Rows of equal cost go in their order; of ranks with equally little, the first is taken.
 ///
 /// # Errors
 ///
-/// No ranks, or a negative cost.
-pub fn share_rows(costs: &[i64], num_ranks: usize) -> Result<Vec<i64>, ShareError> {
+/// No ranks, a negative cost, or more rows than the ranks may get.
+pub fn share_rows(costs: &[i64], num_ranks: usize, max_rows: usize) -> Result<Vec<i64>, ShareError> {
     if num_ranks == 0 {
         return Err(ShareError::NoRanks);
+    }
+    let room = num_ranks.saturating_mul(max_rows);
+    if costs.len() > room {
+        return Err(ShareError::NoRoom { rows: costs.len(), room });
     }
     if let Some(row) = costs.iter().position(|&cost| cost < 0) {
         return Err(ShareError::Negative { row, cost: costs[row] });
@@ -44,10 +50,14 @@ pub fn share_rows(costs: &[i64], num_ranks: usize) -> Result<Vec<i64>, ShareErro
     order.sort_by_key(|&row| Reverse(costs[row])); // stable
     let mut ranks: BinaryHeap<Reverse<(i128, usize)>> = (0..num_ranks).map(|rank| Reverse((0, rank))).collect();
     let mut rank_of = vec![0; costs.len()];
+    let mut counts = vec![0; num_ranks];
     for row in order {
         let Some(Reverse((load, rank))) = ranks.pop() else { return Err(ShareError::NoRanks) };
         rank_of[row] = rank as i64;
-        ranks.push(Reverse((load + i128::from(costs[row]), rank)));
+        counts[rank] += 1;
+        if counts[rank] < max_rows {
+            ranks.push(Reverse((load + i128::from(costs[row]), rank)));
+        }
     }
     Ok(rank_of)
 }
@@ -59,9 +69,16 @@ mod tests {
     #[test]
     fn a_hand_computed_case() {
         // 7 to rank 0, 6 to rank 1, 5 to rank 1 (11), 4 to rank 0 (11), 3 to rank 0, the first of equals.
-        assert_eq!(share_rows(&[3, 7, 5, 6, 4], 2), Ok(vec![0, 0, 1, 1, 0]));
-        assert_eq!(share_rows(&[], 3), Ok(vec![]));
-        assert_eq!(share_rows(&[i64::MAX, i64::MAX, 1], 1), Ok(vec![0, 0, 0]));
+        assert_eq!(share_rows(&[3, 7, 5, 6, 4], 2, 9), Ok(vec![0, 0, 1, 1, 0]));
+        assert_eq!(share_rows(&[], 3, 0), Ok(vec![]));
+        assert_eq!(share_rows(&[i64::MAX, i64::MAX, 1], 1, 3), Ok(vec![0, 0, 0]));
+    }
+
+    #[test]
+    fn a_full_rank_gets_no_more() {
+        // 9 to rank 0; 1, 1, 1 to rank 1, which is full then; the last to rank 0.
+        assert_eq!(share_rows(&[9, 1, 1, 1, 1], 2, 3), Ok(vec![0, 1, 1, 1, 0]));
+        assert_eq!(share_rows(&[1, 1, 1], 2, 1), Err(ShareError::NoRoom { rows: 3, room: 2 }));
     }
 
     #[test]
@@ -74,7 +91,7 @@ mod tests {
             })
             .collect();
         for num_ranks in [1, 2, 7, 64] {
-            let rank_of = share_rows(&costs, num_ranks).expect("costs that can be shared");
+            let rank_of = share_rows(&costs, num_ranks, costs.len()).expect("costs that can be shared");
             let mut loads = vec![0_i64; num_ranks];
             for (&rank, &cost) in rank_of.iter().zip(&costs) {
                 loads[rank as usize] += cost;
@@ -86,7 +103,7 @@ mod tests {
 
     #[test]
     fn what_cannot_be_shared_is_named() {
-        assert_eq!(share_rows(&[1], 0), Err(ShareError::NoRanks));
-        assert_eq!(share_rows(&[1, -2], 2), Err(ShareError::Negative { row: 1, cost: -2 }));
+        assert_eq!(share_rows(&[1], 0, 1), Err(ShareError::NoRanks));
+        assert_eq!(share_rows(&[1, -2], 2, 1), Err(ShareError::Negative { row: 1, cost: -2 }));
     }
 }

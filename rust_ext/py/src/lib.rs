@@ -87,9 +87,10 @@ fn share_rows<'py>(
     py: Python<'py>,
     costs: PyReadonlyArray1<'py, i64>,
     num_ranks: usize,
+    max_rows: usize,
 ) -> PyResult<Bound<'py, PyArray1<i64>>> {
     let costs = costs.as_slice()?;
-    let rank_of = py.detach(|| alignkit_core::ranks::share_rows(costs, num_ranks)).map_err(value_error)?;
+    let rank_of = py.detach(|| alignkit_core::ranks::share_rows(costs, num_ranks, max_rows)).map_err(value_error)?;
     Ok(rank_of.into_pyarray(py))
 }
 

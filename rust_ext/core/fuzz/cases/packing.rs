@@ -20,7 +20,7 @@ pub fn check(case: &Case) {
     let capacity = i64::from(case.capacity) + 1;
     let lengths: Vec<i64> = case.lengths.iter().map(|&length| i64::from(length) % (capacity + 1)).collect();
     assert!(check_packing(&lengths, capacity), "lengths that fit were refused");
-    if let Ok(rank_of) = share_rows(&lengths, usize::from(case.num_ranks)) {
+    if let Ok(rank_of) = share_rows(&lengths, usize::from(case.num_ranks), lengths.len()) {
         assert_eq!(rank_of.len(), lengths.len());
         assert!(rank_of.iter().all(|&rank| (0..i64::from(case.num_ranks)).contains(&rank)));
     }
