@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from tiny_models import tiny_model
+from vllm_engines import needs_vllm, one_worker
 
 from alignkit import api
 from alignkit.cli.main import main
@@ -76,7 +77,7 @@ def test_a_narrow_beam_keeps_the_likeliest_and_the_penalty_counts_generated_toke
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_model(tmp_path_factory.mktemp("beams") / "model", seed=3)
+    return tiny_model(tmp_path_factory.mktemp("beams") / "model", seed=3, hidden_size=128)  # vLLM wants its heads
 
 
 @pytest.mark.parametrize("num_beams", [1, 4])
@@ -103,6 +104,19 @@ def test_the_cache_finds_what_whole_texts_find_and_other_requests_change_nothing
         greedy = generation.search(requests, num_beams=1, length_penalty=0.0)
         wide = generation.search(requests, num_beams=4, length_penalty=0.0)
         assert all(a.logprobs.sum() >= b.logprobs.sum() - 1e-5 for a, b in zip(wide, greedy, strict=True))
+
+
+@needs_vllm
+@one_worker
+@pytest.mark.slow
+def test_the_command_searches_alike_with_vllm(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = {}
+    for sampler in ("transformers", "vllm"):
+        command = ["generate", str(model), "--prompt", "Name a river.", "--prompt", "Why?", "--num-beams", "4"]
+        options = ["--length-penalty", "0.9", "--max-new-tokens", "12", "--set", "model.precision=fp32"]
+        assert main([*command, *options, "--sampler", sampler]) == 0
+        lines[sampler] = [json.loads(line) for line in capsys.readouterr().out.splitlines() if line.startswith("{")]
+    assert len(lines["vllm"]) == 2 and lines["vllm"] == lines["transformers"]
 
 
 def test_a_sampler_without_beams_says_so_and_beams_are_not_sampled(

@@ -55,7 +55,7 @@ def judge(urls: list[str] | None = None, **options: Any) -> Nemotron:
 
 
 def read(body: dict[str, Any], **options: Any) -> Scored | Missing:
-    return judge(**options)._read(body, json.dumps(body))
+    return judge(**options).read(body, json.dumps(body))
 
 
 @pytest.mark.parametrize("shape", range(6))
@@ -153,7 +153,7 @@ def test_a_breaker_opens_tries_once_and_doubles_its_cool_down() -> None:
 
 def test_system_messages_are_folded_or_refused_never_sent() -> None:
     prompt = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"}]
-    sent = json.loads(judge()._body(item("Hello", prompt=prompt)))["messages"]
+    sent = json.loads(judge().body(item("Hello", prompt=prompt)))["messages"]
     assert sent == [{"role": "user", "content": "Be brief.\n\nHi"}, {"role": "assistant", "content": "Hello"}]
     (refused,) = judge(system="refuse").score([item("Hello", prompt=prompt)])
     assert isinstance(refused, Missing) and "system" in refused.reason

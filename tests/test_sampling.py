@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from alignkit.data.trees import tree
 from alignkit.policy.load import load_policy
 from alignkit.policy.policy import Policy
 from alignkit.registry import registry
+from alignkit.rollouts.beams import beam_search
 from alignkit.rollouts.sampler import Completion, Request, Sampler
 
 
@@ -90,6 +92,31 @@ def test_an_end_token_ends_a_completion_and_belongs_to_it(sampler: Sampler) -> N
         assert stopped.ids.tolist() == free.ids[:place].tolist()
         assert stopped.cut == (end not in free.ids)
     assert not ended[1].cut and all(completion.cut for completion in plain)
+
+
+@pytest.mark.parametrize(("num_beams", "length_penalty"), [(1, 0.9), (4, 0.9), (4, 2.0)])
+def test_beam_search_finds_the_same_on_every_engine(
+    sampler: Sampler, policy: Policy, num_beams: int, length_penalty: float
+) -> None:
+    """The reference reads whole texts without a cache; prompts longer than a block of the engine's cache too."""
+    end_ids = frozenset({7, 10, 101, 200})
+    asked = [Request((list(range(256)) * 2)[n : n + 40 * n + 3], 0.6, n, 16) for n in range(4)]
+
+    def expand(texts: Sequence[Sequence[int]]) -> list[list[tuple[int, float]]]:
+        with torch.no_grad(), policy.on_path("plain"):
+            rows = [policy.model(input_ids=torch.tensor([list(text)])).logits[0, -1].log_softmax(-1) for text in texts]
+        return [list(enumerate(row.tolist())) for row in rows]
+
+    options: dict[str, Any] = {"num_beams": num_beams, "length_penalty": length_penalty}
+    expected = beam_search(asked, expand, end_ids=end_ids, **options)
+    if sampler.name == "transformers":
+        sampler = type(sampler)(policy, end_ids=end_ids)
+    sampler.end_ids = end_ids
+    found = sampler.beam_search(asked, **options)
+    for one, other in zip(expected, found, strict=True):
+        assert one.ids.tolist() == other.ids.tolist() and one.cut == other.cut
+        np.testing.assert_allclose(one.logprobs, other.logprobs, atol=1e-4)
+    assert sampler.beam_search(asked[:1], **options)[0].ids.tolist() == found[0].ids.tolist()
 
 
 def test_samples_follow_the_tempered_distribution(sampler: Sampler, policy: Policy) -> None:

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from urllib.request import urlopen
 import pytest
 import torch
 from alignkit_plugins.reward_model import RewardModel, RewardModelConfig
-from alignkit_plugins.vllm_reward import VLLMReward, VLLMRewardConfig, read_classes
+from alignkit_plugins.vllm_reward import VLLMReward, VLLMRewardConfig
 from reward_folders import expected, reward_folder
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
@@ -90,8 +90,15 @@ def test_a_server_gives_transformers_logits(tmp_path: Path) -> None:
     """By messages, which the server renders, and by token ids; a conversation that is too long is missing."""
     folder = reward_folder(tmp_path / "llama", "llama", bos=True)
     texts = TEXTS[:4] + TEXTS[5:]
-    with serving(folder) as url:
-        options: dict[str, Any] = {"base_url": [f"{url}/v1"], "model": str(folder), "max_attempts": 3}
+    two = reward_folder(tmp_path / "two-layer", "qwen2", head="token")
+    with serving(folder, two) as (url, other):
+        options: dict[str, Any] = {"base_url": [f"{other}/v1"], "model": str(two), "max_attempts": 3}
+        judge = VLLMReward(VLLMRewardConfig(**options))  # a head at every token: another path, the last token's value
+        judge.ready([])
+        scores = [answer.value for answer in judge.score([item(*text) for text in texts]) if isinstance(answer, Scored)]
+        judge.close()
+        assert scores == pytest.approx(expected(two, texts, head="token"), abs=1e-4)
+        options |= {"base_url": [f"{url}/v1"], "model": str(folder)}
         for more in ({}, {"tokenizer": str(folder)}):
             judge = VLLMReward(VLLMRewardConfig(**options, **more))
             judge.ready([])
@@ -108,8 +115,21 @@ def test_a_server_gives_transformers_logits(tmp_path: Path) -> None:
 
 
 @contextmanager
-def serving(folder: Path) -> Iterator[str]:
-    """A vLLM server of that reward model; yields its address."""
+def serving(*folders: Path) -> Iterator[list[str]]:
+    """vLLM servers of these reward models, started at once; yields their addresses."""
+    with ExitStack() as stack:
+        servers = [(folder, *stack.enter_context(_started(folder))) for folder in folders]
+        until = time.monotonic() + 400
+        for folder, url, server in servers:
+            while not _answers(f"{url}/health"):
+                log = folder.with_suffix(".log").read_text()
+                assert server.poll() is None and time.monotonic() < until, log[-3000:]
+                time.sleep(0.5)
+        yield [url for _, url, _ in servers]
+
+
+@contextmanager
+def _started(folder: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -117,19 +137,14 @@ def serving(folder: Path) -> Iterator[str]:
         sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(folder), "--runner", "pooling",
         "--host", "127.0.0.1", "--port", str(port), "--dtype", "float32", "--enforce-eager", "--max-model-len", "256",
     ]  # fmt: skip
-    log = folder.with_suffix(".log")
     with (
-        open(log, "wb") as opened,
+        open(folder.with_suffix(".log"), "wb") as log,
         subprocess.Popen(
-            command, env=os.environ | ENVIRONMENT, stdout=opened, stderr=opened, start_new_session=True
+            command, env=os.environ | ENVIRONMENT, stdout=log, stderr=log, start_new_session=True
         ) as server,
     ):
         try:
-            until = time.monotonic() + 400
-            while not _answers(f"http://127.0.0.1:{port}/health"):
-                assert server.poll() is None and time.monotonic() < until, log.read_text()[-3000:]
-                time.sleep(0.5)
-            yield f"http://127.0.0.1:{port}"
+            yield f"http://127.0.0.1:{port}", server
         finally:
             os.killpg(server.pid, 9)
 
@@ -222,10 +237,14 @@ def test_without_vllm_the_ways_out_are_named(monkeypatch: pytest.MonkeyPatch, tr
         VLLMReward(VLLMRewardConfig(base_url=["http://127.0.0.1:1"])).ready([])
 
 
-@pytest.mark.parametrize("body", [{}, {"data": []}, {"data": [{"probs": []}]}, {"data": [{"probs": [None]}]},
-                                  {"data": [{"probs": [float("nan")]}]}, {"data": [{"probs": [True]}]}])  # fmt: skip
-def test_a_garbled_answer_of_a_server_is_no_score(body: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=r"answer without probs|no finite number"):
-        read_classes(body, "")
-    two = read_classes({"data": [{"probs": [0.3, 0.7]}]}, "")
+@pytest.mark.parametrize("values", [[], [None], [float("nan")], [True], [[0.1], []], [[0.1], ["x"]], "0.1"])
+@pytest.mark.parametrize("name", ["probs", "data"])
+def test_a_garbled_answer_of_a_server_is_no_score(name: str, values: object) -> None:
+    read = VLLMReward().read
+    for body in ({}, {"data": []}, {"data": [0.1]}, {"data": [{name: values}]}):
+        with pytest.raises(ValueError, match=r"answer without a reward|no finite number"):
+            read(body, "")
+    two = read({"data": [{name: [0.3, 0.7]}]}, "")
     assert isinstance(two, Missing) and "2 labels" in two.reason
+    assert read({"data": [{name: [-3.25]}]}, "") == Scored(-3.25)
+    assert read({"data": [{"data": [[7.0], [-3.25]]}]}, "") == Scored(-3.25)  # of a head at every token, the last's

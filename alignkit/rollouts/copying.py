@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from abc import abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from alignkit.errors import InputError
@@ -60,13 +60,19 @@ class CopyingSampler(Sampler):
             InputError: a request is longer than the sampler takes.
             RunStopped: the copy's weights are stale.
         """
+        return self.checked(requests, self.draw)
+
+    def checked(
+        self, requests: Sequence[Request], draw: Callable[[Sequence[Request]], list[Completion]]
+    ) -> list[Completion]:
+        """Draw with the policy's weights, and compare what comes with the policy once after each `sync`."""
         for request in requests:
             self._refuse_long(request)
         if not requests:
             return []
         if not self._is_loaded:
             self.sync()
-        drawn = self.draw(requests)
+        drawn = draw(requests)
         if not self._is_checked:
             self._check(requests, drawn)
         return drawn

@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import httpx
@@ -63,7 +64,8 @@ class ChatClient:
     Args:
         label: what messages call the judge.
         key: sent as a bearer token, where there is one.
-        path, models: where bodies go and where the list of models is, behind each address.
+        paths: where bodies go, behind each address: to the first of these that the service has.
+        models: where the list of models is.
     """
 
     def __init__(
@@ -72,10 +74,10 @@ class ChatClient:
         *,
         label: str,
         key: SecretStr | None,
-        path: str = "/chat/completions",
+        paths: Sequence[str] = ("/chat/completions",),
         models: str = "/models",
     ) -> None:
-        self.config, self.label, self._key, self._path, self._models = config, label, key, path, models
+        self.config, self.label, self._key, self._paths, self._models = config, label, key, paths, models
         self._http = httpx.Client(
             verify=any(url.startswith("https") for url in config.base_url),  # certificates take 0.1 s to load
             timeout=httpx.Timeout(config.timeout_s, connect=min(_CONNECT_S, config.timeout_s), pool=None),
@@ -106,6 +108,7 @@ class ChatClient:
             RunStopped: every address refuses for good; what had been answered was yielded before.
         """
         self._stopping.clear()
+        _ = self.path
         arrived: queue.SimpleQueue[tuple[int, Scored | Missing | _Failure]] = queue.SimpleQueue()
         waiting = iter(range(len(bodies)))
         threads = [
@@ -142,6 +145,12 @@ class ChatClient:
         if len(problems) == len(self.config.base_url):
             said = "; ".join(f"{url} {problem}" for url, problem in problems.items())
             raise UsageError(f"judge {self.label!r} cannot be asked: {said}; set base_url in [judge.{self.label}]")
+
+    @cached_property
+    def path(self) -> str:
+        """Where bodies go. A path that is there refuses a GET as the wrong method (405), which costs nothing."""
+        there = (path for path in self._paths for url in self.config.base_url if self._status(f"{url}{path}") == 405)
+        return self._paths[0] if len(self._paths) == 1 else next(there, self._paths[0])
 
     def close(self) -> None:
         """Close the connections."""
@@ -214,7 +223,7 @@ class ChatClient:
 
     def _send(self, turn: Turn, body: bytes) -> Any:
         """Send one request and read its answer, whatever happens."""
-        url, deadline = f"{turn.endpoint.url}{self._path}", time.monotonic() + self.config.timeout_s
+        url, deadline = f"{turn.endpoint.url}{self.path}", time.monotonic() + self.config.timeout_s
         try:
             with self._http.stream("POST", url, content=body, headers=self._headers(url)) as response:
                 received = bytearray()
@@ -251,6 +260,12 @@ class ChatClient:
         longest = self.config.backoff_s * 2.0 ** min(state.attempt_number - 1, 30) * (_LONG if again.long else 1.0)
         asked_s = min(again.after_s or 0.0, self.config.max_outage_s)
         return max(asked_s, min(self.config.max_backoff_s, longest) * (0.5 + 0.5 * random.random()))
+
+    def _status(self, url: str) -> int | None:
+        try:
+            return self._http.get(url, headers=self._headers(url), timeout=_CONNECT_S).status_code
+        except httpx.HTTPError:
+            return None
 
     def _problem(self, url: str) -> str | None:
         try:

@@ -41,7 +41,7 @@ class ClientConfig(JudgeConfig):
 
 def client_cost(config: ClientConfig, num_items: int) -> Cost:
     """Requests, seconds at the allowed rate, and the price where it is known."""
-    seconds = 60.0 * num_items / (config.requests_per_minute * len(config.base_url))
+    seconds = 60.0 * num_items / (config.requests_per_minute * max(1, len(config.base_url)))
     price = (
         "price unknown (set price_per_1000 to see it)"
         if config.price_per_1000 is None

@@ -128,3 +128,14 @@ class Judge(ABC):
 
     def close(self) -> None:
         """Free what was loaded."""
+
+
+def unreadable(item: Item) -> str | None:
+    """Why no model can read an item's texts, or None: a lone surrogate can neither be sent nor tokenized."""
+    texts = [*(message["content"] for message in item.prompt), item.completion, item.rival or ""]
+    try:
+        for text in texts:
+            text.encode()
+    except UnicodeEncodeError:
+        return "the text holds a lone surrogate, which is no valid Unicode"
+    return None

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import cached_property
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from urllib.parse import urlsplit
 
@@ -17,12 +16,12 @@ from pydantic import Field
 
 from alignkit import hookimpl
 from alignkit.errors import UsageError
-from alignkit.scoring.client_config import ClientConfig, client_cost, read_key
-from alignkit.scoring.judge import Cost, Item, Judge, JudgeConfig, Missing, Scored
-from alignkit_plugins.reward_folder import is_unicode
+from alignkit.scoring.client_config import ClientConfig, read_key
+from alignkit.scoring.judge import Item, Judge, JudgeConfig, Missing, Scored
+from alignkit.scoring.remote import RemoteJudge
 
 if TYPE_CHECKING:
-    from alignkit.scoring.client import ChatClient
+    from pydantic import SecretStr
 
 NVIDIA_KEY = "NVIDIA_API_KEY"
 _VALUES = {"A": 1.0, "B": 0.0, "C": 0.5}
@@ -55,40 +54,14 @@ class LLMConfig(ClientConfig):
     requests_per_minute: float = Field(60.0, gt=0, description="to each address")
 
 
-class LLMJudge(Judge):
+class LLMJudge(RemoteJudge):
     """Compares two completions by a chat model."""
 
     name: ClassVar[str] = "llm"
     version: ClassVar[str] = "1"
     Config: ClassVar[type[JudgeConfig]] = LLMConfig
-    paid: ClassVar[bool] = True
     pairwise: ClassVar[bool] = True
     config: LLMConfig
-
-    def score(self, items: Sequence[Item]) -> list[Scored | Missing]:
-        """Compare each item's completion, shown first, with its rival; see `stream`."""
-        answers: dict[int, Scored | Missing] = {}
-        for part in self.stream(items):
-            answers |= part
-        return [answers[number] for number in range(len(items))]
-
-    def stream(self, items: Sequence[Item]) -> Iterator[Mapping[int, Scored | Missing]]:
-        """Yield 1, 0 or 0.5 as answers arrive.
-
-        Raises:
-            UsageError: no address or model is set, or an item has no rival.
-            RunStopped: every address refuses for good.
-        """
-        texts = [
-            [item.completion, item.rival or "", *(message["content"] for message in item.prompt)] for item in items
-        ]
-        reason = "a text holds a lone surrogate, which is no valid Unicode"
-        unsent = {number: Missing(reason) for number, text in enumerate(texts) if not all(map(is_unicode, text))}
-        if unsent:
-            yield unsent
-        numbers = [number for number in range(len(items)) if number not in unsent]
-        for part in self._client.stream([self._body(items[number]) for number in numbers], self._read):
-            yield {numbers[place]: answer for place, answer in part.items()}
 
     def parameters(self) -> Mapping[str, Any]:
         """The model, where it is served, what it is told and how it is sampled."""
@@ -99,22 +72,7 @@ class LLMJudge(Judge):
         """The messages as they are sent."""
         return self._messages(item)
 
-    def cost(self, num_items: int) -> Cost:
-        return client_cost(self.config, num_items)
-
-    def ready(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Check that an address and a model are set and that the address answers; nothing is paid for."""
-        self._client.check()
-
-    def close(self) -> None:
-        if "_client" in vars(self):
-            self._client.close()
-            del self._client
-
-    @cached_property
-    def _client(self) -> ChatClient:
-        from alignkit.scoring.client import ChatClient
-
+    def key(self) -> SecretStr | None:
         config = self.config
         if not config.base_url or not config.model:
             raise UsageError(
@@ -127,9 +85,9 @@ class LLMJudge(Judge):
         key = read_key(variable) if variable is not None else None
         if variable is not None and key is None:
             raise UsageError(f"judge 'llm' needs a key: set {variable}, or name another variable by key_variable")
-        return ChatClient(config, label=self.name, key=key)
+        return key
 
-    def _body(self, item: Item) -> bytes:
+    def body(self, item: Item) -> bytes:
         config = self.config
         body = {"model": config.model, "messages": self._messages(item), "temperature": config.temperature}
         return json.dumps(body | {"max_tokens": config.max_new_tokens}).encode()
@@ -145,12 +103,8 @@ class LLMJudge(Judge):
             {"role": "user", "content": "\n".join(parts)},
         ]
 
-    def _read(self, body: Mapping[str, Any], text: str) -> Scored | Missing:
-        """One answer -> 1, 0 or 0.5 by its last mark; Missing where there is none.
-
-        Raises:
-            ValueError: it is no chat completion.
-        """
+    def read(self, body: Mapping[str, Any], text: str) -> Scored | Missing:
+        """One answer -> 1, 0 or 0.5 by its last mark; Missing where there is none."""
         choices = body.get("choices")
         choice = choices[0] if isinstance(choices, list) and choices else None
         message = choice.get("message") if isinstance(choice, dict) else None

@@ -15,7 +15,7 @@ import json
 import logging
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -23,12 +23,12 @@ from pydantic import Field
 
 from alignkit import hookimpl
 from alignkit.errors import UsageError
-from alignkit.scoring.client_config import ClientConfig, client_cost, read_key
-from alignkit.scoring.judge import Cost, Item, Judge, JudgeConfig, Missing, Scored
-from alignkit_plugins.reward_folder import unreadable
+from alignkit.scoring.client_config import ClientConfig, read_key
+from alignkit.scoring.judge import Item, Judge, JudgeConfig, Missing, Scored, unreadable
+from alignkit.scoring.remote import RemoteJudge
 
 if TYPE_CHECKING:
-    from alignkit.scoring.client import ChatClient
+    from pydantic import SecretStr
 
 KEY = "NVIDIA_API_KEY"
 HOSTED = "https://integrate.api.nvidia.com/v1"
@@ -59,42 +59,13 @@ class NemotronConfig(ClientConfig):
     )
 
 
-class Nemotron(Judge):
+class Nemotron(RemoteJudge):
     """Scores by a learned, remote reward."""
 
     name: ClassVar[str] = "nemotron"
     version: ClassVar[str] = "1"
     Config: ClassVar[type[JudgeConfig]] = NemotronConfig
-    paid: ClassVar[bool] = True
     config: NemotronConfig
-
-    def score(self, items: Sequence[Item]) -> list[Scored | Missing]:
-        """Score items; see `stream`."""
-        answers: dict[int, Scored | Missing] = {}
-        for part in self.stream(items):
-            answers |= part
-        return [answers[number] for number in range(len(items))]
-
-    def stream(self, items: Sequence[Item]) -> Iterator[Mapping[int, Scored | Missing]]:
-        """Yield scores as they arrive; what cannot be sent is missing with its reason, and costs nothing.
-
-        Raises:
-            UsageError: no key.
-            RunStopped: every address refuses for good: key, quota, or a model that is not served.
-        """
-        unsent = {number: Missing(reason) for number, item in enumerate(items) if (reason := self._unsendable(item))}
-        if unsent:
-            _logger.warning(
-                "nemotron: %d of %d conversations are not sent: %s",
-                len(unsent), len(items), "; ".join(dict.fromkeys(answer.reason for answer in unsent.values())),
-            )  # fmt: skip
-            yield unsent
-        numbers = [number for number in range(len(items)) if number not in unsent]
-        if not numbers:
-            return
-        bodies = [self._body(items[number]) for number in numbers]
-        for part in self._client.stream(bodies, self._read):
-            yield {numbers[place]: answer for place, answer in part.items()}
 
     def parameters(self) -> Mapping[str, Any]:
         """The model, where it is served, and which number of its answer is the score."""
@@ -105,33 +76,20 @@ class Nemotron(Judge):
         """The messages as they are sent."""
         return _messages(item)
 
-    def cost(self, num_items: int) -> Cost:
-        return client_cost(self.config, num_items)
-
-    def ready(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Check the key and the addresses; nothing is paid for.
-
-        Raises:
-            UsageError: no key for the hosted service, no address that can be reached, or one with a web page.
-        """
-        self._client.check()
-
-    def close(self) -> None:
-        if "_client" in vars(self):
-            self._client.close()
-            del self._client
-
-    @cached_property
-    def _client(self) -> ChatClient:
-        from alignkit.scoring.client import ChatClient
-
+    def key(self) -> SecretStr | None:
         key = read_key(KEY)
         if key is None and HOSTED in self.config.base_url:
             raise UsageError(
                 f"judge 'nemotron' needs a key: set {KEY} (made at build.nvidia.com), or name a self-hosted model by "
                 "base_url in [judge.nemotron], or another judge: a reward run (alignkit train reward), FILE.py:function"
             )
-        return ChatClient(self.config, label=self.name, key=key)
+        return key
+
+    def left_out(self, unsent: Mapping[int, Missing], num_items: int) -> None:
+        _logger.warning(
+            "nemotron: %d of %d conversations are not sent: %s",
+            len(unsent), num_items, "; ".join(dict.fromkeys(answer.reason for answer in unsent.values())),
+        )  # fmt: skip
 
     @cached_property
     def _count_tokens(self) -> Callable[[str], int]:
@@ -143,8 +101,7 @@ class Nemotron(Judge):
         tokenizer: Any = load_tokenizer(find_model(self.config.tokenizer).folder)
         return lambda text: len(tokenizer(text, add_special_tokens=False)["input_ids"])
 
-    def _unsendable(self, item: Item) -> str | None:
-        """Why an item is not sent, or None."""
+    def unsendable(self, item: Item) -> str | None:
         messages = _messages(item)
         roles = [message["role"] for message in messages]
         if any(message["role"] in ("system", "developer") for message in item.prompt):
@@ -161,15 +118,10 @@ class Nemotron(Judge):
             return f"longer than the model's {self.config.max_length:,} tokens ({how}; too_long = missing)"
         return None
 
-    def _body(self, item: Item) -> bytes:
+    def body(self, item: Item) -> bytes:
         return json.dumps({"model": self.config.model, "messages": _messages(item)}).encode()
 
-    def _read(self, body: Mapping[str, Any], text: str) -> Scored | Missing:
-        """One answer -> a score.
-
-        Raises:
-            ValueError: it is garbled: asking again may help.
-        """
+    def read(self, body: Mapping[str, Any], text: str) -> Scored | Missing:
         named = read_attributes(body)
         wanted = self.config.attribute
         if wanted is None:

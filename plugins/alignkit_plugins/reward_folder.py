@@ -135,19 +135,3 @@ class RewardFolder:
 def conversation(item: Item) -> dict[str, Any]:
     """What a reward model looks at of an item, for the ledger's key."""
     return {"prompt": [[m["role"], m["content"]] for m in item.prompt], "completion": item.completion}
-
-
-def is_unicode(text: str) -> bool:
-    """Whether a text can be sent or tokenized: a lone surrogate cannot."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def unreadable(item: Item) -> str | None:
-    """Why no model can read an item's texts, or None."""
-    if all(is_unicode(text) for text in (*(message["content"] for message in item.prompt), item.completion)):
-        return None
-    return "the text holds a lone surrogate, which is no valid Unicode"

@@ -14,8 +14,8 @@ from pydantic import Field
 
 from alignkit import hookimpl
 from alignkit.errors import InputError
-from alignkit.scoring.judge import Item, Judge, JudgeConfig, Missing, Scored
-from alignkit_plugins.reward_folder import RewardFolder, conversation, unreadable
+from alignkit.scoring.judge import Item, Judge, JudgeConfig, Missing, Scored, unreadable
+from alignkit_plugins.reward_folder import RewardFolder, conversation
 
 if TYPE_CHECKING:
     from alignkit.data.trees import Tree

@@ -22,14 +22,16 @@ from alignkit import hookimpl
 from alignkit.errors import UsageError
 from alignkit.scoring.client_config import ClientConfig, read_key
 from alignkit.scoring.judge import Item, Judge, JudgeConfig, Missing, Scored
-from alignkit_plugins.reward_folder import RewardFolder, conversation, unreadable
+from alignkit.scoring.remote import RemoteJudge
+from alignkit_plugins.reward_folder import RewardFolder, conversation
 
 if TYPE_CHECKING:
-    from alignkit.scoring.client import ChatClient
+    from pydantic import SecretStr
 
 KEY = "VLLM_API_KEY"
 _MAX_LENGTH = 4096  # tokens
 _AT_ONCE = 256  # conversations between two parts that the ledger keeps
+_KEPT = 2000  # characters of an answer that the ledger keeps; a head at every token says more
 _PROBE = Item([{"role": "user", "content": "Name a river."}], "The Rhine.")
 
 
@@ -62,35 +64,25 @@ class VLLMRewardConfig(ClientConfig):
         return [url.removesuffix("/v1") for url in urls]
 
 
-class VLLMReward(Judge):
+class VLLMReward(RemoteJudge):
     """Scores by a learned reward; scores of different prompts are not comparable."""
 
     name: ClassVar[str] = "vllm-reward"
     version: ClassVar[str] = "1"
     Config: ClassVar[type[JudgeConfig]] = VLLMRewardConfig
+    paid: ClassVar[bool] = False
+    paths: ClassVar[tuple[str, ...]] = ("/classify", "/pooling")  # two-layer heads have the second only
+    models: ClassVar[str] = "/v1/models"
     config: VLLMRewardConfig
 
-    def score(self, items: Sequence[Item]) -> list[Scored | Missing]:
-        """Score items; see `stream`."""
-        answers: dict[int, Scored | Missing] = {}
-        for part in self.stream(items):
-            answers |= part
-        return [answers[number] for number in range(len(items))]
-
-    def stream(self, items: Sequence[Item]) -> Iterator[Mapping[int, Scored | Missing]]:
-        """Yield scores as they come; what is too long for the model or no valid Unicode is missing.
+    def ask(self, items: Sequence[Item]) -> Iterator[Mapping[int, Scored | Missing]]:
+        """Yield scores as they come, of a server or of this process; what is too long for the model is missing.
 
         Raises:
             UsageError: vLLM is not installed, or there is no model.
             RunStopped: every server refuses for good.
         """
-        unread = {number: Missing(reason) for number, item in enumerate(items) if (reason := unreadable(item))}
-        if unread:
-            yield unread
-        numbers = [number for number in range(len(items)) if number not in unread]
-        score = self._ask if self.config.base_url else self._compute
-        for part in score([items[number] for number in numbers]):
-            yield {numbers[place]: answer for place, answer in part.items()}
+        return super().ask(items) if self.config.base_url else self._compute(items)
 
     def parameters(self) -> Mapping[str, Any]:
         """The model (its files' hash, or its id and addresses), which value is the score, and the precision."""
@@ -121,7 +113,7 @@ class VLLMReward(Judge):
             self._folder.head(logit_of_token=self.config.logit_of_token)
             _ = self._folder.chat
             return
-        self._client.check()
+        super().ready(rows)
         answer = self.score([_PROBE])[0]
         if isinstance(answer, Missing):
             raise UsageError(
@@ -130,12 +122,42 @@ class VLLMReward(Judge):
             )
 
     def close(self) -> None:
-        if "_client" in vars(self):
-            self._client.close()
-            del self._client
+        super().close()
         if "_engine" in vars(self):
             self._engine.close()
             del self._engine
+
+    def key(self) -> SecretStr | None:
+        if self.config.model is None:
+            raise UsageError(
+                "judge 'vllm-reward' needs to know which model the server has: set model in [judge.vllm-reward]"
+            )
+        return read_key(KEY)
+
+    def body(self, item: Item) -> bytes:
+        body: dict[str, Any] = {"model": self.config.model, "use_activation": False}
+        if self._tokenizer is not None:
+            return json.dumps(body | {"input": [_ids(self._tokenizer, item)]}).encode()
+        turns = [{"role": m["role"], "content": m["content"]} for m in item.prompt]
+        messages = [*turns, {"role": "assistant", "content": item.completion}]
+        return json.dumps(
+            body | {"messages": messages, "add_generation_prompt": False, "add_special_tokens": False}
+        ).encode()
+
+    def read(self, body: Mapping[str, Any], text: str) -> Scored | Missing:
+        """The raw value in an answer of /classify, or of /pooling: there a list of values, or one for each token."""
+        data = body.get("data")
+        first = data[0] if isinstance(data, list) and data and isinstance(data[0], dict) else {}
+        values = first.get("probs", first.get("data"))
+        while isinstance(values, list) and values and isinstance(values[-1], list):
+            values = values[-1]  # the last token's
+        if not isinstance(values, list) or not values:
+            raise ValueError("an answer without a reward")
+        if len(values) > 1:
+            return Missing(f"the model has {len(values)} labels, a reward model has one")
+        if isinstance(values[0], bool) or not isinstance(values[0], int | float) or not math.isfinite(values[0]):
+            raise ValueError(f"a reward that is no finite number: {values[0]!r}")
+        return Scored(float(values[0]), text if len(text) <= _KEPT else None)
 
     @cached_property
     def _folder(self) -> RewardFolder:
@@ -179,46 +201,6 @@ class VLLMReward(Judge):
             self._folder, self._folder.head(logit_of_token=token), logit_of_token=token, dtype=self._dtype,
             max_length=self._max_length, gpu_memory=self.config.gpu_memory,
         )  # fmt: skip
-
-    def _ask(self, items: Sequence[Item]) -> Iterator[dict[int, Scored | Missing]]:
-        return self._client.stream([self._body(item) for item in items], read_classes)
-
-    @cached_property
-    def _client(self) -> ChatClient:
-        from alignkit.scoring.client import ChatClient
-
-        if self.config.model is None:
-            raise UsageError(
-                "judge 'vllm-reward' needs to know which model the server has: set model in [judge.vllm-reward]"
-            )
-        return ChatClient(self.config, label=self.name, key=read_key(KEY), path="/classify", models="/v1/models")
-
-    def _body(self, item: Item) -> bytes:
-        body: dict[str, Any] = {"model": self.config.model, "use_activation": False}
-        if self._tokenizer is not None:
-            return json.dumps(body | {"input": [_ids(self._tokenizer, item)]}).encode()
-        turns = [{"role": m["role"], "content": m["content"]} for m in item.prompt]
-        messages = [*turns, {"role": "assistant", "content": item.completion}]
-        return json.dumps(
-            body | {"messages": messages, "add_generation_prompt": False, "add_special_tokens": False}
-        ).encode()
-
-
-def read_classes(body: Mapping[str, Any], text: str) -> Scored | Missing:
-    """One answer of /classify -> a score; Missing where the model has several labels.
-
-    Raises:
-        ValueError: it is garbled.
-    """
-    data = body.get("data")
-    values = data[0].get("probs") if isinstance(data, list) and data and isinstance(data[0], dict) else None
-    if not isinstance(values, list) or not values:
-        raise ValueError("an answer without probs")
-    if len(values) > 1:
-        return Missing(f"the model has {len(values)} labels, a reward model has one")
-    if isinstance(values[0], bool) or not isinstance(values[0], int | float) or not math.isfinite(values[0]):
-        raise ValueError(f"a reward that is no finite number: {values[0]!r}")
-    return Scored(float(values[0]), text)
 
 
 @hookimpl

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import tempfile
 import weakref
-from collections.abc import Callable, Iterable, Sequence
-from functools import cached_property
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -23,11 +25,13 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from alignkit.policy.policy import Policy
+    from alignkit.rollouts.beams import Candidates
 
 MAX_LENGTH = 4096  # tokens, prompt and completion: a longer engine's cache would hold fewer sequences at once
 MIN_TEMPERATURE = 0.01  # what vLLM raises lower ones to, 0 excepted
 _GPU_MEMORY = 0.35  # share; the rest is the policy's
 _MAX_SEQUENCES = 256
+_BEAM_BLOCK = 32  # tokens: only whole blocks are found in the prefix cache, on the CPU they are of 128 unless told
 
 
 class VLLMSampler(CopyingSampler):
@@ -42,6 +46,7 @@ class VLLMSampler(CopyingSampler):
         require_vllm("--sampler vllm", otherwise="--sampler transformers needs nothing more")
         self._sleeps = policy.device.type == "cuda"
         self._is_asleep = False
+        self._block: int | None = None
 
     @property
     def max_length(self) -> int:
@@ -55,20 +60,24 @@ class VLLMSampler(CopyingSampler):
             RunStopped: the engine failed.
         """
         params = [self._params(request) for request in requests]
-        if self._is_asleep:
-            self.sync()  # sleeping threw the weights away
-        engine = self._engine
-        if self._sleeps:
-            engine.wake_up(tags=["kv_cache"])
-        prompts = [{"prompt_token_ids": list(request.prompt_ids)} for request in requests]
-        try:
-            outputs = engine.generate(prompts, params, use_tqdm=False)
-        except (RuntimeError, ValueError) as error:
-            raise RunStopped(f"vLLM failed while generating: {error}") from error
-        if self._sleeps:
-            engine.sleep(level=2)
-            self._is_asleep = True
-        return [_completion(output.outputs[0], request) for output, request in zip(outputs, requests, strict=True)]
+        with self._awake():
+            outputs = self._generate([request.prompt_ids for request in requests], params)
+        return [_completion(output, request) for output, request in zip(outputs, requests, strict=True)]
+
+    def beam_search(self, requests: Sequence[Request], *, num_beams: int, length_penalty: float) -> list[Completion]:
+        """See `Sampler`; each live beam asks for one token more, its past is in the engine's prefix cache."""
+        from alignkit.rollouts.beams import beam_search
+
+        self._block = _BEAM_BLOCK
+
+        def search(requests: Sequence[Request]) -> list[Completion]:
+            with self._awake():
+                return beam_search(
+                    requests, partial(self._likeliest, num=2 * num_beams), num_beams=num_beams,
+                    length_penalty=length_penalty, end_ids=self.end_ids,
+                )  # fmt: skip
+
+        return self.checked([replace(request, temperature=0.0, top_p=1.0) for request in requests], search)
 
     def load(self, weights: Iterable[tuple[str, Tensor]]) -> None:
         """Load weights into the engine, woken for it, and forget what was cached under others."""
@@ -102,7 +111,37 @@ class VLLMSampler(CopyingSampler):
             Path(folder.name), dtype="bfloat16" if bf16 else "float32", max_model_len=self.max_length,
             gpu_memory=_GPU_MEMORY, load_format="dummy", skip_tokenizer_init=True, generation_config="vllm",
             logprobs_mode="processed_logprobs", max_num_seqs=_MAX_SEQUENCES, enable_sleep_mode=self._sleeps,
+            max_logprobs=-1,  # of any width of beam search
+            block_size=self._block if self.policy.device.type == "cpu" else None,
         )  # fmt: skip
+
+    @contextmanager
+    def _awake(self) -> Iterator[None]:
+        """The engine with weights and cache, for as long as it generates."""
+        if self._is_asleep:
+            self.sync()  # sleeping threw the weights away
+        if self._sleeps:
+            self._engine.wake_up(tags=["kv_cache"])
+        yield
+        if self._sleeps:
+            self._engine.sleep(level=2)
+            self._is_asleep = True
+
+    def _generate(self, texts: Sequence[Sequence[int]], params: Any) -> list[Any]:
+        """Each text's only continuation."""
+        prompts = [{"prompt_token_ids": list(ids)} for ids in texts]
+        try:
+            outputs = self._engine.generate(prompts, params, use_tqdm=False)
+        except (RuntimeError, ValueError) as error:
+            raise RunStopped(f"vLLM failed while generating: {error}") from error
+        return [output.outputs[0] for output in outputs]
+
+    def _likeliest(self, texts: Sequence[Sequence[int]], *, num: int) -> list[Candidates]:
+        """Each text's likeliest next tokens and their log-probs."""
+        params = self._params(Request((), temperature=0.0, seed=0, max_new_tokens=1))
+        params.logprobs = min(num, int(self.policy.config.vocab_size))
+        outputs = self._generate(texts, params)
+        return [[(token, one.logprob) for token, one in output.logprobs[0].items()] for output in outputs]
 
     def _params(self, request: Request) -> Any:
         from vllm import SamplingParams
