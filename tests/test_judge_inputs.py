@@ -146,11 +146,16 @@ def test_auto_takes_rules_then_nemotron_then_a_reward_run_and_says_why(
     with running(key=CANARY) as urls:
         config = Path("nemotron.toml")
         config.write_text(f"[judge.nemotron]\nbase_url = {json.dumps(urls)}\nrequests_per_minute = 60000\n")
-        assert main(judged(models, plain, "--yes", "--config", "nemotron.toml", judge="auto")) == 0
+        command = judged(models, plain, "--config", "nemotron.toml", judge="auto")
+        assert main(command) == 2  # no score is bought before it is agreed to, the probe's neither
+        assert "at most 9 requests" in (said := capsys.readouterr().err) and "agree with --yes" in said
+        assert ask(urls[0], "sold")["sold"] == []
+        assert main([*command, "--yes"]) == 0
         out, err = capsys.readouterr()
         sold = ask(urls[0], "sold")["sold"]
     assert "judge: nemotron, because NVIDIA_API_KEY is set and a one-row probe answered" in err
-    assert len(sold) == len(set(sold)) + sum(sold.count(text) - 1 for text in set(sold)) <= 2 * len(PROMPTS) + 1
+    bought = [row for row in open_ledger().export() if row["judge"] == "nemotron"]
+    assert len(sold) == len(bought) <= 2 * len(PROMPTS) + 1 and err.count("requests, about") == 1
     with running(key="another") as urls:
         config.write_text(f"[judge.nemotron]\nbase_url = {json.dumps(urls)}\nmax_attempts = 2\n")
         assert main(judged(models, plain, "--yes", "--config", "nemotron.toml", judge="auto")) == 0

@@ -134,6 +134,25 @@ def test_several_processes_share_one_ledger(tmp_path: Path) -> None:
     assert Ledger(path).stats()[0]["num_scores"] == 20 + 4 * 20
 
 
+def test_the_same_look_counts_once_and_another_is_a_further_one_whichever_side_is_judged(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "l.sqlite")
+    looks = [(("a", "b"), "x"), (("a", "b"), "y"), (("b", "a"), "x"), (("a", "c"), "z"), (("b", "a"), "z")]
+    assert [ledger.count_look(models, look) for models, look in looks] == [1, 2, 1, 1, 3]
+    assert Ledger(tmp_path / "l.sqlite").count_look(("a", "b"), "y") == 2
+
+
+def test_a_ledger_without_looks_keeps_its_scores_and_gets_them(tmp_path: Path) -> None:
+    path = tmp_path / "l.sqlite"
+    ledger = Ledger(path)
+    ledger.keep(SOURCE, {"first": Scored(1.0)})
+    ledger._connection().executescript("DROP TABLE looks; PRAGMA user_version = 1;")
+    ledger.close()
+    assert Ledger(path).count_look(("a", "b"), "x") == 1 and Ledger(path).find(["first"]) == {"first": Scored(1.0)}
+    Ledger(path)._connection().execute("PRAGMA user_version = 3")
+    with pytest.raises(InputError, match="a ledger of another alignkit"):
+        Ledger(path).find(["first"])
+
+
 def test_a_full_disk_stops_with_what_was_committed_kept(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path / "l.sqlite")
     ledger.keep(SOURCE, {"first": Scored(1.0)})

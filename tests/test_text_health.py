@@ -1,9 +1,8 @@
-"""Repetition, loops, boilerplate, thinking, clusters of prompts, and looks."""
+"""Repetition, loops, boilerplate, thinking, and clusters of prompts."""
 
 from __future__ import annotations
 
 import math
-from pathlib import Path
 
 import pytest
 
@@ -11,7 +10,6 @@ from alignkit.judging.bleu import sentence_bleu_mean
 from alignkit.judging.boilerplate import boilerplate
 from alignkit.judging.clustering import find_clusters
 from alignkit.judging.health import Texts, lines, measure
-from alignkit.judging.looks import count_look
 from alignkit.judging.text_health import compression_ratio, has_phrase, loop_share, marks_per_100_words
 from alignkit.judging.thinking import split_thinking
 
@@ -106,8 +104,3 @@ def test_clusters_are_templates_or_sources_the_coarser_and_copies_stay_together(
     assert joined.num == 1
     same, words = find_clusters([{"source": "x"}] * 3, [0, 1, 2], column=None)
     assert (same.num, words.startswith("prompts; all are of one source")) == (3, True)
-
-
-def test_the_same_look_counts_once_and_another_splits(tmp_path: Path) -> None:
-    counted = [count_look(tmp_path, vs=vs, look=look) for vs, look in [("a", "x"), ("a", "y"), ("a", "x"), ("b", "z")]]
-    assert counted == [1, 2, 1, 1]

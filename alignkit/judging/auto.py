@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,29 +14,45 @@ from alignkit.errors import AlignkitError, UsageError
 from alignkit.registry import registry
 from alignkit.scoring.judge import Item, Scored
 from alignkit.scoring.specs import make_judge
+from alignkit.scoring.spending import agree
 
 
-def choose_judge(rows: Sequence[Row], settings: Mapping[str, Mapping[str, Any]] | None = None) -> tuple[str, str]:
-    """Return (SPEC, why): the rows' own rules, else Nemotron where it answers, else the newest reward run.
+@dataclass(frozen=True)
+class Choice:
+    """A judge's SPEC, why it decides, and whether its cost was agreed to already."""
+
+    spec: str
+    why: str
+    is_agreed: bool = False
+
+
+def choose_judge(
+    rows: Sequence[Row], settings: Mapping[str, Mapping[str, Any]] | None, *, num_items: int, yes: bool
+) -> Choice:
+    """Choose the rows' own rules, else Nemotron where it answers, else the newest reward run.
+
+    Nemotron is asked for one score to know whether it answers: that is agreed to first, with all the rest.
 
     Args:
         settings: options of judges by name, from [judge.NAME].
+        num_items: how many scores the verdict takes at most.
+        yes: agreed to beforehand.
 
     Raises:
-        UsageError: none of them is there, with the commands that would work.
+        UsageError: none of them is there, with the commands that would work; or a cost was not agreed to.
     """
     judges = registry().names("judge")
     if "rules" in judges and all(row.fields.get("rules") for row in rows):
-        return "rules", "the rows carry rules that anyone can check"
+        return Choice("rules", "the rows carry rules that anyone can check")
     tried = []
     if "nemotron" in judges and os.environ.get("NVIDIA_API_KEY"):
-        problem = _probe("nemotron", rows[0], settings)
+        problem = _probe("nemotron", rows[0], settings, num_items=num_items, yes=yes)
         if problem is None:
-            return "nemotron", "NVIDIA_API_KEY is set and a one-row probe answered"
+            return Choice("nemotron", "NVIDIA_API_KEY is set and a one-row probe answered", is_agreed=True)
         tried.append(f"nemotron does not answer ({problem})")
     reward_run = newest_run(method="reward")
     if reward_run is not None:
-        return str(reward_run), "it is the newest reward model trained here"
+        return Choice(str(reward_run), "it is the newest reward model trained here")
     raise UsageError(
         "no judge: the rows carry no rules, "
         + (tried[0] if tried else "NVIDIA_API_KEY is not set or its judge is not installed")
@@ -55,15 +72,25 @@ def newest_run(*, method: str | None = None) -> Path | None:
     return max(found)[1] if found else None
 
 
-def _probe(spec: str, row: Row, settings: Mapping[str, Mapping[str, Any]] | None) -> str | None:
-    """Ask for one score, through the ledger; why there is none, or None."""
-    item = Item(row.prompt, row.reference or "Hello.", row.fields)
+def _probe(
+    spec: str, row: Row, settings: Mapping[str, Mapping[str, Any]] | None, *, num_items: int, yes: bool
+) -> str | None:
+    """Ask for one score, through the ledger; why there is none, or None.
+
+    Raises:
+        UsageError: it costs money, and that was not agreed to.
+    """
     named = make_judge(spec, settings)
     try:
-        named.judge.ready([row.fields])
-        answer = named.score([item])[0]
-    except AlignkitError as error:
-        return str(error)
+        try:
+            named.judge.ready([row.fields])  # costs nothing
+        except AlignkitError as error:
+            return str(error)
+        agree([named], num_items + 1, yes=yes)
+        try:
+            answer = named.score([Item(row.prompt, row.reference or "Hello.", row.fields)])[0]
+        except AlignkitError as error:
+            return str(error)
     finally:
         named.judge.close()
     return None if isinstance(answer, Scored) else answer.reason

@@ -14,12 +14,11 @@ from alignkit.config_file import Settings
 from alignkit.data.rows import text_of
 from alignkit.errors import UsageError
 from alignkit.judging.answers import Answers, Generation, answers_of
-from alignkit.judging.auto import choose_judge, newest_run
+from alignkit.judging.auto import Choice, choose_judge, newest_run
 from alignkit.judging.bleu import corpus_bleu
 from alignkit.judging.clustering import find_clusters
 from alignkit.judging.health import Texts, measure
 from alignkit.judging.length import Pairs, length_facts
-from alignkit.judging.looks import count_look
 from alignkit.judging.planner import POWER, detectable
 from alignkit.judging.prompts import Prompts, choose_prompts
 from alignkit.judging.resampling import Clusters
@@ -28,9 +27,10 @@ from alignkit.judging.statistics import win_rate
 from alignkit.judging.text_health import cut_share, repetition
 from alignkit.judging.verdict import JudgeName, JudgeNoise, Side, Verdict, level_of, reach
 from alignkit.policy.load import check_weights
-from alignkit.policy.names import ModelSource, find_model
+from alignkit.policy.names import ModelSource, find_model, weights_fingerprint
 from alignkit.progress import Progress
 from alignkit.scoring.judge import Item, Missing, Scored
+from alignkit.scoring.ledger import open_ledger
 from alignkit.scoring.pairs import score_both
 from alignkit.scoring.specs import NamedJudge, make_judge
 from alignkit.scoring.spending import agree
@@ -54,13 +54,14 @@ def judge_model(model: str | None, settings: Settings, *, data_given: bool, yes:
         source, settings.data, data_given=data_given, num_prompts=section.num_prompts, seed=section.seed, vs=vs
     )
     clusters, units = find_clusters([row.fields for row in prompts.rows], prompts.keys, column=section.cluster)
-    spec, why = (
-        (section.judge, "it was named") if section.judge != "auto" else choose_judge(prompts.rows, settings.judges)
-    )
-    progress.note(f"judge: {spec}, because {why}; {len(prompts.rows)} prompts: {prompts.source}")
+    num_items = 2 * len(prompts.rows) * (1 + section.rejudge)
+    chosen = Choice(section.judge, "it was named")
+    if section.judge == "auto":
+        chosen = choose_judge(prompts.rows, settings.judges, num_items=num_items, yes=yes)
+    progress.note(f"judge: {chosen.spec}, because {chosen.why}; {len(prompts.rows)} prompts: {prompts.source}")
     progress.note(_power(clusters))
-    named = make_judge(spec, settings.judges)
-    agree([named], 2 * len(prompts.rows) * (1 + section.rejudge), yes=yes)
+    named = make_judge(chosen.spec, settings.judges)
+    agree([named] if not chosen.is_agreed else [], num_items, yes=yes)
     named.judge.ready([row.fields for row in prompts.rows])
     ours, theirs = (
         answers_of(one, prompts.rows, section=settings.model, generation=how, progress=progress)
@@ -70,9 +71,8 @@ def judge_model(model: str | None, settings: Settings, *, data_given: bool, yes:
     scorings = [(_values(one.ours), _values(one.theirs)) for one in scored]
     named.judge.close()
     outcomes = [_outcomes(a_P, b_P) for a_P, b_P in scorings]
-    look = None
-    if source.run is not None:
-        look = count_look(source.run, vs=vs.name, look=_look(prompts, settings, named))
+    weights = (weights_fingerprint(source.folder), weights_fingerprint(vs.folder))
+    look = open_ledger().count_look(weights, _look(prompts, settings, named))
     level = level_of(look)
     pairs = Pairs(outcomes[0], _chars(ours), _chars(theirs), scorings[0][0] - scorings[0][1], clusters)
     verdict = reach(

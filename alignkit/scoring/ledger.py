@@ -8,8 +8,10 @@ asked again.
 
     scores(key, judge, version, parameters, repeat, value, raw, created)     one row a score
     missing(key, judge, version, parameters, reason, created, attempts)      what has no score yet, and why
+    looks(pair, look, created)                                               one row a time that a pair was judged
 
-Texts that were judged are not in it, only their hash.
+Texts that were judged are not in it, only their hash. A pair is two models' weights, whichever was judged against the
+other; a look is one set of prompts, answers and judge.
 """
 
 from __future__ import annotations
@@ -34,7 +36,7 @@ from alignkit.scoring.judge import Missing, Scored
 
 VARIABLE = "ALIGNKIT_LEDGER"
 DEFAULT = Path("runs") / "ledger.sqlite"
-_FORMAT = 1  # PRAGMA user_version
+_FORMAT = 2  # PRAGMA user_version; format 1 had no looks
 _WAIT_S = 60.0  # for another process's commit
 _TABLES = """
 CREATE TABLE IF NOT EXISTS scores (
@@ -43,6 +45,8 @@ CREATE TABLE IF NOT EXISTS scores (
 CREATE TABLE IF NOT EXISTS missing (
   key TEXT PRIMARY KEY, judge TEXT NOT NULL, version TEXT NOT NULL, parameters TEXT NOT NULL,
   reason TEXT NOT NULL, created TEXT NOT NULL, attempts INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS looks (
+  number INTEGER PRIMARY KEY, pair TEXT NOT NULL, look TEXT NOT NULL, created TEXT NOT NULL, UNIQUE (pair, look));
 """
 
 
@@ -139,6 +143,24 @@ class Ledger:
                 raise
         return self.find([row[0] for row in scores])
 
+    def count_look(self, models: tuple[str, str], look: str) -> int:
+        """Note a look at two models, unless it is known, and return its number among this pair's, from 1.
+
+        Judging the same again gives the same numbers and is no further look; other prompts, another seed, other
+        sampling or another judge is one, and each is a further chance of a false alarm.
+
+        Args:
+            models: fingerprints of their weights, in any order.
+            look: fingerprint of prompts, generation and judge.
+        """
+        pair = " ".join(sorted(models))
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        query = """SELECT count(*) FROM looks
+        WHERE pair = ?1 AND number <= (SELECT number FROM looks WHERE pair = ?1 AND look = ?2)"""
+        with self._open() as db:
+            db.execute("INSERT OR IGNORE INTO looks (pair, look, created) VALUES (?, ?, ?)", (pair, look, now))
+            return int(db.execute(query, (pair, look)).fetchone()[0])
+
     def stats(self) -> list[dict[str, Any]]:
         """One row for each judge, version and parameters: scores and their range, what is missing, first and last."""
         query = """
@@ -187,7 +209,7 @@ class Ledger:
 
 def _prepare(db: sqlite3.Connection, path: Path) -> None:
     version = db.execute("PRAGMA user_version").fetchone()[0]
-    if version not in (0, _FORMAT):
+    if version > _FORMAT:
         raise InputError(f"{path}: a ledger of another alignkit (format {version}); name another file by {VARIABLE}")
     give_up = time.monotonic() + _WAIT_S
     while True:
@@ -199,7 +221,7 @@ def _prepare(db: sqlite3.Connection, path: Path) -> None:
                 raise
             time.sleep(0.05)
     db.execute("PRAGMA synchronous = FULL")
-    if version == 0:
+    if version < _FORMAT:
         db.executescript(f"BEGIN IMMEDIATE; {_TABLES} PRAGMA user_version = {_FORMAT}; COMMIT;")
 
 
