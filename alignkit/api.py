@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -271,11 +272,9 @@ def probe(
     rows = [*rows, *probes.adversarial_rows(rows)]
     ours, theirs = probes.probe_items(rows)
     agree([named], len(ours) + len(theirs), yes=yes)
-    named.judge.ready([row.model_dump() for row in rows])
-    try:
+    with closing(named.judge):
+        named.judge.ready([row.model_dump() for row in rows])
         return probes.probe(named, rows)
-    finally:
-        named.judge.close()
 
 
 def ledger_stats() -> list[dict[str, Any]]:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from chaos_server import ask, running
+from reward_folders import reward_folder
 from tiny_models import tiny_model
 
 from alignkit.cli.main import main
@@ -60,6 +61,8 @@ def judged(models: Path, rows: str, *more: str, judge: str = "length.py:length",
         (["--vs", "torn"], "torn.*cannot be loaded.*whole safetensors"),
         (["--vs", "unfinished"], "unfinished has no model yet: .* go on with --resume"),
         (["--num-beams", "4", "--temperature", "1"], "beam search does not sample"),
+        (["--judge", "labels"], "a classifier of 2 labels is no reward model"),
+        (["--judge", "bare"], "no chat template"),
     ],
 )
 def test_what_cannot_be_judged_is_one_line_before_anything_is_answered(
@@ -68,12 +71,25 @@ def test_what_cannot_be_judged_is_one_line_before_anything_is_answered(
     tiny_model(Path("torn"))
     weights = Path("torn/model.safetensors")
     weights.write_bytes(weights.read_bytes()[:-100])
+    reward_folder(Path("labels"), "qwen2", labels=2)
+    reward_folder(Path("bare"), "qwen2")
+    Path("bare/chat_template.jinja").unlink()
     Path("unfinished").mkdir()
     Path("unfinished/run.json").write_text("{}")
     monkeypatch.setattr("alignkit.judging.compare.answers_of", None)  # never reached
     assert main([*judged(models, write_rows(*PROMPTS)), *options]) == 2
     err = capsys.readouterr().err
     assert re.search(said, err.splitlines()[-1]), err
+
+
+def test_an_address_with_a_web_page_is_refused_before_anything_is_answered(
+    models: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("alignkit.judging.compare.answers_of", None)
+    with running(always="html-page") as urls:
+        setting = ["--set", f"judge.nemotron.base_url={json.dumps(urls)}", "--yes"]
+        assert main(judged(models, write_rows(*PROMPTS), *setting, judge="nemotron")) == 2
+    assert "answers with a web page (text/html)" in capsys.readouterr().err
 
 
 def test_one_prompt_repeated_prompts_and_empty_answers_are_said(
@@ -169,6 +185,36 @@ def test_auto_takes_rules_then_nemotron_then_a_reward_run_and_says_why(
     files = [*Path().rglob("*"), *Path(os.environ["ALIGNKIT_LEDGER"]).parent.iterdir()]
     assert CANARY not in said
     assert not [path for path in files if path.is_file() and CANARY.encode() in path.read_bytes()]
+
+
+def test_the_key_is_in_no_run_report_log_or_traceback(
+    models: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run rewarded by the service, its report and verdict, a refusal that repeats the key, a bug in the client."""
+    monkeypatch.setenv("NVIDIA_API_KEY", CANARY)
+    rows = write_rows(*({"id": f"p{n}", "prompt": f"What is {n} + 1?"} for n in range(6)))
+    common = ["--config", "a.toml", "--yes"]
+    training = ["train", "grpo", "--model", str(models / "one"), "--data", rows, "--out", "runs/a", "--max-steps", "1",
+                "--precision", "fp32", "--max-new-tokens", "3", "--reward", "nemotron", "--split", "0.3"]  # fmt: skip
+    judging = ["judge", "runs/a", "--vs", str(models / "other"), "--judge", "nemotron", "--data", rows]
+    with running(key=CANARY) as urls:
+        Path("a.toml").write_text(f"[judge.nemotron]\nbase_url = {json.dumps(urls)}\nrequests_per_minute = 60000\n")
+        assert main([*training, *common]) == 0
+        assert main([*judging, "--max-new-tokens", "3", *common]) == 0
+        with monkeypatch.context() as broken:
+            broken.setattr("alignkit.scoring.client.read_reply", None)
+            assert main([*judging, "--max-new-tokens", "4", *common]) == 70
+    out, err = capsys.readouterr()
+    assert "Traceback" in err and "'NoneType' object is not callable" in err and "was also the training reward" in out
+    with running(key="another") as urls:
+        Path("a.toml").write_text(f"[judge.nemotron]\nbase_url = {json.dumps(urls)}\n")
+        assert main([*judging, "--max-new-tokens", "4", *common]) == 3
+    refused = capsys.readouterr()
+    assert "[key]" in refused.err
+    files = [*Path().rglob("*"), *Path(os.environ["ALIGNKIT_LEDGER"]).parent.iterdir()]
+    assert {"report.html", "log.txt", "run.json"} <= {path.name for path in files}
+    assert not [path for path in files if path.is_file() and CANARY.encode() in path.read_bytes()]
+    assert CANARY not in out + err + refused.out + refused.err
 
 
 def test_no_key_is_named_before_anything_is_answered(models: Path, capsys: pytest.CaptureFixture[str]) -> None:

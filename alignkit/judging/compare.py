@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import math
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -62,14 +63,14 @@ def judge_model(model: str | None, settings: Settings, *, data_given: bool, yes:
     progress.note(_power(clusters))
     named = make_judge(chosen.spec, settings.judges)
     agree([named] if not chosen.is_agreed else [], num_items, yes=yes)
-    named.judge.ready([row.fields for row in prompts.rows])
-    ours, theirs = (
-        answers_of(one, prompts.rows, section=settings.model, generation=how, progress=progress)
-        for one, how in zip((source, vs), _generations(source, vs, settings), strict=True)
-    )
-    scored = [score_both(named, items(ours), items(theirs), repeat=k) for k in range(1 + section.rejudge)]
+    with closing(named.judge):
+        named.judge.ready([row.fields for row in prompts.rows])
+        ours, theirs = (
+            answers_of(one, prompts.rows, section=settings.model, generation=how, progress=progress)
+            for one, how in zip((source, vs), _generations(source, vs, settings), strict=True)
+        )
+        scored = [score_both(named, items(ours), items(theirs), repeat=k) for k in range(1 + section.rejudge)]
     scorings = [(_values(one.ours), _values(one.theirs)) for one in scored]
-    named.judge.close()
     outcomes = [_outcomes(a_P, b_P) for a_P, b_P in scorings]
     weights = (weights_fingerprint(source.folder), weights_fingerprint(vs.folder))
     look = open_ledger().count_look(weights, _look(prompts, settings, named))
