@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from alignkit import config_file
 from alignkit.config_file import Settings
 from alignkit.errors import InputError, UsageError
-from alignkit.progress import Progress, Silent
+from alignkit.progress import Progress, Silent, is_first_rank
 from alignkit.registry import registry
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ def train(
     from alignkit.training.run import train_run
 
     run = Run(train_run(cls(), resolved, progress=progress or Silent()))
-    if not (run.path / "report.html").exists():
+    if is_first_rank() and not (run.path / "report.html").exists():
         write_training_report(run.path, method=method, settings=run.info["config"]["train"][method])
     return run
 

@@ -10,6 +10,7 @@ class AlignkitError(Exception):
     """What is wrong, where, and what to do. Ends a command with `exit_code`."""
 
     exit_code = 2
+    is_told_by_first = False  # of several ranks: the first one prints it
 
 
 class UsageError(AlignkitError):

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from typing import Protocol
+
+
+def is_first_rank() -> bool:
+    """Whether this process speaks and writes for all that torchrun started; alone it does."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 class Progress(Protocol):

@@ -87,6 +87,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         sys.stdout.flush()
     except AlignkitError as error:
+        if error.is_told_by_first:
+            return error.exit_code
         return _fail(str(error), error.exit_code)
     except typer.Abort:
         return _fail("interrupted", _INTERRUPTED)

@@ -77,16 +77,21 @@ def _about(method: Any) -> str:
 def _train(method: str, given: dict[str, Any], *, like: str | None, config: str | None, settings: list[str]) -> None:
     from alignkit import api
     from alignkit.cli.progress import RichProgress
+    from alignkit.progress import is_first_rank
 
     path, start = Path(config) if config else None, Path(like) if like else None
     if given.pop("plan", False):
-        print(*api.plan(method, config=path, set=settings, like=start, **given), sep="\n")
+        lines = api.plan(method, config=path, set=settings, like=start, **given)
+        if is_first_rank():
+            print(*lines, sep="\n")
         return
     progress = RichProgress()
     try:
         run = api.train(method, config=path, set=settings, like=start, progress=progress, **given)
     finally:
         progress.stop()
+    if not is_first_rank():
+        return
     print(run.path)
     print(f"next: {_next_command(method, run.path)}")
 

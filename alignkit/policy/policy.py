@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -21,9 +20,8 @@ from alignkit.policy import attention
 from alignkit.policy.logprobs import token_logprobs_and_entropies
 
 
-@dataclass(frozen=True)
-class Output:
-    """What one forward pass gives.
+class Output(NamedTuple):
+    """What one forward pass gives; a tuple, so that FSDP finds the tensors in it.
 
     Args:
         logprob_T: float32 [T], with gradient.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
@@ -33,6 +34,12 @@ class Reference:
         self._frozen = None if frozen is None else frozen.requires_grad_(False).eval()
         if frozen is None and load is None and not hasattr(policy.model, "disable_adapter"):
             raise ValueError("a reference needs a frozen copy, or a policy with an adapter")
+
+    def under(self, policy: Policy) -> Reference:
+        """The same, with another policy's adapter disabled: one that holds the same weights otherwise."""
+        other = copy.copy(self)
+        other._policy = policy
+        return other
 
     @contextlib.contextmanager
     def policy(self) -> Iterator[Policy]:

@@ -26,6 +26,7 @@ from alignkit.data.packs import Pack, lay_out, pack
 from alignkit.data.trees import Tree
 from alignkit.policy.embedded import cache_folder
 from alignkit.policy.policy import Policy
+from alignkit.policy.ranks import ALONE, World
 
 _logger = logging.getLogger(__name__)
 NUM_CHECKED = 4  # trees computed again on load
@@ -65,9 +66,11 @@ def digest(tree: Tree) -> bytes:
 
 def known_logprobs(
     policy: Policy, trees: Sequence[Tree], *, weights: str, capacity: int, temperature: float = 1.0,
-    folder: Path | None = None,
+    folder: Path | None = None, world: World = ALONE,
 ) -> Known:  # fmt: skip
     """Read the trees' log-probs under `policy` from disk, or compute and keep them.
+
+    Of several ranks, each with the whole policy, the first reads and writes, and each computes its share.
 
     Args:
         policy: the reference itself, or the policy while it still has the reference's weights.
@@ -80,18 +83,37 @@ def known_logprobs(
     key = hashlib.sha256(json.dumps([weights, precision, temperature, policy.path]).encode() + b"".join(digests))
     path = (folder or cache_folder() / "reference") / f"{key.hexdigest()}.npz"
     sizes = [sum(int(c.scored.sum()) for c in tree.completions) for tree in trees]
-    flat = _read(path, sum(sizes))
-    if flat is not None and not _still_right(policy, trees, flat, sizes, temperature, TOLERANCES[precision]):
-        _logger.warning("%s: a few rows computed again differ; all reference log-probs are computed anew", path)
-        flat = None
-    if flat is None:
-        flat = _computed(policy, trees, capacity, temperature)
-        _write(path, flat)
+    flat = world.gather_arrays(_kept(path, policy, trees, sizes, temperature, is_first=world.is_first))[0]
+    if len(flat) != sum(sizes):
+        own = trees if world.size == 1 else [trees[n] for n in range(world.rank, len(trees), world.size)]
+        shares = world.gather_arrays(_computed(policy, own, capacity, temperature))
+        flat = _merged(shares, sizes)
+        if world.is_first:
+            _write(path, flat)
         _logger.info("reference: log-probs of %d rows computed once and kept in %s", len(trees), path)
     else:
         _logger.info("reference: log-probs of %d rows from %s, %d checked", len(trees), path, NUM_CHECKED)
     parts = np.split(flat, np.cumsum(sizes)[:-1]) if sizes else []
     return Known({(name, temperature): part for name, part in zip(digests, parts, strict=True)})
+
+
+def _kept(
+    path: Path, policy: Policy, trees: Sequence[Tree], sizes: Sequence[int], temperature: float, *, is_first: bool
+) -> np.ndarray:
+    """What the file holds and a few trees computed again bear out; else, and on other ranks than the first, nothing."""
+    flat = _read(path, sum(sizes)) if is_first else None
+    precision = "fp32" if policy.autocast is None else "bf16"
+    if flat is not None and not _still_right(policy, trees, flat, sizes, temperature, TOLERANCES[precision]):
+        _logger.warning("%s: a few rows computed again differ; all reference log-probs are computed anew", path)
+        flat = None
+    return np.zeros(0, np.float32) if flat is None else flat
+
+
+def _merged(shares: Sequence[np.ndarray], sizes: Sequence[int]) -> np.ndarray:
+    """Put the ranks' shares, rank r having computed every n-th tree from r on, into the trees' order."""
+    parts = [iter(np.split(own, np.cumsum(sizes[rank :: len(shares)])[:-1])) for rank, own in enumerate(shares)]
+    ordered = [next(parts[number % len(shares)]) for number in range(len(sizes))]
+    return np.concatenate(ordered) if ordered else np.zeros(0, np.float32)
 
 
 def _computed(policy: Policy, trees: Sequence[Tree], capacity: int, temperature: float) -> np.ndarray:

@@ -7,17 +7,19 @@ resume. Shape letters: P prompts, G group, N completions, T scored tokens.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from alignkit.data.chat import Chat
-from alignkit.data.packs import lay_out, pack
+from alignkit.data.packs import lay_out
 from alignkit.data.rows import Row
 from alignkit.data.trees import Tree, tree
+from alignkit.policy.ranks import ALONE, World
 from alignkit.rollouts.sampler import Completion, Request, Sampler
 from alignkit.scoring.judge import Item
+from alignkit.training.distributed import own_rows
 from alignkit.training.order import derived_seed
 from alignkit.training.step import Micro
 
@@ -92,16 +94,18 @@ def text_of(chat: Chat, completion: Completion) -> str:
 
 
 def sample_micros(
-    groups: Sequence[Group], advantages_PG: np.ndarray, capacity: int, *, kept_P: np.ndarray
+    groups: Sequence[Group], advantages_PG: np.ndarray, capacity: int, *, kept_P: np.ndarray, world: World = ALONE
 ) -> list[Micro]:
-    """Lay the samples of the kept groups into rows; a sample whose advantage is nan is left out."""
+    """Lay this rank's samples of the kept groups into rows; a sample whose advantage is nan is left out."""
     kept = [
         (group, np.flatnonzero(~np.isnan(advantages)), advantages)
         for group, advantages, is_kept in zip(groups, advantages_PG, kept_P, strict=True)
         if is_kept and not np.isnan(advantages).all()
     ]
     trees = [group.tree(which.tolist()) for group, which, _ in kept]
-    return [_micro([kept[n] for n in numbers], [trees[n] for n in numbers]) for numbers in pack(trees, capacity)]
+    rows, is_spare = own_rows(trees, capacity, world)
+    made = [_micro([kept[n] for n in numbers], [trees[n] for n in numbers]) for numbers in rows]
+    return [replace(micro, is_spare=is_spare) for micro in made]
 
 
 def without_cut(advantages_PG: np.ndarray, groups: Sequence[Group]) -> np.ndarray:

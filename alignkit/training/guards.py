@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 
 import torch
 
 from alignkit.errors import RunStopped
 from alignkit.policy.policy import Policy
+from alignkit.policy.ranks import ALONE, World
 from alignkit.training.step import Micro
 
 MIN_LOSSES = 8  # before these many no step is called a spike
@@ -19,20 +21,36 @@ _MIN_RISE = 0.2  # of the median: a loss that hardly moves has no spikes
 _SHOWN = 8
 
 
-def refuse_non_finite(name: str, value: float, policy: Policy, micros: Sequence[Micro], *, step: int) -> None:
-    """Stop before the optimizer's step where the loss or the gradient norm is nan or infinite.
+def refuse_non_finite(
+    name: str,
+    value: float,
+    whole: Callable[[], AbstractContextManager[Policy]],
+    micros: Sequence[Micro],
+    *,
+    step: int,
+    world: World = ALONE,
+) -> None:
+    """Stop before the optimizer's step where the loss or the gradient norm is nan or infinite, on all ranks.
+
+    Args:
+        value: the same on every rank.
+        whole: gives the policy with all its weights.
+        micros: this rank's.
 
     Raises:
         RunStopped: names the rows whose own log-probs are not finite, or all of the step's where there are none.
     """
     if math.isfinite(value):
         return
-    guilty = _guilty(policy, micros)
-    rows = f"caused by {_listed(guilty)}" if guilty else f"its rows: {_listed(row_ids(micros))}"
-    raise RunStopped(
+    with whole() as policy:
+        found = world.each(lambda: _guilty(policy, micros))
+    guilty = list(dict.fromkeys(row_id for part in found for row_id in part))
+    rows = f"caused by {_listed(guilty)}" if guilty else f"its rows: {_listed(row_ids(micros, world))}"
+    text = (
         f"the {name} of step {step} is {value}; {rows}; no weight was changed and nothing was saved or pruned: look at "
         "these rows, lower --learning-rate, or leave the rows out"
     )
+    raise world.told(RunStopped(text))
 
 
 def spike(losses: Sequence[float], loss: float) -> str | None:
@@ -50,15 +68,18 @@ def spike(losses: Sequence[float], loss: float) -> str | None:
     return f"loss {loss:.3g}, where the median of the {len(recent)} steps before is {median:.3g}"
 
 
-def spike_line(losses: Sequence[float], loss: float, micros: Sequence[Micro], *, step: int) -> str | None:
-    """Return the line that flags a loss spike with its rows, or None."""
+def spike_line(
+    losses: Sequence[float], loss: float, micros: Sequence[Micro], *, step: int, world: World = ALONE
+) -> str | None:
+    """Return the line that flags a loss spike with its rows, or None; the same on every rank."""
     found = spike(losses, loss)
-    return None if found is None else f"spike at step {step}: {found}; its rows: {_listed(row_ids(micros))}"
+    return None if found is None else f"spike at step {step}: {found}; its rows: {_listed(row_ids(micros, world))}"
 
 
-def row_ids(micros: Sequence[Micro]) -> list[str]:
-    """Ids of the rows that a step trained on."""
-    return [tree.row_id for micro in micros for tree in micro.pack.trees]
+def row_ids(micros: Sequence[Micro], world: World = ALONE) -> list[str]:
+    """Ids of the rows that a step trained on, over all ranks."""
+    own = [tree.row_id for micro in micros if not micro.is_spare for tree in micro.pack.trees]
+    return [row_id for part in world.gather(own) for row_id in part]
 
 
 def _guilty(policy: Policy, micros: Sequence[Micro]) -> list[str]:

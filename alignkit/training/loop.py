@@ -17,13 +17,14 @@ from typing import NoReturn
 import numpy as np
 import torch
 
-from alignkit.data.packs import lay_out, pack
+from alignkit.data.packs import lay_out
 from alignkit.errors import Interrupted, RunStopped
 from alignkit.methods import Method, MethodConfig
 from alignkit.progress import Progress
 from alignkit.tracking import Tracker
 from alignkit.training import checkpoint, guards
 from alignkit.training.alarms import alarms
+from alignkit.training.distributed import clip, own_rows
 from alignkit.training.draw import Group, unrewarded_micro
 from alignkit.training.optimizer import learning_rate, make_optimizer
 from alignkit.training.order import EpochPacking, derived_seed, step_rows, steps_per_epoch
@@ -32,7 +33,7 @@ from alignkit.training.run_folder import RunFolder
 from alignkit.training.sample_lines import lengths, shown_line
 from alignkit.training.setup import ROW_CAPACITY, Inputs, Models, row_capacity
 from alignkit.training.signals import Broken, Signals, noted_signals
-from alignkit.training.step import Micro, StepResult, accumulate
+from alignkit.training.step import Micro, StepResult, accumulate, tokens_of
 from alignkit.training.validation import Validation, held_out_pairs, show_samples, validate
 
 _logger = logging.getLogger(__name__)
@@ -73,7 +74,7 @@ class Loop:
         max_missing: float,
     ) -> None:
         self.method, self.config, self.inputs, self.models, self.run = method, config, inputs, models, run
-        self.trackers, self.progress = trackers, progress
+        self.trackers, self.progress, self.world = trackers, progress, models.world
         self.optimizer = make_optimizer(models.policy.parameters(), config)
         self.position = Position()
         self._signals = Signals()
@@ -99,7 +100,7 @@ class Loop:
         """Go back to a checkpoint: what was written after it is written again."""
         state = checkpoint.load(found, policy=self.models.policy, optimizer=self.optimizer)
         self.position = Position(**{key: state[key] for key in asdict(Position())})
-        self.models.policy.use_path(state["path"])
+        self.models.use_path(state["path"])
 
     def train(self) -> None:
         """Run to the last step or the early stop; afterwards the policy holds the weights to keep.
@@ -111,7 +112,7 @@ class Loop:
         self.progress.start(f"{self.method.name}", self.num_steps)
         self.progress.advance(self.position.step)
         try:
-            with noted_signals() as self._signals:
+            with noted_signals(self.world) as self._signals:
                 self._measure()
                 while self.position.step < self.num_steps and not self._stops_early():
                     self._step()
@@ -128,12 +129,14 @@ class Loop:
         if self._saved_at != (self.position.step, self.position.measured):
             self.save()
         where = f"step {self.position.step} of {self.num_steps}"
-        raise Interrupted(f"interrupted after {where}; go on with --resume --out {self.run.path}")
+        text = f"interrupted after {where}; go on with --resume --out {self.run.path}"
+        raise self.world.told(Interrupted(text))
 
     def _step(self) -> None:
         started = time.monotonic()
         step = self.position.step + 1
-        torch.manual_seed(derived_seed(self.config.seed, "torch", step))  # dropout, where a model has any
+        own = (self.world.rank,) if self.world.rank else ()
+        torch.manual_seed(derived_seed(self.config.seed, "torch", step, *own))  # dropout, where a model has any
         micros, metrics = self._micros(step)
         self.optimizer.zero_grad(set_to_none=True)
         result = self._accumulate(micros, step)
@@ -147,9 +150,9 @@ class Loop:
         self.position.step = step
         if micros:
             self._flag_spike(result.loss, micros)
-        computed = sum(len(m.pack.ids_S) + (len(m.samples.pack.ids_S) if m.samples else 0) for m in micros)
+        tokens = self.world.sums(tokens_of(micros))
+        computed, scored = int(tokens["computed"]), int(tokens["scored"])
         self.position.tokens_seen += computed
-        scored = sum(len(m.pack.target_T) + (len(m.samples.pack.target_T) if m.samples else 0) for m in micros)
         elapsed = time.monotonic() - started
         metrics |= {
             "loss": result.loss, "learning_rate": rate, "seconds": elapsed, "tokens_per_s": computed / elapsed,
@@ -174,25 +177,29 @@ class Loop:
         groups = self.rollouts.draw(pairs, temperatures, step) if temperatures else []
         trees = [tree for _, tree in pairs]
         micros = []
-        for row in pack(trees, self.row_capacity):
+        rows, is_spare = own_rows(trees, self.row_capacity, self.world)
+        for row in rows:
             samples = unrewarded_micro([groups[n] for n in row]) if groups else None
-            micros.append(Micro(lay_out([trees[n] for n in row]), samples=samples))
+            micros.append(Micro(lay_out([trees[n] for n in row]), samples=samples, is_spare=is_spare))
         return micros, lengths(groups) if groups else {}
 
     def _accumulate(self, micros: list[Micro], step: int) -> StepResult:
         if not micros:
             return StepResult(0.0, {})
-        result = accumulate(self.models.policy, self.method, self.config, micros, reference=self.models.reference)
-        guards.refuse_non_finite("loss", result.loss, self.models.policy, micros, step=step)
+        models = self.models
+        result = accumulate(
+            models.policy, self.method, self.config, micros, reference=models.reference, world=self.world
+        )
+        guards.refuse_non_finite("loss", result.loss, models.whole_policy, micros, step=step, world=self.world)
         return result
 
     def _clip(self, micros: list[Micro], step: int) -> float:
-        norm = float(torch.nn.utils.clip_grad_norm_(self.models.policy.parameters(), self.config.max_grad_norm))
-        guards.refuse_non_finite("gradient norm", norm, self.models.policy, micros, step=step)
+        norm = clip(self.models.policy.parameters(), self.config.max_grad_norm)
+        guards.refuse_non_finite("gradient norm", norm, self.models.whole_policy, micros, step=step, world=self.world)
         return norm
 
     def _flag_spike(self, loss: float, micros: list[Micro]) -> None:
-        line = guards.spike_line(self.position.losses, loss, micros, step=self.position.step)
+        line = guards.spike_line(self.position.losses, loss, micros, step=self.position.step, world=self.world)
         if line is not None:
             _logger.warning("%s", line)
             self._log({"loss_spike": loss})
@@ -212,10 +219,12 @@ class Loop:
             if step == self.position.measured:
                 return
             started = time.monotonic()
-            validation = Validation({}, math.nan)
-            if validates:
-                validation = validate(self.method, self.config, self.inputs, self.models)
-            shown = show_samples(self.config, self.inputs, self.models, step=step) if shows and self._can_show else []
+            validation, shown = Validation({}, math.nan), []
+            with self.models.whole() as models:
+                if validates:
+                    validation = validate(self.method, self.config, self.inputs, models)
+                if shows and self._can_show:
+                    shown = show_samples(self.config, self.inputs, models, step=step)
         improved = step > 0 and validation.objective < self.position.best
         if improved:
             self.position.best, self.position.best_step = validation.objective, step
@@ -253,7 +262,7 @@ class Loop:
         best = self.position.best_step
         if self.config.early_stopping_steps is None or not 0 < best < self.position.step:
             return
-        if not checkpoint.is_good(self.run.checkpoints, best):
+        if not self.world.on_first(lambda: checkpoint.is_good(self.run.checkpoints, best)):
             raise RunStopped(
                 f"the best weights, of step {best}, are damaged on disk; --resume --out {self.run.path} goes back to a "
                 "checkpoint before them and trains them again"
@@ -263,7 +272,10 @@ class Loop:
 
     def _measure_pairs(self) -> None:
         """Say what a reward model knows of held-out pairs beyond their look."""
-        held_out = held_out_pairs(self.inputs, self.models) if "scalar_head" in self.method.needs else None
+        if "scalar_head" not in self.method.needs:
+            return
+        with self.models.whole() as models:
+            held_out = held_out_pairs(self.inputs, models)
         if held_out is not None:
             self._log(held_out.metrics())
             for line in held_out.lines():
@@ -274,6 +286,7 @@ class Loop:
         checkpoint.save(
             self.run.checkpoints, step=self.position.step, policy=self.models.policy, optimizer=self.optimizer,
             state=asdict(self.position) | {"path": self.models.policy.path, "lines": self.run.sync_lines()},
+            world=self.world,
         )  # fmt: skip
         self._saved_at = self.position.step, self.position.measured
 

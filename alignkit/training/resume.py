@@ -36,7 +36,7 @@ def code_fingerprint(method_module: str) -> str:
     return digest.hexdigest()
 
 
-def hardware() -> dict[str, Any]:
+def hardware(num_ranks: int = 1) -> dict[str, Any]:
     """What decides, beside the code, which bits come out."""
     return {
         "machine": platform.machine(),
@@ -44,6 +44,7 @@ def hardware() -> dict[str, Any]:
         "cpu_features": torch.backends.cpu.get_cpu_capability(),
         "threads": torch.get_num_threads(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "ranks": num_ranks,
     }
 
 
@@ -75,7 +76,7 @@ def refuse_changes(before: Mapping[str, Any], now: Mapping[str, Any], allowed: S
 def warn_of_other_hardware(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     """Say where the machine is another one: the run goes on, but its last bits may differ."""
     old, new = before.get("hardware", {}), now["hardware"]
-    changed = [f"{key}: {old.get(key)} -> {new[key]}" for key in new if old.get(key) != new[key]]
+    changed = [f"{key}: {old[key]} -> {new[key]}" for key in new if key in old and old[key] != new[key]]
     if changed:
         _logger.warning("another machine than the run began on (%s): the last bits may differ", "; ".join(changed))
 

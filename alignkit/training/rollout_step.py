@@ -9,21 +9,23 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
-from alignkit.data.packs import pack
 from alignkit.data.rows import Row
 from alignkit.data.trees import Tree
 from alignkit.errors import RunStopped
 from alignkit.methods import Method, MethodConfig, SampledConfig
 from alignkit.scoring.rewards import Rewards, joined, reward
+from alignkit.training.distributed import own_rows
 from alignkit.training.draw import Group, draw, grouped, sample_micros, unrewarded_micro, without_cut
-from alignkit.training.journal import FOLDER, Journal, journal_key
+from alignkit.training.journal import FOLDER, journal_key
 from alignkit.training.order import derived_seed, step_rows
 from alignkit.training.run_folder import RunFolder
 from alignkit.training.sample_lines import equal_groups, ranked_lines, reward_metrics, scored_examples
 from alignkit.training.setup import Inputs, Models, row_capacity
+from alignkit.training.shared_rollouts import make_journal, shared_rewards
 from alignkit.training.step import Micro
 
 MAX_GAP = {"fp32": 1e-3, "bf16": 0.1}
@@ -81,7 +83,7 @@ class RolloutStep:
         self.rows_per_step, self.max_missing, self._save = rows_per_step, max_missing, save
         self._batch: RewardedBatch | None = None
         self._note = note
-        self.journal = Journal(run.path / FOLDER)
+        self.journal = make_journal(run.path / FOLDER, models.world)
 
     def step(self, step: int) -> tuple[list[Micro], dict[str, float]]:
         """Return the rows of trees of an optimizer step (from 1), and numbers where the step draws a batch.
@@ -142,7 +144,9 @@ class RolloutStep:
         if self.sampled.cut_completions == "mask":
             advantages_PG = without_cut(advantages_PG, drawn.groups)
         kept_P = np.ones(len(equal_P), bool) if self.sampled.equal_groups == "keep" else ~equal_P
-        micros = sample_micros(drawn.groups, advantages_PG, row_capacity(self.models.policy.device), kept_P=kept_P)
+        micros = sample_micros(
+            drawn.groups, advantages_PG, row_capacity(self.models.policy.device), kept_P=kept_P, world=self.models.world
+        )
         if number % self.config.sample_interval == 0 or number == 1:
             self.run.add_samples(ranked_lines(drawn.groups, drawn.rewards.total_PG, step))
         if step == 1:
@@ -204,7 +208,9 @@ class RolloutStep:
 
     def _score(self, groups: Sequence[Group], step: int) -> Rewards:
         try:
-            rewards = reward([group.items() for group in groups], self.inputs.judges)
+            rewards = shared_rewards(
+                lambda: reward([group.items() for group in groups], self.inputs.judges), self.models.world
+            )
         except RunStopped as error:
             self._save()
             raise RunStopped(
@@ -221,17 +227,25 @@ class RolloutStep:
 
     def _reference_kl(self, groups: Sequence[Group]) -> np.ndarray:
         """k1 of each completion at its temperature, the sum of log pi - log pi_ref, nats: float64 [P, G]."""
-        assert self.models.reference is not None
         size = len(groups[0].completions)
-        kl_PG = np.zeros((len(groups), size))
         trees = [group.tree(range(size)) for group in groups]
-        for numbers in pack(trees, row_capacity(self.models.policy.device)):
-            micro = unrewarded_micro([groups[n] for n in numbers])
-            assert micro.behaviour_T is not None
-            reference_T = self.models.reference.logprobs(micro.pack, micro.temperature_N).cpu().double().numpy()
-            kl_N = np.bincount(micro.pack.completion_T, micro.behaviour_T - reference_T, len(numbers) * size)
-            kl_PG[numbers] = kl_N.reshape(len(numbers), size)
-        return kl_PG
+        with self.models.whole() as models:
+            assert models.reference is not None
+            rows, is_spare = own_rows(trees, row_capacity(models.policy.device), models.world)
+            reference = models.reference
+
+            def compute() -> list[tuple[int, list[float]]]:
+                found: list[Any] = []
+                for numbers in [] if is_spare else rows:
+                    micro = unrewarded_micro([groups[n] for n in numbers])
+                    assert micro.behaviour_T is not None
+                    reference_T = reference.logprobs(micro.pack, micro.temperature_N).cpu().double().numpy()
+                    kl_N = np.bincount(micro.pack.completion_T, micro.behaviour_T - reference_T, len(numbers) * size)
+                    found += zip(numbers, kl_N.reshape(len(numbers), size).tolist(), strict=True)
+                return found
+
+            by_group = dict(pair for part in models.world.each(compute) for pair in part)
+        return np.array([by_group[n] for n in range(len(groups))])
 
 
 def sampled_options(config: MethodConfig) -> SampledConfig:

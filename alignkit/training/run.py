@@ -19,13 +19,15 @@ from alignkit import config_file
 from alignkit.config_file import Resolved
 from alignkit.data.lengths import of_prepared
 from alignkit.data.store import Stored
-from alignkit.errors import RunStopped
+from alignkit.errors import RunStopped, UsageError
 from alignkit.memory import memory_bytes, peak_mib, reset_peak
 from alignkit.methods import Method
-from alignkit.progress import Progress
+from alignkit.policy.ranks import World, is_restarted, joined
+from alignkit.progress import Progress, Silent
 from alignkit.registry import registry
 from alignkit.scoring.spending import agree
 from alignkit.tracking import MetricsFile, Tracker
+from alignkit.training.distributed import refuse_copies
 from alignkit.training.export import export
 from alignkit.training.loop import Loop
 from alignkit.training.order import steps_per_epoch
@@ -37,10 +39,10 @@ from alignkit.training.resume import (
     resume_point,
     warn_of_other_hardware,
 )
-from alignkit.training.run_folder import RunFolder, open_run
-from alignkit.training.setup import Inputs, Models, load_models, read_inputs
-from alignkit.training.signals import terminated_as_interrupted
-from alignkit.training.startup import run_checks, small_trees
+from alignkit.training.run_folder import FollowedRun, RunFolder, open_run
+from alignkit.training.setup import Inputs, Models, load_models, read_inputs, shared
+from alignkit.training.signals import held_signals, terminated_as_interrupted
+from alignkit.training.startup import ranks_check, run_checks, small_trees
 from alignkit.training.validation import MAX_DRAWN
 
 _PACKAGES = ("alignkit", "alignkit-plugins", "torch", "transformers", "tokenizers", "peft", "safetensors", "numpy")
@@ -53,15 +55,17 @@ def train_run(method: Method, resolved: Resolved, *, progress: Progress) -> Path
     Raises:
         AlignkitError: wrong input (nothing is left behind), a stopped run, or an interruption (both resumable).
     """
-    options = resolved.run
-    with terminated_as_interrupted():
-        run = open_run(method.name, out=options.out, resume=options.resume)
+    places: list[Path] = []
+    with terminated_as_interrupted(), joined(lambda: str(places[0]) if places else "DIR") as world:
+        progress = progress if world.is_first else Silent()
+        run = _open(method, resolved, world)
+        places.append(run.path)
         try:
-            if run.is_finished:
+            if world.on_first(lambda: run.is_finished):
                 progress.note(f"run {run.path} is done: its model is {run.model}")
                 return run.path
-            with _logging(run.path):
-                _train(method, resolved, run, progress)
+            with _logging(run.path, world):
+                _train(method, resolved, run, progress, world)
         except OSError as error:
             if error.errno not in _DISK_ERRORS:
                 raise
@@ -74,27 +78,68 @@ def train_run(method: Method, resolved: Resolved, *, progress: Progress) -> Path
     return run.path
 
 
-def _train(method: Method, resolved: Resolved, run: RunFolder, progress: Progress) -> None:
-    inputs = read_inputs(method, resolved)
-    description = _describe(method, resolved, inputs)
-    resumes = (run.path / "run.json").exists()
-    if resumes:
-        before = run.read_json("run.json")
-        refuse_changes(before, description, resolved.run.allow_changed)
-        warn_of_other_hardware(before, description)
+def _open(method: Method, resolved: Resolved, world: World) -> RunFolder:
+    """Open the run's folder, for writing on rank 0 and for reading on the others."""
+    options = resolved.run
+    opened: list[RunFolder] = []
+
+    def open_for_all() -> str:
+        opened.append(open_run(method.name, out=options.out, resume=options.resume or is_restarted()))
+        return str(opened[0].path)
+
+    path = world.on_first(open_for_all)
+    return opened[0] if opened else FollowedRun(Path(path))
+
+
+def _read(method: Method, resolved: Resolved, world: World) -> Inputs:
+    """Read the inputs on rank 0, then on the others, which find the data prepared.
+
+    Raises:
+        UsageError: ranks find other data or another model than rank 0, or cannot share the sampler.
+    """
+    refuse_copies(resolved.rollouts.sampler, world)
+    read: list[Inputs] = []
+    world.on_first(lambda: read.append(read_inputs(method, resolved)))
+    if world.size == 1:
+        return read[0]
+    inputs = read[0] if read else read_inputs(method, resolved, asks_judges=False)
+    found = world.gather(dict(inputs.fingerprints))
+    other = [rank for rank, fingerprints in enumerate(found) if fingerprints != found[0]]
+    if other:
+        names = sorted(name for name in found[0] if found[other[0]].get(name) != found[0][name])
+        text = f"rank {other[0]} reads another {' and '.join(names)} than rank 0: all nodes must see the same files"
+        raise world.told(UsageError(text))
+    return inputs
+
+
+def _train(method: Method, resolved: Resolved, run: RunFolder, progress: Progress, world: World) -> None:
+    inputs = _read(method, resolved, world)
+    description: dict[str, Any] = {}
+
+    def begin() -> bool:
+        description.update(_describe(method, resolved, inputs, world))
+        resumes = (run.path / "run.json").exists()
+        if resumes:
+            before = run.read_json("run.json")
+            refuse_changes(before, description, resolved.run.allow_changed)
+            warn_of_other_hardware(before, description)
+        return resumes
+
+    resumes = world.on_first(begin)
     for line in _account(inputs):
         progress.note(line)
     planned = make_plan(method, resolved)
     progress.note(planned.line())
     if (warning := disk_warning(planned, run.path)) is not None:
         progress.note(warning)
-    _agree(method, resolved, inputs)
+    world.on_first(lambda: _agree(method, resolved, inputs))
     reset_peak()
     with out_of_memory_explained(method, resolved, planned, available=memory_bytes()):
-        finished = _compute(method, resolved, run, progress, inputs, description, resumes=resumes)
+        finished = _compute(method, resolved, run, progress, inputs, description, world, resumes=resumes)
     run.write_json("run.json", description | {"finished": finished | {"planned_mib": planned.total / 2**20}})
     progress.note(
         f"memory: planned {planned.total / 2**20:,.0f} MiB, peak {finished['peak_mib']:,.0f} MiB"
+        + (" on the fullest rank" if world.size > 1 else "")
         + (" with Python and its libraries" if planned.device == "cpu" else "")
     )
     progress.note(f"{method.name}: {finished['steps']} steps, model in {run.model}")
@@ -107,25 +152,33 @@ def _compute(
     progress: Progress,
     inputs: Inputs,
     description: dict[str, Any],
+    world: World,
     *,
     resumes: bool,
 ) -> dict[str, Any]:
     """Load the models, train and export; returns what run.json says of a finished run."""
     needs_best = resolved.method.early_stopping_steps is not None
-    found = resume_point(run, needs_best=needs_best) if resumes else None
-    models = load_models(method, resolved, inputs)
+
+    def find() -> str | None:
+        point = resume_point(run, needs_best=needs_best) if resumes else None
+        return None if point is None else str(point)
+
+    found = world.on_first(find)
+    models = load_models(method, resolved, inputs, world)
     started = time.monotonic()
-    trackers = _trackers(resolved, run, description["config"])
+    trackers = _trackers(resolved, run, description["config"]) if world.is_first else []
     run.write_json("run.json", description)
     if found is None:
-        _check(run, models, inputs, progress)
+        world.on_first(lambda: _check(run, models, inputs, progress))
+    if world.size > 1:
+        models = _shared(run, models, inputs, world, checks=found is None)
     loop = Loop(
         method, resolved.method, inputs, models, run, trackers=trackers, progress=progress,
         max_missing=resolved.rollouts.max_missing,
     )  # fmt: skip
     try:
         if found is not None:
-            loop.resume(found)
+            loop.resume(Path(found))
         loop.train()
         difference = _export(loop, models, inputs, run)
     finally:
@@ -138,19 +191,24 @@ def _compute(
         "steps": loop.position.step,
         "seconds": loop.position.seconds,
         "wall_seconds": time.monotonic() - started,
-        "peak_mib": peak_mib(),
+        "peak_mib": max(world.gather(peak_mib())),
         "tokens": loop.position.tokens_seen,
         "exported_difference_nats": difference,
     }
 
 
 def _export(loop: Loop, models: Models, inputs: Inputs, run: RunFolder) -> float:
-    """Write the model; a signal meanwhile saves the last step first (an adapter is saved before it is merged)."""
+    """Write the model; a signal meanwhile saves the last step first (an adapter is saved before it is merged).
+
+    Rank 0 writes it; the others wait.
+    """
     if hasattr(models.policy.model, "merge_and_unload"):
         loop.save()
+    world = models.world
     try:
-        with terminated_as_interrupted():
-            return export(models.policy, inputs.chat, run.model, trees=small_trees(inputs.training.trees))
+        with models.whole_policy() as policy, terminated_as_interrupted() if world.is_first else held_signals():
+            trees = small_trees(inputs.training.trees)
+            return world.on_first(lambda: export(policy, inputs.chat, run.model, trees=trees))
     except KeyboardInterrupt:
         loop.stop_interrupted()
 
@@ -187,7 +245,27 @@ def _check(run: RunFolder, models: Models, inputs: Inputs, progress: Progress) -
         raise RunStopped(f"{run.path}: start-up check failed: {names}")
 
 
-def _describe(method: Method, resolved: Resolved, inputs: Inputs) -> dict[str, Any]:
+def _shared(run: RunFolder, models: Models, inputs: Inputs, world: World, *, checks: bool) -> Models:
+    """Shard the policy among the ranks; `checks` compares their gradient with one process's, noted in checks.json."""
+    models.policy.use_path(world.gather(models.policy.path)[0])  # the start-up checks ran on rank 0
+    models = shared(models, world)
+    if not checks:
+        return models
+    check = ranks_check(models, inputs.training.trees)
+
+    def note() -> None:
+        run.write_json("checks.json", [*run.read_json("checks.json"), check.as_json()])
+        if not check.ok:
+            raise RunStopped(
+                f"{run.path}: start-up check failed: {check.name}: {check.value:.2g} {check.unit}, tolerance "
+                f"{check.tolerance:.2g}"
+            )
+
+    world.on_first(note)
+    return models
+
+
+def _describe(method: Method, resolved: Resolved, inputs: Inputs, world: World) -> dict[str, Any]:
     """What run.json holds."""
     parts: dict[str, Stored] = {"training": inputs.training, "validation": inputs.validation}
     return {
@@ -197,7 +275,7 @@ def _describe(method: Method, resolved: Resolved, inputs: Inputs) -> dict[str, A
         "versions": {name: importlib.metadata.version(name) for name in _PACKAGES},
         "plugins": sorted({f"{p.distribution} {p.version}" for p in registry().plugins()}),
         "python": platform.python_version(),
-        "hardware": hardware(),
+        "hardware": hardware(world.size),
         "parent": str(inputs.source.run) if inputs.source.run else None,
         "model": str(inputs.source.folder),
         "max_length": inputs.max_length,
@@ -253,9 +331,17 @@ def _trackers(resolved: Resolved, run: RunFolder, settings: Mapping[str, object]
 
 
 @contextmanager
-def _logging(folder: Path) -> Iterator[None]:
-    """Keep alignkit's log lines in log.txt."""
+def _logging(folder: Path, world: World) -> Iterator[None]:
+    """Keep alignkit's log lines in log.txt; rank 0 speaks for all."""
     logger = logging.getLogger("alignkit")
+    if not world.is_first:
+        before = logger.level
+        logger.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            logger.setLevel(before)
+        return
     handler = logging.FileHandler(folder / "log.txt", encoding="utf-8", delay=True)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logger.addHandler(handler)

@@ -105,6 +105,31 @@ class RunFolder:
             shutil.rmtree(self.path, ignore_errors=True)
 
 
+class FollowedRun(RunFolder):
+    """The folder of a run that rank 0 writes, as the other ranks see it: to read."""
+
+    def lock(self) -> None:
+        pass
+
+    def unlock(self) -> None:
+        pass
+
+    def write_json(self, name: str, content: object) -> None:
+        pass
+
+    def add_samples(self, samples: Iterable[Mapping[str, Any]]) -> None:
+        pass
+
+    def sync_lines(self) -> dict[str, int]:
+        return {}
+
+    def cut_lines(self, sizes: Mapping[str, int]) -> None:
+        pass
+
+    def remove_if_new(self) -> None:
+        pass
+
+
 def open_run(method: str, *, out: str | None, resume: bool) -> RunFolder:
     """Find or name the run's folder and lock it.
 

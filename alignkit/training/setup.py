@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,11 +21,13 @@ from alignkit.policy.chat_settings import context_length, make_chat
 from alignkit.policy.load import load_policy
 from alignkit.policy.names import ModelSource, find_model, weights_fingerprint
 from alignkit.policy.policy import Policy
+from alignkit.policy.ranks import ALONE, World
 from alignkit.policy.reference import Reference
 from alignkit.policy.reference_cache import known_logprobs
 from alignkit.registry import registry
 from alignkit.rollouts.sampler import Sampler
 from alignkit.scoring.specs import NamedJudge, make_judge
+from alignkit.training.distributed import SharedSampler, Whole, shard
 from alignkit.training.selection import Selection
 
 if TYPE_CHECKING:
@@ -64,10 +66,39 @@ class Models:
     policy: Policy
     reference: Reference | None
     sampler: Sampler
+    world: World = ALONE
+    gathers: Whole | None = None
+    """Where the policy is sharded: what gives all ranks all its weights."""
+    apart: Reference | None = None
+    """The reference that belongs to the gathered policy."""
+
+    @contextmanager
+    def whole(self) -> Iterator[Models]:
+        """What each rank computes with apart from the others, without gradient; every rank must ask."""
+        if self.gathers is None:
+            yield self
+            return
+        with self.gathers.gathered() as policy:
+            yield replace(self, policy=policy, reference=self.apart, gathers=None)
+
+    @contextmanager
+    def whole_policy(self) -> Iterator[Policy]:
+        """The policy of `whole`."""
+        with self.whole() as models:
+            yield models.policy
+
+    def use_path(self, path: str) -> None:
+        """Switch between the tree path and the plain path."""
+        self.policy.use_path(path)
+        if self.gathers is not None:
+            self.gathers.plain.use_path(path)
 
 
-def read_inputs(method: Method, resolved: Resolved) -> Inputs:
+def read_inputs(method: Method, resolved: Resolved, *, asks_judges: bool = True) -> Inputs:
     """Find the model, read and split the rows, make their trees, and check that the judges can score.
+
+    Args:
+        asks_judges: of several ranks the first alone.
 
     Raises:
         AlignkitError: anything of it cannot be used; nothing was written.
@@ -76,7 +107,7 @@ def read_inputs(method: Method, resolved: Resolved) -> Inputs:
     source = find_model(resolved.model.model)
     chat = make_chat(source, resolved.model)
     max_length, training, validation = prepare_parts(method, resolved, source, chat)
-    judges = _judges(method, resolved, training.rows)
+    judges = _judges(method, resolved, training.rows, asks=asks_judges)
     return Inputs(
         source,
         chat,
@@ -122,8 +153,8 @@ def prepare_parts(
     return max_length, training, validation
 
 
-def load_models(method: Method, resolved: Resolved, inputs: Inputs) -> Models:
-    """Load the policy, its frozen reference where the method needs one, and the sampler."""
+def load_models(method: Method, resolved: Resolved, inputs: Inputs, world: World = ALONE) -> Models:
+    """Load the policy, its frozen reference where the method needs one, and the sampler; whole, on every rank."""
     section = resolved.model
     options: dict[str, Any] = {
         "precision": section.precision,
@@ -132,11 +163,27 @@ def load_models(method: Method, resolved: Resolved, inputs: Inputs) -> Models:
         "seed": resolved.method.seed,
     }
     policy = load_policy(inputs.source.folder, lora_rank=section.lora_rank, **options)
-    reference = _reference(method, resolved, inputs, policy, options) if "reference" in method.needs else None
+    reference = _reference(method, resolved, inputs, policy, options, world) if "reference" in method.needs else None
     sampler = make_sampler(resolved.rollouts.sampler, policy, inputs.chat)
     if type(method).temperatures is not Method.temperatures:
         _refuse_long_prompts(sampler, inputs, resolved.method.max_new_tokens)
     return Models(policy, reference, sampler)
+
+
+def shared(models: Models, world: World) -> Models:
+    """Shard the policy among the ranks, and let them share the drawing of samples."""
+    if world.size == 1:
+        return models
+    reference = models.reference
+    whole = shard(models.policy, world)
+    return Models(
+        whole.sharded,
+        None if reference is None else reference.under(whole.sharded),
+        SharedSampler(models.sampler, world, whole.gathered),
+        world,
+        whole,
+        reference,
+    )
 
 
 def _refuse_long_prompts(sampler: Sampler, inputs: Inputs, max_new_tokens: int) -> None:
@@ -153,7 +200,7 @@ def _refuse_long_prompts(sampler: Sampler, inputs: Inputs, max_new_tokens: int) 
 
 
 def _reference(
-    method: Method, resolved: Resolved, inputs: Inputs, policy: Policy, options: Mapping[str, Any]
+    method: Method, resolved: Resolved, inputs: Inputs, policy: Policy, options: Mapping[str, Any], world: World
 ) -> Reference:
     """Make the reference; where its log-probs are cached, `policy` still has the reference's weights here."""
 
@@ -168,7 +215,11 @@ def _reference(
     with adapter:
         known = [
             known_logprobs(
-                policy, part.trees, weights=inputs.fingerprints["model"], capacity=row_capacity(policy.device)
+                policy,
+                part.trees,
+                weights=inputs.fingerprints["model"],
+                capacity=row_capacity(policy.device),
+                world=world,
             )
             for part in (inputs.training, inputs.validation)
         ]
@@ -197,7 +248,7 @@ def make_sampler(name: str, policy: Policy, chat: Chat) -> Sampler:
     return cls(policy, end_ids=chat.end_ids)
 
 
-def _judges(method: Method, resolved: Resolved, rows: Sequence[Row]) -> tuple[NamedJudge, ...]:
+def _judges(method: Method, resolved: Resolved, rows: Sequence[Row], *, asks: bool) -> tuple[NamedJudge, ...]:
     if method.trains_on != "samples":
         return ()
     fields = [row.fields for row in rows]
@@ -209,7 +260,8 @@ def _judges(method: Method, resolved: Resolved, rows: Sequence[Row]) -> tuple[Na
     for named in judges:
         if named.judge.pairwise:
             raise UsageError(f"reward {named.label!r} compares two answers, it gives none a score: name it by --judge")
-        named.judge.ready(fields)
+        if asks:
+            named.judge.ready(fields)
     return judges
 
 

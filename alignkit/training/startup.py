@@ -19,6 +19,8 @@ from alignkit.data.packs import Pack, lay_out
 from alignkit.data.trees import Tree, tree
 from alignkit.policy.policy import Policy
 from alignkit.policy.reference import Reference
+from alignkit.training.distributed import full
+from alignkit.training.setup import Models
 
 _MAX_TOKENS = 160  # of a checked row's prompt, and of each of its completions
 _LOGPROB_TOLERANCE = 2e-3  # nats, fp32 kernels of different shapes
@@ -65,6 +67,32 @@ def run_checks(policy: Policy, trees: Sequence[Tree], *, reference: Reference | 
         policy.train(was_training)
         policy.zero_grad(set_to_none=True)
     return checks
+
+
+def ranks_check(models: Models, trees: Sequence[Tree]) -> Check:
+    """Compare the gradient of two rows shared among the ranks with that of one process; every rank must ask.
+
+    Leaves no gradient behind.
+    """
+    small, world = small_trees(trees), models.world
+    own = [n for n in range(len(small)) if n % world.size == world.rank]
+
+    def summed(policy: Policy, numbers: Sequence[int], weight: float = 1.0) -> list[Tensor]:
+        autocast, policy.autocast = policy.autocast, None
+        try:
+            (weight * torch.stack([_weighted(_scores(policy, lay_out([small[n]]))) for n in numbers]).sum()).backward()
+            gradients = [p.grad for p in policy.parameters() if p.grad is not None]
+        finally:
+            policy.autocast = autocast
+            policy.zero_grad(set_to_none=True)
+        return gradients
+
+    ours = _joined([full(x) for x in summed(models.policy, own or [0], 1.0 if own else 0.0)])
+    with models.whole_policy() as policy:
+        theirs = _joined(summed(policy, range(len(small))))
+    return Check(
+        f"the gradient of {world.size} ranks = of one", _relative(ours, theirs), _GRADIENT_TOLERANCE, "relative L2"
+    )
 
 
 def _tree_checks(policy: Policy, trees: Sequence[Tree]) -> list[Check]:
@@ -160,7 +188,11 @@ def _weighted(scores: Tensor) -> Tensor:
 
 
 def _gradient(policy: Policy) -> Tensor:
-    return torch.cat([p.grad.flatten().float().cpu() for p in policy.parameters() if p.grad is not None])
+    return _joined([p.grad for p in policy.parameters() if p.grad is not None])
+
+
+def _joined(gradients: Sequence[Tensor]) -> Tensor:
+    return torch.cat([x.flatten().float().cpu() for x in gradients])
 
 
 def _gap(a: Tensor, b: Tensor) -> float:

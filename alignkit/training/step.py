@@ -7,8 +7,8 @@ further term back-propagated apart and its gradient scaled down to `max_NAME_rat
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,9 @@ from torch import Tensor
 from alignkit.data.packs import Pack
 from alignkit.methods import Batch, Method, MethodConfig
 from alignkit.policy.policy import Policy
+from alignkit.policy.ranks import ALONE, World
 from alignkit.policy.reference import Reference
+from alignkit.training.distributed import total_norm
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,7 @@ class Micro:
         behaviour_T, advantage_N: for samples, float32 [T] and [N].
         reference_T: float32 [T], the reference's log-probs where they are known before the step.
         samples: completions drawn for the prompts of this row, or None.
+        is_spare: it counts for nothing: a rank without rows computes it to keep step with the others.
     """
 
     pack: Pack
@@ -39,6 +42,7 @@ class Micro:
     advantage_N: np.ndarray | None = None
     reference_T: np.ndarray | None = None
     samples: Micro | None = None
+    is_spare: bool = False
 
 
 @dataclass
@@ -50,16 +54,30 @@ class StepResult:
     grad_norms: dict[str, float] = field(default_factory=dict)
 
 
-def count(micros: Sequence[Micro]) -> dict[str, int]:
-    """Count what the whole step's means divide by; never 0."""
-    groups = sum(len(micro.pack.trees) for micro in micros)
-    counts = {
-        "tokens": sum(int(micro.pack.num_tokens_N.sum()) for micro in micros),
-        "completions": sum(micro.pack.num_completions for micro in micros),
-        "pairs": groups,
-        "groups": groups,
+def count(micros: Sequence[Micro], world: World = ALONE) -> tuple[dict[str, int], dict[str, int]]:
+    """Count what the whole step's means divide by, over all ranks, of its rows and of their samples; never 0."""
+    own = [micro for micro in micros if not micro.is_spare]
+    counts = _counts([micro.pack for micro in own], "")
+    counts |= _counts([micro.samples.pack for micro in own if micro.samples is not None], "samples ")
+    whole = {name: max(1, int(number)) for name, number in world.sums(counts).items()}
+    names = ("tokens", "completions", "pairs", "groups")
+    return {name: whole[name] for name in names}, {name: whole[f"samples {name}"] for name in names}
+
+
+def _counts(packs: Sequence[Pack], prefix: str) -> dict[str, int]:
+    groups = sum(len(pack.trees) for pack in packs)
+    return {
+        f"{prefix}tokens": sum(int(pack.num_tokens_N.sum()) for pack in packs),
+        f"{prefix}completions": sum(pack.num_completions for pack in packs),
+        f"{prefix}pairs": groups,
+        f"{prefix}groups": groups,
     }
-    return {name: max(1, number) for name, number in counts.items()}
+
+
+def tokens_of(micros: Sequence[Micro]) -> dict[str, int]:
+    """Count the tokens that are computed for these rows and their samples, and the scored ones among them."""
+    packs = [m.pack for m in micros] + [m.samples.pack for m in micros if m.samples]
+    return {"computed": sum(len(p.ids_S) for p in packs), "scored": sum(len(p.target_T) for p in packs)}
 
 
 def make_batch(
@@ -110,61 +128,129 @@ def _reference(micro: Micro, reference: Reference | None, device: torch.device) 
 
 
 def accumulate(
-    policy: Policy, method: Method, config: MethodConfig, micros: Sequence[Micro], *, reference: Reference | None = None
+    policy: Policy,
+    method: Method,
+    config: MethodConfig,
+    micros: Sequence[Micro],
+    *,
+    reference: Reference | None = None,
+    world: World = ALONE,
 ) -> StepResult:
-    """Add the step's gradient to the policy's `.grad`; returns the step's loss and logs."""
-    denominators = count(micros)
-    sampled = [micro.samples for micro in micros if micro.samples is not None]
-    sample_denominators = count(sampled) if sampled else None
+    """Add the step's gradient to the policy's `.grad`; returns the whole step's loss and logs.
+
+    Args:
+        micros: this rank's rows, at least one.
+    """
+    batch_of = _batches(policy, micros, reference, world)
     parameters = [p for p in policy.parameters() if p.requires_grad]
     further: dict[str, list[Tensor]] = {}
     logged: dict[str, list[Tensor]] = {}
     totals: dict[str, float] = {}
-    for micro in micros:
-        batch = make_batch(
-            policy,
-            micro,
-            denominators=denominators,
-            sample_denominators=sample_denominators,
-            reference=reference,
-            logged=logged,
-        )
-        terms = _named(method.loss(batch, config))
-        _count_in(totals, terms)
-        for name, term in list(terms.items())[1:]:
-            grads = torch.autograd.grad(term, parameters, retain_graph=True, allow_unused=True)
-            _add(further.setdefault(name, [torch.zeros_like(p) for p in parameters]), grads)
-        next(iter(terms.values())).backward()
+    computed = _in_step(micros, world)
+    for micro in computed:
+        terms = _named(method.loss(batch_of(micro, {} if micro.is_spare else logged), config))
+        _count_in(totals, terms, counts=not micro.is_spare)
+        if world.size == 1:
+            for name, term in list(terms.items())[1:]:
+                grads = torch.autograd.grad(term, parameters, retain_graph=True, allow_unused=True)
+                _add(further.setdefault(name, [torch.zeros_like(p) for p in parameters]), grads)
+        main = next(iter(terms.values()))
+        (main * 0.0 if micro.is_spare else main).backward()
+    if world.size > 1:
+
+        def term_of(micro: Micro, name: str) -> Tensor:
+            return _named(method.loss(batch_of(micro, {}), config))[name]
+
+        further = {name: _gradient_apart(parameters, computed, name, term_of) for name in list(totals)[1:]}
     norms = _combine(parameters, further, config)
-    loss, *parts = totals.items()
-    return StepResult(loss[1], means(logged) | {f"loss/{name}": x for name, x in parts}, norms)
+    return _result(world.gather([totals, _sums(logged)]), norms)
+
+
+def _batches(
+    policy: Policy, micros: Sequence[Micro], reference: Reference | None, world: World
+) -> Callable[[Micro, dict[str, list[Tensor]]], Batch]:
+    """Return what runs a micro-batch's forward passes, with the denominators of the whole step."""
+    denominators, sample_denominators = count(micros, world)
+
+    def batch_of(micro: Micro, logged: dict[str, list[Tensor]]) -> Batch:
+        return make_batch(
+            policy, micro, denominators=denominators, sample_denominators=sample_denominators, reference=reference,
+            logged=logged,
+        )  # fmt: skip
+
+    return batch_of
+
+
+def _in_step(micros: Sequence[Micro], world: World) -> list[Micro]:
+    """Add spares until this rank computes as many micro-batches as each other: shards are gathered in each."""
+    most = max(world.gather(len(micros)))
+    shortest = min(micros, key=lambda micro: len(micro.pack.ids_S))
+    return [*micros, *[replace(shortest, is_spare=True)] * (most - len(micros))]
+
+
+def _gradient_apart(
+    parameters: Sequence[Any], micros: Sequence[Micro], name: str, term_of: Callable[[Micro, str], Tensor]
+) -> list[Tensor]:
+    """Gradient of a further term by forward passes of its own: FSDP's hooks expect one backward pass for each."""
+    first = [p.grad for p in parameters]
+    for parameter in parameters:
+        parameter.grad = None
+    for micro in micros:
+        term = term_of(micro, name)
+        (term * 0.0 if micro.is_spare else term).backward()
+    found = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
+    for parameter, grad in zip(parameters, first, strict=True):
+        parameter.grad = grad
+    return found
 
 
 def evaluate(
-    policy: Policy, method: Method, config: MethodConfig, micros: Sequence[Micro], *, reference: Reference | None = None
+    policy: Policy,
+    method: Method,
+    config: MethodConfig,
+    micros: Sequence[Micro],
+    *,
+    reference: Reference | None = None,
+    world: World = ALONE,
 ) -> StepResult:
-    """The same loss and logs without gradient, over all the micro-batches as if they were one step."""
-    denominators = count(micros)
-    logged: dict[str, list[Tensor]] = {}
+    """The same loss and logs without gradient, over all ranks' micro-batches as if they were one step."""
+    batch_of = _batches(policy, micros, reference, world)
+
+    def compute() -> list[Any]:
+        logged: dict[str, list[Tensor]] = {}
+        totals: dict[str, float] = {}
+        with torch.no_grad():
+            for micro in micros:
+                _count_in(totals, _named(method.loss(batch_of(micro, logged), config)))
+        return [totals, _sums(logged)]
+
+    return _result(world.each(compute), {})
+
+
+def _result(parts: Sequence[Any], norms: dict[str, float]) -> StepResult:
+    """Put the ranks' losses and sums of what was logged together."""
     totals: dict[str, float] = {}
-    with torch.no_grad():
-        for micro in micros:
-            batch = make_batch(policy, micro, denominators=denominators, reference=reference, logged=logged)
-            _count_in(totals, _named(method.loss(batch, config)))
-    loss, *parts = totals.items()
-    return StepResult(loss[1], means(logged) | {f"loss/{name}": x for name, x in parts})
+    sums: dict[str, tuple[float, int]] = {}
+    for losses, logged in parts:
+        for name, x in losses.items():
+            totals[name] = totals.get(name, 0.0) + x
+        for name, (x, number) in logged.items():
+            before, count_before = sums.get(name, (0.0, 0))
+            sums[name] = before + x, count_before + number
+    loss, *further = totals.items()
+    means = {name: x / number for name, (x, number) in sums.items()}
+    return StepResult(loss[1], means | {f"loss/{name}": x for name, x in further}, norms)
 
 
-def means(logged: Mapping[str, list[Tensor]]) -> dict[str, float]:
-    """Mean of everything logged under each name over the step."""
-    return {
-        name: float(torch.cat(parts).double().mean()) for name, parts in logged.items() if sum(len(p) for p in parts)
-    }
+def _sums(logged: Mapping[str, list[Tensor]]) -> dict[str, tuple[float, int]]:
+    """Sum and number of everything logged under each name."""
+    joined = {name: torch.cat(parts).double() for name, parts in logged.items() if sum(len(p) for p in parts)}
+    return {name: (float(x.sum()), len(x)) for name, x in joined.items()}
 
 
-def _count_in(totals: dict[str, float], terms: Mapping[str, Tensor]) -> None:
+def _count_in(totals: dict[str, float], terms: Mapping[str, Tensor], *, counts: bool = True) -> None:
     for name, term in terms.items():
-        totals[name] = totals.get(name, 0.0) + float(term.detach())
+        totals[name] = totals.get(name, 0.0) + (float(term.detach()) if counts else 0.0)
 
 
 def _named(loss: Tensor | dict[str, Tensor]) -> dict[str, Tensor]:
@@ -181,10 +267,10 @@ def _combine(parameters: list[Any], further: Mapping[str, list[Tensor]], config:
     """Scale each further term's gradient down to its ratio of the first term's norm and add it."""
     if not further:
         return {}
-    first = float(torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None]))
+    first = total_norm([p.grad for p in parameters if p.grad is not None])
     norms = {"likelihood": first}
     for name, grads in further.items():
-        norms[name] = float(torch.nn.utils.get_total_norm(grads))
+        norms[name] = total_norm(grads)
         allowed = getattr(config, f"max_{name}_ratio") * first
         scale = min(1.0, allowed / norms[name]) if norms[name] > 0 else 0.0
         for parameter, grad in zip(parameters, grads, strict=True):

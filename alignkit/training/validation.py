@@ -9,12 +9,13 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from alignkit.data.packs import lay_out, pack
+from alignkit.data.packs import Pack, lay_out
 from alignkit.data.rows import Row
 from alignkit.data.trees import Tree
 from alignkit.methods import Method, MethodConfig
 from alignkit.policy.reference import exact_kl
 from alignkit.scoring.rewards import reward
+from alignkit.training.distributed import own_rows
 from alignkit.training.draw import Group, draw
 from alignkit.training.pair_accuracy import PairAccuracy, pair_accuracy
 from alignkit.training.setup import Inputs, Models, row_capacity
@@ -33,7 +34,7 @@ class Validation:
 
 
 def validate(method: Method, config: MethodConfig, inputs: Inputs, models: Models) -> Validation:
-    """Measure the policy on the validation rows; nothing is trained."""
+    """Measure the policy on the validation rows, each rank its share of them; nothing is trained."""
     models.policy.eval()
     try:
         if not inputs.validation.trees:
@@ -52,15 +53,20 @@ def held_out_pairs(inputs: Inputs, models: Models) -> PairAccuracy | None:
     trees = inputs.validation.trees
     if not trees:
         return None
-    margins: dict[int, float] = {}
-    models.policy.eval()
-    try:
+
+    def compute() -> list[tuple[int, float]]:
+        margins: list[tuple[int, float]] = []
         with torch.no_grad():
-            for numbers in pack(trees, row_capacity(models.policy.device)):
+            for numbers in _own_rows(trees, models):
                 value_N = models.policy(lay_out([trees[n] for n in numbers])).value_N
                 assert value_N is not None
                 value_P2 = value_N.double().cpu().numpy().reshape(-1, 2)  # chosen, rejected
-                margins |= dict(zip(numbers, (value_P2[:, 0] - value_P2[:, 1]).tolist(), strict=True))
+                margins += zip(numbers, (value_P2[:, 0] - value_P2[:, 1]).tolist(), strict=True)
+        return margins
+
+    models.policy.eval()
+    try:
+        margins = dict(pair for part in models.world.each(compute) for pair in part)
     finally:
         models.policy.train()
     margin_P = np.array([margins[n] for n in range(len(trees))])
@@ -79,12 +85,13 @@ def show_samples(config: MethodConfig, inputs: Inputs, models: Models, *, step: 
 
 def _validate_rows(method: Method, config: MethodConfig, inputs: Inputs, models: Models) -> Validation:
     trees = inputs.validation.trees
-    packs = [lay_out([trees[n] for n in numbers]) for numbers in pack(trees, row_capacity(models.policy.device))]
-    result = evaluate(models.policy, method, config, [Micro(p) for p in packs], reference=models.reference)
+    packs = [lay_out([trees[n] for n in numbers]) for numbers in _own_rows(trees, models)]
+    result = evaluate(
+        models.policy, method, config, [Micro(p) for p in packs], reference=models.reference, world=models.world
+    )
     metrics = {"validation/loss": result.loss} | {f"validation/{name}": x for name, x in result.logged.items()}
     if models.reference is not None:
-        kl_T = torch.cat([exact_kl(models.policy, models.reference, p) for p in packs])
-        metrics["validation/kl"] = float(kl_T.double().mean())
+        metrics["validation/kl"] = _mean_kl(models, packs)
     return Validation(metrics, result.loss)
 
 
@@ -96,21 +103,40 @@ def _validate_samples(config: MethodConfig, inputs: Inputs, models: Models) -> V
         models.sampler, inputs.chat, pairs, temperatures=(1.0,), max_new_tokens=config.max_new_tokens, seed=config.seed,
         step=0, purpose="validation",
     )  # fmt: skip
-    rewards = reward([group.items() for group in groups], inputs.judges)
+    total_P = models.world.on_first(
+        lambda: reward([group.items() for group in groups], inputs.judges).total_PG[:, 0].tolist()
+    )
     lengths = [len(group.completions[0].ids) for group in groups]
     metrics = {
         "validation/length": float(np.mean(lengths)),
         "validation/cut_share": float(np.mean([group.completions[0].cut for group in groups])),
     }
-    scored = rewards.total_PG[~np.isnan(rewards.total_PG)]
+    scored = np.array(total_P)[~np.isnan(total_P)]
     if len(scored):
         metrics["validation/reward"] = float(scored.mean())
     if models.reference is not None:
         trees = [group.tree([0]) for group in groups]
-        packs = [lay_out([trees[n] for n in numbers]) for numbers in pack(trees, row_capacity(models.policy.device))]
-        kl_T = torch.cat([exact_kl(models.policy, models.reference, p) for p in packs])
-        metrics["validation/kl"] = float(kl_T.double().mean())
+        packs = [lay_out([trees[n] for n in numbers]) for numbers in _own_rows(trees, models)]
+        metrics["validation/kl"] = _mean_kl(models, packs)
     return Validation(metrics, -metrics.get("validation/reward", math.nan))
+
+
+def _mean_kl(models: Models, packs: Sequence[Pack]) -> float:
+    """Mean KL to the reference over the scored tokens of all ranks' rows, nats."""
+
+    def compute() -> list[float]:
+        assert models.reference is not None
+        kl_T = [exact_kl(models.policy, models.reference, p).double() for p in packs]
+        return [float(torch.cat(kl_T).sum()), sum(len(x) for x in kl_T)] if kl_T else [0.0, 0]
+
+    sums, counts = zip(*models.world.each(compute), strict=True)
+    return sum(sums) / sum(counts)
+
+
+def _own_rows(trees: Sequence[Tree], models: Models) -> list[list[int]]:
+    """Pack this rank's share of the trees into rows; there may be none."""
+    rows, is_spare = own_rows(trees, row_capacity(models.policy.device), models.world)
+    return [] if is_spare else rows
 
 
 def _rows(inputs: Inputs) -> Sequence[tuple[Row, Tree]]:
