@@ -11,7 +11,41 @@ from typing import final
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["LengthStatistics", "OverlapIndex", "mask_labels", "pack_trees", "score_bytes", "share_rows"]
+__all__ = [
+    "LengthStatistics",
+    "OverlapIndex",
+    "Splicer",
+    "lay_out",
+    "mask_labels",
+    "pack_trees",
+    "score_bytes",
+    "share_rows",
+]
+
+def lay_out(
+    ids: NDArray[np.int32],
+    scored: NDArray[np.bool_],
+    token_ends: NDArray[np.int64],
+    segment_ends: NDArray[np.int64],
+    numbers: NDArray[np.int64],
+) -> tuple[NDArray[np.int64], ...]:
+    """Lay trees one after another into one row.
+
+    Args:
+        ids, scored: int32 and bool [tokens], of all trees.
+        token_ends: int64 [segments + 1], where each segment's tokens begin, and the end.
+        segment_ends: int64 [trees + 1], where each tree's segments begin, and the end; the first one is the prompt.
+        numbers: int64 [k], the trees to lay out, in this order.
+
+    Returns:
+        int64 arrays, S tokens laid out, T scored, N completions: ids [S], positions [S] (each completion's follow the
+        prompt's), sources [T] (index in S of the hidden state that predicts the token: a completion's first one is
+        predicted from the prompt's last), targets [T] (ids), completions [T], groups [N] (which of the k trees),
+        num_tokens [N] (scored), last [N] (index in S of the last token), and the ends in S of each tree's segments.
+
+    Raises:
+        ValueError: the arrays do not belong together, or no tree has one of the numbers.
+    """
 
 def mask_labels(
     ids: NDArray[np.int32],
@@ -125,6 +159,55 @@ def score_bytes(
 
     Source: Eq. 1 of the paper, as `mask_labels`.
     """
+
+@final
+class Splicer:
+    """Layouts of conversations, into which contents are spliced, many at a time.
+
+    Args:
+        special: special tokens, which no content may hold.
+    """
+
+    def __new__(cls, special: Sequence[str]) -> Splicer: ...
+    def add(self, literals: Sequence[str], slots: Sequence[int], spans: Sequence[Sequence[tuple[int, int]]]) -> int:
+        """Keep a layout and return its number.
+
+        Args:
+            literals: the text before the first content, between contents, and after the last.
+            slots: which of a conversation's contents stands behind each literal but the last.
+            spans: begin and end of each scored span: (literal, offset in it in bytes) each.
+
+        Raises:
+            ValueError: there is not one literal more than slots, or a span lies in no literal.
+        """
+
+    def splice(
+        self, which: NDArray[np.int64], contents: Sequence[str], content_offsets: NDArray[np.int64]
+    ) -> tuple[
+        NDArray[np.uint8],
+        NDArray[np.int64],
+        NDArray[np.int64],
+        NDArray[np.int64],
+        NDArray[np.bool_],
+        NDArray[np.bool_],
+    ]:
+        """Splice contents into layouts.
+
+        Args:
+            which: int64 [texts], the layout of each.
+            contents: of all texts.
+            content_offsets: int64 [texts + 1], where each text's contents begin, and the end.
+
+        Returns:
+            UTF-8, uint8; int64 [texts + 1], where each text begins, and the end; the spans' begins and ends in their
+            text's bytes, one after another, int64; int64 [texts + 1], where each text's spans begin, and the end; bool
+            [texts], whether a content holds a special token, and the text is left empty; bool [texts], whether it is
+            surely in Unicode's normal form C.
+
+        Raises:
+            ValueError: a layout or contents are not there; names the text.
+            UnicodeEncodeError: a content holds half a character.
+        """
 
 @final
 class LengthStatistics:

@@ -6,6 +6,7 @@ import gzip
 import json
 import logging
 import re
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from alignkit.data.chat import CHATML, Chat
 from alignkit.data.encoder import Encoder
 from alignkit.data.layouts import Scored
 from alignkit.data.rows import to_row
+from alignkit.data.texts import Texts
 from alignkit.data.tokens import load_tokenizer, prepare
 from alignkit.errors import InputError
 from alignkit.policy import embedded
@@ -54,6 +56,10 @@ def by_tokenizers(tokenizer: Any, texts: tuple[str, ...]) -> list[list[int]]:
     return [e.ids for e in tokenizer.backend_tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)]
 
 
+def plain(texts: Sequence[str]) -> Texts:
+    return Texts.of([Scored(text) for text in texts])
+
+
 def parts(ids: np.ndarray, offsets: np.ndarray) -> list[list[int]]:
     return [own.tolist() for own in np.split(ids, offsets[1:-1])]
 
@@ -64,7 +70,7 @@ def test_ids_of_every_real_text_equal_those_of_tokenizers(name: str, folders: di
     tokenizer = load_tokenizer(folders[name])
     encoder = Encoder(tokenizer, NEVER)
     texts = real_texts()
-    encoded = encoder.encode([Scored(text, ((0, len(text)),)) for text in texts])
+    encoded = encoder.encode(Texts.of([Scored(text, ((0, len(text)),)) for text in texts]))
     assert encoder._fast is not None  # gigatoken made them
     assert parts(encoded.ids, encoded.offsets) == by_tokenizers(tokenizer, texts)
     assert encoded.scored.all()  # wherever tokens lie, none lies outside the whole text
@@ -78,7 +84,7 @@ def test_a_fast_tokenizer_that_gives_other_ids_is_not_used(
     other = Encoder(load_tokenizer(folders["smollm2"]), NEVER)
     encoder.__dict__["_gigatoken"] = other._gigatoken  # gigatoken with another vocabulary
     with caplog.at_level(logging.WARNING):
-        ids, offsets = encoder.plain_ids(real_texts()[:500])
+        ids, offsets = encoder.plain_ids(plain(real_texts()[:500]))
     assert "gigatoken gives other ids on a sample of these texts" in caplog.text
     assert parts(ids, offsets) == by_tokenizers(tokenizer, real_texts()[:500])
 
@@ -91,7 +97,7 @@ def test_a_vocabulary_that_gigatoken_refuses_is_left_to_tokenizers(caplog: pytes
     words.pre_tokenizer = pre_tokenizers.Whitespace()
     encoder = Encoder(PreTrainedTokenizerFast(tokenizer_object=words), NEVER)
     with caplog.at_level(logging.INFO):
-        ids, offsets = encoder.plain_ids(["a b " * 20_000, "b"])
+        ids, offsets = encoder.plain_ids(plain(["a b " * 20_000, "b"]))
     assert "gigatoken refuses this vocabulary" in caplog.text
     assert parts(ids, offsets) == [[0, 1] * 20_000, [1]]
 
@@ -104,9 +110,10 @@ def test_gigatoken_is_made_anew_after_a_bounded_volume(
     fast = Encoder(tokenizer, NEVER)._gigatoken
     assert fast is not None
     texts = real_texts()[:100]
-    first, made = fast.encode(texts), fast._made
+    flat = plain(texts)
+    first, made = fast.encode(flat.utf8, flat.offsets), fast._made
     for _ in range(200_000 // sum(map(len, texts)) + 1):
-        again = fast.encode(texts)
+        again = fast.encode(flat.utf8, flat.offsets)
     assert fast._made is not made
     assert parts(*again) == parts(*first) == by_tokenizers(tokenizer, texts)
 

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import logging
+import sys
+import unicodedata
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tiny_models import tiny_tokenizer
 
+from alignkit._native import Splicer
 from alignkit.data.chat import CHATML, Chat
 from alignkit.data.layouts import Scored
 from alignkit.data.tokens import load_tokenizer
@@ -61,6 +65,53 @@ def test_splices_equal_full_renderings(both: tuple[Chat, Chat], contents: list[s
             found.append(chat.render([jobs[kind]() for _ in range(20)])[-1])  # the first 16 are rendered in full
         assert isinstance(found[0], Scored) and found[0] == found[1]
     assert full.looks_at_contents and not spliced.looks_at_contents
+
+
+@given(st.lists(st.tuples(CONTENTS, CONTENTS), min_size=1, max_size=5), st.booleans())
+def test_many_rendered_at_once_equal_those_rendered_one_by_one(
+    both: tuple[Chat, Chat], turns: list[tuple[str, str]], to_the_end: bool
+) -> None:
+    for chat in both:
+        jobs = []
+        for question, reply in turns:
+            prompt, answer = [{"role": "user", "content": question}], [{"role": "assistant", "content": reply}]
+            jobs += [chat.prompt_job(prompt), chat.answer_job(prompt, answer), chat.conversation_job(prompt + answer)]
+        rendered = chat.shapes.render_many(jobs * 6, to_the_end=to_the_end)  # some behind the sample
+        assert not rendered.errors
+        for number, known in zip(rendered.text_of.tolist(), chat.render(jobs) * 6, strict=True):
+            assert isinstance(known, Scored)
+            found = rendered.texts.scored(number)
+            if to_the_end and known.spans:
+                end = known.spans[-1][1]
+                known = Scored(known.text[:end], known.spans, tuple(p for p in known.plain if p[1] <= end))
+            assert found == known
+            assert rendered.texts.text(number) == known.text
+
+
+def test_what_is_surely_normal_is_never_changed_by_normalization() -> None:
+    """No such character changes, moves, or composes with the one before it (Unicode's composition pairs; Hangul)."""
+    characters = [chr(code) for code in range(sys.maxunicode + 1) if not 0xD800 <= code < 0xE000]
+    splicer = Splicer([])
+    number = splicer.add(["", ""], [0], [])
+    offsets = np.arange(len(characters) + 1)
+    *_, is_normal = splicer.splice(np.full(len(characters), number), characters, offsets)
+    parts = (unicodedata.decomposition(character).split() for character in characters)
+    second = {chr(int(own[1], 16)) for own in parts if len(own) == 2 and not own[0].startswith("<")}
+    second |= {chr(code) for code in (*range(0x1161, 0x1176), *range(0x11A8, 0x11C3))}
+    sure = {character for character, is_sure in zip(characters, is_normal, strict=True) if is_sure}
+    assert set(map(chr, range(128))) <= sure and "\u4e2d" in sure and "\u201c" in sure
+    assert not sure & second
+    assert all(unicodedata.is_normalized("NFC", c) and unicodedata.combining(c) == 0 for c in sure)
+
+
+def test_a_splicer_names_what_does_not_belong_together() -> None:
+    splicer = Splicer(["<s>"])
+    with pytest.raises(ValueError, match="2 literals around 0 slots"):
+        splicer.add(["", ""], [], [])
+    with pytest.raises(ValueError, match="span 0 begins or ends in no literal"):
+        splicer.add(["a"], [], [[(0, 0), (0, 2)]])
+    with pytest.raises(ValueError, match="text 0: there is no layout 3"):
+        splicer.splice(np.array([3]), [], np.array([0, 0]))
 
 
 def test_a_template_that_looks_at_contents_is_said(

@@ -17,7 +17,9 @@ import logging
 import os
 import shutil
 import tempfile
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import date
@@ -40,7 +42,7 @@ from alignkit.errors import InputError
 _logger = logging.getLogger(__name__)
 MAX_BYTES = 20 * 2**30  # of all entries; those unused for longest go first
 CHUNK_ROWS, CHUNK_CHARACTERS = 1000, 4_000_000  # what is prepared at once: this bounds the memory
-_TOKENIZER_FILES = ("tokenizer*", "vocab*", "merges*", "special_tokens*", "added_tokens*", "tekken.json")
+_CHUNKS_AHEAD = 1  # read while one is prepared
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,7 @@ class Preparation:
             "data": dict(self.data),
             "columns": dict(self.columns),
             "options": {**self.options, "truncation": self._truncation_of_parts()},
-            "tokenizer": _tokenizer_hash(chat.tokenizer),
+            "tokenizer": [chat.encoder.fingerprint, sorted(map(str, chat.tokenizer.all_special_tokens))],
             "template": chat.template,
             "settings": {"system": chat.system, "template_kwargs": chat.template_kwargs},
             "day": date.today().isoformat() if "strftime_now" in chat.template else None,
@@ -91,8 +93,7 @@ class Preparation:
         options = dict(self.options) | {"truncation": self._truncation_of_parts(), "max_skipped": 1.0}
         try:
             with _no_search_for_cycles():
-                for numbers, rows in chunks(self.rows(), shard):
-                    part = prepare(rows, self.chat, is_part=True, **options)
+                for numbers, rows, part in self._parts(shard, options):
                     place = dict(zip((row.id for row in rows), numbers, strict=True))
                     writer.add(part, [place[row.id] for row in part.rows])
             writer.finish(self.notes())
@@ -100,6 +101,20 @@ class Preparation:
             writer.close()
         if not self.unchanged():
             raise InputError("the data changed while it was read; begin again when it is complete")
+
+    def _parts(
+        self, shard: tuple[int, int] | None, options: Mapping[str, Any]
+    ) -> Iterator[tuple[list[int], list[Row], Prepared]]:
+        """Prepare chunk after chunk in a second thread, while this one reads the next chunk and writes the last."""
+        waiting: deque[tuple[list[int], list[Row], Future[Prepared]]] = deque()
+        with ThreadPoolExecutor(1, "prepare") as thread:
+            for numbers, rows in chunks(self.rows(), shard):
+                waiting.append((numbers, rows, thread.submit(prepare, rows, self.chat, is_part=True, **options)))
+                if len(waiting) > _CHUNKS_AHEAD:
+                    numbers, rows, part = waiting.popleft()
+                    yield numbers, rows, part.result()
+            for numbers, rows, part in waiting:
+                yield numbers, rows, part.result()
 
 
 def prepare_cached(preparation: Preparation, folder: Path, *, shard: tuple[int, int] | None = None) -> Stored:
@@ -244,12 +259,6 @@ def _prune(folder: Path, *, keep: str) -> None:
         if path.name != keep:
             shutil.rmtree(path, ignore_errors=True)
             total -= size
-
-
-def _tokenizer_hash(tokenizer: Any) -> str:
-    """Hash the tokenizer as it is now: its whole state as JSON, and its special tokens."""
-    state = tokenizer.backend_tokenizer.to_str()
-    return hashlib.sha256(f"{state}{sorted(map(str, tokenizer.all_special_tokens))}".encode()).hexdigest()
 
 
 @cache

@@ -13,25 +13,23 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from alignkit.data.encoder import Encoder
-from alignkit.data.layouts import Job, Layout, Scored, dropped, probes, sentinels
-from alignkit.data.lookalikes import Lookalikes, Restore
+from alignkit.data.layouts import Job, Scored
 from alignkit.data.rows import Message
-from alignkit.data.template import Rendering, Template, texts
+from alignkit.data.shapes import Shapes
+from alignkit.data.template import Template
 from alignkit.errors import InputError
 
 CHATML = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-_SAMPLED = 16  # the first conversations of each shape, rendered in full too, and then one in _SAMPLED_EVERY
-_SAMPLED_EVERY = 512
 _log = logging.getLogger(__name__)
 
 
@@ -61,16 +59,14 @@ class Chat:
         self.template_kwargs = dict(template_kwargs or {})
         self.template = _template_text(tokenizer, template)
         values = {**tokenizer.special_tokens_map, **self.template_kwargs}
-        self._template = Template(self.template, values=values, now=self._now())
         special = {str(t) for t in tokenizer.all_special_tokens} | {
             str(t) for t in tokenizer.added_tokens_decoder.values() if t.special
         }
         self._special = re.compile(
             "|".join(re.escape(token) for token in sorted(special, key=len, reverse=True)) or "(?!)"
         )
-        self._lookalikes = Lookalikes(special, self._special)
-        self._shapes: dict[Any, _Shape] = {}
-        self._afters: dict[str, str] = {}
+        rendered_by = Template(self.template, values=values, now=self._now())
+        self.shapes = Shapes(rendered_by, special, self._special)
 
     @cached_property
     def encoder(self) -> Encoder:
@@ -92,28 +88,14 @@ class Chat:
     @property
     def looks_at_contents(self) -> bool:
         """Whether some shape seen so far has to be rendered conversation by conversation."""
-        return any(shape.layout is None for shape in self._shapes.values())
+        return self.shapes.looks_at_contents
 
-    def after_special(self, text: str, near: int | None) -> str:
-        """The end of a text behind its last special token, looked for in the last `near` characters first."""
-        if near is not None and len(text) > near:
-            found = self._after_special(text[-near // 2 :])
-            if len(found) == near // 2:
-                found = self._after_special(text[-near:])
-            if len(found) < near:
-                return found
-        return self._after_special(text)
-
-    def _after_special(self, text: str) -> str:
-        known = self._afters.get(text)  # many prompts end alike
-        if known is None:
-            end = 0
-            for match in self._special.finditer(text):
-                end = match.end()
-            known = text[end:]
-            if len(text) <= 64 and len(self._afters) < 4096:
-                self._afters[text] = known
-        return known
+    def after_special(self, text: str) -> str | None:
+        """The end of a text behind its last special token; None where it has none."""
+        end = None
+        for match in self._special.finditer(text):
+            end = match.end()
+        return None if end is None else text[end:]
 
     def prompt(self, messages: Sequence[Message]) -> str:
         """Render messages and the generation prompt."""
@@ -147,122 +129,14 @@ class Chat:
         return Job(turns, 0, tuple(own))
 
     def render(self, jobs: Sequence[Job]) -> list[Scored | InputError]:
-        """Render many conversations: their texts, or why there is none.
-
-        Raises:
-            InputError: a splice was found wrong after others of its shape had been given out.
-        """
-        shapes = [self._shape(job) for job in jobs]
-        results: list[Scored | InputError | None] = []
-        full: list[tuple[int, Job, Restore | None]] = []
-        for number, (job, shape) in enumerate(zip(jobs, shapes, strict=True)):
-            result: Scored | InputError | None = shape.refused
-            if result is None:
-                try:
-                    hidden, restore = self._lookalikes.hide(job)
-                except InputError as error:
-                    result = error
-                else:
-                    if shape.layout is None or shape.samples():
-                        full.append((number, hidden, restore))
-                    else:
-                        filled = shape.layout.fill(hidden.messages)
-                        result = filled if restore is None else restore(filled)
-            results.append(result)
-        rendered = self._in_full([(job, shapes[number].closings) for number, job, _ in full])
-        wrong = set()
-        for (number, job, restore), answer in zip(full, rendered, strict=True):
-            layout = shapes[number].layout
-            if layout is not None and layout.fill(job.messages) != answer:
-                wrong.add(job.shape)
-            results[number] = answer if restore is None or isinstance(answer, InputError) else restore(answer)
-        if wrong:
-            self._demote(wrong)
-            again = [number for number, job in enumerate(jobs) if job.shape in wrong]
-            for number, result in zip(again, self.render([jobs[number] for number in again]), strict=True):
-                results[number] = result
-        for shape in set(shapes):
-            shape.given = True
-        return [result for result in results if result is not None]
-
-    def _demote(self, wrong: Collection[Any]) -> None:
-        """Render these shapes in full from now on."""
-        for key in wrong:
-            shape = self._shapes[key]
-            shape.layout = None
-            _log.warning("the chat template does not write every content as it is: rendered in full from here on")
-            if shape.given:
-                raise InputError(
-                    "this chat template looks at contents in a way that was not seen at once, so that earlier rows may "
-                    "be wrong; give another with --chat-template FILE or --chat-template chatml"
-                )
+        """Render many conversations: their texts, or why there is none. Raises as `Shapes.render`."""
+        return self.shapes.render(jobs)
 
     def _one(self, job: Job) -> Scored:
-        (result,) = self.render([job])
+        (result,) = self.shapes.render([job])
         if isinstance(result, InputError):
             raise result
         return result
-
-    def _shape(self, job: Job) -> _Shape:
-        key = job.shape
-        found = self._shapes.get(key)
-        if found is None:
-            found = self._shapes[key] = self._analysed(job)
-            if found.layout is None and found.refused is None:
-                _log.info("the chat template looks at contents: rendered in full for each %s", " ".join(key[0]))
-        return found
-
-    def _analysed(self, job: Job) -> _Shape:
-        """Render a shape with sentinels, find what closes its turns, and show its splice equal on awkward contents."""
-        sample = sentinels(job)
-        cuts = [Rendering(sample.messages[: turn + 1], False) for turn in job.turns]
-        items = [Rendering(item.messages, item.generation_prompt, True) for item in sample.renderings()]
-        answers = self._template.render([*items, *cuts])
-        try:
-            found = texts(answers)
-            role = dropped(sample, found[0])
-            if role is not None:
-                raise InputError(f"this chat template leaves out a message of the role {role!r}; give another with "
-                                 "--chat-template FILE or --chat-template chatml")  # fmt: skip
-            sample.check_beginnings(found)
-            closings = tuple(
-                self._closing(text, sample.messages[turn]["content"])
-                for text, turn in zip(found[len(items) :], job.turns, strict=True)
-            )
-            scored = sample.scored(found[: len(items)], closings)
-        except InputError as error:
-            return _Shape(refused=error)
-        if any(answer[1] for answer in answers if not isinstance(answer, InputError)):
-            return _Shape(closings)
-        layout = Layout(scored)
-        tried = probes(job)
-        rendered = self._in_full([(probe, closings) for probe in tried])
-        same = all(layout.fill(probe.messages) == result for probe, result in zip(tried, rendered, strict=True))
-        return _Shape(closings, layout if same else None)
-
-    def _closing(self, text: str, content: str) -> str:
-        """What follows the last answer, up to and with the token that ends its turn."""
-        after = text.partition(content)[2]
-        end = self._special.search(after)
-        if end is None:
-            raise InputError(
-                "this chat template puts no end token after an answer, so that a model trained on it would never stop; "
-                "give another with --chat-template, for example chatml"
-            )
-        return after[: end.end()]
-
-    def _in_full(self, jobs: Sequence[tuple[Job, tuple[str, ...]]]) -> list[Scored | InputError]:
-        items = [job.renderings() for job, _ in jobs]
-        answers = self._template.render([item for own in items for item in own])
-        results: list[Scored | InputError] = []
-        at = 0
-        for (job, closings), own in zip(jobs, items, strict=True):
-            try:
-                results.append(job.scored(texts(answers[at : at + len(own)]), closings))
-            except InputError as error:
-                results.append(error)
-            at += len(own)
-        return results
 
     def _with_system(self, messages: Sequence[Message]) -> tuple[Message, ...]:
         if self.system is not None and not (messages and messages[0]["role"] == "system"):
@@ -282,22 +156,6 @@ class Chat:
             return datetime.fromisoformat(str(today)).isoformat()
         except ValueError as error:
             raise InputError(f"--template-kwargs today={today}: not a date; write it as YYYY-MM-DD") from error
-
-
-class _Shape:
-    """What is known of a shape: why it is refused, what closes its scored turns, its layout where it has one."""
-
-    def __init__(
-        self, closings: tuple[str, ...] = (), layout: Layout | None = None, refused: InputError | None = None
-    ) -> None:
-        self.closings, self.layout, self.refused = closings, layout, refused
-        self.given = False  # whether results of it are out
-        self._seen = 0
-
-    def samples(self) -> bool:
-        """Whether the next conversation is one of the sample that is rendered in full too."""
-        self._seen += 1
-        return self._seen <= _SAMPLED or self._seen % _SAMPLED_EVERY == 0
 
 
 def _template_text(tokenizer: Any, template: str | None) -> str:

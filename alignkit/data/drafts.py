@@ -12,13 +12,15 @@ from dataclasses import dataclass
 import numpy as np
 
 from alignkit.data.chat import Chat
-from alignkit.data.flat import equal_ranges
+from alignkit.data.flat import equal_ranges, ranges
 from alignkit.data.layouts import Job, Scored
 from alignkit.data.rows import Row
+from alignkit.data.shapes import Rendered
+from alignkit.data.texts import Texts, offsets_of
 from alignkit.errors import InputError
 
 _ROWS_AT_ONCE = 4096
-_NEAR = 64  # characters on each side of a border that decide whether tokens cross it
+_NEAR = 128  # bytes on each side of a border that decide whether tokens cross it
 
 
 @dataclass
@@ -120,16 +122,14 @@ class _Part:
         self.owners += [row] * (len(self.jobs) - first)
 
     def drafts(self, *, whole_answer: bool) -> Drafts:
-        texts = []
-        for result, job, row in zip(self.chat.render(self.jobs), self.jobs, self.owners, strict=True):
-            if isinstance(result, InputError):
-                raise InputError(f"row {row.id}: {result}") from result
-            _check_text(result.text, row)
-            texts.append(_to_the_end(result) if job.turns and not whole_answer else result)
-        encoded = self.chat.encoder.encode(texts)
-        counts = np.diff(np.concatenate([[0], np.cumsum(encoded.scored)])[encoded.offsets])
+        rendered = self.chat.shapes.render_many(self.jobs, to_the_end=not whole_answer)
+        for number in sorted(rendered.errors)[:1]:
+            error = rendered.errors[number]
+            raise InputError(f"row {self.owners[number].id}: {error}") from error
+        encoded = self.chat.encoder.encode(rendered.texts)
+        counts = np.diff(np.concatenate([[0], np.cumsum(encoded.scored)])[encoded.offsets])[rendered.text_of]
         jobs, target = self._places()
-        starts, ends = encoded.offsets[:-1], encoded.offsets[1:]
+        starts, ends = encoded.offsets[:-1][rendered.text_of], encoded.offsets[1:][rendered.text_of]
         drafts = Drafts(
             encoded.ids,
             encoded.scored,
@@ -139,7 +139,8 @@ class _Part:
             np.where(target < 0, 0, counts[target]) if len(counts) else target,
             np.zeros(len(jobs), bool),
         )
-        self._mark_otherwise(drafts, texts)
+        if jobs.shape[1] > 1:
+            self._mark_otherwise(drafts, rendered, jobs)
         return drafts
 
     def _places(self) -> tuple[np.ndarray, np.ndarray]:
@@ -150,27 +151,56 @@ class _Part:
         completions = plans[:, :1] + ~is_whole[:, None] + np.arange(num_completions)
         return np.concatenate([np.where(is_whole, -1, plans[:, 0])[:, None], completions], axis=1), plans[:, 2]
 
-    def _mark_otherwise(self, drafts: Drafts, texts: Sequence[Scored]) -> None:
+    def _mark_otherwise(self, drafts: Drafts, rendered: Rendered, jobs: np.ndarray) -> None:
         """Find the rows whose prompt and first completion, as one text, have other ids.
 
         Where tokens depend on what is near them alone, what is near the border decides.
         """
-        chat = self.chat
-        near = _NEAR if chat.encoder.reads_left_to_right else None
-        numbers: dict[tuple[str, str], list[int]] = {}
-        for row, ((first, num_completions, _), is_whole) in enumerate(zip(self.plans, self.whole, strict=True)):
-            if num_completions and not is_whole:
-                prompt, answer = texts[first], texts[first + 1]
-                if not prompt.plain and not answer.plain:
-                    end = answer.text[: answer.spans[-1][1]] if near is None else answer.text[:near]
-                    numbers.setdefault((chat.after_special(prompt.text, near), end), []).append(row)
-        joined = [before + after for before, after in numbers]
-        ids, offsets = chat.encoder.plain_ids([*joined, *(part for pair in numbers for part in pair)])
-        apart = offsets[len(joined) :]
-        whole = ids, offsets[: len(joined)], offsets[1 : len(joined) + 1]
-        for is_equal, rows in zip(equal_ranges(whole, (ids, apart[:-1:2], apart[2::2])), numbers.values(), strict=True):
-            if not is_equal:
-                drafts.is_otherwise[rows] = True
+        texts, encoder = rendered.texts, self.chat.encoder
+        rows = np.flatnonzero(jobs[:, 0] >= 0)
+        prompts, answers = rendered.text_of[jobs[rows, 0]], rendered.text_of[jobs[rows, 1]]
+        if texts.plain:
+            is_plain = np.isin(prompts, list(texts.plain)) | np.isin(answers, list(texts.plain))
+            rows, prompts, answers = rows[~is_plain], prompts[~is_plain], answers[~is_plain]
+        near = _NEAR if encoder.reads_left_to_right else None
+        ends: dict[str, int] = {}  # how prompts end, by number
+        which = self._prompt_ends(rendered, prompts, near, ends)
+        starts = texts.offsets[answers]
+        stops = starts + texts.spans[texts.span_offsets[answers + 1] - 1, 1]
+        if near is not None:
+            stops = texts.character_ends(np.minimum(texts.offsets[answers + 1], starts + near))
+        before = Texts.of([Scored(end) for end in ends])
+        utf8 = np.concatenate([before.utf8, texts.utf8])
+        pieces = np.stack([before.offsets[which], starts + len(before.utf8)], axis=1)
+        lengths = np.stack([np.diff(before.offsets)[which], stops - starts], axis=1)
+        joined = Texts.stretches(utf8, pieces, lengths)
+        after = Texts.stretches(utf8, pieces[:, 1:], lengths[:, 1:])
+        whole, whole_offsets = encoder.plain_ids(joined)
+        ids, offsets = encoder.plain_ids(before + after)
+        owns = np.stack([which, len(before) + np.arange(len(which))], axis=1).reshape(-1)
+        apart = ids[ranges(offsets[owns], np.diff(offsets)[owns])]
+        apart_offsets = offsets_of(np.diff(offsets)[owns])[::2]
+        is_equal = equal_ranges(
+            (whole, whole_offsets[:-1], whole_offsets[1:]), (apart, apart_offsets[:-1], apart_offsets[1:])
+        )
+        drafts.is_otherwise[rows[~is_equal]] = True
+
+    def _prompt_ends(
+        self, rendered: Rendered, prompts: np.ndarray, near: int | None, ends: dict[str, int]
+    ) -> np.ndarray:
+        """Number how each prompt ends behind its last special token, int64 [prompts]; adds new ends to `ends`."""
+        chat, layouts = self.chat, rendered.layouts[prompts]
+        which = np.full(len(prompts), -1, np.int64)
+        for layout in np.unique(layouts[layouts >= 0]).tolist():
+            end = chat.after_special(chat.shapes.end_of(layout))
+            if end is not None:
+                which[layouts == layout] = ends.setdefault(end, len(ends))
+        for place in np.flatnonzero(which < 0).tolist():
+            text = rendered.texts.text(int(prompts[place]))
+            end = chat.after_special(text)
+            end = text if end is None else end
+            which[place] = ends.setdefault(end if near is None else end[-near:], len(ends))
+        return which
 
 
 def _joined(parts: Sequence[Drafts]) -> Drafts:
@@ -178,22 +208,3 @@ def _joined(parts: Sequence[Drafts]) -> Drafts:
     columns = zip(*((p.ids, p.scored, p.starts + at, p.ends + at, p.num_scored, p.target_num_tokens, p.is_otherwise)
                     for p, at in zip(parts, by, strict=False)), strict=True)  # fmt: skip
     return Drafts(*(np.concatenate(column) for column in columns))
-
-
-def _to_the_end(text: Scored) -> Scored:
-    """Leave out what follows the last scored text."""
-    end = text.spans[-1][1]
-    if end == len(text.text):
-        return text
-    return Scored(text.text[:end], text.spans, tuple(place for place in text.plain if place[1] <= end))
-
-
-def _check_text(text: str, row: Row) -> None:
-    if not text.isascii():
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            raise InputError(
-                f"row {row.id}: half a character ({text[error.start]!r}) in a message is no valid text; correct or "
-                "remove the row"
-            ) from error

@@ -12,12 +12,14 @@ their places from the tokenizer's own offsets.
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import re
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -25,11 +27,12 @@ from pydantic_core import from_json, to_json
 
 from alignkit import _native
 from alignkit.data.layouts import Scored
+from alignkit.data.texts import Texts, offsets_of
 from alignkit.errors import InputError
 
 UNSCORED = -100
 _SAMPLE = 128  # texts on which both tokenizers must agree
-_SAMPLE_CHARACTERS = 200_000
+_SAMPLE_BYTES = 200_000
 _REBUILT_AFTER = 256 << 20
 _log = logging.getLogger(__name__)
 
@@ -65,7 +68,12 @@ class Encoder:
 
     def load(self) -> None:
         """Make now what the first many texts would make: tables of the vocabulary, and gigatoken's tokenizer."""
-        _ = self._token_lengths, self._normalizes, self._gigatoken
+        _ = self._token_lengths, self._normalizes, self._gigatoken, self.fingerprint
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A hash of the tokenizer as it was when this was first asked."""
+        return hashlib.sha256(self._backend.to_str().encode()).hexdigest()
 
     def ids(self, text: Scored) -> np.ndarray:
         """Return the token ids of one text, int32."""
@@ -73,24 +81,26 @@ class Encoder:
             return self._with_offsets(text)[0]
         return np.array(self._backend.encode(text.text, add_special_tokens=False).ids, np.int32)
 
-    def encode(self, texts: Sequence[Scored]) -> Encoded:
+    def encode(self, texts: Texts) -> Encoded:
         """Return the token ids of texts, and which are scored."""
-        ids, offsets = self._flat([text.text for text in texts])
-        byte_spans, span_offsets, lengths = _in_bytes(texts)
-        scored, unequal = _native.score_bytes(ids, offsets, self._token_lengths, lengths, byte_spans, span_offsets)
-        slow = {int(row) for row in unequal} | {row for row, text in enumerate(texts) if self._needs_care(text)}
+        ids, offsets = self._flat(texts)
+        lengths = np.diff(texts.offsets)
+        scored, unequal = _native.score_bytes(
+            ids, offsets, self._token_lengths, lengths, texts.spans, texts.span_offsets
+        )
+        slow = {int(row) for row in unequal} | set(texts.plain) | self._not_normal(texts)
         if slow:
             return self._patched(texts, Encoded(ids, scored, offsets), slow)
         return Encoded(ids, scored, offsets)
 
-    def plain_ids(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    def plain_ids(self, texts: Texts) -> tuple[np.ndarray, np.ndarray]:
         """Return the token ids of texts, int32, and their offsets, int64."""
         ids, offsets = self._flat(texts)
         beyond = np.flatnonzero(ids >= self._num_tokens)
         if len(beyond):
             encoded = Encoded(ids, np.zeros(len(ids), bool), offsets)
             rows = {int(row) for row in np.searchsorted(offsets, beyond, side="right") - 1}
-            encoded = self._patched([Scored(text) for text in texts], encoded, rows)
+            encoded = self._patched(texts, encoded, rows)
             return encoded.ids, encoded.offsets
         return ids, offsets
 
@@ -100,39 +110,37 @@ class Encoder:
         own = self._backend.pre_tokenizer
         return own is not None and "ByteLevel" in _kinds(from_json(own.__getstate__()))
 
-    def _needs_care(self, text: Scored) -> bool:
-        return bool(text.plain) or (
-            self._normalizes and not text.text.isascii() and not unicodedata.is_normalized("NFC", text.text)
-        )
+    def _not_normal(self, texts: Texts) -> set[int]:
+        """The texts that a normalizer changes: where their tokens lie does not follow from the tokens."""
+        if not self._normalizes:
+            return set()
+        unsure = np.flatnonzero(~texts.is_normal).tolist()
+        return {number for number in unsure if not unicodedata.is_normalized("NFC", texts.text(number))}
 
-    def _flat(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-        if not self._is_compared and sum(map(len, texts)) > _SAMPLE_CHARACTERS // 4:  # a few texts are not worth it
+    def _flat(self, texts: Texts) -> tuple[np.ndarray, np.ndarray]:
+        if not self._is_compared and len(texts.utf8) > _SAMPLE_BYTES // 4:  # a few texts are not worth it
             self._is_compared = True
             self._fast = self._compared(texts)
         if self._fast is not None:
-            return self._fast.encode(texts)
-        return self._by_tokenizers(texts)
+            return self._fast.encode(texts.utf8, texts.offsets)
+        return self._by_tokenizers([texts.text(number) for number in range(len(texts))])
 
     def _by_tokenizers(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         encoded = self._backend.encode_batch_fast(list(texts), add_special_tokens=False)
         own = [np.array(encoding.ids, np.int32) for encoding in encoded]
-        offsets = np.cumsum([0, *map(len, own)], dtype=np.int64)
-        return np.concatenate([np.zeros(0, np.int32), *own]), offsets
+        return np.concatenate([np.zeros(0, np.int32), *own]), offsets_of([len(ids) for ids in own])
 
-    def _compared(self, texts: Sequence[str]) -> _Gigatoken | None:
+    def _compared(self, texts: Texts) -> _Gigatoken | None:
         """gigatoken, if it gives the ids of `tokenizers` on a sample of texts."""
         fast = self._gigatoken
         if fast is None:
             return None
-        step = max(1, len(texts) // _SAMPLE)
-        sample: list[str] = []
-        size = 0
-        for text in texts[::step]:
-            size += len(text)
-            if size > _SAMPLE_CHARACTERS and sample:
-                break
-            sample.append(text)
-        (ids, offsets), (own, own_offsets) = fast.encode(sample), self._by_tokenizers(sample)
+        numbers = np.arange(0, len(texts), max(1, len(texts) // _SAMPLE))
+        lengths = np.diff(texts.offsets)[numbers]
+        numbers = numbers[: max(1, int(np.searchsorted(np.cumsum(lengths), _SAMPLE_BYTES, side="right")))]
+        sample = Texts.stretches(texts.utf8, texts.offsets[numbers, None], lengths[: len(numbers), None])
+        ids, offsets = fast.encode(sample.utf8, sample.offsets)
+        own, own_offsets = self._by_tokenizers([sample.text(number) for number in range(len(sample))])
         for number in range(len(sample)):
             found = ids[offsets[number] : offsets[number + 1]]
             known = own[own_offsets[number] : own_offsets[number + 1]]
@@ -152,18 +160,23 @@ class Encoder:
             _log.info("tokenized by tokenizers: gigatoken refuses this vocabulary (%s)", str(error).splitlines()[:1])
             return None
 
-    def _patched(self, texts: Sequence[Scored], encoded: Encoded, rows: set[int]) -> Encoded:
+    def _patched(self, texts: Texts, encoded: Encoded, rows: set[int]) -> Encoded:
         """Encode some of the texts again, with the tokenizer's own offsets."""
-        ids = np.split(encoded.ids, encoded.offsets[1:-1])
-        scored = np.split(encoded.scored, encoded.offsets[1:-1])
-        for row in rows:
-            ids[row], starts, ends = self._with_offsets(texts[row])
-            spans = np.array(texts[row].spans, np.int64).reshape(-1, 2)
-            places = np.array([0, len(ids[row])]), np.array([0, len(spans)])
-            labels = _native.mask_labels(ids[row], starts, ends, places[0], spans, places[1])
-            scored[row] = labels != UNSCORED
-        offsets = np.cumsum([0, *map(len, ids)], dtype=np.int64)
-        return Encoded(np.concatenate(ids), np.concatenate(scored), offsets)
+        lengths = np.diff(encoded.offsets)
+        all_ids, all_scored, at = [], [], 0
+        for row in sorted(rows):
+            text = texts.scored(row)
+            ids, starts, ends = self._with_offsets(text)
+            spans = np.array(text.spans, np.int64).reshape(-1, 2)
+            places = np.array([0, len(ids)]), np.array([0, len(spans)])
+            labels = _native.mask_labels(ids, starts, ends, places[0], spans, places[1])
+            before = slice(at, encoded.offsets[row])
+            all_ids += [encoded.ids[before], ids]
+            all_scored += [encoded.scored[before], labels != UNSCORED]
+            at, lengths[row] = encoded.offsets[row + 1], len(ids)
+        offsets = np.concatenate([[0], np.cumsum(lengths)])
+        ids, scored = np.concatenate([*all_ids, encoded.ids[at:]]), np.concatenate([*all_scored, encoded.scored[at:]])
+        return Encoded(ids, scored, offsets)
 
     def _with_offsets(self, text: Scored) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Ids of a text, and where each begins and ends, in characters."""
@@ -228,21 +241,25 @@ class _Gigatoken:
         self._made = self._make()
         self._num_bytes = 0
 
-    def encode(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-        self._num_bytes += sum(map(len, texts))
+    def encode(self, utf8: np.ndarray, offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return ids and offsets of texts end to end."""
+        self._num_bytes += len(utf8)
         if self._num_bytes > _REBUILT_AFTER:
             self._made, self._num_bytes = self._make(), 0
-        if not texts:
+        if len(offsets) == 1:
             return np.zeros(0, np.int32), np.zeros(1, np.int64)
-        layout = self._made.encode_batch(list(texts)).layout
-        offsets = np.asarray(layout.offsets.data, np.int64)
-        ids = np.asarray(layout.content.data).view(np.int32)[offsets[0] : offsets[-1]]
-        return ids, offsets - offsets[0]
+        content = utf8.tobytes()
+        layout = self._made.encode_batch([content[start:end] for start, end in pairwise(offsets.tolist())]).layout
+        ends = np.asarray(layout.offsets.data, np.int64)
+        ids = np.asarray(layout.content.data).view(np.int32)[ends[0] : ends[-1]]
+        return ids, ends - ends[0]
 
     def _make(self) -> Any:
         import gigatoken
 
-        return gigatoken.Tokenizer.from_json(self._settings)
+        made = gigatoken.Tokenizer.from_json(self._settings)
+        made.encode_batch([b""])  # loads what it answers with
+        return made
 
 
 def _with_all_bytes(settings: Mapping[str, Any]) -> bytes:
@@ -256,24 +273,6 @@ def _with_all_bytes(settings: Mapping[str, Any]) -> bytes:
     more = {letter: max(used) + 1 + number for number, letter in enumerate(missing)}
     model = {**settings["model"], "vocab": {**vocabulary, **more}} if missing else settings["model"]
     return to_json({**settings, "model": model})
-
-
-def _in_bytes(texts: Sequence[Scored]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Spans of all texts in bytes, int64 [m, 2], where each text's begin, and each text's length in bytes."""
-    spans: list[int] = []
-    counts, lengths = [0], []
-    for text in texts:
-        if text.text.isascii():
-            lengths.append(len(text.text))
-            for span in text.spans:
-                spans += span
-        else:
-            lengths.append(len(text.text.encode()))
-            for start, end in text.spans:
-                first = len(text.text[:start].encode())
-                spans += (first, first + len(text.text[start:end].encode()))
-        counts.append(len(spans) // 2)
-    return np.array(spans, np.int64).reshape(-1, 2), np.array(counts, np.int64), np.array(lengths, np.int64)
 
 
 def _places(encoded: Sequence[tuple[int, Any]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -18,8 +18,8 @@ from pydantic_core import from_json
 from alignkit.errors import InputError
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet")
-Line = tuple[str, Mapping[str, Any]]
-"""Where a row stands ("FILE, line N"), and its columns."""
+Line = tuple[str, Mapping[str, Any], bytes | None]
+"""Where a row stands ("FILE, line N"), its columns, and the JSON that they were read from."""
 _BATCH_ROWS = 2048
 
 
@@ -57,7 +57,7 @@ def _jsonl(path: Path) -> Iterator[Line]:
         for number, line in enumerate(lines, start=1):
             if line and not line.isspace():
                 where = f"{path}, line {number}"
-                yield where, _object(line, where)
+                yield where, *_object(line, where)
 
 
 def _opened(path: Path) -> AbstractContextManager[Iterable[bytes]]:
@@ -66,15 +66,16 @@ def _opened(path: Path) -> AbstractContextManager[Iterable[bytes]]:
     return gzip.open(path, "rb") if path.suffix == ".gz" else open(path, "rb")
 
 
-def _object(line: bytes, where: str) -> Mapping[str, Any]:
+def _object(line: bytes, where: str) -> tuple[Mapping[str, Any], bytes | None]:
     """Read one line; what the fast reader refuses is read again by the one that can say what is wrong with it."""
+    json_: bytes | None = line
     try:
         fields = from_json(line, cache_strings="keys")
     except ValueError:
-        fields = _json(line, where)
+        fields, json_ = _json(line, where), None
     if not isinstance(fields, dict):
         raise InputError(f"{where}: expected an object, found {type(fields).__name__}; correct or remove this line")
-    return fields
+    return fields, json_
 
 
 def _json(line: bytes, where: str) -> Any:
@@ -115,7 +116,7 @@ def _parquet(path: Path) -> Iterator[Line]:
         for batch in polars.scan_parquet(path).collect_batches(maintain_order=True, chunk_size=_BATCH_ROWS):
             for fields in batch.iter_rows(named=True):
                 number += 1
-                yield f"{path}, row {number}", fields
+                yield f"{path}, row {number}", fields, None
     except (polars.exceptions.PolarsError, OSError) as error:
         raise InputError(f"{path}: not a readable Parquet file: {_first_line(error)}; write it again") from error
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import Any, TypeVar, overload
@@ -16,8 +17,9 @@ _T = TypeVar("_T")
 class Lazy(Sequence[_T]):
     """A sequence whose elements are made when they are asked for."""
 
+    @abstractmethod
     def _make(self, number: int) -> _T:
-        raise NotImplementedError
+        """Make the element of a number from 0 to below the length."""
 
     @overload
     def __getitem__(self, key: int) -> _T: ...
@@ -44,6 +46,8 @@ class FlatTrees(Lazy[Tree]):
         segment_lengths: int64 [segments], tokens of each.
         table: int64 [trees, 2 or more]: segments of each tree, its reference's length in tokens.
 
+    `token_ends` and `segment_ends` say where each segment's tokens and each tree's segments begin, and end, int64.
+
     Raises:
         ValueError: the arrays do not belong together.
     """
@@ -58,11 +62,11 @@ class FlatTrees(Lazy[Tree]):
     ) -> None:
         self.names, self.flat_ids, self.flat_scored = names, ids, scored
         self.segment_lengths, self.table = segment_lengths, table
-        self._token_ends = np.concatenate([[0], np.cumsum(segment_lengths)])
-        self._segment_ends = np.concatenate([[0], np.cumsum(table[:, 0])])
-        if len(names) != len(table) or self._segment_ends[-1] != len(segment_lengths):
+        self.token_ends = np.concatenate([[0], np.cumsum(segment_lengths)])
+        self.segment_ends = np.concatenate([[0], np.cumsum(table[:, 0])])
+        if len(names) != len(table) or self.segment_ends[-1] != len(segment_lengths):
             raise ValueError("names, trees and segments do not agree")
-        if not self._token_ends[-1] == len(ids) == len(scored):
+        if not self.token_ends[-1] == len(ids) == len(scored):
             raise ValueError("ids and segments do not agree")
 
     @classmethod
@@ -73,7 +77,9 @@ class FlatTrees(Lazy[Tree]):
         segments = [segment for tree in trees for segment in tree.segments]
         return FlatTrees(
             [tree.row_id for tree in trees],
-            np.concatenate([np.zeros(0, np.int32), *(segment.ids for segment in segments)]),
+            np.concatenate([np.zeros(0, np.int32), *(segment.ids for segment in segments)]).astype(
+                np.int32, copy=False
+            ),
             np.concatenate([np.zeros(0, bool), *(segment.scored for segment in segments)]),
             np.array([len(segment) for segment in segments], np.int64),
             np.array([[len(t.segments), t.target_num_tokens] for t in trees], np.int64).reshape(-1, 2),
@@ -82,9 +88,13 @@ class FlatTrees(Lazy[Tree]):
     def __len__(self) -> int:
         return len(self.table)
 
+    def some(self, numbers: np.ndarray) -> Sequence[Tree]:
+        """View the trees of these numbers, int64 [k], in that order."""
+        return _Some(self, numbers)
+
     def lengths(self) -> np.ndarray:
         """Tokens of each tree, int64 [trees]."""
-        return np.diff(self._token_ends[self._segment_ends])
+        return np.diff(self.token_ends[self.segment_ends])
 
     def check(self) -> None:
         """Check of every tree what `Tree` checks of one: the prompt is unscored, what is scored has a token before it.
@@ -92,7 +102,7 @@ class FlatTrees(Lazy[Tree]):
         Raises:
             ValueError: names the tree.
         """
-        prompts, ends = self._segment_ends[:-1], self._token_ends
+        prompts, ends = self.segment_ends[:-1], self.token_ends
         counts = np.concatenate([[0], np.cumsum(self.flat_scored)])
         is_scored = counts[ends[prompts + 1]] > counts[ends[prompts]]
         if is_scored.any():
@@ -102,18 +112,29 @@ class FlatTrees(Lazy[Tree]):
         first = np.flatnonzero(is_first)
         wrong = first[self.flat_scored[ends[first]]]
         if len(wrong):
-            name = self.names[int(np.searchsorted(self._segment_ends, wrong[0], side="right")) - 1]
+            name = self.names[int(np.searchsorted(self.segment_ends, wrong[0], side="right")) - 1]
             raise ValueError(f"tree {name}: the first token of a text without prompt cannot be predicted")
 
     def _make(self, number: int) -> Tree:
-        first, last = int(self._segment_ends[number]), int(self._segment_ends[number + 1])
+        first, last = int(self.segment_ends[number]), int(self.segment_ends[number + 1])
         ids, scored = self.flat_ids, self.flat_scored
         parent = -1
         segments = []
-        for start, end in pairwise(self._token_ends[first : last + 1].tolist()):
+        for start, end in pairwise(self.token_ends[first : last + 1].tolist()):
             segments.append(Segment(ids[start:end], parent, scored[start:end]))
             parent = 0
         return Tree.unchecked(self.names[number], tuple(segments), int(self.table[number, 1]))
+
+
+class _Some(Lazy[Tree]):
+    def __init__(self, trees: FlatTrees, numbers: np.ndarray) -> None:
+        self._trees, self._numbers = trees, numbers
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    def _make(self, number: int) -> Tree:
+        return self._trees[int(self._numbers[number])]
 
 
 def ranges(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:

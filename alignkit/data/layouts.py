@@ -154,6 +154,18 @@ class Layout:
             self._parts += ["", literal]
         self._borders = [[_border(at, places) for at in span] for span in sample.spans]
 
+    def in_bytes(self, *, to_the_end: bool = False) -> tuple[list[str], list[int], list[list[tuple[int, int]]]]:
+        """Say it as `_native.Splicer.add` takes it; `to_the_end`: up to the end of the last span."""
+        literals, slots = self._parts[::2], [number for _, number in self._slots]
+        if to_the_end and self._borders:
+            part, at = self._borders[-1][1]
+            literals, slots = [*literals[: part // 2], literals[part // 2][:at]], slots[: part // 2]
+        return (
+            literals,
+            slots,
+            [[(part // 2, len(self._parts[part][:at].encode())) for part, at in span] for span in self._borders],
+        )
+
     def fill(self, messages: Sequence[Message]) -> Scored:
         """Put contents in."""
         parts = self._parts.copy()

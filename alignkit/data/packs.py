@@ -9,10 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
 from alignkit import _native
+from alignkit.data.flat import FlatTrees
 from alignkit.data.trees import Tree
 
 
@@ -42,7 +44,7 @@ class Pack:
         spans: one for each tree.
     """
 
-    trees: tuple[Tree, ...]
+    trees: Sequence[Tree]
     ids_S: np.ndarray
     position_S: np.ndarray
     source_T: np.ndarray
@@ -59,39 +61,36 @@ class Pack:
         return len(self.group_N)
 
 
-def lay_out(trees: Sequence[Tree]) -> Pack:
-    """Lay trees one after another into one row."""
-    segments = [segment for tree in trees for segment in tree.segments]
-    tree_of = np.repeat(np.arange(len(trees)), np.array([len(tree.segments) for tree in trees], np.int64))
-    length = np.array([len(segment) for segment in segments], np.int64)
-    is_prompt = np.array([segment.parent < 0 for segment in segments], bool)
-    end = np.cumsum(length)
-    start = end - length
-    prompt_length, prompt_end = length[is_prompt][tree_of], end[is_prompt][tree_of]
-    ids_S = _joined([segment.ids for segment in segments], np.int64)
-    scored = np.flatnonzero(_joined([segment.scored for segment in segments], np.bool_))
-    segment_of_T = np.repeat(np.arange(len(segments)), length)[scored]
-    is_first_T = scored == start[segment_of_T]  # predicted from the prompt's last hidden state
-    number = np.cumsum(~is_prompt) - 1  # of each completion
-    completion_T = number[segment_of_T]
-    group_N = tree_of[~is_prompt]
-    spans: list[list[tuple[int, int]]] = [[] for _ in trees]
-    for n, first, last in zip(group_N.tolist(), start[~is_prompt].tolist(), end[~is_prompt].tolist(), strict=True):
-        spans[n].append((first, last))
-    places = zip(start[is_prompt].tolist(), end[is_prompt].tolist(), spans, strict=True)
+def lay_out(trees: Sequence[Tree], numbers: Sequence[int] | np.ndarray | None = None) -> Pack:
+    """Lay trees one after another into one row: all of them, or those of these numbers, in that order."""
+    flat = FlatTrees.of(trees)
+    which = np.arange(len(flat)) if numbers is None else np.asarray(numbers, np.int64)
+    ids_S, position_S, source_T, target_T, completion_T, group_N, num_tokens_N, last_N, ends = _native.lay_out(
+        flat.flat_ids, flat.flat_scored, flat.token_ends, flat.segment_ends, which
+    )
     return Pack(
-        trees=tuple(trees),
+        trees=tuple(trees) if numbers is None else flat.some(which),
         ids_S=ids_S,
-        position_S=np.arange(len(ids_S)) - np.repeat(start - np.where(is_prompt, 0, prompt_length), length),
-        source_T=np.where(is_first_T, prompt_end[segment_of_T], scored) - 1,
-        target_T=ids_S[scored],
+        position_S=position_S,
+        source_T=source_T,
+        target_T=target_T,
         completion_T=completion_T,
         group_N=group_N,
-        num_tokens_N=np.bincount(completion_T, minlength=len(group_N)).astype(np.int64),
-        last_N=np.where(length > 0, end, prompt_end)[~is_prompt] - 1,
-        target_num_tokens_N=np.array([tree.target_num_tokens for tree in trees], np.int64)[group_N],
-        spans=tuple(Span(first, last, tuple(completions)) for first, last, completions in places),
+        num_tokens_N=num_tokens_N,
+        last_N=last_N,
+        target_num_tokens_N=flat.table[which, 1][group_N],
+        spans=_spans(ends.tolist(), flat.table[which, 0].tolist()),
     )
+
+
+def _spans(ends: Sequence[int], num_segments: Sequence[int]) -> tuple[Span, ...]:
+    """Where each tree lies, from the ends of the segments of all."""
+    spans, at, start = [], 0, 0
+    for count in num_segments:
+        own = ends[at : at + count]
+        spans.append(Span(start, own[0], tuple(pairwise(own))))
+        start, at = own[-1], at + count
+    return tuple(spans)
 
 
 def pack(trees: Sequence[Tree], capacity: int) -> list[list[int]]:
@@ -150,7 +149,3 @@ def share_rows(costs: Sequence[int], num_ranks: int, *, equally_many: bool = Fal
     most = -(-len(costs) // max(1, num_ranks)) if equally_many else len(costs)
     rank_of = _native.share_rows(np.array(costs, np.int64), num_ranks, most)
     return [np.flatnonzero(rank_of == rank).tolist() for rank in range(num_ranks)]
-
-
-def _joined(parts: list[np.ndarray], dtype: type) -> np.ndarray:
-    return np.concatenate(parts).astype(dtype, copy=False) if parts else np.zeros(0, dtype)

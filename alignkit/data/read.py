@@ -56,8 +56,8 @@ class Source:
             yield from self._some(only, ids or {})
             return
         times: dict[str, int] = {}
-        for where, fields in islice(_lines(self.data), self.limit):
-            row = to_row(fields, where=where, columns=self.columns)
+        for where, fields, json_ in islice(_lines(self.data), self.limit):
+            row = to_row(fields, where=where, columns=self.columns, json_=json_)
             count = times[row.id] = times.get(row.id, 0) + 1
             yield row if count == 1 else dataclasses.replace(row, id=f"{row.id}#{count}")
         if not times:
@@ -65,9 +65,9 @@ class Source:
 
     def _some(self, only: np.ndarray, ids: Mapping[int, str]) -> Iterator[Row]:
         lines = islice(_lines(self.data), self.limit)
-        for number, ((where, fields), is_wanted) in enumerate(zip(lines, only.tolist(), strict=True)):
+        for number, ((where, fields, json_), is_wanted) in enumerate(zip(lines, only.tolist(), strict=True)):
             if is_wanted:
-                row = to_row(fields, where=where, columns=self.columns)
+                row = to_row(fields, where=where, columns=self.columns, json_=json_)
                 yield dataclasses.replace(row, id=ids[number]) if number in ids else row
 
     def fingerprint(self) -> str:
@@ -76,7 +76,7 @@ class Source:
         for name, _ in mixing.parse(self.data):
             files = _files(name)
             if files is None:
-                for where, fields in _plugin(name):
+                for where, fields, _ in _plugin(name):
                     digest.update(f"{where}{json.dumps(fields, sort_keys=True, default=str)}".encode())
                 continue
             for file in files:
@@ -147,4 +147,4 @@ def _plugin(data: str) -> Iterator[Line]:
             f"data set {name!r} has no part {part!r}{nearest(part, list(cls.parts))}; it has {', '.join(cls.parts)}"
         )
     for number, fields in enumerate(cls().rows(part), start=1):
-        yield f"{name}:{part}, row {number}", fields
+        yield f"{name}:{part}, row {number}", fields, None

@@ -44,6 +44,7 @@ class Row:
         is_conversation: the row was a list of turns (all assistant turns are scored by default).
         fields: every column as read; rewards and reports see this as `row`.
         read_prompt: the prompt that `fields` hold; another object than `prompt` where turns were left out.
+        json: the JSON that `fields` were read from; None where they come from elsewhere.
     """
 
     id: str
@@ -54,15 +55,19 @@ class Row:
     is_conversation: bool
     fields: Mapping[str, Any]
     read_prompt: Messages | None = field(default=None, compare=False, repr=False)
+    json: bytes | None = field(default=None, compare=False, repr=False)
 
 
-def to_row(fields: Mapping[str, Any], *, where: str, columns: Mapping[str, str] | None = None) -> Row:
+def to_row(
+    fields: Mapping[str, Any], *, where: str, columns: Mapping[str, str] | None = None, json_: bytes | None = None
+) -> Row:
     """Read one line's fields into a row.
 
     Args:
         fields: the line's columns.
         where: "FILE, line N", for errors.
         columns: our name = the file's name.
+        json_: the JSON that the fields were read from.
 
     Raises:
         InputError: the shape is unknown, or a message is malformed; names where, the fields found and shapes known.
@@ -80,7 +85,7 @@ def to_row(fields: Mapping[str, Any], *, where: str, columns: Mapping[str, str] 
     identity = named.get("id")
     if identity is None:
         identity = hashlib.sha256(json.dumps(fields, sort_keys=True, default=str).encode()).hexdigest()[:16]
-    return Row(str(identity), prompt, chosen, rejected, reference, is_conversation, fields, prompt)
+    return Row(str(identity), prompt, chosen, rejected, reference, is_conversation, fields, prompt, json_)
 
 
 def text_of(messages: Sequence[Message]) -> str:

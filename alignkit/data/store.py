@@ -135,7 +135,10 @@ class Writer:
 
     def _line(self, row: Row) -> bytes:
         """Write a row so that reading its columns again gives the same prompt."""
-        content = [row.fields] if row.prompt is row.read_prompt else [row.fields, row.prompt]
+        is_as_read = row.prompt is row.read_prompt
+        if is_as_read and row.json is not None:
+            return b"[%b]" % row.json
+        content = [row.fields] if is_as_read else [row.fields, row.prompt]
         return to_json(content, inf_nan_mode="constants", fallback=str)
 
     def _texts(self, name: str, ends_name: str, texts: list[bytes]) -> None:

@@ -5,11 +5,13 @@
 
 #![forbid(unsafe_code)]
 
+pub mod layout;
 pub mod lengths;
 pub mod masks;
 pub mod overlap;
 pub mod packing;
 pub mod ranks;
+pub mod splice;
 
 mod counts;
 mod free_space;

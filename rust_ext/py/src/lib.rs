@@ -2,8 +2,10 @@
 
 #![allow(clippy::needless_pass_by_value)] // pyo3 hands arguments over by value
 
+mod layout;
 mod lengths;
 mod overlap;
+mod splice;
 
 use numpy::{IntoPyArray, PyArray1, PyReadonlyArray1, PyReadonlyArray2, PyUntypedArrayMethods};
 use pyo3::exceptions::PyValueError;
@@ -14,9 +16,13 @@ use alignkit_core::masks::{Ids, Spans, Tokens};
 #[pymodule]
 mod _native {
     #[pymodule_export]
+    use super::layout::lay_out;
+    #[pymodule_export]
     use super::lengths::LengthStatistics;
     #[pymodule_export]
     use super::overlap::OverlapIndex;
+    #[pymodule_export]
+    use super::splice::Splicer;
     #[pymodule_export]
     use super::{mask_labels, pack_trees, score_bytes, share_rows};
 }
