@@ -82,6 +82,12 @@ class RolloutsSection(Section):
     sampler: str = Field(
         "transformers", description="what generates: transformers, vllm (needs that extra), or a plugin's name"
     )
+    servers: list[str] = Field(
+        default_factory=list, description="addresses of the servers of --sampler vllm-server; repeatable"
+    )
+    server_weights: str | None = Field(
+        None, description="folder that those servers see too, for weights; default: a temporary one of this machine"
+    )
     reward: list[str] = Field(
         default_factory=list,
         description="a judge's name, a reward run or folder, or FILE.py:function, with =WEIGHT; repeatable",
@@ -89,6 +95,20 @@ class RolloutsSection(Section):
     max_missing: float = Field(
         0.2, ge=0, le=1, description="stop when more than this share of a step's scores is missing"
     )
+    generate_timeout_s: float = Field(
+        3600, gt=0, description="longest that drawing a step's completions may take, in seconds; then save and stop"
+    )
+    score_timeout_s: float = Field(3600, gt=0, description="the same for scoring them, in seconds")
+    sync_timeout_s: float = Field(600, gt=0, description="the same for handing weights to the sampler, in seconds")
+    train_timeout_s: float = Field(3600, gt=0, description="the same for one optimizer step, in seconds")
+
+    @property
+    def timeouts_s(self) -> dict[str, float]:
+        """Seconds by phase of a step; what a resumed run may change."""
+        return {name.removesuffix("_timeout_s"): getattr(self, name) for name in TIMEOUTS}
+
+
+TIMEOUTS = tuple(name for name in RolloutsSection.model_fields if name.endswith("_timeout_s"))
 
 
 class JudgeSection(Section):

@@ -56,6 +56,11 @@ class MethodConfig(BaseModel):
     checkpoint_interval: int = Field(250, ge=1, description="optimizer steps between checkpoints")
     max_new_tokens: int = Field(256, ge=1, description="longest completion drawn, in tokens")
 
+    @property
+    def reads_reference(self) -> bool:
+        """Whether the loss of a method that needs a reference reads it with these options; else none is loaded."""
+        return True
+
 
 class SampledConfig(MethodConfig):
     """What methods that train on rewarded samples have beside: read where samples are drawn and laid into a step."""
@@ -72,11 +77,27 @@ class SampledConfig(MethodConfig):
         "other prompts' groups",
     )
     max_resamples: int = Field(2, ge=1, description="rounds of other prompts that --equal-groups resample may draw")
+    validation_prompts: int = Field(
+        32, ge=1, description="validation prompts that an evaluation answers, one sample each at temperature 1"
+    )
+    reward_hacking: Literal["warn", "stop"] = Field(
+        "warn", description="what is done when the reward rises only as completions get longer or repeat themselves"
+    )
+
+    @property
+    def corrects_mismatch(self) -> bool:
+        """Whether the loss reads `Batch.trainer_T`: one more forward pass over each drawn batch."""
+        return False
 
     @property
     def kl_in_reward(self) -> float:
         """Weight of the KL to the reference (k1 of a completion, nats) that is taken off its reward; 0 takes none."""
         return 0.0
+
+
+def sampled_options(config: MethodConfig) -> SampledConfig:
+    """The options of sampled steps: the config's own, or their defaults for a method that has none of them."""
+    return config if isinstance(config, SampledConfig) else SampledConfig()
 
 
 @dataclass(frozen=True)
@@ -91,6 +112,8 @@ class Batch:
         target_num_tokens_N: int64 [N], length in tokens of the row's reference completion (0 where it has none).
         reference_T: float32 [T], the frozen reference's log-probs, where the method needs a reference.
         behaviour_T: float32 [T], log-probs under the weights that drew the samples, for samples.
+        trainer_T: float32 [T], the same weights' log-probs as training computes them, where the method's options ask
+            for them (`SampledConfig.corrects_mismatch`).
         value_N: float32 [N], the scalar head's value at each completion's last token, where the method needs it.
         advantage_N: float32 [N], from `Method.advantages`, for samples with rewards.
         samples: completions drawn for this batch's prompts by a method that trains on rows, or None.
@@ -105,6 +128,7 @@ class Batch:
     denominators: Mapping[str, int]
     reference_T: Tensor | None = None
     behaviour_T: Tensor | None = None
+    trainer_T: Tensor | None = None
     value_N: Tensor | None = None
     advantage_N: Tensor | None = None
     samples: Batch | None = None
@@ -152,6 +176,7 @@ class Batch:
             target_num_tokens_N=self.target_num_tokens_N[which],
             reference_T=_part(self.reference_T, kept_T),
             behaviour_T=_part(self.behaviour_T, kept_T),
+            trainer_T=_part(self.trainer_T, kept_T),
             value_N=_part(self.value_N, which),
             advantage_N=_part(self.advantage_N, which),
             samples=None,

@@ -26,12 +26,12 @@ from alignkit.errors import UsageError
 from alignkit.judging.answers import Answering, Answers, Generation
 from alignkit.judging.bleu import corpus_bleu
 from alignkit.judging.statistics import mean_interval, outcomes, win_rate
-from alignkit.judging.text_health import repetition
 from alignkit.policy import embedded
 from alignkit.policy.names import find_model
 from alignkit.progress import Progress
 from alignkit.reports.run_report import write_quickstart_report
 from alignkit.scoring.judge import Item, Missing, Scored
+from alignkit.scoring.repetition import repetition
 from alignkit.scoring.specs import make_judge
 from alignkit.training.run_folder import write_atomically
 

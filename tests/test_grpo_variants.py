@@ -133,3 +133,24 @@ def test_combinations_that_are_right_are_taken() -> None:
     assert GRPOConfig(kl_in="reward", kl_estimator="k1").kl_in_reward == 0.1
     assert GRPOConfig(top_p=0.9, ratio="none").top_p == 0.9
     assert GRPOConfig(baseline="within-temperature", group_size=8).baseline == "within-temperature"
+
+
+def test_truncated_importance_weights_on_a_case_computed_by_hand() -> None:
+    """Training gives 0.4, 0.9 where the sampler gave 0.2, 0.3: weights 2 and 3, the latter cut at 2.5; the ratio is 1.
+
+    Advantages 1 and -1: terms -1 * 2 and +1 * 2.5, mean over two completions 0.25; gradients -2 / 2 and 2.5 / 2.
+    """
+    training, sampler = torch.tensor([0.4, 0.9]).log(), torch.tensor([0.2, 0.3]).log()
+    group = batch(
+        [[float(training[0])], [float(training[1])]], behaviour_T=sampler, trainer_T=training,
+        advantage_N=torch.tensor([1.0, -1.0]),
+    )  # fmt: skip
+    loss = GRPO().loss(group, GRPOConfig(kl=0.0, correct_mismatch=2.5))
+    assert float(loss.detach()) == pytest.approx(0.25)
+    loss.backward()
+    assert group.logprob_T.grad.tolist() == pytest.approx([-1.0, 1.25])
+    assert group.logged["ratio"][0].tolist() == pytest.approx([1.0, 1.0])
+    assert group.logged["mismatch_weight"][0].tolist() == pytest.approx([2.0, 3.0])
+    assert group.logged["mismatch_cut"][0].tolist() == [0.0, 1.0]
+    without = GRPO().loss(group, GRPOConfig(kl=0.0))
+    assert float(without.detach()) == pytest.approx(0.0)  # logged or not, nothing is weighed unless it is asked for

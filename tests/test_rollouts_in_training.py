@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from grpo_runs import command, options, values
 from safetensors.torch import load_file
 from tiny_models import tiny_model
 
@@ -31,32 +31,11 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_model(tmp_path_factory.mktemp("model"))
 
 
-@pytest.fixture
-def problems(tmp_path: Path) -> Path:
-    path = tmp_path / "problems.jsonl"
-    rows = [{"id": f"p{n}", "prompt": f"What is {n} + 1?", "answer": str(n + 1)} for n in range(12)]
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
-
-
-def options(model: Path, problems: Path, out: Path, reward: str, **more: Any) -> dict[str, Any]:
-    (problems.parent / "rewards.py").write_text(f"def score(completion, row):\n    {reward}\n")
-    common = {
-        "model": str(model), "data": str(problems), "out": str(out), "precision": "fp32", "max_new_tokens": 5,
-        "reward": [f"{problems.parent / 'rewards.py'}:score"], "max_steps": 2, "split": "0.2",
-    }  # fmt: skip
-    return common | more
-
-
 VOWELS = "return sum(letter in 'aeiou' for letter in completion) + len(completion)"
 
 
-def values(run: alignkit.Run, name: str) -> list[float]:
-    return run.metrics.filter(run.metrics["name"] == name)["value"].to_list()
-
-
-def test_first_ratio_is_one_at_mixed_temperatures(model: Path, problems: Path, tmp_path: Path) -> None:
-    run = alignkit.train("grpo", **options(model, problems, tmp_path / "run", VOWELS, updates_per_batch=2,
+def test_first_ratio_is_one_at_mixed_temperatures(model: Path, tmp_path: Path) -> None:
+    run = alignkit.train("grpo", **options(model, tmp_path, tmp_path / "run", VOWELS, updates_per_batch=2,
                                            learning_rate=1e-2, warmup_steps=0))  # fmt: skip
     fresh, used = values(run, "sampling_gap")
     assert fresh < 1e-5 < used
@@ -65,7 +44,7 @@ def test_first_ratio_is_one_at_mixed_temperatures(model: Path, problems: Path, t
 
 
 def test_samples_of_another_temperature_stop_the_run_before_anything_changes(
-    model: Path, problems: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     original = Group.__init__
     monkeypatch.setattr(
@@ -76,17 +55,17 @@ def test_samples_of_another_temperature_stop_the_run_before_anything_changes(
         ),
     )
     with pytest.raises(RunStopped, match="the first step's ratio is not 1"):
-        alignkit.train("grpo", **options(model, problems, tmp_path / "run", VOWELS))
+        alignkit.train("grpo", **options(model, tmp_path, tmp_path / "run", VOWELS))
     assert not (tmp_path / "run" / "model").exists()
 
 
 def test_a_run_whose_scores_are_missing_pauses_and_goes_on_without_drawing_again(
-    model: Path, problems: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from alignkit.scoring.functions import FunctionJudge
 
     out = tmp_path / "run"
-    given = options(model, problems, out, VOWELS, max_steps=3, split="0.1", validation_interval=100)
+    given = options(model, tmp_path, out, VOWELS, max_steps=3, split="0.1", validation_interval=100)
     whole = alignkit.train("grpo", **{**given, "out": str(tmp_path / "whole")})
     before = FunctionJudge.score
     calls = []
@@ -98,9 +77,7 @@ def test_a_run_whose_scores_are_missing_pauses_and_goes_on_without_drawing_again
     monkeypatch.setenv("ALIGNKIT_LEDGER", str(tmp_path / "another.sqlite"))
     with monkeypatch.context() as patch:
         patch.setattr(FunctionJudge, "score", failing)
-        command = [x for key, value in given.items() for x in (f"--{key.replace('_', '-')}", *([value] if isinstance(
-            value, str) else value if isinstance(value, list) else [str(value)]))]  # fmt: skip
-        assert main(["train", "grpo", *command]) == 3
+        assert main(command(given)) == 3
         said = capsys.readouterr().err
         assert "8 of 8 scores are missing (HTTP 500)" in " ".join(said.split()) and "--resume" in said
     drawn = (out / "rollouts" / "000002-0.drawn.safetensors").stat().st_mtime_ns
@@ -110,20 +87,16 @@ def test_a_run_whose_scores_are_missing_pauses_and_goes_on_without_drawing_again
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
-def test_a_reward_that_is_always_the_same_trains_nothing_and_says_what_it_cost(
-    model: Path, problems: Path, tmp_path: Path
-) -> None:
-    run = alignkit.train("grpo", **options(model, problems, tmp_path / "run", "return 0.1"))
+def test_a_reward_that_is_always_the_same_trains_nothing_and_says_what_it_cost(model: Path, tmp_path: Path) -> None:
+    run = alignkit.train("grpo", **options(model, tmp_path, tmp_path / "run", "return 0.1"))
     assert values(run, "equal_groups") == [1.0, 1.0] and min(values(run, "equal_groups_s")) > 0
     before, after = (load_file(path / "model.safetensors") for path in (model, run.path / "model"))
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
-def test_equal_groups_are_replaced_by_other_prompts_within_the_budget(
-    model: Path, problems: Path, tmp_path: Path
-) -> None:
+def test_equal_groups_are_replaced_by_other_prompts_within_the_budget(model: Path, tmp_path: Path) -> None:
     some = "return 0.1 if int(row['id'][1:]) % 2 else float(len(completion) * 7 % 5)"
-    run = alignkit.train("grpo", **options(model, problems, tmp_path / "run", some, equal_groups="resample",
+    run = alignkit.train("grpo", **options(model, tmp_path, tmp_path / "run", some, equal_groups="resample",
                                            max_resamples=3, max_steps=3))  # fmt: skip
     assert sum(values(run, "resampled_groups")) > 0
     assert np.mean(values(run, "equal_groups")) < 0.5
@@ -145,8 +118,8 @@ def test_cut_completions_are_compared_with_but_not_trained_on() -> None:
     assert micro.advantage_N is not None and micro.advantage_N.tolist() == [-1.0, -1.0]
 
 
-def test_k1_in_the_reward_is_zero_at_the_reference_and_is_logged(model: Path, problems: Path, tmp_path: Path) -> None:
-    run = alignkit.train("grpo", **options(model, problems, tmp_path / "run", VOWELS, kl_in="reward",
+def test_k1_in_the_reward_is_zero_at_the_reference_and_is_logged(model: Path, tmp_path: Path) -> None:
+    run = alignkit.train("grpo", **options(model, tmp_path, tmp_path / "run", VOWELS, kl_in="reward",
                                            kl_estimator="k1", learning_rate=1e-2, warmup_steps=0))  # fmt: skip
     first, second = values(run, "reward_kl")
     assert first == pytest.approx(0.0, abs=1e-4) and abs(second) > 1e-3

@@ -25,7 +25,7 @@ from alignkit.judging.prompts import Prompts, choose_prompts
 from alignkit.judging.resampling import Clusters
 from alignkit.judging.stamps import judge_gave_reward, judged_other_runs, run_info
 from alignkit.judging.statistics import win_rate
-from alignkit.judging.text_health import cut_share, repetition
+from alignkit.judging.text_health import cut_share
 from alignkit.judging.verdict import JudgeName, JudgeNoise, Side, Verdict, level_of, reach
 from alignkit.policy.load import check_weights
 from alignkit.policy.names import ModelSource, find_model, weights_fingerprint
@@ -33,6 +33,7 @@ from alignkit.progress import Progress
 from alignkit.scoring.judge import Item, Missing, Scored
 from alignkit.scoring.ledger import open_ledger
 from alignkit.scoring.pairs import score_both
+from alignkit.scoring.repetition import repetition
 from alignkit.scoring.specs import NamedJudge, make_judge
 from alignkit.scoring.spending import agree
 from alignkit.training.run_folder import write_atomically

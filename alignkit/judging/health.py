@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from alignkit.judging import text_health
 from alignkit.judging.boilerplate import Boilerplate, boilerplate
 from alignkit.judging.statistics import mean_interval
+from alignkit.scoring.repetition import repeated_share
 
 _NUM_RESAMPLES = 2000
 _NUM_WORST = 3
@@ -63,7 +64,7 @@ class Measure(BaseModel):
 
 
 _SINGLE: tuple[tuple[str, Callable[[str], float], float], ...] = (
-    ("repeated 4-grams, %", text_health.repeated_share, 100),
+    ("repeated 4-grams, %", repeated_share, 100),
     ("words in a loop at the end, %", text_health.loop_share, 100),
     ("compression ratio", text_health.compression_ratio, 1),
     ("with a stock phrase, %", text_health.has_phrase, 100),

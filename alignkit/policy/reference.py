@@ -53,6 +53,11 @@ class Reference:
                 with self._policy.model.disable_adapter():
                     yield self._policy
 
+    @property
+    def frozen(self) -> Policy | None:
+        """The frozen copy that is held now, if there is one."""
+        return self._frozen
+
     def release(self) -> None:
         """Drop a frozen copy that can be loaded again."""
         if self._load is not None:

@@ -18,7 +18,16 @@ CURVES = {
     "sft": ("loss", "validation/loss"),
     "sft-lenpen": ("loss", "validation/loss", "excess_tokens", "samples_length"),
     "dpo": ("loss", "validation/loss", "validation/kl", "margin", "accuracy"),
-    "grpo": ("loss", "reward", "validation/reward", "validation/kl", "samples_length"),
+    "grpo": (
+        "loss",
+        "reward",
+        "validation/reward",
+        "validation/beats_reference",
+        "validation/kl",
+        "samples_length",
+        "reward_length_correlation",
+        "reward_explained_by_form",
+    ),
     "reward": ("loss", "accuracy", "validation/accuracy"),
 }
 

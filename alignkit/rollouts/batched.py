@@ -136,41 +136,61 @@ def _uniform(row: Row) -> float:
 
 
 def _pick(logits_BV: Tensor, rows: list[Row]) -> list[tuple[int, float]]:
-    """Draw one token a row; returns (token, log-prob at the row's temperature, 1 where it is 0)."""
-    greedy = torch.tensor([row.request.temperature == 0 for row in rows], device=logits_BV.device)
-    temperature = torch.tensor([row.request.temperature or 1.0 for row in rows], device=logits_BV.device)
-    logprob_BV = (logits_BV / temperature[:, None]).log_softmax(-1)
+    """Draw one token a row; returns (token, log-prob at the row's temperature, 1 where it is 0).
+
+    Over the vocabulary there is one pass of exponentials, of weights exp(logit / t - highest) that are not normalised;
+    `logits_BV` is changed.
+    """
+    device = logits_BV.device
+    greedy = torch.tensor([row.request.temperature == 0 for row in rows], device=device)
+    temperature = torch.tensor([row.request.temperature or 1.0 for row in rows], device=device)
+    scaled_BV = logits_BV.div_(temperature[:, None])
+    highest_B = scaled_BV.amax(-1)
+    weight_BV = (scaled_BV - highest_B[:, None]).exp_()
+    sums = _block_sums(weight_BV)
     if bool(greedy.all()):
-        token_B = logits_BV.argmax(-1)
+        token_B = scaled_BV.argmax(-1)
     else:
-        uniform = [_uniform(row) for row in rows]
-        top_p = torch.tensor([row.request.top_p for row in rows], device=logits_BV.device)
-        sampled = _inverse_cdf(logprob_BV, torch.tensor(uniform, device=logits_BV.device), top_p)
-        token_B = torch.where(greedy, logits_BV.argmax(-1), sampled)
-    chosen_B = logprob_BV.gather(-1, token_B[:, None])[:, 0]
+        uniform = torch.tensor([_uniform(row) for row in rows], device=device)
+        top_p = torch.tensor([row.request.top_p for row in rows], device=device)
+        kept_BV, kept_sums = weight_BV, sums
+        if bool((top_p < 1).any()):
+            kept_BV = weight_BV * _nucleus(weight_BV / sums.sum(-1, keepdim=True), top_p)
+            kept_sums = _block_sums(kept_BV)
+        token_B = _inverse_cdf(kept_BV, kept_sums, uniform)
+        if bool(greedy.any()):
+            token_B = torch.where(greedy, scaled_BV.argmax(-1), token_B)
+    chosen_B = scaled_BV.gather(-1, token_B[:, None])[:, 0] - highest_B - sums.sum(-1).log()
     return list(zip(token_B.tolist(), chosen_B.tolist(), strict=True))
 
 
-def _inverse_cdf(logprob_BV: Tensor, uniform_B: Tensor, top_p_B: Tensor) -> Tensor:
-    """Take the token at which the cumulative probability first exceeds a uniform number.
+def _block_sums(weight_BV: Tensor) -> Tensor:
+    """Sums over blocks of the vocabulary, float64 [B, blocks]."""
+    whole = weight_BV.shape[1] // _BLOCK * _BLOCK
+    sums = weight_BV[:, :whole].unflatten(1, (-1, _BLOCK)).sum(-1, dtype=torch.float64)
+    if whole == weight_BV.shape[1]:
+        return sums
+    return torch.cat([sums, weight_BV[:, whole:].sum(-1, keepdim=True, dtype=torch.float64)], 1)
+
+
+def _inverse_cdf(weight_BV: Tensor, sums: Tensor, uniform_B: Tensor) -> Tensor:
+    """Take the token at which the cumulative weight first exceeds a uniform number's share of the whole.
 
     Sums are float64, over blocks of the vocabulary first and then within one block.
     """
-    prob_BV = logprob_BV.exp()
-    if bool((top_p_B < 1).any()):
-        prob_BV = prob_BV * _nucleus(prob_BV, top_p_B)
-    padded = torch.nn.functional.pad(prob_BV, (0, -prob_BV.shape[1] % _BLOCK))
-    blocks = padded.view(len(padded), -1, _BLOCK)
-    sums = blocks.sum(-1, dtype=torch.float64)
     ends = sums.cumsum(-1)
     goal = uniform_B.double()[:, None] * ends[:, -1:]
     block = torch.searchsorted(ends, goal, right=True).clamp(max=ends.shape[1] - 1)
-    inner = blocks[torch.arange(len(blocks), device=block.device), block[:, 0]].double().cumsum(-1)
+    place = block * _BLOCK + torch.arange(_BLOCK, device=block.device)
+    exists = place < weight_BV.shape[1]
+    inner = weight_BV.gather(1, place.clamp(max=weight_BV.shape[1] - 1)).double().mul_(exists).cumsum(-1)
     rest = goal - (ends - sums).gather(1, block)
-    token = block * _BLOCK + torch.searchsorted(inner, rest, right=True).clamp(max=_BLOCK - 1)
+    token = (block * _BLOCK + torch.searchsorted(inner, rest, right=True).clamp(max=_BLOCK - 1)).clamp(
+        max=weight_BV.shape[1] - 1
+    )
     # a sum rounded down may point behind the last possible token
-    possible = padded.gather(1, token) > 0
-    return torch.where(possible, token, prob_BV.argmax(-1, keepdim=True))[:, 0]
+    possible = weight_BV.gather(1, token) > 0
+    return torch.where(possible, token, weight_BV.argmax(-1, keepdim=True))[:, 0]
 
 
 def _nucleus(prob_BV: Tensor, top_p_B: Tensor) -> Tensor:

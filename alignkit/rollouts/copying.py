@@ -35,6 +35,10 @@ class CopyingSampler(Sampler):
     def load(self, weights: Iterable[tuple[str, Tensor]]) -> None:
         """Make these the copy's weights, by the names of the checkpoint format; nothing of older ones may stay."""
 
+    def sources(self) -> Sequence[str]:
+        """Which copy drew each completion of the last draw; () where there is one copy. Each is checked."""
+        return ()
+
     @property
     def metrics(self) -> Mapping[str, float]:
         """`sync_s`, and `sampler_mismatch`: mean |log p(copy) - log p(policy)|, nats a token."""
@@ -81,14 +85,18 @@ class CopyingSampler(Sampler):
         """Compare where log-probs are known: those after top-p are not the policy's."""
         import numpy as np
 
-        known = [_sampled(r, c) for r, c in zip(requests, drawn, strict=True) if not np.isnan(c.logprobs).any()]
+        sources = self.sources() or [self.name] * len(drawn)
+        known: dict[str, list[Sampled]] = {}
+        for source, request, completion in zip(sources, requests, drawn, strict=True):
+            if not np.isnan(completion.logprobs).any():
+                known.setdefault(source, []).append(_sampled(request, completion))
         if not known:
             return
         if self._agreement is None:
             from alignkit.rollouts.agreement import Agreement
 
             self._agreement = Agreement(self.policy, sampler=self.name)
-        self._metrics["sampler_mismatch"] = self._agreement.check(known)
+        self._metrics["sampler_mismatch"] = max(map(self._agreement.check, known.values()))
         self._is_checked = True
 
     def _refuse_long(self, request: Request) -> None:

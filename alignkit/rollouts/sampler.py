@@ -62,6 +62,15 @@ class Sampler(ABC):
         self.policy = policy
         self.end_ids = end_ids
 
+    def connect(self, servers: Sequence[str], shared: str | None) -> None:
+        """Use these servers, and this folder that they see too (None: one of this machine).
+
+        Raises:
+            UsageError: this sampler generates in the process itself, or cannot use the servers.
+        """
+        if servers or shared is not None:
+            raise UsageError(f"--servers: sampler {self.name!r} has none; leave it out, or name --sampler vllm-server")
+
     @abstractmethod
     def generate(self, requests: Sequence[Request]) -> list[Completion]:
         """Return one completion for each request, in order."""

@@ -115,6 +115,11 @@ class Judge(ABC):
             "rival": item.rival,
         }
 
+    @property
+    def remote(self) -> bool:
+        """Scoring waits for another machine: in training it then runs while the next prompts' samples are drawn."""
+        return False
+
     def cost(self, num_items: int) -> Cost:
         """What scoring that many items would take; shown before anything is spent."""
         return Cost(num_items, 0.0, "nothing is known of the price")

@@ -97,6 +97,8 @@ class Ledger:
                     db.close()
                     raise
             except (OSError, sqlite3.Error) as error:
+                if getattr(error, "sqlite_errorcode", None) in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR):
+                    raise RunStopped(f"{self.path}: the ledger cannot be written ({error}); make room") from error
                 raise InputError(
                     f"{self.path}: this ledger cannot be used ({error}); repair or remove it, or name another file by "
                     f"{VARIABLE}"

@@ -81,6 +81,10 @@ class RemoteJudge(Judge):
     def left_out(self, unsent: Mapping[int, Missing], num_items: int) -> None:
         """Say what is not sent, where that needs saying."""
 
+    @property
+    def remote(self) -> bool:
+        return bool(self.config.base_url)
+
     def cost(self, num_items: int) -> Cost:
         return client_cost(self.config, num_items)
 

@@ -19,6 +19,7 @@ from alignkit.data.trees import Tree, tree
 from alignkit.policy.ranks import ALONE, World
 from alignkit.rollouts.sampler import Completion, Request, Sampler
 from alignkit.scoring.judge import Item
+from alignkit.training.deadlines import Deadlines
 from alignkit.training.distributed import own_rows
 from alignkit.training.order import derived_seed
 from alignkit.training.step import Micro
@@ -56,9 +57,21 @@ def draw(
     seed: int,
     step: int,
     purpose: str,
+    deadlines: Deadlines,
     top_p: float = 1.0,
+    sync: bool = True,
 ) -> list[Group]:
-    """Draw `len(temperatures)` completions for each row's prompt."""
+    """Draw `len(temperatures)` completions for each row's prompt from the weights as they are now.
+
+    Args:
+        sync: False where the weights have not changed since the last draw.
+
+    Raises:
+        DeadlinePassed: handing over the weights, or drawing, took longer than it may.
+    """
+    if sync:
+        with deadlines.phase("sync"):
+            sampler.sync()
     requests = [
         Request(
             prompt_ids=row_tree.prompt.ids.tolist(),
@@ -70,7 +83,9 @@ def draw(
         for row, row_tree in rows
         for k, temperature in enumerate(temperatures)
     ]
-    return grouped(chat, rows, temperatures, sampler.generate(requests))
+    with deadlines.phase("generate"):
+        drawn = sampler.generate(requests)
+    return grouped(chat, rows, temperatures, drawn)
 
 
 def grouped(

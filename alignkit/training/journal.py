@@ -1,7 +1,9 @@
 """The journal of rollouts: what was drawn and scored for a batch is on the disk before the weights change.
 
     RUN/rollouts/NNNNNN-R.drawn.safetensors     round R of batch NNNNNN: token ids, log-probs, which were cut
+    RUN/rollouts/NNNNNN-0.recomputed.safetensors  the batch's log-probs as training computes them, where it reads them
     RUN/rollouts/NNNNNN-R.scored.safetensors    its rewards, float64, nan where missing, with the reasons
+    RUN/rollouts/validation/NNNNNN-0...         the same of the held-out evaluation after step NNNNNN
 
 Each file is whole or not there. A run that goes on reads them instead of drawing and scoring again: the samples are the
 same also where a sampler cannot repeat them, and what was missing stays missing. A file is used only for the same rows,
@@ -56,6 +58,15 @@ class Journal:
         }
         self._write(self._file(batch, round_, "drawn"), key, arrays, {})
 
+    def recomputed(self, batch: int, key: str) -> np.ndarray | None:
+        """Return a batch's log-probs as training computed them, float32 [T], or None where they are not there."""
+        found = self._read(self._file(batch, 0, "recomputed"), key)
+        return None if found is None else found[0]["logprob_T"]
+
+    def keep_recomputed(self, batch: int, key: str, logprob_T: np.ndarray) -> None:
+        """Write them, synced. Raises OSError where the disk refuses."""
+        self._write(self._file(batch, 0, "recomputed"), key, {"logprob_T": logprob_T.astype(np.float32)}, {})
+
     def scored(self, batch: int, round_: int, key: str) -> Rewards | None:
         """Return a round's rewards, or None where they are not there."""
         found = self._read(self._file(batch, round_, "scored"), key)
@@ -83,7 +94,7 @@ class Journal:
         return self.folder / f"{batch:06d}-{round_}.{kind}.safetensors"
 
     def _write(self, file: Path, key: str, arrays: dict[str, np.ndarray], more: dict[str, Any]) -> None:
-        self.folder.mkdir(exist_ok=True)
+        self.folder.mkdir(parents=True, exist_ok=True)
         part = file.with_name(f".{file.name}.part")
         tensors = {name: np.ascontiguousarray(x) for name, x in arrays.items()}
         digest = _digest(tensors)

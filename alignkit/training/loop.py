@@ -10,7 +10,8 @@ import logging
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
@@ -24,38 +25,23 @@ from alignkit.progress import Progress
 from alignkit.tracking import Tracker
 from alignkit.training import checkpoint, guards
 from alignkit.training.alarms import alarms
+from alignkit.training.deadlines import DeadlinePassed, Deadlines
 from alignkit.training.distributed import clip, own_rows
 from alignkit.training.draw import Group, unrewarded_micro
+from alignkit.training.memory_owners import memory_line
 from alignkit.training.optimizer import learning_rate, make_optimizer
 from alignkit.training.order import EpochPacking, derived_seed, step_rows, steps_per_epoch
+from alignkit.training.position import Position
 from alignkit.training.rollout_step import RolloutStep
 from alignkit.training.run_folder import RunFolder
 from alignkit.training.sample_lines import lengths, shown_line
+from alignkit.training.scoring_step import Scoring
 from alignkit.training.setup import ROW_CAPACITY, Inputs, Models, row_capacity
 from alignkit.training.signals import Broken, Signals, noted_signals
 from alignkit.training.step import Micro, StepResult, accumulate, tokens_of
 from alignkit.training.validation import Validation, held_out_pairs, show_samples, validate
 
 _logger = logging.getLogger(__name__)
-
-
-@dataclass
-class Position:
-    """Where a run is, kept in its checkpoints.
-
-    Args:
-        measured: the last step after which validation and samples, if due, are done.
-        losses: of the last steps, which a spike is compared with.
-    """
-
-    step: int = 0
-    measured: int = -1
-    tokens_seen: int = 0
-    best: float = math.inf
-    best_step: int = 0
-    seconds: float = 0.0
-    first_metrics: dict[str, float] = field(default_factory=dict)
-    losses: list[float] = field(default_factory=list)
 
 
 class Loop:
@@ -72,18 +58,26 @@ class Loop:
         trackers: Sequence[Tracker],
         progress: Progress,
         max_missing: float,
+        deadlines: Deadlines,
     ) -> None:
         self.method, self.config, self.inputs, self.models, self.run = method, config, inputs, models, run
         self.trackers, self.progress, self.world = trackers, progress, models.world
+        self.deadlines = deadlines
+        deadlines.left = self._what_is_saved
         self.optimizer = make_optimizer(models.policy.parameters(), config)
         self.position = Position()
         self._signals = Signals()
         self._saved_at: tuple[int, int] | None = None
+        self._is_whole = True  # False while an optimizer step changes the weights
         self.row_capacity = row_capacity(models.policy.device)
         self.rows_per_step = config.batch_size * config.accumulation
+        scoring = Scoring(
+            inputs.judges, max_missing=max_missing, save=self.save, run=run.path, deadlines=deadlines,
+            world=models.world,
+        )  # fmt: skip
         self.rollouts = RolloutStep(
-            method, config, inputs, models, run, rows_per_step=self.rows_per_step, max_missing=max_missing,
-            save=self.save, note=progress.note,
+            method, config, inputs, models, run, scoring=scoring, rows_per_step=self.rows_per_step, save=self.save,
+            note=progress.note,
         )  # fmt: skip
         per_epoch = steps_per_epoch(len(inputs.training.trees), self.rows_per_step)
         self.packing = None
@@ -101,13 +95,14 @@ class Loop:
         state = checkpoint.load(found, policy=self.models.policy, optimizer=self.optimizer)
         self.position = Position(**{key: state[key] for key in asdict(Position())})
         self.models.use_path(state["path"])
+        self.rollouts.load(state["rollouts"])
 
     def train(self) -> None:
         """Run to the last step or the early stop; afterwards the policy holds the weights to keep.
 
         Raises:
             Interrupted: a signal came; a checkpoint was saved.
-            RunStopped: the loss was not finite, too many scores were missing, or memory ran out.
+            RunStopped: the loss was not finite, too many scores were missing, a deadline passed, or memory ran out.
         """
         self.progress.start(f"{self.method.name}", self.num_steps)
         self.progress.advance(self.position.step)
@@ -121,6 +116,8 @@ class Loop:
             self._measure_pairs()
         except Broken:
             self.stop_interrupted()
+        except DeadlinePassed as passed:
+            self._stop_late(passed)
         finally:
             self.progress.stop()
 
@@ -132,22 +129,30 @@ class Loop:
         text = f"interrupted after {where}; go on with --resume --out {self.run.path}"
         raise self.world.told(Interrupted(text))
 
+    def _stop_late(self, passed: DeadlinePassed) -> NoReturn:
+        """Save where the run is, unless a step had half changed the weights, or other ranks wait elsewhere."""
+        _logger.error("%s", memory_line(self.models, self.optimizer))
+        if self._is_whole and self.world.size == 1 and self._saved_at != (self.position.step, self.position.measured):
+            self.save()
+        raise RunStopped(
+            f"step {self.position.step + 1}: {passed}; where each thread was stands in {self.deadlines.log}; "
+            f"{self._what_is_saved()}"
+        ) from passed
+
+    def _what_is_saved(self) -> str:
+        if self._saved_at is None:
+            return f"nothing is saved yet: begin again with --resume --out {self.run.path}"
+        return f"saved after step {self._saved_at[0]}, go on with --resume --out {self.run.path}"
+
     def _step(self) -> None:
         started = time.monotonic()
         step = self.position.step + 1
         own = (self.world.rank,) if self.world.rank else ()
         torch.manual_seed(derived_seed(self.config.seed, "torch", step, *own))  # dropout, where a model has any
         micros, metrics = self._micros(step)
-        self.optimizer.zero_grad(set_to_none=True)
-        result = self._accumulate(micros, step)
-        self.rollouts.check_ratio(result.logged, step)
-        rate = learning_rate(self.config, step=step, num_steps=self.num_steps)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        if micros:
-            metrics["grad_norm"] = self._clip(micros, step)
-            self.optimizer.step()
-        self.position.step = step
+        with self.deadlines.phase("train"):
+            result, trained = self._train(micros, step)
+        metrics |= trained
         if micros:
             self._flag_spike(result.loss, micros)
         tokens = self.world.sums(tokens_of(micros))
@@ -155,7 +160,7 @@ class Loop:
         self.position.tokens_seen += computed
         elapsed = time.monotonic() - started
         metrics |= {
-            "loss": result.loss, "learning_rate": rate, "seconds": elapsed, "tokens_per_s": computed / elapsed,
+            "loss": result.loss, "seconds": elapsed, "tokens_per_s": computed / elapsed,
             "scored_tokens_per_s": scored / elapsed,
         }  # fmt: skip
         metrics |= self.models.sampler.metrics
@@ -163,6 +168,23 @@ class Loop:
         self._log({name: x for name, x in metrics.items() if math.isfinite(x)})
         self.progress.advance(1, **_shown(metrics))
         self.position.seconds += time.monotonic() - started
+
+    def _train(self, micros: list[Micro], step: int) -> tuple[StepResult, dict[str, float]]:
+        """Change the weights; afterwards the run is at `step`."""
+        self.optimizer.zero_grad(set_to_none=True)
+        result = self._accumulate(micros, step)
+        self.rollouts.check_ratio(result.logged, step)
+        rate = learning_rate(self.config, step=step, num_steps=self.num_steps)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        metrics = {"learning_rate": rate}
+        if micros:
+            metrics["grad_norm"] = self._clip(micros, step)
+            self._is_whole = False
+            self.optimizer.step()
+        self.position.step = step
+        self._is_whole = True
+        return result, metrics
 
     def _micros(self, step: int) -> tuple[list[Micro], dict[str, float]]:
         """The step's rows of trees: from the data, from samples, or both."""
@@ -222,9 +244,10 @@ class Loop:
             validation, shown = Validation({}, math.nan), []
             with self.models.whole() as models:
                 if validates:
-                    validation = validate(self.method, self.config, self.inputs, models)
+                    sampled = partial(self.rollouts.validate, step, models)
+                    validation = validate(self.method, self.config, self.inputs, models, sampled)
                 if shows and self._can_show:
-                    shown = show_samples(self.config, self.inputs, models, step=step)
+                    shown = show_samples(self.config, self.inputs, models, step=step, deadlines=self.deadlines)
         improved = step > 0 and validation.objective < self.position.best
         if improved:
             self.position.best, self.position.best_step = validation.objective, step
@@ -285,7 +308,8 @@ class Loop:
         """Write a checkpoint of this step."""
         checkpoint.save(
             self.run.checkpoints, step=self.position.step, policy=self.models.policy, optimizer=self.optimizer,
-            state=asdict(self.position) | {"path": self.models.policy.path, "lines": self.run.sync_lines()},
+            state=asdict(self.position)
+            | {"path": self.models.policy.path, "lines": self.run.sync_lines(), "rollouts": self.rollouts.state()},
             world=self.world,
         )  # fmt: skip
         self._saved_at = self.position.step, self.position.measured

@@ -25,12 +25,11 @@ from typing import Any
 
 from alignkit.config_file import Resolved
 from alignkit.errors import InputError, RunStopped
-from alignkit.methods import Method
+from alignkit.methods import Method, sampled_options
 from alignkit.policy.load import autocast_type, pick_device
 from alignkit.policy.logprobs import CHUNK_BYTES
 from alignkit.policy.names import find_model
-from alignkit.training.setup import ROW_CAPACITY
-from alignkit.training.validation import MAX_DRAWN
+from alignkit.training.setup import ROW_CAPACITY, needs_reference
 
 _CHECKPOINTS = 4  # the last two, the best, and the one being written
 _LORA_RANK = 16  # of what is proposed
@@ -85,7 +84,7 @@ def make_plan(method: Method, resolved: Resolved) -> Plan:
     parameters = count_parameters(folder)
     rank = resolved.model.lora_rank
     trained = parameters if rank is None else _lora_parameters(config, rank)
-    has_copy = "reference" in method.needs and rank is None
+    has_copy = needs_reference(method, resolved) and rank is None
     device = pick_device()
     size = 4 if autocast_type(resolved.model.precision, device) is None else 2
     hidden, layers = config["hidden_size"], config["num_hidden_layers"]
@@ -189,7 +188,9 @@ def _rollouts(method: Method, resolved: Resolved, config: dict[str, Any]) -> int
     heads = config["num_attention_heads"]
     width = config.get("num_key_value_heads", heads) * (config.get("head_dim") or config["hidden_size"] // heads)
     prompts = resolved.method.batch_size * resolved.method.accumulation
-    drawn = max(prompts * len(method.temperatures(1, resolved.method)), MAX_DRAWN)
+    drawn = max(
+        prompts * len(method.temperatures(1, resolved.method)), sampled_options(resolved.method).validation_prompts
+    )
     tokens = _longest(resolved, config) + resolved.method.max_new_tokens
     return min(MAX_BATCH, drawn) * tokens * config["num_hidden_layers"] * 2 * width
 

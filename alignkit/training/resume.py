@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from alignkit.config import TIMEOUTS
 from alignkit.errors import InputError, UsageError
 from alignkit.training import checkpoint
 from alignkit.training.run_folder import RunFolder
@@ -105,11 +106,8 @@ def resume_point(run: RunFolder, *, needs_best: bool) -> Path | None:
 
 def _compared(description: Mapping[str, Any]) -> dict[str, Any]:
     versions = {name: version for name, version in description["versions"].items() if name in _COMPUTING}
-    return (
-        _flat(description["config"])
-        | _flat(description["fingerprints"], "fingerprint of ")
-        | _flat(versions, "version of ")
-    )
+    config = {key: value for key, value in _flat(description["config"]).items() if not key.endswith(TIMEOUTS)}
+    return config | _flat(description["fingerprints"], "fingerprint of ") | _flat(versions, "version of ")
 
 
 def _flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -6,28 +6,42 @@ follows from (seed, batch number). P prompts, G group, N completions, T scored t
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from alignkit.data.rows import Row
 from alignkit.data.trees import Tree
-from alignkit.errors import RunStopped
-from alignkit.methods import Method, MethodConfig, SampledConfig
-from alignkit.scoring.rewards import Rewards, joined, reward
-from alignkit.training.distributed import own_rows
-from alignkit.training.draw import Group, draw, grouped, sample_micros, unrewarded_micro, without_cut
+from alignkit.errors import RunStopped, UsageError
+from alignkit.methods import Method, MethodConfig, sampled_options
+from alignkit.scoring.rewards import Rewards, joined
+from alignkit.training.draw import Group, draw, grouped, sample_micros, without_cut
+from alignkit.training.hacking import Watch
+from alignkit.training.held_out import HeldOut
 from alignkit.training.journal import FOLDER, journal_key
 from alignkit.training.order import derived_seed, step_rows
+from alignkit.training.rescoring import recomputed, reference_kl
 from alignkit.training.run_folder import RunFolder
-from alignkit.training.sample_lines import equal_groups, ranked_lines, reward_metrics, scored_examples
+from alignkit.training.sample_lines import (
+    equal_groups,
+    finding_lines,
+    ranked_lines,
+    reward_metrics,
+    sample_text,
+    scored_examples,
+)
+from alignkit.training.scoring_step import Scoring
 from alignkit.training.setup import Inputs, Models, row_capacity
-from alignkit.training.shared_rollouts import make_journal, shared_rewards
+from alignkit.training.shared_rollouts import make_journal
 from alignkit.training.step import Micro
+from alignkit.training.validation import Validation
 
+_logger = logging.getLogger(__name__)
 MAX_GAP = {"fp32": 1e-3, "bf16": 0.1}
 """How far the log-probs of fresh samples may lie from their sampler's at the first step: mean, nats a token.
 
@@ -59,8 +73,8 @@ class RolloutStep:
     """Draws and rewards the samples of a run's steps.
 
     Args:
+        scoring: gives rewards, or saves the run and stops it.
         rows_per_step: prompts of a batch.
-        max_missing: the run stops when more than this share of a round's scores is missing.
         save: writes a checkpoint of the weights as they are.
         note: tells whoever watches a line.
     """
@@ -73,39 +87,57 @@ class RolloutStep:
         models: Models,
         run: RunFolder,
         *,
+        scoring: Scoring,
         rows_per_step: int,
-        max_missing: float,
         save: Callable[[], None],
         note: Callable[[str], None],
     ) -> None:
         self.method, self.config, self.inputs, self.models, self.run = method, config, inputs, models, run
         self.sampled = sampled_options(config)
-        self.rows_per_step, self.max_missing, self._save = rows_per_step, max_missing, save
+        self.scoring, self.rows_per_step, self._save, self._note = scoring, rows_per_step, save, note
         self._batch: RewardedBatch | None = None
-        self._note = note
         self.journal = make_journal(run.path / FOLDER, models.world)
+        self.held_out = HeldOut(config, inputs, run, scoring=scoring)
+        self.watch = Watch()
+        if self.sampled.corrects_mismatch and models.world.size > 1:
+            text = "--correct-mismatch: several ranks sample with transformers, as they train; leave it out"
+            raise models.world.told(UsageError(text))
 
     def step(self, step: int) -> tuple[list[Micro], dict[str, float]]:
         """Return the rows of trees of an optimizer step (from 1), and numbers where the step draws a batch.
 
         Raises:
-            RunStopped: a judge failed, or too many scores are missing; a checkpoint was saved.
+            RunStopped: a judge failed, too many scores are missing, or the reward is hacked; a checkpoint was saved.
         """
         number, updates_before = divmod(step - 1, self.sampled.updates_per_batch)
         if self._batch is None or self._batch.number != number + 1:
             self._batch = self._new_batch(number + 1, step)
         return self._batch.micros, {} if updates_before else self._batch.metrics
 
+    def validate(self, step: int, models: Models) -> Validation:
+        """Evaluate on the held-out prompts. Raises as `HeldOut.measure`."""
+        return self.held_out.measure(step, models, oldest=self._oldest_step())
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps, of JSON types."""
+        return {"watch": self.watch.state(), "reference_scores": self.held_out.reference_scores}
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Go back to a checkpoint's state."""
+        self.watch = Watch(**state["watch"])
+        self.held_out.reference_scores = dict(state["reference_scores"])
+
     def draw(
-        self, pairs: Sequence[tuple[Row, Tree]], temperatures: Sequence[float], number: int, *, round_: int = 0
-    ) -> list[Group]:
+        self, pairs: Sequence[tuple[Row, Tree]], temperatures: Sequence[float], number: int, *, round_: int = 0,
+        sync: bool = True,
+    ) -> list[Group]:  # fmt: skip
         """Draw `len(temperatures)` completions for each row's prompt from the weights as they are now."""
-        self.models.sampler.sync()
-        return draw(
-            self.models.sampler, self.inputs.chat, pairs, temperatures=temperatures, seed=self.config.seed, step=number,
-            max_new_tokens=self.config.max_new_tokens, purpose=f"train {round_}" if round_ else "train",
-            top_p=getattr(self.config, "top_p", 1.0),
-        )  # fmt: skip
+        with self.scoring.saving(f"batch {number}"):
+            return draw(
+                self.models.sampler, self.inputs.chat, pairs, temperatures=temperatures, seed=self.config.seed,
+                step=number, max_new_tokens=self.config.max_new_tokens, sync=sync, deadlines=self.scoring.deadlines,
+                purpose=f"train {round_}" if round_ else "train", top_p=getattr(self.config, "top_p", 1.0),
+            )  # fmt: skip
 
     def check_ratio(self, logged: dict[str, float], step: int) -> None:
         """Stop where the first step's samples have other log-probs in training than they were drawn with.
@@ -125,7 +157,7 @@ class RolloutStep:
             )
 
     def _new_batch(self, number: int, step: int) -> RewardedBatch:
-        self.journal.prune(self._oldest_needed())
+        self.journal.prune(self._oldest_step() // self.sampled.updates_per_batch + 1)
         numbers = step_rows(
             len(self.inputs.training.trees), self.rows_per_step, seed=self.config.seed, step=number
         ).tolist()
@@ -135,7 +167,7 @@ class RolloutStep:
             drawn, metrics = self._resampled(drawn, set(numbers), number, step)
         rewards_PG = drawn.rewards.total_PG
         if self.sampled.kl_in_reward:
-            kl_PG = self._reference_kl(drawn.groups)
+            kl_PG = reference_kl(self.models, drawn.groups)
             rewards_PG = rewards_PG - self.sampled.kl_in_reward * kl_PG
             metrics["reward_kl"] = float(kl_PG.mean())
         advantages_PG = self.method.advantages(rewards_PG, self.config)
@@ -147,12 +179,16 @@ class RolloutStep:
         micros = sample_micros(
             drawn.groups, advantages_PG, row_capacity(self.models.policy.device), kept_P=kept_P, world=self.models.world
         )
+        if self.sampled.corrects_mismatch:
+            key = journal_key(self.config.model_dump(mode="json"), [len(micro.pack.target_T) for micro in micros])
+            micros = recomputed(self.models.policy, micros, self.journal, number, key)
         if number % self.config.sample_interval == 0 or number == 1:
             self.run.add_samples(ranked_lines(drawn.groups, drawn.rewards.total_PG, step))
         if step == 1:
             for line in scored_examples(drawn.groups, drawn.rewards):
                 self._note(line)
         metrics |= reward_metrics(drawn.groups, drawn.rewards, equal_P)
+        metrics |= self._watched(drawn, number, step)
         return RewardedBatch(number, micros, metrics | _seconds(drawn, equal_P))
 
     def _round(self, numbers: Sequence[int], number: int, step: int, round_: int) -> Drawn:
@@ -162,26 +198,51 @@ class RolloutStep:
         key = journal_key(self.config.model_dump(mode="json"), [row.id for row, _ in pairs], temperatures)
         began = time.monotonic()
         known = self.journal.drawn(number, round_, key)
+        where = f"step {step}"
         if known is None:
-            groups = self.draw(pairs, temperatures, number, round_=round_)
+            size = self.config.batch_size if self.scoring.is_remote else len(pairs)
+            parts = (
+                self.draw(pairs[at : at + size], temperatures, number, round_=round_, sync=at == 0)
+                for at in range(0, len(pairs), size)
+            )
+            groups, rewards_of = self.scoring.score_parts(parts, where)
             self.journal.keep_drawn(number, round_, key, [c for group in groups for c in group.completions])
         else:
             groups = grouped(self.inputs.chat, pairs, temperatures, known)
+            rewards_of = partial(self.scoring.score, groups, where)
         drawn = time.monotonic()
-        rewards = self._rewards(groups, number, step, round_, key)
+        scored_key = journal_key(key, self.scoring.key)
+        rewards = self.journal.scored(number, round_, scored_key)
+        if rewards is None:
+            rewards = rewards_of()
+            self.journal.keep_scored(number, round_, scored_key, rewards)
         return Drawn(tuple(groups), rewards, drawn - began, time.monotonic() - drawn)
 
-    def _rewards(self, groups: Sequence[Group], number: int, step: int, round_: int, key: str) -> Rewards:
-        """Score groups and keep what they got, also what is missing."""
-        key = journal_key(
-            key, [[n.label, n.weight, n.judge.name, n.judge.version, n.judge.parameters()] for n in self.inputs.judges]
-        )
-        known = self.journal.scored(number, round_, key)
-        if known is not None:
-            return known
-        rewards = self._score(groups, step)
-        self.journal.keep_scored(number, round_, key, rewards)
-        return rewards
+    def _watched(self, drawn: Drawn, number: int, step: int) -> dict[str, float]:
+        """Look for reward hacking in a batch and those before it, and say it once when it begins.
+
+        Raises:
+            RunStopped: it was found, and --reward-hacking stop was given; a checkpoint was saved.
+        """
+        metrics = self.watch.see(number, drawn.groups, drawn.rewards.total_PG)
+        finding = self.watch.finding()
+        if finding is None:
+            return metrics
+        if finding.alarms and not self.watch.rang:
+            lines = finding_lines(finding, drawn.groups, drawn.rewards.total_PG, step)
+            self.run.add_samples(lines)
+            for text in (finding.line(), *map(sample_text, lines)):
+                self._note(text)
+                _logger.warning("step %d: %s", step, text)
+            if self.sampled.reward_hacking == "stop":
+                self._save()
+                text = (
+                    f"step {step}: {finding.line()}; stopped by --reward-hacking stop; the run is saved, and goes on "
+                    f"by --resume --out {self.run.path} --reward-hacking warn --allow-changed reward_hacking"
+                )
+                raise self.models.world.told(RunStopped(text))
+        self.watch.rang = finding.alarms
+        return metrics | {"reward_explained_by_form": finding.share}
 
     def _resampled(self, drawn: Drawn, used: set[int], number: int, step: int) -> tuple[Drawn, dict[str, float]]:
         """Put other prompts' groups in the place of those with equal rewards, round by round."""
@@ -201,56 +262,10 @@ class RolloutStep:
             drawn = _replaced(drawn, np.flatnonzero(equal_P)[: len(others)], new)
         return drawn, {"resampled_groups": float(replaced), "resampling_s": seconds}
 
-    def _oldest_needed(self) -> int:
-        """The first batch that a resume may read: that after the older of the last two checkpoints."""
+    def _oldest_step(self) -> int:
+        """The older of the last two checkpoints: a resume goes back no further."""
         steps = sorted(int(path.name.removeprefix("step-")) for path in self.run.checkpoints.glob("step-*"))
-        return steps[-2] // self.sampled.updates_per_batch + 1 if len(steps) > 1 else 1
-
-    def _score(self, groups: Sequence[Group], step: int) -> Rewards:
-        try:
-            rewards = shared_rewards(
-                lambda: reward([group.items() for group in groups], self.inputs.judges), self.models.world
-            )
-        except RunStopped as error:
-            self._save()
-            raise RunStopped(
-                f"step {step}: {error}; the run is saved, go on with --resume --out {self.run.path}"
-            ) from error
-        num_scores = rewards.total_PG.size * len(self.inputs.judges)
-        if rewards.num_missing > self.max_missing * num_scores:
-            self._save()
-            raise RunStopped(
-                f"step {step}: {rewards.num_missing} of {num_scores} scores are missing "
-                f"({'; '.join(rewards.reasons[:3])}); the run is saved, go on with --resume --out {self.run.path}"
-            )
-        return rewards
-
-    def _reference_kl(self, groups: Sequence[Group]) -> np.ndarray:
-        """k1 of each completion at its temperature, the sum of log pi - log pi_ref, nats: float64 [P, G]."""
-        size = len(groups[0].completions)
-        trees = [group.tree(range(size)) for group in groups]
-        with self.models.whole() as models:
-            assert models.reference is not None
-            rows, is_spare = own_rows(trees, row_capacity(models.policy.device), models.world)
-            reference = models.reference
-
-            def compute() -> list[tuple[int, list[float]]]:
-                found: list[Any] = []
-                for numbers in [] if is_spare else rows:
-                    micro = unrewarded_micro([groups[n] for n in numbers])
-                    assert micro.behaviour_T is not None
-                    reference_T = reference.logprobs(micro.pack, micro.temperature_N).cpu().double().numpy()
-                    kl_N = np.bincount(micro.pack.completion_T, micro.behaviour_T - reference_T, len(numbers) * size)
-                    found += zip(numbers, kl_N.reshape(len(numbers), size).tolist(), strict=True)
-                return found
-
-            by_group = dict(pair for part in models.world.each(compute) for pair in part)
-        return np.array([by_group[n] for n in range(len(groups))])
-
-
-def sampled_options(config: MethodConfig) -> SampledConfig:
-    """The options of sampled steps: the config's own, or their defaults for a method that has none of them."""
-    return config if isinstance(config, SampledConfig) else SampledConfig()
+        return steps[-2] if len(steps) > 1 else 0
 
 
 def _replaced(drawn: Drawn, places: np.ndarray, new: Drawn) -> Drawn:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import importlib.metadata
 import logging
+import math
 import platform
 import time
 from collections.abc import Iterator, Mapping
@@ -21,12 +22,13 @@ from alignkit.data.lengths import of_prepared
 from alignkit.data.store import Stored
 from alignkit.errors import RunStopped, UsageError
 from alignkit.memory import memory_bytes, peak_mib, reset_peak
-from alignkit.methods import Method
+from alignkit.methods import Method, sampled_options
 from alignkit.policy.ranks import World, is_restarted, joined
 from alignkit.progress import Progress, Silent
 from alignkit.registry import registry
 from alignkit.scoring.spending import agree
 from alignkit.tracking import MetricsFile, Tracker
+from alignkit.training.deadlines import Deadlines
 from alignkit.training.distributed import refuse_copies
 from alignkit.training.export import export
 from alignkit.training.loop import Loop
@@ -43,7 +45,6 @@ from alignkit.training.run_folder import FollowedRun, RunFolder, open_run
 from alignkit.training.setup import Inputs, Models, load_models, read_inputs, shared
 from alignkit.training.signals import held_signals, terminated_as_interrupted
 from alignkit.training.startup import ranks_check, run_checks, small_trees
-from alignkit.training.validation import MAX_DRAWN
 
 _PACKAGES = ("alignkit", "alignkit-plugins", "torch", "transformers", "tokenizers", "peft", "safetensors", "numpy")
 _DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM}
@@ -172,14 +173,16 @@ def _compute(
         world.on_first(lambda: _check(run, models, inputs, progress))
     if world.size > 1:
         models = _shared(run, models, inputs, world, checks=found is None)
+    deadlines = Deadlines(resolved.rollouts.timeouts_s, log=run.path / "log.txt")
     loop = Loop(
         method, resolved.method, inputs, models, run, trackers=trackers, progress=progress,
-        max_missing=resolved.rollouts.max_missing,
+        max_missing=resolved.rollouts.max_missing, deadlines=deadlines,
     )  # fmt: skip
     try:
-        if found is not None:
-            loop.resume(Path(found))
-        loop.train()
+        with deadlines:
+            if found is not None:
+                loop.resume(Path(found))
+            loop.train()
         difference = _export(loop, models, inputs, run)
     finally:
         for tracker in trackers:
@@ -216,11 +219,16 @@ def _export(loop: Loop, models: Models, inputs: Inputs, run: RunFolder) -> float
 def _agree(method: Method, resolved: Resolved, inputs: Inputs) -> None:
     """Show what paid rewards would take before anything is loaded; a terminal is asked."""
     config = resolved.method
+    sampled = sampled_options(config)
     rows = config.batch_size * config.accumulation
-    steps = config.epochs * steps_per_epoch(len(inputs.training.trees), rows)
-    steps = min(steps, config.max_steps or steps)
-    validated = (2 + steps // config.validation_interval) * min(MAX_DRAWN, len(inputs.validation.trees))
-    num_items = steps * rows * len(method.temperatures(1, config)) + validated
+    batches = config.epochs * steps_per_epoch(len(inputs.training.trees), rows)
+    steps = min(batches * sampled.updates_per_batch, config.max_steps or math.inf)
+    batches = min(batches, math.ceil(steps / sampled.updates_per_batch))
+    validated = (2 + int(steps) // config.validation_interval) * min(
+        sampled.validation_prompts, len(inputs.validation.trees)
+    )
+    rounds = 1 + (sampled.max_resamples if sampled.equal_groups == "resample" else 0)
+    num_items = batches * rounds * rows * len(method.temperatures(1, config)) + validated
     agree(inputs.judges, num_items, yes=resolved.run.yes, unattended=bool(resolved.rollouts.reward))
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from alignkit.scoring.rewards import Rewards
 from alignkit.training.draw import Group
+from alignkit.training.hacking import Finding, telling
 
 _SHOWN = 120  # characters of a completion in a line
 
@@ -61,10 +62,31 @@ def scored_examples(groups: Sequence[Group], rewards: Rewards, limit: int = 3) -
     places = [(p, k) for k in range(len(groups[0].completions)) for p in range(len(groups))]
     for p, k in places[:limit]:
         by_name = ", ".join(f"{name} {_number(scores[p, k])}" for name, scores in rewards.by_name.items())
-        text = " ".join(groups[p].texts[k].split())
-        shown = text if len(text) <= _SHOWN else text[:_SHOWN] + "..."
+        shown = _short(groups[p].texts[k])
         lines.append(f"reward {_number(rewards.total_PG[p, k])} ({by_name}) for row {groups[p].row.id}: {shown!r}")
     return lines
+
+
+def finding_lines(finding: Finding, groups: Sequence[Group], rewards_PG: np.ndarray, step: int) -> list[dict[str, Any]]:
+    """For each feature that explains the reward: the best and the worst sample of the group where it shows most."""
+    lines = []
+    for name in finding.grown:
+        p, *pair = telling(groups, rewards_PG, name)
+        for k in dict.fromkeys(pair):
+            line = _line(groups[p], k, step, "alarm")
+            lines.append({**line, "reward": float(rewards_PG[p, k]), "shows": name})
+    return lines
+
+
+def sample_text(line: Mapping[str, Any]) -> str:
+    """A sample of samples.jsonl with its reward as one short line."""
+    text = _short(line["completion"])
+    return f"reward {_number(line['reward'])}, {line['num_tokens']} tokens, row {line['id']}: {text!r}"
+
+
+def _short(text: str) -> str:
+    whole = " ".join(text.split())
+    return whole if len(whole) <= _SHOWN else whole[:_SHOWN] + "..."
 
 
 def _number(x: float) -> str:

@@ -163,8 +163,11 @@ def load_models(method: Method, resolved: Resolved, inputs: Inputs, world: World
         "seed": resolved.method.seed,
     }
     policy = load_policy(inputs.source.folder, lora_rank=section.lora_rank, **options)
-    reference = _reference(method, resolved, inputs, policy, options, world) if "reference" in method.needs else None
+    reference = (
+        _reference(method, resolved, inputs, policy, options, world) if needs_reference(method, resolved) else None
+    )
     sampler = make_sampler(resolved.rollouts.sampler, policy, inputs.chat)
+    sampler.connect(resolved.rollouts.servers, resolved.rollouts.server_weights)
     if type(method).temperatures is not Method.temperatures:
         _refuse_long_prompts(sampler, inputs, resolved.method.max_new_tokens)
     return Models(policy, reference, sampler)
@@ -225,6 +228,12 @@ def _reference(
         ]
     policy.train()
     return Reference(policy, load=None if has_adapter else load, known=known)
+
+
+def needs_reference(method: Method, resolved: Resolved) -> bool:
+    """Whether the frozen reference is there in training: not where no loss reads it, unless it is asked for by name."""
+    asked = resolved.model.reference is not None
+    return "reference" in method.needs and (asked or resolved.method.reads_reference)
 
 
 def _caches_reference(method: Method, resolved: Resolved) -> bool:

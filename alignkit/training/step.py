@@ -30,7 +30,7 @@ class Micro:
     Args:
         pack: the row.
         temperature_N: float32 [N], default 1.
-        behaviour_T, advantage_N: for samples, float32 [T] and [N].
+        behaviour_T, trainer_T, advantage_N: for samples, float32 [T], [T] and [N].
         reference_T: float32 [T], the reference's log-probs where they are known before the step.
         samples: completions drawn for the prompts of this row, or None.
         is_spare: it counts for nothing: a rank without rows computes it to keep step with the others.
@@ -39,6 +39,7 @@ class Micro:
     pack: Pack
     temperature_N: np.ndarray | None = None
     behaviour_T: np.ndarray | None = None
+    trainer_T: np.ndarray | None = None
     advantage_N: np.ndarray | None = None
     reference_T: np.ndarray | None = None
     samples: Micro | None = None
@@ -114,6 +115,7 @@ def make_batch(
         denominators=denominators,
         reference_T=_reference(micro, reference, device),
         behaviour_T=tensor(micro.behaviour_T, torch.float32),
+        trainer_T=tensor(micro.trainer_T, torch.float32),
         value_N=output.value_N,
         advantage_N=tensor(micro.advantage_N, torch.float32),
         samples=samples,

@@ -1,9 +1,9 @@
-"""What is measured on the validation rows: the method's own loss, KL to the reference, and samples."""
+"""What is measured on the validation rows: the method's own loss and KL to the reference; samples of them."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,14 +14,13 @@ from alignkit.data.rows import Row
 from alignkit.data.trees import Tree
 from alignkit.methods import Method, MethodConfig
 from alignkit.policy.reference import exact_kl
-from alignkit.scoring.rewards import reward
+from alignkit.training.deadlines import Deadlines
 from alignkit.training.distributed import own_rows
 from alignkit.training.draw import Group, draw
 from alignkit.training.pair_accuracy import PairAccuracy, pair_accuracy
 from alignkit.training.setup import Inputs, Models, row_capacity
 from alignkit.training.step import Micro, evaluate
 
-MAX_DRAWN = 32  # prompts that a method trained on samples is evaluated on
 MAX_SHOWN = 8  # prompts whose samples are written to samples.jsonl
 
 
@@ -33,14 +32,19 @@ class Validation:
     objective: float
 
 
-def validate(method: Method, config: MethodConfig, inputs: Inputs, models: Models) -> Validation:
-    """Measure the policy on the validation rows, each rank its share of them; nothing is trained."""
+def validate(
+    method: Method, config: MethodConfig, inputs: Inputs, models: Models, sampled: Callable[[], Validation]
+) -> Validation:
+    """Measure the policy on the validation rows, by `sampled` where the method trains on samples.
+
+    Each rank computes its share.
+    """
     models.policy.eval()
     try:
         if not inputs.validation.trees:
             return Validation({}, math.nan)
         if method.trains_on == "samples":
-            return _validate_samples(config, inputs, models)
+            return sampled()
         return _validate_rows(method, config, inputs, models)
     finally:
         models.policy.train()
@@ -57,7 +61,7 @@ def held_out_pairs(inputs: Inputs, models: Models) -> PairAccuracy | None:
     def compute() -> list[tuple[int, float]]:
         margins: list[tuple[int, float]] = []
         with torch.no_grad():
-            for numbers in _own_rows(trees, models):
+            for numbers in rank_rows(trees, models):
                 value_N = models.policy(lay_out([trees[n] for n in numbers])).value_N
                 assert value_N is not None
                 value_P2 = value_N.double().cpu().numpy().reshape(-1, 2)  # chosen, rejected
@@ -73,55 +77,30 @@ def held_out_pairs(inputs: Inputs, models: Models) -> PairAccuracy | None:
     return pair_accuracy(margin_P, list(inputs.validation.rows), inputs.training.rows)
 
 
-def show_samples(config: MethodConfig, inputs: Inputs, models: Models, *, step: int) -> list[Group]:
+def show_samples(
+    config: MethodConfig, inputs: Inputs, models: Models, *, step: int, deadlines: Deadlines
+) -> list[Group]:
     """Draw one likeliest-token completion for the first validation prompts."""
     pairs = [(row, tree) for row, tree in _rows(inputs) if len(tree.prompt)][:MAX_SHOWN]
-    models.sampler.sync()
     return draw(
         models.sampler, inputs.chat, pairs, temperatures=(0.0,), max_new_tokens=config.max_new_tokens, seed=config.seed,
-        step=step, purpose="show",
+        step=step, purpose="show", deadlines=deadlines,
     )  # fmt: skip
 
 
 def _validate_rows(method: Method, config: MethodConfig, inputs: Inputs, models: Models) -> Validation:
     trees = inputs.validation.trees
-    packs = [lay_out([trees[n] for n in numbers]) for numbers in _own_rows(trees, models)]
+    packs = [lay_out([trees[n] for n in numbers]) for numbers in rank_rows(trees, models)]
     result = evaluate(
         models.policy, method, config, [Micro(p) for p in packs], reference=models.reference, world=models.world
     )
     metrics = {"validation/loss": result.loss} | {f"validation/{name}": x for name, x in result.logged.items()}
     if models.reference is not None:
-        metrics["validation/kl"] = _mean_kl(models, packs)
+        metrics["validation/kl"] = mean_kl(models, packs)
     return Validation(metrics, result.loss)
 
 
-def _validate_samples(config: MethodConfig, inputs: Inputs, models: Models) -> Validation:
-    """Mean reward of one sample a prompt at temperature 1, always with the same random streams; KL on those samples."""
-    pairs = _rows(inputs)[:MAX_DRAWN]
-    models.sampler.sync()
-    groups = draw(
-        models.sampler, inputs.chat, pairs, temperatures=(1.0,), max_new_tokens=config.max_new_tokens, seed=config.seed,
-        step=0, purpose="validation",
-    )  # fmt: skip
-    total_P = models.world.on_first(
-        lambda: reward([group.items() for group in groups], inputs.judges).total_PG[:, 0].tolist()
-    )
-    lengths = [len(group.completions[0].ids) for group in groups]
-    metrics = {
-        "validation/length": float(np.mean(lengths)),
-        "validation/cut_share": float(np.mean([group.completions[0].cut for group in groups])),
-    }
-    scored = np.array(total_P)[~np.isnan(total_P)]
-    if len(scored):
-        metrics["validation/reward"] = float(scored.mean())
-    if models.reference is not None:
-        trees = [group.tree([0]) for group in groups]
-        packs = [lay_out([trees[n] for n in numbers]) for numbers in _own_rows(trees, models)]
-        metrics["validation/kl"] = _mean_kl(models, packs)
-    return Validation(metrics, -metrics.get("validation/reward", math.nan))
-
-
-def _mean_kl(models: Models, packs: Sequence[Pack]) -> float:
+def mean_kl(models: Models, packs: Sequence[Pack]) -> float:
     """Mean KL to the reference over the scored tokens of all ranks' rows, nats."""
 
     def compute() -> list[float]:
@@ -133,7 +112,7 @@ def _mean_kl(models: Models, packs: Sequence[Pack]) -> float:
     return sum(sums) / sum(counts)
 
 
-def _own_rows(trees: Sequence[Tree], models: Models) -> list[list[int]]:
+def rank_rows(trees: Sequence[Tree], models: Models) -> list[list[int]]:
     """Pack this rank's share of the trees into rows; there may be none."""
     rows, is_spare = own_rows(trees, row_capacity(models.policy.device), models.world)
     return [] if is_spare else rows

@@ -10,6 +10,9 @@ Where we differ from the letter:
   weighs them whatever the group size. (Eq. 6 sums the first over the group, which is k times as much.)
 - The gradient's log pi is the ratio pi / pi_behaviour, clipped to 1 +- clip_ratio; on the samples of the current
   weights it is 1 and its gradient is Eq. 6's.
+- Where a sampler computes otherwise than training (bf16 kernels), a token may be weighed by
+  w = min(pi_training / pi_sampler, C), both of the weights that drew it; the ratio then is pi / pi_training (truncated
+  importance sampling: Ionides 2008; Yao et al. 2025).
 - The baseline is not divided by a deviation: a leave-one-out deviation comes arbitrarily near 0.
 - KL is estimated from the samples, by an estimator that is right where it stands (kl_estimators below).
 
@@ -70,7 +73,9 @@ class GRPOConfig(SampledConfig):
     aggregation: Literal["completion-sum", "token", "sequence", "constant"] = Field(
         "completion-sum", description="how a step's tokens become one loss (Eq. 6: completion-sum)"
     )
-    kl: float = Field(0.1, ge=0, description="lambda of Eq. 6, per nat a completion (the paper's)")
+    kl: float = Field(
+        0.1, ge=0, description="lambda of Eq. 6, per nat a completion (the paper's); 0 loads no reference"
+    )
     kl_in: Literal["loss", "reward"] = Field("loss", description="where the KL to the reference stands")
     kl_estimator: Literal["k1", "k2", "k3"] = Field(
         "k2", description="estimator of the KL, a token: k2 or k3 in a loss, k1 in a reward"
@@ -79,6 +84,12 @@ class GRPOConfig(SampledConfig):
         "clipped", description="weigh a token by pi / pi_behaviour, clipped, or trust that the samples are fresh"
     )
     clip_ratio: float = Field(0.2, gt=0, description="the ratio's clip range, 1 +- this")
+    correct_mismatch: float | None = Field(
+        None,
+        gt=0,
+        description="weigh a token by p(training) / p(sampler) of the weights that drew it, at most this (2 is usual); "
+        "one more forward pass a batch; default: the mismatch is only logged",
+    )
 
     @field_validator("group_size")
     @classmethod
@@ -99,6 +110,14 @@ class GRPOConfig(SampledConfig):
         if reason := _wrong_combination(self):
             raise ValueError(reason)
         return self
+
+    @property
+    def reads_reference(self) -> bool:
+        return self.kl > 0
+
+    @property
+    def corrects_mismatch(self) -> bool:
+        return self.correct_mismatch is not None
 
     @property
     def kl_in_reward(self) -> float:
@@ -150,17 +169,23 @@ class GRPO(Method):
         )  # fmt: skip
 
     def loss(self, batch: Batch, config: GRPOConfig) -> Tensor:
-        assert batch.behaviour_T is not None and batch.reference_T is not None and batch.advantage_N is not None
-        behaviour_T = batch.behaviour_T if config.ratio == "clipped" else batch.logprob_T.detach()
-        ratio_T = (batch.logprob_T - behaviour_T).exp()
+        assert batch.behaviour_T is not None and batch.advantage_N is not None
+        before_T = batch.behaviour_T if batch.trainer_T is None else batch.trainer_T
+        ratio_T = (batch.logprob_T - (before_T if config.ratio == "clipped" else batch.logprob_T.detach())).exp()
         clipped_T = ratio_T.clamp(1 - config.clip_ratio, 1 + config.clip_ratio)
         advantage_T = batch.spread(batch.advantage_N)
         loss_T = -(ratio_T * advantage_T).minimum(clipped_T * advantage_T)
-        log_ratio_T = batch.logprob_T - batch.reference_T
-        if config.kl_in == "loss":
-            loss_T = loss_T + config.kl * KL_IN_LOSS[config.kl_estimator](log_ratio_T, ratio_T)
+        if config.correct_mismatch is not None and batch.trainer_T is not None:
+            mismatch_T = (batch.trainer_T - batch.behaviour_T).exp()
+            loss_T = loss_T * mismatch_T.clamp(max=config.correct_mismatch)
+            batch.log(mismatch_weight=mismatch_T, mismatch_cut=(mismatch_T > config.correct_mismatch).float())
+        if batch.reference_T is not None:
+            log_ratio_T = batch.logprob_T - batch.reference_T
+            if config.kl_in == "loss":
+                loss_T = loss_T + config.kl * KL_IN_LOSS[config.kl_estimator](log_ratio_T, ratio_T)
+            batch.log(kl=batch.collect(log_ratio_T))
         batch.log(
-            ratio=ratio_T, clipped=(ratio_T != clipped_T).float(), kl=batch.collect(log_ratio_T),
+            ratio=ratio_T, clipped=(ratio_T != clipped_T).float(),
             sampling_gap=(batch.logprob_T - batch.behaviour_T).abs(),
         )  # fmt: skip
         return AGGREGATIONS[config.aggregation](batch, loss_T, config)

@@ -1,0 +1,139 @@
+"""Scores a step's groups by the run's judges, within the deadline; saves the run where they cannot be scored.
+
+A remote judge is waited for: it scores what is drawn in a thread of its own while the next prompts' completions are
+drawn (`Ahead`). The answers are the same, each item's score depends on nothing beside it.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial, reduce
+from pathlib import Path
+
+import numpy as np
+
+from alignkit.errors import InputError, RunStopped
+from alignkit.policy.ranks import ALONE, World
+from alignkit.scoring.rewards import Rewards, joined, reward
+from alignkit.scoring.specs import NamedJudge
+from alignkit.training.deadlines import Deadlines
+from alignkit.training.draw import Group
+from alignkit.training.journal import journal_key
+from alignkit.training.shared_rollouts import shared_rewards
+
+
+class Scoring:
+    """Scores groups for a run.
+
+    Args:
+        max_missing: the run stops when more than this share of the scores asked for at once is missing.
+        save: writes a checkpoint of the weights as they are.
+        run: the run's folder, for what to do next.
+    """
+
+    def __init__(
+        self, judges: Sequence[NamedJudge], *, max_missing: float, save: Callable[[], None], run: Path,
+        deadlines: Deadlines, world: World = ALONE,
+    ) -> None:  # fmt: skip
+        self.judges, self.max_missing, self.run, self.deadlines = judges, max_missing, run, deadlines
+        self._save, self.world = save, world
+        self.is_remote = bool(judges) and all(named.judge.remote for named in judges) and world.size == 1
+
+    @property
+    def key(self) -> str:
+        """A hash of the judges and their weights."""
+        return journal_key([[n.label, n.weight, n.judge.name, n.judge.version, n.judge.parameters()]
+                            for n in self.judges])  # fmt: skip
+
+    def score(self, groups: Sequence[Group], where: str) -> Rewards:
+        """Score groups; `where` names what they are for, in messages.
+
+        Raises:
+            RunStopped: a judge failed, or too many scores are missing; a checkpoint was saved.
+        InputError: the user's own reward failed on a row; a checkpoint was saved.
+        """
+        return self._checked(lambda: shared_rewards(lambda: _rewards(groups, self.judges), self.world), where)
+
+    def score_parts(self, parts: Iterable[Sequence[Group]], where: str) -> tuple[list[Group], Callable[[], Rewards]]:
+        """Draw parts one after another; a remote judge scores each while the next is drawn.
+
+        Returns all groups, and what gives their rewards, raising as `score`.
+        """
+        groups: list[Group] = []
+        if not self.is_remote:
+            for part in parts:
+                groups += part
+            return groups, partial(self.score, groups, where)
+        ahead = Ahead(self.judges)
+        try:
+            for part in parts:
+                ahead.add(part)
+                groups += part
+        finally:
+            ahead.end()
+        return groups, partial(self._checked, ahead.rewards, where)
+
+    def _checked(self, found: Callable[[], Rewards], where: str) -> Rewards:
+        with self.saving(where):
+            with self.deadlines.phase("score"):
+                rewards = found()
+            num_scores = rewards.total_PG.size * len(self.judges)
+            if rewards.num_missing > self.max_missing * num_scores:
+                reasons = "; ".join(rewards.reasons[:3])
+                raise RunStopped(f"{rewards.num_missing} of {num_scores} scores are missing ({reasons})")
+        return rewards
+
+    @contextmanager
+    def saving(self, where: str) -> Iterator[None]:
+        """Save the run where what is inside stops it, and say how it goes on."""
+        try:
+            yield
+        except (RunStopped, InputError) as error:
+            self._save()
+            go_on = f"the run is saved, go on with --resume --out {self.run}"
+            raise self.world.told(type(error)(f"{where}: {error}; {go_on}")) from error
+
+
+class Ahead:
+    """Scores parts in order in a thread of its own, which does not outlive the process."""
+
+    def __init__(self, judges: Sequence[NamedJudge]) -> None:
+        self._judges = judges
+        self._parts: queue.SimpleQueue[Sequence[Group] | None] = queue.SimpleQueue()
+        self._scored: queue.SimpleQueue[Rewards | BaseException] = queue.SimpleQueue()
+        self._num_parts = 0
+        threading.Thread(target=self._work, daemon=True, name="alignkit-scoring").start()
+
+    def add(self, groups: Sequence[Group]) -> None:
+        """Score these next."""
+        self._num_parts += 1
+        self._parts.put(groups)
+
+    def end(self) -> None:
+        """No more will come."""
+        self._parts.put(None)
+
+    def rewards(self) -> Rewards:
+        """Wait for all parts; raises what the judges raised."""
+        found: list[Rewards] = []
+        for _ in range(self._num_parts):
+            one = self._scored.get()
+            if isinstance(one, BaseException):
+                raise one
+            found.append(one)
+        return reduce(lambda a, b: joined(a, b, np.arange(len(a.total_PG) + len(b.total_PG))), found)
+
+    def _work(self) -> None:
+        while (groups := self._parts.get()) is not None:
+            try:
+                self._scored.put(_rewards(groups, self._judges))
+            except BaseException as error:
+                self._scored.put(error)
+                return
+
+
+def _rewards(groups: Sequence[Group], judges: Sequence[NamedJudge]) -> Rewards:
+    return reward([group.items() for group in groups], judges)
