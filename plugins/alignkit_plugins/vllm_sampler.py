@@ -86,7 +86,8 @@ class VLLMSampler(CopyingSampler):
             engine.wake_up(tags=["weights"])
             self._is_asleep = False
         engine.collective_rpc("reload_weights", kwargs={"weights_iterator": iter(weights)})
-        engine.reset_prefix_cache()
+        if not engine.reset_prefix_cache():
+            raise RunStopped("vLLM keeps prefixes that were cached under older weights: another request is under way")
 
     def close(self) -> None:
         """Free the engine."""
@@ -171,4 +172,7 @@ def _completion(output: Any, request: Request) -> Completion:
 
 @hookimpl
 def register_samplers(register: Callable[[type[Sampler]], None]) -> None:
+    from alignkit_plugins.vllm_server import VLLMServerSampler
+
     register(VLLMSampler)
+    register(VLLMServerSampler)

@@ -1,0 +1,211 @@
+"""`--sampler vllm-server`: vLLM servers generate, from copies of the policy's weights that every draw renews.
+
+    VLLM_SERVER_DEV_MODE=1 python -m vllm.entrypoints.openai.api_server --model FOLDER --dtype float32 \
+        --logprobs-mode processed_logprobs --port 8000
+
+A step's requests are spread over the servers (`--servers`), one request a completion with its own seed, temperature and
+top-p: token ids go in, token ids and log-probs come out. A server that dies is left out until the next renewal, and the
+others take over what it held: each completion's seed is its own, so they are the same whoever draws them.
+
+Weights are handed over through a folder that the servers see (`--server-weights`): each server reloads it by its
+collective_rpc and forgets its cached prefixes; that is what vLLM offers on every device (its native transfers need
+CUDA on both sides). The samples of each server are compared with the policy's log-probs after every renewal.
+"""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+import time
+import weakref
+from collections.abc import Iterable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from alignkit.errors import RunStopped, UsageError
+from alignkit.rollouts.copying import CopyingSampler
+from alignkit.rollouts.sampler import Completion, Request
+from alignkit.rollouts.spreading import ServerDown, Spread
+
+if TYPE_CHECKING:
+    import httpx
+    import numpy as np
+    from torch import Tensor
+
+    from alignkit.policy.policy import Policy
+
+_logger = logging.getLogger(__name__)
+_IN_FLIGHT = 64  # requests a server
+_CONNECT_S = 10.0
+_RELOAD_S = 600.0
+_GENERATE_S = 3600.0  # the step's own deadline is the shorter one
+_FORGET_S = 60.0
+_SHOWN = 400  # characters of a server's answer in a message
+
+
+class VLLMServerSampler(CopyingSampler):
+    """Generates with vLLM on servers."""
+
+    name: ClassVar[str] = "vllm-server"
+
+    def __init__(self, policy: Policy, *, end_ids: frozenset[int]) -> None:
+        super().__init__(policy, end_ids=end_ids)
+        self._servers: list[httpx.Client] = []
+        self._alive: list[httpx.Client] = []
+        self._folder: Path | None = None
+        self._max_length = 0
+        self._model: dict[str, str] = {}
+        self.drawn_by: list[str] = []
+
+    def connect(self, servers: Sequence[str], shared: str | None) -> None:
+        """Find the servers and what they take.
+
+        Raises:
+            UsageError: none was named, one cannot be reached, or takes no weights.
+        """
+        import httpx
+
+        if not servers:
+            raise UsageError(f"--sampler {self.name}: name its servers, --servers http://HOST:PORT, repeatable")
+        lengths = []
+        for url in servers:
+            address = url.rstrip("/").removesuffix("/v1")
+            client = httpx.Client(
+                base_url=address, timeout=httpx.Timeout(_GENERATE_S, connect=_CONNECT_S, pool=None),
+                limits=httpx.Limits(max_connections=2 * _IN_FLIGHT), verify=address.startswith("https"),
+            )  # fmt: skip
+            self._servers.append(client)
+            try:
+                model = self._ask(client, "GET", "/v1/models")["data"][0]
+                self._ask(client, "GET", "/is_paused")
+            except (ServerDown, LookupError, TypeError) as error:
+                raise UsageError(
+                    f"--servers {url}: no vLLM server that takes weights ({error}): start it with "
+                    "VLLM_SERVER_DEV_MODE=1 and --logprobs-mode processed_logprobs"
+                ) from error
+            self._model[address], length = model["id"], model["max_model_len"]
+            lengths.append(length)
+        self._max_length = min(lengths)
+        if shared is None:
+            folder = tempfile.TemporaryDirectory(prefix="alignkit-weights-")
+            weakref.finalize(self, folder.cleanup)
+            shared = folder.name
+        self._folder = Path(shared)
+
+    @property
+    def max_length(self) -> int:
+        return min(self._max_length, int(self.policy.config.max_position_embeddings))
+
+    def load(self, weights: Iterable[tuple[str, Tensor]]) -> None:
+        """Hand weights to every server, also to those that were down before.
+
+        Raises:
+            RunStopped: no server takes them.
+        """
+        assert self._folder is not None
+        self._write(dict(weights))
+        self._alive = []
+        problems = []
+        for server in self._servers:
+            try:
+                rpc = {"method": "reload_weights", "kwargs": {"weights_path": str(self._folder)}}
+                self._ask(server, "POST", "/collective_rpc", rpc, timeout_s=_RELOAD_S)
+                self._forget(server)
+                self._alive.append(server)
+            except ServerDown as error:
+                problems.append(f"{server.base_url} {error}")
+                _logger.warning("%s: left out of this step: %s", server.base_url, error)
+        if not self._alive:
+            raise RunStopped(f"no server takes the weights: {'; '.join(problems)}")
+
+    def draw(self, requests: Sequence[Request]) -> list[Completion]:
+        """Return one completion for each request, in order.
+
+        Raises:
+            RunStopped: every server failed.
+        """
+        spread = Spread(partial(self._complete, requests), in_flight=_IN_FLIGHT, down=self._drop)
+        try:
+            found = spread.run(self._alive, len(requests))
+        except ServerDown as error:
+            raise RunStopped(f"every server failed, the last with: {error}") from error
+        self.drawn_by = [str(server.base_url) for server, _ in found]
+        return [completion for _, completion in found]
+
+    def sources(self) -> Sequence[str]:
+        return self.drawn_by
+
+    def close(self) -> None:
+        """Close the connections; the servers stay."""
+        for server in self._servers:
+            server.close()
+
+    def _forget(self, server: httpx.Client) -> None:
+        """Forget prefixes cached under older weights; while a request that was given up still ends, wait for it."""
+        give_up = time.monotonic() + _FORGET_S
+        while not self._ask(server, "POST", "/reset_prefix_cache").get("success"):
+            if time.monotonic() > give_up:
+                raise ServerDown("keeps prefixes that were cached under older weights")
+            time.sleep(0.2)
+
+    def _drop(self, server: httpx.Client, error: ServerDown) -> None:
+        _logger.warning("%s: %s; the other servers take over", server.base_url, error)
+        self._alive = [other for other in self._alive if other is not server]
+
+    def _complete(self, requests: Sequence[Request], server: httpx.Client, number: int) -> Completion:
+        request = requests[number]
+        body = {
+            "model": self._model[str(server.base_url).rstrip("/")], "prompt": list(request.prompt_ids), "n": 1,
+            "temperature": request.temperature, "top_p": request.top_p, "top_k": 0, "min_p": 0.0, "seed": request.seed,
+            "presence_penalty": 0.0, "frequency_penalty": 0.0, "repetition_penalty": 1.0, "min_tokens": 0,
+            "max_tokens": request.max_new_tokens, "stop_token_ids": sorted(self.end_ids), "ignore_eos": True,
+            "logprobs": 0, "return_token_ids": True, "skip_special_tokens": False,
+        }  # fmt: skip
+        answer = self._ask(server, "POST", "/v1/completions", body)
+        try:
+            (choice,) = answer["choices"]
+            ids, logprobs = choice["token_ids"], choice["logprobs"]["token_logprobs"]
+            return Completion(*_arrays(ids, logprobs, request), cut=choice["finish_reason"] == "length")
+        except (KeyError, TypeError, ValueError) as error:
+            raise ServerDown(f"its answer is no completion with token ids ({error!r})") from error
+
+    def _ask(
+        self, server: httpx.Client, verb: str, path: str, body: object = None, *, timeout_s: float | None = None
+    ) -> Any:
+        """Ask and return the JSON answer, {} where it has none."""
+        import httpx
+
+        try:
+            more = {} if timeout_s is None else {"timeout": timeout_s}
+            response = server.request(verb, path, json=body, **more)  # type: ignore[arg-type]
+        except httpx.HTTPError as error:
+            raise ServerDown(f"cannot be reached ({error or type(error).__name__})") from error
+        if response.status_code != 200:
+            raise ServerDown(f"answers {path} with {response.status_code}: {response.text[:_SHOWN]}")
+        try:
+            return response.json() if response.content else {}
+        except ValueError as error:
+            raise ServerDown(f"answers {path} with no JSON") from error
+
+    def _write(self, weights: dict[str, Tensor]) -> None:
+        """Write the weights whole, a tied head beside its embedding: servers keep a copy of their own of each."""
+        from safetensors.torch import save_file
+
+        assert self._folder is not None
+        self._folder.mkdir(parents=True, exist_ok=True)
+        part = self._folder / ".model.part"
+        save_file({name: x.detach().cpu().clone().contiguous() for name, x in weights.items()}, part, {"format": "pt"})
+        part.replace(self._folder / "model.safetensors")
+        self.policy.config.save_pretrained(self._folder)
+
+
+def _arrays(ids: list[int], logprobs: list[float], request: Request) -> tuple[np.ndarray, np.ndarray]:
+    """Ids and log-probs, the latter unknown where a top-p below 1 had cut the distribution."""
+    import numpy as np
+
+    if len(ids) != len(logprobs) or not 0 < len(ids) <= request.max_new_tokens:
+        raise ValueError(f"{len(ids)} tokens with {len(logprobs)} log-probs")
+    known = request.top_p == 1.0 or request.temperature == 0
+    values = np.array(logprobs, np.float32) if known else np.full(len(ids), np.nan, np.float32)
+    return np.array(ids, np.int32), values

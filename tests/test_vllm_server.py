@@ -1,0 +1,158 @@
+"""`--sampler vllm-server` on real vLLM servers of a small random model: spreading, takeover, renewal, stale weights."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+import torch
+from grpo_runs import command, options
+from safetensors.torch import load_file
+from tiny_models import tiny_model
+from vllm_engines import needs_vllm, one_worker
+
+from alignkit.cli.main import main
+from alignkit.errors import RunStopped, UsageError
+from alignkit.policy.load import load_policy
+from alignkit.registry import registry
+from alignkit.rollouts.sampler import Request
+
+REQUESTS = [Request([1, 2, 3 + n // 4], [0.6, 0.8, 1.0, 1.2][n % 4], n, 24) for n in range(16)]
+
+
+def start(model: Path) -> tuple[str, subprocess.Popen[bytes]]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environment = os.environ | {
+        "VLLM_SERVER_DEV_MODE": "1", "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+        "VLLM_NO_USAGE_STATS": "1", "OMP_NUM_THREADS": "1", "VLLM_LOGGING_LEVEL": "ERROR",
+    }  # fmt: skip
+    arguments = [
+        "--model", str(model), "--host", "127.0.0.1", "--port", str(port), "--dtype", "float32", "--enforce-eager",
+        "--max-model-len", "256", "--logprobs-mode", "processed_logprobs", "--served-model-name", "policy",
+        "--disable-uvicorn-access-log",
+    ]  # fmt: skip
+    process = subprocess.Popen(
+        [sys.executable, "-W", "ignore", "-m", "vllm.entrypoints.openai.api_server", *arguments],
+        env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+    )  # fmt: skip
+    return f"http://127.0.0.1:{port}", process
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_model(tmp_path_factory.mktemp("model"), hidden_size=128)
+
+
+@pytest.fixture(scope="module")
+def servers(model: Path) -> Iterator[dict[str, subprocess.Popen[bytes]]]:
+    """Two servers, started at once."""
+    started = dict(start(model) for _ in range(2))
+    try:
+        give_up = time.monotonic() + 240
+        for url, process in started.items():
+            while True:
+                assert process.poll() is None and time.monotonic() < give_up, f"{url} did not start"
+                try:
+                    if httpx.get(f"{url}/health", timeout=2).status_code == 200:
+                        break
+                except httpx.HTTPError:
+                    time.sleep(0.5)
+        yield started
+    finally:
+        for process in started.values():
+            kill(process)
+
+
+def kill(process: subprocess.Popen[bytes]) -> None:
+    """A server with its engine process."""
+    try:
+        os.killpg(process.pid, 9)
+    except ProcessLookupError:
+        return
+    process.wait()
+
+
+@needs_vllm
+@one_worker
+@pytest.mark.slow
+def test_servers_draw_what_one_engine_draws_take_weights_over_and_take_over_from_the_dead(
+    model: Path, servers: dict[str, subprocess.Popen[bytes]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    policy = load_policy(model, precision="fp32")
+    sampler: Any = registry().find("sampler", "vllm-server")(policy, end_ids=frozenset({256, 258}))
+    sampler.connect(list(servers), str(tmp_path / "weights"))
+    assert sampler.max_length == 256
+    with torch.no_grad():
+        for parameter in policy.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.02)
+    sampler.sync()
+    first = sampler.generate(REQUESTS)
+    assert sampler.metrics["sampler_mismatch"] < 1e-4  # both servers have the new weights
+    assert set(sampler.drawn_by) == {f"{url}" for url in servers}
+    alone = [sampler.generate([request])[0] for request in REQUESTS[:3]]
+    assert [c.ids.tolist() for c in alone] == [c.ids.tolist() for c in first[:3]]  # its seed decides, nothing else
+
+    given = options(model, tmp_path, tmp_path / "run", "return len(set(completion))", sampler="vllm-server",
+                    servers=list(servers), max_new_tokens=12, learning_rate=1e-3, warmup_steps=0)  # fmt: skip
+    assert main(command(given)) == 0, capsys.readouterr().err
+    assert main(command(given | {"servers": [next(iter(servers))], "out": str(tmp_path / "one")})) == 0
+    both, one = (load_file(tmp_path / name / "model" / "model.safetensors") for name in ("run", "one"))
+    assert all(torch.allclose(both[name], one[name], atol=1e-5) for name in both)
+
+    stale = sampler._write
+    sampler._write = lambda weights: None
+    with torch.no_grad():
+        for parameter in policy.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.01)
+    sampler.sync()
+    with pytest.raises(RunStopped, match="stale weights"):
+        sampler.generate(REQUESTS)
+    sampler._write = stale
+    sampler.sync()
+    whole = sampler.generate(REQUESTS)
+
+    url, process = next(iter(servers.items()))
+    complete = sampler._complete
+
+    def killing(requests: Any, server: Any, number: int) -> Any:
+        if number == 5:
+            kill(process)
+        return complete(requests, server, number)
+
+    sampler._complete = killing
+    again = sampler.generate(REQUESTS)
+    assert [c.ids.tolist() for c in again] == [c.ids.tolist() for c in whole]
+    assert all(np.allclose(a.logprobs, b.logprobs, atol=1e-5) for a, b in zip(again, whole, strict=True))
+    sampler._complete = complete
+    sampler.sync()  # the dead one is left out
+    assert len(sampler.generate(REQUESTS)) == len(REQUESTS) and url not in set(sampler.drawn_by)
+    for process in servers.values():
+        kill(process)
+    with pytest.raises(RunStopped, match="every server failed"):
+        sampler.generate(REQUESTS)
+    with pytest.raises(RunStopped, match="no server takes the weights"):
+        sampler.sync()
+    sampler.close()
+
+
+def test_servers_are_named_for_the_sampler_that_has_them_and_must_answer(tmp_path: Path) -> None:
+    policy = load_policy(tiny_model(tmp_path), precision="fp32")
+    sampler = registry().find("sampler", "vllm-server")(policy, end_ids=frozenset())
+    with pytest.raises(UsageError, match="name its servers"):
+        sampler.connect([], None)
+    with pytest.raises(UsageError, match=r"no vLLM server that takes weights .*VLLM_SERVER_DEV_MODE=1"):
+        sampler.connect(["http://127.0.0.1:9"], None)
+    plain = registry().find("sampler", "transformers")(policy, end_ids=frozenset())
+    with pytest.raises(UsageError, match="leave it out, or name --sampler vllm-server"):
+        plain.connect(["http://127.0.0.1:9"], None)
