@@ -347,7 +347,8 @@ def data_lengths(*, config: Path | None = None, set: Sequence[str] = (), **optio
     settings = config_file.judge_settings(options, config, settings=set)
     chat = make_chat(find_model(settings.model.model), settings.model)
     section = settings.data
-    return summarise(measure(Source(section.data, section.columns, section.limit).rows(), chat))
+    rows = Source(section.data, section.columns, section.limit).rows(numbered=False)
+    return summarise(measure(rows, chat))
 
 
 def data_prepare(

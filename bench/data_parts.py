@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 MAX_LENGTH, CAPACITY = 2048, 4096
+_KERNEL_ROWS = 4000
 OPTIONS = {"trains_on": "chosen", "max_length": CAPACITY, "train_on": None, "whole_answer": False}
 
 
@@ -117,7 +118,8 @@ def kernels(model: str, data: str, num_trees: int) -> dict[str, float]:
     from alignkit.data.read import Source
 
     chat = _chat(model)
-    texts = [chat.tokenizer.apply_chat_template(_turns(row), tokenize=False) for row in Source(data).rows()]
+    rows = Source(data, limit=_KERNEL_ROWS).rows()
+    texts = [chat.tokenizer.apply_chat_template(_turns(row), tokenize=False) for row in rows]
     encoded = chat.tokenizer.backend_tokenizer.encode_batch(texts, add_special_tokens=False)
     lengths = np.minimum([len(e.ids) for e in encoded], MAX_LENGTH)
     many = np.random.default_rng(0).choice(lengths, num_trees).astype(np.int64)

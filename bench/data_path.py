@@ -15,8 +15,8 @@
 Texts are real sentences recombined (bench/texts.py): no whole text repeats. Each figure is the worse of SmolLM2's
 and Qwen2.5's vocabulary; both are printed. Own and peer alternate, each in a fresh process; a figure is the median of
 the blocks, with a 90 % interval (Student's t) in the full run. Both sides must come to the same number of tokens,
-within 1 % (TRL renders what follows the end token too), or there is no figure. The full run also shows the peak at
-20,000 and 200,000 rows. CPU figures: on 2 CPU cores.
+within 1 % (TRL renders what follows the end token too), or there is no figure. The peak at 20,000 and 200,000 rows
+shows whether memory is flat. CPU figures: on 2 CPU cores.
 """
 
 from __future__ import annotations
@@ -114,23 +114,22 @@ def interval(values: list[float]) -> list[float] | None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="one block of fewer rows for the peers")
+    parser.add_argument("--quick", action="store_true", help="one block instead of five")
     parser.add_argument("--json", type=Path, metavar="FILE")
     parser.add_argument("--rows", type=int, default=60_000, help="preference rows of the first batch")
-    parser.add_argument("--peer-rows", type=int, help="rows prepared by both sides; default: 20,000, quick 4,000")
+    parser.add_argument("--peer-rows", type=int, default=20_000, help="rows prepared by both sides")
     given = parser.parse_args()
-    blocks, num_answers = (1, 4000) if given.quick else (5, 20_000)
-    num_answers = given.peer_rows or num_answers
+    blocks = 1 if given.quick else 5
     folder = Path(tempfile.mkdtemp(prefix="bench-data-"))
     try:
         write_rows(folder / "rows.jsonl", given.rows)
-        write_answers(folder / "answers.jsonl", folder / "rows.jsonl", num_answers)
+        write_answers(folder / "answers.jsonl", folder / "rows.jsonl", given.peer_rows)
         measured: dict[str, Measures] = {}
         peaks: dict[str, float] = {}
         for vocabulary in VOCABULARIES:
             model = write_tokenizer(folder / vocabulary, vocabulary)
             measured[vocabulary] = measure(model, folder, blocks=blocks, num_trees=10_000_000)
-            if not given.quick and vocabulary == VOCABULARIES[0]:
+            if vocabulary == VOCABULARIES[0]:
                 peaks = memory(model, folder, (20_000, 200_000))
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -150,7 +149,7 @@ def main() -> None:
     content = {
         "figures": figures,
         "settings": {
-            "quick": given.quick, "blocks": blocks, "rows": given.rows, "peer_rows": num_answers,
+            "quick": given.quick, "blocks": blocks, "rows": given.rows, "peer_rows": given.peer_rows,
             "by_vocabulary": medians,
             "intervals": {v: {n: interval(x) for n, x in found.items()} for v, found in measured.items()},
             "peak_mib_by_rows": peaks,

@@ -1,4 +1,8 @@
-"""Real rows under twenty real chat templates: ids and masks equal transformers' with marks, or a refusal."""
+"""Every real row under twenty real chat templates: ids and masks equal transformers' with marks, or a refusal.
+
+The reference renders by transformers' own Jinja with generation marks that are written into the templates by hand
+(marked_templates), and tokenizes by `tokenizers`, whose offsets say which tokens lie in what an assistant wrote.
+"""
 
 from __future__ import annotations
 
@@ -14,13 +18,15 @@ from marked_templates import FOLDER, KNOWN, marked, write_tokenizer
 from qwen_vocabulary import is_available, qwen_tokenizer
 
 from alignkit.data.chat import CHATML, Chat
+from alignkit.data.flat import FlatTrees
 from alignkit.data.rows import Row, to_row, unusable_reason
 from alignkit.data.tokens import load_tokenizer, prepare
 from alignkit.errors import InputError
 from alignkit.policy import embedded
 
 pytestmark = pytest.mark.skipif(not FOLDER.exists(), reason="the shared real data is not here")
-VOCABULARIES = {name: ("qwen", "smollm2")[number % 2] for number, name in enumerate(sorted(KNOWN))}
+Spans = list[list[list[int]]]
+VOCABULARIES = {name: ("smollm2", "smollm2", "qwen")[number % 3] for number, name in enumerate(sorted(KNOWN))}
 
 
 @pytest.fixture(scope="module")
@@ -34,18 +40,10 @@ def bases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @cache
 def real_rows() -> list[Row]:
-    """Usable pairs: the first few, and some of every kind that the data's README names."""
-    seen: dict[str, int] = {}
-    chosen = []
+    """Every usable pair."""
     with gzip.open(FOLDER.parent / "preference-dev.jsonl.gz", "rt", encoding="utf-8") as file:
-        for number, line in enumerate(file):
-            fields = json.loads(line)
-            row = to_row(fields, where="x")
-            tags = [tag for tag in fields["tags"] if seen.get(tag, 0) < 5]
-            if unusable_reason(row, "pairs") is None and (number < 40 or tags):
-                chosen.append(row)
-                seen |= {tag: seen.get(tag, 0) + 1 for tag in tags}
-    return chosen
+        rows = [to_row(json.loads(line), where="x") for line in file]
+    return [row for row in rows if unusable_reason(row, "pairs") is None]
 
 
 def is_refused(row: Row, refuses: tuple[str, ...]) -> bool:
@@ -54,16 +52,6 @@ def is_refused(row: Row, refuses: tuple[str, ...]) -> bool:
     turns = roles[1:] if has_system else roles
     alternates = all(role == ("user", "assistant")[n % 2] for n, role in enumerate(turns))
     return ("system" in refuses and has_system) or ("turns" in refuses and not alternates)
-
-
-def reference(tokenizer: Any, name: str, messages: list[Any]) -> tuple[str, list[tuple[int, int]]]:
-    """Text and what assistants wrote of it, by transformers."""
-    from transformers.utils.chat_template_utils import render_jinja_template
-
-    texts, spans = render_jinja_template(
-        [messages], chat_template=marked(name), return_assistant_tokens_mask=True, **tokenizer.special_tokens_map
-    )
-    return texts[0], [tuple(span) for span in spans[0]]
 
 
 def has_lookalike(chat: Chat, row: Row) -> bool:
@@ -84,44 +72,73 @@ def accepted(chat: Chat, name: str) -> list[Row]:
     return rows
 
 
+def references(tokenizer: Any, name: str, conversations: list[Any]) -> tuple[list[str], Spans]:
+    """Texts, and the places of what assistants wrote of them, by transformers."""
+    from transformers.utils.chat_template_utils import render_jinja_template
+
+    return render_jinja_template(
+        conversations, chat_template=marked(name), return_assistant_tokens_mask=True, **tokenizer.special_tokens_map
+    )
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(KNOWN))
 def test_ids_and_masks_equal_transformers_with_marks_or_are_refused(
     name: str, bases: dict[str, Path], tmp_path: Path
 ) -> None:
     write_tokenizer(tmp_path, name, bases[VOCABULARIES[name]])
     chat = Chat(load_tokenizer(tmp_path))
-    tokenizer = chat.tokenizer
     rows = accepted(chat, name)
     if KNOWN[name].refused is not None:
         assert not rows
         return
-    assert len(rows) > 30
+    assert len(rows) > 2300
+    conversations = [[*row.prompt, *(answer or ())] for row in rows for answer in (row.chosen, row.rejected)]
+    texts, spans = references(chat.tokenizer, name, conversations)
+    check_pairs(chat, rows, texts, spans)
+    check_conversations(chat, rows, texts[::2], spans[::2])
 
-    def ids_of(text: str) -> list[int]:
-        return tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).ids
 
-    prepared = prepare(rows, chat, trains_on="pairs", max_length=10**6)
-    for row, tree in zip(rows, prepared.trees, strict=True):
-        prompt = tokenizer.apply_chat_template(list(row.prompt), tokenize=False, add_generation_prompt=True)
-        assert tree.prompt.ids.tolist() == ids_of(prompt)
-        for answer, completion in zip((row.chosen, row.rejected), tree.completions, strict=True):
-            text, spans = reference(tokenizer, name, [*row.prompt, *(answer or ())])
-            start, end = spans[-1]
-            assert start == len(prompt) and completion.scored.all()
-            assert completion.ids.tolist() == ids_of(text[start:end])
-    whole = [
-        to_row({"id": row.id, "messages": [*row.prompt, *(row.chosen or ())]}, where="x")
-        for row in rows
-        if not any("<think>" in message["content"] for message in row.prompt)
+def check_pairs(chat: Chat, rows: list[Row], texts: list[str], spans: Spans) -> None:
+    """Prompts as the sampler sends them; answers apart, scored whole."""
+    tokenizer = chat.tokenizer
+    prompts = tokenizer.apply_chat_template(
+        [list(row.prompt) for row in rows], tokenize=False, add_generation_prompt=True
+    )
+    last = [own[-1] for own in spans]
+    assert [start for start, _ in last] == [len(prompt) for prompt in prompts for _ in range(2)]
+    answers = [text[start:end] for text, (start, end) in zip(texts, last, strict=True)]
+    known = [
+        text for number, prompt in enumerate(prompts) for text in (prompt, answers[2 * number], answers[2 * number + 1])
     ]
-    prepared = prepare(whole, chat, trains_on="chosen", max_length=10**6)
-    for row, tree in zip(whole, prepared.trees, strict=True):
-        text, spans = reference(tokenizer, name, [*row.prompt, *(row.chosen or ())])
-        encoded = tokenizer.backend_tokenizer.encode(text, add_special_tokens=False)
-        inside = [any(s <= a and b <= e for s, e in spans) for a, b in encoded.offsets]
+    encoded = tokenizer.backend_tokenizer.encode_batch_fast(known, add_special_tokens=False)
+    flat = FlatTrees.of(prepare(rows, chat, trains_on="pairs", max_length=10**6).trees)
+    assert flat.names == [row.id for row in rows] and (flat.table[:, 0] == 3).all()
+    assert flat.segment_lengths.tolist() == [len(own) for own in encoded]
+    assert flat.flat_ids.tolist() == [number for own in encoded for number in own.ids]
+    is_answer = np.tile([False, True, True], len(rows))
+    assert np.array_equal(flat.flat_scored, np.repeat(is_answer, flat.segment_lengths))
+
+
+def check_conversations(chat: Chat, rows: list[Row], texts: list[str], spans: Spans) -> None:
+    """Whole texts up to the last scored token, by the tokenizer's own offsets."""
+    tokenizer = chat.tokenizer
+    whole = [to_row({"id": row.id, "messages": [*row.prompt, *(row.chosen or ())]}, where="x") for row in rows]
+    known_ids, known_scored = [], []
+    for encoded, own in zip(
+        tokenizer.backend_tokenizer.encode_batch(texts, add_special_tokens=False), spans, strict=True
+    ):
+        starts, ends = np.array(encoded.offsets).T
+        inside = np.any([(start <= starts) & (ends <= end) for start, end in own], axis=0)
         length = 1 + int(np.flatnonzero(inside)[-1])
-        assert tree.completions[0].ids.tolist() == encoded.ids[:length]
-        assert tree.completions[0].scored.tolist() == inside[:length]
+        known_ids.append(np.array(encoded.ids[:length], np.int32))
+        known_scored.append(inside[:length])
+    flat = FlatTrees.of(prepare(whole, chat, trains_on="chosen", max_length=10**6).trees)
+    assert (
+        flat.segment_lengths[1::2].tolist() == [len(ids) for ids in known_ids] and not flat.segment_lengths[::2].any()
+    )
+    assert np.array_equal(flat.flat_ids, np.concatenate(known_ids))
+    assert np.array_equal(flat.flat_scored, np.concatenate(known_scored))
 
 
 def test_every_shared_template_is_known() -> None:

@@ -65,6 +65,19 @@ def test_scored_text_lies_in_one_span_and_other_text_in_none(row: Row) -> None:
             assert any(start in range(*span) for span in spans)
 
 
+@given(texts())
+def test_what_is_masked_and_what_is_not_are_the_row_again(row: Row) -> None:
+    tokens, _ = row
+    ids = [token for token, _, _ in tokens]
+    (labels,) = masked([row])
+    (others,) = masked([(tokens, [])])
+    assert others == [-100] * len(ids)
+    assert [given if label == -100 else label for given, label in zip(ids, labels, strict=True)] == ids
+    length = max((end for _, _, end in tokens), default=0)
+    (everything,) = masked([(tokens, [(0, length + 1)])])
+    assert everything == ids
+
+
 def test_two_turns_of_one_conversation_are_scored_and_the_prompts_are_not() -> None:
     text = "U:hi A:yo. U:so A:no."
     spans = [(7, 10), (18, 21)]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,7 +15,7 @@ from hypothesis import strategies as st
 
 from alignkit.config import DataSection
 from alignkit.data import files, mixing
-from alignkit.data.duplicates import DuplicateCount
+from alignkit.data.keys import Keys, content_key
 from alignkit.data.read import Source, read_rows
 from alignkit.data.rows import to_row
 from alignkit.errors import InputError, UsageError
@@ -109,11 +108,11 @@ def test_parquet_with_wrong_types_names_the_row(tmp_path: Path, columns: dict[st
 
 
 def test_a_zst_that_ends_early_is_an_error_and_a_whole_one_is_read_to_its_end(tmp_path: Path) -> None:
-    if subprocess.run(["which", "zstd"], capture_output=True, check=False).returncode:
-        pytest.skip("no zstd here to pack a file with")
     plain = write(tmp_path / "a.jsonl", many("a\u2028 ", 5000))
-    subprocess.run(["zstd", "-q", plain], check=True)
     packed = tmp_path / "a.jsonl.zst"
+    rows = polars.DataFrame(many("a\u2028 ", 5000)).lazy()
+    rows.sink_ndjson(packed, compression="zstd", check_extension=False)
+    assert packed.read_bytes().startswith(b"\x28\xb5\x2f\xfd")
     assert ids(str(packed)) == ids(plain)
     packed.write_bytes(packed.read_bytes()[: packed.stat().st_size // 2])
     with pytest.raises(InputError, match=r"not readable as zst: .*; pack it again"):
@@ -155,15 +154,32 @@ def test_exact_duplicates_are_counted_and_left_out_where_asked(tmp_path: Path) -
     rows: list[Mapping[str, Any]] = [
         {"id": f"r{n}", "prompt": f"{n % 3}", "chosen": "a" if n < 5 else "b"} for n in range(6)
     ]
-    count = DuplicateCount()
-    assert [count.is_repeat(to_row(row, where="x")) for row in rows] == [False] * 3 + [True, True, False]
-    assert (count.num_rows, count.ids) == (2, ["r3", "r4"])
+    keys = Keys()
+    for row in rows:
+        keys.add(content_key(to_row(row, where="x")))
+    assert keys.times().tolist() == [1, 1, 1, 2, 2, 1]
     data = write(tmp_path / "a.jsonl", rows)
     kept = DataSection(data=data, split="first-1", duplicates="keep")
     assert selected(kept, "training") == ["r1", "r2", "r4", "r5"]
     dropped = DataSection(data=data, split="first-1", duplicates="drop")
     assert selected(dropped, "training") == ["r1", "r2", "r5"]
     assert selected(dropped, "validation") == ["r0"]
+
+
+@given(st.lists(st.integers(0, 5)))
+def test_times_count_how_often_a_key_has_stood(numbers: list[int]) -> None:
+    keys = Keys()
+    for number in numbers:
+        keys.add(bytes([number] * 8 + [number // 2] * 8))
+    assert len(keys) == len(numbers)
+    assert keys.times().tolist() == [numbers[: at + 1].count(number) for at, number in enumerate(numbers)]
+
+
+def test_the_first_few_duplicates_are_named(tmp_path: Path) -> None:
+    rows: list[Mapping[str, Any]] = [{"id": f"r{n % 9}", "prompt": f"{n % 3}", "chosen": "a"} for n in range(20)]
+    selection = Selection(DataSection(data=write(tmp_path / "a.jsonl", rows), split="first-1", duplicates="drop"))
+    assert [row.id for row in selection._rows("training")] == ["r1", "r2"]
+    assert selection._notes() == {"duplicates": 17, "duplicate_ids": ["r3", "r4", "r5", "r6", "r7"]}
 
 
 def test_rows_of_one_id_keep_their_numbers_in_each_part(tmp_path: Path) -> None:

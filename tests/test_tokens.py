@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from tiny_models import tiny_tokenizer
 
 from alignkit.data.chat import CHATML, Chat
@@ -74,6 +76,31 @@ def test_all_assistant_turns_of_a_preference_rows_prompt_are_scored_where_asked(
         tree = prepare([row], made, trains_on="chosen", max_length=500, train_on=train_on).trees[0]
         completion = tree.completions[0]
         assert made.tokenizer.decode(completion.ids[completion.scored]) == scored
+
+
+TEXTS = st.text(st.characters(exclude_categories=("Cs",)), max_size=12)
+
+
+@pytest.fixture(scope="module")
+def shared_chat(tmp_path_factory: pytest.TempPathFactory) -> Chat:
+    return chat(tmp_path_factory.mktemp("tokenizer"))
+
+
+@given(st.lists(st.tuples(TEXTS, TEXTS.filter(str.strip)), min_size=1, max_size=4))
+def test_scored_and_unscored_tokens_together_are_the_text_and_the_scored_ones_the_answers(
+    shared_chat: Chat, turns: list[tuple[str, str]]
+) -> None:
+    """unmask(mask(x)) = x: nothing of a conversation is lost, and exactly its answers with their ends are scored."""
+    texts = [(role, text) for turn in turns for role, text in zip(("user", "assistant"), turn, strict=True)]
+    messages = [{"role": role, "content": text} for role, text in texts]
+    row = to_row({"messages": messages}, where="x")
+    (tree,) = prepare([row], shared_chat, trains_on="chosen", max_length=10_000).trees
+    ids, scored = tree.completions[0].ids, tree.completions[0].scored
+    text = "".join(f"<|im_start|>{m['role']}\n{m['content']}<|im_end|>\n" for m in messages)
+    decode = shared_chat.tokenizer.decode
+    assert decode(ids) == text.removesuffix("\n")
+    borders = np.flatnonzero(np.diff(scored, prepend=False, append=False)).reshape(-1, 2)
+    assert [decode(ids[start:end]) for start, end in borders] == [f"{a}<|im_end|>" for _, a in turns]
 
 
 def test_an_assistant_turn_of_weight_0_is_not_scored(tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ from alignkit.policy.policy import Policy
 from alignkit.policy.reference import Reference, exact_kl
 from alignkit.training import checkpoint
 from alignkit.training.optimizer import learning_rate, make_optimizer
-from alignkit.training.order import split_rows, step_rows, steps_per_epoch
+from alignkit.training.order import held_rows, step_rows, steps_per_epoch
 from alignkit.training.startup import run_checks
 from alignkit.training.step import Micro, accumulate
 
@@ -179,14 +179,15 @@ def test_order_changes_with_epoch_and_seed_and_not_otherwise() -> None:
 
 
 def test_split_keeps_a_prompt_on_one_side_and_holds_back_five_percent() -> None:
-    keys = [f"prompt-{n // 2}" for n in range(200)]
-    training, validation = split_rows(keys, None)
-    assert len(validation) == 10 and sorted(training + validation) == list(range(200))
-    assert not {keys[n] for n in training} & {keys[n] for n in validation}
-    assert split_rows(keys, "first-20")[1] == list(range(20))
-    assert len(split_rows(["a", "b"], None)[1]) == 1
+    keys = np.random.default_rng(0).permutation(100).repeat(2)
+    is_held = held_rows(keys, None)
+    assert is_held.sum() == 10 and set(keys[is_held]) == set(range(5))
+    assert not set(keys[is_held]) & set(keys[~is_held])
+    assert np.flatnonzero(held_rows(keys, "first-20")).tolist() == list(range(20))
+    assert held_rows(keys, "first-1").sum() == 2
+    assert held_rows(np.array([7, 3]), None).tolist() == [False, True]
     with pytest.raises(UsageError, match="first-N or a share"):
-        split_rows(keys, "half")
+        held_rows(keys, "half")
 
 
 def test_learning_rate_rises_then_falls_to_zero_after_the_last_step() -> None:

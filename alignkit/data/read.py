@@ -1,7 +1,7 @@
 """Reads rows from where `--data` points: files, folders, a plugin's data set, the hub, or a mixture of them.
 
 Files are JSONL (also .gz and .zst) and Parquet. A folder's files are read in the order of their names. Rows come one
-after another; what is kept of each is its id.
+after another; what is kept of each is its id, where ids must be told apart.
 """
 
 from __future__ import annotations
@@ -41,34 +41,48 @@ class Source:
     columns: Mapping[str, str] = field(default_factory=dict)
     limit: int | None = None
 
-    def rows(self, only: np.ndarray | None = None, ids: Mapping[int, str] | None = None) -> Iterator[Row]:
+    def rows(self, *, numbered: bool = True) -> Iterator[Row]:
         """Yield the rows; those that share an id are numbered, `a`, `a#2`, ..., or they would be taken for one another.
 
         Args:
-            only: bool [rows], which of them to yield, from an earlier reading of all.
-            ids: with `only`: the ids with a number in them, by the row's place.
+            numbered: False: ids stay as they are, and none need be remembered.
 
         Raises:
             InputError: a file is missing or unreadable, a line is not JSON, a shape is unknown, or there is no row.
             UsageError: no file, plugin or hub data set has that name.
         """
-        if only is not None:
-            yield from self._some(only, ids or {})
-            return
         times: dict[str, int] = {}
+        is_empty = True
         for where, fields, json_ in islice(_lines(self.data), self.limit):
             row = to_row(fields, where=where, columns=self.columns, json_=json_)
-            count = times[row.id] = times.get(row.id, 0) + 1
-            yield row if count == 1 else dataclasses.replace(row, id=f"{row.id}#{count}")
-        if not times:
+            is_empty = False
+            if numbered:
+                count = times[row.id] = times.get(row.id, 0) + 1
+                row = with_number(row, count)
+            yield row
+        if is_empty:
             raise InputError(f"{self.data}: no rows; give a file with a JSON object a line, or another --data")
 
-    def _some(self, only: np.ndarray, ids: Mapping[int, str]) -> Iterator[Row]:
+    def some(self, is_wanted: np.ndarray, times: np.ndarray, watched: dict[int, str]) -> Iterator[Row]:
+        """Yield some of the rows, with the ids that `rows` gives them.
+
+        Args:
+            is_wanted: bool [rows].
+            times: int32 [rows], how often the row's id has stood up to there.
+            watched: places of rows; their ids are put in.
+
+        Raises:
+            InputError, UsageError: as `rows`.
+        """
         lines = islice(_lines(self.data), self.limit)
-        for number, ((where, fields, json_), is_wanted) in enumerate(zip(lines, only.tolist(), strict=True)):
-            if is_wanted:
+        for number, (where, fields, json_) in enumerate(lines):
+            if is_wanted[number] or number in watched:
                 row = to_row(fields, where=where, columns=self.columns, json_=json_)
-                yield dataclasses.replace(row, id=ids[number]) if number in ids else row
+                row = with_number(row, int(times[number]))
+                if number in watched:
+                    watched[number] = row.id
+                if is_wanted[number]:
+                    yield row
 
     def fingerprint(self) -> str:
         """Hash what the rows are read from: the files' bytes, or, where rows are made by a plugin, the rows."""
@@ -86,6 +100,11 @@ class Source:
                 except OSError as error:
                     raise InputError(f"{file}: cannot be read: {error.strerror}; give a file you may read") from error
         return digest.hexdigest()
+
+
+def with_number(row: Row, count: int) -> Row:
+    """Tell a row apart from earlier ones of the same id, of which it is the `count`th."""
+    return row if count == 1 else dataclasses.replace(row, id=f"{row.id}#{count}")
 
 
 def read_rows(data: str, *, columns: Mapping[str, str] | None = None, limit: int | None = None) -> list[Row]:

@@ -36,6 +36,7 @@ from alignkit.data.tokens import Prepared
 
 MANIFEST = "manifest.json"
 _LENGTHS = "lengths-"
+_READ_BYTES = 1 << 20
 _FILES = ("ids", "scored", "segments", "trees", "rows", "row_ends", "names", "name_ends")
 _TYPES: Mapping[str, Any] = {"ids": np.int32, "scored": np.bool_, "rows": np.uint8, "names": np.uint8}  # else int64
 _IDENTITY = ("names", "name_ends", "segments", "ids", "scored")  # what the fingerprint is made of
@@ -188,9 +189,12 @@ def _mapped(path: Path, known: Mapping[str, int]) -> np.ndarray:
         raise Damaged(f"{path}: {size} bytes, {known['bytes']} were written")
     if size == 0:
         return np.zeros(0, _TYPES.get(path.stem, np.int64))
+    check = 0
     with open(path, "rb") as file:
+        while part := file.read(_READ_BYTES):  # read, not mapped: what is looked at only here need not stay in memory
+            check = zlib.crc32(part, check)
         mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    if zlib.crc32(mapped) != known["crc32"]:
+    if check != known["crc32"]:
         raise Damaged(f"{path}: not what was written")
     return np.frombuffer(mapped, _TYPES.get(path.stem, np.int64))
 

@@ -65,15 +65,16 @@ def derived_seed(*parts: object) -> int:
     return int.from_bytes(digest, "little") >> 1
 
 
-def split_rows(ids: list[str], split: str | None, *, seed: int = 0) -> tuple[list[int], list[int]]:
-    """Split row numbers into training and validation by the row's prompt key.
+def held_rows(key_P: np.ndarray, split: str | None) -> np.ndarray:
+    """Say which rows validate; rows with one key (one prompt) stay on one side.
 
     Args:
-        ids: a key for each row; rows with one key (one prompt) stay on one side.
-        split: "first-N", a share such as "0.05", or None for 5 % of the prompts, at least 1 and at most 2,000.
+        key_P: int64 [P], a key for each row, as good as random.
+        split: "first-N", a share of the prompts such as "0.05" (those of the least keys), or None for 5 % of them, at
+            least 1 and at most 2,000.
 
     Returns:
-        row numbers for training, row numbers for validation, each in order.
+        bool [P].
 
     Raises:
         UsageError: `split` is neither, or leaves no training rows.
@@ -81,7 +82,7 @@ def split_rows(ids: list[str], split: str | None, *, seed: int = 0) -> tuple[lis
     from alignkit.errors import UsageError
 
     if split is not None and split.startswith("first-") and split[6:].isdigit():
-        held = {ids[number] for number in range(min(int(split[6:]), len(ids)))}
+        is_held = np.isin(key_P, key_P[: int(split[6:])])
     else:
         try:
             share = 0.05 if split is None else float(split)
@@ -91,14 +92,11 @@ def split_rows(ids: list[str], split: str | None, *, seed: int = 0) -> tuple[lis
             ) from None
         if not 0 < share < 1:
             raise UsageError(f"--split {split}: a share lies between 0 and 1")
-        distinct = list(dict.fromkeys(ids))
+        distinct = np.unique(key_P)
         wanted = max(1, round(share * len(distinct)))
-        wanted = min(wanted, 2000) if split is None else wanted
-        held = set(sorted(distinct, key=lambda key: derived_seed("split", seed, key))[:wanted])
-    training = [number for number, key in enumerate(ids) if key not in held]
-    validation = [number for number, key in enumerate(ids) if key in held]
-    if not training:
+        is_held = np.isin(key_P, distinct[: min(wanted, 2000) if split is None else wanted])
+    if is_held.all():
         raise UsageError(
-            f"--split {split or '0.05'} leaves no training rows of {len(ids)}; give more rows or a smaller split"
+            f"--split {split or '0.05'} leaves no training rows of {len(key_P)}; give more rows or a smaller split"
         )
-    return training, validation
+    return is_held

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+from array import array
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
 
@@ -13,19 +15,22 @@ import numpy as np
 from alignkit.config import DataSection
 from alignkit.data.cache import Preparation, prepare_cached
 from alignkit.data.chat import Chat
-from alignkit.data.duplicates import DuplicateCount
+from alignkit.data.keys import Keys, content_key, id_key
 from alignkit.data.read import Source, is_data
 from alignkit.data.rows import Row
 from alignkit.data.store import Stored
 from alignkit.errors import UsageError
 from alignkit.policy.embedded import cache_folder
-from alignkit.training.order import split_rows
+from alignkit.training.order import derived_seed, held_rows
 
 Part = Literal["training", "validation"]
+_DUPLICATES_SHOWN = 5
 
 
 class Selection:
     """The rows of one [data] section, split; read only where they are not prepared yet.
+
+    What is kept of every row meanwhile: 16 bytes each of its id and its content, 8 of its prompt, and two flags.
 
     Args:
         num_prompts, seed: train on this many rows, drawn by the seed.
@@ -36,8 +41,7 @@ class Selection:
         self.source = Source(section.data, section.columns, section.limit)
         apart = section.split is not None and is_data(section.split)
         self.apart = Source(section.split or "", section.columns) if apart else None
-        self._duplicates = DuplicateCount()
-        self._numbered: dict[int, str] = {}  # ids that were given a number, by the row's place
+        self._duplicates: dict[int, str] = {}  # ids of the first few rows that repeat another, by their place
 
     def prepare(
         self, part: Part, chat: Chat, options: Mapping[str, Any], *, shard: tuple[int, int] | None = None
@@ -58,7 +62,7 @@ class Selection:
             truncation=self.section.truncation,
             max_skipped=self.section.max_skipped if part == "training" else 1.0,
             options=options,
-            notes=lambda: {"duplicates": self._duplicates.num_rows, "duplicate_ids": self._duplicates.ids},
+            notes=self._notes,
             unchanged=lambda: self._fingerprints() == prints,
         )
         return prepare_cached(preparation, cache_folder() / "prepared", shard=shard)
@@ -71,32 +75,47 @@ class Selection:
         if part == "validation" and self.apart is not None:
             yield from self.apart.rows()
             return
-        yield from self.source.rows(self._parts[part], self._numbered)
+        split = self._split
+        is_wanted = split.is_training if part == "training" else split.is_validation
+        yield from self.source.some(is_wanted, split.times, self._duplicates)
+
+    def _notes(self) -> dict[str, Any]:
+        return {"duplicates": self._split.num_duplicates, "duplicate_ids": list(self._duplicates.values())}
 
     @cached_property
-    def _parts(self) -> dict[Part, np.ndarray]:
-        """Which rows are in each part, bool [rows]; reads all rows once."""
-        places, keys, size = [], [], 0
-        drops = self.section.duplicates == "drop"
-        for number, row in enumerate(self.source.rows()):
-            size += 1
-            if "#" in row.id:
-                self._numbered[number] = row.id
-            if not (self._duplicates.is_repeat(row) and drops):
-                places.append(number)
-                keys.append(prompt_key(row))
-        self._duplicates.forget()
+    def _split(self) -> _Split:
+        """Which rows are in each part; reads all rows once."""
+        ids, contents, prompts = Keys(), Keys(), array("q")
+        for row in self.source.rows(numbered=False):
+            ids.add(id_key(row))
+            contents.add(content_key(row))
+            prompts.append(split_key(prompt_key(row)))
+        key_P = np.array(prompts, np.int64)
+        is_repeat = contents.times() > 1
+        self._duplicates = dict.fromkeys(np.flatnonzero(is_repeat)[:_DUPLICATES_SHOWN].tolist(), "")
+        is_kept = ~is_repeat if self.section.duplicates == "drop" else np.ones(len(key_P), bool)
+        is_held = np.zeros(len(key_P), bool)
         if self.apart is None:
-            training, validation = split_rows(keys, self.section.split, seed=0)
+            is_held[is_kept] = held_rows(key_P[is_kept], self.section.split)
         else:
-            held = {prompt_key(row) for row in self.apart.rows()}
-            training, validation = [number for number, key in enumerate(keys) if key not in held], []
-            if not training:
+            apart = np.array([split_key(prompt_key(row)) for row in self.apart.rows(numbered=False)], np.int64)
+            is_held = np.isin(key_P, apart)
+            if not (is_kept & ~is_held).any():
                 raise UsageError(
-                    f"--split {self.section.split}: it holds the prompts of all {len(keys)} rows of --data"
+                    f"--split {self.section.split}: it holds the prompts of all {int(is_kept.sum())} rows of --data"
                 )
-        training = _drawn(training, self.num_prompts, self.seed)
-        return {"training": _mask(size, places, training), "validation": _mask(size, places, validation)}
+        is_training = _drawn(is_kept & ~is_held, self.num_prompts, self.seed)
+        return _Split(is_training, is_kept & is_held, ids.times(), int(is_repeat.sum()))
+
+
+@dataclass(frozen=True)
+class _Split:
+    """Of every row: bool, in which part it is, and int32, how often its id has stood up to there."""
+
+    is_training: np.ndarray
+    is_validation: np.ndarray
+    times: np.ndarray
+    num_duplicates: int
 
 
 def prompt_key(row: Row) -> str:
@@ -104,14 +123,16 @@ def prompt_key(row: Row) -> str:
     return hashlib.sha256(json.dumps(row.prompt).encode()).hexdigest()
 
 
-def _drawn(rows: list[int], num_prompts: int | None, seed: int) -> list[int]:
-    if num_prompts is None or num_prompts >= len(rows):
-        return rows
-    chosen = np.random.Generator(np.random.Philox(key=seed)).choice(len(rows), num_prompts, replace=False)
-    return [rows[number] for number in sorted(chosen)]
+def split_key(prompt_key: str) -> int:
+    """Hash a prompt's key into the number that decides on which side of a split it is."""
+    return derived_seed("split", 0, prompt_key)
 
 
-def _mask(size: int, places: list[int], numbers: list[int]) -> np.ndarray:
-    mask = np.zeros(size, bool)
-    mask[np.array(places, np.int64)[np.array(numbers, np.int64)]] = True
-    return mask
+def _drawn(is_training: np.ndarray, num_prompts: int | None, seed: int) -> np.ndarray:
+    numbers = np.flatnonzero(is_training)
+    if num_prompts is None or num_prompts >= len(numbers):
+        return is_training
+    chosen = np.random.Generator(np.random.Philox(key=seed)).choice(len(numbers), num_prompts, replace=False)
+    drawn = np.zeros(len(is_training), bool)
+    drawn[numbers[chosen]] = True
+    return drawn
