@@ -1,0 +1,48 @@
+"""Perplexity on references: against transformers' own logits, text by text."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_models import tiny_model
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from alignkit.config import ModelSection
+from alignkit.data.rows import to_row
+from alignkit.judging.answers import Answering, Generation
+from alignkit.policy.names import find_model
+
+REFERENCES = ["The Rhine.", "5", "Zwölf große Flüsse, and many small ones. " * 4, "  ", None]
+
+
+def test_perplexity_is_micro_with_the_end_token_and_bytes_are_those_of_the_texts(tmp_path: Path) -> None:
+    folder = tiny_model(tmp_path, seed=5)
+    rows = [
+        to_row({"id": str(n), "prompt": f"Ask {n}", "reference": text}, where="") for n, text in enumerate(REFERENCES)
+    ]
+    answering = Answering(find_model(str(folder)), ModelSection(precision="fp32"), Generation())
+    found = answering.fit(rows)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    total, count, means = 0.0, 0, []
+    for number, text in enumerate(REFERENCES[:3]):
+        asked = [{"role": "user", "content": f"Ask {number}"}]
+        whole = tokenizer.apply_chat_template([*asked, {"role": "assistant", "content": text}], tokenize=False)
+        prompt = tokenizer.apply_chat_template(asked, add_generation_prompt=True, tokenize=False)
+        answer = whole[len(prompt) :].partition("<|im_end|>")
+        ids = tokenizer(prompt, add_special_tokens=False)["input_ids"]
+        own = tokenizer("".join(answer[:2]), add_special_tokens=False)["input_ids"]
+        with torch.no_grad():
+            logprob_TV = model(torch.tensor([ids + own])).logits[0, len(ids) - 1 : -1].double().log_softmax(-1)
+        nats = -float(logprob_TV.gather(-1, torch.tensor(own)[:, None]).sum())
+        total, count = total + nats, count + len(own)
+        means.append(math.exp(nats / len(own)))
+    assert found.num_tokens == count
+    assert found.perplexity == pytest.approx(math.exp(total / count), rel=1e-4)
+    num_bytes = sum(len(str(text).encode()) for text in REFERENCES[:3])
+    assert found.bits_per_byte == pytest.approx(total / math.log(2) / num_bytes, rel=1e-4)
+    assert abs(found.perplexity - sum(means) / 3) > 1e-3  # not a mean of the texts'
+    assert answering.perplexity(rows[3:]) != answering.perplexity(rows[3:])  # nan: nothing to read
