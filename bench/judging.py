@@ -7,9 +7,10 @@
                       10,000 resamples
     replay_s          10,000 scores that the ledger has, asked for again
     overlap_s         runs of 8 words of 2,000 judged prompts looked for in 60,000 training prompts
-    vllm_vs_transformers_scoring    a reward model of SmolLM2's size (135M, random head) over 96 conversations of 20 to
-                      400 tokens: transformers' seconds in padded, length-sorted batches (the best of 1, 8 and 32) by
-                      those of the judge vllm-reward; fp32, scores equal to 1e-3 first, fresh processes in turn
+    vllm_vs_transformers_scoring    a reward model of SmolLM2's size (135M, random head) over what a verdict asks for,
+                      two answers to each of 48 prompts, conversations of 40 to 400 tokens: transformers' seconds in
+                      padded, length-sorted batches (the best of 1, 8 and 32) by those of the judge vllm-reward, which
+                      computes a prompt once for both answers; fp32, scores equal to 1e-3 first, fresh processes in turn
 
 Made-up judgements; medians of 3 (--quick) or 5 runs. Before timing, the bootstrap's standard deviation is checked
 against the formula, and the refit of the data themselves against the fit. No peer refits in each resample.
@@ -48,7 +49,7 @@ NUM_RESAMPLES = 10_000
 LIMITS = {"bootstrap_s": 2.0, "lc_bootstrap_s": 20.0, "replay_s": 2.0, "overlap_s": 5.0}
 AT_LEAST = {"vllm_vs_transformers_scoring": 1.2}
 BATCH_SIZES = (1, 8, 32)
-NUM_CONVERSATIONS = 96
+NUM_ASKED = 48  # prompts of two answers each
 
 
 def made(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray, Tables]:
@@ -173,7 +174,8 @@ def _conversations(rng: np.random.Generator) -> list[tuple[str, str]]:
     def text(low: int, high: int) -> str:
         return " ".join(rng.choice(words, rng.integers(low, high)))
 
-    return [(text(5, 60), text(5, 320)) for _ in range(NUM_CONVERSATIONS)]
+    prompts = [text(5, 60) for _ in range(NUM_ASKED)]
+    return [(prompt, text(5, 320)) for prompt in prompts * 2]  # one side's answers, then the other's
 
 
 def main() -> None:
@@ -203,7 +205,7 @@ def main() -> None:
         "figures": figures,
         "settings": {
             "prompts": NUM_PROMPTS, "resamples": NUM_RESAMPLES, "repeats": repeats,
-            "conversations": NUM_CONVERSATIONS, "batch_sizes": BATCH_SIZES, "quick": given.quick,
+            "conversations": 2 * NUM_ASKED, "batch_sizes": BATCH_SIZES, "quick": given.quick,
         },
         "versions": versions,
         "machine": {"machine": platform.machine(), "cpus": os.cpu_count()},

@@ -137,6 +137,20 @@ def test_rejudging_measures_the_judges_own_noise_and_require_decides_the_exit_co
     capsys.readouterr()
 
 
+def test_a_further_look_at_the_same_weights_splits_the_level_and_the_same_again_does_not(
+    models: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows, seen = write_rows(*PROMPTS), []
+    for more in (["--seed", "0"], ["--seed", "1"], ["--seed", "0"]):
+        assert main(judged(models, rows, *more)) == 0
+        verdict = json.loads(capsys.readouterr().out)
+        seen.append((verdict["look"], verdict["level"], "is split into 2" in verdict["rule"]))
+    turned = ["judge", str(models / "other"), "--vs", str(models / "one"), "--data", rows, "--max-new-tokens", "3"]
+    assert main([*turned, "--judge", "length.py:length", "--json", "--seed", "2"]) == 0
+    assert seen == [(1, 0.95, False), (2, 0.975, True), (1, 0.95, False)]
+    assert json.loads(capsys.readouterr().out)["look"] == 3
+
+
 def test_auto_takes_rules_then_nemotron_then_a_reward_run_and_says_why(
     models: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

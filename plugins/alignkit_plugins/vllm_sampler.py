@@ -31,7 +31,6 @@ MAX_LENGTH = 4096  # tokens, prompt and completion: a longer engine's cache woul
 MIN_TEMPERATURE = 0.01  # what vLLM raises lower ones to, 0 excepted
 _GPU_MEMORY = 0.35  # share; the rest is the policy's
 _MAX_SEQUENCES = 256
-_BEAM_BLOCK = 32  # tokens: only whole blocks are found in the prefix cache, on the CPU they are of 128 unless told
 
 
 class VLLMSampler(CopyingSampler):
@@ -46,7 +45,7 @@ class VLLMSampler(CopyingSampler):
         require_vllm("--sampler vllm", otherwise="--sampler transformers needs nothing more")
         self._sleeps = policy.device.type == "cuda"
         self._is_asleep = False
-        self._block: int | None = None
+        self._searches_beams = False
 
     @property
     def max_length(self) -> int:
@@ -68,7 +67,7 @@ class VLLMSampler(CopyingSampler):
         """See `Sampler`; each live beam asks for one token more, its past is in the engine's prefix cache."""
         from alignkit.rollouts.beams import beam_search
 
-        self._block = _BEAM_BLOCK
+        self._searches_beams = True
 
         def search(requests: Sequence[Request]) -> list[Completion]:
             with self._awake():
@@ -102,7 +101,7 @@ class VLLMSampler(CopyingSampler):
         """An engine of the policy's architecture; its first weights are random until the policy's are loaded."""
         import torch
 
-        from alignkit.policy.vllm_engine import start_engine
+        from alignkit.policy.vllm_engine import CPU_BLOCK, start_engine
 
         folder = tempfile.TemporaryDirectory(prefix="alignkit-vllm-")
         weakref.finalize(self, folder.cleanup)
@@ -113,7 +112,7 @@ class VLLMSampler(CopyingSampler):
             gpu_memory=_GPU_MEMORY, load_format="dummy", skip_tokenizer_init=True, generation_config="vllm",
             logprobs_mode="processed_logprobs", max_num_seqs=_MAX_SEQUENCES, enable_sleep_mode=self._sleeps,
             max_logprobs=-1,  # of any width of beam search
-            block_size=self._block if self.policy.device.type == "cpu" else None,
+            block_size=CPU_BLOCK if self._searches_beams and self.policy.device.type == "cpu" else None,
         )  # fmt: skip
 
     @contextmanager
