@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from random import Random
 
 import numpy as np
 import pytest
@@ -10,7 +11,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from alignkit import _native
-from alignkit.data.packs import attention_cost, fill, lay_out, pack, pack_for_ranks, pack_lengths, share_rows
+from alignkit.data.flat import FlatTrees
+from alignkit.data.packs import (
+    attention_cost,
+    attention_costs,
+    fill,
+    lay_out,
+    pack,
+    pack_for_ranks,
+    pack_lengths,
+    share_rows,
+)
 from alignkit.data.trees import Tree, tree
 from alignkit.training.order import EpochPacking, steps_per_epoch
 
@@ -81,6 +92,23 @@ def test_attention_cost_counts_queries_and_keys() -> None:
     one = tree("t", np.arange(3), [(np.arange(2), ones[:2]), (np.arange(4), ones)])
     # prompt 1+2+3; completion of 2: 4+5; completion of 4: 4+5+6+7
     assert attention_cost(one) == 6 + 9 + 22
+    assert attention_costs(FlatTrees.of([])).tolist() == []
+
+
+@given(trees())
+def test_costs_of_many_trees_equal_those_of_each(some: list[Tree]) -> None:
+    assert attention_costs(FlatTrees.of(some)).tolist() == [attention_cost(one) for one in some]
+
+
+@given(trees(), st.randoms(use_true_random=False))
+def test_some_of_many_trees_are_laid_out_as_they_are_alone(some: list[Tree], random: Random) -> None:
+    numbers = [random.randrange(len(some)) for _ in range(3)] if some else []
+    laid, alone = lay_out(FlatTrees.of(some), numbers), lay_out([some[number] for number in numbers])
+    assert [one.row_id for one in laid.trees] == [one.row_id for one in alone.trees]
+    assert laid.spans == alone.spans
+    for name, values in vars(alone).items():
+        if isinstance(values, np.ndarray):
+            assert np.array_equal(getattr(laid, name), values), name
 
 
 @given(st.lists(st.integers(0, 1000), max_size=30), st.integers(1, 5))

@@ -123,6 +123,15 @@ def attention_cost(tree: Tree) -> int:
     return prompt * (prompt + 1) // 2 + sum(length * prompt + length * (length + 1) // 2 for length in own)
 
 
+def attention_costs(trees: FlatTrees) -> np.ndarray:
+    """Do as `attention_cost` for each of many trees, int64 [P]."""
+    first = trees.segment_ends[:-1]
+    prompt = np.repeat(trees.segment_lengths[first], trees.table[:, 0])
+    prompt[first] = 0  # nothing stands before a prompt
+    length = trees.segment_lengths
+    return np.add.reduceat(length * prompt + length * (length + 1) // 2, first) if len(first) else first
+
+
 def pack_for_ranks(trees: Sequence[Tree], capacity: int, num_ranks: int) -> list[list[list[int]]]:
     """Pack trees as `pack` does, and share the rows among ranks that train together.
 

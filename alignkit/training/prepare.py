@@ -7,10 +7,8 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
 from alignkit.config_file import Resolved
-from alignkit.data.packs import attention_cost, fill, pack_lengths, share_rows
+from alignkit.data.packs import attention_costs, fill, pack_lengths, share_rows
 from alignkit.data.store import Stored
 from alignkit.errors import UsageError
 from alignkit.methods import Method, MethodConfig
@@ -24,8 +22,8 @@ def prepare_data(method: Method, resolved: Resolved, *, shard: str | None, ranks
     """Prepare the rows of a run, or one shard of them.
 
     Returns: {"training", "validation": an account each, "duplicates", "max_length", "seconds"}, and of all training
-    rows "fill", the share of the rows' space that holds tokens, by pack scope, and "balance", the most loaded rank's
-    attention cost divided by the mean, over the rows of an epoch.
+    rows "fill", the share of the rows' space that holds tokens, by pack scope, and "balance", the attention
+    cost of each step's most loaded rank divided by the mean rank's, over an epoch.
 
     Raises:
         UsageError: the shard is not i/n with i from 1 to n.
@@ -67,12 +65,16 @@ def packing(training: Stored, config: MethodConfig, *, ranks: int) -> dict[str, 
     length_P = training.trees.lengths()
     rows_per_step = config.batch_size * config.accumulation
     num_steps = steps_per_epoch(len(length_P), rows_per_step)
-    orders = (step_rows(len(length_P), rows_per_step, seed=config.seed, step=n) for n in range(1, num_steps + 1))
-    by_step = [order[row].tolist() for order in orders for row in pack_lengths(length_P[order], ROW_CAPACITY)]
+    cost_P = attention_costs(training.trees)
+    by_step: list[list[int]] = []
+    slowest = 0  # sum over steps: ranks wait for each other
+    for step in range(1, num_steps + 1):
+        order = step_rows(len(length_P), rows_per_step, seed=config.seed, step=step)
+        rows = [order[row].tolist() for row in pack_lengths(length_P[order], ROW_CAPACITY)]
+        costs = [int(cost_P[row].sum()) for row in rows]
+        slowest += max(sum(costs[n] for n in own) for own in share_rows(costs, ranks, equally_many=True))
+        by_step += rows
     epoch = EpochPacking(length_P, capacity=ROW_CAPACITY, rows_per_step=rows_per_step, seed=config.seed)
-    cost_P = np.array([attention_cost(tree) for tree in training.trees], np.int64)
-    cost = [int(cost_P[row].sum()) for row in epoch.rows]
-    loads = [sum(cost[row] for row in rows) for rows in share_rows(cost, ranks)]
     return {
         "row_capacity": ROW_CAPACITY,
         "fill": {
@@ -81,7 +83,7 @@ def packing(training: Stored, config: MethodConfig, *, ranks: int) -> dict[str, 
         },
         "rows": {"step": len(by_step), "epoch": len(epoch.rows)},
         "ranks": ranks,
-        "balance": max(loads) / (sum(loads) / ranks),
+        "balance": slowest * ranks / int(cost_P.sum()),
     }
 
 

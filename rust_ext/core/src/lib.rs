@@ -15,3 +15,5 @@ pub mod splice;
 
 mod counts;
 mod free_space;
+mod length_error;
+mod mask_error;
