@@ -111,11 +111,9 @@ def mismatch(sampler: Any, asked: list[Any]) -> dict[str, float]:
     import torch
 
     from alignkit.rollouts.agreement import distance
-    from alignkit.rollouts.copying import _sampled
 
     sampler.sync()
-    drawn = sampler.generate(asked)
-    samples = [_sampled(request, completion) for request, completion in zip(asked, drawn, strict=True)]
+    samples = list(zip(asked, sampler.generate(asked), strict=True))
     found = {"fresh": distance(sampler.policy, samples)}
     moved = 0.0
     for size in (5e-6, 5e-5, 5e-4):

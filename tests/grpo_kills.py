@@ -1,6 +1,7 @@
-"""Kill a GRPO run 20 times and let it end: the same weights and metrics to the bit, and no score bought twice.
+"""Kill a GRPO run some times and let it end: the same weights and metrics to the bit, and no score bought twice.
 
-Run as a script, python tests/grpo_kills.py FOLDER: each run is forked after all imports and before any tensor work.
+Run as a script, python tests/grpo_kills.py FOLDER SAMPLER KILLS: each run is forked after all imports and before any
+tensor work.
 """
 
 from __future__ import annotations
@@ -18,7 +19,6 @@ sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
 
 from bench.resilience import _die_at, _import_same, _in_child, _last_line  # noqa: E402 - the path comes first
 
-KILLS = 20
 MOST_IN_FLIGHT = 8  # scores that one call of the judge gives at most: a killed process loses those
 REWARD = """
 import os
@@ -30,7 +30,8 @@ def vowels(completion, row):
 
 
 def main() -> int:
-    folder = Path(sys.argv[1])
+    folder, sampler, most = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+    train = partial(train_with, sampler)
     os.environ |= {"OMP_NUM_THREADS": "1", "ALIGNKIT_CACHE": str(folder / "cache")}
     log, chance = folder / "log.txt", random.Random(7)
     _in_child(partial(write_inputs, folder), log=log)
@@ -40,10 +41,10 @@ def main() -> int:
     assert not _in_child(partial(train, folder, "whole"), log=log), log.read_text()
     length_s = time.monotonic() - began
     kills = runs = 0
-    while kills < KILLS:
+    while kills < most:
         runs += 1
         run = partial(train, folder, f"run-{runs}")
-        for _ in range(min(5, KILLS - kills)):
+        for _ in range(min(5, most - kills)):
             if chance.random() < 0.5:
                 code = _in_child(run, log=log, kill_after_s=chance.uniform(0, 1.1 * length_s))
             else:
@@ -56,7 +57,7 @@ def main() -> int:
     return 0
 
 
-def train(folder: Path, name: str, die_at: int | None = None) -> int:
+def train_with(sampler: str, folder: Path, name: str, die_at: int | None = None) -> int:
     from alignkit.cli.main import main as alignkit
 
     os.environ |= {"ALIGNKIT_LEDGER": str(folder / f"{name}.sqlite"), "ASKED": str(folder / f"{name}.asked")}
@@ -68,7 +69,7 @@ def train(folder: Path, name: str, die_at: int | None = None) -> int:
         "--resume", "--reward", f"{folder / 'rewards.py'}:vowels", "--precision", "fp32", "--split", "0.2",
         "--max-new-tokens", "5", "--group-size", "4", "--max-steps", "6", "--checkpoint-interval", "3",
         "--validation-interval", "3", "--learning-rate", "1e-2", "--warmup-steps", "1", "--updates-per-batch", "2",
-        "--equal-groups", "resample", "--max-resamples", "1", "--num-prompts", "12",
+        "--equal-groups", "resample", "--sampler", sampler, "--max-resamples", "1", "--num-prompts", "12",
     ])  # fmt: skip
 
 
@@ -85,13 +86,17 @@ def compare(folder: Path, name: str) -> None:
 
 def metrics(run: Path) -> list[dict[str, object]]:
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [x for x in lines if not x["name"].endswith("_s") and x["name"] not in ("seconds", "mfu", "memory_mib")]
+    return [
+        x
+        for x in lines
+        if not x["name"].endswith("_s") and x["name"] not in ("seconds", "mfu", "memory_mib", "sampler_mismatch")
+    ]
 
 
 def write_inputs(folder: Path) -> int:
     from tiny_models import tiny_model
 
-    tiny_model(folder / "model")
+    tiny_model(folder / "model", hidden_size=128)  # vLLM has no attention for heads of 12
     rows = [{"id": f"p{n}", "prompt": f"What is {n} + 1?", "answer": str(n + 1)} for n in range(15)]
     (folder / "problems.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (folder / "rewards.py").write_text(REWARD)

@@ -13,6 +13,7 @@ import torch
 from grpo_runs import command, options, values
 from safetensors.torch import load_file
 from tiny_models import tiny_model
+from vllm_engines import needs_vllm, one_worker
 
 import alignkit
 from alignkit.cli.main import main
@@ -154,8 +155,12 @@ def test_the_journal_gives_back_what_was_kept_and_nothing_else(
 
 
 @pytest.mark.slow
-def test_twenty_kills_change_no_bit_and_buy_no_score_twice(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("sampler", "kills"), [("transformers", 20), pytest.param("vllm", 3, marks=[needs_vllm, one_worker])]
+)
+def test_kills_change_no_bit_and_buy_no_score_twice(sampler: str, kills: int, tmp_path: Path) -> None:
     script = Path(__file__).parent / "grpo_kills.py"
-    done = subprocess.run([sys.executable, script, tmp_path], capture_output=True, text=True, timeout=280, check=False)
+    command = [sys.executable, script, tmp_path, sampler, str(kills)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=280, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "20 kills" in done.stdout
+    assert f"{kills} kills" in done.stdout

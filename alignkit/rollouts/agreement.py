@@ -9,29 +9,23 @@ weights exceed.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from alignkit.data.packs import lay_out
-from alignkit.data.trees import Tree
+from alignkit.data.trees import tree
 from alignkit.errors import RunStopped
 from alignkit.policy.policy import Policy
+from alignkit.rollouts.sampler import Completion, Request
 
-MAX_TOKENS = 4096  # compared at each update: what a forward pass over these takes
+MAX_TOKENS = 1024  # compared at each update: what a forward pass over these takes
 _FLOOR = 1e-4  # nats: what kernels of other shapes differ by in fp32
 _LARGEST_HEALTHY = {True: 0.2, False: 1e-3}  # nats; True: one of the two computes in bf16
 _FACTOR = 2.0  # a later distance above so many times the healthy one is no rounding
 
 
-@dataclass(frozen=True)
-class Sampled:
-    """A drawn completion as a tree of its own, the sampler's log-probs of it [T], and its temperature."""
-
-    tree: Tree
-    logprob_T: np.ndarray
-    temperature: float
+Drawn = tuple[Request, Completion]
 
 
 class Agreement:
@@ -41,13 +35,13 @@ class Agreement:
         self._policy, self._sampler = policy, sampler
         self.healthy: float | None = None
 
-    def check(self, samples: Sequence[Sampled]) -> float:
+    def check(self, drawn: Sequence[Drawn]) -> float:
         """Compare samples drawn from the weights as they are now; returns their distance in nats a token.
 
         Raises:
             RunStopped: the sampler's weights are stale: not those that are trained.
         """
-        found = distance(self._policy, _some(samples))
+        found = distance(self._policy, _some(drawn))
         if self.healthy is None:
             largest = _LARGEST_HEALTHY[self._policy.autocast is not None]
             if not found <= largest:
@@ -66,22 +60,40 @@ class Agreement:
         )
 
 
-def distance(policy: Policy, samples: Sequence[Sampled]) -> float:
-    """Mean |log p(sampler) - log p(policy)| over the samples' tokens, in nats."""
+def distance(policy: Policy, drawn: Sequence[Drawn]) -> float:
+    """Mean |log p(sampler) - log p(policy)| over the completions' tokens, in nats; a prompt is computed once."""
+    groups = _by_prompt(drawn)
+    in_order = [one for group in groups for one in group]
+    trees = [tree("", np.asarray(group[0][0].prompt_ids), [(c.ids, np.ones(len(c.ids), bool)) for _, c in group])
+             for group in groups]  # fmt: skip
+    temperature_N = np.array([request.temperature or 1.0 for request, _ in in_order], np.float32)
     was_training = policy.training
     policy.eval()
     try:
         with torch.no_grad():
-            pack = lay_out([one.tree for one in samples])
-            temperature_N = np.array([one.temperature for one in samples], np.float32)
-            ours_T = policy(pack, temperature_N).logprob_T.float().cpu().numpy()
+            ours_T = policy(lay_out(trees), temperature_N).logprob_T.float().cpu().numpy()
     finally:
         policy.train(was_training)
-    theirs_T = np.concatenate([one.logprob_T for one in samples])
+    theirs_T = np.concatenate([completion.logprobs for _, completion in in_order])
     return float(np.abs(theirs_T - ours_T).mean())
 
 
-def _some(samples: Sequence[Sampled]) -> list[Sampled]:
-    """The first samples that hold MAX_TOKENS together, at least one."""
-    ends = np.cumsum([len(one.tree) for one in samples])
-    return list(samples[: max(1, int(np.searchsorted(ends, MAX_TOKENS, side="right")))])
+def _some(drawn: Sequence[Drawn]) -> list[Drawn]:
+    """The first completions that hold MAX_TOKENS with their prompts, each prompt once; at least one."""
+    kept: list[Drawn] = []
+    tokens = 0
+    for group in _by_prompt(drawn):
+        tokens += len(group[0][0].prompt_ids)
+        for one in group:
+            tokens += len(one[1].ids)
+            if kept and tokens > MAX_TOKENS:
+                return kept
+            kept.append(one)
+    return kept
+
+
+def _by_prompt(drawn: Sequence[Drawn]) -> list[list[Drawn]]:
+    groups: dict[tuple[int, ...], list[Drawn]] = {}
+    for one in drawn:
+        groups.setdefault(tuple(one[0].prompt_ids), []).append(one)
+    return list(groups.values())

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from alignkit.policy.policy import Policy
-    from alignkit.rollouts.agreement import Agreement, Sampled
+    from alignkit.rollouts.agreement import Agreement
 
 
 class CopyingSampler(Sampler):
@@ -83,13 +83,11 @@ class CopyingSampler(Sampler):
 
     def _check(self, requests: Sequence[Request], drawn: Sequence[Completion]) -> None:
         """Compare where log-probs are known: those after top-p are not the policy's."""
-        import numpy as np
-
         sources = self.sources() or [self.name] * len(drawn)
-        known: dict[str, list[Sampled]] = {}
+        known: dict[str, list[tuple[Request, Completion]]] = {}
         for source, request, completion in zip(sources, requests, drawn, strict=True):
-            if not np.isnan(completion.logprobs).any():
-                known.setdefault(source, []).append(_sampled(request, completion))
+            if request.top_p == 1.0 or request.temperature == 0:  # nan there is a copy that computes nonsense
+                known.setdefault(source, []).append((request, completion))
         if not known:
             return
         if self._agreement is None:
@@ -107,13 +105,3 @@ class CopyingSampler(Sampler):
                 f"--sampler {self.name} takes here ({self.max_length:,}): lower --max-new-tokens, or use --sampler "
                 "transformers"
             )
-
-
-def _sampled(request: Request, completion: Completion) -> Sampled:
-    import numpy as np
-
-    from alignkit.data.trees import tree
-    from alignkit.rollouts.agreement import Sampled
-
-    own = tree("", np.asarray(request.prompt_ids, np.int32), [(completion.ids, np.ones(len(completion.ids), bool))])
-    return Sampled(own, completion.logprobs, request.temperature or 1.0)
