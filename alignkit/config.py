@@ -38,6 +38,13 @@ class ModelSection(Section):
     attention: Literal["auto", "tree", "plain"] = Field(
         "auto", description="tree computes a prompt once for its completions; plain is the model's own, one row each"
     )
+    gradient_checkpointing: bool = Field(
+        False,
+        description="keep each layer's input alone and compute the layer again going backward: less memory, slower",
+    )
+    compile: bool = Field(
+        False, description="compile the layers by torch.compile; on CUDA, elsewhere left out and said"
+    )
     reference: Literal["cached", "online"] | None = Field(
         None,
         description="where the frozen reference's log-probs come from: computed once and kept on disk (cached; default "

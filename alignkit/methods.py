@@ -44,7 +44,10 @@ class MethodConfig(BaseModel):
     num_prompts: int | None = Field(None, ge=1, description="train on this many rows, drawn by the seed; default: all")
     warmup_steps: int = Field(10, ge=0, description="optimizer steps over which the learning rate rises from 0")
     schedule: Literal["linear", "cosine", "constant"] = Field("linear", description="learning rate after the warm-up")
-    optimizer: Literal["adam", "adamw"] = Field("adam", description="Adam is the paper's; AdamW decouples weight decay")
+    optimizer: Literal["adam", "adamw", "adam-8bit", "adamw-8bit"] = Field(
+        "adam",
+        description="Adam is the paper's; AdamW decouples weight decay; 8bit: moments in 8 bits (bitsandbytes, CUDA)",
+    )
     weight_decay: float = Field(0.0, ge=0, description="weight decay of the optimizer")
     max_grad_norm: float = Field(1.0, gt=0, description="the gradient is scaled down to this norm")
     seed: int = Field(42, ge=0, description="seed of data order and sampling")

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from alignkit.errors import InputError
+from alignkit.errors import InputError, UsageError
 from alignkit.policy.attention import supports_trees
 from alignkit.policy.policy import Policy
 from alignkit.policy.quiet import quieten
@@ -38,6 +38,8 @@ def load_policy(
     lora_rank: int | None = None,
     scalar_head: bool = False,
     seed: int = 0,
+    gradient_checkpointing: bool = False,
+    compiled: bool = False,
     device: torch.device | None = None,
 ) -> Policy:
     """Load a dense causal model with fp32 weights.
@@ -47,6 +49,8 @@ def load_policy(
         lora_rank: add a LoRA adapter of this rank and freeze the rest.
         scalar_head: a sequence-classification head of one value, new where the folder has none.
         seed: of new weights (head, adapter).
+        gradient_checkpointing: keep each layer's input alone, and compute the layer again going backward.
+        compiled: compile each layer by torch.compile, on CUDA alone.
 
     Raises:
         InputError: not a folder of a dense causal model with safetensors, or the tree path was asked for and cannot be.
@@ -65,7 +69,31 @@ def load_policy(
     if lora_rank is not None:
         model = _with_lora(model, lora_rank, scalar_head)
     autocast = autocast_type(precision, device)
-    return Policy(model.to(device), path=path, autocast=autocast, scalar_head=scalar_head).train()
+    policy = Policy(model.to(device), path=path, autocast=autocast, scalar_head=scalar_head).train()
+    if gradient_checkpointing:
+        _checkpoint(policy, folder)
+    if compiled:
+        _compile(policy)
+    return policy
+
+
+def _checkpoint(policy: Policy, folder: str | Path) -> None:
+    """Let every layer be computed again going backward.
+
+    Raises:
+        UsageError: the architecture does not know how.
+    """
+    if not getattr(policy.base, "supports_gradient_checkpointing", False):
+        raise UsageError(f"--gradient-checkpointing: {folder}: transformers' {type(policy.base).__name__} has none")
+    policy.base.gradient_checkpointing_enable({"use_reentrant": False})
+
+
+def _compile(policy: Policy) -> None:
+    if policy.device.type != "cuda":
+        _logger.warning("--compile is for CUDA: left out on %s", policy.device.type)
+        return
+    for layer in getattr(policy.body, "layers", [policy.body]):
+        layer.compile(dynamic=True)
 
 
 def check_weights(folder: Path) -> None:

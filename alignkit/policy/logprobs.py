@@ -18,6 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from alignkit.policy import gradients
+
 CHUNK_BYTES = 8 * 2**20  # of a tile's fp32 logits; about four times as much is held beside the gradients
 MIN_TILE = 256  # columns
 
@@ -84,18 +86,20 @@ class _TokenLogprobs(torch.autograd.Function):
             if entropy:
                 tile_mean_T = powers.mul_(logits).sum(-1) / sum_T
                 mean_T = mean_T * (before_T - normalizer_T).exp() + tile_mean_T * (tile_T - normalizer_T).exp()
-        ctx.save_for_backward(hidden_TH, weight_VH, target_T, temperature_T, normalizer_T)
-        ctx.width = width
+        ctx.save_for_backward(hidden_TH, target_T, temperature_T, normalizer_T)
+        ctx.weight, ctx.width = weight_VH, width
         entropy_T = normalizer_T - mean_T
         ctx.mark_non_differentiable(entropy_T)
         return chosen_T - normalizer_T, entropy_T
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        hidden_TH, weight_VH, target_T, temperature_T, normalizer_T = ctx.saved_tensors
+        hidden_TH, target_T, temperature_T, normalizer_T = ctx.saved_tensors
+        weight_VH = ctx.weight
         scale_T = (grads[0] / temperature_T).to(normalizer_T.dtype)
         wide_hidden = hidden_TH.new_zeros(hidden_TH.shape, dtype=normalizer_T.dtype)
-        grad_weight = torch.empty_like(weight_VH) if ctx.needs_input_grad[1] else None
+        total_VH = gradients.room(weight_VH) if ctx.needs_input_grad[1] else None
+        grad_weight = torch.empty_like(weight_VH) if ctx.needs_input_grad[1] and total_VH is None else None
         for start, weight in _tiles(weight_VH, ctx.width, hidden_TH.dtype):
             # d logprob / d z = onehot(y) - softmax(z); z carries 1 / temperature
             share = _logits(hidden_TH, weight, temperature_T).sub_(normalizer_T[:, None]).exp_()
@@ -104,7 +108,9 @@ class _TokenLogprobs(torch.autograd.Function):
             share.scatter_add_(-1, column[:, None], torch.where(inside, scale_T, 0)[:, None])
             narrow = share.to(hidden_TH.dtype)
             _add_product(wide_hidden, share, narrow, weight_VH[start : start + len(weight)], weight)
-            if grad_weight is not None:
+            if total_VH is not None:
+                total_VH[start : start + len(weight)] += _product(narrow.t(), hidden_TH)
+            elif grad_weight is not None:
                 grad_weight[start : start + len(weight)] = _product(narrow.t(), hidden_TH)
         return wide_hidden.to(hidden_TH.dtype), grad_weight, None, None, None, None
 

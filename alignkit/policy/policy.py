@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from alignkit.data.packs import Pack
-from alignkit.policy import attention
+from alignkit.policy import attention, lean
 from alignkit.policy.logprobs import token_logprobs_and_entropies
 
 
@@ -52,6 +52,7 @@ class Policy(nn.Module):
         self.autocast = autocast
         self.scalar_head = scalar_head
         self.path = path
+        self._lean = lean.find(self.body) if self.device.type == "cpu" else []
         self.use_path(path)
 
     @property
@@ -73,8 +74,9 @@ class Policy(nn.Module):
         return self.base.config
 
     def use_path(self, path: str) -> None:
-        """Switch between the tree path and the plain path."""
+        """Switch between the tree path, whose layers are lean on a CPU, and the plain path."""
         self.path = path
+        lean.switch(self._lean, path == "tree")
         if path == "tree":
             attention.register()
         self.base.set_attn_implementation(attention.NAME if path == "tree" else "sdpa")

@@ -2,19 +2,49 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
 from collections.abc import Iterable
 
 import torch
 
+from alignkit.errors import UsageError
 from alignkit.methods import MethodConfig
 
 
 def make_optimizer(parameters: Iterable[torch.nn.Parameter], config: MethodConfig) -> torch.optim.Optimizer:
-    """Adam with default betas (the paper's) or AdamW, fused."""
-    kinds = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
+    """Adam with default betas (the paper's) or AdamW, fused; or either with moments in 8 bits (Dettmers et al., 2022).
+
+    Raises:
+        UsageError: 8 bits without bitsandbytes or a CUDA device.
+    """
     trained = [p for p in parameters if p.requires_grad]
+    if config.optimizer.endswith("-8bit"):
+        require_eight_bits(config)
+        from bitsandbytes import optim
+
+        narrow = {"adam-8bit": optim.Adam8bit, "adamw-8bit": optim.AdamW8bit}[config.optimizer]
+        return narrow(trained, lr=config.learning_rate, weight_decay=config.weight_decay)
+    kinds = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
     return kinds[config.optimizer](trained, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True)
+
+
+def require_eight_bits(config: MethodConfig) -> None:
+    """Say what an 8-bit optimizer lacks here, before anything is loaded.
+
+    Raises:
+        UsageError: bitsandbytes is not installed, or there is no CUDA device.
+    """
+    if not config.optimizer.endswith("-8bit"):
+        return
+    whole = config.optimizer.removesuffix("-8bit")
+    if not torch.cuda.is_available():
+        raise UsageError(f"--optimizer {config.optimizer} needs a CUDA device; here take --optimizer {whole}")
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise UsageError(
+            f"--optimizer {config.optimizer} needs bitsandbytes, which is not installed: pip install "
+            f"'alignkit[bitsandbytes]'; --optimizer {whole} needs nothing more"
+        )
 
 
 def learning_rate(config: MethodConfig, *, step: int, num_steps: int) -> float:

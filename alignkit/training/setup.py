@@ -28,6 +28,7 @@ from alignkit.registry import registry
 from alignkit.rollouts.sampler import Sampler
 from alignkit.scoring.specs import NamedJudge, make_judge
 from alignkit.training.distributed import SharedSampler, Whole, shard
+from alignkit.training.optimizer import require_eight_bits
 from alignkit.training.selection import Selection
 
 if TYPE_CHECKING:
@@ -104,6 +105,7 @@ def read_inputs(method: Method, resolved: Resolved, *, asks_judges: bool = True)
         AlignkitError: anything of it cannot be used; nothing was written.
     """
     _caches_reference(method, resolved)
+    require_eight_bits(resolved.method)
     source = find_model(resolved.model.model)
     chat = make_chat(source, resolved.model)
     max_length, training, validation = prepare_parts(method, resolved, source, chat)
@@ -162,7 +164,13 @@ def load_models(method: Method, resolved: Resolved, inputs: Inputs, world: World
         "scalar_head": "scalar_head" in method.needs,
         "seed": resolved.method.seed,
     }
-    policy = load_policy(inputs.source.folder, lora_rank=section.lora_rank, **options)
+    policy = load_policy(
+        inputs.source.folder,
+        lora_rank=section.lora_rank,
+        gradient_checkpointing=section.gradient_checkpointing,
+        compiled=section.compile,
+        **options,
+    )
     reference = (
         _reference(method, resolved, inputs, policy, options, world) if needs_reference(method, resolved) else None
     )

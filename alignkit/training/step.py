@@ -8,6 +8,7 @@ further term back-propagated apart and its gradient scaled down to `max_NAME_rat
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from alignkit.data.packs import Pack
 from alignkit.methods import Batch, Method, MethodConfig
+from alignkit.policy.gradients import straight_into_grad
 from alignkit.policy.policy import Policy
 from alignkit.policy.ranks import ALONE, World
 from alignkit.policy.reference import Reference
@@ -157,7 +159,8 @@ def accumulate(
                 grads = torch.autograd.grad(term, parameters, retain_graph=True, allow_unused=True)
                 _add(further.setdefault(name, [torch.zeros_like(p) for p in parameters]), grads)
         main = next(iter(terms.values()))
-        (main * 0.0 if micro.is_spare else main).backward()
+        with straight_into_grad() if world.size == 1 else nullcontext():
+            (main * 0.0 if micro.is_spare else main).backward()
     if world.size > 1:
 
         def term_of(micro: Micro, name: str) -> Tensor:
