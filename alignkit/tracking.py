@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
+
+from alignkit.errors import UsageError
 
 
 class Tracker(ABC):
@@ -22,6 +25,10 @@ class Tracker(ABC):
     def __init__(self, run_folder: Path, settings: Mapping[str, object]) -> None:
         self.run_folder = run_folder
         self.settings = settings
+
+    @classmethod
+    def require(cls) -> None:
+        """Called before anything is loaded: raise UsageError where what it needs is not here."""
 
     @abstractmethod
     def log(self, step: int, metrics: Mapping[str, float], *, tokens_seen: int) -> None:
@@ -43,6 +50,22 @@ class MetricsFile(Tracker):
     def log(self, step: int, metrics: Mapping[str, float], *, tokens_seen: int) -> None:
         lines = [{"step": step, "name": name, "value": value, "tokens": tokens_seen} for name, value in metrics.items()]
         append_lines(self._path, lines)
+
+
+@contextmanager
+def needs_extra(name: str, package: str) -> Iterator[None]:
+    """Around a tracker's import of `package`: say which extra brings it where it is not installed.
+
+    Raises:
+        UsageError: it is not installed.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise UsageError(
+            f"--track {name} needs {package}, which is not installed: pip install 'alignkit[{name}]'; metrics.jsonl is "
+            "written without it"
+        ) from error
 
 
 def append_lines(path: Path, objects: Iterable[Mapping[str, Any]]) -> None:

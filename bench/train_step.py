@@ -1,6 +1,6 @@
 """How fast and in how much memory a training step runs, against TRL 1.16 and a plain PyTorch loop.
 
-    python -m bench.train_step [--quick] [--json FILE] [--only CASE ...] [--rows N]
+    python -m bench.train_step [--quick] [--json FILE] [--only CASE ...] [--models MODEL ...] [--merge] [--rows N]
 
     sft_vs_trl                 non-pad tokens a second over TRL's, rows packed (at least 2.2)
     dpo_vs_trl                 the same on real pairs, reference log-probs computed before on both sides (at least 2.5)
@@ -14,19 +14,20 @@
 Both sides take the same token ids, fp32 weights, bf16 autocast where the CPU has it fast, fused AdamW, a constant
 learning rate and clipping; one optimizer step sees the same rows on every side and in every step. The first step's loss
 must agree within 1 % and the next ones' within 5 % (bf16 rounds differently; tests/parity compares in fp32), or there
-is no figure. TRL runs at its defaults and at each setting documented to be
-faster, and the figure takes its fastest whose losses agree. Every measurement is a fresh process, own and peer
-alternate; a figure is the median over blocks, with a 90 % interval in the full run. Peak memory is the process's
-resident set while it trains, weights and optimizer included, of alignkit and of TRL at the setting the time was taken
-at; the growth above what was there before the first step is printed beside it. SmolLM2-135M; the full run also takes a
-Qwen2.5-0.5B of 6 layers, and a figure is the worse of the two. CPU figures: on 2 CPU cores. MFU and the fit into 24 GB
-need a CUDA device and are not measured yet.
+is no figure. TRL runs at its defaults and at each setting documented to be faster, and the figure takes its fastest
+whose losses agree. Every measurement is a fresh process, own and peer alternate; a figure is the median over blocks,
+with a 90 % interval in the full run. Peak memory is the process's resident set while it trains, weights and optimizer
+included, of alignkit and of TRL at the setting the time was taken at; the growth above what was there before the first
+step is printed beside it. SmolLM2-135M and a random Qwen2.5-0.5B of 6 layers; a figure is the worse of the two.
+`--merge` adds cases to FILE, so that a run can be made in parts. CPU figures: on 2 CPU cores. MFU and the fit into
+24 GB need a CUDA device: bench/train_step_gpu.py.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import platform
 import shutil
@@ -34,6 +35,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -43,8 +45,10 @@ from bench.texts import ROOT
 from bench.train_step_cases import MODELS, num_tokens, write_cases, write_model
 
 CASES = ("sft", "dpo", "dpo_long_prompt", "grpo_train")
-VARIANTS = {"sft": ("packed", "rowwise", "padded"), "dpo": ("rowwise", "padded"), "dpo_long_prompt": ("rowwise",)}
-VARIANTS["grpo_train"] = ("rowwise",)
+VARIANTS = {  # of TRL; the first was the fastest wherever all were run
+    "sft": ("packed", "rowwise", "padded"), "dpo": ("rowwise", "padded"), "dpo_long_prompt": ("rowwise",),
+    "grpo_train": ("rowwise",),
+}  # fmt: skip
 TOLERANCES = (0.01, 0.05)  # relative, of the first step and of later ones; bf16 on both sides
 HEADS = {"smollm2": (49_152, 576), "qwen-shape": (151_936, 896)}
 MEMORY = {"sft": "sft_memory", "dpo": "dpo_memory", "grpo_train": "grpo_memory"}
@@ -71,11 +75,14 @@ def _describe(found: dict[str, Any]) -> str:
 
 
 def measure(name: str, case: Path, model: Path, *, blocks: int, steps: int, quick: bool) -> Runs:
-    """Run alignkit, TRL's settings and the plain loop on one case, `blocks` times; TRL's defaults once in `quick`."""
+    """Run alignkit, TRL's settings and the plain loop on one case, `blocks` times.
+
+    `quick` takes TRL's first setting, and one step of its defaults.
+    """
     runs: Runs = {}
     for block in range(blocks):
         given = {"name": name, "case": str(case), "model": str(model)}
-        for variant in VARIANTS[name]:
+        for variant in VARIANTS[name][: 1 if quick else None]:
             runs.setdefault("own", []).append(side("own", **given, steps=steps))
             runs.setdefault(f"trl-{variant}", []).append(side(f"trl-{variant}", **given, steps=steps))
         if block == 0 or not quick:
@@ -137,63 +144,82 @@ def measure_head(model: str, *, blocks: int, repeats: int) -> dict[str, list[flo
     return {f"head_vs_{which}": [s / middle for s in _seconds(runs[which])] for which in ("trl", "plain")}
 
 
-def run(given: argparse.Namespace, folder: Path) -> tuple[dict[str, dict[str, list[float]]], dict[str, Any]]:
-    """Measure every case with every model; returns values by model and figure, and what they were taken at."""
-    found: dict[str, dict[str, list[float]]] = {}
-    details: dict[str, Any] = {}
-    blocks, steps = (1, 3) if given.quick else (5, 3)
-    for name in MODELS:
-        cases = () if given.quick and name != MODELS[0] else tuple(c for c in CASES if c in given.only)
-        values = found.setdefault(name, {})
+def run(given: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """Measure every case with every model; returns by "model/case" its figures' values and what they were taken at."""
+    found: dict[str, Any] = {}
+    blocks, steps = (1, 2) if given.quick else (5, 3)
+    for name in given.models:
+        cases = tuple(case for case in CASES if case in given.only)
         if cases:
             model = write_model(folder / name, name)
             paths = write_cases(folder, model, num_rows=given.rows)
         for case in cases:
+            started = time.monotonic()
             tokens = num_tokens(json.loads(paths[case].read_text(encoding="utf-8")))
             print(f"{name} {case}: {tokens}", flush=True)
             runs = measure(case, paths[case], model, blocks=blocks, steps=steps, quick=given.quick)
-            of_case, best = figures(case, runs, tokens)
-            saved = of_case.pop("sharing_saved", None)
-            if saved is not None:
-                values["sharing_saved"] = [min([*saved, *values.get("sharing_saved", [])])]
-            values |= of_case
-            details[f"{name}/{case}"] = {"tokens": tokens, "trl": best, "runs": runs}
+            values, best = figures(case, runs, tokens)
+            took = time.monotonic() - started
+            found[f"{name}/{case}"] = {"values": values, "tokens": tokens, "trl": best, "runs": runs, "took_s": took}
         if "head" in given.only:
             print(f"{name} head: 1024 tokens, 256 scored", flush=True)
-            values |= measure_head(name, blocks=blocks, repeats=3)
-    return found, details
+            found[f"{name}/head"] = {"values": measure_head(name, blocks=blocks, repeats=3)}
+    return found
+
+
+def worst(cases: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return of each figure its median by model and, of the worse model and case, the figure and its 90 % interval."""
+    found: dict[str, dict[str, Any]] = {}
+    for at, case in cases.items():
+        for name, values in case["values"].items():
+            middle = statistics.median(values)
+            sign = -1 if name.endswith("_memory") else 1
+            entry = found.setdefault(name, {"by_model": {}, "figure": sign * math.inf, "interval": None})
+            model = at.split("/")[0]
+            before = entry["by_model"].get(model, sign * math.inf)
+            entry["by_model"][model] = min(before, middle, key=lambda x: sign * x)
+            if sign * middle < sign * entry["figure"]:
+                entry |= {"figure": middle, "interval": interval(values)}
+    return found
+
+
+def show(found: dict[str, dict[str, Any]]) -> None:
+    print(f"{'':<26}" + "".join(f"{model:>12}" for model in MODELS) + f"{'figure':>12}   90 % interval; on 2 CPU cores")
+    for name, entry in found.items():
+        shown = [f"{entry['by_model'][m]:>12.2f}" if m in entry["by_model"] else f"{'-':>12}" for m in MODELS]
+        bounds = "" if entry["interval"] is None else f"   {entry['interval'][0]:.2f} to {entry['interval'][1]:.2f}"
+        print(f"{name:<26}{''.join(shown)}{entry['figure']:>12.2f}{bounds}")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="one block, SmolLM2 alone but for the head")
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="one block of two steps, TRL at one setting and for one step at its defaults",
+    )
     parser.add_argument("--json", type=Path, metavar="FILE")
+    parser.add_argument("--merge", action="store_true", help="keep what FILE has of cases that this call leaves out")
     parser.add_argument("--only", nargs="+", choices=[*CASES, "head"], default=[*CASES, "head"], metavar="CASE")
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=MODELS, metavar="MODEL")
     parser.add_argument("--rows", type=int, default=8, help="real rows a step; a quarter of it where rows are shaped")
     given = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="bench-train-"))
+    cases: dict[str, Any] = {}
+    if given.merge and given.json is not None and given.json.exists():
+        cases = json.loads(given.json.read_text(encoding="utf-8"))["settings"]["cases"]
     try:
-        found, details = run(given, folder)
+        cases |= run(given, folder)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    names = list(dict.fromkeys(name for values in found.values() for name in values))
-    medians = {model: {name: statistics.median(x) for name, x in values.items()} for model, values in found.items()}
-    chosen = {}
-    print(f"{'':<26}" + "".join(f"{model:>12}" for model in MODELS) + f"{'figure':>12}   90 % interval; on 2 CPU cores")
-    for name in names:
-        values = {model: medians[model][name] for model in MODELS if name in medians[model]}
-        worst = (max if name.endswith("_memory") else min)(values, key=lambda model: values[model])
-        chosen[name] = values[worst]
-        bounds = interval(found[worst][name])
-        shown = "" if bounds is None else f"   {bounds[0]:.2f} to {bounds[1]:.2f}"
-        print(f"{name:<26}" + "".join(f"{values[m]:>12.2f}" if m in values else f"{'-':>12}" for m in MODELS), end="")
-        print(f"{values[worst]:>12.2f}{shown}")
-    print("MFU and fits_24gb: " + ("not measured by this script yet" if _has_cuda() else "no CUDA device here"))
+    found = worst(cases)
+    show(found)
+    print("MFU and fits_24gb: python -m bench.train_step_gpu, on a CUDA device")
     content = {
-        "figures": chosen,
+        "figures": {name: entry["figure"] for name, entry in found.items()},
         "settings": {
             "quick": given.quick, "rows": given.rows, "threads": os.environ.get("OMP_NUM_THREADS"),
-            "by_model": medians, "cases": details,
+            "by_model": {name: entry["by_model"] for name, entry in found.items()}, "cases": cases,
         },
         "versions": {
             "python": platform.python_version(),
@@ -203,12 +229,6 @@ def main() -> None:
     }  # fmt: skip
     if given.json is not None:
         given.json.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-
-
-def _has_cuda() -> bool:
-    import torch
-
-    return torch.cuda.is_available()
 
 
 if __name__ == "__main__":

@@ -19,11 +19,17 @@ from bench.texts import ROOT
 SHARED = Path(os.environ.get("ALIGNKIT_BENCH_DATA") or ROOT.parent / "shared" / "data")
 TEXTS = SHARED / "preference-dev.jsonl.gz"
 MODELS = ("smollm2", "qwen-shape")
+SHAPES: dict[str, dict[str, int]] = {  # random weights in Qwen2.5's shapes, with its vocabulary
+    "qwen-shape": {"hidden_size": 896, "intermediate_size": 4864, "num_hidden_layers": 6, "num_attention_heads": 14},
+    "qwen-0.5b": {"hidden_size": 896, "intermediate_size": 4864, "num_hidden_layers": 24, "num_attention_heads": 14},
+    "qwen-3b": {"hidden_size": 2048, "intermediate_size": 11008, "num_hidden_layers": 36, "num_attention_heads": 16},
+    "rehearsal": {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4},
+}
 MAX_TOKENS = 1024  # of a row's prompt and its longer completion
 
 
 def write_model(folder: Path, name: str) -> Path:
-    """Return SmolLM2-135M's folder, or write a random Qwen2.5-0.5B of 6 layers with the real vocabulary."""
+    """Return SmolLM2-135M's folder, or write a random model of one of `SHAPES` with the real vocabulary."""
     from alignkit.policy import embedded
 
     if name == "smollm2":
@@ -38,8 +44,8 @@ def write_model(folder: Path, name: str) -> Path:
 
     torch.manual_seed(0)
     config = Qwen2Config(
-        vocab_size=151_936, hidden_size=896, intermediate_size=4864, num_hidden_layers=6, num_attention_heads=14,
-        num_key_value_heads=2, max_position_embeddings=32_768, tie_word_embeddings=True, rope_theta=1e6,
+        vocab_size=151_936, num_key_value_heads=2, max_position_embeddings=32_768, tie_word_embeddings=True,
+        rope_theta=1e6, **SHAPES[name],
     )  # fmt: skip
     AutoModelForCausalLM.from_config(config).save_pretrained(folder)
     qwen_tokenizer(folder, template=CHATML)

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from alignkit.memory import peak_mib, reset_peak
+from alignkit.memory import give_back, peak_mib, reset_peak
 
 LEARNING_RATE = 1e-5
 BETA = 0.1
@@ -50,8 +50,13 @@ def resident_mib() -> float:
     return peak_mib()
 
 
-def own(name: str, case: str, model: str, steps: int) -> dict[str, Any]:
-    """alignkit's step: rows packed, prompts shared, the exact gradient accumulated, metrics written."""
+def own(
+    name: str, case: str, model: str, steps: int, lora_rank: int | None = None, cap_gib: float | None = None
+) -> dict[str, Any]:
+    """alignkit's step: rows packed, prompts shared, the exact gradient accumulated, metrics written.
+
+    `cap_gib` limits what a GPU's allocator may take.
+    """
     import numpy as np
     from alignkit_plugins.dpo import DPO, DPOConfig
     from alignkit_plugins.grpo import GRPO, GRPOConfig
@@ -62,8 +67,11 @@ def own(name: str, case: str, model: str, steps: int) -> dict[str, Any]:
     from alignkit.policy.load import load_policy
     from alignkit.training.optimizer import make_optimizer
     from alignkit.training.setup import row_capacity
+    from alignkit.training.speed import Arithmetic, packs_of
     from alignkit.training.step import Micro, accumulate
 
+    if cap_gib is not None and torch.cuda.is_available():
+        torch.cuda.set_per_process_memory_fraction(cap_gib * 2**30 / torch.cuda.get_device_properties(0).total_memory)
     rows = read(case)
     common: dict[str, Any] = {"learning_rate": LEARNING_RATE, "optimizer": "adamw"}
     methods: dict[str, Any] = {
@@ -72,14 +80,14 @@ def own(name: str, case: str, model: str, steps: int) -> dict[str, Any]:
         "grpo": (GRPO(), GRPOConfig(**common, kl=0.0, clip_ratio=CLIP)),
     }
     method, config = methods[name.split("_")[0]]
-    policy = load_policy(model)
+    policy = load_policy(model, lora_rank=lora_rank)
     parts = [[(np.array(ids), np.ones(len(ids), bool)) for ids in row["completions"]] for row in rows]
     trees = [tree(row["id"], np.array(row["prompt"]), own) for row, own in zip(rows, parts, strict=True)]
     micros, scores = [], []
     for numbers in pack(trees, row_capacity(policy.device)):
         packed = lay_out([trees[n] for n in numbers])
         with torch.no_grad():
-            scores.append(policy(packed).logprob_T.numpy())
+            scores.append(policy(packed).logprob_T.cpu().numpy())
         if name == "grpo_train":
             noise = np.concatenate([x for n in numbers for x in rows[n]["noise"]])
             advantages = np.concatenate([rows[n]["advantages"] for n in numbers])
@@ -87,6 +95,7 @@ def own(name: str, case: str, model: str, steps: int) -> dict[str, Any]:
         else:
             micros.append(Micro(packed, reference_T=scores[-1] if name.startswith("dpo") else None))
     optimizer = make_optimizer(policy.parameters(), config)
+    give_back()  # as the training loop does
     before = resident_mib()
     losses, ends = [], [time.perf_counter()]
     with tempfile.TemporaryFile("w") as metrics:
@@ -99,7 +108,10 @@ def own(name: str, case: str, model: str, steps: int) -> dict[str, Any]:
             losses.append(done.loss)
             ends.append(time.perf_counter())
     computed = sum(len(micro.pack.ids_S) for micro in micros)
-    return result(losses, ends[1:] if steps > 1 else ends, before, computed_tokens=computed, micro_batches=len(micros))
+    return result(
+        losses, ends[1:] if steps > 1 else ends, before, computed_tokens=computed, micro_batches=len(micros),
+        flops=Arithmetic.of(policy).flops(packs_of(micros)),
+    )  # fmt: skip
 
 
 def plain(name: str, case: str, model: str, steps: int) -> dict[str, Any]:

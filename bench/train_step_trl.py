@@ -192,6 +192,9 @@ def rollouts(policy: Any, rows: Rows, bf16: bool) -> dict[str, Any]:
     found = logits.log_softmax(-1).gather(-1, batch["completion_ids"][..., None])[..., 0]
     noise = pad_sequence([torch.tensor(x) for row in rows for x in row["noise"]], batch_first=True)
     batch["old_per_token_logps"] = found + noise.to(found.dtype)
+    if "reference_noise" in rows[0]:
+        away = pad_sequence([torch.tensor(x) for row in rows for x in row["reference_noise"]], batch_first=True)
+        batch["ref_per_token_logps"] = found + away.to(found.dtype)
     return batch
 
 

@@ -52,7 +52,8 @@ def contract_of(cls: type) -> tuple[set[str], set[str]]:
     generated = cls.__dict__.get("__dataclass_fields__") is not None or issubclass(cls, BaseModel)
     attributes = {name for name in inspect.get_annotations(cls) if not name.startswith("_")} - {"model_config"}
     methods = set()
-    for name, value in vars(cls).items():
+    for name, found in vars(cls).items():
+        value = found.__func__ if isinstance(found, classmethod) else found
         if inspect.isfunction(value) and (not name.startswith("_") or (name == "__init__" and not generated)):
             methods.add(signature(value, name))
         elif isinstance(value, property):

@@ -44,7 +44,8 @@ def said(folder: Path, name: str, rank: int = 0) -> str:
 def metrics(run: Path) -> dict[tuple[int, str], float]:
     lines = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
     found = {(line["step"], line["name"]): line["value"] for line in lines}
-    return {key: x for key, x in found.items() if "second" not in key[1] and not key[1].endswith("_s")}
+    measured = ("second", "_s", "memory_mib")
+    return {key: x for key, x in found.items() if "second" not in key[1] and not key[1].endswith(measured)}
 
 
 def weights(run: Path) -> dict[str, torch.Tensor]:

@@ -83,17 +83,26 @@ def test_a_damaged_file_is_named_and_made_again(
         assert all(np.array_equal(found.values[key], expected.values[key]) for key in expected.values)
 
 
-def test_log_probs_of_another_model_under_the_same_name_are_found_out(
-    policy: Policy, tmp_path: Path, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_log_probs_of_a_slightly_trained_model_under_the_same_name_are_found_out(
+    precision: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     trees = pairs(5)
-    other = load_policy(tiny_model(tmp_path / "other", seed=7), precision="fp32").eval()
+    policy, other = (load_policy(tiny_model(tmp_path / "model"), precision=precision).eval() for _ in range(2))
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for p in other.parameters():
+            p.add_(0.05 * p.std() * torch.randn(p.shape, generator=generator))
     keep(other, trees, tmp_path / "cache")
+    keep(other, trees, tmp_path / "cache")
+    assert "differ" not in caplog.text
     found = keep(policy, trees, tmp_path / "cache")
     assert "differ" in caplog.text
     known = found.of(lay_out(trees[:1]), None)
+    assert known is not None
     with torch.no_grad():
-        assert known is not None and np.abs(known - policy(lay_out(trees[:1])).logprob_T.numpy()).max() < 1e-5
+        gap = np.abs(known - policy(lay_out(trees[:1])).logprob_T.numpy()).max()
+    assert gap < (1e-5 if precision == "fp32" else 0.05)
 
 
 def test_what_cannot_be_written_is_said_and_used(

@@ -291,6 +291,60 @@ def test_resume_refuses_other_code_and_warns_of_other_hardware(
     assert "threads: 64 -> 1" in capsys.readouterr().err
 
 
+CHANGING_METHOD = """
+import os, signal
+from alignkit import hookimpl
+from alignkit_plugins.sft import SFT
+
+calls = 0
+
+
+class Changing(SFT):
+    name = "changing"
+
+    def loss(self, batch, config):
+        global calls
+        calls += 1
+        if os.environ.get("STOP_AT") == str(calls):
+            os.kill(os.getpid(), signal.SIGINT)
+        return super().loss(batch, config)
+
+
+@hookimpl
+def register_methods(register):
+    register(Changing)
+"""
+
+
+@pytest.mark.slow
+def test_resume_refuses_a_source_file_that_really_changed(model: Path, data: Path, tmp_path: Path) -> None:
+    """A method of its own distribution, in real processes: edited between a run and its resume."""
+    site = tmp_path / "site"
+    (site / "changing-1.0.dist-info").mkdir(parents=True)
+    (site / "changing-1.0.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: changing\nVersion: 1.0\n")
+    (site / "changing-1.0.dist-info" / "entry_points.txt").write_text("[alignkit]\nchanging = changing\n")
+    (site / "changing.py").write_text(CHANGING_METHOD)
+
+    def run(*more: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        arguments = command(model, data, tmp_path / "run", max_steps=6)
+        arguments[arguments.index("sft")] = "changing"
+        return subprocess.run(
+            [sys.executable, "-m", "alignkit", *arguments, *more],
+            env=os.environ | {"PYTHONPATH": str(site), **environment},
+            capture_output=True,
+            text=True,
+        )
+
+    assert run(STOP_AT="4").returncode == 130
+    with open(site / "changing.py", "a") as source:
+        source.write("# changed\n")
+    refused = run("--resume")
+    assert refused.returncode == 2 and "fingerprint of code: " in refused.stderr and "--allow-changed" in refused.stderr
+    allowed = run("--resume", "--allow-changed", "code")
+    assert allowed.returncode == 0, allowed.stderr
+    assert alignkit.Run(tmp_path / "run").info["finished"]["steps"] == 6
+
+
 def test_resume_refuses_other_rows(model: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = tmp_path / "rows.jsonl"
     shutil.copy(data, rows)

@@ -101,18 +101,28 @@ def test_gradient_does_not_depend_on_the_split_into_micro_batches(
     assert (gradient_of(policy, method, config, parts, reference) - whole).norm() <= 1e-5 * whole.norm()
 
 
-def test_two_terms_with_different_denominators_accumulate_exactly(model: Path) -> None:
-    class TwoTerms(Method):
-        name, Config, trains_on = "two-terms", MethodConfig, "pairs"
+class TwoTerms(Method):
+    """A likelihood over tokens and a square over completions: their denominators grow differently."""
 
-        def loss(self, batch: Any, config: Any) -> torch.Tensor:
-            return batch.mean(-batch.logprob_T, over="tokens") + batch.mean(batch.logprob_N**2, over="completions")
+    name, Config, trains_on = "two-terms", MethodConfig, "pairs"
 
-    policy = load_policy(model, precision="fp32")
-    trees = random_pairs(5, seed=1)
+    def loss(self, batch: Any, config: Any) -> torch.Tensor:
+        return batch.mean(-batch.logprob_T, over="tokens") + batch.mean(batch.logprob_N**2, over="completions")
+
+
+@pytest.mark.parametrize(("dtype", "limit"), [(torch.float32, 1e-5), (torch.float64, 1e-10)], ids=["fp32", "fp64"])
+@pytest.mark.parametrize("split", [[1] * 6, [2, 4], [5, 1], [3, 1, 2]], ids=str)
+def test_two_terms_with_different_denominators_accumulate_exactly(
+    model: Path, split: list[int], dtype: torch.dtype, limit: float
+) -> None:
+    policy = load_policy(model, precision="fp32").to(dtype)
+    trees = random_pairs(6, seed=1)
+    ends = np.cumsum(split)
+    parts = [Micro(lay_out(trees[end - size : end])) for end, size in zip(ends, split, strict=True)]
     whole = gradient_of(policy, TwoTerms(), MethodConfig(), [Micro(lay_out(trees))])
-    parts = gradient_of(policy, TwoTerms(), MethodConfig(), [Micro(lay_out([one])) for one in trees])
-    assert (parts - whole).norm() <= 1e-5 * whole.norm()
+    loss = accumulate(policy, TwoTerms(), MethodConfig(), [Micro(lay_out(trees))]).loss
+    assert (gradient_of(policy, TwoTerms(), MethodConfig(), parts) - whole).norm() <= limit * whole.norm()
+    assert accumulate(policy, TwoTerms(), MethodConfig(), parts).loss == pytest.approx(loss, rel=1e-6)
 
 
 def test_the_penaltys_gradient_is_held_to_its_ratio_of_the_likelihoods(model: Path) -> None:

@@ -30,7 +30,7 @@ from alignkit.policy.ranks import ALONE, World
 
 _logger = logging.getLogger(__name__)
 NUM_CHECKED = 4  # trees computed again on load
-TOLERANCES = {"fp32": 1e-3, "bf16": 0.1}  # nats a tree's mean token; bf16 kernels round by shape
+TOLERANCES = {"fp32": 1e-3, "bf16": 0.01}  # nats a tree's mean token, computed in the same shape (bf16 rounds by it)
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ def known_logprobs(
         shares = world.gather_arrays(_computed(policy, own, capacity, temperature))
         flat = _merged(shares, sizes)
         if world.is_first:
-            _write(path, flat)
+            _write(path, flat, np.concatenate(_apart(policy, trees, temperature)))
         _logger.info("reference: log-probs of %d rows computed once and kept in %s", len(trees), path)
     else:
         _logger.info("reference: log-probs of %d rows from %s, %d checked", len(trees), path, NUM_CHECKED)
@@ -101,12 +101,19 @@ def _kept(
     path: Path, policy: Policy, trees: Sequence[Tree], sizes: Sequence[int], temperature: float, *, is_first: bool
 ) -> np.ndarray:
     """What the file holds and a few trees computed again bear out; else, and on other ranks than the first, nothing."""
-    flat = _read(path, sum(sizes)) if is_first else None
-    precision = "fp32" if policy.autocast is None else "bf16"
-    if flat is not None and not _still_right(policy, trees, flat, sizes, temperature, TOLERANCES[precision]):
-        _logger.warning("%s: a few rows computed again differ; all reference log-probs are computed anew", path)
-        flat = None
-    return np.zeros(0, np.float32) if flat is None else flat
+    read = _read(path, sum(sizes)) if is_first else None
+    if read is None:
+        return np.zeros(0, np.float32)
+    flat, checked = read
+    again = _apart(policy, trees, temperature)
+    tolerance = TOLERANCES["fp32" if policy.autocast is None else "bf16"]
+    if len(checked) == sum(map(len, again)):
+        before = np.split(checked, np.cumsum([len(part) for part in again])[:-1])
+        gaps = [float(np.abs(a - b).mean()) for a, b in zip(again, before, strict=True) if len(a)]
+        if all(gap <= tolerance for gap in gaps):  # false for a nan
+            return flat
+    _logger.warning("%s: a few rows computed again differ; all reference log-probs are computed anew", path)
+    return np.zeros(0, np.float32)
 
 
 def _merged(shares: Sequence[np.ndarray], sizes: Sequence[int]) -> np.ndarray:
@@ -129,44 +136,38 @@ def _computed(policy: Policy, trees: Sequence[Tree], capacity: int, temperature:
     return np.concatenate(found).astype(np.float32, copy=False) if found else np.zeros(0, np.float32)
 
 
-def _still_right(
-    policy: Policy, trees: Sequence[Tree], flat: np.ndarray, sizes: Sequence[int], temperature: float, tolerance: float
-) -> bool:
-    """Compute a few trees, spread evenly, again."""
-    ends = np.cumsum(sizes)
-    for number in np.unique(np.linspace(0, len(trees) - 1, NUM_CHECKED).astype(int)) if trees else []:
-        again = _computed(policy, [trees[number]], 1, temperature)
-        kept = flat[ends[number] - sizes[number] : ends[number]]
-        if len(again) and not float(np.abs(again - kept).mean()) <= tolerance:
-            return False
-    return True
+def _apart(policy: Policy, trees: Sequence[Tree], temperature: float) -> list[np.ndarray]:
+    """Log-probs of a few trees, spread evenly, each in a row of its own: kept beside all, and compared on load."""
+    chosen = sorted({int(n) for n in np.linspace(0, len(trees) - 1, NUM_CHECKED)}) if trees else []
+    return [np.zeros(0, np.float32), *(_computed(policy, [trees[number]], 1, temperature) for number in chosen)]
 
 
-def _read(path: Path, count: int) -> np.ndarray | None:
-    """Return what a file holds, or None where it is missing or damaged (which is said)."""
+def _read(path: Path, count: int) -> tuple[np.ndarray, np.ndarray] | None:
+    """Return a file's log-probs of all trees and of the checked ones; None where it is missing, or damaged and said."""
     if not path.exists():
         return None
     try:
         with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
-            flat, checksum = file["logprob"], file["sha256"].tobytes()
+            flat, checked, checksum = file["logprob"], file["checked"], file["sha256"].tobytes()
     except (OSError, ValueError, KeyError, EOFError, zlib.error, BadZipFile) as error:
         _logger.warning("%s: not readable (%s); computed anew", path, error)
         return None
-    if flat.dtype != np.float32 or flat.shape != (count,) or hashlib.sha256(flat.tobytes()).digest() != checksum:
+    right = flat.dtype == checked.dtype == np.float32 and flat.shape == (count,)
+    if not right or hashlib.sha256(flat.tobytes() + checked.tobytes()).digest() != checksum:
         _logger.warning("%s: damaged; computed anew", path)
         return None
-    return flat
+    return flat, checked
 
 
-def _write(path: Path, flat: np.ndarray) -> None:
+def _write(path: Path, flat: np.ndarray, checked: np.ndarray) -> None:
     """Write whole or not at all; a full disk costs only the cache."""
-    checksum = np.frombuffer(hashlib.sha256(flat.tobytes()).digest(), np.uint8)
+    checksum = np.frombuffer(hashlib.sha256(flat.tobytes() + checked.tobytes()).digest(), np.uint8)
     working: str | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, working = tempfile.mkstemp(dir=path.parent, prefix=".reference-")
         with os.fdopen(handle, "wb") as file:
-            np.savez(file, logprob=flat, sha256=checksum)
+            np.savez(file, logprob=flat, checked=checked, sha256=checksum)
             file.flush()
             os.fsync(file.fileno())
         os.replace(working, path)

@@ -20,6 +20,7 @@ import torch
 
 from alignkit.data.packs import lay_out
 from alignkit.errors import Interrupted, RunStopped
+from alignkit.memory import device_name, give_back, peak_mib
 from alignkit.methods import Method, MethodConfig
 from alignkit.progress import Progress
 from alignkit.tracking import Tracker
@@ -38,6 +39,7 @@ from alignkit.training.sample_lines import lengths, shown_line
 from alignkit.training.scoring_step import Scoring
 from alignkit.training.setup import ROW_CAPACITY, Inputs, Models, row_capacity
 from alignkit.training.signals import Broken, Signals, noted_signals
+from alignkit.training.speed import Arithmetic, packs_of, peak_flops
 from alignkit.training.step import Micro, StepResult, accumulate, tokens_of
 from alignkit.training.validation import Validation, held_out_pairs, show_samples, validate
 
@@ -70,6 +72,7 @@ class Loop:
         self._saved_at: tuple[int, int] | None = None
         self._is_whole = True  # False while an optimizer step changes the weights
         self.row_capacity = row_capacity(models.policy.device)
+        self.arithmetic, self.peak_flops = Arithmetic.of(models.policy), peak_flops(device_name(models.policy.device))
         self.rows_per_step = config.batch_size * config.accumulation
         scoring = Scoring(
             inputs.judges, max_missing=max_missing, save=self.save, run=run.path, deadlines=deadlines,
@@ -106,6 +109,7 @@ class Loop:
         """
         self.progress.start(f"{self.method.name}", self.num_steps)
         self.progress.advance(self.position.step)
+        give_back()
         try:
             with noted_signals(self.world) as self._signals:
                 self._measure()
@@ -150,9 +154,10 @@ class Loop:
         own = (self.world.rank,) if self.world.rank else ()
         torch.manual_seed(derived_seed(self.config.seed, "torch", step, *own))  # dropout, where a model has any
         micros, metrics = self._micros(step)
+        began = time.monotonic()
         with self.deadlines.phase("train"):
             result, trained = self._train(micros, step)
-        metrics |= trained
+        metrics |= trained | self._utilisation(micros, time.monotonic() - began)
         if micros:
             self._flag_spike(result.loss, micros)
         tokens = self.world.sums(tokens_of(micros))
@@ -168,6 +173,14 @@ class Loop:
         self._log({name: x for name, x in metrics.items() if math.isfinite(x)})
         self.progress.advance(1, **_shown(metrics))
         self.position.seconds += time.monotonic() - started
+
+    def _utilisation(self, micros: list[Micro], seconds: float) -> dict[str, float]:
+        """Peak memory so far, and MFU where the GPU's peak is known."""
+        found = {"memory_mib": peak_mib()}
+        if self.peak_flops is not None:
+            flops = self.world.sums({"flops": self.arithmetic.flops(packs_of(micros))})["flops"]
+            found["mfu"] = flops / seconds / (self.world.size * self.peak_flops)
+        return found
 
     def _train(self, micros: list[Micro], step: int) -> tuple[StepResult, dict[str, float]]:
         """Change the weights; afterwards the run is at `step`."""
@@ -321,5 +334,7 @@ class Loop:
 
 def _shown(metrics: Mapping[str, float]) -> dict[str, float]:
     """What the progress line shows."""
-    names = ("loss", "reward", "accuracy", "samples_length", "tokens_per_s", "scored_tokens_per_s")
+    names = (
+        "loss", "reward", "accuracy", "samples_length", "tokens_per_s", "scored_tokens_per_s", "mfu", "memory_mib",
+    )  # fmt: skip
     return {name: metrics[name] for name in names if name in metrics and math.isfinite(metrics[name])}

@@ -1,15 +1,21 @@
 """`--plan`: the memory and disk a run needs, from the model's files alone; nothing is loaded.
 
     weights, gradient    4 bytes a parameter each (fp32)
-    optimizer            8 bytes a trained parameter (two moments)
-    reference            4 bytes a parameter, where the method needs a frozen copy
-    activations          tokens of a row x layers x (10 H + 4 I) x bytes of the compute type; kept for the backward pass
-    logits               one chunk of fp32 logits, three times
+    optimizer            8 bytes a trained parameter (two moments), 2 in 8 bits
+    reference            4 bytes a parameter, where a frozen copy stays: --reference online without LoRA
+    activations          tokens of a row x layers x what a layer keeps for the backward pass, c bytes a number
+                         CPU, tree path: 8 H + c (4 H + 2 K + 2 I)       (policy/lean.py; the residuals stay fp32)
+                         else: 16 H + c (8 H + 2 K + 4 I), and c bytes a parameter for autocast's copies
+                         with --gradient-checkpointing 4 H, and one layer's of the above
+    logits               one tile of fp32 logits, four times
     rollouts             keys and values of the completions drawn at once, in the compute type
+    libraries            Python, torch and transformers in this process, on a CPU
     disk                 12 bytes a trained parameter a checkpoint, two, the best and the one being written, and 4 a
                          parameter for the model
 
-H hidden size, I intermediate size. An estimate: kernels' workspace and the framework are not in it.
+c is 2 under bf16 and 4 in fp32; H hidden size, K keys of a token, I intermediate size. A row is as long as the data's
+longest tree where that is known (a run says it), else as long as --max-length lets it be. An estimate: kernels'
+workspace is not in it.
 """
 
 from __future__ import annotations
@@ -29,11 +35,12 @@ from alignkit.methods import Method, sampled_options
 from alignkit.policy.load import autocast_type, pick_device
 from alignkit.policy.logprobs import CHUNK_BYTES
 from alignkit.policy.names import find_model
-from alignkit.training.setup import ROW_CAPACITY, needs_reference
+from alignkit.training.setup import ROW_CAPACITY, needs_reference, row_capacity
 
 _CHECKPOINTS = 4  # the last two, the best, and the one being written
 _LORA_RANK = 16  # of what is proposed
 _MAX_LENGTH = 2048  # tokens of a row, where none is given
+_LIBRARIES = 600 * 2**20  # bytes, as seen with torch 2.13 and transformers 5.19
 _FULL = ("can't allocate memory", "not enough memory", "out of memory")  # how a RuntimeError says so
 
 
@@ -73,8 +80,12 @@ class Plan:
         )
 
 
-def make_plan(method: Method, resolved: Resolved) -> Plan:
+def make_plan(method: Method, resolved: Resolved, *, longest: int | None = None) -> Plan:
     """Work out what a run needs.
+
+    Args:
+        longest: tokens of the data's longest row (prompt and completions), where it is known; of samples, of its
+            longest prompt.
 
     Raises:
         InputError: the model folder has no config.json or no safetensors.
@@ -84,22 +95,40 @@ def make_plan(method: Method, resolved: Resolved) -> Plan:
     parameters = count_parameters(folder)
     rank = resolved.model.lora_rank
     trained = parameters if rank is None else _lora_parameters(config, rank)
-    has_copy = needs_reference(method, resolved) and rank is None
     device = pick_device()
     size = 4 if autocast_type(resolved.model.precision, device) is None else 2
-    hidden, layers = config["hidden_size"], config["num_hidden_layers"]
-    inner = config.get("intermediate_size") or 4 * hidden
-    tokens = _row_tokens(method, resolved, config)
+    tokens = _row_tokens(method, resolved, config, row_capacity(device), longest)
+    is_lean = device.type == "cpu" and resolved.model.attention != "plain"
     memory = {
         "weights": 4 * parameters,
         "gradient": 4 * trained,
-        "optimizer": 8 * trained,
-        "reference": 4 * parameters if has_copy else 0,
-        "activations": tokens * layers * (10 * hidden + 4 * inner) * size,
-        "logits": 0 if "scalar_head" in method.needs else 3 * CHUNK_BYTES,
+        "optimizer": (2 if resolved.method.optimizer.endswith("-8bit") else 8) * trained,
+        "reference": 4 * parameters if _keeps_copy(method, resolved) else 0,
+        "activations": tokens * _kept_a_token(config, size, is_lean, resolved.model.gradient_checkpointing)
+        + (0 if is_lean or size == 4 else size * parameters),
+        "logits": 0 if "scalar_head" in method.needs else 4 * CHUNK_BYTES,
         "rollouts": _rollouts(method, resolved, config) * size,
+        "libraries": _LIBRARIES if device.type == "cpu" else 0,
     }
     return Plan(memory, _CHECKPOINTS * 12 * trained + 4 * parameters, device.type, tokens)
+
+
+def _keeps_copy(method: Method, resolved: Resolved) -> bool:
+    """Whether a frozen reference stays in memory: cached log-probs let it go, an adapter is switched off instead."""
+    if not needs_reference(method, resolved) or resolved.model.lora_rank is not None:
+        return False
+    return method.trains_on == "samples" or resolved.model.reference == "online"
+
+
+def _kept_a_token(config: dict[str, Any], size: int, is_lean: bool, checkpointing: bool) -> int:
+    """Bytes that all layers keep of a token for the backward pass."""
+    hidden, layers = config["hidden_size"], config["num_hidden_layers"]
+    inner = config.get("intermediate_size") or 4 * hidden
+    keys = 2 * _key_width(config)
+    kept = 8 * hidden + size * (4 * hidden + keys + 2 * inner)
+    if not is_lean:
+        kept = 16 * hidden + size * (8 * hidden + keys + 4 * inner)
+    return layers * 4 * hidden + kept if checkpointing else layers * kept
 
 
 def plan(method: Method, resolved: Resolved) -> list[str]:
@@ -128,6 +157,9 @@ def that_fit(method: Method, resolved: Resolved, available: int) -> list[str]:
         changes.append(("--batch-size 1 --accumulation 1", replace(resolved, method=smaller)))
     shorter = resolved.data.model_copy(update={"max_length": halved})
     changes.append((f"--max-length {halved}", replace(resolved, data=shorter)))
+    if not model.gradient_checkpointing:
+        again = model.model_copy(update={"gradient_checkpointing": True})
+        changes.append(("--gradient-checkpointing", replace(resolved, model=again)))
     if model.precision != "bf16":
         changes.append(("--precision bf16", replace(resolved, model=model.model_copy(update={"precision": "bf16"}))))
     if model.lora_rank is None:
@@ -172,11 +204,17 @@ def _longest(resolved: Resolved, config: dict[str, Any]) -> int:
     return min(resolved.data.max_length or _MAX_LENGTH, config.get("max_position_embeddings") or ROW_CAPACITY)
 
 
-def _row_tokens(method: Method, resolved: Resolved, config: dict[str, Any]) -> int:
-    """Tokens of the fullest row that a step can have."""
+def _row_tokens(method: Method, resolved: Resolved, config: dict[str, Any], capacity: int, longest: int | None) -> int:
+    """Tokens of the fullest row that a step can have: trees are laid into rows, and a longer tree has its own."""
     trees = resolved.method.batch_size * resolved.method.accumulation
-    completions = {"pairs": 2, "samples": len(method.temperatures(1, resolved.method))}.get(method.trains_on, 1)
-    return min(ROW_CAPACITY, trees * max(1, completions) * _longest(resolved, config))
+    drawn = len(method.temperatures(1, resolved.method)) * resolved.method.max_new_tokens
+    longest_row = _longest(resolved, config)
+    if method.trains_on == "samples":
+        tree = (longest or longest_row) + drawn
+    else:
+        tree = longest or longest_row * {"pairs": 2}.get(method.trains_on, 1)
+        tree = max(tree, longest_row + drawn if drawn else 0)
+    return max(tree, min(capacity, trees * tree))
 
 
 def _rollouts(method: Method, resolved: Resolved, config: dict[str, Any]) -> int:
@@ -185,14 +223,18 @@ def _rollouts(method: Method, resolved: Resolved, config: dict[str, Any]) -> int
 
     if "scalar_head" in method.needs:
         return 0
-    heads = config["num_attention_heads"]
-    width = config.get("num_key_value_heads", heads) * (config.get("head_dim") or config["hidden_size"] // heads)
     prompts = resolved.method.batch_size * resolved.method.accumulation
     drawn = max(
         prompts * len(method.temperatures(1, resolved.method)), sampled_options(resolved.method).validation_prompts
     )
     tokens = _longest(resolved, config) + resolved.method.max_new_tokens
-    return min(MAX_BATCH, drawn) * tokens * config["num_hidden_layers"] * 2 * width
+    return min(MAX_BATCH, drawn) * tokens * config["num_hidden_layers"] * 2 * _key_width(config)
+
+
+def _key_width(config: dict[str, Any]) -> int:
+    heads = config["num_attention_heads"]
+    head_size = config.get("head_dim") or config["hidden_size"] // heads
+    return config.get("num_key_value_heads", heads) * head_size
 
 
 def count_parameters(folder: Path) -> int:

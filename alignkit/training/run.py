@@ -22,7 +22,7 @@ from alignkit.data.lengths import of_prepared
 from alignkit.data.store import Stored
 from alignkit.errors import RunStopped, UsageError
 from alignkit.memory import memory_bytes, peak_mib, reset_peak
-from alignkit.methods import Method, sampled_options
+from alignkit.methods import Method, MethodConfig, sampled_options
 from alignkit.policy.ranks import World, is_restarted, joined
 from alignkit.progress import Progress, Silent
 from alignkit.registry import registry
@@ -44,7 +44,7 @@ from alignkit.training.resume import (
 from alignkit.training.run_folder import FollowedRun, RunFolder, open_run
 from alignkit.training.setup import Inputs, Models, load_models, read_inputs, shared
 from alignkit.training.signals import held_signals, terminated_as_interrupted
-from alignkit.training.startup import ranks_check, run_checks, small_trees
+from alignkit.training.startup import plain_factor, ranks_check, run_checks, small_trees
 
 _PACKAGES = ("alignkit", "alignkit-plugins", "torch", "transformers", "tokenizers", "peft", "safetensors", "numpy")
 _DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM}
@@ -114,6 +114,8 @@ def _read(method: Method, resolved: Resolved, world: World) -> Inputs:
 
 
 def _train(method: Method, resolved: Resolved, run: RunFolder, progress: Progress, world: World) -> None:
+    for cls in _tracker_classes(resolved):
+        cls.require()
     inputs = _read(method, resolved, world)
     description: dict[str, Any] = {}
 
@@ -129,7 +131,7 @@ def _train(method: Method, resolved: Resolved, run: RunFolder, progress: Progres
     resumes = world.on_first(begin)
     for line in _account(inputs):
         progress.note(line)
-    planned = make_plan(method, resolved)
+    planned = make_plan(method, resolved, longest=int(inputs.training.trees.lengths().max()))
     progress.note(planned.line())
     if (warning := disk_warning(planned, run.path)) is not None:
         progress.note(warning)
@@ -170,7 +172,7 @@ def _compute(
     trackers = _trackers(resolved, run, description["config"]) if world.is_first else []
     run.write_json("run.json", description)
     if found is None:
-        world.on_first(lambda: _check(run, models, inputs, progress))
+        world.on_first(lambda: _check(run, models, inputs, progress, method, resolved.method))
     if world.size > 1:
         models = _shared(run, models, inputs, world, checks=found is None)
     deadlines = Deadlines(resolved.rollouts.timeouts_s, log=run.path / "log.txt")
@@ -232,16 +234,22 @@ def _agree(method: Method, resolved: Resolved, inputs: Inputs) -> None:
     agree(inputs.judges, num_items, yes=resolved.run.yes, unattended=bool(resolved.rollouts.reward))
 
 
-def _check(run: RunFolder, models: Models, inputs: Inputs, progress: Progress) -> None:
+def _check(
+    run: RunFolder, models: Models, inputs: Inputs, progress: Progress, method: Method, config: MethodConfig
+) -> None:
     """Run the start-up checks; the tree path falls back to the plain one, anything else stops the run."""
     checks = run_checks(models.policy, inputs.training.trees, reference=models.reference)
     wrong = [check for check in checks if not check.ok]
     if wrong and models.policy.path == "tree":
         names = "; ".join(f"{c.name}: {c.value:.2g} {c.unit}" for c in wrong)
-        progress.note(f"this model takes the plain path, a prompt is computed for each completion ({names})")
+        progress.note(f"this model takes the plain path: start-up checks differ ({names})")
         models.policy.use_path("plain")
         checks = run_checks(models.policy, inputs.training.trees, reference=models.reference)
         wrong = [check for check in checks if not check.ok]
+    if models.policy.path == "plain":
+        drawn = len(method.temperatures(1, config)) if method.trains_on == "samples" else 0
+        factor = plain_factor(inputs.training.trees, num_samples=drawn, sample_tokens=config.max_new_tokens)
+        progress.note(f"plain path: computes {factor:.1f} times the tokens, a prompt for each of its completions")
     rows = {
         "name": "masks: every row has scored tokens, none in its prompt",
         "rows": len(inputs.training.trees),
@@ -333,9 +341,13 @@ def _account(inputs: Inputs) -> list[str]:
     return lines
 
 
+def _tracker_classes(resolved: Resolved) -> list[type[Tracker]]:
+    classes = [registry().find("tracker", name) for name in resolved.run.track]
+    return [MetricsFile, *(cls for cls in classes if issubclass(cls, Tracker))]
+
+
 def _trackers(resolved: Resolved, run: RunFolder, settings: Mapping[str, object]) -> list[Tracker]:
-    classes = [MetricsFile, *(registry().find("tracker", name) for name in resolved.run.track)]
-    return [cls(run.path, settings) for cls in classes]
+    return [cls(run.path, settings) for cls in _tracker_classes(resolved)]
 
 
 @contextmanager

@@ -7,6 +7,7 @@ All are computed in the weights' own precision (fp32), so that a tolerance means
 from __future__ import annotations
 
 import heapq
+import itertools
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -154,6 +155,21 @@ def _reference_check(policy: Policy, reference: Reference, trees: Sequence[Tree]
             frozen.autocast = autocast
         ours = policy(pack).logprob_T
     return Check("policy = reference before the first step", _gap(ours, theirs), 1e-5, "nats")
+
+
+def plain_factor(trees: Sequence[Tree], *, num_samples: int = 0, sample_tokens: int = 0) -> float:
+    """How many times as many tokens the plain path computes: a prompt again for each of its completions.
+
+    Args:
+        trees: the first thousand are looked at.
+        num_samples: completions that will be drawn for a prompt that has none yet, of `sample_tokens` each.
+    """
+    shared = apart = 0
+    for one in itertools.islice(trees, 1000):
+        sizes = [len(c) for c in one.completions] or [sample_tokens] * max(1, num_samples)
+        shared += len(one.prompt) + sum(sizes)
+        apart += len(one.prompt) * len(sizes) + sum(sizes)
+    return apart / max(1, shared)
 
 
 def small_trees(trees: Sequence[Tree]) -> list[Tree]:

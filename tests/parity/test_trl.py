@@ -60,6 +60,7 @@ def trl_losses(name: str, data: list[dict[str, Any]], model: Path, folder: Path,
 
     steps = given.pop("steps", STEPS)
     options = {"learning_rate": RATE, "bf16": False, "logging_steps": 1, "max_grad_norm": 1.0, "seed": 0}
+    options |= given.pop("options", {})
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # TRL's own, of its dependencies
         trainer = make_trainer(
@@ -126,14 +127,35 @@ def test_twenty_steps_of_lora_have_trls_losses(
     assert found == pytest.approx(expected, rel=1e-4)
 
 
-def test_the_grpo_loss_on_fixed_rollouts_is_trls(model: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("ours", "theirs", "in_completion_lengths"),
+    [
+        ({"aggregation": "completion-sum"}, {"loss_type": "dr_grpo"}, True),
+        ({"aggregation": "constant"}, {"loss_type": "dr_grpo"}, False),
+        ({"aggregation": "token"}, {"loss_type": "dapo"}, False),
+        ({"aggregation": "token"}, {"loss_type": "bnpo"}, False),
+        ({"aggregation": "sequence"}, {"loss_type": "grpo"}, False),
+        ({"aggregation": "sequence", "clip_ratio": 0.05}, {"loss_type": "grpo", "epsilon": 0.05}, False),
+        (
+            {"aggregation": "token", "kl": 0.3, "kl_estimator": "k3"},
+            {"loss_type": "dapo", "beta": 0.3, "use_bias_correction_kl": True},
+            False,
+        ),
+    ],
+    ids=["completion-sum", "constant", "token", "token-bnpo", "sequence", "clip-ratio", "kl-k3"],
+)
+def test_the_grpo_loss_on_fixed_rollouts_is_trls(
+    ours: dict[str, Any], theirs: dict[str, Any], in_completion_lengths: bool, model: Path, tmp_path: Path
+) -> None:
+    """Every variant that both have; TRL's dr_grpo divides by the longest completion allowed, as our `constant` does."""
     data = rows(4, count=2)
     rng = np.random.default_rng(5)
     for row in data:
         row["advantages"] = rng.normal(size=4).astype(np.float32).tolist()
         row["noise"] = [(0.3 * rng.normal(size=len(c))).tolist() for c in row["completions"]]
+        row["reference_noise"] = [(0.5 * rng.normal(size=len(c))).tolist() for c in row["completions"]]
     longest = max(len(c) for row in data for c in row["completions"])
-    (expected,) = trl_losses("grpo_train", data, model, tmp_path, steps=1)
+    (expected,) = trl_losses("grpo_train", data, model, tmp_path, steps=1, options=theirs)
     policy = load_policy(model, precision="fp32")
     trees = [
         tree(row["id"], np.array(row["prompt"]), [(np.array(c), np.ones(len(c), bool)) for c in row["completions"]])
@@ -144,9 +166,11 @@ def test_the_grpo_loss_on_fixed_rollouts_is_trls(model: Path, tmp_path: Path) ->
         packed = lay_out([one])
         with torch.no_grad():
             fresh = policy(packed).logprob_T.numpy()
-        behaviour = fresh + np.concatenate(row["noise"])
-        micros.append(Micro(packed, behaviour_T=behaviour, advantage_N=np.array(row["advantages"]), reference_T=fresh))
-    config = GRPOConfig(kl=0.0, clip_ratio=0.2)
+        behaviour, reference = (fresh + np.concatenate(row[name]) for name in ("noise", "reference_noise"))
+        micros.append(
+            Micro(packed, behaviour_T=behaviour, advantage_N=np.array(row["advantages"]), reference_T=reference)
+        )
+    config = GRPOConfig(**{"kl": 0.0, "clip_ratio": 0.2, "max_new_tokens": longest, **ours})
     found = accumulate(policy, GRPO(), config, micros)
     assert found.logged["clipped"] > 0
-    assert found.loss / longest == pytest.approx(expected, rel=1e-4)
+    assert found.loss / (longest if in_completion_lengths else 1) == pytest.approx(expected, rel=1e-4)

@@ -1,0 +1,142 @@
+"""The plan before a run against what is really there; the arithmetic of a step."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tiny_models import tiny_model
+
+import alignkit
+from alignkit import config_file
+from alignkit.cli.main import main
+from alignkit.data.packs import lay_out
+from alignkit.data.trees import tree
+from alignkit.errors import UsageError
+from alignkit.policy import embedded
+from alignkit.policy.load import load_policy
+from alignkit.registry import registry
+from alignkit.training.plan import Plan, make_plan
+from alignkit.training.speed import Arithmetic, peak_flops
+from alignkit.training.startup import plain_factor
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_model(tmp_path_factory.mktemp("model"))
+
+
+def planned(method: str, model: Path, longest: int | None = None, **options: Any) -> Plan:
+    cls = registry().find("method", method)
+    resolved = config_file.resolve(cls, options={"model": str(model), "precision": "fp32", **options}, config=None)
+    return make_plan(cls(), resolved, longest=longest)
+
+
+def test_rows_are_as_long_as_micro_batches_here_or_as_the_longest_tree(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("alignkit.training.plan.row_capacity", lambda device: 1024)
+    assert planned("sft", model, batch_size=64).tokens == 1024
+    assert planned("sft", model, longest=30, batch_size=2, accumulation=2).tokens == 120
+    assert planned("dpo", model, longest=1500).tokens == 1500
+    assert planned("dpo", model, max_length=100, batch_size=1, accumulation=1).tokens == 200
+    assert (
+        planned("grpo", model, longest=40, group_size=4, max_new_tokens=10, batch_size=1, accumulation=1).tokens == 80
+    )
+
+
+def test_a_frozen_copy_counts_where_one_stays(model: Path) -> None:
+    assert planned("dpo", model).memory["reference"] == 0  # its log-probs are kept, not its weights
+    weights = planned("dpo", model).memory["weights"]
+    assert planned("dpo", model, reference="online").memory["reference"] == weights
+    assert planned("dpo", model, reference="online", lora_rank=4).memory["reference"] == 0
+    assert planned("sft", model).memory["reference"] == 0
+
+
+def test_gradient_checkpointing_is_planned_with_less(model: Path) -> None:
+    usual, again = (planned("sft", model, gradient_checkpointing=on).memory["activations"] for on in (False, True))
+    assert again < 0.7 * usual  # of two layers: one whole, and the inputs
+
+
+def test_eight_bit_moments_are_planned_and_refused_without_a_gpu_before_anything_is_loaded(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wide, narrow = (planned("sft", model, optimizer=name).memory["optimizer"] for name in ("adamw", "adamw-8bit"))
+    assert narrow * 4 == wide
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(UsageError, match="--optimizer adamw-8bit needs a CUDA device; here take --optimizer adamw"):
+        alignkit.train("sft", model=str(model), data="none.jsonl", optimizer="adamw-8bit")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not embedded.is_available(), reason="needs the offline model")
+def test_the_plan_of_a_real_model_is_within_a_quarter_of_the_measured_peak(tmp_path: Path) -> None:
+    rows = [
+        {"id": f"r{n}", "prompt": f"Say {n}. " * 40, "chosen": f"{n} is said. " * 20, "rejected": "No. " * 40}
+        for n in range(8)
+    ]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    code = (
+        "import alignkit, sys\n"
+        "model, data, out = sys.argv[1:]\n"
+        "alignkit.train('dpo', model=model, data=data, out=out, max_steps=2, split='0.2', max_new_tokens=2)"
+    )
+    arguments = [embedded.NAME, str(tmp_path / "rows.jsonl"), str(tmp_path / "run")]
+    subprocess.run([sys.executable, "-c", code, *arguments], check=True, capture_output=True)
+    finished = alignkit.Run(tmp_path / "run").info["finished"]
+    assert 0.75 < finished["planned_mib"] / finished["peak_mib"] < 1.25, finished
+
+
+def test_flops_of_a_row_are_those_counted_by_hand(model: Path) -> None:
+    arithmetic = Arithmetic(layers=10, head=7, attention=3)
+    row = lay_out([tree("r", np.arange(3), [(np.arange(2), np.ones(2, bool)), (np.arange(1), np.ones(1, bool))])])
+    pairs = (
+        (1 + 2 + 3) + (4 + 5) + 4
+    )  # the prompt's tokens see 1, 2, 3; then each completion sees the prompt and itself
+    assert arithmetic.flops([row]) == 6 * (10 * 6 + 7 * 3) + 12 * 3 * pairs
+    assert Arithmetic(10, 7, 3, is_adapter=True).flops([row]) == 4 * (10 * 6 + 7 * 3) + 12 * 3 * pairs
+    policy = load_policy(model, precision="fp32")
+    found = Arithmetic.of(policy)
+    assert found == Arithmetic(sum(p.numel() for p in policy.parameters()) - 272 * 48, 272 * 48, 2 * 4 * 12)
+
+
+def test_the_plain_path_says_how_many_times_the_tokens_it_computes(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pair = tree("r", np.arange(6), [(np.arange(2), np.ones(2, bool)), (np.arange(4), np.ones(4, bool))])
+    assert plain_factor([pair]) == 18 / 12
+    assert plain_factor([tree("r", np.arange(6), [])], num_samples=4, sample_tokens=5) == 44 / 26
+    rows = [{"prompt": f"{n}, please?", "chosen": "yes", "rejected": "no"} for n in range(9)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    given = ["--model", model, "--data", tmp_path / "rows.jsonl", "--out", tmp_path / "run", "--max-steps", 1]
+    assert main(["train", "dpo", "--attention", "plain", *map(str, given)]) == 0
+    assert re.search(r"plain path: computes 1\.\d times the tokens", capsys.readouterr().err)
+
+
+@pytest.mark.parametrize(
+    ("name", "peak"),
+    [("NVIDIA H100 80GB HBM3", 989.4e12), ("NVIDIA H100 PCIe", 756e12), ("NVIDIA L40S", 362.1e12), ("cpu", None)],
+)
+def test_a_gpus_peak_is_found_by_its_name(name: str, peak: float | None) -> None:
+    assert peak_flops(name) == peak
+
+
+def test_every_run_logs_its_memory_and_mfu_only_where_the_peak_is_known(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "rows.jsonl").write_text("\n".join(json.dumps({"prompt": f"{n}?", "chosen": "yes"}) for n in range(9)))
+    given = {"model": str(model), "data": str(tmp_path / "rows.jsonl"), "split": "0.2", "max_steps": 2}
+    run = alignkit.train("sft", **given, out=str(tmp_path / "usual"))
+    assert "mfu" not in run.metrics["name"]
+    memory = run.metrics.filter(run.metrics["name"] == "memory_mib")["value"]
+    assert 100 < memory.min() <= memory.max() < 100_000
+    monkeypatch.setattr("alignkit.training.loop.peak_flops", lambda name: 1e9)
+    run = alignkit.train("sft", **given, out=str(tmp_path / "known"))
+    rate = run.metrics.filter(run.metrics["name"] == "mfu")["value"]
+    assert len(rate) == 2 and rate.min() > 0
