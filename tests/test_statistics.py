@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import norm
 
+from alignkit.config import JudgeSection
 from alignkit.judging import planner, resampling
 from alignkit.judging.resampling import Clusters
 from alignkit.judging.statistics import mean_interval, outcomes, win_rate
@@ -246,3 +247,5 @@ def test_the_planner_knows_the_textbook_number_and_asks_more_of_clusters() -> No
     assert planner.prompts_for(5.0, cluster_size=11, icc=0.1) > 2 * 797
     assert planner.prompts_for(5.0, ties=0.6) < 0.42 * 797
     assert planner.detectable(3) is None
+    said = JudgeSection.model_fields["num_prompts"].description  # a number, so that the help needs no scipy
+    assert said is not None and f"({planner.prompts_for(planner.DIFFERENCE)})" in said
