@@ -14,6 +14,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -110,9 +111,9 @@ class ChatClient:
         self._stopping.clear()
         _ = self.path
         arrived: queue.SimpleQueue[tuple[int, Scored | Missing | _Failure]] = queue.SimpleQueue()
-        waiting = iter(range(len(bodies)))
+        waiting, room = iter(range(len(bodies))), threading.Semaphore(self.config.max_in_flight)
         threads = [
-            threading.Thread(target=self._work, args=(waiting, bodies, read, arrived), daemon=True)
+            threading.Thread(target=self._work, args=(waiting, room, bodies, read, arrived), daemon=True)
             for _ in range(min(self.config.max_in_flight, len(bodies)))
         ]
         for thread in threads:
@@ -126,12 +127,12 @@ class ChatClient:
                     failure, part = error, {}
                 left -= len(part)
                 yield part
+                room.release(len(part) or 1)
             if failure is not None:
-                self._stop(threads)
-                part, _ = _collect(arrived, wait=False)
-                yield part
+                self._stop(threads, room)
+                yield _collect(arrived, wait=False)[0]
         finally:
-            self._stop(threads)
+            self._stop(threads, room)
         if failure is not None:
             raise failure
 
@@ -158,10 +159,16 @@ class ChatClient:
         self._endpoints.wake()
         self._http.close()
 
-    def _work(self, waiting: Iterator[int], bodies: Sequence[bytes], read: Read, arrived: Any) -> None:
-        """One thread: takes the next body until there is none (a range's iterator may be shared by threads)."""
+    def _work(
+        self, waiting: Iterator[int], room: threading.Semaphore, bodies: Sequence[bytes], read: Read, arrived: Any
+    ) -> None:
+        """One thread: takes the next body until there is none (a range's iterator may be shared by threads).
+
+        There is `room` until answers were taken and kept: no more is bought twice by a kill, however slow the disk.
+        """
         try:
             for number in waiting:
+                room.acquire()
                 answer = self._ask(bodies[number], read)
                 if answer is None:
                     return
@@ -171,8 +178,9 @@ class ChatClient:
         except BaseException as error:
             arrived.put((-1, _Failure(error)))
 
-    def _stop(self, threads: Sequence[threading.Thread]) -> None:
+    def _stop(self, threads: Sequence[threading.Thread], room: threading.Semaphore) -> None:
         self._stopping.set()
+        room.release(len(threads) + 1)
         self._endpoints.wake()
         for thread in threads:
             thread.join(self.config.timeout_s + _CONNECT_S)
@@ -262,10 +270,9 @@ class ChatClient:
         return max(asked_s, min(self.config.max_backoff_s, longest) * (0.5 + 0.5 * random.random()))
 
     def _status(self, url: str) -> int | None:
-        try:
+        with suppress(httpx.HTTPError):
             return self._http.get(url, headers=self._headers(url), timeout=_CONNECT_S).status_code
-        except httpx.HTTPError:
-            return None
+        return None
 
     def _problem(self, url: str) -> str | None:
         try:
@@ -273,9 +280,7 @@ class ChatClient:
         except httpx.HTTPError as error:
             return self._clean(f"cannot be reached ({error or type(error).__name__})")
         kind = response.headers.get("content-type", "")
-        if response.status_code == 200 and "html" in kind:
-            return f"answers with a web page ({kind})"
-        return None
+        return f"answers with a web page ({kind})" if response.status_code == 200 and "html" in kind else None
 
 
 def _collect(arrived: Any, *, wait: bool = True) -> tuple[dict[int, Scored | Missing], BaseException | None]:
