@@ -58,6 +58,7 @@ def measure(model: Path, folder: Path, *, blocks: int, num_trees: int) -> Measur
 
     def add(name: str, value: float) -> None:
         found.setdefault(name, []).append(value)
+        print(f"{model.name}: {name} {value:,.4g}", file=sys.stderr, flush=True)
 
     for _ in range(blocks):
         own = part("own", cache=cache, model=str(model), data=str(answers))
@@ -112,6 +113,25 @@ def interval(values: list[float]) -> list[float] | None:
     return [statistics.mean(values) - half, statistics.mean(values) + half]
 
 
+def show(
+    measured: dict[str, Measures], medians: dict[str, dict[str, float]], peaks: dict[str, float]
+) -> dict[str, float]:
+    """Print the table; returns the figures, each the worse of the vocabularies."""
+    figures = {}
+    print(f"{'':<24}" + "".join(f"{v:>14}" for v in VOCABULARIES) + f"{'figure':>14}   90 % interval")
+    for name in medians[VOCABULARIES[0]]:
+        values = [medians[v][name] for v in VOCABULARIES]
+        worse = max(values) if name in HIGHER_IS_WORSE else min(values)
+        if not name.endswith("rows_per_s") or name == "pack_rows_per_s":
+            figures[name] = worse
+        bounds = interval(measured[VOCABULARIES[values.index(worse)]][name])
+        shown = "" if bounds is None else f"   {bounds[0]:,.4g} to {bounds[1]:,.4g}"
+        print(f"{name:<24}" + "".join(f"{x:>14,.4g}" for x in values) + f"{worse:>14,.4g}{shown}")
+    for count, peak in peaks.items():
+        print(f"peak at {int(count):,} rows: {peak:,.0f} MiB above the interpreter with its imports")
+    return figures
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="one block instead of five")
@@ -134,18 +154,7 @@ def main() -> None:
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     medians = {v: {name: statistics.median(x) for name, x in found.items()} for v, found in measured.items()}
-    figures = {}
-    print(f"{'':<24}" + "".join(f"{v:>14}" for v in VOCABULARIES) + f"{'figure':>14}   90 % interval")
-    for name in medians[VOCABULARIES[0]]:
-        values = [medians[v][name] for v in VOCABULARIES]
-        worse = max(values) if name in HIGHER_IS_WORSE else min(values)
-        if not name.endswith("rows_per_s") or name == "pack_rows_per_s":
-            figures[name] = worse
-        bounds = interval(measured[VOCABULARIES[values.index(worse)]][name])
-        shown = "" if bounds is None else f"   {bounds[0]:,.4g} to {bounds[1]:,.4g}"
-        print(f"{name:<24}" + "".join(f"{x:>14,.4g}" for x in values) + f"{worse:>14,.4g}{shown}")
-    for count, peak in peaks.items():
-        print(f"peak at {int(count):,} rows: {peak:,.0f} MiB above the interpreter with its imports")
+    figures = show(measured, medians, peaks)
     content = {
         "figures": figures,
         "settings": {

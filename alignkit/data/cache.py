@@ -34,7 +34,7 @@ from alignkit import _native
 from alignkit.data import store
 from alignkit.data.account import check
 from alignkit.data.chat import Chat
-from alignkit.data.rows import Messages, Row
+from alignkit.data.rows import Row
 from alignkit.data.store import Stored
 from alignkit.data.tokens import Prepared, prepare
 from alignkit.errors import InputError
@@ -232,7 +232,7 @@ def chunks(rows: Iterable[Row], shard: tuple[int, int] | None = None) -> Iterato
     for number, row in numbered:
         numbers.append(number)
         chunk.append(row)
-        characters += sum(_characters(messages) for messages in (row.prompt, row.chosen, row.rejected))
+        characters += len(row.json) if row.json is not None else _characters(row)
         if len(chunk) == CHUNK_ROWS or characters >= CHUNK_CHARACTERS:
             yield numbers, chunk
             numbers, chunk, characters = [], [], 0
@@ -240,8 +240,8 @@ def chunks(rows: Iterable[Row], shard: tuple[int, int] | None = None) -> Iterato
         yield numbers, chunk
 
 
-def _characters(messages: Messages | None) -> int:
-    return sum(len(message["content"]) for message in messages or ())
+def _characters(row: Row) -> int:
+    return sum(len(m["content"]) for part in (row.prompt, row.chosen, row.rejected) for m in part or ())
 
 
 def _prune(folder: Path, *, keep: str) -> None:

@@ -53,10 +53,11 @@ def read_file(path: Path) -> Iterator[Line]:
 
 
 def _jsonl(path: Path) -> Iterator[Line]:
+    name = str(path)
     with _opened(path) as lines:
         for number, line in enumerate(lines, start=1):
             if line and not line.isspace():
-                where = f"{path}, line {number}"
+                where = f"{name}, line {number}"
                 yield where, *_object(line, where)
 
 

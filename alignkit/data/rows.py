@@ -159,12 +159,14 @@ def _messages(value: Any, where: str, *, role: str = "user") -> Messages:
     """Take text or a list of {"role", "content"}."""
     if isinstance(value, str):
         return ({"role": role, "content": value},) if value or role == "assistant" else ()
-    if not isinstance(value, (list, tuple)) or not all(isinstance(message, dict) for message in value):
+    if not isinstance(value, (list, tuple)):
         raise InputError(f"{where}: expected text or a list of messages, found {_shown(value)}")
     return tuple([_message(message, where) for message in value])
 
 
-def _message(message: Mapping[str, Any], where: str) -> Message:
+def _message(message: Any, where: str) -> Message:
+    if not isinstance(message, dict):
+        raise InputError(f"{where}: expected text or a list of messages, found {_shown(message)} in a list")
     own, content, weight = message.get("role"), message.get("content"), message.get("weight")
     if not isinstance(own, str) or not isinstance(content, str):
         raise InputError(f"{where}: a message needs 'role' and 'content' as text, found {_shown(message)}")

@@ -18,7 +18,7 @@ from alignkit._native import Splicer
 from alignkit.data.layouts import Job, Layout, Scored, dropped, probes, sentinels
 from alignkit.data.lookalikes import Lookalikes, Restore
 from alignkit.data.template import Rendering, Template, texts
-from alignkit.data.texts import Texts
+from alignkit.data.texts import Texts, offsets_of
 from alignkit.errors import InputError
 
 _SAMPLED = 16  # the first conversations of each shape, rendered in full too, and then one in _SAMPLED_EVERY
@@ -111,25 +111,17 @@ class Shapes:
             InputError: as `render`.
         """
         shapes = [self._shape(job) for job in jobs]
-        which, contents, offsets = [], [], [0]
-        fast, slow, is_sampled = [], [], []
-        for number, (job, shape) in enumerate(zip(jobs, shapes, strict=True)):
-            if shape.layout is None or shape.samples():
-                slow.append(number)
-                is_sampled.append(True)
-                continue
-            fast.append(number)
-            which.append(shape.ended if to_the_end else shape.whole)
-            contents += [message["content"] for message in job.messages]
-            offsets.append(len(contents))
+        is_slow = np.array([shape.layout is None or shape.samples() for shape in shapes], bool)
+        fast, sampled = np.flatnonzero(~is_slow).tolist(), np.flatnonzero(is_slow).tolist()
+        which = np.array([shapes[n].ended if to_the_end else shapes[n].whole for n in fast], np.int64)
+        contents = [message["content"] for n in fast for message in jobs[n].messages]
         try:
-            spliced = self._splicer.splice(np.array(which, np.int64), contents, np.array(offsets, np.int64))
+            spliced = self._splicer.splice(which, contents, offsets_of([len(jobs[n].messages) for n in fast]))
         except UnicodeEncodeError:
             return _failed(len(jobs), {n: error for n in fast if (error := _no_text(jobs[n])) is not None})
         utf8, text_offsets, spans, span_offsets, has_special, is_normal = spliced
-        special = [fast[n] for n in np.flatnonzero(has_special)]
-        slow += special
-        is_sampled += [False] * len(special)
+        slow = sampled + [fast[n] for n in np.flatnonzero(has_special)]
+        is_sampled = [place < len(sampled) for place in range(len(slow))]
         results, wrong = self._carefully([jobs[n] for n in slow], [shapes[n] for n in slow], is_sampled)
         if wrong:
             self._demote(wrong)
@@ -147,7 +139,7 @@ class Shapes:
         text_of[fast] = np.arange(len(fast))
         text_of[slow] = len(fast) + np.arange(len(slow))  # also those that the splicer left empty
         flat = Texts(utf8, text_offsets, spans.reshape(-1, 2), span_offsets, is_normal) + Texts.of(careful)
-        layouts = np.concatenate([np.array(which, np.int64), np.full(len(slow), -1)])
+        layouts = np.concatenate([which, np.full(len(slow), -1)])
         return Rendered(flat, text_of, layouts, {})
 
     def _carefully(
