@@ -23,7 +23,7 @@ from alignkit.config import ModelSection
 from alignkit.data.read import read_rows
 from alignkit.data.rows import Row
 from alignkit.errors import UsageError
-from alignkit.judging.answers import Answering, Answers, Generation
+from alignkit.judging.answers import Answer, Answering, Answers, Generation
 from alignkit.judging.bleu import corpus_bleu
 from alignkit.judging.statistics import mean_interval, outcomes, win_rate
 from alignkit.policy import embedded
@@ -35,15 +35,17 @@ from alignkit.scoring.repetition import repetition
 from alignkit.scoring.specs import make_judge
 from alignkit.training.run_folder import write_atomically
 
-NOTE = (
-    "A demonstration on tasks this project generates, one seed; not a quality benchmark. Judged by the tasks' own "
-    "rules, on families that no training row has; one answer a prompt, sampled at temperature 1."
-)
 STARTS = {"base": None, "sft": "base", "sft-lenpen": "base", "dpo": "sft", "grpo": "sft"}
-NUM_PROMPTS = 200
+NUM_PROMPTS = 320
+NUM_SECOND_OPINIONS = 100  # prompts; a reward model of the policy's size costs as much as answering
 NUM_OWN_PROMPTS = 16
 MAX_NEW_TOKENS = 48
 TEMPERATURE = 1.0  # the policy itself is judged: what training changes is the distribution, not only its likeliest text
+NOTE = (
+    "A demonstration on tasks this project generates, one seed; not a quality benchmark. Judged by the tasks' own "
+    f"rules, on {NUM_PROMPTS} prompts of families that no training row has; one answer a prompt, sampled at "
+    f"temperature {TEMPERATURE:g}. The second opinion reads the first {NUM_SECOND_OPINIONS} of them."
+)
 
 _COMMON: dict[str, Any] = {
     "data": "demo", "split": "0.04", "limit": 320, "max_new_tokens": MAX_NEW_TOKENS, "accumulation": 1,
@@ -71,7 +73,10 @@ SETTINGS: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class Entrant:
-    """What one model answered to the judged prompts, how both judges scored that, and its answers to own prompts."""
+    """What one model answered to the judged prompts, how both judges scored that, and its answers to own prompts.
+
+    The reward model, `second`, scored the first `NUM_SECOND_OPINIONS` answers alone.
+    """
 
     answers: Answers
     own: Answers
@@ -95,8 +100,10 @@ def run_quickstart(*, seed: int, out: Path, progress: Progress) -> list[dict[str
     rows = [rows[n] for n in np.random.Generator(np.random.Philox(key=seed)).permutation(len(rows))[:NUM_PROMPTS]]
     own = read_rows("demo:own", limit=NUM_OWN_PROMPTS)
     answers = {name: _answer(name, rows, own, seed, out, progress) for name in STARTS}
-    scores = _score("rules", {name: judged for name, (judged, _) in answers.items()})
-    second = _score(str(out / "reward"), {name: judged for name, (judged, _) in answers.items()})
+    scores = _score("rules", {name: judged.answers for name, (judged, _) in answers.items()})
+    second = _score(
+        str(out / "reward"), {name: judged.answers[:NUM_SECOND_OPINIONS] for name, (judged, _) in answers.items()}
+    )
     entrants = {name: Entrant(*answers[name], scores[name], second[name]) for name in STARTS}
     table = [_row(name, entrants, finished, rows, seed) for name in STARTS]
     write_atomically(out / "table.json", json.dumps(table, indent=1) + "\n")
@@ -153,15 +160,13 @@ def _answer(
     return judged, outside
 
 
-def _score(spec: str, answers: Mapping[str, Answers]) -> dict[str, list[Scored | Missing]]:
+def _score(spec: str, answers: Mapping[str, Sequence[Answer]]) -> dict[str, list[Scored | Missing]]:
     """Score all entrants' answers at once: a reward model then computes each prompt once."""
     judge = make_judge(spec)
-    items = [
-        Item(a.row.prompt, a.text, {**a.row.fields, "id": a.row.id}) for one in answers.values() for a in one.answers
-    ]
+    items = [Item(a.row.prompt, a.text, {**a.row.fields, "id": a.row.id}) for one in answers.values() for a in one]
     scores = iter(judge.score(items))
     judge.judge.close()
-    return {name: list(islice(scores, len(one.answers))) for name, one in answers.items()}
+    return {name: list(islice(scores, len(one))) for name, one in answers.items()}
 
 
 def _row(
