@@ -1,0 +1,118 @@
+"""See, measure, prepare and compare rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from alignkit import config_file
+from alignkit.registry import registry
+
+if TYPE_CHECKING:
+    from alignkit.data.lengths import ColumnLengths
+    from alignkit.data.overlap import Overlap
+
+_SHOWN_ROWS = 5
+_TOKENS_A_CHARACTER = 4  # bytes of the longest in UTF-8
+
+
+def show_rows(*, config: Path | None = None, set: Sequence[str] = (), **options: object) -> Iterator[dict[str, Any]]:
+    """Yield {"id", "prompt_ids", "completions": [{"ids", "scored"}], "tokens"} of each row, the chosen one first.
+
+    A completion is whole: also what the template puts behind the end token, which is never scored. Of a row that does
+    not fit `max_length`, {"id", "skipped": the reason}.
+    """
+    from alignkit.data.read import read_rows
+    from alignkit.data.tokens import prepare
+    from alignkit.policy.chat_settings import make_chat
+    from alignkit.policy.names import find_model
+
+    settings = config_file.judge_settings(options, config, settings=set)
+    chat = make_chat(find_model(settings.model.model), settings.model)
+    section = settings.data
+    for row in read_rows(section.data, columns=section.columns, limit=section.limit or _SHOWN_ROWS):
+        is_pair = row.rejected is not None and section.train_on != "all-assistant"  # all turns of the chosen one
+        trains_on = "samples" if row.chosen is None else "pairs" if is_pair else "chosen"
+        prepared = prepare(
+            [row], chat, trains_on=trains_on, max_length=section.max_length or 1_000_000,
+            truncation=section.truncation or "cut-completion", max_skipped=1.0, train_on=section.train_on,
+            whole_answer=True, keep_unusable=True, is_part=True,
+        )  # fmt: skip
+        if not prepared.trees:
+            yield {"id": row.id, "skipped": prepared.skipped.get(row.id, "dropped as too long")}
+            continue
+        tree = prepared.trees[0]
+        yield {
+            "id": row.id,
+            "prompt_ids": tree.prompt.ids.tolist(),
+            "completions": [{"ids": c.ids.tolist(), "scored": c.scored.tolist()} for c in tree.completions],
+            "tokens": [_token_texts(chat.tokenizer, segment.ids.tolist()) for segment in tree.segments],
+        }
+
+
+def data_lengths(*, config: Path | None = None, set: Sequence[str] = (), **options: object) -> list[ColumnLengths]:
+    """Token counts of prompts and answers, by column; of whole rows; and of pairs, how they differ."""
+    from alignkit.data.lengths import measure, summarise
+    from alignkit.data.read import Source
+    from alignkit.policy.chat_settings import make_chat
+    from alignkit.policy.names import find_model
+
+    settings = config_file.judge_settings(options, config, settings=set)
+    chat = make_chat(find_model(settings.model.model), settings.model)
+    section = settings.data
+    rows = Source(section.data, section.columns, section.limit).rows(numbered=False)
+    return summarise(measure(rows, chat))
+
+
+def data_prepare(
+    method: str = "sft",
+    *,
+    shard: str | None = None,
+    ranks: int = 1,
+    config: Path | None = None,
+    set: Sequence[str] = (),
+    **options: object,
+) -> dict[str, Any]:
+    """Prepare what `train(method, ...)` with the same options trains on, and return the account.
+
+    Args:
+        shard: "i/n", i from 1: every n-th row only; when all n are there, training puts them together.
+        ranks: over how many ranks to share rows when their balance is measured.
+    """
+    from alignkit.training.prepare import prepare_data
+
+    cls = registry().find("method", method)
+    resolved = config_file.resolve(cls, options=options, config=config, settings=set)
+    return prepare_data(cls(), resolved, shard=shard, ranks=ranks)
+
+
+def data_overlap(
+    other: str,
+    *,
+    size: int | None = None,
+    threshold: float | None = None,
+    config: Path | None = None,
+    set: Sequence[str] = (),
+    **options: object,
+) -> Overlap:
+    """Find prompts of `other` whose runs of `size` words stand in prompts of `data`."""
+    from alignkit.data.overlap import SIZE, THRESHOLD, overlap
+    from alignkit.data.read import Source
+
+    section = config_file.judge_settings(options, config, settings=set).data
+    rows = Source(section.data, section.columns, section.limit).rows()
+    prompts = Source(other, section.columns).rows()
+    return overlap(rows, prompts, size=size or SIZE, threshold=threshold or THRESHOLD)
+
+
+def _token_texts(tokenizer: Any, ids: Sequence[int]) -> list[str]:
+    """Each token's text; a character of several tokens stands with its last."""
+    texts, pending = [], []
+    for number in ids:
+        pending.append(number)
+        text: str = tokenizer.decode(pending)
+        is_part = text.endswith("\N{REPLACEMENT CHARACTER}") and len(pending) < _TOKENS_A_CHARACTER
+        texts.append("" if is_part else text)
+        pending = pending if is_part else []
+    return texts

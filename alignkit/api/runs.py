@@ -1,0 +1,65 @@
+"""A run's folder, to look at."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from alignkit.errors import InputError
+
+if TYPE_CHECKING:
+    import polars
+
+    from alignkit.judging.verdict import Verdict
+
+
+class Run:
+    """A run's folder, to look at.
+
+    Args:
+        path: the folder, or the run's name under runs/.
+
+    Raises:
+        InputError: it is no run.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        candidates = [Path(path), Path("runs") / str(path)]
+        found = [folder for folder in candidates if (folder / "run.json").exists()]
+        if not found:
+            raise InputError(f"{path}: no run (no run.json there)")
+        self.path = found[0]
+
+    @property
+    def info(self) -> dict[str, Any]:
+        """run.json."""
+        content: dict[str, Any] = json.loads((self.path / "run.json").read_text(encoding="utf-8"))
+        return content
+
+    @property
+    def metrics(self) -> polars.DataFrame:
+        """metrics.jsonl with columns step, name, value, tokens."""
+        import polars
+
+        return polars.read_ndjson(self.path / "metrics.jsonl")
+
+    @property
+    def samples(self) -> list[dict[str, Any]]:
+        """samples.jsonl, a line each."""
+        return _json_lines(self.path / "samples.jsonl")
+
+    @property
+    def verdicts(self) -> list[Verdict]:
+        """The verdicts on this run, oldest first."""
+        from alignkit.judging.verdict import Verdict
+
+        files = sorted((self.path / "verdicts").glob("*.json"))
+        return [Verdict.model_validate_json(file.read_text(encoding="utf-8")) for file in files]
+
+    def __repr__(self) -> str:
+        return f"Run({str(self.path)!r})"
+
+
+def _json_lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []

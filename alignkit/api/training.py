@@ -1,0 +1,77 @@
+"""Train a model, or say what that needs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from alignkit import config_file
+from alignkit.api.runs import Run
+from alignkit.errors import UsageError
+from alignkit.progress import Progress, Silent, is_first_rank
+from alignkit.registry import registry
+
+
+def train(
+    method: str,
+    *,
+    config: Path | None = None,
+    set: Sequence[str] = (),
+    like: Path | None = None,
+    progress: Progress | None = None,
+    **options: object,
+) -> Run:
+    """Train a model with a method.
+
+    Args:
+        method: a method's name, such as "dpo".
+        config: the file to read instead of ./alignkit.toml.
+        set: texts KEY=VALUE over the file.
+        like: a run whose configuration this one starts from.
+        options: any option of `alignkit train METHOD --help`, by its Python name.
+
+    Raises:
+        AlignkitError: a wrong option or input, a stopped run, an interruption.
+    """
+    cls = registry().find("method", method)
+    resolved = config_file.resolve(cls, options=options, config=config, settings=set, like=like)
+    if resolved.run.plan:
+        text = f"call alignkit.api.plan({method!r}, ...), or type alignkit train {method} --plan"
+        raise UsageError(f"train(plan=True) trains nothing: {text}")
+    from alignkit.reports.run_report import write_training_report
+    from alignkit.training.run import train_run
+
+    run = Run(train_run(cls(), resolved, progress=progress or Silent()))
+    if is_first_rank() and not (run.path / "report.html").exists():
+        write_training_report(run.path, method=method, settings=run.info["config"]["train"][method])
+    return run
+
+
+def plan(
+    method: str, *, config: Path | None = None, set: Sequence[str] = (), like: Path | None = None, **options: object
+) -> list[str]:
+    """Return lines that say what memory and disk a training run with these options needs; nothing is loaded."""
+    from alignkit.training.plan import plan as plan_lines
+
+    cls = registry().find("method", method)
+    resolved = config_file.resolve(cls, options=options, config=config, settings=set, like=like)
+    return plan_lines(cls(), resolved)
+
+
+def start_up_checks(model: str) -> list[dict[str, Any]]:
+    """Run the start-up checks on a model with own rows: [{"name", "ok", "value", "tolerance", "unit"}]."""
+    from alignkit.config import ModelSection
+    from alignkit.data.rows import to_row
+    from alignkit.data.tokens import prepare
+    from alignkit.policy.chat_settings import make_chat
+    from alignkit.policy.load import load_policy
+    from alignkit.policy.names import find_model
+    from alignkit.training.startup import run_checks
+
+    source = find_model(model)
+    chat = make_chat(source, ModelSection())
+    texts = [("Name a river.", "The Rhine.", "I am not sure, there are many."), ("What is 2 + 3?", "5", "2 + 3 = 6")]
+    rows = [to_row({"prompt": p, "chosen": c, "rejected": r}, where="doctor") for p, c, r in texts]
+    trees = prepare(rows, chat, trains_on="pairs", max_length=512).trees
+    return [check.as_json() for check in run_checks(load_policy(source.folder), trees)]

@@ -1,0 +1,110 @@
+"""Judge a run, a file of judgements or a judge, and look into the ledger."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from alignkit import config_file
+from alignkit.errors import InputError
+from alignkit.progress import Progress, Silent
+
+if TYPE_CHECKING:
+    from alignkit.judging.verdict import Verdict
+    from alignkit.scoring.ledger import Ledger
+    from alignkit.scoring.probes import Accuracy
+
+
+def judge(
+    run: str | Path | None = None,
+    *,
+    vs: str | None = None,
+    config: Path | None = None,
+    set: Sequence[str] = (),
+    yes: bool = False,
+    progress: Progress | None = None,
+    **options: object,
+) -> Verdict:
+    """Judge a run or model against another; default: the newest finished run against its own start.
+
+    Args:
+        vs: the model to compare with.
+        yes: agree to a judge that costs money.
+        options: judge, data, num_prompts, margin, temperature, top_p, max_new_tokens, seed, sampler, ...
+    """
+    from alignkit.judging.compare import judge_model
+
+    given = dict(options) | ({"vs": vs} if vs is not None else {})
+    settings = config_file.judge_settings(given, config, settings=set)
+    return judge_model(
+        None if run is None else str(run), settings, data_given="data" in given, yes=yes, progress=progress or Silent()
+    )
+
+
+def judge_file(path: str | Path, *, config: Path | None = None, set: Sequence[str] = (), **options: object) -> Verdict:
+    """Reach the verdict on judgements made elsewhere, without a model.
+
+    Args:
+        path: CSV or JSONL with the columns row, preference (or score_model, score_baseline), and where known
+            baseline_chars, model_chars.
+        options: difficulties, regularisation (AlpacaEval's tables), margin, seed, cluster.
+    """
+    from alignkit.judging.elsewhere import judge_file as read_and_judge
+
+    tables = {name: options.pop(name, None) for name in ("difficulties", "regularisation")}
+    section = config_file.judge_settings(options, config, settings=set).judge
+    files = {name: None if file is None else Path(str(file)) for name, file in tables.items()}
+    return read_and_judge(Path(path), **files, margin=section.margin, seed=section.seed, cluster=section.cluster)
+
+
+def probe(
+    judge: str, *, data: Path | None = None, config: Path | None = None, set: Sequence[str] = (), yes: bool = False
+) -> list[Accuracy]:
+    """Measure a judge on rows with a right and a wrong answer, and on tricks: `Accuracy` by subset.
+
+    Args:
+        judge: a judge's name, a reward run or folder, or FILE.py:function.
+        data: JSONL rows of prompt, chosen, rejected and subset, as RewardBench's; default: twelve of alignkit's own.
+        yes: agree to a judge that costs money.
+    """
+    from alignkit.scoring import probes
+    from alignkit.scoring.probe_rows import ROWS
+    from alignkit.scoring.specs import make_judge
+    from alignkit.scoring.spending import agree
+
+    settings = config_file.judge_settings({}, config, settings=set)
+    rows = ROWS if data is None else probes.read_probe_rows(data)
+    named = make_judge(judge, settings.judges)
+    rows = [*rows, *probes.adversarial_rows(rows)]
+    ours, theirs = probes.probe_items(rows)
+    agree([named], len(ours) + len(theirs), yes=yes)
+    with closing(named.judge):
+        named.judge.ready([row.model_dump() for row in rows])
+        return probes.probe(named, rows)
+
+
+def ledger_stats() -> list[dict[str, Any]]:
+    """Scores in the ledger by judge, version and parameters.
+
+    Raises:
+        InputError: there is no ledger yet.
+    """
+    return _ledger().stats()
+
+
+def ledger_export() -> Iterator[dict[str, Any]]:
+    """Every score in the ledger, then everything missing with its reason. Raises as `ledger_stats`."""
+    return _ledger().export()
+
+
+def _ledger() -> Ledger:
+    from alignkit.scoring import ledger
+
+    opened = ledger.open_ledger()
+    if not opened.exists:
+        raise InputError(
+            f"{ledger.ledger_path()}: no ledger yet; the first score makes it ({ledger.VARIABLE} moves it)"
+        )
+    return opened
