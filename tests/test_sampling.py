@@ -70,6 +70,13 @@ def test_a_completion_does_not_depend_on_its_batch_or_order(sampler: Sampler) ->
         assert same(one, other) and same(one, drawn_by(sampler, {7, 200}, [request])[0])
 
 
+def test_prompts_of_more_tokens_than_an_engine_computes_at_once_are_no_trouble(sampler: Sampler) -> None:
+    rng = np.random.default_rng(1)
+    asked = [Request(rng.integers(0, 256, 400).tolist(), 1.0, n, 3) for n in range(24)]
+    together = drawn_by(sampler, {7}, asked)
+    assert all(same(together[n], drawn_by(sampler, {7}, [asked[n]])[0]) for n in (0, 11, 23))
+
+
 def test_log_probs_are_the_policys_at_the_requests_temperature(sampler: Sampler, policy: Policy) -> None:
     """vLLM's are after top-p, so that below 1 they are said to be unknown."""
     asked = [request for request in requests(12) if request.temperature > 0]

@@ -40,7 +40,7 @@ def start(model: Path) -> tuple[str, subprocess.Popen[bytes]]:
     arguments = [
         "--model", str(model), "--host", "127.0.0.1", "--port", str(port), "--dtype", "float32", "--enforce-eager",
         "--max-model-len", "256", "--logprobs-mode", "processed_logprobs", "--served-model-name", "policy",
-        "--disable-uvicorn-access-log",
+        "--disable-uvicorn-access-log", "--no-enable-chunked-prefill",
     ]  # fmt: skip
     process = subprocess.Popen(
         [sys.executable, "-W", "ignore", "-m", "vllm.entrypoints.openai.api_server", *arguments],

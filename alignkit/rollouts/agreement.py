@@ -19,7 +19,7 @@ from alignkit.errors import RunStopped
 from alignkit.policy.policy import Policy
 from alignkit.rollouts.sampler import Completion, Request
 
-MAX_TOKENS = 1024  # compared at each update: what a forward pass over these takes
+MAX_TOKENS = 512  # compared at each update: what a forward pass over these takes
 _FLOOR = 1e-4  # nats: what kernels of other shapes differ by in fp32
 _LARGEST_HEALTHY = {True: 0.2, False: 1e-3}  # nats; True: one of the two computes in bf16
 _FACTOR = 2.0  # a later distance above so many times the healthy one is no rounding

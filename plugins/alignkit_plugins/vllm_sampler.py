@@ -107,12 +107,15 @@ class VLLMSampler(CopyingSampler):
         weakref.finalize(self, folder.cleanup)
         self.policy.config.save_pretrained(folder.name)
         bf16 = self.policy.autocast is torch.bfloat16
+        on_cpu = self.policy.device.type == "cpu"
         return start_engine(
             Path(folder.name), dtype="bfloat16" if bf16 else "float32", max_model_len=self.max_length,
             gpu_memory=_GPU_MEMORY, load_format="dummy", skip_tokenizer_init=True, generation_config="vllm",
             logprobs_mode="processed_logprobs", max_num_seqs=_MAX_SEQUENCES, enable_sleep_mode=self._sleeps,
             max_logprobs=-1,  # of any width of beam search
-            block_size=CPU_BLOCK if self._searches_beams and self.policy.device.type == "cpu" else None,
+            block_size=CPU_BLOCK if self._searches_beams and on_cpu else None,
+            # a seeded request whose prompt is computed in parts fails there: CPU generators cannot be set back
+            enable_chunked_prefill=False if on_cpu else None,
         )  # fmt: skip
 
     @contextmanager
