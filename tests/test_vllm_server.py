@@ -151,6 +151,8 @@ def test_servers_are_named_for_the_sampler_that_has_them_and_must_answer(tmp_pat
     sampler = registry().find("sampler", "vllm-server")(policy, end_ids=frozenset())
     with pytest.raises(UsageError, match="name its servers"):
         sampler.connect([], None)
+    with pytest.raises(UsageError, match="draws in training"):
+        sampler.generate([Request([1], 1.0, 0, 4)])
     with pytest.raises(UsageError, match=r"no vLLM server that takes weights .*VLLM_SERVER_DEV_MODE=1"):
         sampler.connect(["http://127.0.0.1:9"], None)
     plain = registry().find("sampler", "transformers")(policy, end_ids=frozenset())

@@ -95,6 +95,8 @@ class VLLMServerSampler(CopyingSampler):
 
     @property
     def max_length(self) -> int:
+        if not self._servers:
+            raise UsageError(f"--sampler {self.name} draws in training (--servers); here take vllm or transformers")
         return min(self._max_length, int(self.policy.config.max_position_embeddings))
 
     def load(self, weights: Iterable[tuple[str, Tensor]]) -> None:
