@@ -10,7 +10,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -19,14 +18,15 @@ from typing import Any
 
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
 
-from bench.resilience import _import_same  # noqa: E402 - the path comes first
+from bench.fork_ranks import fork_ranks  # noqa: E402 - the path comes first
+from bench.resilience import _import_same  # noqa: E402
 
 METHODS = {
     "sft": [],
     "sft-lenpen": ["--penalty", "0.05", "--penalty-interval", "2", "--max-new-tokens", "40"],
-    "dpo": [],
+    "dpo": ["--gradient-checkpointing"],
     "dpo-lora": ["--lora-rank", "4", "--reference", "online"],
-    "reward": [],
+    "reward": ["--learning-rate", "0.03", "--validation-interval", "2", "--early-stopping-steps", "4"],
     "grpo": ["--reward", "rewards.py:short", "--group-size", "3", "--kl-in", "reward", "--kl-estimator", "k1"],
 }
 REWARDS = """
@@ -58,9 +58,10 @@ def interrupted() -> dict[str, list[int]]:
     codes = {}
     killed = partial(train, "sft", "killed", [])
     codes["killed"] = ranks(2, "killed", killed, rank_1=partial(in_step, 6, signal.SIGKILL))
-    for size in (1, 2, 4):
-        run = f"resumed-{size}"
-        shutil.copytree("killed", run)
+    codes["alone"] = ranks(1, "alone", partial(train, "sft", "alone", []), rank_0=partial(in_step, 6, signal.SIGKILL))
+    for begun, size in (("killed", 1), ("killed", 2), ("killed", 3), ("killed", 4), ("alone", 2)):
+        run = f"{begun}-{size}"
+        shutil.copytree(begun, run)
         codes[run] = ranks(size, run, partial(train, "sft", run, [], resume=True))
     terminated = partial(train, "sft", "terminated", [])
     codes["terminated"] = ranks(2, "terminated", terminated, rank_0=partial(in_step, 5, signal.SIGTERM))
@@ -79,6 +80,7 @@ def stopped() -> dict[str, list[int]]:
         "raising": ranks(2, "raising", partial(train, "grpo", "raising", raising)),
         "full": ranks(2, "full", partial(train, "sft", "full", []), rank_1=without_room),
         "copying": ranks(2, "copying", partial(train, "sft", "copying", ["--sampler", "vllm"])),
+        "narrow": ranks(2, "narrow", partial(train, "sft", "narrow", ["--optimizer", "adamw-8bit"])),
         "other": ranks(2, "other", partial(train, "sft", "other", []), rank_1=with_other_data),
     }
 
@@ -87,32 +89,8 @@ def ranks(
     size: int, name: str, work: Callable[[], int], *, restarts: int = 0, **apart: Callable[[], None]
 ) -> list[int]:
     """Run `work` on so many ranks at once; `rank_R` is what rank R does before. Returns their exit codes."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    rank_of = {}
-    for rank in range(size):
-        child = os.fork()
-        if child == 0:
-            code = 99
-            try:
-                log = os.open(f"{name}.{rank}.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-                os.dup2(log, 1)
-                os.dup2(log, 2)
-                given = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "MASTER_PORT": port}
-                os.environ |= {key: str(value) for key, value in given.items()}
-                os.environ |= {"MASTER_ADDR": "127.0.0.1", "TORCHELASTIC_RESTART_COUNT": str(restarts)}
-                apart.get(f"rank_{rank}", lambda: None)()
-                code = work()
-            finally:
-                sys.stdout.flush()
-                os._exit(code)
-        rank_of[child] = rank
-    codes = [0] * size
-    for _ in range(size):
-        child, status = os.wait()
-        codes[rank_of[child]] = os.waitstatus_to_exitcode(status)
-    return codes
+    before = {int(key.removeprefix("rank_")): first for key, first in apart.items()}
+    return fork_ranks(size, work, log=lambda rank: Path(f"{name}.{rank}.txt"), before=before, restarts=restarts)
 
 
 def train(

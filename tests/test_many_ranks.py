@@ -14,7 +14,11 @@ from typing import Any
 
 import pytest
 import torch
+from alignkit_plugins.dpo import DPO
 from safetensors.torch import load_file
+
+from alignkit import config_file
+from alignkit.training.plan import make_plan
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("many-ranks")]
 ROOT = Path(__file__).parents[1]
@@ -75,11 +79,28 @@ def test_every_method_trains_on_two_ranks_as_on_one(folder: Path, method: str) -
     assert distance(weights(two), weights(one)) <= 1e-5
     ours, theirs = metrics(two), metrics(one)
     assert ours.keys() == theirs.keys()
+    rounding = 1e-2 if method == "reward" else 1e-3  # so high a learning rate, to stop early, makes it grow
     for key, x in theirs.items():
-        assert ours[key] == pytest.approx(x, rel=1e-3, abs=1e-5), key
+        assert ours[key] == pytest.approx(x, rel=rounding, abs=1e-5), key
     assert (two / "samples.jsonl").read_text() == (one / "samples.jsonl").read_text()
+    if method == "reward":
+        assert "stopped early" in said(folder, two.name) and "the weights of step 2 are kept" in said(folder, two.name)
     if method == "sft-lenpen":
         assert any(x > 0 for (_, name), x in theirs.items() if name == "grad_norm/penalty")
+
+
+def test_the_plan_of_several_ranks_is_of_one_of_them(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def memory(ranks: int) -> dict[str, int]:
+        monkeypatch.setenv("WORLD_SIZE", str(ranks))
+        resolved = config_file.resolve(DPO, options={"model": str(folder / "model"), "precision": "fp32"}, config=None)
+        made = make_plan(DPO(), resolved)
+        assert ("each of 4 ranks" in made.line()) == (ranks == 4)
+        return made.memory
+
+    one, four = memory(1), memory(4)
+    for part in ("weights", "gradient", "optimizer"):
+        assert four[part] == one[part] // 4 > 0
+    assert four["gathered"] == one["weights"] and four["reference"] == one["reference"]
 
 
 def test_the_first_rank_alone_speaks_and_writes(folder: Path) -> None:
@@ -105,17 +126,17 @@ def test_a_killed_rank_ends_the_others_with_a_message(folder: Path) -> None:
     assert files == pieces | {"state.json", "manifest.json"}
 
 
-@pytest.mark.parametrize("size", [1, 2, 4])
-def test_a_run_of_two_ranks_goes_on_on_any_number(folder: Path, size: int) -> None:
-    run, whole = folder / f"resumed-{size}", folder / "sft-2"
+@pytest.mark.parametrize(("begun", "size"), [("killed", 1), ("killed", 2), ("killed", 3), ("killed", 4), ("alone", 2)])
+def test_a_run_goes_on_on_any_number_of_ranks(folder: Path, begun: str, size: int) -> None:
+    run, whole = folder / f"{begun}-{size}", folder / "sft-2"
     assert codes(folder, run.name) == [0] * size, said(folder, run.name)
     assert "going on from step 4" in said(folder, run.name)
     ours, theirs = metrics(run), metrics(whole)
     assert ours.keys() == theirs.keys()
-    if size == 2:
+    if (begun, size) == ("killed", 2):
         assert ours == theirs and all(torch.equal(x, weights(whole)[name]) for name, x in weights(run).items())
     else:
-        assert f"ranks: 2 -> {size}" in said(folder, run.name)
+        assert f"ranks: {2 if begun == 'killed' else 1} -> {size}" in said(folder, run.name)
         assert distance(weights(run), weights(whole)) <= 1e-5
 
 
@@ -150,6 +171,7 @@ def test_nan_on_one_rank_stops_all_and_names_the_row(folder: Path) -> None:
         ("full", 3, "the checkpoint of step 2 cannot be written: No space left on device"),
         ("other", 2, "rank 1 reads another data than rank 0"),
         ("copying", 2, "--sampler vllm runs in one process"),
+        ("narrow", 2, "--optimizer adamw-8bit runs in one process"),
     ],
 )
 def test_what_stops_one_rank_stops_all_and_is_said_once(folder: Path, name: str, code: int, text: str) -> None:
@@ -158,30 +180,37 @@ def test_what_stops_one_rank_stops_all_and_is_said_once(folder: Path, name: str,
     assert not list((folder / name).glob("checkpoints/.*"))
 
 
-def test_torchrun_itself_trains_is_killed_and_goes_on(folder: Path, tmp_path: Path) -> None:
+def test_torchrun_starts_a_killed_rank_again_and_the_run_goes_on_by_itself(folder: Path, tmp_path: Path) -> None:
     options: dict[str, Any] = {
         "model": folder / "model", "data": folder / "rows.jsonl", "out": tmp_path / "run", "precision": "fp32",
-        "split": "first-6", "max-new-tokens": 5, "batch-size": 5, "accumulation": 1, "epochs": 200,
-        "max-steps": 1000, "checkpoint-interval": 2, "validation-interval": 1000,
+        "split": "first-6", "max-new-tokens": 5, "batch-size": 5, "accumulation": 1, "epochs": 50, "max-steps": 150,
+        "checkpoint-interval": 2, "validation-interval": 1000,
     }  # fmt: skip
     command = [
-        *[sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "alignkit"],
-        *["train", "sft", *(str(x) for key, value in options.items() for x in (f"--{key}", value))],
+        *[
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--standalone",
+            "--nproc-per-node",
+            "2",
+            "--max-restarts",
+            "1",
+        ],
+        *["-m", "alignkit", "train", "sft", *(str(x) for key, value in options.items() for x in (f"--{key}", value))],
     ]
-    log = tmp_path / "log.txt"
-    with log.open("w") as file, subprocess.Popen(command, stdout=file, stderr=file) as agent:
+    log, out = tmp_path / "log.txt", tmp_path / "out.txt"
+    with log.open("w") as err, out.open("w") as file, subprocess.Popen(command, stdout=file, stderr=err) as agent:
         deadline = time.monotonic() + 120
         while not list((tmp_path / "run").glob("checkpoints/step-*")) and time.monotonic() < deadline:
             assert agent.poll() is None, log.read_text()
-            time.sleep(0.05)
+            time.sleep(0.02)
         os.kill(worker(agent.pid, rank=1), signal.SIGKILL)
-        assert agent.wait(60) == 1
-    assert "lost contact with another rank" in log.read_text()
-    step = max(int(path.name[5:]) for path in (tmp_path / "run/checkpoints").glob("step-*"))
-    resumed = [*command, "--resume", "--allow-changed", "max_steps", "--max-steps", str(step + 1)]
-    done = subprocess.run(resumed, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
-    assert f"going on from step {step}" in done.stderr and done.stdout.splitlines()[0] == str(tmp_path / "run")
+        assert agent.wait(150) == 0, log.read_text()
+    assert "lost contact with another rank" in log.read_text() and "going on from step" in log.read_text()
+    assert out.read_text().splitlines()[0] == str(tmp_path / "run")
+    steps = [step for step, name in metrics(tmp_path / "run") if name == "loss"]
+    assert steps == list(range(1, 151))
 
 
 def worker(agent: int, *, rank: int) -> int:

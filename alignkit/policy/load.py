@@ -73,7 +73,7 @@ def load_policy(
     if gradient_checkpointing:
         _checkpoint(policy, folder)
     if compiled:
-        _compile(policy)
+        compile_layers(policy)
     return policy
 
 
@@ -88,7 +88,8 @@ def _checkpoint(policy: Policy, folder: str | Path) -> None:
     policy.base.gradient_checkpointing_enable({"use_reentrant": False})
 
 
-def _compile(policy: Policy) -> None:
+def compile_layers(policy: Policy) -> None:
+    """Compile each layer by torch.compile, on CUDA alone."""
     if policy.device.type != "cuda":
         _logger.warning("--compile is for CUDA: left out on %s", policy.device.type)
         return

@@ -169,10 +169,13 @@ def joined(where: Callable[[], str]) -> Iterator[World]:
         return
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-    dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    backend = "nccl" if torch.cuda.is_available() else "gloo"
+    dist.init_process_group(backend)
     world = World(dist.get_rank(), dist.get_world_size(), dist.new_group(backend="gloo", timeout=_WAIT))
+    is_done = False
     try:
         yield world
+        is_done = True
     except RuntimeError as error:
         if isinstance(error, torch.OutOfMemoryError) or not any(sign in str(error) for sign in _LOST):
             raise
@@ -181,8 +184,9 @@ def joined(where: Callable[[], str]) -> Iterator[World]:
             f"from the last checkpoint with --resume --out {where()}, on as many ranks as you like"
         ) from error
     finally:
-        with contextlib.suppress(RuntimeError):
-            dist.destroy_process_group()
+        if is_done or backend == "gloo":  # nccl would wait for what a lost rank never sends
+            with contextlib.suppress(RuntimeError):
+                dist.destroy_process_group()
 
 
 def num_started() -> int:

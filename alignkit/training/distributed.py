@@ -22,9 +22,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from alignkit.config_file import Resolved
 from alignkit.data.packs import attention_cost, pack, pack_for_ranks, share_rows
 from alignkit.data.trees import Tree
 from alignkit.errors import UsageError
+from alignkit.policy.load import compile_layers
 from alignkit.policy.policy import Policy
 from alignkit.policy.ranks import World
 from alignkit.registry import registry
@@ -82,12 +84,18 @@ class Whole:
                 parameter.data = parameter.data.new_empty(0)
 
 
-def shard(policy: Policy, world: World) -> Whole:
-    """Shard a copy of a policy, each decoder layer apart and the policy as the root; `policy` becomes the plain one."""
+def shard(policy: Policy, world: World, *, compiled: bool = False) -> Whole:
+    """Shard a copy of a policy, each decoder layer apart and the policy as the root; `policy` becomes the plain one.
+
+    Args:
+        compiled: compile the copy's layers: a copy of compiled layers is not compiled itself.
+    """
     from torch.distributed.fsdp import FSDPModule, fully_shard
 
     own: dict[int, Any] = {id(p): nn.Parameter(p.data, requires_grad=p.requires_grad) for p in policy.parameters()}
     sharded = copy.deepcopy(policy, own)
+    if compiled:
+        compile_layers(sharded)
     mesh = dist.init_device_mesh(policy.device.type, (world.size,))
     lists = [module for module in sharded.body.children() if isinstance(module, nn.ModuleList)]
     for layer in max(lists, key=len, default=nn.ModuleList()):
@@ -137,14 +145,22 @@ def clip(parameters: Iterable[Tensor], max_norm: float) -> float:
     return norm
 
 
-def refuse_copies(sampler: str, world: World) -> None:
-    """Refuse a sampler with an engine and weights of its own.
+def refuse_unshared(resolved: Resolved, world: World) -> None:
+    """Refuse what several ranks cannot share.
 
     Raises:
-        UsageError: there are several ranks, each of which would start one.
+        UsageError: a sampler with an engine and weights of its own, which each rank would start; or an optimizer whose
+            moments in 8 bits are not sharded.
     """
-    if world.size > 1 and issubclass(registry().find("sampler", sampler), CopyingSampler):
+    if world.size == 1:
+        return
+    sampler, optimizer = resolved.rollouts.sampler, resolved.method.optimizer
+    if issubclass(registry().find("sampler", sampler), CopyingSampler):
         text = f"--sampler {sampler} runs in one process: leave it out, several ranks sample with transformers"
+        raise world.told(UsageError(text))
+    if optimizer.endswith("-8bit"):
+        whole = optimizer.removesuffix("-8bit")
+        text = f"--optimizer {optimizer} runs in one process: take --optimizer {whole}, several ranks share its moments"
         raise world.told(UsageError(text))
 
 

@@ -22,9 +22,10 @@ from alignkit.data.trees import Tree
 from alignkit.methods import MethodConfig, sampled_options
 from alignkit.training.draw import Group, draw, grouped
 from alignkit.training.journal import FOLDER, journal_key
+from alignkit.training.models import Models
 from alignkit.training.run_folder import RunFolder
 from alignkit.training.scoring_step import Scoring
-from alignkit.training.setup import Inputs, Models
+from alignkit.training.setup import Inputs
 from alignkit.training.shared_rollouts import make_journal
 from alignkit.training.validation import Validation, mean_kl, rank_rows
 

@@ -30,6 +30,7 @@ from alignkit.training.deadlines import DeadlinePassed, Deadlines
 from alignkit.training.distributed import clip, own_rows
 from alignkit.training.draw import Group, unrewarded_micro
 from alignkit.training.memory_owners import memory_line
+from alignkit.training.models import Models
 from alignkit.training.optimizer import learning_rate, make_optimizer
 from alignkit.training.order import EpochPacking, derived_seed, step_rows, steps_per_epoch
 from alignkit.training.position import Position
@@ -37,7 +38,7 @@ from alignkit.training.rollout_step import RolloutStep
 from alignkit.training.run_folder import RunFolder
 from alignkit.training.sample_lines import lengths, shown_line
 from alignkit.training.scoring_step import Scoring
-from alignkit.training.setup import ROW_CAPACITY, Inputs, Models, row_capacity
+from alignkit.training.setup import ROW_CAPACITY, Inputs, row_capacity
 from alignkit.training.signals import Broken, Signals, noted_signals
 from alignkit.training.speed import Arithmetic, packs_of, peak_flops
 from alignkit.training.step import Micro, StepResult, accumulate, tokens_of

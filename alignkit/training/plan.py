@@ -3,6 +3,7 @@
     weights, gradient    4 bytes a parameter each (fp32)
     optimizer            8 bytes a trained parameter (two moments), 2 in 8 bits
     reference            4 bytes a parameter, where a frozen copy stays: --reference online without LoRA
+    gathered             4 bytes a parameter on each of several ranks, for validation and samples
     activations          tokens of a row x layers x what a layer keeps for the backward pass, c bytes a number
                          CPU, tree path: 8 H + c (4 H + 2 K + 2 I)       (policy/lean.py; the residuals stay fp32)
                          else: 16 H + c (8 H + 2 K + 4 I), and c bytes a parameter for autocast's copies
@@ -13,6 +14,7 @@
     disk                 12 bytes a trained parameter a checkpoint, two, the best and the one being written, and 4 a
                          parameter for the model
 
+Several ranks (started by torchrun) share weights, gradient and optimizer: the plan is of one rank, but for the disk.
 c is 2 under bf16 and 4 in fp32; H hidden size, K keys of a token, I intermediate size. A row is as long as the data's
 longest tree where that is known (a run says it), else as long as --max-length lets it be. An estimate: kernels'
 workspace is not in it.
@@ -35,6 +37,7 @@ from alignkit.methods import Method, sampled_options
 from alignkit.policy.load import autocast_type, pick_device
 from alignkit.policy.logprobs import CHUNK_BYTES
 from alignkit.policy.names import find_model
+from alignkit.policy.ranks import num_started
 from alignkit.training.setup import ROW_CAPACITY, needs_reference, row_capacity
 
 _CHECKPOINTS = 4  # the last two, the best, and the one being written
@@ -53,21 +56,27 @@ class Plan:
         disk: of the run's folder.
         device: "cpu" or "cuda".
         tokens: of the longest row of trees.
+        ranks: that share the run; memory is one's, disk is the run's.
     """
 
     memory: dict[str, int]
     disk: int
     device: str
     tokens: int
+    ranks: int = 1
 
     @property
     def total(self) -> int:
         return sum(self.memory.values())
 
+    @property
+    def _where(self) -> str:
+        return self.device if self.ranks == 1 else f"{self.device}, each of {self.ranks} ranks"
+
     def lines(self) -> list[str]:
         """One line for each part, and the sums."""
         lines = [f"{name:<12} {_mib(count)}" for name, count in self.memory.items() if count]
-        lines.append(f"{'memory':<12} {_mib(self.total)} on {self.device}, for rows of {self.tokens} tokens")
+        lines.append(f"{'memory':<12} {_mib(self.total)} on {self._where}, for rows of {self.tokens} tokens")
         lines.append(f"{'disk':<12} {_mib(self.disk)}")
         return lines
 
@@ -75,7 +84,7 @@ class Plan:
         """The same in one line."""
         parts = ", ".join(f"{name} {count / 2**20:,.0f}" for name, count in self.memory.items() if count)
         return (
-            f"plan: {self.total / 2**20:,.0f} MiB on {self.device} ({parts}), disk {self.disk / 2**20:,.0f} MiB; "
+            f"plan: {self.total / 2**20:,.0f} MiB on {self._where} ({parts}), disk {self.disk / 2**20:,.0f} MiB; "
             f"rows of {self.tokens} tokens"
         )
 
@@ -99,10 +108,12 @@ def make_plan(method: Method, resolved: Resolved, *, longest: int | None = None)
     size = 4 if autocast_type(resolved.model.precision, device) is None else 2
     tokens = _row_tokens(method, resolved, config, row_capacity(device), longest)
     is_lean = device.type == "cpu" and resolved.model.attention != "plain"
+    ranks = num_started()
     memory = {
-        "weights": 4 * parameters,
-        "gradient": 4 * trained,
-        "optimizer": (2 if resolved.method.optimizer.endswith("-8bit") else 8) * trained,
+        "weights": 4 * parameters // ranks,
+        "gradient": 4 * trained // ranks,
+        "optimizer": (2 if resolved.method.optimizer.endswith("-8bit") else 8) * trained // ranks,
+        "gathered": 4 * parameters if ranks > 1 else 0,
         "reference": 4 * parameters if _keeps_copy(method, resolved) else 0,
         "activations": tokens * _kept_a_token(config, size, is_lean, resolved.model.gradient_checkpointing)
         + (0 if is_lean or size == 4 else size * parameters),
@@ -110,7 +121,7 @@ def make_plan(method: Method, resolved: Resolved, *, longest: int | None = None)
         "rollouts": _rollouts(method, resolved, config) * size,
         "libraries": _LIBRARIES if device.type == "cpu" else 0,
     }
-    return Plan(memory, _CHECKPOINTS * 12 * trained + 4 * parameters, device.type, tokens)
+    return Plan(memory, _CHECKPOINTS * 12 * trained + 4 * parameters, device.type, tokens, ranks)
 
 
 def _keeps_copy(method: Method, resolved: Resolved) -> bool:

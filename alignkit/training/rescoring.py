@@ -13,7 +13,8 @@ from alignkit.policy.policy import Policy
 from alignkit.training.distributed import own_rows
 from alignkit.training.draw import Group, unrewarded_micro
 from alignkit.training.journal import Journal
-from alignkit.training.setup import Models, row_capacity
+from alignkit.training.models import Models
+from alignkit.training.setup import row_capacity
 from alignkit.training.step import Micro
 
 

@@ -24,6 +24,7 @@ from alignkit.training.draw import Group, draw, grouped, sample_micros, without_
 from alignkit.training.hacking import Watch
 from alignkit.training.held_out import HeldOut
 from alignkit.training.journal import FOLDER, journal_key
+from alignkit.training.models import Models
 from alignkit.training.order import derived_seed, step_rows
 from alignkit.training.rescoring import recomputed, reference_kl
 from alignkit.training.run_folder import RunFolder
@@ -36,7 +37,7 @@ from alignkit.training.sample_lines import (
     scored_examples,
 )
 from alignkit.training.scoring_step import Scoring
-from alignkit.training.setup import Inputs, Models, row_capacity
+from alignkit.training.setup import Inputs, row_capacity
 from alignkit.training.shared_rollouts import make_journal
 from alignkit.training.step import Micro
 from alignkit.training.validation import Validation

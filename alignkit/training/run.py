@@ -3,23 +3,15 @@
 from __future__ import annotations
 
 import errno
-import importlib.metadata
 import logging
 import math
-import platform
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from alignkit import config_file
 from alignkit.config_file import Resolved
-from alignkit.data.lengths import of_prepared
-from alignkit.data.store import Stored
 from alignkit.errors import RunStopped, UsageError
 from alignkit.memory import memory_bytes, peak_mib, reset_peak
 from alignkit.methods import Method, MethodConfig, sampled_options
@@ -29,24 +21,23 @@ from alignkit.registry import registry
 from alignkit.scoring.spending import agree
 from alignkit.tracking import MetricsFile, Tracker
 from alignkit.training.deadlines import Deadlines
-from alignkit.training.distributed import refuse_copies
+from alignkit.training.description import account, describe
+from alignkit.training.distributed import refuse_unshared
 from alignkit.training.export import export
 from alignkit.training.loop import Loop
+from alignkit.training.models import Models, shared
 from alignkit.training.order import steps_per_epoch
 from alignkit.training.plan import disk_warning, make_plan, out_of_memory_explained
 from alignkit.training.resume import (
-    code_fingerprint,
-    hardware,
     refuse_changes,
     resume_point,
     warn_of_other_hardware,
 )
 from alignkit.training.run_folder import FollowedRun, RunFolder, open_run
-from alignkit.training.setup import Inputs, Models, load_models, read_inputs, shared
+from alignkit.training.setup import Inputs, load_models, read_inputs
 from alignkit.training.signals import held_signals, terminated_as_interrupted
 from alignkit.training.startup import plain_factor, ranks_check, run_checks, small_trees
 
-_PACKAGES = ("alignkit", "alignkit-plugins", "torch", "transformers", "tokenizers", "peft", "safetensors", "numpy")
 _DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM}
 
 
@@ -98,7 +89,7 @@ def _read(method: Method, resolved: Resolved, world: World) -> Inputs:
     Raises:
         UsageError: ranks find other data or another model than rank 0, or cannot share the sampler.
     """
-    refuse_copies(resolved.rollouts.sampler, world)
+    refuse_unshared(resolved, world)
     read: list[Inputs] = []
     world.on_first(lambda: read.append(read_inputs(method, resolved)))
     if world.size == 1:
@@ -120,7 +111,7 @@ def _train(method: Method, resolved: Resolved, run: RunFolder, progress: Progres
     description: dict[str, Any] = {}
 
     def begin() -> bool:
-        description.update(_describe(method, resolved, inputs, world))
+        description.update(describe(method, resolved, inputs, world))
         resumes = (run.path / "run.json").exists()
         if resumes:
             before = run.read_json("run.json")
@@ -129,7 +120,7 @@ def _train(method: Method, resolved: Resolved, run: RunFolder, progress: Progres
         return resumes
 
     resumes = world.on_first(begin)
-    for line in _account(inputs):
+    for line in account(inputs):
         progress.note(line)
     planned = make_plan(method, resolved, longest=int(inputs.training.trees.lengths().max()))
     progress.note(planned.line())
@@ -174,7 +165,7 @@ def _compute(
     if found is None:
         world.on_first(lambda: _check(run, models, inputs, progress, method, resolved.method))
     if world.size > 1:
-        models = _shared(run, models, inputs, world, checks=found is None)
+        models = _shared(run, models, inputs, world, compiled=resolved.model.compile, checks=found is None)
     deadlines = Deadlines(resolved.rollouts.timeouts_s, log=run.path / "log.txt")
     loop = Loop(
         method, resolved.method, inputs, models, run, trackers=trackers, progress=progress,
@@ -261,10 +252,10 @@ def _check(
         raise RunStopped(f"{run.path}: start-up check failed: {names}")
 
 
-def _shared(run: RunFolder, models: Models, inputs: Inputs, world: World, *, checks: bool) -> Models:
+def _shared(run: RunFolder, models: Models, inputs: Inputs, world: World, *, compiled: bool, checks: bool) -> Models:
     """Shard the policy among the ranks; `checks` compares their gradient with one process's, noted in checks.json."""
     models.policy.use_path(world.gather(models.policy.path)[0])  # the start-up checks ran on rank 0
-    models = shared(models, world)
+    models = shared(models, world, compiled=compiled)
     if not checks:
         return models
     check = ranks_check(models, inputs.training.trees)
@@ -279,66 +270,6 @@ def _shared(run: RunFolder, models: Models, inputs: Inputs, world: World, *, che
 
     world.on_first(note)
     return models
-
-
-def _describe(method: Method, resolved: Resolved, inputs: Inputs, world: World) -> dict[str, Any]:
-    """What run.json holds."""
-    parts: dict[str, Stored] = {"training": inputs.training, "validation": inputs.validation}
-    return {
-        "method": method.name,
-        "config": config_file.dump(resolved),
-        "fingerprints": {**inputs.fingerprints, "code": code_fingerprint(type(method).__module__)},
-        "versions": {name: importlib.metadata.version(name) for name in _PACKAGES},
-        "plugins": sorted({f"{p.distribution} {p.version}" for p in registry().plugins()}),
-        "python": platform.python_version(),
-        "hardware": hardware(world.size),
-        "parent": str(inputs.source.run) if inputs.source.run else None,
-        "model": str(inputs.source.folder),
-        "max_length": inputs.max_length,
-        "rewards": [
-            {
-                "name": n.label, "judge": n.judge.name, "version": n.judge.version, "weight": n.weight,
-                "verifiable": n.judge.verifiable,
-            }
-            for n in inputs.judges
-        ],
-        "rows": {
-            name: {
-                "used": len(part.trees), "skipped": dict(part.skipped), "cut": part.num_cut,
-                "dropped": part.num_dropped, "tokenized_otherwise": part.num_tokenized_otherwise,
-                "lengths": [asdict(column) for column in of_prepared(part.lengths)], "ids": part.trees.ids(),
-            }
-            for name, part in parts.items()
-        },
-    }  # fmt: skip
-
-
-def _account(inputs: Inputs) -> list[str]:
-    """Say what was read, cut and skipped before anything is trained."""
-    lines = []
-    if duplicates := inputs.training.notes["duplicates"]:
-        shown = ", ".join(inputs.training.notes["duplicate_ids"])
-        done = "left out" if inputs.drops_duplicates else "kept: --duplicates drop leaves them out"
-        lines.append(f"data: {duplicates} rows repeat an earlier one exactly ({shown}, ...), {done}")
-    for name, part in (("training", inputs.training), ("validation", inputs.validation)):
-        text = f"{name}: {len(part.trees)} rows" + (" (prepared before)" if part.from_cache else "")
-        if part.num_cut:
-            text += f", {part.num_cut} answers cut at {inputs.max_length} tokens"
-        if part.num_dropped:
-            text += f", {part.num_dropped} dropped as longer than {inputs.max_length} tokens"
-        if part.num_tokenized_otherwise:
-            text += f", {part.num_tokenized_otherwise} whose whole text tokenizes otherwise"
-        if part.skipped:
-            reasons = sorted(set(part.skipped.values()))
-            text += f", {len(part.skipped)} skipped ({'; '.join(reasons[:3])}; listed in run.json)"
-        lines.append(text)
-    for column, lengths in inputs.training.lengths.items():
-        middle, high, highest = np.quantile(lengths, [0.5, 0.9, 0.99])
-        lines.append(
-            f"{column}: {middle:.0f} tokens at the median, {high:.0f} at 90 %, {highest:.0f} at 99 %, "
-            f"{lengths.max()} longest"
-        )
-    return lines
 
 
 def _tracker_classes(resolved: Resolved) -> list[type[Tracker]]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +27,7 @@ from alignkit.policy.reference_cache import known_logprobs
 from alignkit.registry import registry
 from alignkit.rollouts.sampler import Sampler
 from alignkit.scoring.specs import NamedJudge, make_judge
-from alignkit.training.distributed import SharedSampler, Whole, shard
+from alignkit.training.models import Models
 from alignkit.training.optimizer import require_eight_bits
 from alignkit.training.selection import Selection
 
@@ -58,41 +58,6 @@ class Inputs:
     judges: tuple[NamedJudge, ...]
     fingerprints: Mapping[str, str]
     drops_duplicates: bool = False
-
-
-@dataclass(frozen=True)
-class Models:
-    """What a run computes with."""
-
-    policy: Policy
-    reference: Reference | None
-    sampler: Sampler
-    world: World = ALONE
-    gathers: Whole | None = None
-    """Where the policy is sharded: what gives all ranks all its weights."""
-    apart: Reference | None = None
-    """The reference that belongs to the gathered policy."""
-
-    @contextmanager
-    def whole(self) -> Iterator[Models]:
-        """What each rank computes with apart from the others, without gradient; every rank must ask."""
-        if self.gathers is None:
-            yield self
-            return
-        with self.gathers.gathered() as policy:
-            yield replace(self, policy=policy, reference=self.apart, gathers=None)
-
-    @contextmanager
-    def whole_policy(self) -> Iterator[Policy]:
-        """The policy of `whole`."""
-        with self.whole() as models:
-            yield models.policy
-
-    def use_path(self, path: str) -> None:
-        """Switch between the tree path and the plain path."""
-        self.policy.use_path(path)
-        if self.gathers is not None:
-            self.gathers.plain.use_path(path)
 
 
 def read_inputs(method: Method, resolved: Resolved, *, asks_judges: bool = True) -> Inputs:
@@ -179,22 +144,6 @@ def load_models(method: Method, resolved: Resolved, inputs: Inputs, world: World
     if type(method).temperatures is not Method.temperatures:
         _refuse_long_prompts(sampler, inputs, resolved.method.max_new_tokens)
     return Models(policy, reference, sampler)
-
-
-def shared(models: Models, world: World) -> Models:
-    """Shard the policy among the ranks, and let them share the drawing of samples."""
-    if world.size == 1:
-        return models
-    reference = models.reference
-    whole = shard(models.policy, world)
-    return Models(
-        whole.sharded,
-        None if reference is None else reference.under(whole.sharded),
-        SharedSampler(models.sampler, world, whole.gathered),
-        world,
-        whole,
-        reference,
-    )
 
 
 def _refuse_long_prompts(sampler: Sampler, inputs: Inputs, max_new_tokens: int) -> None:

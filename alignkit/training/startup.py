@@ -21,7 +21,7 @@ from alignkit.data.trees import Tree, tree
 from alignkit.policy.policy import Policy
 from alignkit.policy.reference import Reference
 from alignkit.training.distributed import full
-from alignkit.training.setup import Models
+from alignkit.training.models import Models
 
 _MAX_TOKENS = 160  # of a checked row's prompt, and of each of its completions
 _LOGPROB_TOLERANCE = 2e-3  # nats, fp32 kernels of different shapes

@@ -17,8 +17,9 @@ from alignkit.policy.reference import exact_kl
 from alignkit.training.deadlines import Deadlines
 from alignkit.training.distributed import own_rows
 from alignkit.training.draw import Group, draw
+from alignkit.training.models import Models
 from alignkit.training.pair_accuracy import PairAccuracy, pair_accuracy
-from alignkit.training.setup import Inputs, Models, row_capacity
+from alignkit.training.setup import Inputs, row_capacity
 from alignkit.training.step import Micro, evaluate
 
 MAX_SHOWN = 8  # prompts whose samples are written to samples.jsonl

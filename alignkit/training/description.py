@@ -1,0 +1,82 @@
+"""What is known of a run before it begins: run.json, and the lines that account for its rows."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+
+from alignkit import config_file
+from alignkit.config_file import Resolved
+from alignkit.data.lengths import of_prepared
+from alignkit.data.store import Stored
+from alignkit.methods import Method
+from alignkit.policy.ranks import World
+from alignkit.registry import registry
+from alignkit.training.resume import code_fingerprint, hardware
+from alignkit.training.setup import Inputs
+
+_PACKAGES = ("alignkit", "alignkit-plugins", "torch", "transformers", "tokenizers", "peft", "safetensors", "numpy")
+
+
+def describe(method: Method, resolved: Resolved, inputs: Inputs, world: World) -> dict[str, Any]:
+    """What run.json holds."""
+    parts: dict[str, Stored] = {"training": inputs.training, "validation": inputs.validation}
+    return {
+        "method": method.name,
+        "config": config_file.dump(resolved),
+        "fingerprints": {**inputs.fingerprints, "code": code_fingerprint(type(method).__module__)},
+        "versions": {name: importlib.metadata.version(name) for name in _PACKAGES},
+        "plugins": sorted({f"{p.distribution} {p.version}" for p in registry().plugins()}),
+        "python": platform.python_version(),
+        "hardware": hardware(world.size),
+        "parent": str(inputs.source.run) if inputs.source.run else None,
+        "model": str(inputs.source.folder),
+        "max_length": inputs.max_length,
+        "rewards": [
+            {
+                "name": n.label, "judge": n.judge.name, "version": n.judge.version, "weight": n.weight,
+                "verifiable": n.judge.verifiable,
+            }
+            for n in inputs.judges
+        ],
+        "rows": {
+            name: {
+                "used": len(part.trees), "skipped": dict(part.skipped), "cut": part.num_cut,
+                "dropped": part.num_dropped, "tokenized_otherwise": part.num_tokenized_otherwise,
+                "lengths": [asdict(column) for column in of_prepared(part.lengths)], "ids": part.trees.ids(),
+            }
+            for name, part in parts.items()
+        },
+    }  # fmt: skip
+
+
+def account(inputs: Inputs) -> list[str]:
+    """Say what was read, cut and skipped before anything is trained."""
+    lines = []
+    if duplicates := inputs.training.notes["duplicates"]:
+        shown = ", ".join(inputs.training.notes["duplicate_ids"])
+        done = "left out" if inputs.drops_duplicates else "kept: --duplicates drop leaves them out"
+        lines.append(f"data: {duplicates} rows repeat an earlier one exactly ({shown}, ...), {done}")
+    for name, part in (("training", inputs.training), ("validation", inputs.validation)):
+        text = f"{name}: {len(part.trees)} rows" + (" (prepared before)" if part.from_cache else "")
+        if part.num_cut:
+            text += f", {part.num_cut} answers cut at {inputs.max_length} tokens"
+        if part.num_dropped:
+            text += f", {part.num_dropped} dropped as longer than {inputs.max_length} tokens"
+        if part.num_tokenized_otherwise:
+            text += f", {part.num_tokenized_otherwise} whose whole text tokenizes otherwise"
+        if part.skipped:
+            reasons = sorted(set(part.skipped.values()))
+            text += f", {len(part.skipped)} skipped ({'; '.join(reasons[:3])}; listed in run.json)"
+        lines.append(text)
+    for column, lengths in inputs.training.lengths.items():
+        middle, high, highest = np.quantile(lengths, [0.5, 0.9, 0.99])
+        lines.append(
+            f"{column}: {middle:.0f} tokens at the median, {high:.0f} at 90 %, {highest:.0f} at 99 %, "
+            f"{lengths.max()} longest"
+        )
+    return lines

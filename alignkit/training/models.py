@@ -1,0 +1,64 @@
+"""What a run computes with, and how several ranks share it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+from alignkit.policy.policy import Policy
+from alignkit.policy.ranks import ALONE, World
+from alignkit.policy.reference import Reference
+from alignkit.rollouts.sampler import Sampler
+from alignkit.training.distributed import SharedSampler, Whole, shard
+
+
+@dataclass(frozen=True)
+class Models:
+    """What a run computes with."""
+
+    policy: Policy
+    reference: Reference | None
+    sampler: Sampler
+    world: World = ALONE
+    gathers: Whole | None = None
+    """Where the policy is sharded: what gives all ranks all its weights."""
+    apart: Reference | None = None
+    """The reference that belongs to the gathered policy."""
+
+    @contextmanager
+    def whole(self) -> Iterator[Models]:
+        """What each rank computes with apart from the others, without gradient; every rank must ask."""
+        if self.gathers is None:
+            yield self
+            return
+        with self.gathers.gathered() as policy:
+            yield replace(self, policy=policy, reference=self.apart, gathers=None)
+
+    @contextmanager
+    def whole_policy(self) -> Iterator[Policy]:
+        """The policy of `whole`."""
+        with self.whole() as models:
+            yield models.policy
+
+    def use_path(self, path: str) -> None:
+        """Switch between the tree path and the plain path."""
+        self.policy.use_path(path)
+        if self.gathers is not None:
+            self.gathers.plain.use_path(path)
+
+
+def shared(models: Models, world: World, *, compiled: bool) -> Models:
+    """Shard the policy among the ranks, and let them share the drawing of samples."""
+    if world.size == 1:
+        return models
+    reference = models.reference
+    whole = shard(models.policy, world, compiled=compiled)
+    return Models(
+        whole.sharded,
+        None if reference is None else reference.under(whole.sharded),
+        SharedSampler(models.sampler, world, whole.gathered),
+        world,
+        whole,
+        reference,
+    )
