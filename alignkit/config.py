@@ -38,6 +38,9 @@ class ModelSection(Section):
     attention: Literal["auto", "tree", "plain"] = Field(
         "auto", description="tree computes a prompt once for its completions; plain is the model's own, one row each"
     )
+    quantize: Literal["4bit"] | None = Field(
+        None, description="hold the base's linear layers in 4 bits (NF4) under a LoRA adapter; extra bitsandbytes"
+    )
     gradient_checkpointing: bool = Field(
         False,
         description="keep each layer's input alone and compute the layer again going backward: less memory, slower",

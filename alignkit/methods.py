@@ -46,7 +46,7 @@ class MethodConfig(BaseModel):
     schedule: Literal["linear", "cosine", "constant"] = Field("linear", description="learning rate after the warm-up")
     optimizer: Literal["adam", "adamw", "adam-8bit", "adamw-8bit"] = Field(
         "adam",
-        description="Adam is the paper's; AdamW decouples weight decay; 8bit: moments in 8 bits (bitsandbytes, CUDA)",
+        description="Adam is the paper's; AdamW decouples weight decay; 8bit: moments in 8 bits (extra bitsandbytes)",
     )
     weight_decay: float = Field(0.0, ge=0, description="weight decay of the optimizer")
     max_grad_norm: float = Field(1.0, gt=0, description="the gradient is scaled down to this norm")

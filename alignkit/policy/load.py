@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from alignkit.errors import InputError, UsageError
+from alignkit.policy import four_bits
 from alignkit.policy.attention import supports_trees
 from alignkit.policy.policy import Policy
 from alignkit.policy.quiet import quieten
@@ -40,6 +41,7 @@ def load_policy(
     seed: int = 0,
     gradient_checkpointing: bool = False,
     compiled: bool = False,
+    in_four_bits: bool = False,
     device: torch.device | None = None,
 ) -> Policy:
     """Load a dense causal model with fp32 weights.
@@ -51,8 +53,10 @@ def load_policy(
         seed: of new weights (head, adapter).
         gradient_checkpointing: keep each layer's input alone, and compute the layer again going backward.
         compiled: compile each layer by torch.compile, on CUDA alone.
+        in_four_bits: hold the linear layers in 4 bits; with `lora_rank` alone.
 
     Raises:
+        UsageError: the architecture has no gradient checkpointing, or 4 bits lack an adapter or bitsandbytes.
         InputError: not a folder of a dense causal model with safetensors, or the tree path was asked for and cannot be.
     """
     device = device or pick_device()
@@ -66,9 +70,12 @@ def load_policy(
     if reason and attention == "auto":
         _logger.warning("%s: plain path, a prompt is computed for each of its completions: %s", folder, reason)
     path = "plain" if attention == "plain" or reason else "tree"
+    autocast = autocast_type(precision, device)
+    if in_four_bits:
+        four_bits.require(lora_rank)
+        four_bits.quantize(model, model.score if scalar_head else model.get_output_embeddings(), device)
     if lora_rank is not None:
         model = _with_lora(model, lora_rank, scalar_head)
-    autocast = autocast_type(precision, device)
     policy = Policy(model.to(device), path=path, autocast=autocast, scalar_head=scalar_head).train()
     if gradient_checkpointing:
         _checkpoint(policy, folder)

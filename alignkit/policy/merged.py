@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from torch import Tensor
 
+from alignkit.policy.four_bits import numbers
 from alignkit.policy.policy import Policy
 
 
@@ -24,6 +25,6 @@ def merged_weights(policy: Policy) -> Iterator[tuple[str, Tensor]]:
         elif kind == "weight":
             layer = base.get_submodule(owner)
             deltas = [layer.get_delta_weight(adapter) for adapter in layer.active_adapters]
-            yield f"{owner}.{kind}", (tensor + sum(deltas)).detach()
-        else:
+            yield f"{owner}.{kind}", (numbers(layer.base_layer) + sum(deltas)).detach()
+        elif not kind.startswith("weight."):  # a 4-bit weight's scales
             yield f"{owner}.{kind}", tensor

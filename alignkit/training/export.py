@@ -14,6 +14,7 @@ from alignkit.data.chat import Chat
 from alignkit.data.packs import lay_out
 from alignkit.data.trees import Tree
 from alignkit.errors import RunStopped
+from alignkit.policy import four_bits
 from alignkit.policy.load import load_policy
 from alignkit.policy.policy import Policy
 from alignkit.training.checkpoint import check_space
@@ -59,6 +60,7 @@ def _save(policy: Policy, chat: Chat, folder: Path) -> None:
     tokenizer = chat.tokenizer
     model: Any = policy.model
     if hasattr(model, "merge_and_unload"):
+        four_bits.restore(model)
         model = policy.model = model.merge_and_unload()
     tokenizer.chat_template = chat.template
     tokenizer.eos_token = tokenizer.convert_ids_to_tokens(chat.turn_end_id)

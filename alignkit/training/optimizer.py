@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import math
 from collections.abc import Iterable
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from alignkit.errors import UsageError
 from alignkit.methods import MethodConfig
@@ -16,7 +19,7 @@ def make_optimizer(parameters: Iterable[torch.nn.Parameter], config: MethodConfi
     """Adam with default betas (the paper's) or AdamW, fused; or either with moments in 8 bits (Dettmers et al., 2022).
 
     Raises:
-        UsageError: 8 bits without bitsandbytes or a CUDA device.
+        UsageError: 8 bits without bitsandbytes.
     """
     trained = [p for p in parameters if p.requires_grad]
     if config.optimizer.endswith("-8bit"):
@@ -24,22 +27,30 @@ def make_optimizer(parameters: Iterable[torch.nn.Parameter], config: MethodConfi
         from bitsandbytes import optim
 
         narrow = {"adam-8bit": optim.Adam8bit, "adamw-8bit": optim.AdamW8bit}[config.optimizer]
-        return narrow(trained, lr=config.learning_rate, weight_decay=config.weight_decay)
+        made: Any = narrow(trained, lr=config.learning_rate, weight_decay=config.weight_decay)
+        made.state_dict = functools.partial(_flat_state, made)
+        return made
     kinds = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
     return kinds[config.optimizer](trained, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True)
+
+
+def _flat_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """State as torch lays it out: bitsandbytes nests its tensors, and shares one among all parameters."""
+    packed = torch.optim.Optimizer.state_dict(optimizer)
+    states = packed["state"].items()
+    packed["state"] = {n: {k: x.clone() if isinstance(x, Tensor) else x for k, x in own.items()} for n, own in states}
+    return packed
 
 
 def require_eight_bits(config: MethodConfig) -> None:
     """Say what an 8-bit optimizer lacks here, before anything is loaded.
 
     Raises:
-        UsageError: bitsandbytes is not installed, or there is no CUDA device.
+        UsageError: bitsandbytes is not installed.
     """
     if not config.optimizer.endswith("-8bit"):
         return
     whole = config.optimizer.removesuffix("-8bit")
-    if not torch.cuda.is_available():
-        raise UsageError(f"--optimizer {config.optimizer} needs a CUDA device; here take --optimizer {whole}")
     if importlib.util.find_spec("bitsandbytes") is None:
         raise UsageError(
             f"--optimizer {config.optimizer} needs bitsandbytes, which is not installed: pip install "

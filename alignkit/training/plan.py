@@ -1,6 +1,6 @@
 """`--plan`: the memory and disk a run needs, from the model's files alone; nothing is loaded.
 
-    weights, gradient    4 bytes a parameter each (fp32)
+    weights, gradient    4 bytes a parameter each (fp32); half a byte a linear layer's weight with --quantize 4bit
     optimizer            8 bytes a trained parameter (two moments), 2 in 8 bits
     reference            4 bytes a parameter, where a frozen copy stays: --reference online without LoRA
     gathered             4 bytes a parameter on each of several ranks, for validation and samples
@@ -34,6 +34,7 @@ from typing import Any
 from alignkit.config_file import Resolved
 from alignkit.errors import InputError, RunStopped
 from alignkit.methods import Method, sampled_options
+from alignkit.policy.four_bits import BYTES_A_WEIGHT
 from alignkit.policy.load import autocast_type, pick_device
 from alignkit.policy.logprobs import CHUNK_BYTES
 from alignkit.policy.names import find_model
@@ -57,6 +58,7 @@ class Plan:
         device: "cpu" or "cuda".
         tokens: of the longest row of trees.
         ranks: that share the run; memory is one's, disk is the run's.
+        longest: tokens of the data's longest tree, where it is known.
     """
 
     memory: dict[str, int]
@@ -64,6 +66,7 @@ class Plan:
     device: str
     tokens: int
     ranks: int = 1
+    longest: int | None = None
 
     @property
     def total(self) -> int:
@@ -110,7 +113,7 @@ def make_plan(method: Method, resolved: Resolved, *, longest: int | None = None)
     is_lean = device.type == "cpu" and resolved.model.attention != "plain"
     ranks = num_started()
     memory = {
-        "weights": 4 * parameters // ranks,
+        "weights": _weights(resolved, parameters, config) // ranks,
         "gradient": 4 * trained // ranks,
         "optimizer": (2 if resolved.method.optimizer.endswith("-8bit") else 8) * trained // ranks,
         "gathered": 4 * parameters if ranks > 1 else 0,
@@ -121,7 +124,14 @@ def make_plan(method: Method, resolved: Resolved, *, longest: int | None = None)
         "rollouts": _rollouts(method, resolved, config) * size,
         "libraries": _LIBRARIES if device.type == "cpu" else 0,
     }
-    return Plan(memory, _CHECKPOINTS * 12 * trained + 4 * parameters, device.type, tokens, ranks)
+    return Plan(memory, _CHECKPOINTS * 12 * trained + 4 * parameters, device.type, tokens, ranks, longest)
+
+
+def _weights(resolved: Resolved, parameters: int, config: dict[str, Any]) -> int:
+    if resolved.model.quantize is None:
+        return 4 * parameters
+    wide = config["vocab_size"] * config["hidden_size"] * (1 if config.get("tie_word_embeddings") else 2)
+    return int(4 * wide + BYTES_A_WEIGHT * (parameters - wide))
 
 
 def _keeps_copy(method: Method, resolved: Resolved) -> bool:
@@ -158,10 +168,11 @@ def disk_warning(made: Plan, folder: Path) -> str | None:
     )
 
 
-def that_fit(method: Method, resolved: Resolved, available: int) -> list[str]:
+def that_fit(method: Method, resolved: Resolved, available: int, longest: int | None = None) -> list[str]:
     """Return the options that would need less memory than is available, each with what it needs; [] where none does."""
     model, train = resolved.model, resolved.method
-    halved = max(8, _longest(resolved, _config(find_model(model.model).folder)) // 2)
+    allowed = _longest(resolved, _config(find_model(model.model).folder))
+    halved = max(8, (allowed if longest is None else min(allowed, longest)) // 2)
     changes: list[tuple[str, Resolved]] = []
     if train.batch_size * train.accumulation > 1:
         smaller = train.model_copy(update={"batch_size": 1, "accumulation": 1})
@@ -178,7 +189,7 @@ def that_fit(method: Method, resolved: Resolved, available: int) -> list[str]:
         changes.append((f"--lora-rank {_LORA_RANK}", replace(resolved, model=adapter)))
         both = replace(resolved, model=adapter, data=shorter)
         changes.append((f"--lora-rank {_LORA_RANK} --max-length {halved}", both))
-    needs = [(text, make_plan(method, changed).total) for text, changed in changes]
+    needs = [(text, make_plan(method, changed, longest=longest).total) for text, changed in changes]
     return [f"{text} ({total / 2**20:,.0f} MiB)" for text, total in needs if total < available]
 
 
@@ -197,7 +208,7 @@ def out_of_memory_explained(method: Method, resolved: Resolved, made: Plan, *, a
         text = str(error) or type(error).__name__
         if not isinstance(error, torch.OutOfMemoryError | MemoryError) and not any(sign in text for sign in _FULL):
             raise
-        fitting = that_fit(method, resolved, min(available, made.total))
+        fitting = that_fit(method, resolved, min(available, made.total), made.longest)
         advice = f"by the plan these need less: {'; '.join(fitting)}" if fitting else "take a smaller model"
         raise RunStopped(
             f"out of memory ({text.strip().splitlines()[0][:160]}); {made.line()}; {available / 2**20:,.0f} MiB are "
@@ -220,11 +231,10 @@ def _row_tokens(method: Method, resolved: Resolved, config: dict[str, Any], capa
     trees = resolved.method.batch_size * resolved.method.accumulation
     drawn = len(method.temperatures(1, resolved.method)) * resolved.method.max_new_tokens
     longest_row = _longest(resolved, config)
-    if method.trains_on == "samples":
-        tree = (longest or longest_row) + drawn
-    else:
-        tree = longest or longest_row * {"pairs": 2}.get(method.trains_on, 1)
-        tree = max(tree, longest_row + drawn if drawn else 0)
+    most = longest_row * {"pairs": 2}.get(method.trains_on, 1)
+    tree = most if longest is None else min(longest, most)
+    if drawn:
+        tree = tree + drawn if method.trains_on == "samples" else max(tree, longest_row + drawn)
     return max(tree, min(capacity, trees * tree))
 
 

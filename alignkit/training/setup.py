@@ -17,6 +17,7 @@ from alignkit.data.rows import Row
 from alignkit.data.store import Stored
 from alignkit.errors import InputError, UsageError
 from alignkit.methods import Method
+from alignkit.policy import four_bits
 from alignkit.policy.chat_settings import context_length, make_chat
 from alignkit.policy.load import load_policy
 from alignkit.policy.names import ModelSource, find_model, weights_fingerprint
@@ -71,6 +72,8 @@ def read_inputs(method: Method, resolved: Resolved, *, asks_judges: bool = True)
     """
     _caches_reference(method, resolved)
     require_eight_bits(resolved.method)
+    if resolved.model.quantize is not None:
+        four_bits.require(resolved.model.lora_rank)
     source = find_model(resolved.model.model)
     chat = make_chat(source, resolved.model)
     max_length, training, validation = prepare_parts(method, resolved, source, chat)
@@ -121,8 +124,14 @@ def prepare_parts(
 
 
 def load_models(method: Method, resolved: Resolved, inputs: Inputs, world: World = ALONE) -> Models:
-    """Load the policy, its frozen reference where the method needs one, and the sampler; whole, on every rank."""
+    """Load the policy, its frozen reference where the method needs one, and the sampler; whole, on every rank.
+
+    Raises:
+        UsageError: 4-bit weights on several ranks.
+    """
     section = resolved.model
+    if section.quantize is not None and world.size > 1:
+        raise UsageError("--quantize 4bit: 4-bit weights are not sharded; take one process, or leave it out")
     options: dict[str, Any] = {
         "precision": section.precision,
         "attention": section.attention,
@@ -134,6 +143,7 @@ def load_models(method: Method, resolved: Resolved, inputs: Inputs, world: World
         lora_rank=section.lora_rank,
         gradient_checkpointing=section.gradient_checkpointing,
         compiled=section.compile,
+        in_four_bits=section.quantize is not None,
         **options,
     )
     reference = (
@@ -177,7 +187,7 @@ def _reference(
             known_logprobs(
                 policy,
                 part.trees,
-                weights=inputs.fingerprints["model"],
+                weights=inputs.fingerprints["model"] + (resolved.model.quantize or ""),
                 capacity=row_capacity(policy.device),
                 world=world,
             )

@@ -28,7 +28,7 @@ class Trackio(Tracker):
 
         self._run = trackio.init(
             project=PROJECT, name=run_folder.resolve().name, config=dict(settings), resume="allow", embed=False,
-            auto_log_gpu=False,
+            auto_log_gpu=False, auto_log_cpu=False,
         )  # fmt: skip
 
     @classmethod

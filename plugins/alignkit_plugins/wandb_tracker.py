@@ -39,7 +39,7 @@ class WandB(Tracker):
     def require(cls) -> None:
         with needs_extra(cls.name, "wandb"):
             import wandb
-        if os.environ.get("WANDB_MODE", "online") != "offline" and not wandb.api.api_key:
+        if os.environ.get("WANDB_MODE", "online") != "offline" and not wandb.login(prompt=False):
             raise UsageError("--track wandb: no key here: run wandb login, or set WANDB_API_KEY or WANDB_MODE=offline")
 
     def log(self, step: int, metrics: Mapping[str, float], *, tokens_seen: int) -> None:

@@ -1,0 +1,104 @@
+"""Base weights in 4 bits under a LoRA adapter (QLoRA; Dettmers et al., 2023): NF4 with doubly quantized scales.
+
+The linear layers hold 4 bits a weight and compute with the numbers those stand for, under autocast like any other;
+embeddings, head and norms stay fp32. What is trained is an adapter to *these* numbers, so they, not the folder's, are
+what an export merges it into: the saved model is the one that was trained. Needs the extra `bitsandbytes`. Tried on a
+CPU; made for a GPU.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from alignkit.errors import UsageError
+
+BYTES_A_WEIGHT = 0.516  # 4 bits, 8 bits for the scale of 64, and a share of the scales' own
+
+
+def require(lora_rank: int | None) -> None:
+    """Say what 4-bit base weights lack, before anything is loaded.
+
+    Raises:
+        UsageError: no adapter is trained, or bitsandbytes is not installed.
+    """
+    if lora_rank is None:
+        raise UsageError("--quantize 4bit: 4-bit weights cannot be trained themselves; add --lora-rank 16")
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise UsageError(
+            "--quantize 4bit needs bitsandbytes, which is not installed: pip install 'alignkit[bitsandbytes]'; without "
+            "it --lora-rank alone keeps fp32 base weights"
+        )
+
+
+def quantize(model: nn.Module, head: nn.Module | None, device: torch.device) -> None:
+    """Put every linear layer but the head into 4 bits on the device, one after another."""
+    from bitsandbytes.nn import Linear4bit, Params4bit
+
+    for parent in list(model.modules()):
+        for name, child in list(parent.named_children()):
+            if type(child) is not nn.Linear or child is head:
+                continue
+            narrow = Linear4bit(
+                child.in_features, child.out_features, bias=child.bias is not None, quant_type="nf4",
+                compute_dtype=torch.float32, device="meta",
+            )  # fmt: skip
+            narrow.weight = Params4bit(child.weight.data, requires_grad=False, quant_type="nf4")
+            narrow.bias = child.bias
+            narrow = narrow.to(device)
+            narrow.forward = functools.partial(_forward, narrow)
+            setattr(parent, name, narrow)
+
+
+def _forward(layer: Any, x: Tensor) -> Tensor:
+    """The layer's own product: bitsandbytes' CPU kernels have no backward pass once they were used without gradient."""
+    kind = x.device.type
+    compute = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+    apply: Callable[..., Tensor] = _NarrowLinear.apply
+    return apply(x.to(compute), layer)
+
+
+class _NarrowLinear(torch.autograd.Function):
+    """x W' + b, where W is formed from its 4 bits forward and again backward, and is frozen."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, layer: Any) -> Tensor:
+        ctx.layer = layer
+        bias = None if layer.bias is None else layer.bias.to(x.dtype)
+        return nn.functional.linear(x, numbers(layer).to(x.dtype), bias)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        (grad,) = grads
+        return grad @ numbers(ctx.layer).to(grad.dtype), None
+
+
+def restore(model: nn.Module) -> None:
+    """Give every 4-bit layer back as a linear layer of the numbers that it computed with."""
+    for parent in list(model.modules()):
+        for name, child in list(parent.named_children()):
+            if is_narrow(child):
+                weight = numbers(child)
+                wide = nn.Linear(weight.shape[1], weight.shape[0], bias=child.bias is not None, device="meta")
+                wide.weight, wide.bias = nn.Parameter(weight, requires_grad=False), child.bias  # type: ignore[assignment]
+                setattr(parent, name, wide)
+
+
+def is_narrow(module: nn.Module) -> bool:
+    return type(module).__name__ == "Linear4bit"
+
+
+def numbers(layer: Any) -> Tensor:
+    """The weight that a linear layer computes with, fp32 where it has 4 bits."""
+    if not is_narrow(layer):
+        weight: Tensor = layer.weight
+        return weight
+    from bitsandbytes.functional import dequantize_4bit
+
+    found: Tensor = dequantize_4bit(layer.weight.data, layer.weight.quant_state).float()
+    return found

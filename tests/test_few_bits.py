@@ -1,0 +1,115 @@
+"""Weights in 4 bits under an adapter and moments in 8: trained, resumed and exported, or refused by name."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny_models import tiny_model
+
+import alignkit
+from alignkit import config_file
+from alignkit.errors import UsageError
+from alignkit.policy.four_bits import is_narrow
+from alignkit.policy.load import load_policy
+from alignkit.policy.merged import merged_weights
+from alignkit.registry import registry
+from alignkit.training import checkpoint
+from alignkit.training.loop import Loop
+from alignkit.training.plan import make_plan
+
+has_package = importlib.util.find_spec("bitsandbytes") is not None
+needs_package = pytest.mark.skipif(not has_package, reason="needs the extra bitsandbytes")
+
+
+@pytest.fixture(scope="module")
+def given(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    folder = tmp_path_factory.mktemp("given")
+    rows = [{"id": f"r{n}", "prompt": f"Say {n}.", "chosen": f"{n}", "rejected": "no"} for n in range(20)]
+    (folder / "rows.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
+    model = tiny_model(folder / "model", hidden_size=64, intermediate_size=128)
+    return {
+        "model": str(model), "data": str(folder / "rows.jsonl"), "split": "0.2", "max_steps": 4, "max_new_tokens": 4,
+        "learning_rate": 1e-2, "warmup_steps": 1, "precision": "fp32", "checkpoint_interval": 2,
+    }  # fmt: skip
+
+
+@pytest.mark.skipif(has_package, reason="bitsandbytes is installed")
+@pytest.mark.parametrize(
+    ("option", "text"),
+    [
+        ({"optimizer": "adamw-8bit"}, "--optimizer adamw-8bit"),
+        ({"quantize": "4bit", "lora_rank": 4}, "--quantize 4bit"),
+    ],
+)
+def test_what_needs_bitsandbytes_says_so_first(given: dict[str, Any], option: dict[str, Any], text: str) -> None:
+    with pytest.raises(UsageError, match=rf"{text} needs bitsandbytes.*pip install 'alignkit\[bitsandbytes\]'"):
+        alignkit.train("sft", **(given | {"data": "none.jsonl"}), **option)
+
+
+def test_four_bits_without_an_adapter_are_refused(given: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match="cannot be trained themselves; add --lora-rank"):
+        alignkit.train("sft", **(given | {"data": "none.jsonl"}), quantize="4bit")
+
+
+def test_few_bits_are_planned_with_less(given: dict[str, Any]) -> None:
+    def memory(**options: Any) -> dict[str, int]:
+        cls = registry().find("method", "sft")
+        return make_plan(
+            cls(), config_file.resolve(cls, options={"model": given["model"], **options}, config=None)
+        ).memory
+
+    assert memory(optimizer="adamw-8bit")["optimizer"] * 4 == memory()["optimizer"]
+    assert 4 * 272 * 64 < memory(quantize="4bit", lora_rank=4)["weights"] < memory()["weights"] / 2
+
+
+@needs_package
+@pytest.mark.parametrize("method", ["sft", "dpo"])
+def test_an_adapter_to_4_bit_weights_is_trained_and_exported_as_it_was(
+    given: dict[str, Any], method: str, tmp_path: Path
+) -> None:
+    run = alignkit.train(method, **given, out=str(tmp_path / "run"), quantize="4bit", lora_rank=4)
+    losses = run.metrics.filter(run.metrics["name"] == "loss")["value"]
+    assert losses[-1] < losses[0]
+    assert run.info["finished"]["exported_difference_nats"] < 1e-3
+    exported = load_policy(run.path / "model", precision="fp32")
+    assert not any(is_narrow(module) for module in exported.modules())
+
+
+@needs_package
+def test_weights_merged_for_a_sampler_are_those_of_an_export(given: dict[str, Any]) -> None:
+    policy = load_policy(given["model"], precision="fp32", lora_rank=4, in_four_bits=True)
+    whole = load_policy(given["model"], precision="fp32")
+    names = dict(whole.base.state_dict())
+    found = dict(merged_weights(policy))
+    assert {name: tuple(x.shape) for name, x in found.items()} == {name: tuple(x.shape) for name, x in names.items()}
+    off = [float((found[name] - x).norm() / x.norm()) for name, x in names.items() if "proj" in name]
+    assert min(off) > 0.02 and max(off) < 0.2  # 4 bits are not nothing, and not noise
+
+
+@needs_package
+def test_moments_in_8_bits_survive_a_checkpoint(
+    given: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = given | {"optimizer": "adamw-8bit"}
+    whole = alignkit.train("sft", **options, out=str(tmp_path / "whole"))
+    original = Loop._step
+
+    def step(self: Loop) -> None:
+        original(self)
+        if self.position.step == 2:
+            self.save()
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Loop, "_step", step)
+        with pytest.raises(KeyboardInterrupt):
+            alignkit.train("sft", **options, out=str(tmp_path / "run"))
+    assert checkpoint.newest(tmp_path / "run" / "checkpoints") is not None
+    resumed = alignkit.train("sft", **options, out=str(tmp_path / "run"), resume=True)
+    one, other = (load_policy(r.path / "model", precision="fp32").state_dict() for r in (whole, resumed))
+    assert all(torch.equal(one[name], other[name]) for name in one)
