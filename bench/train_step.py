@@ -77,7 +77,7 @@ def _describe(found: dict[str, Any]) -> str:
 def measure(name: str, case: Path, model: Path, *, blocks: int, steps: int, quick: bool) -> Runs:
     """Run alignkit, TRL's settings and the plain loop on one case, `blocks` times.
 
-    `quick` takes TRL's first setting, and one step of its defaults with the first model.
+    `quick` takes TRL's first setting, and one step of its defaults for sft and dpo of the first model.
     """
     runs: Runs = {}
     for block in range(blocks):
@@ -85,7 +85,7 @@ def measure(name: str, case: Path, model: Path, *, blocks: int, steps: int, quic
         for variant in VARIANTS[name][: 1 if quick else None]:
             runs.setdefault("own", []).append(side("own", **given, steps=steps))
             runs.setdefault(f"trl-{variant}", []).append(side(f"trl-{variant}", **given, steps=steps))
-        if not quick or model.name != "qwen-shape":
+        if not quick or (model.name != "qwen-shape" and name in ("sft", "dpo")):
             runs.setdefault("trl-default", []).append(side("trl-default", **given, steps=1 if quick else steps))
         if block == 0 or not quick:
             runs.setdefault("plain", []).append(side("plain", **given, steps=steps))

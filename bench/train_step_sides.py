@@ -74,10 +74,11 @@ def own(
         torch.cuda.set_per_process_memory_fraction(cap_gib * 2**30 / torch.cuda.get_device_properties(0).total_memory)
     rows = read(case)
     common: dict[str, Any] = {"learning_rate": LEARNING_RATE, "optimizer": "adamw"}
+    longest = max(len(ids) for row in rows for ids in row["completions"])  # what TRL's dr_grpo divides by
     methods: dict[str, Any] = {
         "sft": (SFT(), SFTConfig(**common)),
         "dpo": (DPO(), DPOConfig(**common, beta=BETA)),
-        "grpo": (GRPO(), GRPOConfig(**common, kl=0.0, clip_ratio=CLIP)),
+        "grpo": (GRPO(), GRPOConfig(**common, kl=0.0, clip_ratio=CLIP, aggregation="constant", max_new_tokens=longest)),
     }
     method, config = methods[name.split("_")[0]]
     policy = load_policy(model, lora_rank=lora_rank)
@@ -144,7 +145,7 @@ def plain(name: str, case: str, model: str, steps: int) -> dict[str, Any]:
     with torch.no_grad():
         frozen = [logprobs(chunk) for chunk in chunks] if name != "sft" else []
     optimizer = torch.optim.AdamW(policy.parameters(), lr=LEARNING_RATE, weight_decay=0.0, fused=True)
-    num_tokens = sum(len(ids) for _, ids in pairs)
+    num_tokens, longest = sum(len(ids) for _, ids in pairs), max(len(ids) for _, ids in pairs)
     before = resident_mib()
     losses, ends = [], [time.perf_counter()]
     for _ in range(steps):
@@ -163,7 +164,7 @@ def plain(name: str, case: str, model: str, steps: int) -> dict[str, Any]:
                     ratio_NS * advantage_N[8 * number : 8 * number + 8, None],
                     ratio_NS.clamp(1 - CLIP, 1 + CLIP) * advantage_N[8 * number : 8 * number + 8, None],
                 )
-                loss = -(gain_NS * (logprob_NS != 0)).sum() / len(pairs)
+                loss = -(gain_NS * (logprob_NS != 0)).sum() / (len(pairs) * longest)
             loss.backward()
             total += loss.item()
         torch.nn.utils.clip_grad_norm_(policy.parameters(), 1.0)
