@@ -124,7 +124,7 @@ CATALOGUE = [
     Case("wrong value", f"{SFT} --learning-rate fast",
          '--learning-rate: "fast" was given, a number, above 0 is allowed'),
     Case("unknown sampler", f"{SFT} --sampler vlm", "no sampler is named 'vlm'; .*known: .*transformers"),
-    Case("unknown tracker", f"{SFT} --track wandbb", "no tracker is named 'wandbb'; known: "),
+    Case("unknown tracker", f"{SFT} --track wandbb", r"no tracker is named 'wandbb'; did you mean 'wandb'\?; known: "),
     Case("wrong split", f"{SFT} --split half", "--split 'half': give first-N or a share"),
     # run folders and disks
     Case("existing run", f"{SFT} --out old", "run folder old exists; go on with it by --resume, or give another --out"),

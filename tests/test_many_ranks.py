@@ -195,7 +195,7 @@ def test_torchrun_starts_a_killed_rank_again_and_the_run_goes_on_by_itself(folde
             "--nproc-per-node",
             "2",
             "--max-restarts",
-            "1",
+            "3",
         ],
         *["-m", "alignkit", "train", "sft", *(str(x) for key, value in options.items() for x in (f"--{key}", value))],
     ]

@@ -120,7 +120,8 @@ def test_a_damaged_checkpoint_costs_its_steps_and_nothing_else(
 
 def _metrics(run: Path) -> list[dict[str, Any]]:
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [line for line in lines if "second" not in line["name"] and "per_s" not in line["name"]]
+    measured = ("second", "per_s", "memory_mib")
+    return [line for line in lines if not any(name in line["name"] for name in measured)]
 
 
 def test_every_checkpoint_damaged_begins_again_and_says_so(
@@ -398,7 +399,8 @@ def test_an_interrupted_start_leaves_no_folder(model: Path, data: Path, tmp_path
     time.sleep(0.2)  # it reads rows and loads a tokenizer now
     process.send_signal(signal.SIGTERM)
     _, errors = process.communicate(timeout=120)
-    assert process.returncode == 130, errors
+    # a signal inside exec() of a text, as dataclasses do on import, lets CPython end by SIGINT itself: 130 to a shell
+    assert process.returncode in {130, -signal.SIGINT}, errors
     assert "Traceback" not in errors and not out.exists()
 
 

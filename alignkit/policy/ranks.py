@@ -162,7 +162,7 @@ def joined(where: Callable[[], str]) -> Iterator[World]:
         where: the run's folder, for what is said when another rank is lost.
 
     Raises:
-        RunStopped: another rank died or no longer answers.
+        RunStopped: the ranks do not find one another; another rank died or no longer answers.
     """
     if num_started() == 1:
         yield ALONE
@@ -170,7 +170,10 @@ def joined(where: Callable[[], str]) -> Iterator[World]:
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     backend = "nccl" if torch.cuda.is_available() else "gloo"
-    dist.init_process_group(backend)
+    try:
+        dist.init_process_group(backend)
+    except RuntimeError as error:  # a rank that torchrun starts again may find one that is not there yet
+        raise RunStopped(f"the ranks did not find one another: {str(error).splitlines()[0]}") from error
     world = World(dist.get_rank(), dist.get_world_size(), dist.new_group(backend="gloo", timeout=_WAIT))
     is_done = False
     try:
