@@ -81,6 +81,9 @@ def stopped() -> dict[str, list[int]]:
         "full": ranks(2, "full", partial(train, "sft", "full", []), rank_1=without_room),
         "copying": ranks(2, "copying", partial(train, "sft", "copying", ["--sampler", "vllm"])),
         "narrow": ranks(2, "narrow", partial(train, "sft", "narrow", ["--optimizer", "adamw-8bit"])),
+        "quantized": ranks(
+            2, "quantized", partial(train, "sft", "quantized", ["--quantize", "4bit", "--lora-rank", "2"])
+        ),
         "other": ranks(2, "other", partial(train, "sft", "other", []), rank_1=with_other_data),
     }
 

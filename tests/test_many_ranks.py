@@ -172,6 +172,7 @@ def test_nan_on_one_rank_stops_all_and_names_the_row(folder: Path) -> None:
         ("other", 2, "rank 1 reads another data than rank 0"),
         ("copying", 2, "--sampler vllm runs in one process"),
         ("narrow", 2, "--optimizer adamw-8bit runs in one process"),
+        ("quantized", 2, "--quantize 4bit runs in one process"),
     ],
 )
 def test_what_stops_one_rank_stops_all_and_is_said_once(folder: Path, name: str, code: int, text: str) -> None:

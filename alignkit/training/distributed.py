@@ -149,14 +149,17 @@ def refuse_unshared(resolved: Resolved, world: World) -> None:
     """Refuse what several ranks cannot share.
 
     Raises:
-        UsageError: a sampler with an engine and weights of its own, which each rank would start; or an optimizer whose
-            moments in 8 bits are not sharded.
+        UsageError: a sampler with an engine and weights of its own, which each rank would start; 4-bit weights, which
+            are not sharded; or an optimizer whose moments in 8 bits are not.
     """
     if world.size == 1:
         return
     sampler, optimizer = resolved.rollouts.sampler, resolved.method.optimizer
     if issubclass(registry().find("sampler", sampler), CopyingSampler):
         text = f"--sampler {sampler} runs in one process: leave it out, several ranks sample with transformers"
+        raise world.told(UsageError(text))
+    if resolved.model.quantize is not None:
+        text = f"--quantize {resolved.model.quantize} runs in one process: its weights are not sharded; leave it out"
         raise world.told(UsageError(text))
     if optimizer.endswith("-8bit"):
         whole = optimizer.removesuffix("-8bit")

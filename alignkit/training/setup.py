@@ -124,14 +124,8 @@ def prepare_parts(
 
 
 def load_models(method: Method, resolved: Resolved, inputs: Inputs, world: World = ALONE) -> Models:
-    """Load the policy, its frozen reference where the method needs one, and the sampler; whole, on every rank.
-
-    Raises:
-        UsageError: 4-bit weights on several ranks.
-    """
+    """Load the policy, its frozen reference where the method needs one, and the sampler; whole, on every rank."""
     section = resolved.model
-    if section.quantize is not None and world.size > 1:
-        raise UsageError("--quantize 4bit: 4-bit weights are not sharded; take one process, or leave it out")
     options: dict[str, Any] = {
         "precision": section.precision,
         "attention": section.attention,
