@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
+from collections.abc import Mapping
 from typing import Protocol
 
 
@@ -43,3 +45,11 @@ class Silent:
 
     def note(self, line: str) -> None:
         pass
+
+
+def shown(metrics: Mapping[str, float]) -> dict[str, float]:
+    """What a progress line shows of a step's metrics."""
+    names = (
+        "loss", "reward", "accuracy", "samples_length", "tokens_per_s", "scored_tokens_per_s", "mfu", "memory_mib",
+    )  # fmt: skip
+    return {name: metrics[name] for name in names if name in metrics and math.isfinite(metrics[name])}

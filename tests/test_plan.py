@@ -126,7 +126,7 @@ def test_every_run_logs_its_memory_and_mfu_only_where_the_peak_is_known(
     assert "mfu" not in run.metrics["name"]
     memory = run.metrics.filter(run.metrics["name"] == "memory_mib")["value"]
     assert 100 < memory.min() <= memory.max() < 100_000
-    monkeypatch.setattr("alignkit.training.loop.peak_flops", lambda name: 1e9)
+    monkeypatch.setattr("alignkit.training.speed.peak_flops", lambda name: 1e9)
     run = alignkit.train("sft", **given, out=str(tmp_path / "known"))
     rate = run.metrics.filter(run.metrics["name"] == "mfu")["value"]
     assert len(rate) == 2 and rate.min() > 0

@@ -18,29 +18,29 @@ from typing import NoReturn
 import numpy as np
 import torch
 
-from alignkit.data.packs import lay_out
 from alignkit.errors import Interrupted, RunStopped
-from alignkit.memory import device_name, give_back, peak_mib
+from alignkit.memory import give_back
 from alignkit.methods import Method, MethodConfig
-from alignkit.progress import Progress
+from alignkit.progress import Progress, shown
 from alignkit.tracking import Tracker
 from alignkit.training import checkpoint, guards
 from alignkit.training.alarms import alarms
 from alignkit.training.deadlines import DeadlinePassed, Deadlines
-from alignkit.training.distributed import clip, own_rows
-from alignkit.training.draw import Group, unrewarded_micro
+from alignkit.training.distributed import clip
+from alignkit.training.draw import Group
 from alignkit.training.memory_owners import memory_line
 from alignkit.training.models import Models
 from alignkit.training.optimizer import learning_rate, make_optimizer
-from alignkit.training.order import EpochPacking, derived_seed, step_rows, steps_per_epoch
+from alignkit.training.order import derived_seed
 from alignkit.training.position import Position
 from alignkit.training.rollout_step import RolloutStep
+from alignkit.training.row_step import RowStep
 from alignkit.training.run_folder import RunFolder
-from alignkit.training.sample_lines import lengths, shown_line
+from alignkit.training.sample_lines import shown_line
 from alignkit.training.scoring_step import Scoring
-from alignkit.training.setup import ROW_CAPACITY, Inputs, row_capacity
+from alignkit.training.setup import Inputs, row_capacity
 from alignkit.training.signals import Broken, Signals, noted_signals
-from alignkit.training.speed import Arithmetic, packs_of, peak_flops
+from alignkit.training.speed import Utilisation
 from alignkit.training.step import Micro, StepResult, accumulate, tokens_of
 from alignkit.training.validation import Validation, held_out_pairs, show_samples, validate
 
@@ -72,26 +72,21 @@ class Loop:
         self._signals = Signals()
         self._saved_at: tuple[int, int] | None = None
         self._is_whole = True  # False while an optimizer step changes the weights
-        self.row_capacity = row_capacity(models.policy.device)
-        self.arithmetic, self.peak_flops = Arithmetic.of(models.policy), peak_flops(device_name(models.policy.device))
-        self.rows_per_step = config.batch_size * config.accumulation
+        self.utilisation = Utilisation(models.policy, models.world)
+        rows_per_step = config.batch_size * config.accumulation
         scoring = Scoring(
             inputs.judges, max_missing=max_missing, save=self.save, run=run.path, deadlines=deadlines,
             world=models.world,
         )  # fmt: skip
         self.rollouts = RolloutStep(
-            method, config, inputs, models, run, scoring=scoring, rows_per_step=self.rows_per_step, save=self.save,
+            method, config, inputs, models, run, scoring=scoring, rows_per_step=rows_per_step, save=self.save,
             note=progress.note,
         )  # fmt: skip
-        per_epoch = steps_per_epoch(len(inputs.training.trees), self.rows_per_step)
-        self.packing = None
-        if config.pack_scope == "epoch":
-            lengths_P = inputs.training.trees.lengths()
-            self.packing = EpochPacking(
-                lengths_P, capacity=ROW_CAPACITY, rows_per_step=self.rows_per_step, seed=config.seed
-            )
-            per_epoch = self.packing.steps_per_epoch
-        steps = config.epochs * per_epoch * self.rollouts.sampled.updates_per_batch
+        self.rows = RowStep(
+            method, config, inputs, rows_per_step=rows_per_step, row_capacity=row_capacity(models.policy.device),
+            rollouts=self.rollouts, world=models.world,
+        )  # fmt: skip
+        steps = config.epochs * self.rows.steps_per_epoch * self.rollouts.sampled.updates_per_batch
         self.num_steps = min(steps, config.max_steps or steps)
 
     def resume(self, found: Path) -> None:
@@ -154,11 +149,12 @@ class Loop:
         step = self.position.step + 1
         own = (self.world.rank,) if self.world.rank else ()
         torch.manual_seed(derived_seed(self.config.seed, "torch", step, *own))  # dropout, where a model has any
-        micros, metrics = self._micros(step)
+        taken = self.rollouts if self.method.trains_on == "samples" else self.rows
+        micros, metrics = taken.step(step)
         began = time.monotonic()
         with self.deadlines.phase("train"):
             result, trained = self._train(micros, step)
-        metrics |= trained | self._utilisation(micros, time.monotonic() - began)
+        metrics |= trained | self.utilisation.of(micros, time.monotonic() - began)
         if micros:
             self._flag_spike(result.loss, micros)
         tokens = self.world.sums(tokens_of(micros))
@@ -172,16 +168,8 @@ class Loop:
         metrics |= self.models.sampler.metrics
         metrics |= result.logged | {f"grad_norm/{name}": norm for name, norm in result.grad_norms.items()}
         self._log({name: x for name, x in metrics.items() if math.isfinite(x)})
-        self.progress.advance(1, **_shown(metrics))
+        self.progress.advance(1, **shown(metrics))
         self.position.seconds += time.monotonic() - started
-
-    def _utilisation(self, micros: list[Micro], seconds: float) -> dict[str, float]:
-        """Peak memory so far, and MFU where the GPU's peak is known."""
-        found = {"memory_mib": peak_mib()}
-        if self.peak_flops is not None:
-            flops = self.world.sums({"flops": self.arithmetic.flops(packs_of(micros))})["flops"]
-            found["mfu"] = flops / seconds / (self.world.size * self.peak_flops)
-        return found
 
     def _train(self, micros: list[Micro], step: int) -> tuple[StepResult, dict[str, float]]:
         """Change the weights; afterwards the run is at `step`."""
@@ -199,25 +187,6 @@ class Loop:
         self.position.step = step
         self._is_whole = True
         return result, metrics
-
-    def _micros(self, step: int) -> tuple[list[Micro], dict[str, float]]:
-        """The step's rows of trees: from the data, from samples, or both."""
-        if self.method.trains_on == "samples":
-            return self.rollouts.step(step)
-        if self.packing is None:
-            numbers = step_rows(len(self.inputs.training.trees), self.rows_per_step, seed=self.config.seed, step=step)
-        else:
-            numbers = np.concatenate(self.packing.step(step))
-        pairs = [(self.inputs.training.rows[n], self.inputs.training.trees[n]) for n in numbers]
-        temperatures = self.method.temperatures(step, self.config)
-        groups = self.rollouts.draw(pairs, temperatures, step) if temperatures else []
-        trees = [tree for _, tree in pairs]
-        micros = []
-        rows, is_spare = own_rows(trees, self.row_capacity, self.world)
-        for row in rows:
-            samples = unrewarded_micro([groups[n] for n in row]) if groups else None
-            micros.append(Micro(lay_out([trees[n] for n in row]), samples=samples, is_spare=is_spare))
-        return micros, lengths(groups) if groups else {}
 
     def _accumulate(self, micros: list[Micro], step: int) -> StepResult:
         if not micros:
@@ -250,7 +219,8 @@ class Loop:
         step = self.position.step
         last = step in (0, self.num_steps)
         validates = last or step % self.config.validation_interval == 0
-        shows = last or step % self.config.sample_interval == 0
+        shows = bool(self.inputs.validation.trees) and "scalar_head" not in self.method.needs
+        shows &= last or step % self.config.sample_interval == 0
         with self._signals.breakable():
             if step == self.position.measured:
                 return
@@ -260,7 +230,7 @@ class Loop:
                 if validates:
                     sampled = partial(self.rollouts.validate, step, models)
                     validation = validate(self.method, self.config, self.inputs, models, sampled)
-                if shows and self._can_show:
+                if shows:
                     shown = show_samples(self.config, self.inputs, models, step=step, deadlines=self.deadlines)
         improved = step > 0 and validation.objective < self.position.best
         if improved:
@@ -270,10 +240,6 @@ class Loop:
         self.position.seconds += time.monotonic() - started
         if 0 < step < self.num_steps and (improved or step % self.config.checkpoint_interval == 0):
             self.save()
-
-    @property
-    def _can_show(self) -> bool:
-        return bool(self.inputs.validation.trees) and "scalar_head" not in self.method.needs
 
     def _tell(self, metrics: dict[str, float], shown: Sequence[Group], step: int) -> None:
         """Log what was measured."""
@@ -331,11 +297,3 @@ class Loop:
     def _log(self, metrics: Mapping[str, float]) -> None:
         for tracker in self.trackers:
             tracker.log(self.position.step, metrics, tokens_seen=self.position.tokens_seen)
-
-
-def _shown(metrics: Mapping[str, float]) -> dict[str, float]:
-    """What the progress line shows."""
-    names = (
-        "loss", "reward", "accuracy", "samples_length", "tokens_per_s", "scored_tokens_per_s", "mfu", "memory_mib",
-    )  # fmt: skip
-    return {name: metrics[name] for name in names if name in metrics and math.isfinite(metrics[name])}

@@ -15,7 +15,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from alignkit.data.packs import Pack
+from alignkit.memory import device_name, peak_mib
 from alignkit.policy.policy import Policy
+from alignkit.policy.ranks import World
 from alignkit.training.step import Micro
 
 PEAKS = {  # TFLOP/s in bf16, the first name found in the device's
@@ -77,3 +79,18 @@ def _pairs(pack: Pack) -> float:
 def packs_of(micros: Sequence[Micro]) -> list[Pack]:
     """All rows of a step, those of samples beside rows too."""
     return [part.pack for micro in micros for part in (micro, micro.samples) if part is not None]
+
+
+class Utilisation:
+    """What a step used of the device: peak memory so far (MiB), and MFU where the GPU's peak is known."""
+
+    def __init__(self, policy: Policy, world: World) -> None:
+        self._arithmetic, self._peak, self._world = Arithmetic.of(policy), peak_flops(device_name(policy.device)), world
+
+    def of(self, micros: Sequence[Micro], seconds: float) -> dict[str, float]:
+        """Return {"memory_mib", "mfu"}; `seconds` of forward, backward and update."""
+        found = {"memory_mib": peak_mib()}
+        if self._peak is not None:
+            flops = self._world.sums({"flops": self._arithmetic.flops(packs_of(micros))})["flops"]
+            found["mfu"] = flops / seconds / (self._world.size * self._peak)
+        return found
