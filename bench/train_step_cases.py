@@ -55,6 +55,9 @@ def write_model(folder: Path, name: str) -> Path:
 def write_cases(folder: Path, model: Path, *, num_rows: int) -> dict[str, Path]:
     """Write a file for each case; `num_rows` real rows a step for sft and dpo, a quarter of it for the others.
 
+    The real rows stand at even quantiles of length, so that a short step is like the data: the first six of the file
+    are half as long as its mean.
+
     Raises:
         SystemExit: the real rows are not here.
     """
@@ -63,9 +66,11 @@ def write_cases(folder: Path, model: Path, *, num_rows: int) -> dict[str, Path]:
     real = _tokenized(model)
     few = max(1, num_rows // 4)
     short = [row for row in real if len(row["prompt"]) + max(map(len, row["completions"])) <= MAX_TOKENS]
+    short.sort(key=lambda row: len(row["prompt"]) + sum(map(len, row["completions"])))
+    chosen = [short[int((n + 0.5) * len(short) / num_rows)] for n in range(num_rows)]
     cases: dict[str, list[dict[str, Any]]] = {
-        "sft": [{**row, "completions": row["completions"][:1]} for row in short[:num_rows]],
-        "dpo": short[:num_rows],
+        "sft": [{**row, "completions": row["completions"][:1]} for row in chosen],
+        "dpo": chosen,
         "dpo_long_prompt": _shaped(real, few, prompt=512, lengths=(128, 128)),
         "grpo_train": _shaped(real, few, prompt=256, lengths=tuple(np.linspace(64, 192, 8).astype(int).tolist())),
     }

@@ -62,7 +62,7 @@ def own(
     from alignkit_plugins.grpo import GRPO, GRPOConfig
     from alignkit_plugins.sft import SFT, SFTConfig
 
-    from alignkit.data.packs import lay_out, pack
+    from alignkit.data.packs import lay_out, pack_evenly
     from alignkit.data.trees import tree
     from alignkit.policy.load import load_policy
     from alignkit.training.optimizer import make_optimizer
@@ -85,7 +85,7 @@ def own(
     parts = [[(np.array(ids), np.ones(len(ids), bool)) for ids in row["completions"]] for row in rows]
     trees = [tree(row["id"], np.array(row["prompt"]), own) for row, own in zip(rows, parts, strict=True)]
     micros, scores = [], []
-    for numbers in pack(trees, row_capacity(policy.device)):
+    for numbers in pack_evenly(trees, row_capacity(policy.device)):
         packed = lay_out([trees[n] for n in numbers])
         with torch.no_grad():
             scores.append(policy(packed).logprob_T.cpu().numpy())

@@ -101,6 +101,20 @@ def pack(trees: Sequence[Tree], capacity: int) -> list[list[int]]:
     return pack_lengths(np.array([len(tree) for tree in trees], np.int64), capacity)
 
 
+def pack_evenly(trees: Sequence[Tree], capacity: int) -> list[list[int]]:
+    """Pack trees into as many rows as `pack` needs, but of about equal length: a step's peak is its longest row's.
+
+    Returns the tree numbers of each row; every tree is in exactly one row, in the order given.
+    """
+    rows, lengths = pack(trees, capacity), [len(tree) for tree in trees]
+
+    def longest(rows: Sequence[Sequence[int]]) -> int:
+        return max((sum(lengths[number] for number in row) for row in rows), default=0)
+
+    even = [row for row in share_rows(lengths, max(1, len(rows))) if row]
+    return even if longest(even) < longest(rows) else rows
+
+
 def pack_lengths(length_P: np.ndarray, capacity: int) -> list[list[int]]:
     """Do as `pack`, given the trees' lengths in tokens, int64 [P]."""
     rows: list[list[int]] = [[int(number)] for number in np.flatnonzero(length_P > capacity)]

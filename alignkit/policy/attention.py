@@ -4,8 +4,8 @@ A completion sees its prompt and itself; trees of one row do not see each other.
 `AttentionInterface` under a name that has no mask function, so that the model passes no mask and the layout travels
 as the keyword argument `tree`.
 
-CPU: two kinds of scaled-dot-product calls, prompt (causal) and completion over [prompt; completion]. CUDA:
-FlexAttention with one block mask a forward pass. The stock kernels build a wrong mask for trees from position ids.
+CPU: split_attention.py. CUDA: FlexAttention with one block mask a forward pass. The stock kernels build a wrong mask
+for trees from position ids.
 Shapes: B = 1, H query heads, K key heads, S tokens of the row, D head size.
 """
 
@@ -18,24 +18,25 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import scaled_dot_product_attention
 
 from alignkit.data.packs import Span
+from alignkit.policy import split_attention
+from alignkit.policy.lean import compute_type
+from alignkit.policy.split_attention import Split
 
 NAME = "alignkit-tree"
 
 
 @dataclass(frozen=True)
-class TreeLayout:
-    """Where the trees of a row lie; `block_mask` is FlexAttention's, on CUDA only."""
+class BlockMask:
+    """FlexAttention's mask of a row of trees."""
 
-    spans: Sequence[Span]
-    block_mask: Any = None
+    mask: Any
 
 
-def layout(spans: Sequence[Span], device: torch.device) -> TreeLayout:
+def layout(spans: Sequence[Span], device: torch.device) -> Split | BlockMask:
     """Describe a row of trees for the attention function of this device."""
-    return TreeLayout(spans, _block_mask(spans, device) if device.type == "cuda" else None)
+    return BlockMask(_block_mask(spans, device)) if device.type == "cuda" else Split.of(spans)
 
 
 def tree_attention(
@@ -46,7 +47,7 @@ def tree_attention(
     attention_mask: Tensor | None,
     scaling: float | None = None,
     dropout: float = 0.0,
-    tree: TreeLayout | None = None,
+    tree: Split | BlockMask | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
     """Attend within trees: query [1, H, S, D], key and value [1, K, S, D] -> [1, S, H, D]."""
@@ -54,44 +55,11 @@ def tree_attention(
         raise ValueError("tree attention was called without the keyword argument tree")
     if attention_mask is not None or dropout:
         raise ValueError("tree attention takes no attention mask and no dropout")
-    if tree.block_mask is not None:
-        attended = _compiled_flex()(query, key, value, block_mask=tree.block_mask, scale=scaling, enable_gqa=True)
-    else:
-        attended = _split_attention(query, key, value, tree.spans, scaling)
-    return attended.transpose(1, 2).contiguous(), None
-
-
-def _split_attention(query: Tensor, key: Tensor, value: Tensor, spans: Sequence[Span], scale: float | None) -> Tensor:
-    """Attend segment by segment.
-
-    Rows are split once rather than sliced: a slice's gradient is as long as the whole row.
-    """
-    sizes = [end - start for span in spans for start, end in ((span.start, span.prompt_end), *span.completions)]
-    parts = zip(*(x.split(sizes, 2) for x in (query, key, value)), strict=True)
-    pieces = []
-    for span in spans:
-        query_part, prompt_key, prompt_value = next(parts)
-        if span.prompt_end > span.start:
-            pieces.append(_causal(query_part, prompt_key, prompt_value, scale))
-        for _ in span.completions:
-            query_part, own_key, own_value = next(parts)
-            if span.prompt_end == span.start:
-                pieces.append(_causal(query_part, own_key, own_value, scale))
-            else:
-                keys, values = torch.cat([prompt_key, own_key], 2), torch.cat([prompt_value, own_value], 2)
-                pieces.append(_after_prompt(query_part, keys, values, scale))
-    return torch.cat(pieces, 2)
-
-
-def _causal(query: Tensor, key: Tensor, value: Tensor, scale: float | None) -> Tensor:
-    return scaled_dot_product_attention(query, key, value, is_causal=True, scale=scale, enable_gqa=True)
-
-
-def _after_prompt(query: Tensor, key: Tensor, value: Tensor, scale: float | None) -> Tensor:
-    """Attend from a completion to its prompt and, causally, to itself: the keys' last tokens are the queries'."""
-    num_own, num_seen = query.shape[2], key.shape[2]
-    seen = torch.ones(num_own, num_seen, dtype=torch.bool, device=query.device).tril(num_seen - num_own)
-    return scaled_dot_product_attention(query, key, value, attn_mask=seen, scale=scale, enable_gqa=True)
+    if isinstance(tree, BlockMask):
+        attended = _compiled_flex()(query, key, value, block_mask=tree.mask, scale=scaling, enable_gqa=True)
+        return attended.transpose(1, 2).contiguous(), None
+    query, key, value = (x.to(compute_type(x)) for x in (query, key, value))
+    return split_attention.attend(query, key, value, tree, scaling), None
 
 
 def marks(spans: Sequence[Span]) -> tuple[Tensor, Tensor]:
@@ -153,4 +121,6 @@ def supports_trees(config: Any) -> str | None:
         return f"attention dropout {text.attention_dropout}"
     if getattr(text, "attn_logit_softcapping", None):
         return "soft-capped attention"
+    if getattr(text, "v_head_dim", None):
+        return "values of another size than keys"
     return None

@@ -72,13 +72,14 @@ def _if_equal(module: nn.Module, forward: Forward, width: int) -> Forward | None
     return forward if same else None
 
 
-def _compute_type(x: Tensor) -> torch.dtype:
+def compute_type(x: Tensor) -> torch.dtype:
+    """Type that a layer on the CPU computes in: autocast's, else that of its input."""
     return torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
 
 
 def _linear(module: nn.Linear, x: Tensor) -> Tensor:
     apply: Forward = _Linear.apply
-    return apply(x.to(_compute_type(x)), module.weight, module.bias)
+    return apply(x.to(compute_type(x)), module.weight, module.bias)
 
 
 class _Linear(torch.autograd.Function):
@@ -109,7 +110,7 @@ def _norm(module: Any, own: Forward, x: Tensor) -> Tensor:
         return own(module, x)
     eps = getattr(module, "variance_epsilon", getattr(module, "eps", 0.0))
     apply: Forward = _RMSNorm.apply
-    return apply(x, module.weight, eps, _compute_type(x))
+    return apply(x, module.weight, eps, compute_type(x))
 
 
 class _RMSNorm(torch.autograd.Function):
@@ -135,7 +136,7 @@ class _RMSNorm(torch.autograd.Function):
 
 def _mlp(gate: nn.Linear, up: nn.Linear, down: nn.Linear, x: Tensor) -> Tensor:
     apply: Forward = _GatedMLP.apply
-    return apply(x.to(_compute_type(x)), gate.weight, up.weight, down.weight)
+    return apply(x.to(compute_type(x)), gate.weight, up.weight, down.weight)
 
 
 class _GatedMLP(torch.autograd.Function):

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from alignkit.policy import gradients
 
-CHUNK_BYTES = 8 * 2**20  # of a tile's fp32 logits; about four times as much is held beside the gradients
+CHUNK_BYTES = 8 * 2**20  # of a tile's fp32 logits; about five times as much is held beside the gradients
 MIN_TILE = 256  # columns
 
 
@@ -34,7 +34,7 @@ def token_logprobs(
         weight_VH: [V, H], the head's weight.
         target_T: int64 [T], token ids.
         temperature_T: float32 [T], above 0.
-        chunk_bytes: size of a tile's fp32 logits.
+        chunk_bytes: size of a tile's fp32 logits; its rows of W take twice as much at most.
     """
     return token_logprobs_and_entropies(hidden_TH, weight_VH, target_T, temperature_T, chunk_bytes=chunk_bytes)[0]
 
@@ -49,7 +49,9 @@ def token_logprobs_and_entropies(
     chunk_bytes: int = CHUNK_BYTES,
 ) -> tuple[Tensor, Tensor | None]:
     """Return `token_logprobs` and, where asked for, the distributions' entropies in nats, float32 [T], no gradient."""
-    width = max(min(MIN_TILE, weight_VH.shape[0]), chunk_bytes // (4 * max(1, len(target_T))))
+    num_tokens, size = hidden_TH.shape
+    width = chunk_bytes // max(4 * num_tokens, hidden_TH.element_size() * size // 2)
+    width = max(min(MIN_TILE, weight_VH.shape[0]), width)
     apply: Callable[..., tuple[Tensor, Tensor]] = _TokenLogprobs.apply
     logprob_T, entropy_T = apply(hidden_TH, weight_VH, target_T, temperature_T, width, entropy)
     return logprob_T, entropy_T if entropy else None
@@ -108,10 +110,12 @@ class _TokenLogprobs(torch.autograd.Function):
             share.scatter_add_(-1, column[:, None], torch.where(inside, scale_T, 0)[:, None])
             narrow = share.to(hidden_TH.dtype)
             _add_product(wide_hidden, share, narrow, weight_VH[start : start + len(weight)], weight)
-            if total_VH is not None:
-                total_VH[start : start + len(weight)] += _product(narrow.t(), hidden_TH)
-            elif grad_weight is not None:
-                grad_weight[start : start + len(weight)] = _product(narrow.t(), hidden_TH)
+            for rows in _rows(start, start + len(weight), hidden_TH.shape[1]):
+                columns = narrow[:, rows.start - start : rows.stop - start]
+                if total_VH is not None:
+                    total_VH[rows] += _product(columns.t(), hidden_TH)
+                elif grad_weight is not None:
+                    grad_weight[rows] = _product(columns.t(), hidden_TH)
         return wide_hidden.to(hidden_TH.dtype), grad_weight, None, None, None, None
 
 
@@ -119,6 +123,13 @@ def _tiles(weight_VH: Tensor, width: int, compute: torch.dtype) -> Iterator[tupl
     """Yield the first row and the rows of each tile, in the compute type."""
     for start in range(0, weight_VH.shape[0], width):
         yield start, weight_VH[start : start + width].to(compute)
+
+
+def _rows(start: int, end: int, size: int) -> Iterator[slice]:
+    """Cut a tile's rows of W's gradient into parts of half CHUNK_BYTES in fp32."""
+    step = max(1, CHUNK_BYTES // (8 * size))
+    for at in range(start, end, step):
+        yield slice(at, min(at + step, end))
 
 
 def _logits(hidden: Tensor, weight: Tensor, temperature: Tensor) -> Tensor:

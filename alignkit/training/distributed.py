@@ -23,7 +23,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from alignkit.config_file import Resolved
-from alignkit.data.packs import attention_cost, pack, pack_for_ranks, share_rows
+from alignkit.data.packs import attention_cost, pack_evenly, pack_for_ranks, share_rows
 from alignkit.data.trees import Tree
 from alignkit.errors import UsageError
 from alignkit.policy.load import compile_layers
@@ -42,12 +42,12 @@ def own_rows(trees: Sequence[Tree], capacity: int, world: World) -> tuple[list[l
         computed for nothing.
     """
     if world.size == 1 or not trees:
-        return pack(trees, capacity), False
+        return pack_evenly(trees, capacity), False
     if sum(len(tree) for tree in trees) > capacity * world.size:
         rows = [row for row in pack_for_ranks(trees, capacity, world.size)[world.rank] if row]
     else:  # a row a rank: whole rows would leave some without any
         own = share_rows([attention_cost(tree) for tree in trees], world.size)[world.rank]
-        rows = [[own[n] for n in row] for row in pack([trees[n] for n in own], capacity)]
+        rows = [[own[n] for n in row] for row in pack_evenly([trees[n] for n in own], capacity)]
     if rows:
         return rows, False
     return [[min(range(len(trees)), key=lambda n: len(trees[n]))]], True
