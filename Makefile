@@ -51,7 +51,7 @@ lint: setup ## format, style, types, import directions, clippy
 
 bench: setup ## every benchmark in its quick form: a table each, runs/bench/NAME.json
 	mkdir -p runs/bench
-	for file in $$(grep -l __main__ bench/*.py); do \
+	for file in $$(grep -l -- '"--quick"' bench/*.py); do \
 	  name=$$(basename "$$file" .py); $(BIN)/python -m "bench.$$name" --quick --json "runs/bench/$$name.json"; done
 
 wheels: $(STAMPS)/build ## build both distributions' wheels into dist/

@@ -75,7 +75,8 @@ def test_the_plan_of_a_real_model_is_within_a_quarter_of_the_measured_peak(tmp_p
     code = (
         "import alignkit, sys\n"
         "model, data, out = sys.argv[1:]\n"
-        "alignkit.train('dpo', model=model, data=data, out=out, max_steps=2, split='0.2', max_new_tokens=2)"
+        "alignkit.train('dpo', model=model, data=data, out=out, max_steps=1, split='0.2', max_new_tokens=2,"
+        " batch_size=1, accumulation=2)"
     )
     arguments = [embedded.NAME, str(tmp_path / "rows.jsonl"), str(tmp_path / "run")]
     subprocess.run([sys.executable, "-c", code, *arguments], check=True, capture_output=True)

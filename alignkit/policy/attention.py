@@ -58,8 +58,7 @@ def tree_attention(
     if isinstance(tree, BlockMask):
         attended = _compiled_flex()(query, key, value, block_mask=tree.mask, scale=scaling, enable_gqa=True)
         return attended.transpose(1, 2).contiguous(), None
-    query, key, value = (x.to(compute_type(x)) for x in (query, key, value))
-    return split_attention.attend(query, key, value, tree, scaling), None
+    return split_attention.attend(query, key, value, tree, scaling, compute=compute_type(query)), None
 
 
 def marks(spans: Sequence[Span]) -> tuple[Tensor, Tensor]:

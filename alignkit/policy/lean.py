@@ -8,6 +8,8 @@ up; a norm keeps what it can make again; a gated MLP keeps its activation and th
     gated MLP   keeps gate and up; activation and product are made again (two passes, no matrix product)
     Embedding   adds its gradient to the rows that were read; autograd makes one of the table's size
 
+What norm and MLP keep lies apart from what is freed at once (kept.py).
+
 Each kind is taken only where it is shown to give the module's own output on random numbers, and only on a CPU: a GPU's
 autocast kernels are not measured here. The start-up checks compare the whole policy with the plain path, which uses
 the modules as they are. Weight gradients go through `gradients`. Shapes: N tokens, K inputs, M outputs.
@@ -23,7 +25,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
-from alignkit.policy import gradients
+from alignkit.policy import gradients, kept
 
 _TOLERANCE = 1e-5  # relative L2 to the module's own output, fp32
 
@@ -110,16 +112,18 @@ def _norm(module: Any, own: Forward, x: Tensor) -> Tensor:
         return own(module, x)
     eps = getattr(module, "variance_epsilon", getattr(module, "eps", 0.0))
     apply: Forward = _RMSNorm.apply
-    return apply(x, module.weight, eps, compute_type(x))
+    return apply(x, module.weight, eps, compute_type(x), kept.current())
 
 
 class _RMSNorm(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight_K: Tensor, eps: float, compute: torch.dtype) -> Tensor:
+    def forward(
+        ctx: Any, x: Tensor, weight_K: Tensor, eps: float, compute: torch.dtype, chunks: kept.Chunks | None
+    ) -> Tensor:
         inverse = (torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_() / x.shape[-1] + eps).rsqrt_()
-        ctx.save_for_backward(x, inverse)
+        ctx.save_for_backward(*(kept.moved(chunks, tensor, tensor.dtype) for tensor in (x, inverse)))
         ctx.weight = weight_K
-        return (x * inverse).mul_(weight_K).to(compute)
+        return kept.moved(chunks, (x * inverse).mul_(weight_K), compute)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
@@ -131,20 +135,24 @@ class _RMSNorm(torch.autograd.Function):
             grad_weight = gradients.give(ctx.weight, product.flatten(0, -2).sum(0))
         # d (x / rms) = (g w - x / rms mean(g w x / rms)) / rms
         mean = (product @ ctx.weight / x.shape[-1])[..., None]
-        return torch.addcmul(grad * ctx.weight, normed, mean, value=-1).mul_(inverse), grad_weight, None, None
+        return torch.addcmul(grad * ctx.weight, normed, mean, value=-1).mul_(inverse), grad_weight, None, None, None
 
 
 def _mlp(gate: nn.Linear, up: nn.Linear, down: nn.Linear, x: Tensor) -> Tensor:
     apply: Forward = _GatedMLP.apply
-    return apply(x.to(compute_type(x)), gate.weight, up.weight, down.weight)
+    return apply(x.to(compute_type(x)), kept.current(), gate.weight, up.weight, down.weight)
 
 
 class _GatedMLP(torch.autograd.Function):
     """down(silu(gate(x)) up(x))."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, *weights: Tensor) -> Tensor:
-        gate, up = (nn.functional.linear(x, weight.to(x.dtype)) for weight in weights[:2])
+    def forward(ctx: Any, x: Tensor, chunks: kept.Chunks | None, *weights: Tensor) -> Tensor:
+        x_NK = x.flatten(0, -2)
+        wide = [kept.empty(chunks, (len(x_NK), len(weight)), x.dtype) for weight in weights[:2]]
+        for y_NM, weight in zip(wide, weights, strict=False):
+            torch.mm(x_NK, weight.to(x.dtype).t(), out=y_NM)
+        gate, up = (y_NM.view(*x.shape[:-1], -1) for y_NM in wide)
         ctx.save_for_backward(x, gate, up)
         ctx.weights = weights
         return nn.functional.linear(silu(gate).mul_(up), weights[2].to(x.dtype))
@@ -153,7 +161,7 @@ class _GatedMLP(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         (x, gate, up), (grad,) = ctx.saved_tensors, grads
         x_NK, grad_NK, (gate_NM, up_NM) = x.flatten(0, -2), grad.flatten(0, -2), (y.flatten(0, -2) for y in (gate, up))
-        needed, weights = ctx.needs_input_grad[1:], ctx.weights
+        needed, weights = ctx.needs_input_grad[2:], ctx.weights
         active_NM = silu(gate_NM)
         given: list[Tensor | None] = [None] * 3
         if needed[2]:
@@ -166,7 +174,7 @@ class _GatedMLP(torch.autograd.Function):
                 given[n] = _weight_grad(weights[n], part_NM, x_NK)
         grad_x = grad_gate_NM @ weights[0].to(x.dtype)
         grad_x.addmm_(grad_up_NM, weights[1].to(x.dtype))
-        return grad_x.view(x.shape), *given
+        return grad_x.view(x.shape), None, *given
 
 
 def _embedding(module: nn.Embedding, ids: Tensor) -> Tensor:

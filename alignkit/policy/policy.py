@@ -73,6 +73,11 @@ class Policy(nn.Module):
     def config(self) -> Any:
         return self.base.config
 
+    @property
+    def computes_again(self) -> bool:
+        """Whether layers are computed again going backward (gradient checkpointing)."""
+        return bool(getattr(self.base, "is_gradient_checkpointing", False))
+
     def use_path(self, path: str) -> None:
         """Switch between the tree path, whose layers are lean on a CPU, and the plain path."""
         self.path = path

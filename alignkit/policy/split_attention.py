@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from alignkit.data.packs import Span
+from alignkit.policy import kept
 
 BLOCK = 256  # queries of a block: what is held of it is H x BLOCK x M numbers
 
@@ -75,16 +76,29 @@ class Split:
         return self._masks[key]
 
 
-def attend(query: Tensor, key: Tensor, value: Tensor, split: Split, scale: float | None) -> Tensor:
-    """Attend within trees: query [1, H, S, D], key and value [1, K, S, D], of one type -> [1, S, H, D]."""
+def attend(
+    query: Tensor, key: Tensor, value: Tensor, split: Split, scale: float | None, *, compute: torch.dtype | None = None
+) -> Tensor:
+    """Attend within trees: query [1, H, S, D], key and value [1, K, S, D] -> [1, S, H, D].
+
+    Args:
+        scale: of the scores; default 1 / sqrt(D).
+        compute: type of what is kept and of the result; default the query's.
+    """
     apply: Any = _Attention.apply
-    return apply(query, key, value, split, query.shape[-1] ** -0.5 if scale is None else scale)
+    scale = query.shape[-1] ** -0.5 if scale is None else scale
+    return apply(query, key, value, split, scale, compute or query.dtype, kept.current())
 
 
 class _Attention(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, split: Split, scale: float) -> Tensor:
-        attended = query.new_empty(query.transpose(1, 2).shape)
+    def forward(
+        ctx: Any, query: Tensor, key: Tensor, value: Tensor, split: Split, scale: float, compute: torch.dtype,
+        chunks: kept.Chunks | None,
+    ) -> Tensor:  # fmt: skip
+        ctx.types = [x.dtype for x in (query, key, value)]
+        query, key, value = (kept.moved(chunks, x, compute) for x in (query, key, value))
+        attended = kept.empty(chunks, query.transpose(1, 2).shape, compute)
         for one in split.segments:
             mask = split.mask(one, query.dtype)
             out = scaled_dot_product_attention(
@@ -103,13 +117,14 @@ class _Attention(torch.autograd.Function):
         # many blocks' shares of a key's and a value's gradient are summed in fp32
         grad_key, grad_value = (torch.zeros_like(x, dtype=_wide(x)) for x in (key, value))
         for one in ctx.split.segments:
-            for block, found in _blocks(query, key, value, grads[0], one, ctx.scale):
-                grad_query[:, :, block] = found[0]
+            for block, shares in _blocks(query, key, value, grads[0], one, ctx.scale):
+                grad_query[:, :, block] = shares[0]
                 seen = block.stop - one.own.start
-                for total, share in ((grad_key, found[1]), (grad_value, found[2])):
+                for total, share in ((grad_key, shares[1]), (grad_value, shares[2])):
                     total[:, :, one.prompt] += share[:, : one.before]
                     total[:, :, one.own][:, :, :seen] += share[:, one.before :]
-        return grad_query, grad_key.to(key.dtype), grad_value.to(value.dtype), None, None
+        found = zip((grad_query, grad_key, grad_value), ctx.types, strict=True)
+        return *(x.to(dtype) for x, dtype in found), None, None, None, None
 
 
 def _blocks(

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from alignkit.data.packs import Pack
 from alignkit.methods import Batch, Method, MethodConfig
+from alignkit.policy import kept
 from alignkit.policy.gradients import straight_into_grad
 from alignkit.policy.policy import Policy
 from alignkit.policy.ranks import ALONE, World
@@ -151,16 +152,19 @@ def accumulate(
     logged: dict[str, list[Tensor]] = {}
     totals: dict[str, float] = {}
     computed = _in_step(micros, world)
-    for micro in computed:
-        terms = _named(method.loss(batch_of(micro, {} if micro.is_spare else logged), config))
-        _count_in(totals, terms, counts=not micro.is_spare)
-        if world.size == 1:
-            for name, term in list(terms.items())[1:]:
-                grads = torch.autograd.grad(term, parameters, retain_graph=True, allow_unused=True)
-                _add(further.setdefault(name, [torch.zeros_like(p) for p in parameters]), grads)
-        main = next(iter(terms.values()))
-        with straight_into_grad() if world.size == 1 else nullcontext():
-            (main * 0.0 if micro.is_spare else main).backward()
+    with kept.in_chunks(not policy.computes_again) as chunks:
+        for micro in computed:
+            terms = _named(method.loss(batch_of(micro, {} if micro.is_spare else logged), config))
+            _count_in(totals, terms, counts=not micro.is_spare)
+            if world.size == 1:
+                for name, term in list(terms.items())[1:]:
+                    grads = torch.autograd.grad(term, parameters, retain_graph=True, allow_unused=True)
+                    _add(further.setdefault(name, [torch.zeros_like(p) for p in parameters]), grads)
+            main = next(iter(terms.values()))
+            with straight_into_grad() if world.size == 1 else nullcontext():
+                (main * 0.0 if micro.is_spare else main).backward()
+            del terms, main  # with them goes the graph, and what it kept
+            chunks.reclaim()
     if world.size > 1:
 
         def term_of(micro: Micro, name: str) -> Tensor:
