@@ -3,7 +3,7 @@
     logprob_t = z_t[y_t] - log sum_v exp(z_t[v]),   z_t = W h_t / temperature_t
     entropy_t = log sum_v exp(z_t[v]) - sum_v p_t(v) z_t[v]                           (without gradient)
 
-The backward pass computes each tile's logits again. Precision under a bf16 compute type: a tile's share of the hidden
+The backward pass computes most tiles' logits again. Precision under a bf16 compute type: a tile's share of the hidden
 states' gradient is summed over the tiles in fp32 and never rounded before, since rounding each share biases training.
 A tile's rows of W's gradient come from one product over all the tokens, whose sums are fp32 as well; on CUDA it stays
 fp32, on a CPU it is rounded once a micro-batch, as autocast rounds every other layer's. Micro-batches add up in fp32.
@@ -21,6 +21,7 @@ from torch import Tensor
 from alignkit.policy import gradients
 
 CHUNK_BYTES = 8 * 2**20  # of a tile's fp32 logits; about five times as much is held beside the gradients
+KNOWN_BYTES = 16 * 2**20  # of the first tiles' logits in the compute type, which are not computed again
 MIN_TILE = 256  # columns
 
 
@@ -76,20 +77,26 @@ class _TokenLogprobs(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         chosen_T, mean_T = (hidden_TH.new_zeros(len(target_T), dtype=_wide(hidden_TH)) for _ in "zm")
         normalizer_T = torch.full_like(chosen_T, -torch.inf)
+        known: dict[int, Tensor] = {}
         for start, weight in _tiles(weight_VH, width, hidden_TH.dtype):
-            logits = _logits(hidden_TH, weight, temperature_T)
+            product = hidden_TH @ weight.t()
+            if (len(known) + 1) * product.nbytes <= KNOWN_BYTES and any(ctx.needs_input_grad):
+                known[start] = product
+            logits = _tempered(product, temperature_T)
             inside, column = _place(target_T, start, len(weight))
             chosen_T = torch.where(inside, logits.gather(-1, column[:, None])[:, 0], chosen_T)
             largest_T = logits.amax(-1)
-            powers = (logits - largest_T[:, None]).exp_()
+            shifted = logits.sub_(largest_T[:, None])
+            powers = shifted.exp() if entropy else shifted.exp_()
             sum_T = powers.sum(-1)
             tile_T = largest_T + sum_T.log()
             before_T, normalizer_T = normalizer_T, torch.logaddexp(normalizer_T, tile_T)
             if entropy:
-                tile_mean_T = powers.mul_(logits).sum(-1) / sum_T
+                tile_mean_T = powers.mul_(shifted).sum(-1) / sum_T + largest_T
                 mean_T = mean_T * (before_T - normalizer_T).exp() + tile_mean_T * (tile_T - normalizer_T).exp()
+            del weight, product, logits, shifted, powers  # before the next tile's are made
         ctx.save_for_backward(hidden_TH, target_T, temperature_T, normalizer_T)
-        ctx.weight, ctx.width = weight_VH, width
+        ctx.weight, ctx.width, ctx.known = weight_VH, width, known
         entropy_T = normalizer_T - mean_T
         ctx.mark_non_differentiable(entropy_T)
         return chosen_T - normalizer_T, entropy_T
@@ -104,8 +111,9 @@ class _TokenLogprobs(torch.autograd.Function):
         grad_weight = torch.empty_like(weight_VH) if ctx.needs_input_grad[1] and total_VH is None else None
         for start, weight in _tiles(weight_VH, ctx.width, hidden_TH.dtype):
             # d logprob / d z = onehot(y) - softmax(z); z carries 1 / temperature
-            share = _logits(hidden_TH, weight, temperature_T).sub_(normalizer_T[:, None]).exp_()
-            share.mul_(-scale_T[:, None])
+            product = ctx.known.pop(start, None)
+            share = _tempered(hidden_TH @ weight.t() if product is None else product, temperature_T)
+            share.sub_(normalizer_T[:, None]).exp_().mul_(-scale_T[:, None])
             inside, column = _place(target_T, start, len(weight))
             share.scatter_add_(-1, column[:, None], torch.where(inside, scale_T, 0)[:, None])
             narrow = share.to(hidden_TH.dtype)
@@ -116,6 +124,7 @@ class _TokenLogprobs(torch.autograd.Function):
                     total_VH[rows] += _product(columns.t(), hidden_TH)
                 elif grad_weight is not None:
                     grad_weight[rows] = _product(columns.t(), hidden_TH)
+            del weight, product, share, narrow, columns
         return wide_hidden.to(hidden_TH.dtype), grad_weight, None, None, None, None
 
 
@@ -132,8 +141,9 @@ def _rows(start: int, end: int, size: int) -> Iterator[slice]:
         yield slice(at, min(at + step, end))
 
 
-def _logits(hidden: Tensor, weight: Tensor, temperature: Tensor) -> Tensor:
-    return (hidden @ weight.t()).to(_wide(hidden)).div_(temperature[:, None])
+def _tempered(product: Tensor, temperature: Tensor) -> Tensor:
+    """Logits in fp32 of hidden states times weights, which stay as they are."""
+    return product.to(_wide(product), copy=True).div_(temperature[:, None])
 
 
 def _place(target_T: Tensor, start: int, width: int) -> tuple[Tensor, Tensor]:
@@ -149,11 +159,18 @@ def _wide(x: Tensor) -> torch.dtype:
 
 
 def _add_product(total_TH: Tensor, share: Tensor, narrow: Tensor, weight: Tensor, narrow_weight: Tensor) -> None:
-    """total += share @ weight, not rounded on the way: bf16 products kept in fp32 on CUDA, fp32 products elsewhere."""
-    if total_TH.device.type == "cuda" and narrow.dtype != total_TH.dtype:
+    """total += share @ weight, not rounded on the way: products of narrow matrices whose sums stay fp32.
+
+    A CPU has no such product; there the first product's rounding error is a second one, formed by the kernel before it
+    rounds: 3e-6 off where one product is 2e-3 off, and faster than a product of fp32 matrices.
+    """
+    if narrow.dtype == total_TH.dtype:
+        total_TH.addmm_(share, weight)
+    elif total_TH.device.type == "cuda":
         total_TH.add_(torch.mm(narrow, narrow_weight, out_dtype=torch.float32))
     else:
-        total_TH.addmm_(share, weight.to(share.dtype))
+        high = torch.mm(narrow, narrow_weight)
+        total_TH.add_(high).add_(torch.addmm(high, narrow, narrow_weight, beta=-1))
 
 
 def _product(a: Tensor, b: Tensor) -> Tensor:
