@@ -164,7 +164,7 @@ def test_head_holds_little_beyond_its_gradient_at_a_large_vocabulary() -> None:
     """In a process of its own, whose resident set is watched: 256 tokens, Qwen2.5-0.5B's head, bf16."""
     code = """
 import torch
-from alignkit.memory import peak_mib, reset_peak
+from alignkit.memory import give_back, peak_mib, reset_peak
 from alignkit.policy.logprobs import token_logprobs_and_entropies
 weight = torch.nn.Parameter(torch.full((151_936, 896), 0.01))
 states = torch.randn(256, 896, dtype=torch.bfloat16, requires_grad=True)
@@ -174,6 +174,7 @@ def step(n):
     token_logprobs_and_entropies(states[:n], weight, target[:n], ones[:n], entropy=True)[0].sum().backward()
 step(8)
 weight.grad = None
+give_back()
 reset_peak()
 before = peak_mib()
 step(256)

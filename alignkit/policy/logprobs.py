@@ -35,7 +35,7 @@ def token_logprobs(
         weight_VH: [V, H], the head's weight.
         target_T: int64 [T], token ids.
         temperature_T: float32 [T], above 0.
-        chunk_bytes: size of a tile's fp32 logits; its rows of W take twice as much at most.
+        chunk_bytes: size of a tile: of its logits in fp32, and of its rows of W in the compute type.
     """
     return token_logprobs_and_entropies(hidden_TH, weight_VH, target_T, temperature_T, chunk_bytes=chunk_bytes)[0]
 
@@ -51,7 +51,7 @@ def token_logprobs_and_entropies(
 ) -> tuple[Tensor, Tensor | None]:
     """Return `token_logprobs` and, where asked for, the distributions' entropies in nats, float32 [T], no gradient."""
     num_tokens, size = hidden_TH.shape
-    width = chunk_bytes // max(4 * num_tokens, hidden_TH.element_size() * size // 2)
+    width = chunk_bytes // max(4 * num_tokens, hidden_TH.element_size() * size)
     width = max(min(MIN_TILE, weight_VH.shape[0]), width)
     apply: Callable[..., tuple[Tensor, Tensor]] = _TokenLogprobs.apply
     logprob_T, entropy_T = apply(hidden_TH, weight_VH, target_T, temperature_T, width, entropy)
