@@ -96,7 +96,9 @@ class RolloutsSection(Section):
         default_factory=list, description="addresses of the servers of --sampler vllm-server; repeatable"
     )
     server_weights: str | None = Field(
-        None, description="folder that those servers see too, for weights; default: a temporary one of this machine"
+        None,
+        description="how weights reach those servers: a folder that they see too (default: a temporary one of this "
+        "machine), or vllm:nccl, from GPU to GPU",
     )
     reward: list[str] = Field(
         default_factory=list,

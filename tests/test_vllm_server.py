@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import httpx
 import numpy as np
 import pytest
 import torch
+from alignkit_plugins.weight_transfer import BACKENDS, backend_of
 from grpo_runs import command, options
 from safetensors.torch import load_file
 from tiny_models import tiny_model
@@ -29,18 +31,20 @@ from alignkit.rollouts.sampler import Request
 REQUESTS = [Request([1, 2, 3 + n // 4], [0.6, 0.8, 1.0, 1.2][n % 4], n, 24) for n in range(16)]
 
 
-def start(model: Path) -> tuple[str, subprocess.Popen[bytes]]:
+def start(model: Path, *more: str, **variables: str) -> tuple[str, subprocess.Popen[bytes]]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     environment = os.environ | {
         "VLLM_SERVER_DEV_MODE": "1", "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind",
         "VLLM_NO_USAGE_STATS": "1", "OMP_NUM_THREADS": "1", "VLLM_LOGGING_LEVEL": "ERROR",
+        **variables,
     }  # fmt: skip
     arguments = [
         "--model", str(model), "--host", "127.0.0.1", "--port", str(port), "--dtype", "float32", "--enforce-eager",
         "--max-model-len", "256", "--logprobs-mode", "processed_logprobs", "--served-model-name", "policy",
         "--disable-uvicorn-access-log", "--no-enable-chunked-prefill",
+        *more,
     ]  # fmt: skip
     process = subprocess.Popen(
         [sys.executable, "-W", "ignore", "-m", "vllm.entrypoints.openai.api_server", *arguments],
@@ -57,7 +61,13 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def servers(model: Path) -> Iterator[dict[str, subprocess.Popen[bytes]]]:
     """Two servers, started at once."""
-    started = dict(start(model) for _ in range(2))
+    with answering(dict(start(model) for _ in range(2))) as started:
+        yield started
+
+
+@contextmanager
+def answering(started: dict[str, subprocess.Popen[bytes]]) -> Iterator[dict[str, subprocess.Popen[bytes]]]:
+    """Wait until servers answer, and end them afterwards."""
     try:
         give_up = time.monotonic() + 240
         for url, process in started.items():
@@ -144,6 +154,60 @@ def test_servers_draw_what_one_engine_draws_take_weights_over_and_take_over_from
     with pytest.raises(RunStopped, match="no server takes the weights"):
         sampler.sync()
     sampler.close()
+
+
+@needs_vllm
+@one_worker
+@pytest.mark.slow
+def test_weights_reach_a_server_by_vllms_own_transfer(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """vLLM's routes and worker, with a backend over TCP where a GPU would have NCCL."""
+    import weight_transfer_tcp
+
+    weight_transfer_tcp.register()
+    monkeypatch.setitem(BACKENDS, "tcp", lambda: weight_transfer_tcp.TrainerMeeting)
+    plugin = tmp_path / "transfer-1.dist-info"
+    plugin.mkdir()
+    (plugin / "METADATA").write_text("Metadata-Version: 2.1\nName: transfer\nVersion: 1\n")
+    (plugin / "entry_points.txt").write_text("[vllm.general_plugins]\ntcp = weight_transfer_tcp:register\n")
+    path = os.pathsep.join([str(tmp_path), str(Path(__file__).parent)])
+    policy = load_policy(model, precision="fp32")
+    sampler: Any = registry().find("sampler", "vllm-server")(policy, end_ids=frozenset({256, 258}))
+    made = start(model, "--weight-transfer-config", '{"backend": "tcp"}', PYTHONPATH=path)
+    with answering(dict([made])) as started:
+        sampler.connect(list(started), "vllm:tcp")
+        before = None
+        for _ in range(2):
+            with torch.no_grad():
+                for parameter in policy.parameters():
+                    parameter.add_(torch.randn_like(parameter) * 0.02)
+            sampler.sync()
+            drawn = [completion.logprobs.tolist() for completion in sampler.generate(REQUESTS)]
+            assert sampler.metrics["sampler_mismatch"] < 1e-4 and drawn != before
+            before = drawn
+        (transfer,) = sampler._transfers.values()
+        with torch.no_grad():
+            for parameter in policy.parameters():
+                parameter.add_(torch.randn_like(parameter) * 0.02)
+        with monkeypatch.context() as patch:
+            patch.setattr(transfer, "send_weights", lambda: None)
+            sampler.sync()
+            with pytest.raises(RunStopped, match="stale weights"):
+                sampler.generate(REQUESTS)
+        sampler.sync()
+        sampler.generate(REQUESTS)
+    with pytest.raises(RunStopped, match="no server takes the weights"):
+        sampler.sync()
+    sampler.close()
+
+
+@pytest.mark.parametrize(
+    ("named", "said"), [("vllm:nccl", "needs the policy on a GPU"), ("vllm:smoke", "no such transfer; take vllm:nccl")]
+)
+def test_a_transfer_that_cannot_be_is_refused(tmp_path: Path, named: str, said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        backend_of(named, torch.device("cpu"))
 
 
 def test_servers_are_named_for_the_sampler_that_has_them_and_must_answer(tmp_path: Path) -> None:

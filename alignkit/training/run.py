@@ -28,11 +28,7 @@ from alignkit.training.loop import Loop
 from alignkit.training.models import Models, shared
 from alignkit.training.order import steps_per_epoch
 from alignkit.training.plan import disk_warning, make_plan, out_of_memory_explained
-from alignkit.training.resume import (
-    refuse_changes,
-    resume_point,
-    warn_of_other_hardware,
-)
+from alignkit.training.resume import refuse_changes, resume_point, warn_of_other_hardware
 from alignkit.training.run_folder import FollowedRun, RunFolder, open_run
 from alignkit.training.setup import Inputs, load_models, read_inputs
 from alignkit.training.signals import held_signals, terminated_as_interrupted

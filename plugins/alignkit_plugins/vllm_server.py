@@ -7,9 +7,10 @@ A step's requests are spread over the servers (`--servers`), one request a compl
 top-p: token ids go in, token ids and log-probs come out. A server that dies is left out until the next renewal, and the
 others take over what it held: each completion's seed is its own, so they are the same whoever draws them.
 
-Weights are handed over through a folder that the servers see (`--server-weights`): each server reloads it by its
-collective_rpc and forgets its cached prefixes; that is what vLLM offers on every device (its native transfers need
-CUDA on both sides). The samples of each server are compared with the policy's log-probs after every renewal.
+Weights are handed over through a folder that the servers see (`--server-weights FOLDER`), which each server reloads by
+its collective_rpc: that works on every device. `--server-weights vllm:nccl` sends them from GPU to GPU instead
+(weight_transfer.py). Each server forgets its cached prefixes, and its samples are compared with the policy's log-probs
+after every renewal.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from alignkit.errors import RunStopped, UsageError
 from alignkit.rollouts.copying import CopyingSampler
 from alignkit.rollouts.sampler import Completion, Request
 from alignkit.rollouts.spreading import ServerDown, Spread
+from alignkit_plugins.weight_transfer import backend_of, connect
 
 if TYPE_CHECKING:
     import httpx
@@ -41,6 +43,7 @@ _CONNECT_S = 10.0
 _RELOAD_S = 600.0
 _GENERATE_S = 3600.0  # the step's own deadline is the shorter one
 _FORGET_S = 60.0
+_PORTS = {"http": 80, "https": 443}
 _SHOWN = 400  # characters of a server's answer in a message
 
 
@@ -54,6 +57,8 @@ class VLLMServerSampler(CopyingSampler):
         self._servers: list[httpx.Client] = []
         self._alive: list[httpx.Client] = []
         self._folder: Path | None = None
+        self._backend: str | None = None
+        self._transfers: dict[httpx.Client, Any] = {}
         self._max_length = 0
         self._model: dict[str, str] = {}
         self.drawn_by: list[str] = []
@@ -87,6 +92,9 @@ class VLLMServerSampler(CopyingSampler):
             self._model[address], length = model["id"], model["max_model_len"]
             lengths.append(length)
         self._max_length = min(lengths)
+        self._backend = backend_of(shared, self.policy.device)
+        if self._backend is not None:
+            return
         if shared is None:
             folder = tempfile.TemporaryDirectory(prefix="alignkit-weights-")
             weakref.finalize(self, folder.cleanup)
@@ -105,14 +113,17 @@ class VLLMServerSampler(CopyingSampler):
         Raises:
             RunStopped: no server takes them.
         """
-        assert self._folder is not None
-        self._write(dict(weights))
+        if self._backend is None:
+            self._write(dict(weights))
         self._alive = []
         problems = []
         for server in self._servers:
             try:
-                rpc = {"method": "reload_weights", "kwargs": {"weights_path": str(self._folder)}}
-                self._ask(server, "POST", "/collective_rpc", rpc, timeout_s=_RELOAD_S)
+                if self._backend is None:
+                    rpc = {"method": "reload_weights", "kwargs": {"weights_path": str(self._folder)}}
+                    self._ask(server, "POST", "/collective_rpc", rpc, timeout_s=_RELOAD_S)
+                else:
+                    self._send(server, self._backend)
                 self._forget(server)
                 self._alive.append(server)
             except ServerDown as error:
@@ -142,6 +153,23 @@ class VLLMServerSampler(CopyingSampler):
         """Close the connections; the servers stay."""
         for server in self._servers:
             server.close()
+
+    def _send(self, server: httpx.Client, backend: str) -> None:
+        """Send the policy's weights to a server; after a failure the transfer is opened anew the next time."""
+        transfer = self._transfers.pop(server, None)
+        try:
+            if transfer is None:
+                self._ask(server, "POST", "/shutdown_weight_transfer_engine", timeout_s=_RELOAD_S)  # of a run before
+                transfer = connect(
+                    backend, ask=partial(self._ask, server, "POST", timeout_s=_RELOAD_S), weights=self.weights,
+                    address=(server.base_url.host, server.base_url.port or _PORTS[server.base_url.scheme]),
+                    num_workers=self._ask(server, "GET", "/get_world_size")["world_size"],
+                )  # fmt: skip
+            transfer.send_weights()
+        except (RuntimeError, OSError, LookupError) as error:
+            started = f'--weight-transfer-config \'{{"backend": "{backend}"}}\''
+            raise ServerDown(f"does not take weights by {backend} ({error}); it is started with {started}") from error
+        self._transfers[server] = transfer
 
     def _forget(self, server: httpx.Client) -> None:
         """Forget prefixes cached under older weights; while a request that was given up still ends, wait for it."""
