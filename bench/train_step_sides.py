@@ -1,6 +1,7 @@
 """One side of bench/train_step.py in a process of its own: alignkit, or a 40-line PyTorch loop.
 
-Each prints one JSON object: the loss of every optimizer step, seconds of every step after the first, peak memory.
+Each prints one JSON object: loss and gradient norm (before clipping) of every optimizer step, seconds of every step
+after the first, peak memory.
 AdamW (fused), a constant learning rate, gradients clipped to 1, fp32 weights, bf16 autocast where the CPU has it.
 """
 
@@ -39,10 +40,13 @@ def read(case: str) -> Rows:
     return rows
 
 
-def result(losses: list[float], ends: list[float], before_mib: float, **more: Any) -> dict[str, Any]:
-    """Losses, seconds of each step but the first, peak memory and how much of it was there before the first step."""
+def result(
+    losses: list[float], grad_norms: list[float], ends: list[float], before_mib: float, **more: Any
+) -> dict[str, Any]:
+    """What a side prints; `ends` are when its first step began, unless that is left out, and when each step ended."""
     seconds = [b - a for a, b in pairwise(ends)]
-    return {"losses": losses, "seconds": seconds, "peak_mib": peak_mib(), "before_mib": before_mib, **more}
+    found = {"losses": losses, "grad_norms": grad_norms, "seconds": seconds, "peak_mib": peak_mib()}
+    return found | {"before_mib": before_mib, **more}
 
 
 def resident_mib() -> float:
@@ -98,7 +102,7 @@ def own(
     optimizer = make_optimizer(policy.parameters(), config)
     give_back()  # as the training loop does
     before = resident_mib()
-    losses, ends = [], [time.perf_counter()]
+    losses, norms, ends = [], [], [time.perf_counter()]
     with tempfile.TemporaryFile("w") as metrics:
         for _ in range(steps):
             optimizer.zero_grad(set_to_none=True)
@@ -107,10 +111,11 @@ def own(
             optimizer.step()
             metrics.write(json.dumps({"loss": done.loss, "grad_norm": norm, **done.logged}) + "\n")
             losses.append(done.loss)
+            norms.append(norm)
             ends.append(time.perf_counter())
     computed = sum(len(micro.pack.ids_S) for micro in micros)
     return result(
-        losses, ends[1:] if steps > 1 else ends, before, computed_tokens=computed, micro_batches=len(micros),
+        losses, norms, ends[1:] if steps > 1 else ends, before, computed_tokens=computed, micro_batches=len(micros),
         flops=Arithmetic.of(policy).flops(packs_of(micros)),
     )  # fmt: skip
 
@@ -147,7 +152,7 @@ def plain(name: str, case: str, model: str, steps: int) -> dict[str, Any]:
     optimizer = torch.optim.AdamW(policy.parameters(), lr=LEARNING_RATE, weight_decay=0.0, fused=True)
     num_tokens, longest = sum(len(ids) for _, ids in pairs), max(len(ids) for _, ids in pairs)
     before = resident_mib()
-    losses, ends = [], [time.perf_counter()]
+    losses, norms, ends = [], [], [time.perf_counter()]
     for _ in range(steps):
         optimizer.zero_grad(set_to_none=True)
         total = 0.0
@@ -167,11 +172,11 @@ def plain(name: str, case: str, model: str, steps: int) -> dict[str, Any]:
                 loss = -(gain_NS * (logprob_NS != 0)).sum() / (len(pairs) * longest)
             loss.backward()
             total += loss.item()
-        torch.nn.utils.clip_grad_norm_(policy.parameters(), 1.0)
+        norms.append(float(torch.nn.utils.clip_grad_norm_(policy.parameters(), 1.0)))
         optimizer.step()
         losses.append(total)
         ends.append(time.perf_counter())
-    return result(losses, ends[1:] if steps > 1 else ends, before)
+    return result(losses, norms, ends[1:] if steps > 1 else ends, before)
 
 
 def _behind(noise_NS: torch.Tensor, chunk: Any, number: int, like_NS: torch.Tensor) -> torch.Tensor:
@@ -215,7 +220,9 @@ def head(which: str, repeats: int, vocab: int, hidden: int, num_tokens: int = 10
         value.backward()
         losses.append(value.item())
         ends.append(time.perf_counter())
-    return result(losses, ends[1:] if repeats > 1 else ends, before)
+    assert weight_VH.grad is not None
+    norms = [float(weight_VH.grad.norm())]
+    return result(losses, norms, ends[1:] if repeats > 1 else ends, before)
 
 
 if __name__ == "__main__":

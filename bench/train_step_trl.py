@@ -32,9 +32,9 @@ def trl(variant: str, name: str, case: str, model: str, steps: int) -> dict[str,
         before = resident_mib()
         clock.ends.append(time.perf_counter())
         trainer.train()
-    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-    ends = clock.ends[1:] if steps > 1 else clock.ends
-    return result(losses, ends, before)
+    steps_logged = [entry for entry in trainer.state.log_history if "loss" in entry]
+    losses, norms = ([entry[name] for entry in steps_logged] for name in ("loss", "grad_norm"))
+    return result(losses, norms, clock.ends[1:] if steps > 1 else clock.ends, before)
 
 
 class StepEnds:

@@ -1,14 +1,16 @@
-"""Chunks for what the backward pass needs: laid out densely, taken again only when nothing lies in them."""
+"""Chunks for what the backward pass needs: laid out densely, gone with the last tensor that lies in them."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from alignkit_plugins.sft import SFT, SFTConfig
 from tiny_models import tiny_model
+from torch.multiprocessing.reductions import StorageWeakRef
 
 from alignkit.data.packs import lay_out
 from alignkit.data.trees import tree
@@ -33,16 +35,21 @@ def test_tensors_lie_apart_in_one_chunk_and_hold_what_is_written() -> None:
     assert len({tensor.untyped_storage().data_ptr() for tensor in made}) == 1
 
 
-def test_a_chunk_is_taken_again_only_when_no_tensor_lies_in_it() -> None:
+def test_a_chunk_goes_with_its_last_tensor() -> None:
     chunks = Chunks()
-    first = chunks.empty((CHUNK_BYTES,), torch.uint8)
-    view = chunks.empty((CHUNK_BYTES,), torch.uint8)[5:9]
-    places = {x.untyped_storage().data_ptr() for x in (first, view)}
-    free = first.untyped_storage().data_ptr()
-    del first
-    chunks.reclaim()
-    again, other = (chunks.empty((CHUNK_BYTES,), torch.uint8).untyped_storage().data_ptr() for _ in range(2))
-    assert again == free and other not in places and view.fill_(1).sum() == 4
+    view = chunks.empty((CHUNK_BYTES - 64,), torch.uint8)[5:9]
+    beside = chunks.empty((64,), torch.uint8)
+    first, later = StorageWeakRef(view.untyped_storage()), chunks.empty((64,), torch.uint8)
+    assert later.data_ptr() != beside.data_ptr() + 64  # the first chunk is full
+    del beside
+    assert not first.expired() and view.fill_(1).sum() == 4
+    del view
+    assert first.expired()
+    last = StorageWeakRef(later.untyped_storage())
+    del later
+    assert not last.expired()  # there is room in it
+    chunks.close()
+    assert last.expired()
 
 
 def test_what_is_larger_than_a_chunk_has_memory_of_its_own() -> None:
@@ -62,19 +69,25 @@ def test_nothing_is_kept_where_nothing_needs_a_gradient() -> None:
     assert kept.current() is None
 
 
-def test_a_steps_gradient_is_the_same_in_chunks_and_micro_batches_share_them(
+def test_a_steps_gradient_is_the_same_in_chunks_and_a_micro_batchs_are_gone_before_the_next(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     policy = load_policy(tiny_model(tmp_path), precision="fp32")
     rng = np.random.default_rng(0)
     trees = [tree("r", rng.integers(0, 256, 9), [(rng.integers(0, 256, 12), np.ones(12, bool))]) for _ in range(3)]
     micros = [Micro(lay_out([one])) for one in trees]
-    counts: list[int] = []
-    reclaim = Chunks.reclaim
+    made: list[StorageWeakRef] = []
+    gone: list[bool] = []
+    empty, close = Chunks.empty, Chunks.close
 
-    def counted(self: Chunks) -> None:
-        reclaim(self)
-        counts.append(len(self._spare))
+    def noted_empty(self: Chunks, shape: Any, dtype: torch.dtype) -> torch.Tensor:
+        tensor = empty(self, shape, dtype)
+        made.append(StorageWeakRef(tensor.untyped_storage()))
+        return tensor
+
+    def noted_close(self: Chunks) -> None:
+        close(self)
+        gone.append(bool(made) and all(chunk.expired() for chunk in made))
 
     def gradient() -> list[torch.Tensor]:
         policy.zero_grad(set_to_none=True)
@@ -82,8 +95,9 @@ def test_a_steps_gradient_is_the_same_in_chunks_and_micro_batches_share_them(
         return [p.grad.clone() for p in policy.parameters() if p.grad is not None]
 
     with monkeypatch.context() as patch:
-        patch.setattr(Chunks, "reclaim", counted)
+        patch.setattr(Chunks, "empty", noted_empty)
+        patch.setattr(Chunks, "close", noted_close)
         found = gradient()
-    assert counts == [1, 1, 1]  # the graph of a micro-batch is gone before the next begins
+    assert gone == [True] * 3
     monkeypatch.setattr(Policy, "computes_again", True)  # then no chunks are used
     assert all(torch.equal(a, b) for a, b in zip(found, gradient(), strict=True))

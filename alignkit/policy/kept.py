@@ -1,8 +1,8 @@
 """Room for what a forward pass on the CPU keeps for the backward pass, apart from what it frees at once.
 
 In one heap the two interleave, and what is freed leaves holes that fit nothing later: 414 MiB of them in a dpo step of
-SmolLM2 with rows of 1,042 tokens. Here kept tensors lie one after another in large chunks. A chunk is taken again for
-the next micro-batch, but only when no tensor lies in it any more.
+SmolLM2 with rows of 1,042 tokens. Here kept tensors lie one after another in large chunks, which the backward pass
+empties one after another from the end: each goes back to the system while the gradients grow.
 """
 
 from __future__ import annotations
@@ -21,32 +21,29 @@ _ALIGNMENT = 64  # bytes, a cache line
 
 
 class Chunks:
-    """Gives out tensors that stay until the backward pass."""
+    """Gives out tensors that stay until the backward pass; a chunk goes with the last tensor that lies in it."""
 
     def __init__(self) -> None:
-        self._all: list[torch.UntypedStorage] = []
-        self._spare: list[torch.UntypedStorage] = []
-        self._end = 0  # of what the last chunk of `_all` holds
+        self._last: torch.UntypedStorage | None = None
+        self._end = 0  # of what the last chunk holds
 
     def empty(self, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
         """Return an uninitialised contiguous tensor."""
         size = math.prod(shape) * dtype.itemsize
         if size > CHUNK_BYTES:
             return torch.empty(tuple(shape), dtype=dtype)
-        if not self._all or self._end + size > CHUNK_BYTES:
-            self._all.append(self._spare.pop() if self._spare else torch.UntypedStorage(CHUNK_BYTES))
-            self._end = 0
+        if self._last is None or self._end + size > CHUNK_BYTES:
+            self._last, self._end = torch.UntypedStorage(CHUNK_BYTES), 0
         start = self._end // dtype.itemsize
         self._end += -(-size // _ALIGNMENT) * _ALIGNMENT
         strides = [math.prod(shape[n + 1 :]) for n in range(len(shape))]
-        return torch.empty(0, dtype=dtype).set_(self._all[-1], start, tuple(shape), tuple(strides))
+        return torch.empty(0, dtype=dtype).set_(self._last, start, tuple(shape), tuple(strides))
 
-    def reclaim(self) -> None:
-        """Take chunks again that no tensor lies in (others go with their last tensor); return the heap's free pages."""
-        if self._all:
+    def close(self) -> None:
+        """Begin a new chunk with the next tensor, and return the heap's free pages to the system."""
+        if self._last is not None:
             give_back()
-        self._spare += [chunk for chunk in self._all if not _is_used(chunk)]
-        self._all, self._end = [], 0
+        self._last = None
 
 
 _chunks: Chunks | None = None
@@ -77,8 +74,3 @@ def empty(chunks: Chunks | None, shape: Sequence[int], dtype: torch.dtype) -> Te
 def moved(chunks: Chunks | None, x: Tensor, dtype: torch.dtype) -> Tensor:
     """Return `x` in another type, copied into chunks where there are any."""
     return x.to(dtype) if chunks is None else chunks.empty(x.shape, dtype).copy_(x)
-
-
-def _is_used(chunk: torch.UntypedStorage) -> bool:
-    """Whether a tensor lies in it: beside this object's, there is a reference to its memory."""
-    return int(torch._C._storage_Use_Count(chunk._cdata)) > 1

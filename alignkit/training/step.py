@@ -164,7 +164,7 @@ def accumulate(
             with straight_into_grad() if world.size == 1 else nullcontext():
                 (main * 0.0 if micro.is_spare else main).backward()
             del terms, main  # with them goes the graph, and what it kept
-            chunks.reclaim()
+            chunks.close()
     if world.size > 1:
 
         def term_of(micro: Micro, name: str) -> Tensor:
