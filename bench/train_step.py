@@ -1,6 +1,7 @@
 """How fast and in how much memory a training step runs, against TRL 1.16 and a plain PyTorch loop.
 
     python -m bench.train_step [--quick] [--json FILE] [--only CASE ...] [--models MODEL ...] [--merge] [--rows N]
+                               [--steps N]
 
     sft_vs_trl                 non-pad tokens a second over TRL's, rows packed (at least 2.2)
     dpo_vs_trl                 the same on real pairs, reference log-probs computed before on both sides (at least 2.5)
@@ -149,7 +150,7 @@ def measure_head(model: str, *, blocks: int, repeats: int) -> dict[str, list[flo
 def run(given: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Measure every case with every model; returns by "model/case" its figures' values and what they were taken at."""
     found: dict[str, Any] = {}
-    blocks, steps = (1, 2) if given.quick else (5, 3)
+    blocks, steps = (1, given.steps or 2) if given.quick else (5, given.steps or 3)
     for name in given.models:
         cases = tuple(case for case in CASES if case in given.only)
         if cases:
@@ -205,7 +206,12 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=[*CASES, "head"], default=[*CASES, "head"], metavar="CASE")
     parser.add_argument("--models", nargs="+", choices=MODELS, default=MODELS, metavar="MODEL")
     parser.add_argument("--rows", type=int, default=8, help="real rows a step; a quarter of it where rows are shaped")
+    parser.add_argument(
+        "--steps", type=int, metavar="N", help="steps of a side, of which the first is not timed (3; quick: 2)"
+    )
     given = parser.parse_args()
+    if given.steps is not None and given.steps < 2:
+        parser.error("--steps must be at least 2: the first is not timed")
     folder = Path(tempfile.mkdtemp(prefix="bench-train-"))
     cases: dict[str, Any] = {}
     if given.merge and given.json is not None and given.json.exists():

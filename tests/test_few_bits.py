@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +22,6 @@ from alignkit.training import checkpoint
 from alignkit.training.loop import Loop
 from alignkit.training.plan import make_plan
 
-has_package = importlib.util.find_spec("bitsandbytes") is not None
-needs_package = pytest.mark.skipif(not has_package, reason="needs the extra bitsandbytes")
-
 
 @pytest.fixture(scope="module")
 def given(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
@@ -38,7 +35,6 @@ def given(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     }  # fmt: skip
 
 
-@pytest.mark.skipif(has_package, reason="bitsandbytes is installed")
 @pytest.mark.parametrize(
     ("option", "text"),
     [
@@ -46,7 +42,10 @@ def given(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         ({"quantize": "4bit", "lora_rank": 4}, "--quantize 4bit"),
     ],
 )
-def test_what_needs_bitsandbytes_says_so_first(given: dict[str, Any], option: dict[str, Any], text: str) -> None:
+def test_what_needs_bitsandbytes_says_so_first(
+    given: dict[str, Any], option: dict[str, Any], text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)  # as if it were not installed
     with pytest.raises(UsageError, match=rf"{text} needs bitsandbytes.*pip install 'alignkit\[bitsandbytes\]'"):
         alignkit.train("sft", **(given | {"data": "none.jsonl"}), **option)
 
@@ -67,7 +66,6 @@ def test_few_bits_are_planned_with_less(given: dict[str, Any]) -> None:
     assert 4 * 272 * 64 < memory(quantize="4bit", lora_rank=4)["weights"] < memory()["weights"] / 2
 
 
-@needs_package
 @pytest.mark.parametrize("method", ["sft", "dpo"])
 def test_an_adapter_to_4_bit_weights_is_trained_and_exported_as_it_was(
     given: dict[str, Any], method: str, tmp_path: Path
@@ -80,7 +78,6 @@ def test_an_adapter_to_4_bit_weights_is_trained_and_exported_as_it_was(
     assert not any(is_narrow(module) for module in exported.modules())
 
 
-@needs_package
 def test_weights_merged_for_a_sampler_are_those_of_an_export(given: dict[str, Any]) -> None:
     policy = load_policy(given["model"], precision="fp32", lora_rank=4, in_four_bits=True)
     whole = load_policy(given["model"], precision="fp32")
@@ -91,7 +88,6 @@ def test_weights_merged_for_a_sampler_are_those_of_an_export(given: dict[str, An
     assert min(off) > 0.02 and max(off) < 0.2  # 4 bits are not nothing, and not noise
 
 
-@needs_package
 def test_moments_in_8_bits_survive_a_checkpoint(
     given: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
