@@ -58,6 +58,8 @@ def interrupted() -> dict[str, list[int]]:
     codes = {}
     killed = partial(train, "sft", "killed", [])
     codes["killed"] = ranks(2, "killed", killed, rank_1=partial(in_step, 6, signal.SIGKILL))
+    killed = partial(train, "sft", "torn", [])
+    codes["torn"] = ranks(2, "torn", killed, rank_0=terminated_when_lost, rank_1=partial(in_step, 6, signal.SIGKILL))
     codes["alone"] = ranks(1, "alone", partial(train, "sft", "alone", []), rank_0=partial(in_step, 6, signal.SIGKILL))
     for begun, size in (("killed", 1), ("killed", 2), ("killed", 3), ("killed", 4), ("alone", 2)):
         run = f"{begun}-{size}"
@@ -169,6 +171,23 @@ def in_step(step: int, number: int) -> None:
         original(self)
 
     Loop._step = stepping  # type: ignore[method-assign]
+
+
+def terminated_when_lost() -> None:
+    """Let this rank get SIGTERM, as torchrun sends it when a rank died, while it tidies up and again at its end."""
+    import torch.distributed as dist
+
+    from alignkit.training.run_folder import RunFolder
+
+    def then_terminate(original: Callable[..., None]) -> Callable[..., None]:
+        def ending(*arguments: Any) -> None:
+            original(*arguments)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+        return ending
+
+    RunFolder.unlock = then_terminate(RunFolder.unlock)  # type: ignore[method-assign]
+    dist.destroy_process_group = then_terminate(dist.destroy_process_group)
 
 
 def in_validation() -> None:

@@ -13,6 +13,8 @@ import contextlib
 import datetime
 import json
 import os
+import signal
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypeVar
@@ -179,9 +181,10 @@ def joined(where: Callable[[], str]) -> Iterator[World]:
     try:
         yield world
         is_done = True
-    except RuntimeError as error:
-        if isinstance(error, torch.OutOfMemoryError) or not any(sign in str(error) for sign in _LOST):
+    except (RuntimeError, KeyboardInterrupt) as error:
+        if not _is_lost(error):
             raise
+        _ignore_termination()
         raise RunStopped(
             f"rank {world.rank} of {world.size} lost contact with another rank, which died or no longer answers; go on "
             f"from the last checkpoint with --resume --out {where()}, on as many ranks as you like"
@@ -190,6 +193,22 @@ def joined(where: Callable[[], str]) -> Iterator[World]:
         if is_done or backend == "gloo":  # nccl would wait for what a lost rank never sends
             with contextlib.suppress(RuntimeError):
                 dist.destroy_process_group()
+
+
+def _is_lost(error: BaseException | None) -> bool:
+    """Whether another rank was lost: by this error, or by one after which a signal came."""
+    while error is not None:
+        is_of_ranks = isinstance(error, RuntimeError) and not isinstance(error, torch.OutOfMemoryError)
+        if is_of_ranks and any(sign in str(error) for sign in _LOST):
+            return True
+        error = error.__context__
+    return False
+
+
+def _ignore_termination() -> None:
+    """Ignore SIGTERM from now on: torchrun sends it when a rank died, but this one ends by itself and says why."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def num_started() -> int:

@@ -112,4 +112,5 @@ def terminated_as_interrupted() -> Iterator[None]:
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        if signal.getsignal(signal.SIGTERM) is signal.default_int_handler:  # a rank that lost another ignores it
+            signal.signal(signal.SIGTERM, before)
