@@ -17,11 +17,12 @@ import pytest
 import torch
 from alignkit_plugins.sft import SFT
 from safetensors.torch import load_file, save_file
+from small_runs import command, stop_at, weights, write_numbered_rows
 from tiny_models import tiny_model
 
 import alignkit
 from alignkit.cli.main import main
-from alignkit.errors import Interrupted, UsageError
+from alignkit.errors import Interrupted
 from alignkit.training import checkpoint, guards, loop
 from alignkit.training.loop import Loop
 from alignkit.training.signals import noted_signals
@@ -36,39 +37,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("data") / "rows.jsonl"
-    rows = [{"id": f"r{n}", "prompt": f"Say {n}.", "chosen": f"it is {n}", "rejected": f"not {n}"} for n in range(30)]
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
-
-
-def command(model: Path, data: Path, out: Path, **more: Any) -> list[str]:
-    given = {
-        "model": model, "data": data, "out": out, "precision": "fp32", "split": "0.2", "max_new_tokens": 4,
-        "batch_size": 2, "max_steps": 8, "checkpoint_interval": 2, "validation_interval": 100, "warmup_steps": 1,
-        "learning_rate": 1e-3, **more,
-    }  # fmt: skip
-    return [
-        "train",
-        "sft",
-        *(text for key, value in given.items() for text in (f"--{key.replace('_', '-')}", str(value))),
-    ]
-
-
-def weights(run: Path) -> dict[str, torch.Tensor]:
-    return load_file(run / "model" / "model.safetensors")
-
-
-def stop_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Send this process a real SIGINT while the given step runs."""
-    original = Loop._step
-
-    def stepping(self: Loop) -> None:
-        if self.position.step + 1 == step:
-            os.kill(os.getpid(), signal.SIGINT)
-        original(self)
-
-    monkeypatch.setattr(Loop, "_step", stepping)
+    return write_numbered_rows(tmp_path_factory.mktemp("data") / "rows.jsonl")
 
 
 @pytest.mark.parametrize("damage", ["bit flip", "truncated", "no manifest"])
@@ -255,93 +224,6 @@ def _interrupt_twice() -> None:
         assert signals.came
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
-
-
-def test_resume_refuses_other_code_and_warns_of_other_hardware(
-    model: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    with monkeypatch.context() as patch:
-        stop_at(3, patch)
-        assert main(command(model, data, tmp_path / "run")) == 130
-    written = tmp_path / "run" / "run.json"
-    before = json.loads(written.read_text())
-    before["fingerprints"]["code"] = "0" * 64
-    before["versions"]["torch"] = "1.0"
-    before["hardware"]["threads"] = 64
-    written.write_text(json.dumps(before))
-    resumed = [*command(model, data, tmp_path / "run"), "--resume"]
-    assert main(resumed) == 2
-    said = capsys.readouterr().err
-    assert "fingerprint of code: 000000000000..." in said and "version of torch: 1.0 -> " in said
-    assert main([*resumed, "--allow-changed", "code", "--allow-changed", "torch"]) == 0
-    assert "threads: 64 -> 1" in capsys.readouterr().err
-
-
-CHANGING_METHOD = """
-import os, signal
-from alignkit import hookimpl
-from alignkit_plugins.sft import SFT
-
-calls = 0
-
-
-class Changing(SFT):
-    name = "changing"
-
-    def loss(self, batch, config):
-        global calls
-        calls += 1
-        if os.environ.get("STOP_AT") == str(calls):
-            os.kill(os.getpid(), signal.SIGINT)
-        return super().loss(batch, config)
-
-
-@hookimpl
-def register_methods(register):
-    register(Changing)
-"""
-
-
-@pytest.mark.slow
-def test_resume_refuses_a_source_file_that_really_changed(model: Path, data: Path, tmp_path: Path) -> None:
-    """A method of its own distribution, in real processes: edited between a run and its resume."""
-    site = tmp_path / "site"
-    (site / "changing-1.0.dist-info").mkdir(parents=True)
-    (site / "changing-1.0.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: changing\nVersion: 1.0\n")
-    (site / "changing-1.0.dist-info" / "entry_points.txt").write_text("[alignkit]\nchanging = changing\n")
-    (site / "changing.py").write_text(CHANGING_METHOD)
-
-    def run(*more: str, **environment: str) -> subprocess.CompletedProcess[str]:
-        arguments = command(model, data, tmp_path / "run", max_steps=6)
-        arguments[arguments.index("sft")] = "changing"
-        return subprocess.run(
-            [sys.executable, "-m", "alignkit", *arguments, *more],
-            env=os.environ | {"PYTHONPATH": str(site), **environment},
-            capture_output=True,
-            text=True,
-        )
-
-    assert run(STOP_AT="4").returncode == 130
-    with open(site / "changing.py", "a") as source:
-        source.write("# changed\n")
-    refused = run("--resume")
-    assert refused.returncode == 2 and "fingerprint of code: " in refused.stderr and "--allow-changed" in refused.stderr
-    allowed = run("--resume", "--allow-changed", "code")
-    assert allowed.returncode == 0, allowed.stderr
-    assert alignkit.Run(tmp_path / "run").info["finished"]["steps"] == 6
-
-
-def test_resume_refuses_other_rows(model: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    rows = tmp_path / "rows.jsonl"
-    shutil.copy(data, rows)
-    given: dict[str, Any] = {"model": str(model), "data": str(rows), "out": str(tmp_path / "run"), "max_steps": 4}
-    with monkeypatch.context() as patch:
-        stop_at(2, patch)
-        with pytest.raises(Interrupted):
-            alignkit.train("sft", **given)
-    rows.write_text(rows.read_text().replace("it is 7", "it is 8"))
-    with pytest.raises(UsageError, match="fingerprint of data"):
-        alignkit.train("sft", **given, resume=True)
 
 
 def test_a_spike_stands_out_from_the_losses_before_it() -> None:

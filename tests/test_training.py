@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -14,27 +13,21 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from alignkit_plugins.dpo import DPO, DPOConfig
-from alignkit_plugins.sft import SFT, SFTConfig
-from alignkit_plugins.sft_lenpen import SFTLengthPenalty, SFTLengthPenaltyConfig
-from hypothesis import given
-from hypothesis import strategies as st
+from alignkit_plugins.sft import SFT
 from safetensors.torch import load_file
+from small_runs import random_pairs, stop_at
 from tiny_models import tiny_model
 
 import alignkit
 from alignkit.data.packs import lay_out
-from alignkit.data.trees import Tree, tree
-from alignkit.errors import Interrupted, RunStopped, UsageError
-from alignkit.methods import Method, MethodConfig
+from alignkit.errors import Interrupted, RunStopped
+from alignkit.methods import MethodConfig
 from alignkit.policy.load import load_policy
 from alignkit.policy.policy import Policy
 from alignkit.policy.reference import Reference, exact_kl
 from alignkit.training import checkpoint
 from alignkit.training.optimizer import learning_rate, make_optimizer
-from alignkit.training.order import held_rows, step_rows, steps_per_epoch
 from alignkit.training.startup import run_checks
-from alignkit.training.step import Micro, accumulate
 
 WORDS = ["river", "stone", "cloud", "lamp", "bread", "window", "garden", "music"]
 
@@ -66,138 +59,6 @@ def options(model: Path, data: Path, out: Path, **more: Any) -> dict[str, Any]:
         "split": "0.2",
     }
     return {"model": str(model), "data": str(data), "out": str(out), **common, **more}
-
-
-def random_pairs(count: int, seed: int = 0) -> list[Tree]:
-    rng = np.random.default_rng(seed)
-    return [
-        tree(f"row-{n}", rng.integers(0, 256, rng.integers(1, 9)),
-             [(rng.integers(0, 256, k), np.ones(k, bool)) for k in rng.integers(1, 12, 2)])
-        for n in range(count)
-    ]  # fmt: skip
-
-
-def gradient_of(
-    policy: Policy, method: Method, config: MethodConfig, micros: list[Micro], reference: Any = None
-) -> torch.Tensor:
-    policy.zero_grad(set_to_none=True)
-    accumulate(policy, method, config, micros, reference=reference)
-    return torch.cat([p.grad.flatten().double() for p in policy.parameters()])
-
-
-@pytest.mark.parametrize("split", [[6], [1, 5], [2, 2, 2], [1] * 6])
-@pytest.mark.parametrize(
-    ("method", "config"), [(SFT(), SFTConfig()), (SFT(), SFTConfig(reduction="example-sum")), (DPO(), DPOConfig())]
-)
-def test_gradient_does_not_depend_on_the_split_into_micro_batches(
-    model: Path, method: Method, config: MethodConfig, split: list[int]
-) -> None:
-    policy = load_policy(model, precision="fp32")
-    reference = Reference(policy, frozen=load_policy(model, precision="fp32"))
-    trees = random_pairs(6)
-    whole = gradient_of(policy, method, config, [Micro(lay_out(trees))], reference)
-    ends = np.cumsum(split)
-    parts = [Micro(lay_out(trees[end - size : end])) for end, size in zip(ends, split, strict=True)]
-    assert (gradient_of(policy, method, config, parts, reference) - whole).norm() <= 1e-5 * whole.norm()
-
-
-class TwoTerms(Method):
-    """A likelihood over tokens and a square over completions: their denominators grow differently."""
-
-    name, Config, trains_on = "two-terms", MethodConfig, "pairs"
-
-    def loss(self, batch: Any, config: Any) -> torch.Tensor:
-        return batch.mean(-batch.logprob_T, over="tokens") + batch.mean(batch.logprob_N**2, over="completions")
-
-
-@pytest.mark.parametrize(("dtype", "limit"), [(torch.float32, 1e-5), (torch.float64, 1e-10)], ids=["fp32", "fp64"])
-@pytest.mark.parametrize("split", [[1] * 6, [2, 4], [5, 1], [3, 1, 2]], ids=str)
-def test_two_terms_with_different_denominators_accumulate_exactly(
-    model: Path, split: list[int], dtype: torch.dtype, limit: float
-) -> None:
-    policy = load_policy(model, precision="fp32").to(dtype)
-    trees = random_pairs(6, seed=1)
-    ends = np.cumsum(split)
-    parts = [Micro(lay_out(trees[end - size : end])) for end, size in zip(ends, split, strict=True)]
-    whole = gradient_of(policy, TwoTerms(), MethodConfig(), [Micro(lay_out(trees))])
-    loss = accumulate(policy, TwoTerms(), MethodConfig(), [Micro(lay_out(trees))]).loss
-    assert (gradient_of(policy, TwoTerms(), MethodConfig(), parts) - whole).norm() <= limit * whole.norm()
-    assert accumulate(policy, TwoTerms(), MethodConfig(), parts).loss == pytest.approx(loss, rel=1e-6)
-
-
-def test_the_penaltys_gradient_is_held_to_its_ratio_of_the_likelihoods(model: Path) -> None:
-    policy = load_policy(model, precision="fp32")
-    rows, rng = random_pairs(3), np.random.default_rng(5)
-    drawn = [
-        tree(
-            r.row_id, r.prompt.ids, [(rng.integers(0, 256, k), np.ones(k, bool)) for k in (40, 90)], target_num_tokens=2
-        )
-        for r in rows
-    ]
-    plain = gradient_of(policy, SFT(), SFTConfig(), [Micro(lay_out(rows))])
-    micros = [Micro(lay_out(rows), samples=Micro(lay_out(drawn)))]
-    for ratio in (1.0, 0.25):
-        config = SFTLengthPenaltyConfig(penalty=1.0, max_penalty_ratio=ratio)
-        policy.zero_grad(set_to_none=True)
-        result = accumulate(policy, SFTLengthPenalty(), config, micros)
-        both = torch.cat([p.grad.flatten().double() for p in policy.parameters()])
-        assert result.grad_norms["penalty"] > result.grad_norms["likelihood"]  # it had to be scaled down
-        assert float((both - plain).norm()) == pytest.approx(ratio * float(plain.norm()), rel=1e-4)
-    for parameter in policy.parameters():
-        parameter.grad = None
-
-
-def test_a_penalty_spike_leaves_adams_second_moment_within_twice_plain_sfts(model: Path) -> None:
-    rows, rng = random_pairs(3), np.random.default_rng(6)
-    drawn = [
-        tree(
-            r.row_id,
-            r.prompt.ids,
-            [(rng.integers(0, 256, k), np.ones(k, bool)) for k in (30, 100)],
-            target_num_tokens=2,
-        )
-        for r in rows
-    ]
-    moments = []
-    for method, config, samples in (
-        (SFT(), SFTConfig(), None),
-        (SFTLengthPenalty(), SFTLengthPenaltyConfig(penalty=1.0), Micro(lay_out(drawn))),
-    ):
-        policy = load_policy(model, precision="fp32")
-        optimizer = make_optimizer(policy.parameters(), config)
-        for step in range(1, 5):
-            optimizer.zero_grad()
-            accumulate(policy, method, config, [Micro(lay_out(rows), samples=samples if step == 2 else None)])
-            torch.nn.utils.clip_grad_norm_(policy.parameters(), config.max_grad_norm)
-            optimizer.step()
-        states = optimizer.state_dict()["state"].values()
-        moments.append(sum(float(state["exp_avg_sq"].sum()) for state in states))
-    assert moments[1] <= 2 * moments[0]
-
-
-@given(st.integers(1, 60), st.integers(1, 20), st.integers(0, 5), st.integers(0, 3))
-def test_an_epoch_sees_every_row_once(num_rows: int, per_step: int, seed: int, epoch: int) -> None:
-    steps = steps_per_epoch(num_rows, per_step)
-    seen = [int(n) for s in range(steps) for n in step_rows(num_rows, per_step, seed=seed, step=1 + epoch * steps + s)]
-    assert sorted(seen) == list(range(num_rows))
-
-
-def test_order_changes_with_epoch_and_seed_and_not_otherwise() -> None:
-    first, again = (step_rows(50, 50, seed=1, step=1).tolist() for _ in range(2))
-    assert first == again
-    assert first != step_rows(50, 50, seed=1, step=2).tolist() != step_rows(50, 50, seed=2, step=1).tolist()
-
-
-def test_split_keeps_a_prompt_on_one_side_and_holds_back_five_percent() -> None:
-    keys = np.random.default_rng(0).permutation(100).repeat(2)
-    is_held = held_rows(keys, None)
-    assert is_held.sum() == 10 and set(keys[is_held]) == set(range(5))
-    assert not set(keys[is_held]) & set(keys[~is_held])
-    assert np.flatnonzero(held_rows(keys, "first-20")).tolist() == list(range(20))
-    assert held_rows(keys, "first-1").sum() == 2
-    assert held_rows(np.array([7, 3]), None).tolist() == [False, True]
-    with pytest.raises(UsageError, match="first-N or a share"):
-        held_rows(keys, "half")
 
 
 def test_learning_rate_rises_then_falls_to_zero_after_the_last_step() -> None:
@@ -254,7 +115,7 @@ def test_a_resumed_run_is_the_same_run(
         method, {}
     )
     whole = alignkit.train(method, **options(model, data, tmp_path / "whole", **more))
-    _interrupt_after(3, monkeypatch)
+    stop_at(3, monkeypatch)
     with pytest.raises(Interrupted, match="--resume"):
         alignkit.train(method, **options(model, data, tmp_path / "parts", **more))
     monkeypatch.undo()
@@ -263,35 +124,6 @@ def test_a_resumed_run_is_the_same_run(
     assert all(torch.equal(expected[name], found[name]) for name in expected)
     steps = parts.metrics.filter(parts.metrics["name"] == "loss")["step"].to_list()
     assert steps == [1, 2, 3, 4, 5, 6]
-
-
-def _interrupt_after(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Send this process a real SIGINT while the given step runs."""
-    from alignkit.training.loop import Loop
-
-    original = Loop._step
-
-    def stepping(self: Loop) -> None:
-        if self.position.step + 1 == step:
-            os.kill(os.getpid(), signal.SIGINT)
-        original(self)
-
-    monkeypatch.setattr(Loop, "_step", stepping)
-
-
-def test_resume_refuses_a_changed_configuration_with_the_difference(
-    model: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    _interrupt_after(2, monkeypatch)
-    with pytest.raises(Interrupted):
-        alignkit.train("sft", **options(model, data, tmp_path / "run"))
-    monkeypatch.undo()
-    with pytest.raises(UsageError, match=r"learning_rate: 0\.0001 -> 0\.5"):
-        alignkit.train("sft", **options(model, data, tmp_path / "run", learning_rate=0.5), resume=True)
-    run = alignkit.train(
-        "sft", **options(model, data, tmp_path / "run", learning_rate=0.5), resume=True, allow_changed=["learning_rate"]
-    )
-    assert run.info["finished"]["steps"] == 6
 
 
 def test_a_finished_run_is_left_as_it_is_on_resume(model: Path, data: Path, tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -48,22 +48,13 @@ def judge_model(model: str | None, settings: Settings, *, data_given: bool, yes:
         UsageError: there is nothing to judge or to compare with, no judge, or a paid judge without consent.
     """
     section = settings.judge
-    source = find_model(model) if model is not None else _newest(progress)
-    vs = find_model(section.vs) if section.vs is not None else _start_of(source, progress)
-    for one in (source, vs):
-        check_weights(one.folder)  # or the first model's answers would be lost with the second
+    source, vs = _models(model, section.vs, progress)
     prompts = choose_prompts(
         source, settings.data, data_given=data_given, num_prompts=section.num_prompts, seed=section.seed, vs=vs
     )
     clusters, units = find_clusters([row.fields for row in prompts.rows], prompts.keys, column=section.cluster)
-    num_items = 2 * len(prompts.rows) * (1 + section.rejudge)
-    chosen = Choice(section.judge, "it was named")
-    if section.judge == "auto":
-        chosen = choose_judge(prompts.rows, settings.judges, num_items=num_items, yes=yes)
-    progress.note(f"judge: {chosen.spec}, because {chosen.why}; {len(prompts.rows)} prompts: {prompts.source}")
+    named = _agreed_judge(prompts, settings, yes=yes, note=progress.note)
     progress.note(_power(clusters))
-    named = make_judge(chosen.spec, settings.judges)
-    agree([named] if not chosen.is_agreed else [], num_items, yes=yes)
     with closing(named.judge):
         named.judge.ready([row.fields for row in prompts.rows])
         ours, theirs = (
@@ -94,6 +85,27 @@ def judge_model(model: str | None, settings: Settings, *, data_given: bool, yes:
     if source.run is not None:
         _keep(source.run, verdict)
     return verdict
+
+
+def _models(model: str | None, vs: str | None, progress: Progress) -> tuple[ModelSource, ModelSource]:
+    source = find_model(model) if model is not None else _newest(progress)
+    other = find_model(vs) if vs is not None else _start_of(source, progress)
+    for one in (source, other):
+        check_weights(one.folder)  # or the first model's answers would be lost with the second
+    return source, other
+
+
+def _agreed_judge(prompts: Prompts, settings: Settings, *, yes: bool, note: Callable[[str], None]) -> NamedJudge:
+    """Make the judge that is named, or choose one, with consent where it is paid."""
+    section = settings.judge
+    num_items = 2 * len(prompts.rows) * (1 + section.rejudge)
+    chosen = Choice(section.judge, "it was named")
+    if section.judge == "auto":
+        chosen = choose_judge(prompts.rows, settings.judges, num_items=num_items, yes=yes)
+    note(f"judge: {chosen.spec}, because {chosen.why}; {len(prompts.rows)} prompts: {prompts.source}")
+    named = make_judge(chosen.spec, settings.judges)
+    agree([named] if not chosen.is_agreed else [], num_items, yes=yes)
+    return named
 
 
 def items(answers: Answers) -> list[Item]:

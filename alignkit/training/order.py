@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 
 import numpy as np
@@ -20,8 +21,14 @@ def step_rows(num_rows: int, rows_per_step: int, *, seed: int, step: int) -> np.
     Each epoch is its own permutation of the rows, drawn from (seed, epoch).
     """
     epoch, place = divmod(step - 1, steps_per_epoch(num_rows, rows_per_step))
+    return _order(num_rows, seed, epoch)[place * rows_per_step : (place + 1) * rows_per_step]
+
+
+@functools.lru_cache(maxsize=2)  # an epoch has many steps; the next one's first batch may be read ahead
+def _order(num_rows: int, seed: int, epoch: int) -> np.ndarray:
     order = np.random.Generator(np.random.Philox(key=(seed << 64) + epoch)).permutation(num_rows)
-    return order[place * rows_per_step : (place + 1) * rows_per_step]
+    order.flags.writeable = False
+    return order
 
 
 class EpochPacking:

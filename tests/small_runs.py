@@ -1,0 +1,61 @@
+"""Short runs of tiny models: their rows, their command, and a signal while one of their steps runs."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from alignkit.data.trees import Tree, tree
+from alignkit.training.loop import Loop
+
+
+def write_numbered_rows(path: Path) -> Path:
+    rows = [{"id": f"r{n}", "prompt": f"Say {n}.", "chosen": f"it is {n}", "rejected": f"not {n}"} for n in range(30)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def random_pairs(count: int, seed: int = 0) -> list[Tree]:
+    rng = np.random.default_rng(seed)
+    return [
+        tree(f"row-{n}", rng.integers(0, 256, rng.integers(1, 9)),
+             [(rng.integers(0, 256, k), np.ones(k, bool)) for k in rng.integers(1, 12, 2)])
+        for n in range(count)
+    ]  # fmt: skip
+
+
+def command(model: Path, data: Path, out: Path, **more: Any) -> list[str]:
+    given = {
+        "model": model, "data": data, "out": out, "precision": "fp32", "split": "0.2", "max_new_tokens": 4,
+        "batch_size": 2, "max_steps": 8, "checkpoint_interval": 2, "validation_interval": 100, "warmup_steps": 1,
+        "learning_rate": 1e-3, **more,
+    }  # fmt: skip
+    return [
+        "train",
+        "sft",
+        *(text for key, value in given.items() for text in (f"--{key.replace('_', '-')}", str(value))),
+    ]
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    return load_file(run / "model" / "model.safetensors")
+
+
+def stop_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Send this process a real SIGINT while the given step runs."""
+    original = Loop._step
+
+    def stepping(self: Loop) -> None:
+        if self.position.step + 1 == step:
+            os.kill(os.getpid(), signal.SIGINT)
+        original(self)
+
+    monkeypatch.setattr(Loop, "_step", stepping)
