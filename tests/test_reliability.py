@@ -269,7 +269,6 @@ def test_an_interrupted_start_leaves_no_folder(model: Path, data: Path, tmp_path
     # a signal inside exec() of a text, as dataclasses do on import, lets CPython end by SIGINT itself: 130 to a shell
     assert process.returncode in {130, -signal.SIGINT}, errors
     assert "Traceback" not in errors and not out.exists()
-    assert process.returncode != 130 or "alignkit: error: interrupted\n" in errors
 
 
 @pytest.mark.slow

@@ -91,7 +91,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return error.exit_code
         return _fail(str(error), error.exit_code)
     except typer.Abort:
-        code = _INTERRUPTED
+        return _fail("interrupted", _INTERRUPTED)
     except BrokenPipeError:  # the reader of our output went away, as in `alignkit data show | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
@@ -100,8 +100,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _fail(_usage(error), 2)
         traceback.print_exc()
         return _fail("this is a bug: please report it with the lines above", _BUG)
-    if code == _INTERRUPTED:  # Typer's for a KeyboardInterrupt
-        return _fail("interrupted", _INTERRUPTED)
     return code if isinstance(code, int) else 0
 
 
