@@ -7,16 +7,16 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from alignkit.options import Options
 
 DEFAULT_MODEL = "Qwen/Qwen2.5-0.5B"
 DEFAULT_DATA = "HuggingFaceH4/ultrafeedback_binarized"
 
 
-class Section(BaseModel):
+class Section(Options):
     """One table of alignkit.toml."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class ModelSection(Section):

@@ -206,7 +206,8 @@ def _message(model: type[BaseModel], given: Mapping[str, Given], *, error: Any) 
 
 
 def _shown(value: object) -> str:
-    return json.dumps(to_jsonable_python(value), ensure_ascii=False)
+    text = json.dumps(to_jsonable_python(value), ensure_ascii=False)
+    return text if len(text) <= 80 else text[:77] + "..."
 
 
 def _refuse_shadowing(method_cls: type[Method]) -> None:

@@ -11,7 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field, field_validator
+
+from alignkit.options import Options
 
 if TYPE_CHECKING:
     import numpy as np
@@ -20,14 +22,12 @@ if TYPE_CHECKING:
 Over = Literal["tokens", "completions", "pairs", "groups"]
 
 
-class MethodConfig(BaseModel):
+class MethodConfig(Options):
     """The options every method has; a method's own class adds its own and sets its defaults.
 
     One optimizer step is `batch_size` x `accumulation` prompts (with all their completions). Every interval counts
     optimizer steps.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     learning_rate: float = Field(1e-5, gt=0, description="peak learning rate")
     batch_size: int = Field(2, ge=1, description="prompts a batch, each with all its completions")
@@ -58,6 +58,13 @@ class MethodConfig(BaseModel):
     sample_interval: int = Field(500, ge=1, description="optimizer steps between samples written to samples.jsonl")
     checkpoint_interval: int = Field(250, ge=1, description="optimizer steps between checkpoints")
     max_new_tokens: int = Field(256, ge=1, description="longest completion drawn, in tokens")
+
+    @field_validator("learning_rate")
+    @classmethod
+    def _moves_weights_a_little(cls, learning_rate: float) -> float:
+        if learning_rate > 1:
+            raise ValueError("at most 1 is allowed: Adam moves every weight by about the learning rate in each step")
+        return learning_rate
 
     @property
     def reads_reference(self) -> bool:

@@ -241,6 +241,46 @@ def test_set_reads_every_kind_of_value() -> None:
     assert resolved("rollouts.reward=rules=2,f.py:g").rollouts.reward == ["rules=2", "f.py:g"]
 
 
+ABSURD = [
+    ("weight_decay", float("inf")),
+    ("weight_decay", float("nan")),
+    ("weight_decay", 1e30),
+    ("max_grad_norm", float("inf")),
+    ("learning_rate", float("inf")),
+    ("learning_rate", 1e30),
+    ("learning_rate", 2.0),
+    ("scales", (1.0, float("nan"))),
+    ("scales", (float("inf"),)),
+    ("batch_size", 10**12),
+    ("seed", 10**25),
+    ("max_length", 10**30),
+    ("limit", 2**31),
+    ("train_timeout_s", 1e300),
+]
+
+
+@pytest.mark.parametrize(("option", "value"), ABSURD, ids=[f"{option}={value}" for option, value in ABSURD])
+def test_a_number_that_no_option_can_mean_is_refused(option: str, value: object) -> None:
+    with pytest.raises(UsageError, match=f"^--{option.replace('_', '-')}: .* (is|was) (allowed|given)"):
+        resolved(**{option: value})
+
+
+def test_seeds_may_be_as_large_as_generators_take() -> None:
+    assert resolved(seed=2**63 - 1).method.seed == 2**63 - 1
+
+
+def test_judges_options_keep_the_same_bounds(tmp_path: Path) -> None:
+    write("[judge.probe-judge]\ntimeout_s = inf")
+    with pytest.raises(UsageError, match=r"alignkit.toml:2: judge.probe-judge.timeout_s: Infinity was given"):
+        judge_settings({})
+
+
+def test_a_long_wrong_value_is_shown_in_part() -> None:
+    with pytest.raises(UsageError) as caught:
+        resolved(schedule="x" * 5000)
+    assert len(str(caught.value)) < 200
+
+
 def test_python_options_may_be_paths_and_tuples() -> None:
     result = resolved(model=Path("a/b"), scales=(1.0,))
     assert (result.model.model, result.method.scales) == ("a/b", (1.0,))

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict
+from alignkit.options import Options
 
 
 @dataclass(frozen=True)
@@ -51,10 +51,8 @@ class Missing:
     applies: bool = True
 
 
-class JudgeConfig(BaseModel):
+class JudgeConfig(Options):
     """A judge's options, given as [judge.NAME] in alignkit.toml."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 @dataclass(frozen=True)

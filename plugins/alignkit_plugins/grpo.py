@@ -55,7 +55,7 @@ class GRPOConfig(SampledConfig):
     validation_interval: int = Field(20, ge=1, description="steps between evaluations (the paper's)")
     checkpoint_interval: int = Field(50, ge=1, description="steps between checkpoints (the paper's)")
     max_new_tokens: int = Field(256, ge=1, description="longest completion drawn, in tokens (the paper's)")
-    group_size: int = Field(4, ge=1, description="samples a prompt, k of Eq. 6 (the paper's); 2 or more")
+    group_size: int = Field(4, ge=1, le=1024, description="samples a prompt, k of Eq. 6 (the paper's); 2 or more")
     temperatures: tuple[float, ...] = Field(
         (0.6, 0.8, 1.0, 1.2), min_length=1, description="sampling temperatures, cycled in the group"
     )
