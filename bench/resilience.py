@@ -4,9 +4,11 @@
 
 Each run trains a small random model on the CPU (6 to 8 steps, a checkpoint after every second one) in a process forked
 after all imports and before any tensor work. A run is killed (SIGKILL) over and over, each time either after a random
-while or at a random file operation on its checkpoints (so also inside saving, renaming and pruning), and goes on with
+while or at a random file operation in its folder (so also inside saving, renaming and pruning), and goes on with
 --resume; then it is left alone until it ends. Its weights and its metrics (but for times) must equal those of a run
-that was never killed. There is no peer: no other tool was found that publishes such a test.
+that was never killed. `judge` is killed while it answers, scores and writes, and begun again with its ledger; its
+verdict must be that of a judge who was never killed, and no verdict may be left in part. There is no peer: no other
+tool was found that publishes such a test.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ import json
 import os
 import platform
 import random
+import shutil
 import signal
 import sys
 import tempfile
@@ -28,10 +31,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-METHODS = ("sft", "sft-lenpen", "dpo", "reward")
-_TIMES = ("seconds", "tokens_per_s", "scored_tokens_per_s", "mfu", "memory_mib")  # metrics that no two runs share
+METHODS = ("sft", "sft-lenpen", "dpo", "reward", "grpo", "judge")
+_TIMES = ("seconds", "tokens_per_s", "scored_tokens_per_s", "mfu", "memory_mib")  # metrics that no two runs share, _s
 _FILE_EVENTS = ("open", "os.rename", "os.mkdir", "os.remove", "os.rmdir", "shutil.rmtree")
-_MAX_EVENTS = 60  # file operations on checkpoints in one run, about
+_MAX_EVENTS = {"judge": 12, "grpo": 90}  # file operations in the folder of one run, about; 60 for the others
+_REWARD = "def sum_of_letters(completion, row):\n    return sum(map(ord, completion)) % 7\n"
 
 
 @dataclass
@@ -39,7 +43,7 @@ class Outcome:
     """What became of one method's kills."""
 
     kills: int = 0
-    in_checkpoints: int = 0
+    in_folder: int = 0
     runs: int = 0
     failures: list[str] = field(default_factory=list)
 
@@ -57,9 +61,9 @@ def main() -> int:
     os.environ["OMP_NUM_THREADS"] = "1"
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        os.environ["ALIGNKIT_LEDGER"] = str(folder / "ledger.sqlite")
         os.environ["ALIGNKIT_CACHE"] = str(folder / "cache")
-        _in_child(partial(_write_inputs, folder), log=folder / "inputs.log")
+        if _in_child(partial(_write_inputs, folder), log=folder / "inputs.log"):
+            raise SystemExit((folder / "inputs.log").read_text(encoding="utf-8"))
         shares = [kills // len(METHODS) + (n < kills % len(METHODS)) for n in range(len(METHODS))]
         outcomes = {
             method: _campaign(method, share, folder, random.Random(f"{given.seed} {method}"))
@@ -72,27 +76,28 @@ def _campaign(method: str, kills: int, folder: Path, chance: random.Random) -> O
     """Kill runs of one method `kills` times in all; each run at most six times before it may end."""
     outcome = Outcome()
     whole, log = folder / f"{method}-whole", folder / "log.txt"
-    _in_child(partial(_train, method, folder, folder / f"{method}-first"), log=log, modules=folder / "modules.txt")
+    _in_child(partial(_run, method, folder, folder / f"{method}-first"), log=log, modules=folder / "modules.txt")
     _import_same(folder / "modules.txt")
     began = time.monotonic()
-    if _in_child(partial(_train, method, folder, whole), log=log):
+    if _in_child(partial(_run, method, folder, whole), log=log):
         raise SystemExit(f"{method}: the run that is not killed failed:\n{log.read_text(encoding='utf-8')}")
     length_s = time.monotonic() - began
     while outcome.kills < kills:
         outcome.runs += 1
         out = folder / f"{method}-{outcome.runs}"
-        run = partial(_train, method, folder, out)
+        run = partial(_run, method, folder, out)
         for _ in range(min(chance.randint(1, 6), kills - outcome.kills)):
             if chance.random() < 0.5:
                 killed = _in_child(run, log=log, kill_after_s=chance.uniform(0, 1.1 * length_s))
             else:
-                killed = _in_child(partial(run, die_at=chance.randint(1, _MAX_EVENTS)), log=log)
-                outcome.in_checkpoints += killed == -signal.SIGKILL
+                killed = _in_child(partial(run, die_at=chance.randint(1, _MAX_EVENTS.get(method, 60))), log=log)
+                outcome.in_folder += killed == -signal.SIGKILL
             outcome.kills += killed == -signal.SIGKILL
             if killed not in (0, -signal.SIGKILL):
                 outcome.failures.append(f"run {outcome.runs} ended with {killed}: {_last_line(log)}")
         code = _in_child(run, log=log)
-        problem = f"ended with {code}: {_last_line(log)}" if code else _difference(whole, out)
+        same = _other_verdict if method == "judge" else _difference
+        problem = f"ended with {code}: {_last_line(log)}" if code else same(whole, out)
         if problem:
             outcome.failures.append(f"run {outcome.runs} {problem}")
     return outcome
@@ -132,17 +137,41 @@ def _in_child(
         time.sleep(0.002)
 
 
-def _train(method: str, folder: Path, out: Path, *, die_at: int | None = None) -> int:
-    """Train through the command line's own entry, with --resume; returns its exit code."""
+def _run(method: str, folder: Path, out: Path, *, die_at: int | None = None) -> int:
+    """Train, or judge, through the command line's own entry; returns its exit code."""
     from alignkit.cli.main import main as alignkit
 
     if die_at is not None:
-        _die_at(die_at, str(out / "checkpoints"))
+        _die_at(die_at, str(out))
+    os.environ["ALIGNKIT_LEDGER"] = f"{out}.ledger.sqlite"
+    if method != "judge":
+        return alignkit(_training(method, folder, out))
+    if not (out / "run").exists():
+        shutil.copytree(folder / "judged", out / "run")
+    os.chdir(out)  # a verdict names what was judged: the same names in every folder
+    command = [
+        "judge",
+        "run",
+        "--vs",
+        "../model",
+        "--data",
+        "../rows.jsonl",
+        "--num-prompts",
+        "24",
+        "--temperature",
+        "1",
+    ]
+    return alignkit([*command, "--judge", "../rewards.py:sum_of_letters", "--max-new-tokens", "6"])
+
+
+def _training(method: str, folder: Path, out: Path) -> list[str]:
     command = ["train", method, "--model", str(folder / "model"), "--data", str(folder / "rows.jsonl")]
     command += ["--out", str(out), "--resume", "--precision", "fp32", "--split", "0.2", "--max-new-tokens", "6"]
     command += ["--batch-size", "2", "--max-steps", "7", "--checkpoint-interval", "2", "--validation-interval", "3"]
-    command += ["--early-stopping-steps", "6", "--learning-rate", "1e-3", "--warmup-steps", "2"]
-    return alignkit(command)
+    command += ["--learning-rate", "1e-3", "--warmup-steps", "2"]
+    if method == "grpo":
+        return [*command, "--reward", f"{folder / 'rewards.py'}:sum_of_letters", "--updates-per-batch", "2"]
+    return [*command, "--early-stopping-steps", "6"]
 
 
 def _die_at(number: int, below: str) -> None:
@@ -170,9 +199,22 @@ def _difference(whole: Path, out: Path) -> str | None:
     return None
 
 
+def _other_verdict(whole: Path, out: Path) -> str | None:
+    """Compare the last verdict with the one of a judge who was not killed; every verdict must be whole."""
+    ours, theirs = _verdicts(out), _verdicts(whole)
+    return None if ours[-1] == theirs[-1] else f"verdict differs: {ours[-1]} {theirs[-1]}"[:2000]
+
+
+def _verdicts(run: Path) -> list[dict[str, Any]]:
+    found = [
+        json.loads(file.read_text(encoding="utf-8")) for file in sorted((run / "run" / "verdicts").glob("[0-9]*.json"))
+    ]
+    return [{key: value for key, value in verdict.items() if key != "created"} for verdict in found]
+
+
 def _metrics(run: Path) -> list[dict[str, Any]]:
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-    return [line for line in lines if line["name"] not in _TIMES]
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").split("\n") if line]
+    return [line for line in lines if line["name"] not in _TIMES and not line["name"].endswith("_s")]
 
 
 def _write_inputs(folder: Path) -> int:
@@ -186,7 +228,8 @@ def _write_inputs(folder: Path) -> int:
         for n, word in enumerate(words * 5)
     ]
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return 0
+    (folder / "rewards.py").write_text(_REWARD, encoding="utf-8")
+    return _run("sft", folder, folder / "judged")
 
 
 def _import_same(modules: Path) -> None:
@@ -206,9 +249,9 @@ def _report(outcomes: dict[str, Outcome], seconds: float, given: argparse.Namesp
     import torch
     import transformers
 
-    print(f"{'method':<12}{'kills':>7}{'in checkpoints':>16}{'runs':>6}{'failures':>10}")
+    print(f"{'method':<12}{'kills':>7}{'in its folder':>16}{'runs':>6}{'failures':>10}")
     for method, outcome in outcomes.items():
-        row = (outcome.kills, outcome.in_checkpoints, outcome.runs, len(outcome.failures))
+        row = (outcome.kills, outcome.in_folder, outcome.runs, len(outcome.failures))
         print(f"{method:<12}{row[0]:>7}{row[1]:>16}{row[2]:>6}{row[3]:>10}")
         for failure in outcome.failures:
             print(f"    {failure}")
@@ -219,7 +262,7 @@ def _report(outcomes: dict[str, Outcome], seconds: float, given: argparse.Namesp
         result = {
             "figures": {
                 "kills": kills,
-                "kills_in_checkpoints": sum(outcome.in_checkpoints for outcome in outcomes.values()),
+                "kills_in_folder": sum(outcome.in_folder for outcome in outcomes.values()),
                 "runs_compared": sum(outcome.runs for outcome in outcomes.values()),
                 "failures": failures,
             } | {f"kills_{method.replace('-', '_')}": outcome.kills for method, outcome in outcomes.items()},
