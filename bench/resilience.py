@@ -14,8 +14,6 @@ tool was found that publishes such a test.
 from __future__ import annotations
 
 import argparse
-import contextlib
-import importlib
 import json
 import os
 import platform
@@ -25,15 +23,15 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from bench.forked import die_before, import_same, in_child, last_line
+
 METHODS = ("sft", "sft-lenpen", "dpo", "reward", "grpo", "judge")
-_TIMES = ("seconds", "tokens_per_s", "scored_tokens_per_s", "mfu", "memory_mib")  # metrics that no two runs share, _s
-_FILE_EVENTS = ("open", "os.rename", "os.mkdir", "os.remove", "os.rmdir", "shutil.rmtree")
+_TIMES = ("seconds", "tokens_per_s", "scored_tokens_per_s", "mfu", "memory_mib")  # no two runs share these, nor NAME_s
 _MAX_EVENTS = {"judge": 12, "grpo": 90}  # file operations in the folder of one run, about; 60 for the others
 _REWARD = "def sum_of_letters(completion, row):\n    return sum(map(ord, completion)) % 7\n"
 
@@ -62,87 +60,53 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         os.environ["ALIGNKIT_CACHE"] = str(folder / "cache")
-        if _in_child(partial(_write_inputs, folder), log=folder / "inputs.log"):
+        if in_child(partial(write_inputs, folder), log=folder / "inputs.log"):
             raise SystemExit((folder / "inputs.log").read_text(encoding="utf-8"))
         shares = [kills // len(METHODS) + (n < kills % len(METHODS)) for n in range(len(METHODS))]
         outcomes = {
             method: _campaign(method, share, folder, random.Random(f"{given.seed} {method}"))
             for method, share in zip(METHODS, shares, strict=True)
         }
-    return _report(outcomes, time.monotonic() - started, given)
+    return report(outcomes, time.monotonic() - started, given)
 
 
 def _campaign(method: str, kills: int, folder: Path, chance: random.Random) -> Outcome:
     """Kill runs of one method `kills` times in all; each run at most six times before it may end."""
     outcome = Outcome()
     whole, log = folder / f"{method}-whole", folder / "log.txt"
-    _in_child(partial(_run, method, folder, folder / f"{method}-first"), log=log, modules=folder / "modules.txt")
-    _import_same(folder / "modules.txt")
+    in_child(partial(work, method, folder, folder / f"{method}-first"), log=log, modules=folder / "modules.txt")
+    import_same(folder / "modules.txt")
     began = time.monotonic()
-    if _in_child(partial(_run, method, folder, whole), log=log):
+    if in_child(partial(work, method, folder, whole), log=log):
         raise SystemExit(f"{method}: the run that is not killed failed:\n{log.read_text(encoding='utf-8')}")
     length_s = time.monotonic() - began
     while outcome.kills < kills:
         outcome.runs += 1
         out = folder / f"{method}-{outcome.runs}"
-        run = partial(_run, method, folder, out)
+        run = partial(work, method, folder, out)
         for _ in range(min(chance.randint(1, 6), kills - outcome.kills)):
             if chance.random() < 0.5:
-                killed = _in_child(run, log=log, kill_after_s=chance.uniform(0, 1.1 * length_s))
+                killed = in_child(run, log=log, kill_after_s=chance.uniform(0, 1.1 * length_s))
             else:
-                killed = _in_child(partial(run, die_at=chance.randint(1, _MAX_EVENTS.get(method, 60))), log=log)
+                killed = in_child(partial(run, die_at=chance.randint(1, _MAX_EVENTS.get(method, 60))), log=log)
                 outcome.in_folder += killed == -signal.SIGKILL
             outcome.kills += killed == -signal.SIGKILL
             if killed not in (0, -signal.SIGKILL):
-                outcome.failures.append(f"run {outcome.runs} ended with {killed}: {_last_line(log)}")
-        code = _in_child(run, log=log)
-        same = _other_verdict if method == "judge" else _difference
-        problem = f"ended with {code}: {_last_line(log)}" if code else same(whole, out)
+                outcome.failures.append(f"run {outcome.runs} ended with {killed}: {last_line(log)}")
+        code = in_child(run, log=log)
+        same = _other_verdict if method == "judge" else difference
+        problem = f"ended with {code}: {last_line(log)}" if code else same(whole, out)
         if problem:
             outcome.failures.append(f"run {outcome.runs} {problem}")
     return outcome
 
 
-def _in_child(
-    work: Callable[[], object], *, log: Path, kill_after_s: float | None = None, modules: Path | None = None
-) -> int:
-    """Fork, work, and return the exit status as `subprocess` gives it.
-
-    Args:
-        log: where its output goes.
-        kill_after_s: kill it then, unless it has ended.
-        modules: where it writes the names of what it imported.
-    """
-    child = os.fork()
-    if child == 0:
-        code = 99
-        try:
-            descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-            os.dup2(descriptor, 1)
-            os.dup2(descriptor, 2)
-            code = int(work() or 0)  # type: ignore[call-overload]
-            if modules is not None:
-                modules.write_text("\n".join(sys.modules), encoding="utf-8")
-        finally:
-            sys.stdout.flush()
-            os._exit(code)
-    deadline = None if kill_after_s is None else time.monotonic() + kill_after_s
-    while True:
-        ended, status = os.waitpid(child, 0 if deadline is None else os.WNOHANG)
-        if ended:
-            return os.waitstatus_to_exitcode(status)
-        if deadline is not None and time.monotonic() >= deadline:
-            os.kill(child, signal.SIGKILL)
-            deadline = None
-        time.sleep(0.002)
-
-
-def _run(method: str, folder: Path, out: Path, *, die_at: int | None = None) -> int:
+def work(method: str, folder: Path, out: Path, *, die_at: int | None = None) -> int:
     """Train, or judge, through the command line's own entry; returns its exit code."""
     from alignkit.cli.main import main as alignkit
 
     if die_at is not None:
-        _die_at(die_at, str(out))
+        die_before(die_at, str(out))
     os.environ["ALIGNKIT_LEDGER"] = f"{out}.ledger.sqlite"
     if method != "judge":
         return alignkit(_training(method, folder, out))
@@ -174,21 +138,7 @@ def _training(method: str, folder: Path, out: Path) -> list[str]:
     return [*command, "--early-stopping-steps", "6"]
 
 
-def _die_at(number: int, below: str) -> None:
-    """End this process by SIGKILL just before the given file operation below a folder."""
-    left = number
-
-    def watch(event: str, arguments: tuple[Any, ...]) -> None:
-        nonlocal left
-        if event in _FILE_EVENTS and arguments and str(arguments[0]).startswith(below):
-            left -= 1
-            if left == 0:
-                os.kill(os.getpid(), signal.SIGKILL)
-
-    sys.addaudithook(watch)
-
-
-def _difference(whole: Path, out: Path) -> str | None:
+def difference(whole: Path, out: Path) -> str | None:
     """Compare two finished runs to the bit; None where they are one."""
     for name in ("model/model.safetensors", "model/config.json"):
         if (whole / name).read_bytes() != (out / name).read_bytes():
@@ -217,7 +167,7 @@ def _metrics(run: Path) -> list[dict[str, Any]]:
     return [line for line in lines if line["name"] not in _TIMES and not line["name"].endswith("_s")]
 
 
-def _write_inputs(folder: Path) -> int:
+def write_inputs(folder: Path) -> int:
     sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
     from tiny_models import tiny_model
 
@@ -229,23 +179,10 @@ def _write_inputs(folder: Path) -> int:
     ]
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     (folder / "rewards.py").write_text(_REWARD, encoding="utf-8")
-    return _run("sft", folder, folder / "judged")
+    return work("sft", folder, folder / "judged")
 
 
-def _import_same(modules: Path) -> None:
-    """Import here what a run imported there, so that the next forked one starts at once; no tensor is made."""
-    for name in modules.read_text(encoding="utf-8").split():
-        if name not in sys.modules:
-            with contextlib.suppress(Exception):
-                importlib.import_module(name)
-
-
-def _last_line(log: Path) -> str:
-    lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-    return lines[-1] if lines else "(nothing written)"
-
-
-def _report(outcomes: dict[str, Outcome], seconds: float, given: argparse.Namespace) -> int:
+def report(outcomes: dict[str, Outcome], seconds: float, given: argparse.Namespace) -> int:
     import torch
     import transformers
 

@@ -21,20 +21,11 @@ from functools import partial
 from pathlib import Path
 
 from bench.fork_ranks import fork_ranks
-from bench.resilience import (
-    METHODS,
-    Outcome,
-    _die_at,
-    _difference,
-    _import_same,
-    _in_child,
-    _last_line,
-    _report,
-    _train,
-    _write_inputs,
-)
+from bench.forked import die_before, import_same, in_child, last_line
+from bench.resilience import Outcome, difference, report, work, write_inputs
 
 RANKS = 2
+METHODS = ("sft", "sft-lenpen", "dpo", "reward")
 _MAX_EVENTS = 40  # file operations of one rank on checkpoints, about
 
 
@@ -52,49 +43,49 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         os.environ |= {"ALIGNKIT_LEDGER": str(folder / "ledger.sqlite"), "ALIGNKIT_CACHE": str(folder / "cache")}
-        _in_child(partial(_write_inputs, folder), log=folder / "inputs.log")
+        in_child(partial(write_inputs, folder), log=folder / "inputs.log")
         shares = [given.kills // len(METHODS) + (n < given.kills % len(METHODS)) for n in range(len(METHODS))]
         outcomes: dict[str, Outcome] = {}
         for method, share in zip(METHODS, shares, strict=True):
             outcomes[method] = _campaign(method, share, folder, random.Random(f"{given.seed} {method}"))
             print(method, outcomes[method], file=sys.stderr, flush=True)
-    return _report(outcomes, time.monotonic() - started, given)
+    return report(outcomes, time.monotonic() - started, given)
 
 
 def _campaign(method: str, kills: int, folder: Path, chance: random.Random) -> Outcome:
     """Kill ranks of one method's runs `kills` times in all; each run at most four times before it may end."""
     outcome = Outcome()
-    warm, modules = partial(_train, method, folder, folder / f"{method}-warm"), folder / "modules.txt"
-    _in_child(warm, log=folder / "log.txt", modules=modules)
-    _import_same(modules)
+    warm, modules = partial(work, method, folder, folder / f"{method}-warm"), folder / "modules.txt"
+    in_child(warm, log=folder / "log.txt", modules=modules)
+    import_same(modules)
 
     def log(rank: int) -> Path:
         return folder / f"log.{rank}.txt"
 
     whole = folder / f"{method}-whole"
     began = time.monotonic()
-    if fork_ranks(RANKS, partial(_train, method, folder, whole), log=log) != [0] * RANKS:
+    if fork_ranks(RANKS, partial(work, method, folder, whole), log=log) != [0] * RANKS:
         raise SystemExit(f"{method}: the run that is not killed failed:\n{log(0).read_text(encoding='utf-8')}")
     length_s = time.monotonic() - began
     while outcome.kills < kills:
         outcome.runs += 1
         out = folder / f"{method}-{outcome.runs}"
-        run = partial(_train, method, folder, out)
+        training = partial(work, method, folder, out)
         for _ in range(min(chance.randint(1, 4), kills - outcome.kills)):
             rank = chance.randrange(RANKS)
-            in_checkpoints = chance.random() < 0.5
-            if in_checkpoints:
-                dying = partial(_die_at, chance.randint(1, _MAX_EVENTS), str(out / "checkpoints"))
-                codes = fork_ranks(RANKS, run, log=log, before={rank: dying})
+            in_folder = chance.random() < 0.5
+            if in_folder:
+                dying = partial(die_before, chance.randint(1, _MAX_EVENTS), str(out / "checkpoints"))
+                codes = fork_ranks(RANKS, training, log=log, before={rank: dying})
             else:
-                codes = fork_ranks(RANKS, run, log=log, kill=(rank, chance.uniform(0, 1.1 * length_s)))
+                codes = fork_ranks(RANKS, training, log=log, kill=(rank, chance.uniform(0, 1.1 * length_s)))
             was_killed = codes[rank] == -signal.SIGKILL
             outcome.kills += was_killed
-            outcome.in_checkpoints += was_killed and in_checkpoints
+            outcome.in_folder += was_killed and in_folder
             if problem := _wrong_end(codes, rank):
-                outcome.failures.append(f"run {outcome.runs} {problem}: {_last_line(log(1 - rank))}")
-        codes = fork_ranks(RANKS, run, log=log)
-        problem = f"ended with {codes}: {_last_line(log(0))}" if any(codes) else _difference(whole, out)
+                outcome.failures.append(f"run {outcome.runs} {problem}: {last_line(log(1 - rank))}")
+        codes = fork_ranks(RANKS, training, log=log)
+        problem = f"ended with {codes}: {last_line(log(0))}" if any(codes) else difference(whole, out)
         if problem:
             outcome.failures.append(f"run {outcome.runs} {problem}")
     return outcome

@@ -17,7 +17,7 @@ from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
 
-from bench.resilience import _die_at, _import_same, _in_child, _last_line  # noqa: E402 - the path comes first
+from bench.forked import die_before, import_same, in_child, last_line  # noqa: E402 - the path comes first
 
 MOST_IN_FLIGHT = 8  # scores that one call of the judge gives at most: a killed process loses those
 REWARD = """
@@ -34,11 +34,11 @@ def main() -> int:
     train = partial(train_with, sampler)
     os.environ |= {"OMP_NUM_THREADS": "1", "ALIGNKIT_CACHE": str(folder / "cache")}
     log, chance = folder / "log.txt", random.Random(7)
-    _in_child(partial(write_inputs, folder), log=log)
-    assert not _in_child(partial(train, folder, "first"), log=log, modules=folder / "modules.txt"), log.read_text()
-    _import_same(folder / "modules.txt")
+    in_child(partial(write_inputs, folder), log=log)
+    assert not in_child(partial(train, folder, "first"), log=log, modules=folder / "modules.txt"), log.read_text()
+    import_same(folder / "modules.txt")
     began = time.monotonic()
-    assert not _in_child(partial(train, folder, "whole"), log=log), log.read_text()
+    assert not in_child(partial(train, folder, "whole"), log=log), log.read_text()
     length_s = time.monotonic() - began
     kills = runs = 0
     while kills < most:
@@ -46,12 +46,12 @@ def main() -> int:
         run = partial(train, folder, f"run-{runs}")
         for _ in range(min(5, most - kills)):
             if chance.random() < 0.5:
-                code = _in_child(run, log=log, kill_after_s=chance.uniform(0, 1.1 * length_s))
+                code = in_child(run, log=log, kill_after_s=chance.uniform(0, 1.1 * length_s))
             else:
-                code = _in_child(partial(run, die_at=chance.randint(1, 40)), log=log)
-            assert code in (0, -signal.SIGKILL), _last_line(log)
+                code = in_child(partial(run, die_at=chance.randint(1, 40)), log=log)
+            assert code in (0, -signal.SIGKILL), last_line(log)
             kills += code == -signal.SIGKILL
-        assert not _in_child(run, log=log), _last_line(log)
+        assert not in_child(run, log=log), last_line(log)
         compare(folder, f"run-{runs}")
     print(f"{kills} kills, {runs} runs, {length_s:.1f} s a run")
     return 0
@@ -63,7 +63,7 @@ def train_with(sampler: str, folder: Path, name: str, die_at: int | None = None)
     os.environ |= {"ALIGNKIT_LEDGER": str(folder / f"{name}.sqlite"), "ASKED": str(folder / f"{name}.asked")}
     out = folder / name
     if die_at is not None:
-        _die_at(die_at, str(out / "rollouts"))
+        die_before(die_at, str(out / "rollouts"))
     return alignkit([
         "train", "grpo", "--model", str(folder / "model"), "--data", str(folder / "problems.jsonl"), "--out", str(out),
         "--resume", "--reward", f"{folder / 'rewards.py'}:vowels", "--precision", "fp32", "--split", "0.2",

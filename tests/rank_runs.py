@@ -19,7 +19,7 @@ from typing import Any
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
 
 from bench.fork_ranks import fork_ranks  # noqa: E402 - the path comes first
-from bench.resilience import _import_same  # noqa: E402
+from bench.forked import import_same  # noqa: E402
 
 METHODS = {
     "sft": [],
@@ -42,7 +42,7 @@ def main() -> int:
     os.environ |= {"OMP_NUM_THREADS": "1", "ALIGNKIT_CACHE": str(Path("cache").absolute())}
     assert ranks(1, "inputs", write_inputs) == [0], Path("inputs.0.txt").read_text()
     assert ranks(1, "warm", warm) == [0], Path("warm.0.txt").read_text()
-    _import_same(Path("modules.txt"))
+    import_same(Path("modules.txt"))
     codes = {f"steps-{size}": ranks(size, f"steps-{size}", partial(compare_steps, size)) for size in (2, 4)}
     for name, options in METHODS.items():
         for size in (1, 2):
