@@ -18,6 +18,7 @@ import numpy as np
 from alignkit.data.chat import Chat
 from alignkit.data.drafts import Drafts, draft_rows
 from alignkit.data.flat import FlatTrees, ranges
+from alignkit.data.pretrained import read_tokenizer
 from alignkit.data.rows import Row, unusable_reason
 from alignkit.data.trees import Tree
 from alignkit.errors import InputError
@@ -50,14 +51,9 @@ def load_tokenizer(folder: str | Path) -> Any:
     Raises:
         InputError: the folder has none.
     """
-    import transformers
-
     if not any(found for pattern in _TOKENIZER_FILES for found in Path(folder).glob(pattern)):
         raise InputError(f"{folder}: no tokenizer in this model folder; copy the tokenizer.json of its model into it")
-    try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
-    except (OSError, ValueError, KeyError) as error:
-        raise InputError(f"{folder}: no tokenizer that can be loaded ({_first_line(error)})") from error
+    tokenizer = read_tokenizer(folder)
     if not tokenizer.is_fast:
         raise InputError(f"{folder}: the tokenizer has no tokenizer.json; only fast tokenizers are read")
     return tokenizer
@@ -242,7 +238,3 @@ def summary(skipped: Mapping[str, str]) -> str:
         shown = ", ".join(ids[:3]) + (", ..." if len(ids) > 3 else "")
         parts.append(f"{len(ids)} {reason} ({shown})")
     return "; ".join(parts)
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__

@@ -18,6 +18,7 @@ from contextlib import redirect_stderr
 from pathlib import Path
 from typing import Any
 
+from alignkit.data.pretrained import read_model, read_tokenizer
 from alignkit.errors import InputError
 from alignkit.policy.quiet import quieten
 
@@ -74,15 +75,13 @@ def folder() -> Path:
 def _convert(source: Path, out: Path) -> None:
     """Dequantize the GGUF file into bf16 safetensors; its end of turn and its pad are two different tokens."""
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
 
     quieten()
-    tokenizer = AutoTokenizer.from_pretrained(source, gguf_file=_GGUF, local_files_only=True)
+    tokenizer = read_tokenizer(source, gguf_file=_GGUF)
     tokenizer.pad_token = "<|endoftext|>"
     with redirect_stderr(io.StringIO()):  # the GGUF reader's bar has no switch of its own
-        model = AutoModelForCausalLM.from_pretrained(
-            source, gguf_file=_GGUF, dtype=torch.float32, local_files_only=True
-        )
+        model = read_model(AutoModelForCausalLM, source, gguf_file=_GGUF, dtype=torch.float32)
     if hasattr(model.config, "quantization_config"):  # a model read from GGUF is marked quantized and refuses saving
         del model.config.quantization_config
     model.config.pad_token_id = model.generation_config.pad_token_id = tokenizer.pad_token_id

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from alignkit.data.pretrained import first_line, read_config, read_model
 from alignkit.errors import InputError, UsageError
 from alignkit.policy import four_bits
 from alignkit.policy.attention import supports_trees
@@ -118,36 +119,20 @@ def check_weights(folder: Path) -> None:
                 pass
         except (OSError, SafetensorError) as error:
             raise InputError(
-                f"{file}: cannot be loaded ({_first_line(error)}); a model needs whole safetensors"
+                f"{file}: cannot be loaded ({first_line(error)}); a model needs whole safetensors"
             ) from error
 
 
 def _load_model(folder: Path, scalar_head: bool) -> Any:
-    from safetensors import SafetensorError
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
+    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
     quieten()
-    try:
-        config = AutoConfig.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError) as error:
-        raise InputError(f"{folder}: no readable config.json ({_first_line(error)})") from error
-    if getattr(config.get_text_config(), "num_experts", None) or getattr(
-        config.get_text_config(), "num_local_experts", None
-    ):
+    config = read_config(folder, **({"num_labels": 1} if scalar_head else {}))
+    text_config = config.get_text_config()
+    if getattr(text_config, "num_experts", None) or getattr(text_config, "num_local_experts", None):
         raise InputError(f"{folder}: a mixture of experts; its balance loss is not computed, so it is refused")
-    kind: Any = AutoModelForCausalLM
-    options: dict[str, Any] = {}
-    if scalar_head:
-        kind, options = AutoModelForSequenceClassification, {"num_labels": 1}
-    try:
-        return kind.from_pretrained(
-            folder, dtype=torch.float32, local_files_only=True, use_safetensors=True, trust_remote_code=False, **options
-        )
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise InputError(
-            f"{folder}: cannot be loaded as a causal model ({_first_line(error)}); "
-            "it needs config.json and whole safetensors"
-        ) from error
+    kind: Any = AutoModelForSequenceClassification if scalar_head else AutoModelForCausalLM
+    return read_model(kind, folder, config=config, what="a causal model", dtype=torch.float32)
 
 
 def _with_lora(model: Any, rank: int, scalar_head: bool) -> Any:
@@ -162,7 +147,3 @@ def _with_lora(model: Any, rank: int, scalar_head: bool) -> Any:
         modules_to_save=["score"] if scalar_head else None,
     )
     return get_peft_model(model, config)
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

@@ -73,7 +73,7 @@ def start_engine(
 
             return LLM(
                 str(folder), dtype=dtype, max_model_len=max_model_len, enforce_eager=True, disable_log_stats=True,
-                gpu_memory_utilization=gpu_memory, use_tqdm_on_load=False, **options,
+                gpu_memory_utilization=gpu_memory, use_tqdm_on_load=False, trust_remote_code=False, **options,
             )  # fmt: skip
         except (RuntimeError, ValueError, NotImplementedError) as error:
             raise InputError(f"{folder}: vLLM cannot serve this model here: {_reason(error)}") from error

@@ -1,0 +1,131 @@
+"""The one place where a folder's files are handed to transformers: no code of the folder is run, nothing is fetched.
+
+`trust_remote_code=False` stands in every call, because without it transformers asks on the terminal whether the
+folder's code may run. Weights are safetensors inside the folder, never pickles. Whatever transformers raises about a
+folder's content is an InputError: a wrong type in config.json is the folder's fault, not ours.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path, PurePosixPath
+from typing import Any, TypeVar
+
+from alignkit.errors import AlignkitError, InputError
+
+_Loaded = TypeVar("_Loaded")
+_SHOWN = 200  # characters of a reason
+INDEX = "model.safetensors.index.json"
+
+
+def read_config(folder: str | Path, **options: Any) -> Any:
+    """Read config.json.
+
+    Args:
+        options: settings laid over the folder's own, such as `num_labels`.
+
+    Raises:
+        InputError: it is missing, damaged, of an unknown architecture, or wants code of its own.
+    """
+    from transformers import AutoConfig
+
+    def load() -> Any:
+        return AutoConfig.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False, **options)
+
+    config = _loaded(folder, load, "no readable config.json")
+    _leave_out_hub_kernels(config)
+    return config
+
+
+def read_model(kind: Any, folder: str | Path, *, config: Any = None, what: str = "a model", **options: Any) -> Any:
+    """Load a model's weights by one of transformers' Auto classes.
+
+    Args:
+        kind: AutoModelForCausalLM or one of its like.
+        config: as `read_config` gave it; default: the folder's own.
+        what: what messages call it: "a causal model".
+        options: further ones of `from_pretrained`.
+
+    Raises:
+        InputError: the weights are damaged, no safetensors, lie elsewhere, or do not fit config.json.
+    """
+    check_index(folder)
+    if config is not None:
+        options["config"] = config
+
+    def load() -> Any:
+        return kind.from_pretrained(
+            str(folder), local_files_only=True, use_safetensors=True, trust_remote_code=False, **options
+        )
+
+    return _loaded(folder, load, f"cannot be loaded as {what}", todo="; it needs config.json and whole safetensors")
+
+
+def read_tokenizer(folder: str | Path, **options: Any) -> Any:
+    """Load a tokenizer.
+
+    Raises:
+        InputError: it is damaged, or wants code of its own.
+    """
+    from transformers import AutoTokenizer
+
+    def load() -> Any:
+        return AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False, **options)
+
+    return _loaded(folder, load, "no tokenizer that can be loaded")
+
+
+def check_index(folder: str | Path) -> None:
+    """Check that the index of sharded weights names nothing but safetensors inside the folder.
+
+    Raises:
+        InputError: it cannot be read, or names a file elsewhere or of another kind (a pickle would be loaded).
+    """
+    path = Path(folder) / INDEX
+    if not path.exists():
+        return
+    try:
+        files = set(json.loads(path.read_text(encoding="utf-8"))["weight_map"].values())
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise InputError(f"{path}: no index of weights ({first_line(error)}); copy the model's own again") from error
+    for file in files:
+        is_inside = isinstance(file, str) and not Path(file).is_absolute() and ".." not in PurePosixPath(file).parts
+        if not is_inside or not file.endswith(".safetensors"):
+            raise InputError(f"{path}: {file!r} is no .safetensors file of this folder; only those are read")
+
+
+def first_line(error: BaseException) -> str:
+    """What an exception says, on one line."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:_SHOWN]
+
+
+def _loaded(folder: str | Path, load: Callable[[], _Loaded], problem: str, *, todo: str = "") -> _Loaded:
+    """Run one of transformers' loaders; whatever it raises is about the folder, but for a lack of memory.
+
+    A Rust panic (in tokenizers, on a damaged tokenizer.json) is no Exception.
+    """
+    try:
+        return load()
+    except (MemoryError, AlignkitError, KeyboardInterrupt, SystemExit, GeneratorExit):
+        raise
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        if "trust_remote_code" in str(error):
+            raise InputError(f"{folder}: the folder wants to run its own code; alignkit never does") from error
+        raise InputError(f"{folder}: {problem} ({_named(error)}){todo}") from error
+
+
+def _named(error: BaseException) -> str:
+    """An exception's first line, behind its name where the line alone says little."""
+    line = first_line(error)
+    return line if isinstance(error, OSError | ValueError | RuntimeError) else f"{type(error).__name__}: {line}"
+
+
+def _leave_out_hub_kernels(config: Any) -> None:
+    """Forget an attention that the folder wants fetched from the hub ("owner/name"): it is code."""
+    for part in (config, *(getattr(config, name, None) for name in getattr(config, "sub_configs", None) or ())):
+        for name in ("_attn_implementation_internal", "_experts_implementation_internal"):
+            if "/" in str(getattr(part, name, None)):
+                setattr(part, name, None)
