@@ -9,11 +9,13 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
+from torch import Tensor
 
+from alignkit import storage
 from alignkit.data.chat import Chat
 from alignkit.data.packs import lay_out
 from alignkit.data.trees import Tree
-from alignkit.errors import RunStopped
+from alignkit.errors import InputError, RunStopped
 from alignkit.policy import four_bits
 from alignkit.policy.load import load_policy
 from alignkit.policy.policy import Policy
@@ -26,33 +28,40 @@ _TOLERANCE = 1e-4  # nats; the same weights in the same kernels
 def export(policy: Policy, chat: Chat, folder: Path, *, trees: Sequence[Tree]) -> float:
     """Write fp32 safetensors, tokenizer and template into `folder`, whole or not at all; LoRA adapters are merged.
 
-    The turn's end token is set as end of text in the tokenizer and in generation_config, and no pad is an end token.
+    The policy is measured as it was trained, with its adapter; then merged, written, loaded again and measured. A
+    folder that stood there before is kept until the new one is proved and on disk. The turn's end token is set as end
+    of text in the tokenizer and in generation_config, and no pad is an end token.
 
     Returns:
         largest difference in log-prob between the policy and the folder loaded again, nats.
 
     Raises:
-        RunStopped: the disk refuses, or the folder does not give the trained model's log-probs.
+        RunStopped: the disk refuses, or the folder cannot be loaded or does not give the trained model's log-probs.
     """
     working = folder.with_name(f".{folder.name}.part")
+    checked = _checked(trees)
+    trained = _measured(policy, checked)
     try:
+        storage.restore(folder)
         shutil.rmtree(working, ignore_errors=True)
         working.mkdir(parents=True)
         check_space(working, sum(p.nbytes for p in policy.parameters()))
         _save(policy, chat, working)
+        difference = _difference(policy, working, checked, trained)
+        if not difference <= _TOLERANCE:  # also where it is nan
+            raise RunStopped(
+                f"{working}: loaded again it differs by {difference:.2g} nats from the trained model; not used"
+            )
+        storage.sync_tree(working)
+        storage.put_in_place(working, folder)
+    except InputError as error:
+        raise RunStopped(f"{working}: what was written cannot be used: {error}") from error
     except (OSError, SafetensorError) as error:
         shutil.rmtree(working, ignore_errors=True)
         reason = getattr(error, "strerror", None) or error
         raise RunStopped(
             f"{folder}: the model cannot be written: {reason}; make room and go on with --resume"
         ) from error
-    difference = _difference(policy, working, trees)
-    if difference > _TOLERANCE:
-        raise RunStopped(
-            f"{working}: loaded again it differs by {difference:.2g} nats from the trained model; not used"
-        )
-    shutil.rmtree(folder, ignore_errors=True)
-    working.rename(folder)
     return difference
 
 
@@ -98,20 +107,34 @@ def _set_pad(policy: Policy, model: Any, chat: Chat) -> None:
     model.config.pad_token_id = tokenizer.pad_token_id
 
 
-def _difference(policy: Policy, folder: Path, trees: Sequence[Tree]) -> float:
-    checked = sorted((tree for tree in trees if tree.completions), key=len)[:2]
-    if not checked:
-        return 0.0
-    pack = lay_out(checked)
-    again = load_policy(
-        folder, precision="fp32", attention=policy.path, scalar_head=policy.scalar_head, device=policy.device
-    ).eval()
+def _checked(trees: Sequence[Tree]) -> list[Tree]:
+    """The shortest two rows."""
+    return sorted((tree for tree in trees if tree.completions), key=len)[:2]
+
+
+def _measured(policy: Policy, trees: Sequence[Tree]) -> Tensor | None:
+    """The policy's log-probs of a few rows, or the values of its scalar head; computed in the weights' precision."""
+    if not trees:
+        return None
     autocast, policy.autocast = policy.autocast, None
+    was_training = policy.training
     policy.eval()
     try:
         with torch.no_grad():
-            ours, theirs = policy(pack), again(pack)
+            output = policy(lay_out(trees))
     finally:
         policy.autocast = autocast
-    pairs = [(ours.logprob_T, theirs.logprob_T)] + ([(ours.value_N, theirs.value_N)] if policy.scalar_head else [])
-    return max(float((a - b).abs().max()) for a, b in pairs if a is not None and b is not None and len(a))
+        policy.train(was_training)
+    return output.logprob_T if output.value_N is None else output.value_N
+
+
+def _difference(policy: Policy, folder: Path, trees: Sequence[Tree], trained: Tensor | None) -> float:
+    """Load the folder and compare it with what was measured before it was written, nats; nan where either is nan."""
+    if trained is None:
+        return 0.0
+    again = load_policy(
+        folder, precision="fp32", attention=policy.path, scalar_head=policy.scalar_head, device=policy.device
+    )
+    found = _measured(again, trees)
+    assert found is not None
+    return float((found - trained).abs().max()) if len(found) else 0.0
