@@ -105,6 +105,12 @@ def register() -> None:
     AttentionInterface.register(NAME, tree_attention)
 
 
+def plain_kind(model: Any) -> str:
+    """Name the attention that computes what the model's own code does: transformers' sdpa leaves out a soft-cap."""
+    capped = getattr(model.config.get_text_config(), "attn_logit_softcapping", None)
+    return "eager" if capped or not getattr(model, "_supports_sdpa", False) else "sdpa"
+
+
 def supports_trees(config: Any) -> str | None:
     """Say why a model's configuration rules tree attention out, or None where it can be used.
 

@@ -12,6 +12,7 @@ from alignkit.data.pretrained import first_line, read_config, read_model
 from alignkit.errors import InputError, UsageError
 from alignkit.policy import four_bits
 from alignkit.policy.attention import supports_trees
+from alignkit.policy.head import UnknownHeadError
 from alignkit.policy.policy import Policy
 from alignkit.policy.quiet import quieten
 
@@ -77,7 +78,10 @@ def load_policy(
         four_bits.quantize(model, model.score if scalar_head else model.get_output_embeddings(), device)
     if lora_rank is not None:
         model = _with_lora(model, lora_rank, scalar_head)
-    policy = Policy(model.to(device), path=path, autocast=autocast, scalar_head=scalar_head).train()
+    try:
+        policy = Policy(model.to(device), path=path, autocast=autocast, scalar_head=scalar_head).train()
+    except UnknownHeadError as error:
+        raise InputError(f"{folder}: a model of type {model.config.model_type} cannot be scored: {error}") from error
     if gradient_checkpointing:
         _checkpoint(policy, folder)
     if compiled:

@@ -1,8 +1,11 @@
 """Log-probs of scored tokens only, a tile of the vocabulary at a time: a row's logits are never all held.
 
-    logprob_t = z_t[y_t] - log sum_v exp(z_t[v]),   z_t = W h_t / temperature_t
+    logprob_t = z_t[y_t] - log sum_v exp(z_t[v]),   z_t = g(a_t) / temperature_t,   a_t = W h_t + b
     entropy_t = log sum_v exp(z_t[v]) - sum_v p_t(v) z_t[v]                           (without gradient)
 
+    g(a) = s a, or c tanh(s a / c) where the model soft-caps         g'(a) = s, or s (1 - (g(a) / c)^2)
+
+Most heads have s = 1 and no b. Phi's has a bias, Cohere and Granite scale, Gemma 2 soft-caps (head.py finds out).
 The backward pass computes most tiles' logits again. Precision under a bf16 compute type: a tile's share of the hidden
 states' gradient is summed over the tiles in fp32 and never rounded before, since rounding each share biases training.
 A tile's rows of W's gradient come from one product over all the tokens, whose sums are fp32 as well; on CUDA it stays
@@ -13,6 +16,7 @@ Shapes: T scored tokens, H hidden size, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -25,8 +29,32 @@ KNOWN_BYTES = 16 * 2**20  # of the first tiles' logits in the compute type, whic
 MIN_TILE = 256  # columns
 
 
+@dataclass(frozen=True)
+class HeadForm:
+    """What a model makes of a = W h + b before the softmax: `scale` a, soft-capped where `softcap` is given."""
+
+    scale: float = 1.0
+    softcap: float | None = None
+
+    def logits_(self, product: Tensor) -> Tensor:
+        """g(a), in place."""
+        if self.softcap is not None:
+            return product.mul_(self.scale / self.softcap).tanh_().mul_(self.softcap)
+        return product if self.scale == 1 else product.mul_(self.scale)
+
+
+PLAIN = HeadForm()
+
+
 def token_logprobs(
-    hidden_TH: Tensor, weight_VH: Tensor, target_T: Tensor, temperature_T: Tensor, *, chunk_bytes: int = CHUNK_BYTES
+    hidden_TH: Tensor,
+    weight_VH: Tensor,
+    target_T: Tensor,
+    temperature_T: Tensor,
+    *,
+    bias_V: Tensor | None = None,
+    form: HeadForm = PLAIN,
+    chunk_bytes: int = CHUNK_BYTES,
 ) -> Tensor:
     """Return float32 [T], the log-prob of each target under the tempered distribution, with gradient.
 
@@ -35,9 +63,13 @@ def token_logprobs(
         weight_VH: [V, H], the head's weight.
         target_T: int64 [T], token ids.
         temperature_T: float32 [T], above 0.
+        bias_V: [V], the head's bias, where it has one.
+        form: the model's scale and soft-cap.
         chunk_bytes: size of a tile: of its logits in fp32, and of its rows of W in the compute type.
     """
-    return token_logprobs_and_entropies(hidden_TH, weight_VH, target_T, temperature_T, chunk_bytes=chunk_bytes)[0]
+    return token_logprobs_and_entropies(
+        hidden_TH, weight_VH, target_T, temperature_T, bias_V=bias_V, form=form, chunk_bytes=chunk_bytes
+    )[0]
 
 
 def token_logprobs_and_entropies(
@@ -46,6 +78,8 @@ def token_logprobs_and_entropies(
     target_T: Tensor,
     temperature_T: Tensor,
     *,
+    bias_V: Tensor | None = None,
+    form: HeadForm = PLAIN,
     entropy: bool = False,
     chunk_bytes: int = CHUNK_BYTES,
 ) -> tuple[Tensor, Tensor | None]:
@@ -54,8 +88,14 @@ def token_logprobs_and_entropies(
     width = chunk_bytes // max(4 * num_tokens, hidden_TH.element_size() * size)
     width = max(min(MIN_TILE, weight_VH.shape[0]), width)
     apply: Callable[..., tuple[Tensor, Tensor]] = _TokenLogprobs.apply
-    logprob_T, entropy_T = apply(hidden_TH, weight_VH, target_T, temperature_T, width, entropy)
+    logprob_T, entropy_T = apply(hidden_TH, weight_VH, bias_V, target_T, temperature_T, form, width, entropy)
     return logprob_T, entropy_T if entropy else None
+
+
+def head_logits(hidden_TH: Tensor, weight_VH: Tensor, bias_V: Tensor | None = None, form: HeadForm = PLAIN) -> Tensor:
+    """Logits [T, V] in fp32, or fp64 for states of fp64, of W in the states' type. In place: without gradient."""
+    product = (hidden_TH @ weight_VH.to(hidden_TH.dtype).t()).to(_wide(hidden_TH))
+    return form.logits_(product if bias_V is None else product.add_(bias_V))
 
 
 def plain_token_logprobs(hidden_TH: Tensor, weight_VH: Tensor, target_T: Tensor, temperature_T: Tensor) -> Tensor:
@@ -70,8 +110,10 @@ class _TokenLogprobs(torch.autograd.Function):
         ctx: Any,
         hidden_TH: Tensor,
         weight_VH: Tensor,
+        bias_V: Tensor | None,
         target_T: Tensor,
         temperature_T: Tensor,
+        form: HeadForm,
         width: int,
         entropy: bool,
     ) -> tuple[Tensor, Tensor]:
@@ -82,7 +124,7 @@ class _TokenLogprobs(torch.autograd.Function):
             product = hidden_TH @ weight.t()
             if (len(known) + 1) * product.nbytes <= KNOWN_BYTES and any(ctx.needs_input_grad):
                 known[start] = product
-            logits = _tempered(product, temperature_T)
+            logits = _logits(product, _part(bias_V, start, weight), form).div_(temperature_T[:, None])
             inside, column = _place(target_T, start, len(weight))
             chosen_T = torch.where(inside, logits.gather(-1, column[:, None])[:, 0], chosen_T)
             largest_T = logits.amax(-1)
@@ -96,7 +138,7 @@ class _TokenLogprobs(torch.autograd.Function):
                 mean_T = mean_T * (before_T - normalizer_T).exp() + tile_mean_T * (tile_T - normalizer_T).exp()
             del weight, product, logits, shifted, powers  # before the next tile's are made
         ctx.save_for_backward(hidden_TH, target_T, temperature_T, normalizer_T)
-        ctx.weight, ctx.width, ctx.known = weight_VH, width, known
+        ctx.weight, ctx.bias, ctx.form, ctx.width, ctx.known = weight_VH, bias_V, form, width, known
         entropy_T = normalizer_T - mean_T
         ctx.mark_non_differentiable(entropy_T)
         return chosen_T - normalizer_T, entropy_T
@@ -104,18 +146,26 @@ class _TokenLogprobs(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         hidden_TH, target_T, temperature_T, normalizer_T = ctx.saved_tensors
-        weight_VH = ctx.weight
-        scale_T = (grads[0] / temperature_T).to(normalizer_T.dtype)
+        weight_VH, bias_V, form = ctx.weight, ctx.bias, ctx.form
+        scale_T = (grads[0] / temperature_T).to(normalizer_T.dtype) * form.scale
         wide_hidden = hidden_TH.new_zeros(hidden_TH.shape, dtype=normalizer_T.dtype)
         total_VH = gradients.room(weight_VH) if ctx.needs_input_grad[1] else None
         grad_weight = torch.empty_like(weight_VH) if ctx.needs_input_grad[1] and total_VH is None else None
+        grad_bias = torch.empty_like(bias_V) if ctx.needs_input_grad[2] else None
         for start, weight in _tiles(weight_VH, ctx.width, hidden_TH.dtype):
-            # d logprob / d z = onehot(y) - softmax(z); z carries 1 / temperature
+            # d logprob / d a = (onehot(y) - softmax(z)) g'(a) / temperature
             product = ctx.known.pop(start, None)
-            share = _tempered(hidden_TH @ weight.t() if product is None else product, temperature_T)
+            product = hidden_TH @ weight.t() if product is None else product
+            logits = _logits(product, _part(bias_V, start, weight), form)
+            slope = None if form.softcap is None else _slope(logits, form)
+            share = logits.div_(temperature_T[:, None])
             share.sub_(normalizer_T[:, None]).exp_().mul_(-scale_T[:, None])
             inside, column = _place(target_T, start, len(weight))
             share.scatter_add_(-1, column[:, None], torch.where(inside, scale_T, 0)[:, None])
+            if slope is not None:
+                share.mul_(slope)
+            if grad_bias is not None:
+                grad_bias[start : start + len(weight)] = share.sum(0)
             narrow = share.to(hidden_TH.dtype)
             _add_product(wide_hidden, share, narrow, weight_VH[start : start + len(weight)], weight)
             for rows in _rows(start, start + len(weight), hidden_TH.shape[1]):
@@ -124,8 +174,9 @@ class _TokenLogprobs(torch.autograd.Function):
                     total_VH[rows] += _product(columns.t(), hidden_TH)
                 elif grad_weight is not None:
                     grad_weight[rows] = _product(columns.t(), hidden_TH)
-            del weight, product, share, narrow, columns
-        return wide_hidden.to(hidden_TH.dtype), grad_weight, None, None, None, None
+            del weight, product, logits, slope, share, narrow, columns
+        grad_bias = None if grad_bias is None else gradients.give(bias_V, grad_bias)
+        return wide_hidden.to(hidden_TH.dtype), grad_weight, grad_bias, None, None, None, None, None
 
 
 def _tiles(weight_VH: Tensor, width: int, compute: torch.dtype) -> Iterator[tuple[int, Tensor]]:
@@ -141,9 +192,20 @@ def _rows(start: int, end: int, size: int) -> Iterator[slice]:
         yield slice(at, min(at + step, end))
 
 
-def _tempered(product: Tensor, temperature: Tensor) -> Tensor:
-    """Logits in fp32 of hidden states times weights, which stay as they are."""
-    return product.to(_wide(product), copy=True).div_(temperature[:, None])
+def _part(bias_V: Tensor | None, start: int, weight: Tensor) -> Tensor | None:
+    return None if bias_V is None else bias_V[start : start + len(weight)]
+
+
+def _logits(product: Tensor, bias: Tensor | None, form: HeadForm) -> Tensor:
+    """g(W h + b) in fp32, of a tile's W h, which stays as it is."""
+    wide = product.to(_wide(product), copy=True)
+    return form.logits_(wide if bias is None else wide.add_(bias))
+
+
+def _slope(logits: Tensor, form: HeadForm) -> Tensor:
+    """g'(a) / s = 1 - (g / c)^2, from g."""
+    assert form.softcap is not None
+    return logits.div(form.softcap).square_().neg_().add_(1)
 
 
 def _place(target_T: Tensor, start: int, width: int) -> tuple[Tensor, Tensor]:

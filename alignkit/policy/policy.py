@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from alignkit.data.packs import Pack
 from alignkit.policy import attention, lean
-from alignkit.policy.logprobs import token_logprobs_and_entropies
+from alignkit.policy.head import find_form
+from alignkit.policy.logprobs import PLAIN, head_logits, token_logprobs_and_entropies
 
 
 class Output(NamedTuple):
@@ -51,6 +52,7 @@ class Policy(nn.Module):
         self.model = model
         self.autocast = autocast
         self.scalar_head = scalar_head
+        self.head_form = PLAIN if scalar_head else find_form(self.base)
         self.path = path
         self._lean = lean.find(self.body) if self.device.type == "cpu" else []
         self.use_path(path)
@@ -84,7 +86,7 @@ class Policy(nn.Module):
         lean.switch(self._lean, path == "tree")
         if path == "tree":
             attention.register()
-        self.base.set_attn_implementation(attention.NAME if path == "tree" else "sdpa")
+        self.base.set_attn_implementation(attention.NAME if path == "tree" else attention.plain_kind(self.base))
 
     @contextlib.contextmanager
     def on_path(self, path: str) -> Iterator[None]:
@@ -120,17 +122,24 @@ class Policy(nn.Module):
             temperature_T = torch.as_tensor(temperature_N[pack.completion_T], dtype=torch.float32, device=device)
             target_T = torch.as_tensor(pack.target_T, device=device)
             hidden_TH = hidden_TH.to(self.autocast or hidden_TH.dtype)
-            head = self.base.get_output_embeddings().weight
+            head = self.base.get_output_embeddings()
             with torch.autocast(device.type, enabled=False):
                 logprob_T, entropy_T = token_logprobs_and_entropies(
-                    hidden_TH, head, target_T, temperature_T, entropy=entropy
-                )
+                    hidden_TH, head.weight, target_T, temperature_T, bias_V=head.bias, form=self.head_form,
+                    entropy=entropy,
+                )  # fmt: skip
                 return Output(logprob_T, None, entropy_T)
 
-    def scored_states(self, pack: Pack) -> tuple[Tensor, Tensor]:
-        """Return the hidden states that predict the scored tokens [T, H], and the head's weight [V, H]."""
-        hidden_TH, _ = self._tree_states(pack) if self.path == "tree" else self._plain_states(pack)
-        return hidden_TH, self.base.get_output_embeddings().weight
+    def scored_states(self, pack: Pack) -> Tensor:
+        """Return the hidden states that predict the scored tokens [T, H]."""
+        return (self._tree_states(pack) if self.path == "tree" else self._plain_states(pack))[0]
+
+    def logits(self, hidden_TH: Tensor) -> Tensor:
+        """Return the head's logits of such hidden states, fp32 [T, V], computed in fp32 and without gradient."""
+        head = self.base.get_output_embeddings()
+        wide = torch.promote_types(hidden_TH.dtype, torch.float32)
+        with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
+            return head_logits(hidden_TH.to(wide), head.weight, head.bias, self.head_form)
 
     def _tree_states(self, pack: Pack) -> tuple[Tensor, Tensor]:
         device = self.device

@@ -80,15 +80,13 @@ def exact_kl(policy: Policy, reference: Reference, pack: Pack, *, chunk_bytes: i
     sum_v p(v) (log p(v) - log q(v)), in chunks of positions. No gradient.
     """
     with torch.no_grad(), policy.computing():
-        ours, our_head = policy.scored_states(pack)
+        ours = policy.scored_states(pack)
     with reference.policy() as frozen, frozen.computing():
-        theirs, their_head = frozen.scored_states(pack)
-    size = max(1, chunk_bytes // (4 * our_head.shape[0]))
-    kl_T = torch.empty(len(ours), dtype=torch.float32, device=ours.device)
-    with torch.no_grad():
+        theirs = frozen.scored_states(pack)
+        size = max(1, chunk_bytes // (4 * policy.base.get_output_embeddings().weight.shape[0]))
+        kl_T = torch.empty(len(ours), dtype=torch.float32, device=ours.device)
         for at in range(0, len(ours), size):
             chunk = slice(at, at + size)
-            logp = (ours[chunk].float() @ our_head.float().t()).log_softmax(-1)
-            logq = (theirs[chunk].float() @ their_head.float().t()).log_softmax(-1)
+            logp, logq = (x.logits(states[chunk]).log_softmax(-1) for x, states in ((policy, ours), (frozen, theirs)))
             kl_T[chunk] = (logp.exp() * (logp - logq)).sum(-1)
     return kl_T

@@ -109,11 +109,12 @@ def _tree_checks(policy: Policy, trees: Sequence[Tree]) -> list[Check]:
 
 
 def _head_checks(policy: Policy, trees: Sequence[Tree]) -> list[Check]:
-    """The chunked head on scored tokens against the model's own logits and torch's log-softmax."""
+    """The chunked head on scored tokens against the model's own logits, by its own attention code, and log-softmax."""
     pack = lay_out(trees[:1])
     with policy.on_path("plain"):
         ours, our_gradient = _scores_and_gradient(policy, pack)
         policy.zero_grad(set_to_none=True)
+        policy.base.set_attn_implementation("eager")
         first = pack.trees[0]
         pieces = []
         for completion in first.completions:
