@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 from alignkit_plugins.group_advantages import group_advantages, rank_in_group
-from alignkit_plugins.grpo import AGGREGATIONS, GRPO, KL_IN_LOSS, GRPOConfig
+from alignkit_plugins.grpo import AGGREGATIONS, GRPO, GRPOConfig
+from alignkit_plugins.kl_in_loss import KL_IN_LOSS
 from test_losses import batch
 
 from alignkit import config_file
@@ -92,8 +93,11 @@ def test_each_aggregation_weighs_tokens_as_its_equation_says(aggregation: str) -
 
 def test_kl_estimators_on_numbers_computed_by_hand() -> None:
     d, ratio = torch.tensor([math.log(2.0), -math.log(2.0)]), torch.tensor([1.0, 1.5])
-    assert KL_IN_LOSS["k2"](d, ratio).tolist() == pytest.approx([0.2402, 0.2402], abs=1e-4)
-    assert KL_IN_LOSS["k3"](d, ratio).tolist() == pytest.approx([0.5 - 1 + 0.6931, 1.5 * (2 - 1 - 0.6931)], abs=1e-4)
+    rows = batch([[0.0], [0.0]])
+    assert KL_IN_LOSS["k1-to-go"](rows, d, ratio).tolist() == pytest.approx([0.6931, -0.6931], abs=1e-4)
+    assert KL_IN_LOSS["k2"](rows, d, ratio).tolist() == pytest.approx([0.2402, 0.2402], abs=1e-4)
+    k3 = KL_IN_LOSS["k3"](rows, d, ratio).tolist()
+    assert k3 == pytest.approx([0.5 - 1 + 0.6931, 1.5 * (2 - 1 - 0.6931)], abs=1e-4)
 
 
 def test_k1_in_a_loss_would_pull_nowhere() -> None:
@@ -118,10 +122,13 @@ def test_without_a_ratio_the_gradient_is_the_log_probs_whatever_the_sampler_said
         ({"kl_estimator": "k1"}, "k1 in a loss pulls nowhere"),
         ({"kl_in": "reward"}, "in a reward take --kl-estimator k1"),
         ({"kl_in": "reward", "kl_estimator": "k3"}, "another gradient than the KL's"),
+        ({"kl_in": "reward", "kl_estimator": "k1-to-go"}, "another gradient than the KL's"),
         ({"top_p": 0.9}, "the ratio takes the whole one"),
         ({"updates_per_batch": 2, "ratio": "none"}, "several updates on one batch need the ratio"),
         ({"baseline": "within-temperature"}, "needs every temperature twice"),
         ({"temperatures": [0.0]}, "likeliest-token sample has no gradient"),
+        ({"temperatures": [0.6, math.nan]}, "--temperatures"),
+        ({"temperatures": [math.inf]}, "--temperatures"),
     ],
 )
 def test_combinations_that_would_be_wrong_are_refused_with_the_reason(options: dict, reason: str) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from alignkit_plugins.transformers_sampler import TransformersSampler
 from grpo_runs import command, options, values
 from safetensors.torch import load_file
 from tiny_models import tiny_model
@@ -19,7 +21,9 @@ import alignkit
 from alignkit.cli.main import main
 from alignkit.data.rows import to_row
 from alignkit.errors import RunStopped
-from alignkit.rollouts.sampler import Completion
+from alignkit.policy.load import load_policy
+from alignkit.rollouts.agreement import Agreement, distance
+from alignkit.rollouts.sampler import Completion, Request
 from alignkit.scoring.judge import Missing
 from alignkit.scoring.rewards import Rewards
 from alignkit.training.draw import Group, sample_micros, without_cut
@@ -58,6 +62,57 @@ def test_samples_of_another_temperature_stop_the_run_before_anything_changes(
     with pytest.raises(RunStopped, match="the first step's ratio is not 1"):
         alignkit.train("grpo", **options(model, tmp_path, tmp_path / "run", VOWELS))
     assert not (tmp_path / "run" / "model").exists()
+
+
+def without_logprobs(monkeypatch: pytest.MonkeyPatch, unknown: Callable[[np.ndarray], Any]) -> None:
+    """Let the sampler not know some of its log-probs: those at the places that `unknown` gives."""
+    generate = TransformersSampler.generate
+
+    def generating(self: TransformersSampler, requests: Any) -> list[Completion]:
+        drawn = generate(self, requests)
+        for completion in drawn:
+            completion.logprobs[unknown(completion.logprobs)] = np.nan
+        return drawn
+
+    monkeypatch.setattr(TransformersSampler, "generate", generating)
+
+
+@pytest.mark.parametrize("kl_in", ["loss", "reward"])
+def test_a_token_whose_sampler_gave_no_log_prob_is_left_out_and_counted(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kl_in: str
+) -> None:
+    more = {"kl_in": "reward", "kl_estimator": "k1"} if kl_in == "reward" else {}
+    whole = alignkit.train("grpo", **options(model, tmp_path, tmp_path / "whole", VOWELS, **more))
+    without_logprobs(monkeypatch, lambda logprobs: slice(0, 1))
+    run = alignkit.train("grpo", **options(model, tmp_path, tmp_path / "run", VOWELS, **more))
+    assert values(whole, "unknown_logprobs") == [0.0, 0.0]
+    assert all(0 < share < 0.5 for share in values(run, "unknown_logprobs"))
+    assert values(run, "missing_scores") == [0.0, 0.0] and max(values(run, "sampling_gap")) < 1e-5
+    if kl_in == "reward":  # no reward is lost with them
+        assert values(run, "reward_kl") == pytest.approx(values(whole, "reward_kl"), abs=1e-4)
+        assert values(run, "samples_length")[0] == values(whole, "samples_length")[0]
+
+
+def test_a_sampler_that_knows_hardly_any_log_prob_stops_the_run_before_anything_changes(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without_logprobs(monkeypatch, lambda logprobs: slice(None))
+    with pytest.raises(RunStopped, match="step 1: the sampler gave 100% of the tokens no finite log-prob"):
+        alignkit.train("grpo", **options(model, tmp_path, tmp_path / "run", VOWELS))
+    assert not (tmp_path / "run" / "model").exists()
+
+
+def test_the_agreement_of_weights_passes_over_tokens_without_a_log_prob_but_not_over_nonsense(model: Path) -> None:
+    policy = load_policy(model, precision="fp32")
+    sampler = TransformersSampler(policy, end_ids=frozenset({256}))
+    requests = [Request([5, 6, 7], 1.0, seed, 8) for seed in range(3)]
+    drawn = list(zip(requests, sampler.generate(requests), strict=True))
+    drawn[0][1].logprobs[:3] = -np.inf
+    assert distance(policy, drawn) < 1e-4
+    for _, completion in drawn:
+        completion.logprobs[:] = np.nan
+    with pytest.raises(RunStopped, match="stale weights"):
+        Agreement(policy, sampler="copying").check(drawn)
 
 
 def test_a_run_whose_scores_are_missing_pauses_and_goes_on_without_drawing_again(

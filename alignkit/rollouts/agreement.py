@@ -3,11 +3,13 @@
 The distance is the mean over tokens of |log p(sampler) - log p(policy)|, both at the sample's temperature. What is
 healthy differs by precision and model: in fp32 1e-6 to 1e-4, in bf16 0.03 to 0.08 nats. So the first comparison of a
 run, of weights that were just loaded, is the measure of the later ones; itself it must be below a bound that no loaded
-weights exceed.
+weights exceed. Tokens whose log-prob the sampler does not know (nan or infinite) are left out, unless most are: a copy
+that computes nonsense gives nothing else.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -23,6 +25,7 @@ MAX_TOKENS = 512  # compared at each update: what a forward pass over these take
 _FLOOR = 1e-4  # nats: what kernels of other shapes differ by in fp32
 _LARGEST_HEALTHY = {True: 0.2, False: 1e-3}  # nats; True: one of the two computes in bf16
 _FACTOR = 2.0  # a later distance above so many times the healthy one is no rounding
+MAX_UNKNOWN = 0.5  # share of tokens without a finite log-prob, above which a sampler is not to be trusted
 
 
 Drawn = tuple[Request, Completion]
@@ -61,7 +64,10 @@ class Agreement:
 
 
 def distance(policy: Policy, drawn: Sequence[Drawn]) -> float:
-    """Mean |log p(sampler) - log p(policy)| over the completions' tokens, in nats; a prompt is computed once."""
+    """Mean |log p(sampler) - log p(policy)| over the completions' tokens, in nats; a prompt is computed once.
+
+    nan where the sampler gave most tokens no finite log-prob.
+    """
     groups = _by_prompt(drawn)
     in_order = [one for group in groups for one in group]
     trees = [tree("", np.asarray(group[0][0].prompt_ids), [(c.ids, np.ones(len(c.ids), bool)) for _, c in group])
@@ -75,7 +81,8 @@ def distance(policy: Policy, drawn: Sequence[Drawn]) -> float:
     finally:
         policy.train(was_training)
     theirs_T = np.concatenate([completion.logprobs for _, completion in in_order])
-    return float(np.abs(theirs_T - ours_T).mean())
+    known_T = np.isfinite(theirs_T)
+    return float(np.abs(theirs_T - ours_T)[known_T].mean()) if known_T.mean() >= 1 - MAX_UNKNOWN else math.nan
 
 
 def _some(drawn: Sequence[Drawn]) -> list[Drawn]:

@@ -21,7 +21,7 @@ from alignkit.training.step import Micro
 def reference_kl(models: Models, groups: Sequence[Group]) -> np.ndarray:
     """k1 of each completion at its temperature, the sum of log pi - log pi_ref, nats: float64 [P, G].
 
-    Each rank computes its share.
+    pi are the sampler's log-probs; a token where they are not finite has training's. Each rank computes its share.
     """
     size = len(groups[0].completions)
     trees = [group.tree(range(size)) for group in groups]
@@ -34,14 +34,25 @@ def reference_kl(models: Models, groups: Sequence[Group]) -> np.ndarray:
             found: list[Any] = []
             for numbers in [] if is_spare else rows:
                 micro = unrewarded_micro([groups[n] for n in numbers])
-                assert micro.behaviour_T is not None
                 reference_T = reference.logprobs(micro.pack, micro.temperature_N).cpu().double().numpy()
-                kl_N = np.bincount(micro.pack.completion_T, micro.behaviour_T - reference_T, len(numbers) * size)
+                drawn_T = _known_logprobs(whole.policy, micro)
+                kl_N = np.bincount(micro.pack.completion_T, drawn_T - reference_T, len(numbers) * size)
                 found += zip(numbers, kl_N.reshape(len(numbers), size).tolist(), strict=True)
             return found
 
         by_group = dict(pair for part in whole.world.each(compute) for pair in part)
     return np.array([by_group[n] for n in range(len(groups))])
+
+
+def _known_logprobs(policy: Policy, micro: Micro) -> np.ndarray:
+    """The samples' log-probs under the weights that drew them, float32 [T]: the sampler's, else training's."""
+    assert micro.behaviour_T is not None
+    known_T = np.isfinite(micro.behaviour_T)
+    if known_T.all():
+        return micro.behaviour_T
+    with torch.no_grad():
+        own_T = policy(micro.pack, micro.temperature_N).logprob_T.float().cpu().numpy()
+    return np.where(known_T, micro.behaviour_T, own_T)
 
 
 def recomputed(policy: Policy, micros: Sequence[Micro], journal: Journal, batch: int, key: str) -> list[Micro]:

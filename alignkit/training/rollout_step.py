@@ -19,6 +19,7 @@ from alignkit.data.rows import Row
 from alignkit.data.trees import Tree
 from alignkit.errors import RunStopped, UsageError
 from alignkit.methods import Method, MethodConfig, sampled_options
+from alignkit.rollouts.agreement import MAX_UNKNOWN
 from alignkit.scoring.rewards import Rewards, joined
 from alignkit.training.draw import Group, draw, grouped, sample_micros, without_cut
 from alignkit.training.hacking import Watch
@@ -144,8 +145,14 @@ class RolloutStep:
         """Stop where the first step's samples have other log-probs in training than they were drawn with.
 
         Raises:
-            RunStopped: they lie further apart than MAX_GAP; nothing was changed.
+            RunStopped: they lie further apart than MAX_GAP; or most tokens of a step have no finite log-prob of the
+                sampler's, and so none that trains. This step changed nothing.
         """
+        if (unknown := logged.get("unknown_logprobs", 0.0)) > MAX_UNKNOWN:
+            raise RunStopped(
+                f"step {step}: the sampler gave {unknown:.0%} of the tokens no finite log-prob, so they are left out "
+                "of the loss; nothing was changed; try --sampler transformers, or --ratio none"
+            )
         gap = logged.get("sampling_gap")
         if step != 1 or gap is None:
             return

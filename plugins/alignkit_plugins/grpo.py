@@ -14,16 +14,21 @@ Where we differ from the letter:
   w = min(pi_training / pi_sampler, C), both of the weights that drew it; the ratio then is pi / pi_training (truncated
   importance sampling: Ionides 2008; Yao et al. 2025).
 - The baseline is not divided by a deviation: a leave-one-out deviation comes arbitrarily near 0.
-- KL is estimated from the samples, by an estimator that is right where it stands (kl_estimators below).
+- KL is estimated from the samples. The default term, k2, has the gradient of each next token's KL with the visited
+  prefix held fixed, as in most trainers; k1-to-go has that of Eq. 6's KL of whole completions (kl_in_loss.py), and so
+  has k1 in the reward.
+- A token whose sampler gave no finite log-prob has no ratio. It is left out of the loss and counted; it keeps its place
+  in what the step's means divide by.
 
-The field's variants are one option away each: group_advantages.py has what is compared, baseline and scale; the tables
-below the aggregation over tokens and the KL estimators.
+The field's variants are one option away each: group_advantages.py has what is compared, baseline and scale,
+kl_in_loss.py the KL's terms, the table below the aggregation over tokens.
 
 Source: the paper, sections 3.4 and 4.4 (its numbers are the defaults); Shao et al. 2024.
 """
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from itertools import cycle, islice
 from typing import TYPE_CHECKING, ClassVar, Literal
@@ -33,6 +38,7 @@ from pydantic import Field, field_validator, model_validator
 from alignkit import Batch, Method, MethodConfig, hookimpl
 from alignkit.methods import SampledConfig
 from alignkit_plugins.group_advantages import group_advantages
+from alignkit_plugins.kl_in_loss import KL_IN_LOSS, ratio_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -74,16 +80,24 @@ class GRPOConfig(SampledConfig):
         "completion-sum", description="how a step's tokens become one loss (Eq. 6: completion-sum)"
     )
     kl: float = Field(
-        0.1, ge=0, description="lambda of Eq. 6, per nat a completion (the paper's); 0 loads no reference"
+        0.1,
+        ge=0,
+        description="lambda, the KL's weight per nat of a completion (0.1 is the paper's number; Eq. 6's lambda to the "
+        "letter is a k-th of it, 0.025 at k = 4: so the default pulls four times as much); 0 loads no reference",
     )
     kl_in: Literal["loss", "reward"] = Field("loss", description="where the KL to the reference stands")
-    kl_estimator: Literal["k1", "k2", "k3"] = Field(
-        "k2", description="estimator of the KL, a token: k2 or k3 in a loss, k1 in a reward"
+    kl_estimator: Literal["k1", "k1-to-go", "k2", "k3"] = Field(
+        "k2",
+        description="in a loss: k1-to-go has the gradient of Eq. 6's KL of whole completions; k2 and k3 that of each "
+        "next token's KL, the prefix held fixed; in a reward: k1, Eq. 6's gradient",
     )
     ratio: Literal["clipped", "none"] = Field(
         "clipped", description="weigh a token by pi / pi_behaviour, clipped, or trust that the samples are fresh"
     )
     clip_ratio: float = Field(0.2, gt=0, description="the ratio's clip range, 1 +- this")
+    clip_ratio_high: float | None = Field(
+        None, gt=0, description="upper end of the clip range, 1 + this; default: clip-ratio"
+    )
     correct_mismatch: float | None = Field(
         None,
         gt=0,
@@ -101,7 +115,7 @@ class GRPOConfig(SampledConfig):
     @field_validator("temperatures")
     @classmethod
     def _positive(cls, temperatures: tuple[float, ...]) -> tuple[float, ...]:
-        if any(t <= 0 for t in temperatures):
+        if not all(0 < t < math.inf for t in temperatures):
             raise ValueError("temperatures must be above 0: a likeliest-token sample has no gradient")
         return temperatures
 
@@ -132,9 +146,11 @@ class GRPOConfig(SampledConfig):
 def _wrong_combination(config: GRPOConfig) -> str | None:
     """Say why options that are each allowed do not go together."""
     if config.kl_in == "loss" and config.kl_estimator == "k1":
-        return "k1 in a loss pulls nowhere: its gradient is 0 on average; take k2 or k3, or --kl-in reward"
+        return "k1 in a loss pulls nowhere: its gradient is 0 on average; take k1-to-go, k2 or k3, or --kl-in reward"
     if config.kl_in == "reward" and config.kl_estimator != "k1":
-        return "k2 and k3 in a reward have another gradient than the KL's; in a reward take --kl-estimator k1"
+        return (
+            f"{config.kl_estimator} in a reward has another gradient than the KL's; in a reward take --kl-estimator k1"
+        )
     if config.top_p < 1 and config.ratio != "none":
         return (
             "top-p below 1 with a ratio: samples come from a cut distribution and the ratio takes the whole one; leave "
@@ -170,37 +186,46 @@ class GRPO(Method):
 
     def loss(self, batch: Batch, config: GRPOConfig) -> Tensor:
         assert batch.behaviour_T is not None and batch.advantage_N is not None
-        before_T = batch.behaviour_T if batch.trainer_T is None else batch.trainer_T
-        ratio_T = (batch.logprob_T - (before_T if config.ratio == "clipped" else batch.logprob_T.detach())).exp()
-        clipped_T = ratio_T.clamp(1 - config.clip_ratio, 1 + config.clip_ratio)
+        behaviour_T, trainer_T, known_T = _known(batch, config)
+        before_T = behaviour_T if trainer_T is None else trainer_T
+        ratio_T = ratio_of(batch.logprob_T - (before_T if config.ratio == "clipped" else batch.logprob_T.detach()))
+        high = config.clip_ratio if config.clip_ratio_high is None else config.clip_ratio_high
         advantage_T = batch.spread(batch.advantage_N)
-        loss_T = -(ratio_T * advantage_T).minimum(clipped_T * advantage_T)
-        if config.correct_mismatch is not None and batch.trainer_T is not None:
-            mismatch_T = (batch.trainer_T - batch.behaviour_T).exp()
-            loss_T = loss_T * mismatch_T.clamp(max=config.correct_mismatch)
+        whole_T = ratio_T * advantage_T
+        clipped_T = ratio_T.clamp(1 - config.clip_ratio, 1 + high) * advantage_T
+        loss_T = -whole_T.minimum(clipped_T)
+        weight_T = ratio_T
+        if config.correct_mismatch is not None and trainer_T is not None:
+            mismatch_T = ratio_of(trainer_T - behaviour_T)
+            cut_T = mismatch_T.clamp(max=config.correct_mismatch)
+            loss_T, weight_T = loss_T * cut_T, ratio_T * cut_T
             batch.log(mismatch_weight=mismatch_T, mismatch_cut=(mismatch_T > config.correct_mismatch).float())
         if batch.reference_T is not None:
             log_ratio_T = batch.logprob_T - batch.reference_T
             if config.kl_in == "loss":
-                loss_T = loss_T + config.kl * KL_IN_LOSS[config.kl_estimator](log_ratio_T, ratio_T)
+                loss_T = loss_T + config.kl * KL_IN_LOSS[config.kl_estimator](batch, log_ratio_T, weight_T)
             batch.log(kl=batch.collect(log_ratio_T))
+        gap_T = (batch.logprob_T - batch.behaviour_T).abs()
         batch.log(
-            ratio=ratio_T, clipped=(ratio_T != clipped_T).float(),
-            sampling_gap=(batch.logprob_T - batch.behaviour_T).abs(),
+            ratio=ratio_T, clipped=(clipped_T < whole_T).float(), unknown_logprobs=(~known_T).float(),
+            sampling_gap=gap_T[gap_T.isfinite()],
         )  # fmt: skip
-        return AGGREGATIONS[config.aggregation](batch, loss_T, config)
+        return AGGREGATIONS[config.aggregation](batch, loss_T.where(known_T, 0.0), config)
 
 
-KL_IN_LOSS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "k2": lambda log_ratio_T, ratio_T: log_ratio_T**2 / 2,
-    "k3": lambda log_ratio_T, ratio_T: ratio_T * ((-log_ratio_T).exp() - 1 + log_ratio_T),
-}
-"""d = log pi - log pi_ref a token, and the ratio pi / pi_behaviour -> KL, whose mean gradient is the reverse KL's.
+def _known(batch: Batch, config: GRPOConfig) -> tuple[Tensor, Tensor | None, Tensor]:
+    """Log-probs under the weights that drew, of the sampler and of training, and which tokens have what the loss reads.
 
-k2 = d^2 / 2: its gradient d grad log pi is the reverse KL's (Schulman 2020; Tang and Munos 2025). k3 = exp(-d) - 1 + d
-has an unbiased value, but as a loss its gradient is another divergence's unless it is weighed by the ratio (TRL's and
-DeepSeek-V3.2's correction). k1 = d stands in a reward (SampledConfig.kl_in_reward), where the score function does it.
-"""
+    A token without has its log-prob of now in their place, so that nothing that is computed of it is nan.
+    """
+    assert batch.behaviour_T is not None
+    now_T, trainer_T = batch.logprob_T.detach(), batch.trainer_T
+    known_T = batch.behaviour_T.isfinite() & (trainer_T.isfinite() if trainer_T is not None else True)
+    behaviour_T = batch.behaviour_T.where(known_T, now_T)
+    trainer_T = None if trainer_T is None else trainer_T.where(known_T, now_T)
+    reads = config.ratio == "clipped" or config.correct_mismatch is not None
+    return behaviour_T, trainer_T, known_T if reads else known_T.new_ones(len(known_T))
+
 
 AGGREGATIONS: dict[str, Callable[[Batch, Tensor, GRPOConfig], Tensor]] = {
     "completion-sum": lambda batch, x_T, config: batch.mean(x_T, over="completions"),
