@@ -23,7 +23,9 @@ from tiny_models import tiny_model
 import alignkit
 from alignkit.cli.main import main
 from alignkit.errors import Interrupted
-from alignkit.training import checkpoint, guards, loop
+from alignkit.policy.finite import non_finite
+from alignkit.policy.load import load_policy
+from alignkit.training import checkpoint, guards, loop, setup
 from alignkit.training.loop import Loop
 from alignkit.training.signals import noted_signals
 
@@ -164,17 +166,22 @@ def test_a_folder_that_became_unwritable_stops_with_3(
 
 
 def test_nan_in_one_row_stops_with_3_names_the_row_and_keeps_what_was_saved(
-    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    model: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    bad_model = tiny_model(tmp_path / "bad", tied=False)
-    tensors = load_file(bad_model / "model.safetensors")
-    tensors["model.embed_tokens.weight"][ord("~") - ord("!")] = float("nan")
-    save_file(tensors, bad_model / "model.safetensors", metadata={"format": "pt"})
+    def spoilt(embedding: Any, given: Any, output: torch.Tensor) -> torch.Tensor:
+        return output.masked_fill((given[0] == ord("~") - ord("!"))[..., None], float("nan"))
+
+    def load(*given: Any, **more: Any) -> Any:
+        policy = load_policy(*given, **more)
+        policy.base.get_input_embeddings().register_forward_hook(spoilt)
+        return policy
+
+    monkeypatch.setattr(setup, "load_policy", load)
     rows = [json.loads(line) for line in data.read_text().splitlines()]
     (tmp_path / "validation.jsonl").write_text(json.dumps(rows[0]) + "\n")
     rows[17]["chosen"] = "a ~ here and after"
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows[1:]))
-    given = command(bad_model, tmp_path / "rows.jsonl", tmp_path / "run", split=tmp_path / "validation.jsonl",
+    given = command(model, tmp_path / "rows.jsonl", tmp_path / "run", split=tmp_path / "validation.jsonl",
                     checkpoint_interval=1, max_steps=29, seed=2)  # fmt: skip
     assert main(given) == 3
     said = capsys.readouterr().err.splitlines()[-1]
@@ -182,6 +189,61 @@ def test_nan_in_one_row_stops_with_3_names_the_row_and_keeps_what_was_saved(
     stopped = int(said.split("the loss of step ")[1].split()[0])
     kept = sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir())
     assert stopped > 2 and kept == [f"step-{stopped - 2:06d}", f"step-{stopped - 1:06d}"]
+
+
+def test_weights_that_are_not_finite_stop_with_3_and_are_saved_nowhere(
+    model: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, rate = tmp_path / "run", loop.learning_rate
+    for steps, said_of_disk in ((8, "saved after step 4, go on with --resume"), (1, "nothing is saved yet")):
+
+        def spoilt(config: Any, *, step: int, num_steps: int) -> float:
+            return float("inf") if step in (1, 5) and num_steps < step + 4 else rate(config, step=step, num_steps=8)
+
+        monkeypatch.setattr(loop, "learning_rate", spoilt)
+        out = run if steps == 8 else tmp_path / "other"
+        assert main(command(model, data, out, max_steps=steps)) == 3
+        said = capsys.readouterr().err.splitlines()[-1]
+        assert "left weights that are not finite (model.model.embed_tokens.weight and" in said
+        assert said_of_disk in said and not (out / "model").exists()
+    assert {path.name for path in (run / "checkpoints").iterdir()} == {"step-000002", "step-000004"}
+    for folder in (run / "checkpoints").iterdir():
+        assert all(tensor.isfinite().all() for tensor in load_file(folder / "weights.safetensors").values())
+    monkeypatch.setattr(loop, "learning_rate", rate)
+    assert main([*command(model, data, run), "--resume"]) == 0 and weights(run)
+
+
+def test_a_validation_loss_that_is_not_finite_stops_before_anything_is_saved(
+    model: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    original = SFT.loss
+
+    def loss(self: Any, batch: Any, config: Any) -> Any:
+        return original(self, batch, config) * (1.0 if torch.is_grad_enabled() else float("nan"))
+
+    monkeypatch.setattr(SFT, "loss", loss)
+    assert main(command(model, data, tmp_path / "run", max_steps=2)) == 3
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert "the validation loss after step 2 is nan; its rows: r" in said
+    assert not (tmp_path / "run" / "model").exists() and not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_a_model_with_weights_of_nan_is_refused_by_their_name(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bad_model = tiny_model(tmp_path / "bad", tied=False)
+    tensors = load_file(bad_model / "model.safetensors")
+    tensors["model.layers.1.mlp.up_proj.weight"][3, 4] = float("inf")
+    save_file(tensors, bad_model / "model.safetensors", metadata={"format": "pt"})
+    assert main(command(bad_model, data, tmp_path / "run")) == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert "model.layers.1.mlp.up_proj.weight holds nan or infinite weights" in said
+    assert not (tmp_path / "run").exists()
+
+
+def test_finite_weights_whose_sum_overflows_are_finite() -> None:
+    large, bad = torch.full((4,), 3e38), torch.tensor([1.0, float("nan")])
+    assert non_finite([("large", large), ("bad", bad), ("whole", torch.zeros(3, dtype=torch.int64))]) == ["bad"]
 
 
 def test_sigterm_during_validation_ends_it_and_the_resumed_run_is_the_same(

@@ -12,6 +12,7 @@ from alignkit.data.pretrained import first_line, read_config, read_model
 from alignkit.errors import InputError, UsageError
 from alignkit.policy import four_bits
 from alignkit.policy.attention import supports_trees
+from alignkit.policy.finite import non_finite
 from alignkit.policy.head import UnknownHeadError
 from alignkit.policy.policy import Policy
 from alignkit.policy.quiet import quieten
@@ -59,7 +60,8 @@ def load_policy(
 
     Raises:
         UsageError: the architecture has no gradient checkpointing, or 4 bits lack an adapter or bitsandbytes.
-        InputError: not a folder of a dense causal model with safetensors, or the tree path was asked for and cannot be.
+        InputError: not a folder of a dense causal model with safetensors, a weight is not finite, or the tree path was
+            asked for and cannot be.
     """
     device = device or pick_device()
     torch.manual_seed(seed)
@@ -136,7 +138,11 @@ def _load_model(folder: Path, scalar_head: bool) -> Any:
     if getattr(text_config, "num_experts", None) or getattr(text_config, "num_local_experts", None):
         raise InputError(f"{folder}: a mixture of experts; its balance loss is not computed, so it is refused")
     kind: Any = AutoModelForSequenceClassification if scalar_head else AutoModelForCausalLM
-    return read_model(kind, folder, config=config, what="a causal model", dtype=torch.float32)
+    model = read_model(kind, folder, config=config, what="a causal model", dtype=torch.float32)
+    if names := non_finite(model.named_parameters()):
+        more = f" and {len(names) - 1} more tensors" if len(names) > 1 else ""
+        raise InputError(f"{folder}: {names[0]}{more} holds nan or infinite weights: the model is spoilt, take another")
+    return model
 
 
 def _with_lora(model: Any, rank: int, scalar_head: bool) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -51,6 +52,7 @@ def export(policy: Policy, chat: Chat, folder: Path, *, trees: Sequence[Tree]) -
         if not difference <= _TOLERANCE:  # also where it is nan
             raise RunStopped(
                 f"{working}: loaded again it differs by {difference:.2g} nats from the trained model; not used"
+                + ("; its log-probs are no numbers: lower --learning-rate" if math.isnan(difference) else "")
             )
         storage.sync_tree(working)
         storage.put_in_place(working, folder)

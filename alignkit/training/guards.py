@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager
 import torch
 
 from alignkit.errors import RunStopped
+from alignkit.policy.finite import non_finite
 from alignkit.policy.policy import Policy
 from alignkit.policy.ranks import ALONE, World
 from alignkit.training.step import Micro
@@ -43,12 +44,52 @@ def refuse_non_finite(
     if math.isfinite(value):
         return
     with whole() as policy:
-        found = world.each(lambda: _guilty(policy, micros))
-    guilty = list(dict.fromkeys(row_id for part in found for row_id in part))
-    rows = f"caused by {_listed(guilty)}" if guilty else f"its rows: {_listed(row_ids(micros, world))}"
+        rows = _rows(policy, micros, world)
     text = (
         f"the {name} of step {step} is {value}; {rows}; no weight was changed and nothing was saved or pruned: look at "
         "these rows, lower --learning-rate, or leave the rows out"
+    )
+    raise world.told(RunStopped(text))
+
+
+def refuse_non_finite_validation(
+    value: float, policy: Policy, micros: Sequence[Micro], *, step: int, world: World = ALONE
+) -> None:
+    """Stop before anything is saved of weights whose validation loss is nan or infinite, on all ranks.
+
+    Args:
+        policy: with all its weights.
+        micros: this rank's.
+
+    Raises:
+        RunStopped: names the rows, as `refuse_non_finite`.
+    """
+    if math.isfinite(value):
+        return
+    text = (
+        f"the validation loss after step {step} is {value}; {_rows(policy, micros, world)}; nothing was saved or "
+        "pruned since the last checkpoint: lower --learning-rate, or leave the rows out"
+    )
+    raise world.told(RunStopped(text))
+
+
+def refuse_non_finite_weights(policy: Policy, *, step: int, saved: str, world: World = ALONE) -> None:
+    """Stop after an optimizer's step that left a weight nan or infinite, before anything is saved, on all ranks.
+
+    Args:
+        saved: says what is on disk and how the run goes on.
+
+    Raises:
+        RunStopped: names the first such tensor.
+    """
+    own = non_finite((name, p) for name, p in policy.named_parameters() if p.requires_grad)
+    names = list(dict.fromkeys(name for part in world.gather(own) for name in part))
+    if not names:
+        return
+    more = f" and {len(names) - 1} more tensors" if len(names) > 1 else ""
+    text = (
+        f"step {step} left weights that are not finite ({names[0]}{more}); nothing of them was saved: lower "
+        f"--learning-rate; {saved}"
     )
     raise world.told(RunStopped(text))
 
@@ -80,6 +121,13 @@ def row_ids(micros: Sequence[Micro], world: World = ALONE) -> list[str]:
     """Ids of the rows that a step trained on, over all ranks."""
     own = [tree.row_id for micro in micros if not micro.is_spare for tree in micro.pack.trees]
     return [row_id for part in world.gather(own) for row_id in part]
+
+
+def _rows(policy: Policy, micros: Sequence[Micro], world: World) -> str:
+    """Name the rows whose own log-probs or values are not finite, or all where there are none; every rank must ask."""
+    found = world.each(lambda: _guilty(policy, micros))
+    guilty = list(dict.fromkeys(row_id for part in found for row_id in part))
+    return f"caused by {_listed(guilty)}" if guilty else f"its rows: {_listed(row_ids(micros, world))}"
 
 
 def _guilty(policy: Policy, micros: Sequence[Micro]) -> list[str]:

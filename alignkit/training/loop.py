@@ -1,7 +1,8 @@
 """The training loop: one for every method.
 
 Each step's rows, and every random number in it, follow from (seed, epoch, step) alone; packing only lays the rows out.
-Ctrl-C and SIGTERM save a checkpoint after the step in progress. Nothing is written after a non-finite loss.
+Ctrl-C and SIGTERM save a checkpoint after the step in progress. Nothing is written after a non-finite loss, gradient
+or weight.
 """
 
 from __future__ import annotations
@@ -95,6 +96,7 @@ class Loop:
         self.position = Position(**{key: state[key] for key in asdict(Position())})
         self.models.use_path(state["path"])
         self.rollouts.load(state["rollouts"])
+        self._saved_at = self.position.step, self.position.measured
 
     def train(self) -> None:
         """Run to the last step or the early stop; afterwards the policy holds the weights to keep.
@@ -184,6 +186,9 @@ class Loop:
             metrics["grad_norm"] = self._clip(micros, step)
             self._is_whole = False
             self.optimizer.step()
+            guards.refuse_non_finite_weights(
+                self.models.policy, step=step, saved=self._what_is_saved(), world=self.world
+            )
         self.position.step = step
         self._is_whole = True
         return result, metrics
@@ -229,7 +234,7 @@ class Loop:
             with self.models.whole() as models:
                 if validates:
                     sampled = partial(self.rollouts.validate, step, models)
-                    validation = validate(self.method, self.config, self.inputs, models, sampled)
+                    validation = validate(self.method, self.config, self.inputs, models, sampled, step)
                 if shows:
                     shown = show_samples(self.config, self.inputs, models, step=step, deadlines=self.deadlines)
         improved = step > 0 and validation.objective < self.position.best

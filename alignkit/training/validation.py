@@ -14,6 +14,7 @@ from alignkit.data.rows import Row
 from alignkit.data.trees import Tree
 from alignkit.methods import Method, MethodConfig
 from alignkit.policy.reference import exact_kl
+from alignkit.training import guards
 from alignkit.training.deadlines import Deadlines
 from alignkit.training.distributed import own_rows
 from alignkit.training.draw import Group, draw
@@ -34,11 +35,14 @@ class Validation:
 
 
 def validate(
-    method: Method, config: MethodConfig, inputs: Inputs, models: Models, sampled: Callable[[], Validation]
+    method: Method, config: MethodConfig, inputs: Inputs, models: Models, sampled: Callable[[], Validation], step: int
 ) -> Validation:
     """Measure the policy on the validation rows, by `sampled` where the method trains on samples.
 
     Each rank computes its share.
+
+    Raises:
+        RunStopped: the loss after this step (from 1) is not finite.
     """
     models.policy.eval()
     try:
@@ -46,7 +50,7 @@ def validate(
             return Validation({}, math.nan)
         if method.trains_on == "samples":
             return sampled()
-        return _validate_rows(method, config, inputs, models)
+        return _validate_rows(method, config, inputs, models, step)
     finally:
         models.policy.train()
         if models.reference is not None:
@@ -89,12 +93,13 @@ def show_samples(
     )  # fmt: skip
 
 
-def _validate_rows(method: Method, config: MethodConfig, inputs: Inputs, models: Models) -> Validation:
+def _validate_rows(method: Method, config: MethodConfig, inputs: Inputs, models: Models, step: int) -> Validation:
     trees = inputs.validation.trees
     packs = [lay_out([trees[n] for n in numbers]) for numbers in rank_rows(trees, models)]
-    result = evaluate(
-        models.policy, method, config, [Micro(p) for p in packs], reference=models.reference, world=models.world
-    )
+    micros = [Micro(p) for p in packs]
+    result = evaluate(models.policy, method, config, micros, reference=models.reference, world=models.world)
+    if step:
+        guards.refuse_non_finite_validation(result.loss, models.policy, micros, step=step, world=models.world)
     metrics = {"validation/loss": result.loss} | {f"validation/{name}": x for name, x in result.logged.items()}
     if models.reference is not None:
         metrics["validation/kl"] = mean_kl(models, packs)
