@@ -83,8 +83,8 @@ class SampledConfig(MethodConfig):
     )
     equal_groups: Literal["skip", "keep", "resample"] = Field(
         "skip",
-        description="a group whose rewards are all equal: left out of the step, kept in it for its KL, or replaced by "
-        "other prompts' groups",
+        description="a group whose rewards are all equal has no policy term: skip computes its KL alone (nothing where "
+        "the loss has none), keep computes it as the others, resample puts other prompts' groups in its place",
     )
     max_resamples: int = Field(2, ge=1, description="rounds of other prompts that --equal-groups resample may draw")
     validation_prompts: int = Field(
@@ -98,6 +98,11 @@ class SampledConfig(MethodConfig):
     def corrects_mismatch(self) -> bool:
         """Whether the loss reads `Batch.trainer_T`: one more forward pass over each drawn batch."""
         return False
+
+    @property
+    def kl_in_loss(self) -> float:
+        """Weight of a KL in the loss, which groups of equal rewards have too; 0: nothing is computed for them."""
+        return 0.0
 
     @property
     def kl_in_reward(self) -> float:

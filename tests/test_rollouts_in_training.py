@@ -144,10 +144,29 @@ def test_a_run_whose_scores_are_missing_pauses_and_goes_on_without_drawing_again
 
 
 def test_a_reward_that_is_always_the_same_trains_nothing_and_says_what_it_cost(model: Path, tmp_path: Path) -> None:
-    run = alignkit.train("grpo", **options(model, tmp_path, tmp_path / "run", "return 0.1"))
+    run = alignkit.train("grpo", **options(model, tmp_path, tmp_path / "run", "return 0.1", kl=0.0))
     assert values(run, "equal_groups") == [1.0, 1.0] and min(values(run, "equal_groups_s")) > 0
     before, after = (load_file(path / "model.safetensors") for path in (model, run.path / "model"))
     assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_a_step_whose_groups_are_all_skipped_takes_no_optimizer_step_and_is_counted(
+    model: Path, tmp_path: Path
+) -> None:
+    some = "return 0.1 if int(row['id'][1:]) in (1, 4, 5, 8) else float(len(completion) * 7 % 5)"
+    given = {"kl": 0.0, "batch_size": 1, "max_steps": 6, "checkpoint_interval": 1, "weight_decay": 0.1,
+             "learning_rate": 1e-2, "warmup_steps": 0}  # fmt: skip
+    run = alignkit.train("grpo", **options(model, tmp_path, tmp_path / "run", some, **given))
+    skipped = values(run, "no_update")
+    assert skipped == values(run, "equal_groups") and 0 < sum(skipped[2:5]) < 3
+
+    def kept(step: int) -> list[bytes]:
+        files = sorted((run.path / "checkpoints" / f"step-{step:06d}").rglob("*.safetensors"))
+        return [file.read_bytes() for file in files]
+
+    steps = [int(path.name.removeprefix("step-")) for path in sorted((run.path / "checkpoints").iterdir())]
+    for step in steps[1:]:  # weights and moments
+        assert (kept(step) == kept(step - 1)) == bool(skipped[step - 1])
 
 
 def test_equal_groups_are_replaced_by_other_prompts_within_the_budget(model: Path, tmp_path: Path) -> None:

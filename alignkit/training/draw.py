@@ -123,6 +123,20 @@ def sample_micros(
     return [replace(micro, is_spare=is_spare) for micro in made]
 
 
+def counts_left_out(groups: Sequence[Group], advantages_PG: np.ndarray, kept_P: np.ndarray) -> dict[str, int]:
+    """Count what the groups that are not kept would have had in the step, as the step's means divide by it."""
+    trained = [
+        [len(completion.ids) for completion, x in zip(group.completions, advantages, strict=True) if not np.isnan(x)]
+        for group, advantages, is_kept in zip(groups, advantages_PG, kept_P, strict=True)
+        if not is_kept
+    ]
+    num_groups = sum(bool(lengths) for lengths in trained)
+    return {
+        "tokens": sum(map(sum, trained)), "completions": sum(map(len, trained)), "pairs": num_groups,
+        "groups": num_groups,
+    }  # fmt: skip
+
+
 def without_cut(advantages_PG: np.ndarray, groups: Sequence[Group]) -> np.ndarray:
     """Advantages with nan where the completion was cut: its siblings were compared with it, it is not trained on."""
     cut_PG = np.array([[completion.cut for completion in group.completions] for group in groups])

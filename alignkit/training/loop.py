@@ -182,6 +182,8 @@ class Loop:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         metrics = {"learning_rate": rate}
+        if self.method.trains_on == "samples":
+            metrics["no_update"] = float(not micros)  # no moment, no decay: there is no gradient
         if micros:
             metrics["grad_norm"] = self._clip(micros, step)
             self._is_whole = False
@@ -198,8 +200,9 @@ class Loop:
             return StepResult(0.0, {})
         models = self.models
         result = accumulate(
-            models.policy, self.method, self.config, micros, reference=models.reference, world=self.world
-        )
+            models.policy, self.method, self.config, micros, reference=models.reference, world=self.world,
+            left_out=self.rollouts.left_out,
+        )  # fmt: skip
         guards.refuse_non_finite("loss", result.loss, models.whole_policy, micros, step=step, world=self.world)
         return result
 

@@ -19,9 +19,10 @@ from alignkit.data.rows import Row
 from alignkit.data.trees import Tree
 from alignkit.errors import RunStopped, UsageError
 from alignkit.methods import Method, MethodConfig, sampled_options
+from alignkit.policy.ranks import ALONE, World
 from alignkit.rollouts.agreement import MAX_UNKNOWN
 from alignkit.scoring.rewards import Rewards, joined
-from alignkit.training.draw import Group, draw, grouped, sample_micros, without_cut
+from alignkit.training.draw import Group, counts_left_out, draw, grouped, sample_micros, without_cut
 from alignkit.training.hacking import Watch
 from alignkit.training.held_out import HeldOut
 from alignkit.training.journal import FOLDER, journal_key
@@ -64,10 +65,11 @@ class Drawn:
 
 @dataclass(frozen=True)
 class RewardedBatch:
-    """A batch ready to train on: its rows of trees and its numbers."""
+    """A batch ready to train on: its rows of trees, what its means count beside them, and its numbers."""
 
     number: int
     micros: list[Micro]
+    left_out: Mapping[str, int]
     metrics: dict[str, float]
 
 
@@ -115,6 +117,11 @@ class RolloutStep:
         if self._batch is None or self._batch.number != number + 1:
             self._batch = self._new_batch(number + 1, step)
         return self._batch.micros, {} if updates_before else self._batch.metrics
+
+    @property
+    def left_out(self) -> Mapping[str, int]:
+        """What the last step's means divide by beside its rows of trees."""
+        return {} if self._batch is None else self._batch.left_out
 
     def validate(self, step: int, models: Models) -> Validation:
         """Evaluate on the held-out prompts. Raises as `HeldOut.measure`."""
@@ -178,14 +185,9 @@ class RolloutStep:
             kl_PG = reference_kl(self.models, drawn.groups)
             rewards_PG = rewards_PG - self.sampled.kl_in_reward * kl_PG
             metrics["reward_kl"] = float(kl_PG.mean())
-        advantages_PG = self.method.advantages(rewards_PG, self.config)
-        equal_P = equal_groups(rewards_PG)
-        advantages_PG[equal_P] *= 0.0
-        if self.sampled.cut_completions == "mask":
-            advantages_PG = without_cut(advantages_PG, drawn.groups)
-        kept_P = np.ones(len(equal_P), bool) if self.sampled.equal_groups == "keep" else ~equal_P
-        micros = sample_micros(
-            drawn.groups, advantages_PG, row_capacity(self.models.policy.device), kept_P=kept_P, world=self.models.world
+        capacity, equal_P = row_capacity(self.models.policy.device), equal_groups(rewards_PG)
+        micros, left_out = rewarded_micros(
+            self.method, self.config, drawn.groups, rewards_PG, capacity=capacity, world=self.models.world
         )
         if self.sampled.corrects_mismatch:
             key = journal_key(self.config.model_dump(mode="json"), [len(micro.pack.target_T) for micro in micros])
@@ -197,7 +199,7 @@ class RolloutStep:
                 self._note(line)
         metrics |= reward_metrics(drawn.groups, drawn.rewards, equal_P)
         metrics |= self._watched(drawn, number, step)
-        return RewardedBatch(number, micros, metrics | _seconds(drawn, equal_P))
+        return RewardedBatch(number, micros, left_out, metrics | _seconds(drawn, equal_P))
 
     def _round(self, numbers: Sequence[int], number: int, step: int, round_: int) -> Drawn:
         """Draw and score the groups of some rows, or read them from the journal where they were before."""
@@ -274,6 +276,33 @@ class RolloutStep:
         """The older of the last two checkpoints: a resume goes back no further."""
         steps = sorted(int(path.name.removeprefix("step-")) for path in self.run.checkpoints.glob("step-*"))
         return steps[-2] if len(steps) > 1 else 0
+
+
+def rewarded_micros(
+    method: Method,
+    config: MethodConfig,
+    groups: Sequence[Group],
+    rewards_PG: np.ndarray,
+    *,
+    capacity: int,
+    world: World = ALONE,
+) -> tuple[list[Micro], dict[str, int]]:
+    """Turn rewards into advantages and lay this rank's samples into rows of trees.
+
+    A group of equal rewards has advantages of 0. Where the loss has no KL it adds nothing to the gradient and is not
+    computed. It is counted all the same: the step's means are over all groups that were drawn, whatever their rewards.
+
+    Returns:
+        the rows; and what the step's means divide by beside them.
+    """
+    sampled = sampled_options(config)
+    advantages_PG, equal_P = method.advantages(rewards_PG, config), equal_groups(rewards_PG)
+    advantages_PG[equal_P] *= 0.0  # nan stays nan
+    if sampled.cut_completions == "mask":
+        advantages_PG = without_cut(advantages_PG, groups)
+    kept_P = ~equal_P | (sampled.equal_groups == "keep" or sampled.kl_in_loss > 0)
+    micros = sample_micros(groups, advantages_PG, capacity, kept_P=kept_P, world=world)
+    return micros, counts_left_out(groups, advantages_PG, kept_P)
 
 
 def _replaced(drawn: Drawn, places: np.ndarray, new: Drawn) -> Drawn:

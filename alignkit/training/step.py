@@ -58,14 +58,24 @@ class StepResult:
     grad_norms: dict[str, float] = field(default_factory=dict)
 
 
-def count(micros: Sequence[Micro], world: World = ALONE) -> tuple[dict[str, int], dict[str, int]]:
-    """Count what the whole step's means divide by, over all ranks, of its rows and of their samples; never 0."""
+def count(
+    micros: Sequence[Micro], world: World = ALONE, *, left_out: Mapping[str, int] | None = None
+) -> tuple[dict[str, int], dict[str, int]]:
+    """Count what the whole step's means divide by, over all ranks, of its rows and of their samples; never 0.
+
+    Args:
+        left_out: what belongs to the step and is not computed, because its loss and gradient are 0; the same on every
+            rank.
+    """
     own = [micro for micro in micros if not micro.is_spare]
     counts = _counts([micro.pack for micro in own], "")
     counts |= _counts([micro.samples.pack for micro in own if micro.samples is not None], "samples ")
     whole = {name: max(1, int(number)) for name, number in world.sums(counts).items()}
     names = ("tokens", "completions", "pairs", "groups")
-    return {name: whole[name] for name in names}, {name: whole[f"samples {name}"] for name in names}
+    beside = left_out or {}
+    return {name: whole[name] + beside.get(name, 0) for name in names}, {
+        name: whole[f"samples {name}"] for name in names
+    }
 
 
 def _counts(packs: Sequence[Pack], prefix: str) -> dict[str, int]:
@@ -140,13 +150,15 @@ def accumulate(
     *,
     reference: Reference | None = None,
     world: World = ALONE,
+    left_out: Mapping[str, int] | None = None,
 ) -> StepResult:
     """Add the step's gradient to the policy's `.grad`; returns the whole step's loss and logs.
 
     Args:
         micros: this rank's rows, at least one.
+        left_out: as `count` takes it.
     """
-    batch_of = _batches(policy, micros, reference, world)
+    batch_of = _batches(policy, micros, reference, world, left_out)
     parameters = [p for p in policy.parameters() if p.requires_grad]
     further: dict[str, list[Tensor]] = {}
     logged: dict[str, list[Tensor]] = {}
@@ -176,10 +188,14 @@ def accumulate(
 
 
 def _batches(
-    policy: Policy, micros: Sequence[Micro], reference: Reference | None, world: World
+    policy: Policy,
+    micros: Sequence[Micro],
+    reference: Reference | None,
+    world: World,
+    left_out: Mapping[str, int] | None = None,
 ) -> Callable[[Micro, dict[str, list[Tensor]]], Batch]:
     """Return what runs a micro-batch's forward passes, with the denominators of the whole step."""
-    denominators, sample_denominators = count(micros, world)
+    denominators, sample_denominators = count(micros, world, left_out=left_out)
 
     def batch_of(micro: Micro, logged: dict[str, list[Tensor]]) -> Batch:
         return make_batch(

@@ -134,6 +134,10 @@ class GRPOConfig(SampledConfig):
         return self.correct_mismatch is not None
 
     @property
+    def kl_in_loss(self) -> float:
+        return self.kl if self.kl_in == "loss" else 0.0
+
+    @property
     def kl_in_reward(self) -> float:
         return self.kl if self.kl_in == "reward" else 0.0
 
