@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 from tiny_models import tiny_model
 
-from alignkit.data.pretrained import check_index, read_config
+from alignkit.data.pretrained import read_config
 from alignkit.data.tokens import load_tokenizer
+from alignkit.data.weights import check_weights
 from alignkit.errors import InputError
 from alignkit.policy.load import load_policy
 
@@ -123,9 +124,10 @@ def test_an_index_names_safetensors_of_its_own_folder_only(file: object, folder:
 
 @pytest.mark.parametrize("content", ["[]", "null", "{", "{}", '{"weight_map": []}', '{"weight_map": {"a": [1]}}'])
 def test_an_index_that_is_none_is_refused(content: str, folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
     (folder / "model.safetensors.index.json").write_text(content, encoding="utf-8")
     with pytest.raises(InputError, match=r"model\.safetensors\.index\.json"):
-        check_index(folder)
+        check_weights(folder)
 
 
 def test_an_attention_from_the_hub_is_code_and_left_out(folder: Path) -> None:

@@ -57,8 +57,8 @@ def generate_file(
     """
     import dataclasses
 
+    from alignkit.data.weights import weights_fingerprint
     from alignkit.judging.answer_file import AnswerFile
-    from alignkit.policy.names import weights_fingerprint
 
     settings = config_file.judge_settings(options, config, settings=set)
     source = _found(model)

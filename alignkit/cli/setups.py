@@ -10,6 +10,8 @@ from pathlib import Path
 
 from alignkit.cli import machine
 from alignkit.config import DEFAULT_DATA, DEFAULT_MODEL
+from alignkit.data.weights import weight_files
+from alignkit.errors import InputError
 
 _OWN_PLUGINS = "alignkit-plugins"
 _OFFLINE_MODEL, _OFFLINE_DATA = "SmolLM2-135M-Instruct", "demo"
@@ -148,7 +150,11 @@ def _lora(model: str, here: machine.Machine) -> list[Line]:
 def _weight_bytes(model: str) -> int | None:
     """Bytes of a local folder's weights in fp32, read from the heads of its safetensors files; None elsewhere."""
     total = 0
-    for file in Path(model).glob("*.safetensors"):
+    try:
+        files = weight_files(Path(model))
+    except InputError:
+        return None
+    for file in files.values():
         with file.open("rb") as opened:
             (size,) = struct.unpack("<Q", opened.read(8))
             head = json.loads(opened.read(size))

@@ -7,16 +7,14 @@ folder's content is an InputError: a wrong type in config.json is the folder's f
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, TypeVar
 
+from alignkit.data.weights import check_weights, first_line
 from alignkit.errors import AlignkitError, InputError
 
 _Loaded = TypeVar("_Loaded")
-_SHOWN = 200  # characters of a reason
-INDEX = "model.safetensors.index.json"
 
 
 def read_config(folder: str | Path, **options: Any) -> Any:
@@ -50,7 +48,7 @@ def read_model(kind: Any, folder: str | Path, *, config: Any = None, what: str =
     Raises:
         InputError: the weights are damaged, no safetensors, lie elsewhere, or do not fit config.json.
     """
-    check_index(folder)
+    check_weights(Path(folder))
     if config is not None:
         options["config"] = config
 
@@ -74,30 +72,6 @@ def read_tokenizer(folder: str | Path, **options: Any) -> Any:
         return AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False, **options)
 
     return _loaded(folder, load, "no tokenizer that can be loaded")
-
-
-def check_index(folder: str | Path) -> None:
-    """Check that the index of sharded weights names nothing but safetensors inside the folder.
-
-    Raises:
-        InputError: it cannot be read, or names a file elsewhere or of another kind (a pickle would be loaded).
-    """
-    path = Path(folder) / INDEX
-    if not path.exists():
-        return
-    try:
-        files = set(json.loads(path.read_text(encoding="utf-8"))["weight_map"].values())
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise InputError(f"{path}: no index of weights ({first_line(error)}); copy the model's own again") from error
-    for file in files:
-        is_inside = isinstance(file, str) and not Path(file).is_absolute() and ".." not in PurePosixPath(file).parts
-        if not is_inside or not file.endswith(".safetensors"):
-            raise InputError(f"{path}: {file!r} is no .safetensors file of this folder; only those are read")
-
-
-def first_line(error: BaseException) -> str:
-    """What an exception says, on one line."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:_SHOWN]
 
 
 def _loaded(folder: str | Path, load: Callable[[], _Loaded], problem: str, *, todo: str = "") -> _Loaded:

@@ -13,6 +13,7 @@ import numpy as np
 
 from alignkit.config_file import Settings
 from alignkit.data.rows import text_of
+from alignkit.data.weights import check_weights, weights_fingerprint
 from alignkit.errors import UsageError
 from alignkit.judging.answers import Answers, Generation, answers_of
 from alignkit.judging.auto import Choice, choose_judge, newest_run
@@ -27,8 +28,7 @@ from alignkit.judging.stamps import judge_gave_reward, judged_other_runs, run_in
 from alignkit.judging.statistics import win_rate
 from alignkit.judging.text_health import cut_share
 from alignkit.judging.verdict import JudgeName, JudgeNoise, Side, Verdict, level_of, reach
-from alignkit.policy.load import check_weights
-from alignkit.policy.names import ModelSource, find_model, weights_fingerprint
+from alignkit.policy.names import ModelSource, find_model
 from alignkit.progress import Progress
 from alignkit.scoring.judge import Item, Missing, Scored
 from alignkit.scoring.ledger import open_ledger

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from alignkit.data.pretrained import first_line, read_config, read_model
+from alignkit.data.pretrained import read_config, read_model
 from alignkit.errors import InputError, UsageError
 from alignkit.policy import four_bits
 from alignkit.policy.attention import supports_trees
@@ -109,24 +109,6 @@ def compile_layers(policy: Policy) -> None:
         return
     for layer in getattr(policy.body, "layers", [policy.body]):
         layer.compile(dynamic=True)
-
-
-def check_weights(folder: Path) -> None:
-    """Check that every safetensors file is whole, without reading its tensors.
-
-    Raises:
-        InputError: one is torn or not safetensors.
-    """
-    from safetensors import SafetensorError, safe_open
-
-    for file in sorted(folder.glob("*.safetensors")):
-        try:
-            with safe_open(file, framework="pt"):
-                pass
-        except (OSError, SafetensorError) as error:
-            raise InputError(
-                f"{file}: cannot be loaded ({first_line(error)}); a model needs whole safetensors"
-            ) from error
 
 
 def _load_model(folder: Path, scalar_head: bool) -> Any:

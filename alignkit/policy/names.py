@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,15 +50,6 @@ def find_model(name: str) -> ModelSource:
     if name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise InputError(f"{name}: no such model folder; name a run, a folder with config.json, or a hub model")
     return _from_hub(name)
-
-
-def weights_fingerprint(folder: Path) -> str:
-    """Hash of a model folder's safetensors."""
-    digest = hashlib.sha256()
-    for file in sorted(folder.glob("*.safetensors")):
-        with open(file, "rb") as opened:
-            digest.update(hashlib.file_digest(opened, "sha256").digest())
-    return digest.hexdigest()
 
 
 def _from_hub(name: str) -> ModelSource:

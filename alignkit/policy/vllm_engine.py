@@ -14,6 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from alignkit.data.weights import check_weights
 from alignkit.errors import InputError, UsageError
 
 # Read by vLLM when it is imported or starts; a user's own setting of any of them holds.
@@ -61,6 +62,8 @@ def start_engine(
     """
     import torch
 
+    if options.get("load_format") != "dummy":
+        check_weights(folder)
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     if not torch.cuda.is_available():

@@ -32,6 +32,7 @@ from pathlib import Path
 from typing import Any
 
 from alignkit.config_file import Resolved
+from alignkit.data.weights import check_weights, weight_files
 from alignkit.errors import InputError, RunStopped
 from alignkit.methods import Method, sampled_options
 from alignkit.policy.four_bits import BYTES_A_WEIGHT
@@ -259,9 +260,14 @@ def _key_width(config: dict[str, Any]) -> int:
 
 
 def count_parameters(folder: Path) -> int:
-    """Count a folder's parameters from the headers of its safetensors files."""
+    """Count a folder's parameters from the headers of its weights' files.
+
+    Raises:
+        InputError: as `check_weights`, or they hold no tensors.
+    """
     total = 0
-    for file in sorted(folder.glob("*.safetensors")):
+    check_weights(folder)
+    for file in weight_files(folder).values():
         with open(file, "rb") as opened:
             (length,) = struct.unpack("<Q", opened.read(8))
             header: dict[str, Any] = json.loads(opened.read(length))

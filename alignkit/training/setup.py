@@ -15,12 +15,13 @@ from alignkit.config_file import Resolved
 from alignkit.data.chat import Chat
 from alignkit.data.rows import Row
 from alignkit.data.store import Stored
+from alignkit.data.weights import folder_fingerprint
 from alignkit.errors import InputError, UsageError
 from alignkit.methods import Method
 from alignkit.policy import four_bits
 from alignkit.policy.chat_settings import context_length, make_chat
 from alignkit.policy.load import load_policy
-from alignkit.policy.names import ModelSource, find_model, weights_fingerprint
+from alignkit.policy.names import ModelSource, find_model
 from alignkit.policy.policy import Policy
 from alignkit.policy.ranks import ALONE, World
 from alignkit.policy.reference import Reference
@@ -253,7 +254,7 @@ def _fingerprints(
 ) -> dict[str, str]:
     """Hashes of what a resume must find unchanged."""
     fingerprints = {
-        "model": weights_fingerprint(source.folder),
+        "model": folder_fingerprint(source.folder),
         "data": hashlib.sha256(f"{training.fingerprint} {validation.fingerprint}".encode()).hexdigest(),
         "template": hashlib.sha256(chat.template.encode()).hexdigest(),
     }

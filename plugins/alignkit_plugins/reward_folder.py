@@ -93,13 +93,27 @@ class RewardFolder:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hash of weights, tokenizer, template and settings."""
-        digest = hashlib.sha256()
-        for file in sorted(self.source.folder.iterdir()):
-            if file.suffix in _HASHED:
-                with open(file, "rb") as opened:
-                    digest.update(f"{file.name}\0{hashlib.file_digest(opened, 'sha256').hexdigest()}\0".encode())
+        """Hash of weights, tokenizer, template and settings; shards may lie in folders of their own.
+
+        Raises:
+            InputError: as `data.weights.weight_files`.
+        """
+        from alignkit.data.weights import weight_files
+
+        folder, digest = self.source.folder, hashlib.sha256()
+        for file in sorted({file for file in folder.iterdir() if file.suffix in _HASHED}
+                           | set(weight_files(folder).values())):  # fmt: skip
+            with open(file, "rb") as opened:
+                name = file.relative_to(folder).as_posix()
+                digest.update(f"{name}\0{hashlib.file_digest(opened, 'sha256').hexdigest()}\0".encode())
         return digest.hexdigest()
+
+    @cached_property
+    def tokenizer_fingerprint(self) -> str:
+        """Hash of tokenizer, template and settings alone; the folder needs no weights."""
+        from alignkit.data.weights import settings_fingerprint
+
+        return settings_fingerprint(self.source.folder)
 
     @cached_property
     def chat(self) -> Chat:

@@ -89,7 +89,9 @@ class VLLMReward(RemoteJudge):
         config = self.config
         if config.base_url:
             where = {"model": config.model, "base_url": sorted(config.base_url)}
-            return where | ({} if self._tokenizer is None else {"tokenizer_sha256": self._tokenizer.fingerprint})
+            return where | (
+                {} if self._tokenizer is None else {"tokenizer_sha256": self._tokenizer.tokenizer_fingerprint}
+            )
         return {
             "model_sha256": self._folder.fingerprint,
             "logit_of_token": config.logit_of_token,
