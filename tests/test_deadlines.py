@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
 import subprocess
 import sys
+import textwrap
 import time
 from pathlib import Path
 from typing import Any
@@ -82,35 +84,74 @@ def test_a_phase_that_hangs_is_saved_and_stops_with_3_and_goes_on(
     assert same(tmp_path / "run", tmp_path / "whole")
 
 
+LOCK = "lock, mutex = ctypes.{}(None).pthread_mutex_lock, ctypes.create_string_buffer(64); lock(mutex); lock(mutex)"
+HANGS = {
+    "a mutex locked twice": LOCK.format("CDLL"),
+    "one that holds the interpreter": LOCK.format("PyDLL"),
+    "one that catches everything": "while True:\n  try: time.sleep(60)\n  except BaseException: pass",
+}
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("holds", [True, False])
-def test_native_code_that_never_listens_is_ended_from_outside_with_3(holds: bool, model: Path, tmp_path: Path) -> None:
-    """A mutex locked twice: no signal wakes it; with PyDLL the interpreter is held, so that no thread runs either."""
-    library = "PyDLL" if holds else "CDLL"
-    hang = (
-        "import ctypes, os\n    if os.path.exists('now'):\n"
-        f"        lock, mutex = ctypes.{library}(None).pthread_mutex_lock, ctypes.create_string_buffer(64)\n"
-        "        lock(mutex); lock(mutex)\n    return len(completion)"
-    )
-    given = options(model, tmp_path, tmp_path / "run", hang, score_timeout_s=2.0, max_steps=3, split="0.1",
+@pytest.mark.parametrize("how", HANGS)
+def test_what_never_listens_is_ended_from_outside_within_the_grace_with_3(
+    how: str, model: Path, tmp_path: Path
+) -> None:
+    """A judge of a plugin, in the run's own process. No signal wakes a mutex."""
+    given = options(model, tmp_path, tmp_path / "run", VOWELS, score_timeout_s=2.0, max_steps=3, split="0.1",
                     checkpoint_interval=1, validation_interval=100)  # fmt: skip
     script = (
-        "import sys; from alignkit.training import deadlines; deadlines.GRACE_S = 1.0\n"
+        "import ctypes, os, sys, time; from alignkit.training import deadlines; deadlines.GRACE_S = 1.0\n"
+        "from alignkit.scoring.functions import FunctionJudge; score = FunctionJudge.score\n"
         "from alignkit.training.loop import Loop; step = Loop._step\n"
+        f"def hanging():\n{textwrap.indent(HANGS[how], '  ')}\n"
+        "def scoring(self, items):\n  return hanging() if os.path.exists('now') else score(self, items)\n"
         "def stepping(self):\n    step(self)\n    open('now', 'w').close() if self.position.step == 2 else None\n"
-        "Loop._step = stepping\n"
+        "Loop._step, FunctionJudge.score = stepping, scoring\n"
         "from alignkit.cli.main import main; sys.exit(main(sys.argv[1:]))"
     )
     done = subprocess.run(
-        [sys.executable, "-c", script, *command(given)], cwd=tmp_path, capture_output=True, text=True, timeout=120
+        [sys.executable, "-c", script, *command(given)], cwd=tmp_path, capture_output=True, text=True, timeout=60
     )
     assert done.returncode == 3, done.stderr
     last = done.stderr.splitlines()[-1]
-    assert "error: score took longer than 2 s" in last and "native code" in last
+    assert "error: score took longer than 2 s and does not stop when told to" in last
     assert "saved after step 2, go on with --resume" in last
-    assert "rewards.py" in (tmp_path / "run" / "log.txt").read_text()
+    assert "in hanging" in (tmp_path / "run" / "log.txt").read_text()
     (tmp_path / "now").unlink()
     assert main([*command(given), "--resume"]) == 0
+
+
+def test_a_reward_that_swallows_everything_ends_at_its_deadline_saved(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The run is over after the deadline and no grace."""
+    monkeypatch.chdir(tmp_path)
+    hang = (
+        "import os, time\n    while os.path.exists('now'):\n"
+        "        try: time.sleep(60)\n        except BaseException: pass\n    return len(completion)"
+    )
+    given = options(model, tmp_path, tmp_path / "run", hang, score_timeout_s=1.0, split="0.1")
+    Path("now").touch()
+    began = time.monotonic()
+    assert main(command(given)) == 3
+    assert time.monotonic() - began < 25
+    assert "score took longer than 1 s (--score-timeout-s)" in capsys.readouterr().err.splitlines()[-1]
+    log = (tmp_path / "run" / "log.txt").read_text()
+    assert "the reward function was here when it was stopped" in log and "rewards.py" in log
+    Path("now").unlink()
+    assert main([*command(given), "--resume"]) == 0
+
+
+def test_a_phase_that_swallows_its_deadline_is_late_all_the_same(tmp_path: Path) -> None:
+    watched = deadlines.Deadlines(dict.fromkeys(deadlines.PHASES, 0.3), log=tmp_path / "log.txt")
+
+    def swallow() -> None:
+        with watched, watched.phase("score"), contextlib.suppress(BaseException):
+            time.sleep(30)
+
+    with pytest.raises(deadlines.DeadlinePassed, match="score took longer than"):
+        swallow()
 
 
 def test_a_phase_within_its_deadline_leaves_no_handler_and_no_process(tmp_path: Path) -> None:

@@ -1,26 +1,25 @@
 """A user's own function as a judge: `--reward FILE.py:function`.
 
-The function takes `(completion: str, row: dict)` and returns a number, or None for *does not apply*. The file is
-imported from where it lies; the hash of the file, and of what it imports from its own folder, is a part of its scores'
-key in the ledger. What it raises stops the run with the row's id and its own traceback; NaN or a non-number counts as
-an exception.
+The function takes `(completion: str, row: dict)` and returns a number, or None for *does not apply*. Its file is
+imported from where it lies, in a process of its own (function_process.py), which all functions of the file share; the
+hash of the file, and of what it imports from its own folder, is a part of its scores' key in the ledger. What it raises
+stops the run with the row's id and its own traceback; NaN or a non-number counts as an exception. Where it ends its
+process, or that is ended, the run stops and says how.
 """
 
 from __future__ import annotations
 
-import ast
-import hashlib
-import importlib.util
-import math
-import sys
-import traceback
-from collections.abc import Callable, Mapping, Sequence
-from numbers import Real
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-from alignkit.errors import InputError, UsageError, nearest
+from alignkit.errors import AlignkitError, InputError, RunStopped, UsageError, nearest
+from alignkit.scoring.function_process import Ended, FunctionProcess, function_process
+from alignkit.scoring.function_worker import WANTED
 from alignkit.scoring.judge import Item, Judge, Missing, Scored
+from alignkit.scoring.sources import place_of, sources_sha256
+
+_PART = 64  # items whose scores the ledger keeps at once
 
 
 class FunctionJudge(Judge):
@@ -28,7 +27,7 @@ class FunctionJudge(Judge):
 
     Raises:
         InputError: the file is missing, fails to import, or the function fails on a row.
-        UsageError: the file has no function of that name.
+        UsageError: the file has no function of that name, or it cannot be called with a completion and a row.
     """
 
     name: ClassVar[str] = "function"
@@ -39,8 +38,9 @@ class FunctionJudge(Judge):
         super().__init__()
         self.path = path
         self.function_name = function
-        self.function = _load(path, function)
-        self.sources_sha256 = _sources_sha256(path)
+        self._place = place_of(path)
+        self.sources_sha256 = sources_sha256(self._place)
+        self._process: FunctionProcess | None = self._started()
 
     def parameters(self) -> Mapping[str, Any]:
         """The function's name, and the hash of its file and of the files beside it that this one imports."""
@@ -51,84 +51,90 @@ class FunctionJudge(Judge):
         return {"completion": item.completion, "row": dict(item.row)}
 
     def score(self, items: Sequence[Item]) -> list[Scored | Missing]:
-        """Call the function on each item."""
+        """Call the function on each item.
+
+        Raises:
+            InputError: it raised, or returned what is no number.
+            RunStopped: it ended its process, or that was ended, or its number is too large.
+        """
         return [self._score(item) for item in items]
 
+    def stream(self, items: Sequence[Item]) -> Iterator[Mapping[int, Scored | Missing]]:
+        """Yield some at a time, so that what a slow function gave is kept where a later one fails."""
+        for at in range(0, len(items), _PART):
+            yield {at + n: answer for n, answer in enumerate(self.score(items[at : at + _PART]))}
+
+    def close(self) -> None:
+        """Let go of the process; it ends with the last of its functions."""
+        self._process = None
+
     def _score(self, item: Item) -> Scored | Missing:
+        if self._process is None or not self._process.is_alive:
+            if sources_sha256(self._place) != self.sources_sha256:
+                raise InputError(f"{self.path}: it changed since it was imported; begin again")
+            self._process = self._started()
         where = f"{self.path}:{self.function_name}, row {item.row.get('id', '?')}"
         try:
-            value = self.function(item.completion, dict(item.row))
-        except Exception as error:
-            own = "".join(traceback.format_exception(type(error), error, _below(error.__traceback__)))
-            raise InputError(
-                f"{own.rstrip()}\n{where}: the reward function raised {type(error).__name__}; correct it"
-            ) from error
-        if value is None:
+            answer = self._process.ask("score", self.function_name, item.completion, dict(item.row))
+        except Ended as error:
+            text = f"{where}: the process that runs the reward function {error}; correct the function"
+            raise self._correctable(RunStopped(text)) from None
+        except ValueError as error:
+            raise InputError(f"{where}: the row cannot be handed to the reward function: {error}") from error
+        score = answer.get("score")
+        if isinstance(score, float | int) and not isinstance(score, bool):
+            return Scored(float(score))
+        if answer.get("missing") is True:
             return Missing("does not apply", applies=False)
-        if not isinstance(value, Real) or not math.isfinite(value):
-            raise InputError(f"{where}: the reward function returned {value!r}; return a finite number or None")
-        return Scored(float(value))
+        raise self._correctable(_failed(where, answer))
+
+    def _correctable(self, error: AlignkitError) -> AlignkitError:
+        error.corrects = self.path.name
+        return error
+
+    def _started(self) -> FunctionProcess:
+        """Return the file's process, once its function is known to be there and to take what it is given."""
+        place = self._place
+        try:
+            process, said = function_process(
+                place.file, key=self.sources_sha256, name=place.name, is_in_package=place.is_in_package,
+                folders=list(place.folders),
+            )  # fmt: skip
+            if said.get("ready"):
+                said = process.ask("check", self.function_name)
+        except Ended as error:
+            raise InputError(f"{self.path}: the process that imports the reward file {error}; correct it") from None
+        if said.get("ready"):
+            return process
+        raise _refused(self.path, self.function_name, said)
 
 
-def _load(path: Path, name: str) -> Callable[[str, dict[str, Any]], Any]:
-    if not path.is_file():
-        raise InputError(f"{path}: no such file (a reward is FILE.py:function)")
-    spec = importlib.util.spec_from_file_location(f"_alignkit_reward_{path.stem}", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.path.insert(0, str(path.parent.resolve()))
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:
-        own = "".join(traceback.format_exception(type(error), error, _below(error.__traceback__)))
-        raise InputError(f"{own.rstrip()}\n{path}: the reward file cannot be imported; correct it") from error
-    finally:
-        sys.path.pop(0)
-    function = getattr(module, name, None)
-    if not callable(function):
-        known = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
-        raise UsageError(f"{path} has no function {name!r}{nearest(name, known)}")
-    return function
+def _refused(path: Path, function: str, said: Mapping[str, Any]) -> AlignkitError:
+    """Why a file or its function cannot be used."""
+    if "trace" in said:
+        what = f"ends its process by {said['ended']} when it is imported" if "ended" in said else "cannot be imported"
+        return InputError(f"{said['trace']}\n{path}: the reward file {what}; correct it")
+    if "taken" in said:
+        return UsageError(
+            f"{path}: {path.stem!r} is also the name of {said['taken']} module, which imports would mix up with it; "
+            "rename the file"
+        )
+    if "unknown" in said:
+        return UsageError(f"{path} has no function {function!r}{nearest(function, list(map(str, said['unknown'])))}")
+    if "asynchronous" in said:
+        return UsageError(f"{path}:{function} is an async function; a reward is an ordinary one, {WANTED}")
+    return UsageError(
+        f"{path}:{function} takes {said.get('signature')}; a reward takes {WANTED}, called for each completion"
+    )
 
 
-def _sources_sha256(path: Path) -> str:
-    """Hash a file with all that it imports from its own folder, also inside functions."""
-    folder = path.parent.resolve()
-    found: dict[str, bytes] = {}
-    waiting = [path.resolve()]
-    while waiting:
-        file = waiting.pop()
-        name = str(file.relative_to(folder))
-        if name not in found:
-            found[name] = file.read_bytes()
-            waiting += _imports(found[name], folder)
-    digest = hashlib.sha256()
-    for name in sorted(found):
-        digest.update(f"{name}\0{hashlib.sha256(found[name]).hexdigest()}\0".encode())
-    return digest.hexdigest()
-
-
-def _imports(source: bytes, folder: Path) -> list[Path]:
-    """The files below the folder that a module imports by absolute names."""
-    names: set[str] = set()
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Import):
-            names.update(alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            names.update([node.module, *(f"{node.module}.{alias.name}" for alias in node.names)])
-    files = []
-    for name in names:
-        parts = name.split(".")
-        for length in range(1, len(parts) + 1):
-            stem = folder.joinpath(*parts[:length])
-            files += [file for file in (stem.with_suffix(".py"), stem / "__init__.py") if file.is_file()]
-    return files
-
-
-def _below(trace: Any) -> Any:
-    """Leave alignkit's and the import machinery's frames out of a user's traceback."""
-    while trace is not None and (
-        "importlib" in trace.tb_frame.f_code.co_filename or trace.tb_frame.f_globals.get("__name__") == __name__
-    ):
-        trace = trace.tb_next
-    return trace
+def _failed(where: str, answer: Mapping[str, Any]) -> AlignkitError:
+    """What a function did in place of returning a number."""
+    above = f"{answer['trace']}\n{where}: the reward function" if "trace" in answer else f"{where}: the reward function"
+    if "raised" in answer:
+        return InputError(f"{above} raised {answer['raised']}; correct it")
+    if "ended" in answer:
+        return RunStopped(f"{above} would end the process by {answer['ended']}; correct it")
+    if "too_large" in answer:
+        return RunStopped(f"{above} returned {answer['too_large']}, too large a number; return one below 1.8e308")
+    return InputError(f"{above} returned {answer.get('returned')}; return a finite number or None")

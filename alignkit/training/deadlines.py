@@ -1,9 +1,10 @@
 """A deadline for each phase of a step: generate, score, sync, train. Past it the run says where it hangs, and ends.
 
 At the deadline the stacks of all threads are written to log.txt, and `DeadlinePassed` is raised in the main thread: a
-BaseException, since what hangs is often inside code that catches every Exception, such as a reward. It interrupts
-Python and blocking system calls. Native code that neither returns nor listens within the grace is ended from outside
-(watchdog.py) with exit code 3; the last good checkpoint is what is left then, and is named.
+BaseException, since what hangs is often inside code that catches every Exception. It interrupts Python and blocking
+system calls. What is still in the phase when the grace is over, because it catches this too or is native code that does
+not listen, is ended from outside (watchdog.py) with exit code 3; the last good checkpoint is what is left then, and is
+named. The functions of a reward file are in a process of their own, which is ended at the deadline itself.
 """
 
 from __future__ import annotations
@@ -57,6 +58,7 @@ class Deadlines:
     ) -> None:
         self.limits, self.log, self.left = dict(limits), log, left
         self._phase: str | None = None
+        self._passed_by: DeadlinePassed | None = None  # raised in the phase that is still under way
         self._process: subprocess.Popen[bytes] | None = None
         self._file: IO[str] | None = None
 
@@ -83,7 +85,7 @@ class Deadlines:
         """Watch what runs inside.
 
         Raises:
-            DeadlinePassed: it took longer than it may.
+            DeadlinePassed: it took longer than it may, also where what runs inside caught that.
         """
         if self._process is None or self._phase is not None:
             yield
@@ -93,9 +95,13 @@ class Deadlines:
         try:
             yield
         finally:
+            passed, self._passed_by = self._passed_by, None
             if self._phase == name:
                 self._phase = None
                 self._send({})
+            elif passed is not None:  # the grace was for coming here; now the run is saved
+                self._tell(SAVING_S, f"{passed}; saving what there is hung too")
+                raise passed
 
     def _start(self) -> None:
         self._file = open(self.log, "a", encoding="utf-8")  # noqa: SIM115 - closed with the run
@@ -113,13 +119,12 @@ class Deadlines:
         name, self._phase = self._phase, None
         if name is None:  # it ended just now
             return
-        passed = DeadlinePassed(name, self.limits[name])
-        self._tell(SAVING_S, f"{passed}; saving what there is hung too")
+        self._passed_by = passed = DeadlinePassed(name, self.limits[name])
         _logger.error("%s: the stacks of all threads are in %s", passed, self.log)
         raise passed
 
     def _tell(self, seconds: float, what: str) -> None:
-        end = f"error: {what} and does not stop when told to: it hangs in native code, the stacks are in {self.log}"
+        end = f"error: {what} and does not stop when told to, it was ended: the stacks are in {self.log}"
         self._send({"in": seconds, "grace": GRACE_S, "say": f"{end}; {self.left()}"})
 
     def _send(self, line: Mapping[str, object]) -> None:
