@@ -6,7 +6,6 @@ run, which are not in the file. Keys that nothing reads are refused here, with t
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,6 +19,8 @@ from alignkit.config import SECTIONS
 from alignkit.errors import AlignkitError, InputError, UsageError, nearest
 from alignkit.methods import MethodConfig
 from alignkit.registry import registry
+from alignkit.runs import find_run
+from alignkit.storage import read_object
 
 PLUGIN_TABLES = {"train": "method", "judge": "judge"}  # [train.METHOD] and [judge.NAME]: whose options they hold
 Places = Mapping[str, tuple[str, ...]]
@@ -52,15 +53,15 @@ def like_layer(run: Path, method: str) -> Layer:
     Raises:
         InputError: `run` is neither a run's folder nor a name under runs/.
     """
-    folder = next((f for f in (run, Path("runs") / run) if (f / "run.json").is_file()), None)
+    folder = find_run(run)
     if folder is None:
         raise InputError(f"--like {run}: not a run's folder (it has no run.json); `ls runs` shows which there are")
     path = folder / "run.json"
-    try:
-        tables = json.loads(path.read_text(encoding="utf-8"))["config"]
-        own = tables.get("train", {}).get(method)
-    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
-        raise InputError(f"{path}: holds no readable configuration ({error}); take another run for --like") from error
+    tables = read_object(path).get("config")
+    trained = tables.get("train", {}) if isinstance(tables, dict) else None
+    if not isinstance(tables, dict) or not isinstance(trained, dict):
+        raise InputError(f"{path}: holds no readable configuration; take another run for --like")
+    own = trained.get(method)
     return _flatten(tables | {"train": {method: own} if own is not None else {}}, lambda *_: str(path))
 
 

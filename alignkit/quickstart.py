@@ -33,7 +33,7 @@ from alignkit.reports.run_report import write_quickstart_report
 from alignkit.scoring.judge import Item, Missing, Scored
 from alignkit.scoring.repetition import repetition
 from alignkit.scoring.specs import make_judge
-from alignkit.training.run_folder import write_atomically
+from alignkit.storage import write_atomically
 
 STARTS = {"base": None, "sft": "base", "sft-lenpen": "base", "dpo": "sft", "grpo": "sft"}
 NUM_PROMPTS = 320

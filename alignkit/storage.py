@@ -1,20 +1,127 @@
-"""Folders on disk, whole or not at all: written beside their place, brought to disk, then given their name.
+"""What lies on disk: files and folders written whole or not at all, and files read without trust.
 
-A crash or a power loss between leaves the folder as it was or as it becomes, never half of one.
+Written: beside the place, brought to disk, then given the name. A crash or a power loss between leaves a file or folder
+as it was or as it becomes, never half of one. Read: what was there before may be cut, empty, of another type, or
+somebody else's; `read_object` says so in one line.
 """
 
 from __future__ import annotations
 
 import ctypes
+import hashlib
+import json
 import os
+import re
+import secrets
 import shutil
 import sys
+import time
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from alignkit.errors import InputError, RunStopped, UsageError
+
+PRIVATE_FILE, PRIVATE_FOLDER = 0o600, 0o700
+_ORPHAN_S = 3600.0  # an unfinished file that old has no writer: whole files are written at once
+_PART = r"\.{name}\.[0-9a-f]{{12}}\.part"
+_MAX_NAME, _MAX_PATH = 255, 4096  # bytes, of a file system's usual limits
+_SHOWN = 60  # characters of a path that is too long
 _SWAP = 2  # Linux's RENAME_EXCHANGE
 _HERE = -100  # AT_FDCWD: names are relative to the working folder
+
+
+def write_atomically(path: Path, text: str, *, private: bool = False) -> None:
+    """Write a text file whole or not at all, and remove what killed writers of the same file left.
+
+    Args:
+        private: the file is its owner's alone to read.
+
+    Raises:
+        RunStopped: the disk refuses.
+    """
+    part = path.with_name(f".{path.name}.{secrets.token_hex(6)}.part")
+    try:
+        mode = PRIVATE_FILE if private else 0o666
+        with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    except OSError as error:
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
+        raise RunStopped(f"{path}: cannot be written: {error.strerror or error}; make room and try again") from error
+    _remove_orphans(path)
+
+
+def _remove_orphans(path: Path) -> None:
+    pattern = re.compile(_PART.format(name=re.escape(path.name)))
+    for file in path.parent.iterdir():
+        if pattern.fullmatch(file.name):
+            with suppress(OSError):
+                if file.stat().st_mtime < time.time() - _ORPHAN_S:
+                    file.unlink()
+
+
+def open_private(path: str, flags: int) -> int:
+    """Open a file for `open(..., opener=)`: a new one is its owner's alone."""
+    return os.open(path, flags, PRIVATE_FILE)
+
+
+def file_hash(path: Path) -> str:
+    """Return a file's SHA-256."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """Read a file that holds one JSON object, trusting nothing of it.
+
+    Raises:
+        InputError: it is missing, no regular file, not UTF-8, not JSON, nested too deep, or no object.
+    """
+    try:
+        if path.exists() and not path.is_file():
+            raise InputError(f"{path}: not a file")
+        content = json.loads(path.read_bytes().decode("utf-8"), object_pairs_hook=_distinct)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror or error}") from error
+    except RecursionError as error:
+        raise InputError(f"{path}: cannot be read: it is nested too deep") from error
+    except ValueError as error:
+        raise InputError(f"{path}: cannot be read: {error}") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: expected a JSON object, found {type(content).__name__}")
+    return content
+
+
+def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        raise ValueError("a key stands in it twice")
+    return content
+
+
+def check_path(text: str, option: str) -> None:
+    """Refuse a path that no file can have, or that a terminal would not show as it is.
+
+    Raises:
+        UsageError: it is empty, has control characters, or is too long.
+    """
+    if not text.strip():
+        raise UsageError(f"{option} {text!r}: an empty name; give a folder, or leave the option out")
+    if not text.isprintable():
+        raise UsageError(f"{option} {text[:_SHOWN]!r}: a control character in the name; give another")
+    if is_too_long(text):
+        raise UsageError(f"{option} {text[:_SHOWN]}...: File name too long; give another")
+
+
+def is_too_long(path: str | Path) -> bool:
+    """Whether no file can have that path."""
+    name = os.fsencode(str(path))
+    return len(name) >= _MAX_PATH or any(len(part) > _MAX_NAME for part in name.split(b"/"))
 
 
 def sync_file(path: Path) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from alignkit.errors import UsageError
+from alignkit.storage import open_private
 
 
 class Tracker(ABC):
@@ -71,7 +72,7 @@ def needs_extra(name: str, package: str) -> Iterator[None]:
 def append_lines(path: Path, objects: Iterable[Mapping[str, Any]]) -> None:
     """Append JSON objects to a file, a line each; all of them, or none where the disk refuses (OSError)."""
     text = "".join(json.dumps(line, ensure_ascii=False, default=str) + "\n" for line in objects)
-    with open(path, "ab", buffering=0) as file:
+    with open(path, "ab", buffering=0, opener=open_private) as file:
         end = file.tell()
         left = memoryview(text.encode())
         try:

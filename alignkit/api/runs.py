@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alignkit.errors import InputError
+from alignkit.runs import find_run, read_run
 
 if TYPE_CHECKING:
     import polars
@@ -25,17 +26,15 @@ class Run:
     """
 
     def __init__(self, path: str | Path) -> None:
-        candidates = [Path(path), Path("runs") / str(path)]
-        found = [folder for folder in candidates if (folder / "run.json").exists()]
-        if not found:
+        found = find_run(path)
+        if found is None:
             raise InputError(f"{path}: no run (no run.json there)")
-        self.path = found[0]
+        self.path = found
 
     @property
     def info(self) -> dict[str, Any]:
-        """run.json."""
-        content: dict[str, Any] = json.loads((self.path / "run.json").read_text(encoding="utf-8"))
-        return content
+        """run.json. Raises InputError where it is damaged."""
+        return read_run(self.path).content
 
     @property
     def metrics(self) -> polars.DataFrame:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from alignkit.errors import InputError, UsageError
-from alignkit.training.run_folder import write_atomically
+from alignkit.storage import write_atomically
 
 
 class AnswerFile:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from alignkit import runs
 from alignkit.data.rows import Row
 from alignkit.errors import AlignkitError, UsageError
 from alignkit.registry import registry
@@ -63,13 +63,12 @@ def choose_judge(
 
 def newest_run(*, method: str | None = None) -> Path | None:
     """Return the newest finished run under runs/, of a method or of any that makes a policy."""
-    found = []
-    for file in Path("runs").glob("*/run.json"):
-        content = json.loads(file.read_text(encoding="utf-8"))
-        finished = (file.parent / "model" / "config.json").exists()
-        if finished and (content["method"] == method if method else content["method"] != "reward"):
-            found.append((file.stat().st_mtime, file.parent))
-    return max(found)[1] if found else None
+
+    def is_wanted(folder: Path, record: runs.RunRecord) -> bool:
+        is_method = record.method == method if method else record.method != "reward"
+        return is_method and runs.is_finished(folder, record)
+
+    return runs.newest_run(is_wanted)
 
 
 def _probe(

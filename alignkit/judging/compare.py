@@ -24,19 +24,20 @@ from alignkit.judging.length import Pairs, length_facts
 from alignkit.judging.planner import POWER, detectable
 from alignkit.judging.prompts import Prompts, choose_prompts
 from alignkit.judging.resampling import Clusters
-from alignkit.judging.stamps import judge_gave_reward, judged_other_runs, run_info
+from alignkit.judging.stamps import judge_gave_reward, judged_other_runs
 from alignkit.judging.statistics import win_rate
 from alignkit.judging.text_health import cut_share
 from alignkit.judging.verdict import JudgeName, JudgeNoise, Side, Verdict, level_of, reach
 from alignkit.policy.names import ModelSource, find_model
 from alignkit.progress import Progress
+from alignkit.runs import read_run
 from alignkit.scoring.judge import Item, Missing, Scored
 from alignkit.scoring.ledger import open_ledger
 from alignkit.scoring.pairs import score_both
 from alignkit.scoring.repetition import repetition
 from alignkit.scoring.specs import NamedJudge, make_judge
 from alignkit.scoring.spending import agree
-from alignkit.training.run_folder import write_atomically
+from alignkit.storage import write_atomically
 
 
 def judge_model(model: str | None, settings: Settings, *, data_given: bool, yes: bool, progress: Progress) -> Verdict:
@@ -138,8 +139,8 @@ def _newest(progress: Progress) -> ModelSource:
 def _start_of(source: ModelSource, progress: Progress) -> ModelSource:
     if source.run is None:
         raise UsageError(f"name what {source.name} is compared with: --vs MODEL")
-    content = run_info(source.run)
-    start = content["parent"] or content["model"]
+    record = read_run(source.run)
+    start = record.parent or record.model
     progress.note(f"comparing with {start}, which the run started from; another is named by --vs")
     return find_model(start)
 
@@ -224,4 +225,4 @@ def _keep(run: Path, verdict: Verdict) -> None:
     folder = run / "verdicts"
     folder.mkdir(exist_ok=True)
     number = len(list(folder.glob("*.json"))) + 1
-    write_atomically(folder / f"{number:03d}.json", verdict.model_dump_json(indent=1) + "\n")
+    write_atomically(folder / f"{number:03d}.json", verdict.model_dump_json(indent=1) + "\n", private=True)

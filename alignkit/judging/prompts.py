@@ -12,8 +12,9 @@ from alignkit.data.read import is_data, read_rows
 from alignkit.data.rows import Row
 from alignkit.errors import InputError
 from alignkit.judging.planner import DIFFERENCE, prompts_for
-from alignkit.judging.stamps import rows_of, run_info, seen_in_training
+from alignkit.judging.stamps import rows_of, seen_in_training
 from alignkit.policy.names import ModelSource
+from alignkit.runs import read_run
 from alignkit.training.selection import prompt_key
 
 MAX_PROMPTS = prompts_for(DIFFERENCE)  # more find smaller differences than are worth their time
@@ -56,17 +57,17 @@ def choose_prompts(
         InputError: there are none.
     """
     stamps: list[str] = []
-    run = None if source.run is None else run_info(source.run)
+    run = None if source.run is None else read_run(source.run)
     if run is None or data_given:
         rows = read_rows(section.data, columns=section.columns, limit=section.limit)
         where = section.data
     else:
-        settings = run["config"]["data"]
+        settings = run.config.data
         where = f"the validation prompts of {source.run}"
-        held = set(run["rows"]["validation"]["ids"])
-        apart = settings.get("split") and is_data(settings["split"])
-        rows = [row for row in rows_of(settings, settings["split"] if apart else None) if row.id in held]
-        if run["config"]["train"][run["method"]].get("early_stopping_steps") is not None:
+        held = set(run.rows.validation.ids)
+        apart = settings.split is not None and is_data(settings.split)
+        rows = [row for row in rows_of(settings, settings.split if apart else None) if row.id in held]
+        if run.options.get("early_stopping_steps") is not None:
             stamps.append("these prompts also chose the run's checkpoint (early stopping); judge on others with --data")
     rows = [row for row in rows if row.prompt]
     if not rows:

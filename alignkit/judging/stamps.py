@@ -8,54 +8,49 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from alignkit.data.overlap import overlap
 from alignkit.data.read import is_data, read_rows
 from alignkit.data.rows import Row
 from alignkit.errors import AlignkitError, InputError
+from alignkit.runs import DataSettings, holds_run, read_run
 from alignkit.scoring.specs import NamedJudge
 from alignkit.training.selection import prompt_key
 
 
-def run_info(run: Path) -> dict[str, Any]:
-    """Read RUN/run.json."""
-    content: dict[str, Any] = json.loads((run / "run.json").read_text(encoding="utf-8"))
-    return content
-
-
-def rows_of(settings: dict[str, Any], data: str | None = None) -> list[Row]:
+def rows_of(settings: DataSettings, data: str | None = None) -> list[Row]:
     """Read a run's rows again: of its data, or of the validation data that its split names.
 
     Raises:
         InputError: its data is no longer there.
     """
     if data is not None:
-        return read_rows(data, columns=settings["columns"])
-    path = Path(settings["data"])
+        return read_rows(data, columns=settings.columns)
+    path = Path(settings.data)
     if path.suffix and not path.exists() and path.is_absolute():
         raise InputError(f"{path}: the data of the run is no longer there; give prompts with --data")
-    return read_rows(settings["data"], columns=settings["columns"], limit=settings["limit"])
+    return read_rows(settings.data, columns=settings.columns, limit=settings.limit)
 
 
 def seen_in_training(rows: Sequence[Row], run: Path, *, name: str) -> list[str]:
     """Say how many judged prompts the run was trained on, word for word or nearly, or its checkpoint chosen on."""
-    info = run_info(run)
+    record = read_run(run)
     try:
-        settings = info["config"]["data"]
+        settings = record.config.data
         rows_read = rows_of(settings)
-        if settings.get("split") and is_data(settings["split"]):
-            rows_read += rows_of(settings, settings["split"])
+        if settings.split and is_data(settings.split):
+            rows_read += rows_of(settings, settings.split)
         known = {row.id: prompt_key(row) for row in rows_read}
     except AlignkitError as error:
         return [f"whether judged prompts were in the training set of {name} could not be checked: {error}"]
     keys = [prompt_key(row) for row in rows]
-    parts = {part: {known.get(id_) for id_ in info["rows"][part]["ids"]} for part in ("training", "validation")}
+    rows_of_part = {"training": record.rows.training, "validation": record.rows.validation}
+    parts = {name: {known.get(id_) for id_ in part.ids} for name, part in rows_of_part.items()}
     stamps = []
     common = sum(key in parts["training"] for key in keys)
     if common:
         stamps.append(f"{common} of {len(rows)} judged prompts are in the training set of {name}")
-    trained = set(info["rows"]["training"]["ids"])
+    trained = set(record.rows.training.ids)
     near = overlap((row for row in rows_read if row.id in trained), rows)
     others = len({found.id for found in near.found} - {row.id for row, key in zip(rows, keys, strict=True)
                                                       if key in parts["training"]})  # fmt: skip
@@ -64,7 +59,7 @@ def seen_in_training(rows: Sequence[Row], run: Path, *, name: str) -> list[str]:
             f"{others} of {len(rows)} judged prompts share at least {100 * near.threshold:.0f} % of their runs of "
             f"{near.size} words with the training set of {name} (alignkit data overlap lists them)"
         )
-    if info["config"]["train"][info["method"]].get("early_stopping_steps") is not None:
+    if record.options.get("early_stopping_steps") is not None:
         common = sum(key in parts["validation"] for key in keys)
         if common:
             stamps.append(
@@ -75,18 +70,21 @@ def seen_in_training(rows: Sequence[Row], run: Path, *, name: str) -> list[str]:
 
 def judge_gave_reward(run: Path | None, named: NamedJudge) -> list[str]:
     """A model whose training reward was a learned or remote judge needs another one to decide; so has its parents'."""
-    stamps = []
+    stamps: list[str] = []
     seen: set[Path] = set()
-    while run is not None and run not in seen and (run / "run.json").exists():
+    while run is not None and run not in seen and holds_run(run):
         seen.add(run)
-        info = run_info(run)
-        same = [r for r in info["rewards"] if r["name"] == named.label or r["judge"] == named.judge.name != "function"]
+        try:
+            record = read_run(run)
+        except InputError as error:
+            return [*stamps, f"whether {named.label!r} also gave the training reward of {run} is not known: {error}"]
+        same = [r for r in record.rewards if r.name == named.label or r.judge == named.judge.name != "function"]
         whose = "the training reward" if len(seen) == 1 else f"the training reward of {run}, which it started from"
         if same and named.judge.verifiable:
             stamps.append(f"the judge {named.label!r} was also {whose}; it is a rule that can be checked")
         elif same:
             stamps.append(f"the judge {named.label!r} was also {whose}: this is no evidence; let another judge decide")
-        run = Path(info["parent"]) if info.get("parent") else None
+        run = Path(record.parent) if record.parent else None
     return stamps
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from alignkit.config import ModelSection
@@ -10,6 +9,8 @@ from alignkit.data.chat import Chat
 from alignkit.data.tokens import load_tokenizer
 from alignkit.errors import InputError
 from alignkit.policy.names import ModelSource
+from alignkit.runs import read_run
+from alignkit.storage import read_object
 
 
 def make_chat(source: ModelSource, section: ModelSection) -> Chat:
@@ -19,9 +20,9 @@ def make_chat(source: ModelSource, section: ModelSection) -> Chat:
     """
     system, template_kwargs = section.system, section.template_kwargs
     if source.run is not None:
-        inherited = json.loads((source.run / "run.json").read_text(encoding="utf-8"))["config"]["model"]
-        system = inherited.get("system") if system is None else system
-        template_kwargs = template_kwargs or inherited.get("template_kwargs") or {}
+        inherited = read_run(source.run).config.model
+        system = inherited.system if system is None else system
+        template_kwargs = template_kwargs or inherited.template_kwargs or {}
     tokenizer = load_tokenizer(source.folder)
     return Chat(tokenizer, template=section.chat_template, system=system, template_kwargs=template_kwargs)
 
@@ -30,11 +31,13 @@ def context_length(folder: Path) -> int:
     """Longest sequence the model was made for, in tokens.
 
     Raises:
-        InputError: config.json is missing or not JSON.
+        InputError: config.json is missing or damaged.
     """
-    try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{folder}: no readable config.json: {error}") from error
-    config = config.get("text_config", config)
-    return int(config.get("max_position_embeddings") or config.get("n_positions") or 2048)
+    config = read_object(folder / "config.json")
+    text = config.get("text_config", config)
+    length = (
+        (text.get("max_position_embeddings") or text.get("n_positions") or 2048) if isinstance(text, dict) else None
+    )
+    if not isinstance(length, int) or isinstance(length, bool) or length < 1:
+        raise InputError(f"{folder / 'config.json'}: no readable context length: max_position_embeddings is {length!r}")
+    return length

@@ -7,8 +7,9 @@ from pathlib import Path
 
 from alignkit.errors import InputError
 from alignkit.policy import embedded
+from alignkit.runs import check_model, holds_run, is_finished, places, read_run
+from alignkit.storage import is_too_long
 
-RUNS = Path("runs")
 _OWNERS = {"qwen": "Qwen", "smollm": "HuggingFaceTB", "llama": "meta-llama", "mistral": "mistralai", "gemma": "google",
            "phi": "microsoft", "olmo": "allenai", "skywork": "Skywork"}  # fmt: skip
 
@@ -32,14 +33,19 @@ def find_model(name: str) -> ModelSource:
     """Resolve a run's name or folder, a model folder, the embedded model, or a hub name (name@revision).
 
     Raises:
-        InputError: nothing of that name is here and the hub has it not or cannot be reached.
+        InputError: nothing of that name is here and the hub has it not or cannot be reached; or it is a run that is
+            unfinished, unreadable, or whose model is not the one that it wrote.
     """
-    for candidate in (Path(name).expanduser(), RUNS / name):
-        if (candidate / "run.json").exists():
-            if not (candidate / "model" / "config.json").exists():
+    if not name or is_too_long(name):
+        raise InputError(f"model {name[:60]!r}: {'File name too long' if name else 'an empty name'}; name another")
+    for candidate in places(name):
+        if holds_run(candidate):
+            record = read_run(candidate) if (candidate / "model" / "config.json").exists() else None
+            if record is None or not is_finished(candidate, record):
                 raise InputError(
                     f"run {candidate} has no model yet: it is unfinished; go on with --resume --out {candidate}"
                 )
+            check_model(candidate, record)
             return ModelSource(name, candidate / "model", candidate)
         if (candidate / "config.json").exists():
             return ModelSource(name, candidate)

@@ -20,7 +20,7 @@ from alignkit.judging import verdict_text as verdicts_text
 from alignkit.judging.verdict import Verdict
 from alignkit.reports import plots
 from alignkit.reports.plots import Curve, Whisker
-from alignkit.training.run_folder import write_atomically
+from alignkit.storage import write_atomically
 
 __all__ = ["Column", "Curve", "Example", "Section", "write_report"]
 
@@ -105,7 +105,7 @@ def write_report(
         plotly_js=Markup(plotly.offline.get_plotlyjs()) if charts.count else None,
         version=alignkit.__version__,
     )
-    write_atomically(Path(path), text)
+    write_atomically(Path(path), text, private=True)
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from alignkit.data.rows import Row
 from alignkit.judging.answers import Answers
 from alignkit.reports.page import Column, Example, Section, write_report
 from alignkit.reports.plots import Curve, read_curves
+from alignkit.runs import read_run
 from alignkit.scoring.judge import Missing, Scored
 
 CURVES = {
@@ -79,7 +80,7 @@ def write_training_report(run: Path, *, method: str, settings: Mapping[str, Any]
     curves = read_curves(run / "metrics.jsonl", group=method, metrics=CURVES.get(method))
     rows = [{"option": key, "value": str(value)} for key, value in settings.items() if value is not None]
     sections = [Section("Settings", table=(Column("option", "option"), Column("value", "value")), rows=rows)]
-    columns = json.loads((run / "run.json").read_text(encoding="utf-8"))["rows"]["training"].get("lengths", [])
+    columns = [lengths.model_dump() for lengths in read_run(run).rows.training.lengths]
     if columns:
         curves = [*curves, _length_chart(columns)]
         sections.insert(0, _lengths(columns))
@@ -93,7 +94,7 @@ def write_training_report(run: Path, *, method: str, settings: Mapping[str, Any]
 
 def _held_out(metrics: Path) -> list[dict[str, Any]]:
     """A reward model's figures on held-out pairs, each with its interval where it has one."""
-    lines = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
+    lines = [json.loads(line) for line in metrics.read_text(encoding="utf-8").split("\n") if line]
     last = {line["name"]: line["value"] for line in lines if line["name"].startswith(_HELD_OUT)}
     names = [name for name in last if not name.endswith(("_low", "_high"))]
     return [

@@ -11,9 +11,11 @@ from pydantic import ValidationError
 
 from alignkit.errors import UsageError
 from alignkit.registry import registry
+from alignkit.runs import holds_run, places
 from alignkit.scoring.functions import FunctionJudge
 from alignkit.scoring.judge import Item, Judge, Missing, Scored
 from alignkit.scoring.remember import remembered_scores
+from alignkit.storage import is_too_long
 
 
 @dataclass(frozen=True)
@@ -48,10 +50,10 @@ def make_judge(spec: str, settings: Mapping[str, Mapping[str, Any]] | None = Non
         raise UsageError(f"{target}: name the function too: {target}:FUNCTION")
     if target in registry().found["judge"]:
         return NamedJudge(target, _plugin(target, dict((settings or {}).get(target, {}))), weight)
-    if any(
-        (Path(folder) / marker).exists()
-        for folder in (target, f"runs/{target}")
-        for marker in ("run.json", "config.json")
+    if (
+        target
+        and not is_too_long(target)
+        and any(holds_run(folder) or (folder / "config.json").exists() for folder in places(target))
     ):
         options = {"model": target} | dict((settings or {}).get("reward-model", {}))
         return NamedJudge(Path(target).name, _plugin("reward-model", options), weight)

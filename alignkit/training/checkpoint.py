@@ -1,20 +1,25 @@
 """Checkpoints: safetensors and JSON only, whole or not there at all.
 
 `checkpoints/step-NNNNNN/` is written into a temporary folder (by several ranks together: pieces.py), each file synced,
-a manifest of SHA-256 last and synced; then the folder is renamed, its parent synced, and only then older ones are
-pruned. A folder whose manifest does not hold is passed over for the one before it, and said so. Folders that are being
-written or removed begin with a dot.
+a manifest last and synced; then the folder is renamed, its parent synced, and only then older ones are pruned. Folders
+that are being written or removed begin with a dot.
+
+    manifest.json   {"run": the run's id, "step": N, "files": {name: SHA-256}}
+
+A folder whose manifest does not hold, or names another run or step, is passed over for the one before it, and said so.
+Only folders whose manifest names this run and their step are ever removed: others may be somebody's.
 """
 
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
 import logging
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
+from itertools import count
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,14 +27,17 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from alignkit.errors import RunStopped
+from alignkit.errors import InputError, RunStopped
 from alignkit.policy.policy import Policy
 from alignkit.policy.ranks import ALONE, World
+from alignkit.storage import PRIVATE_FOLDER, file_hash, open_private, read_object, sync_file, sync_folder
 from alignkit.training.pieces import global_bytes, read_pieces, write_pieces
 
 T = TypeVar("T")
 _logger = logging.getLogger(__name__)
 _KEPT = 2
+_MANIFEST = "manifest.json"
+_PARTS = ("weights", "optimizer")  # what a checkpoint holds beside its state
 
 
 def save(
@@ -39,19 +47,21 @@ def save(
     policy: Policy,
     optimizer: torch.optim.Optimizer,
     state: Mapping[str, Any],
+    run: str = "",
     world: World = ALONE,
 ) -> None:
     """Write `step-NNNNNN` below `folder` and prune to the last two and the best (`state["best_step"]`).
 
-    Of a sharded policy each rank writes its own piece; every rank must call it, and rank 0's state is kept.
+    `run` is the run's id. Of a sharded policy each rank writes its own piece; every rank must call it, and rank 0's
+    state is kept.
 
     Raises:
         RunStopped: the disk is full or cannot be written; nothing half-written stays under a final name.
     """
     weights = {name: p.detach() for name, p in policy.named_parameters() if p.requires_grad}
     moments, scalars = _split(optimizer)
-    final = folder / f"step-{step:06d}"
-    working = folder / f".step-{step:06d}.part"
+    final = place(folder, step)
+    working = folder / f".{final.name}.part"
 
     needed = sum(global_bytes(x) for x in (*weights.values(), *moments.values()))
     text = json.dumps({**state, "step": step, "optimizer": scalars}, indent=1)
@@ -63,44 +73,64 @@ def save(
     try:
         world.on_first(_or_stop(lambda: _begin(working, needed), folder, step))
         hashes = [one for part in world.each(_or_stop(write, folder, step)) for one in part.items()]
-        world.on_first(_or_stop(lambda: _finish(working, final, dict(hashes), text), folder, step))
+        world.on_first(_or_stop(lambda: _finish(working, final, dict(hashes), text, (run, step)), folder, step))
     except RunStopped:
         shutil.rmtree(working, ignore_errors=True)
         raise
-    world.on_first(lambda: _prune(folder, best=state.get("best_step")))
+    world.on_first(lambda: _prune(folder, run, best=state.get("best_step")))
 
 
-def newest(folder: Path) -> Path | None:
-    """Return the newest checkpoint whose manifest holds, or None; says which ones it passed over."""
-    return next(good(folder), None)
+def place(folder: Path, step: int) -> Path:
+    """Where the checkpoint of a step lies."""
+    return folder / f"step-{step:06d}"
 
 
-def good(folder: Path) -> Iterator[Path]:
-    """Yield the checkpoints whose manifest holds, newest first; says which ones it passes over."""
-    for candidate in sorted(folder.glob("step-*"), reverse=True):
-        problem = _problem(candidate)
+def steps(folder: Path) -> list[int]:
+    """Return the steps that a folder's names tell of, in order, whatever lies in them."""
+    found = [re.fullmatch("step-([0-9]{6,18})", path.name) for path in folder.glob("step-*") if path.is_dir()]
+    numbers = sorted(int(match[1]) for match in found if match)
+    return [number for number in numbers if place(folder, number).is_dir()]
+
+
+def own_steps(folder: Path, run: str) -> list[int]:
+    """Return the steps of a run's checkpoints, in order, whole or damaged since."""
+    return [step for step in steps(folder) if _is_own(folder, step, run)]
+
+
+def newest(folder: Path, run: str | None = None) -> Path | None:
+    """Return a run's newest checkpoint whose manifest holds, or None; says which ones it passed over."""
+    return next(good(folder, run), None)
+
+
+def good(folder: Path, run: str | None = None) -> Iterator[Path]:
+    """Yield a run's checkpoints (None: of any run) whose manifest holds, newest first; says which it passes over."""
+    for step in reversed(steps(folder)):
+        problem = _problem(folder, step, run)
         if problem is None:
-            yield candidate
+            yield place(folder, step)
         else:
-            _logger.warning("%s: passed over: %s", candidate, problem)
+            _logger.warning("%s: passed over: %s", place(folder, step), problem)
 
 
-def is_good(folder: Path, step: int) -> bool:
-    """Whether the checkpoint of a step is there and its manifest holds."""
-    return _problem(folder / f"step-{step:06d}") is None
+def is_good(folder: Path, step: int, run: str) -> bool:
+    """Whether a run's checkpoint of a step is there and its manifest holds."""
+    return _problem(folder, step, run) is None
 
 
 def read_state(checkpoint: Path) -> dict[str, Any]:
     """Return a checkpoint's state without its tensors."""
-    state: dict[str, Any] = json.loads((checkpoint / "state.json").read_text(encoding="utf-8"))
-    return state
+    return read_object(checkpoint / "state.json")
 
 
-def remove_after(folder: Path, checkpoint: Path | None) -> None:
-    """Remove what is newer than a checkpoint (damaged, or None is good): it is written again, and counts as kept."""
-    for candidate in folder.glob("step-*"):
-        if checkpoint is None or candidate.name > checkpoint.name:
-            _remove(candidate)
+def remove_after(folder: Path, checkpoint: Path | None, run: str) -> None:
+    """Remove what a run wrote after a checkpoint (None: all of it): it is written again, and counts as kept.
+
+    What is half-written goes as well; what is not the run's stays.
+    """
+    for step in own_steps(folder, run):
+        if checkpoint is None or step > _step_of(checkpoint):
+            _remove(place(folder, step))
+    _remove_left(folder)
 
 
 def load(checkpoint: Path, *, policy: Policy, optimizer: torch.optim.Optimizer | None = None) -> dict[str, Any]:
@@ -150,21 +180,28 @@ def _split(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[st
 
 def _begin(working: Path, needed_bytes: int) -> None:
     """Make the folder that is written into, where there is room."""
-    working.parent.mkdir(parents=True, exist_ok=True)
+    working.parent.mkdir(parents=True, exist_ok=True, mode=PRIVATE_FOLDER)
     check_space(working.parent, needed_bytes)
     shutil.rmtree(working, ignore_errors=True)
-    working.mkdir()
+    working.mkdir(mode=PRIVATE_FOLDER)
 
 
-def _finish(working: Path, final: Path, hashes: Mapping[str, str], state: str) -> None:
-    """Add the state and the manifest, and give the folder its name."""
+def _finish(working: Path, final: Path, hashes: Mapping[str, str], state: str, whose: tuple[str, int]) -> None:
+    """Add the state and the manifest, and give the folder its name; what is there and not the run's is set aside."""
+    run, step = whose
     file = working / "state.json"
-    file.write_text(state, encoding="utf-8")
-    _seal(working, {**hashes, **dict([_synced(file)])})
-    if final.exists():
-        final.rename(_removed(final))
+    with open(file, "w", encoding="utf-8", opener=open_private) as opened:
+        opened.write(state)
+    _seal(working, {"run": run, "step": step, "files": {**hashes, **dict([_synced(file)])}})
+    if os.path.lexists(final):
+        if _is_own(final.parent, step, run):
+            final.rename(_removed(final))
+        else:
+            aside = next(p for n in count(1) if not os.path.lexists(p := final.with_name(f"{final.name}.not-ours-{n}")))
+            final.rename(aside)
+            _logger.warning("%s is not this run's checkpoint: set aside as %s", final, aside.name)
     working.rename(final)
-    _sync(final.parent)
+    sync_folder(final.parent)
 
 
 def _or_stop(work: Callable[[], T], folder: Path, step: int) -> Callable[[], T]:
@@ -185,47 +222,73 @@ def _or_stop(work: Callable[[], T], folder: Path, step: int) -> Callable[[], T]:
 
 def _synced(file: Path) -> tuple[str, str]:
     """Bring a file to disk; returns its name and SHA-256."""
-    with open(file, "rb+") as opened:
-        digest = hashlib.file_digest(opened, "sha256").hexdigest()
-        os.fsync(opened.fileno())
-    return file.name, digest
+    sync_file(file)
+    return file.name, file_hash(file)
 
 
-def _seal(folder: Path, manifest: Mapping[str, str]) -> None:
+def _seal(folder: Path, manifest: Mapping[str, Any]) -> None:
     """Write and sync the manifest."""
-    with open(folder / "manifest.json", "w", encoding="utf-8") as opened:
+    with open(folder / _MANIFEST, "w", encoding="utf-8", opener=open_private) as opened:
         json.dump(manifest, opened, indent=1, sort_keys=True)
         opened.flush()
         os.fsync(opened.fileno())
-    _sync(folder)
+    sync_folder(folder)
 
 
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
+def _problem(folder: Path, step: int, run: str | None) -> str | None:
+    """Why a checkpoint cannot be gone on from, or None."""
+    checkpoint = place(folder, step)
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _problem(checkpoint: Path) -> str | None:
-    try:
-        manifest = json.loads((checkpoint / "manifest.json").read_text())
-        for name, expected in manifest.items():
-            with open(checkpoint / name, "rb") as file:
-                if hashlib.file_digest(file, "sha256").hexdigest() != expected:
-                    return f"{name} is not what was written"
-    except (OSError, ValueError) as error:
+        manifest = read_object(checkpoint / _MANIFEST)
+        files = manifest.get("files")
+        if not isinstance(files, dict) or not all(isinstance(known, str) for known in files.values()):
+            return "its manifest is not what a run writes"
+        if run is not None and manifest.get("run") != run:
+            return "it is another run's"
+        if manifest.get("step") != step:
+            return f"it is the checkpoint of step {manifest.get('step')}, not of {step}"
+        if "state.json" not in files or not all(any(n.startswith(part) for n in files) for part in _PARTS):
+            return "its manifest does not name every file"
+        for name in sorted(files):
+            if name != Path(name).name:
+                return f"its manifest names {name!r}, which lies elsewhere"
+            if file_hash(checkpoint / name) != files[name]:
+                return f"{name} is not what was written"
+        more = sorted(file.name for file in checkpoint.glob("*.safetensors") if file.name not in files)
+        if more:
+            return f"{more[0]} was not written with it"
+    except InputError as error:
         return f"its manifest cannot be read: {error}"
+    except (OSError, ValueError) as error:
+        return f"it cannot be read: {error}"
     return None
 
 
-def _prune(folder: Path, *, best: int | None) -> None:
-    for old in sorted(folder.glob("step-*"))[:-_KEPT]:
-        if best is None or old.name != f"step-{best:06d}":
-            _remove(old)
+def _is_own(folder: Path, step: int, run: str) -> bool:
+    """Whether what lies at a step's place was written by the run, whole or damaged since."""
+    try:
+        manifest = read_object(place(folder, step) / _MANIFEST)
+    except (InputError, OSError):
+        return False
+    return manifest.get("run") == run and manifest.get("step") == step
+
+
+def _step_of(checkpoint: Path) -> int:
+    return int(checkpoint.name.removeprefix("step-"))
+
+
+def _prune(folder: Path, run: str, *, best: int | None) -> None:
+    for old in own_steps(folder, run)[:-_KEPT]:
+        if old != best:
+            _remove(place(folder, old))
+    _remove_left(folder)
+
+
+def _remove_left(folder: Path) -> None:
+    """Remove what a killed process left half-written or half-removed; the run's lock is held."""
     for left in folder.glob(".step-*"):
-        shutil.rmtree(left, ignore_errors=True)
+        if re.fullmatch(r"\.step-[0-9]{6,18}\.(part|removed)", left.name):
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def _remove(checkpoint: Path) -> None:

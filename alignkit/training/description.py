@@ -29,6 +29,7 @@ def describe(method: Method, resolved: Resolved, inputs: Inputs, world: World) -
         "method": method.name,
         "config": config_file.dump(resolved),
         "fingerprints": {**inputs.fingerprints, "code": code_fingerprint(type(method).__module__)},
+        "data_files": dict(inputs.training.notes["files"]),
         "versions": {name: importlib.metadata.version(name) for name in _PACKAGES},
         "plugins": sorted({f"{p.distribution} {p.version}" for p in registry().plugins()}),
         "python": platform.python_version(),

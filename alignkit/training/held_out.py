@@ -37,7 +37,7 @@ class HeldOut:
 
     def __init__(self, config: MethodConfig, inputs: Inputs, run: RunFolder, *, scoring: Scoring) -> None:
         self.config, self.inputs, self.scoring = config, inputs, scoring
-        self.journal = make_journal(run.path / FOLDER / "validation", scoring.world)
+        self.journal = make_journal(run.path / FOLDER / "validation", run.id, scoring.world)
         self.reference_scores: dict[str, float] = {}
         """Row id -> score of the reference's sample, once the first evaluation is done."""
 

@@ -5,9 +5,10 @@
     RUN/rollouts/NNNNNN-R.scored.safetensors    its rewards, float64, nan where missing, with the reasons
     RUN/rollouts/validation/NNNNNN-0...         the same of the held-out evaluation after step NNNNNN
 
-Each file is whole or not there. A run that goes on reads them instead of drawing and scoring again: the samples are the
-same also where a sampler cannot repeat them, and what was missing stays missing. A file is used only for the same rows,
-options and rewards (its key); a damaged one is passed over, said so, and made again.
+Each file is whole or not there, and its hash covers its place and its run. A run that goes on reads them instead of
+drawing and scoring again: the samples are the same also where a sampler cannot repeat them, and what was missing stays
+missing. A file is used only for the same rows, options and rewards (its key); a damaged one, or one of another batch or
+run, is passed over, said so, and made again.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,16 +29,20 @@ from safetensors.numpy import save
 from alignkit.rollouts.sampler import Completion
 from alignkit.scoring.ledger import canonical
 from alignkit.scoring.rewards import Rewards
+from alignkit.storage import PRIVATE_FOLDER, open_private
 
 _logger = logging.getLogger(__name__)
 FOLDER = "rollouts"
+_NAME = re.compile(
+    r"(?P<part>\.)?(?P<batch>[0-9]{6,18})-[0-9]{1,18}\.(drawn|recomputed|scored)\.safetensors(?(part)\.part)"
+)
 
 
 class Journal:
-    """A run's journal, under `folder`."""
+    """A run's journal, under `folder`; `run` is the run's id."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, run: str = "") -> None:
+        self.folder, self.run = folder, run
 
     def drawn(self, batch: int, round_: int, key: str) -> list[Completion] | None:
         """Return the completions of a round in order, or None where they are not there."""
@@ -84,23 +90,23 @@ class Journal:
 
     def prune(self, before: int) -> None:
         """Remove the batches with a smaller number, and what a killed process left half-written."""
-        for file in self.folder.glob("*.safetensors"):
-            if int(file.name.partition("-")[0]) < before:
-                file.unlink()
-        for part in self.folder.glob(".*.part"):
-            part.unlink()
+        for file in self.folder.glob("*"):
+            own = _NAME.fullmatch(file.name)
+            if own and (own["part"] or int(own["batch"]) < before):
+                file.unlink(missing_ok=True)
 
     def _file(self, batch: int, round_: int, kind: str) -> Path:
         return self.folder / f"{batch:06d}-{round_}.{kind}.safetensors"
 
     def _write(self, file: Path, key: str, arrays: dict[str, np.ndarray], more: dict[str, Any]) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
+        self.folder.mkdir(mode=PRIVATE_FOLDER, parents=True, exist_ok=True)
         part = file.with_name(f".{file.name}.part")
         tensors = {name: np.ascontiguousarray(x) for name, x in arrays.items()}
-        digest = _digest(tensors)
+        about = {"key": key, "more": json.dumps(more)}
+        digest = self._digest(file, about, tensors)
         try:
-            with open(part, "wb") as opened:
-                opened.write(save(tensors, {"key": key, "sha256": digest, "more": json.dumps(more)}))
+            with open(part, "wb", opener=open_private) as opened:
+                opened.write(save(tensors, about | {"sha256": digest}))
                 opened.flush()
                 os.fsync(opened.fileno())
             part.replace(file)
@@ -115,8 +121,8 @@ class Journal:
             with safe_open(file, "numpy") as opened:
                 about = opened.metadata() or {}
                 arrays = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 - no mapping
-            if about["sha256"] != _digest(arrays):
-                raise ValueError("it is not what was written")
+            if about["sha256"] != self._digest(file, about, arrays):
+                raise ValueError("it is not what was written here")
             more: dict[str, Any] = json.loads(about["more"])
         except (SafetensorError, OSError, ValueError, KeyError) as error:
             _logger.warning("%s: passed over, its samples are drawn or scored again: %s", file, error)
@@ -126,15 +132,16 @@ class Journal:
             return None
         return arrays, more
 
+    def _digest(self, file: Path, about: Mapping[str, str], arrays: Mapping[str, np.ndarray]) -> str:
+        """Hash everything that a file says, its place and its run."""
+        place = [self.run, self.folder.name, file.name, about["key"], about["more"]]
+        digest = hashlib.sha256(json.dumps(place).encode())
+        for name in sorted(arrays):
+            digest.update(f"{name} {arrays[name].dtype} {arrays[name].shape}".encode())
+            digest.update(arrays[name].tobytes())
+        return digest.hexdigest()
+
 
 def journal_key(*parts: Any) -> str:
     """A hash of everything that decides what is drawn, or scored."""
     return hashlib.sha256(canonical(list(parts)).encode("ascii")).hexdigest()
-
-
-def _digest(arrays: dict[str, np.ndarray]) -> str:
-    digest = hashlib.sha256()
-    for name in sorted(arrays):
-        digest.update(f"{name} {arrays[name].dtype} {arrays[name].shape}".encode())
-        digest.update(arrays[name].tobytes())
-    return digest.hexdigest()

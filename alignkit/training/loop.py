@@ -273,12 +273,12 @@ class Loop:
         best = self.position.best_step
         if self.config.early_stopping_steps is None or not 0 < best < self.position.step:
             return
-        if not self.world.on_first(lambda: checkpoint.is_good(self.run.checkpoints, best)):
+        if not self.world.on_first(lambda: checkpoint.is_good(self.run.checkpoints, best, self.run.id)):
             raise RunStopped(
                 f"the best weights, of step {best}, are damaged on disk; --resume --out {self.run.path} goes back to a "
                 "checkpoint before them and trains them again"
             )
-        checkpoint.load_weights(self.run.checkpoints / f"step-{best:06d}", self.models.policy)
+        checkpoint.load_weights(checkpoint.place(self.run.checkpoints, best), self.models.policy)
         self.progress.note(f"the weights of step {best} are kept: their validation was the best")
 
     def _measure_pairs(self) -> None:
@@ -295,7 +295,8 @@ class Loop:
     def save(self) -> None:
         """Write a checkpoint of this step."""
         checkpoint.save(
-            self.run.checkpoints, step=self.position.step, policy=self.models.policy, optimizer=self.optimizer,
+            self.run.checkpoints, run=self.run.id, step=self.position.step, policy=self.models.policy,
+            optimizer=self.optimizer,
             state=asdict(self.position)
             | {"path": self.models.policy.path, "lines": self.run.sync_lines(), "rollouts": self.rollouts.state()},
             world=self.world,

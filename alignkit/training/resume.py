@@ -14,6 +14,7 @@ import torch
 
 from alignkit.config import TIMEOUTS
 from alignkit.errors import InputError, UsageError
+from alignkit.runs import RunRecord
 from alignkit.training import checkpoint
 from alignkit.training.run_folder import RunFolder
 
@@ -49,18 +50,15 @@ def hardware(num_ranks: int = 1) -> dict[str, Any]:
     }
 
 
-def refuse_changes(before: Mapping[str, Any], now: Mapping[str, Any], allowed: Sequence[str]) -> None:
+def refuse_changes(before: RunRecord, now: Mapping[str, Any], allowed: Sequence[str]) -> None:
     """Refuse to go on with another configuration, other data or other code.
 
     Raises:
-        InputError: run.json is not what a run writes.
         UsageError: names each key that changed, before and after; `allowed` lets keys change.
     """
-    if not {"method", "config", "fingerprints", "versions"} <= before.keys():
-        raise InputError("--resume: run.json is not what a run writes; begin anew with another --out")
-    if before["method"] != now["method"]:
-        raise UsageError(f"the run in this folder is a {before['method']} run; give another --out")
-    old, new = _compared(before), _compared(now)
+    if before.method != now["method"]:
+        raise UsageError(f"the run in this folder is a {before.method} run; give another --out")
+    old, new = _compared(before.content), _compared(now)
     changed = [
         f"{key}: {_shown(old.get(key))} -> {_shown(new.get(key))}"
         for key in sorted(old.keys() | new.keys())
@@ -74,31 +72,50 @@ def refuse_changes(before: Mapping[str, Any], now: Mapping[str, Any], allowed: S
         )
 
 
-def warn_of_other_hardware(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+def warn_of_other_hardware(before: RunRecord, now: Mapping[str, Any]) -> None:
     """Say where the machine is another one: the run goes on, but its last bits may differ."""
-    old, new = before.get("hardware", {}), now["hardware"]
+    old, new = before.hardware, now["hardware"]
     changed = [f"{key}: {old[key]} -> {new[key]}" for key in new if key in old and old[key] != new[key]]
     if changed:
         _logger.warning("another machine than the run began on (%s): the last bits may differ", "; ".join(changed))
 
 
-def resume_point(run: RunFolder, *, needs_best: bool) -> Path | None:
+def resume_point(run: RunFolder, *, needs_best: bool, allowed: Sequence[str] = ()) -> Path | None:
     """Return the checkpoint to go on from (None: from the start), and forget what was written after it.
 
     Args:
         needs_best: the best weights so far are needed at the end, so a checkpoint whose best is damaged is none.
+        allowed: names of files, metrics.jsonl or samples.jsonl, that may lack lines of steps before the checkpoint.
+
+    Raises:
+        InputError: no checkpoint fits what metrics.jsonl and samples.jsonl still hold.
     """
-    for found in checkpoint.good(run.checkpoints):
+    lost: dict[str, str] = {}  # by the newest checkpoint that is whole
+    for found in checkpoint.good(run.checkpoints, run.id):
         state = checkpoint.read_state(found)
         best = state["best_step"]
-        if needs_best and best and not checkpoint.is_good(run.checkpoints, best):
+        if needs_best and best and not checkpoint.is_good(run.checkpoints, best, run.id):
             _logger.warning("%s: passed over: the best weights, of step %d, are damaged", found, best)
             continue
-        checkpoint.remove_after(run.checkpoints, found)
+        missing = run.missing_lines(state["lines"])
+        for name, problem in missing.items():
+            _logger.warning("%s: of what it held after step %d, %s", run.path / name, state["step"], problem)
+        refused = {name: problem for name, problem in missing.items() if name not in allowed}
+        if refused:
+            lost = lost or refused
+            _logger.warning("%s: passed over: lines of the steps before it are lost", found)
+            continue
+        checkpoint.remove_after(run.checkpoints, found, run.id)
         run.cut_lines(state["lines"])
         _logger.info("going on from step %d", state["step"])
         return found
-    checkpoint.remove_after(run.checkpoints, None)
+    if lost:
+        problems = "; ".join(f"{run.path / name}: {problem}" for name, problem in lost.items())
+        raise InputError(
+            f"--resume: no checkpoint fits what is left of the run's lines ({problems}): bring the file back, go on "
+            f"without them by {' '.join(f'--allow-changed {name}' for name in lost)}, or begin anew with another --out"
+        )
+    checkpoint.remove_after(run.checkpoints, None, run.id)
     run.cut_lines({})
     _logger.warning("%s: no checkpoint to go on from; the run begins at its first step again", run.path)
     return None

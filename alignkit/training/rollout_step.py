@@ -22,6 +22,7 @@ from alignkit.methods import Method, MethodConfig, sampled_options
 from alignkit.policy.ranks import ALONE, World
 from alignkit.rollouts.agreement import MAX_UNKNOWN
 from alignkit.scoring.rewards import Rewards, joined
+from alignkit.training.checkpoint import own_steps
 from alignkit.training.draw import Group, counts_left_out, draw, grouped, sample_micros, without_cut
 from alignkit.training.hacking import Watch
 from alignkit.training.held_out import HeldOut
@@ -100,7 +101,7 @@ class RolloutStep:
         self.sampled = sampled_options(config)
         self.scoring, self.rows_per_step, self._save, self._note = scoring, rows_per_step, save, note
         self._batch: RewardedBatch | None = None
-        self.journal = make_journal(run.path / FOLDER, models.world)
+        self.journal = make_journal(run.path / FOLDER, run.id, models.world)
         self.held_out = HeldOut(config, inputs, run, scoring=scoring)
         self.watch = Watch()
         if self.sampled.corrects_mismatch and models.world.size > 1:
@@ -274,8 +275,8 @@ class RolloutStep:
 
     def _oldest_step(self) -> int:
         """The older of the last two checkpoints: a resume goes back no further."""
-        steps = sorted(int(path.name.removeprefix("step-")) for path in self.run.checkpoints.glob("step-*"))
-        return steps[-2] if len(steps) > 1 else 0
+        kept = own_steps(self.run.checkpoints, self.run.id)
+        return kept[-2] if len(kept) > 1 else 0
 
 
 def rewarded_micros(

@@ -5,9 +5,11 @@ from __future__ import annotations
 import errno
 import logging
 import math
+import secrets
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,9 @@ from alignkit.methods import Method, MethodConfig, sampled_options
 from alignkit.policy.ranks import World, is_restarted, joined
 from alignkit.progress import Progress, Silent
 from alignkit.registry import registry
+from alignkit.runs import hash_model
 from alignkit.scoring.spending import agree
+from alignkit.storage import open_private
 from alignkit.tracking import MetricsFile, Tracker
 from alignkit.training.deadlines import Deadlines
 from alignkit.training.description import account, describe
@@ -49,7 +53,7 @@ def train_run(method: Method, resolved: Resolved, *, progress: Progress) -> Path
         run = _open(method, resolved, world)
         places.append(run.path)
         try:
-            if world.on_first(lambda: run.is_finished):
+            if world.on_first(run.finished):
                 progress.note(f"run {run.path} is done: its model is {run.model}")
                 return run.path
             with _logging(run.path, world):
@@ -106,16 +110,18 @@ def _train(method: Method, resolved: Resolved, run: RunFolder, progress: Progres
     inputs = _read(method, resolved, world)
     description: dict[str, Any] = {}
 
-    def begin() -> bool:
+    def begin() -> tuple[bool, str]:
         description.update(describe(method, resolved, inputs, world))
-        resumes = (run.path / "run.json").exists()
-        if resumes:
-            before = run.read_json("run.json")
+        resumes = run.holds_run
+        before = run.record() if resumes else None
+        run.id = (before and before.id) or secrets.token_hex(16)
+        description["id"] = run.id
+        if before is not None:
             refuse_changes(before, description, resolved.run.allow_changed)
             warn_of_other_hardware(before, description)
-        return resumes
+        return resumes, run.id
 
-    resumes = world.on_first(begin)
+    resumes, run.id = world.on_first(begin)
     for line in account(inputs):
         progress.note(line)
     planned = make_plan(method, resolved, longest=int(inputs.training.trees.lengths().max()))
@@ -126,7 +132,8 @@ def _train(method: Method, resolved: Resolved, run: RunFolder, progress: Progres
     reset_peak()
     with out_of_memory_explained(method, resolved, planned, available=memory_bytes()):
         finished = _compute(method, resolved, run, progress, inputs, description, world, resumes=resumes)
-    run.write_json("run.json", description | {"finished": finished | {"planned_mib": planned.total / 2**20}})
+    end = {"finished": finished | {"planned_mib": planned.total / 2**20}}
+    world.on_first(lambda: run.write_json("run.json", description | {"model_files": hash_model(run.model)} | end))
     progress.note(
         f"memory: planned {planned.total / 2**20:,.0f} MiB, peak {finished['peak_mib']:,.0f} MiB"
         + (" on the fullest rank" if world.size > 1 else "")
@@ -150,7 +157,8 @@ def _compute(
     needs_best = resolved.method.early_stopping_steps is not None
 
     def find() -> str | None:
-        point = resume_point(run, needs_best=needs_best) if resumes else None
+        allowed = resolved.run.allow_changed
+        point = resume_point(run, needs_best=needs_best, allowed=allowed) if resumes else None
         return None if point is None else str(point)
 
     found = world.on_first(find)
@@ -162,7 +170,7 @@ def _compute(
         world.on_first(lambda: _check(run, models, inputs, progress, method, resolved.method))
     if world.size > 1:
         models = _shared(run, models, inputs, world, compiled=resolved.model.compile, checks=found is None)
-    deadlines = Deadlines(resolved.rollouts.timeouts_s, log=run.path / "log.txt")
+    deadlines = Deadlines(resolved.rollouts.timeouts_s, log=run.log)
     loop = Loop(
         method, resolved.method, inputs, models, run, trackers=trackers, progress=progress,
         max_missing=resolved.rollouts.max_missing, deadlines=deadlines,
@@ -277,6 +285,13 @@ def _trackers(resolved: Resolved, run: RunFolder, settings: Mapping[str, object]
     return [cls(run.path, settings) for cls in _tracker_classes(resolved)]
 
 
+class _PrivateLog(logging.FileHandler):
+    """A log that is its owner's alone to read."""
+
+    def _open(self) -> TextIOWrapper:
+        return open(self.baseFilename, self.mode, encoding=self.encoding, opener=open_private)  # type: ignore[return-value]
+
+
 @contextmanager
 def _logging(folder: Path, world: World) -> Iterator[None]:
     """Keep alignkit's log lines in log.txt; rank 0 speaks for all."""
@@ -289,7 +304,7 @@ def _logging(folder: Path, world: World) -> Iterator[None]:
         finally:
             logger.setLevel(before)
         return
-    handler = logging.FileHandler(folder / "log.txt", encoding="utf-8", delay=True)
+    handler = _PrivateLog(folder / "log.txt", encoding="utf-8", delay=True)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logger.addHandler(handler)
     try:

@@ -18,6 +18,7 @@ from alignkit.data.chat import Chat
 from alignkit.data.keys import Keys, content_key, id_key
 from alignkit.data.read import Source, is_data
 from alignkit.data.rows import Row
+from alignkit.data.same_data import data_hashes
 from alignkit.data.store import Stored
 from alignkit.errors import UsageError
 from alignkit.policy.embedded import cache_folder
@@ -62,14 +63,14 @@ class Selection:
             truncation=self.section.truncation,
             max_skipped=self.section.max_skipped if part == "training" else 1.0,
             options=options,
-            notes=self._notes,
+            notes=lambda: {**self._notes(), "files": prints},
             unchanged=lambda: self._fingerprints() == prints,
         )
         return prepare_cached(preparation, cache_folder() / "prepared", shard=shard)
 
     def _fingerprints(self) -> dict[str, str]:
-        found = {"source": self.source.fingerprint()}
-        return found if self.apart is None else found | {"apart": self.apart.fingerprint()}
+        section = self.section
+        return data_hashes(section.data, columns=section.columns, limit=section.limit, split=section.split)
 
     def _rows(self, part: Part) -> Iterator[Row]:
         if part == "validation" and self.apart is not None:

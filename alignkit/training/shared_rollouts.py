@@ -15,16 +15,16 @@ from alignkit.training.distributed import packed, unpacked
 from alignkit.training.journal import Journal
 
 
-def make_journal(folder: Path, world: World) -> Journal:
-    """Return the journal of a run, for this rank."""
-    return Journal(folder) if world.size == 1 else SharedJournal(folder, world)
+def make_journal(folder: Path, run: str, world: World) -> Journal:
+    """Return the journal of a run, named by its id, for this rank."""
+    return Journal(folder, run) if world.size == 1 else SharedJournal(folder, run, world)
 
 
 class SharedJournal(Journal):
     """A journal that rank 0 reads and writes; every rank must ask."""
 
-    def __init__(self, folder: Path, world: World) -> None:
-        super().__init__(folder)
+    def __init__(self, folder: Path, run: str, world: World) -> None:
+        super().__init__(folder, run)
         self._world = world
 
     def drawn(self, batch: int, round_: int, key: str) -> list[Completion] | None:

@@ -1,0 +1,242 @@
+"""Runs on disk: where they lie, and what run.json says, read once and for all with its types.
+
+    runs/NAME/run.json      one `RunRecord`; what this version does not know is kept
+
+A run may be somebody else's, of another version, or damaged: `read_run` says so in one line, and whatever looks for the
+newest run passes over it with a warning.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
+
+from alignkit.errors import InputError
+from alignkit.storage import file_hash, is_too_long, read_object
+
+_logger = logging.getLogger(__name__)
+RUNS = Path("runs")
+FILE = "run.json"
+_LOADED = (".safetensors", ".json", ".jinja", ".model", ".bin", ".py")  # what a model's loaders look for beside ours
+_checked: dict[Path, tuple[tuple[str, int, int, int], ...]] = {}  # models that were hashed, and how their files looked
+
+
+def _no_null(text: str) -> str:
+    if "\0" in text:
+        raise ValueError("a NUL character in a name")
+    return text
+
+
+Name = Annotated[str, AfterValidator(_no_null)]
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(strict=True, extra="allow", frozen=True)
+
+
+class ModelSettings(_Record):
+    """What a run's model inherits of [model]."""
+
+    system: str | None = None
+    template_kwargs: dict[str, Any] | None = None
+
+
+class DataSettings(_Record):
+    """What is needed of [data] to read a run's rows again."""
+
+    data: Name
+    columns: dict[str, str] = Field(default_factory=dict)
+    limit: int | None = None
+    split: Name | None = None
+
+
+class RunConfig(_Record):
+    """A run's resolved configuration, with the structure of alignkit.toml."""
+
+    model: ModelSettings
+    data: DataSettings
+    train: dict[str, dict[str, Any]]
+
+
+class Lengths(_Record):
+    """How long the texts of a column are: see `alignkit.data.lengths.ColumnLengths`."""
+
+    column: str
+    count: float
+    mean: float
+    min: float
+    p50: float
+    p90: float
+    p99: float
+    max: float
+    edges: list[float]
+    counts: list[float]
+    over: dict[str, float]
+
+
+class Part(_Record):
+    """The rows of one side of the split."""
+
+    ids: list[str]
+    lengths: list[Lengths] = Field(default_factory=list)
+
+
+class Parts(_Record):
+    """The rows that trained, and those that validated."""
+
+    training: Part
+    validation: Part
+
+
+class Reward(_Record):
+    """A reward: its label, and the judge that gave it."""
+
+    name: str
+    judge: str
+
+
+class RunRecord(_Record):
+    """run.json.
+
+    Args:
+        id: of this run and no other; what is written beside it names it.
+        data_files: hashes of what the rows were read from.
+        model_files: SHA-256 of each file of model/, where the run is finished.
+        finished: what is known at the end, None before.
+    """
+
+    id: str | None = None
+    method: str
+    config: RunConfig
+    fingerprints: dict[str, str]
+    versions: dict[str, str]
+    rows: Parts
+    rewards: list[Reward]
+    parent: Name | None
+    model: Name
+    hardware: dict[str, Any] = Field(default_factory=dict)
+    data_files: dict[str, str] = Field(default_factory=dict)
+    model_files: dict[str, str] | None = None
+    finished: dict[str, Any] | None = None
+    _content: dict[str, Any] = PrivateAttr(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _has_its_options(self) -> RunRecord:
+        if self.method not in self.config.train:
+            raise ValueError(f"config.train has no table {self.method!r}")
+        return self
+
+    @property
+    def content(self) -> dict[str, Any]:
+        """The whole file."""
+        return self._content
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The method's options."""
+        return self.config.train[self.method]
+
+
+def read_run(folder: Path) -> RunRecord:
+    """Read a run's run.json.
+
+    Raises:
+        InputError: it cannot be read, or is not what a run writes.
+    """
+    content = read_object(folder / FILE)
+    try:
+        record = RunRecord.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        reason = f"{where}: {first['msg'].lower()}" if where else first["msg"].removeprefix("Value error, ")
+        raise InputError(
+            f"{folder / FILE} is not what a run writes; {reason}; take another run, or another --out"
+        ) from error
+    record._content = content
+    return record
+
+
+def holds_run(folder: Path) -> bool:
+    """Whether a run.json lies in a folder.
+
+    Raises:
+        InputError: that cannot be seen.
+    """
+    try:
+        return not is_too_long(folder / FILE) and (folder / FILE).exists()
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be looked at: {error.strerror or error}") from error
+
+
+def find_run(name: str | Path) -> Path | None:
+    """Return the folder of a run named by its folder or by its name under runs/, or None."""
+    if not str(name):
+        return None
+    return next((folder for folder in places(name) if holds_run(folder)), None)
+
+
+def places(name: str | Path) -> tuple[Path, Path]:
+    """Where a run of that name may lie."""
+    return Path(os.path.expanduser(name)), RUNS / name
+
+
+def newest_run(is_wanted: Callable[[Path, RunRecord], bool]) -> Path | None:
+    """Return the newest run under runs/ that is wanted; what is no readable run is passed over with a warning."""
+    found = []
+    for file in RUNS.glob(f"*/{FILE}"):
+        try:
+            if is_wanted(file.parent, read_run(file.parent)):
+                found.append((file.stat().st_mtime, file.parent))
+        except (OSError, InputError) as error:
+            _logger.warning("%s; passed over", error)
+    return max(found)[1] if found else None
+
+
+def is_finished(folder: Path, record: RunRecord) -> bool:
+    """Whether a run is finished and its model is there."""
+    return record.finished is not None and (folder / "model" / "config.json").exists()
+
+
+def hash_model(folder: Path) -> dict[str, str]:
+    """Return the SHA-256 of each file of a model folder, for `RunRecord.model_files`."""
+    return {file.name: file_hash(file) for file in sorted(folder.iterdir()) if file.is_file()}
+
+
+def check_model(run: Path, record: RunRecord) -> None:
+    """Compare a finished run's model with what the run wrote, once a process while the files look the same.
+
+    Raises:
+        InputError: a file is missing, changed, or was added where loaders look for it; the first is named.
+    """
+    if record.model_files is None:
+        return
+    folder = run / "model"
+    try:
+        there = {file.name: file.stat() for file in folder.iterdir() if file.is_file()}
+        looks = tuple(sorted((name, s.st_size, s.st_mtime_ns, s.st_ino) for name, s in there.items()))
+        if _checked.get(folder.resolve()) == looks:
+            return
+        for name, expected in record.model_files.items():
+            if name not in there:
+                raise _changed(folder / name, "is missing", run)
+            if file_hash(folder / name) != expected:
+                raise _changed(folder / name, "is not what the run wrote", run)
+    except OSError as error:
+        raise InputError(f"{error.filename or folder}: cannot be read: {error.strerror or error}") from error
+    for name in sorted(there.keys() - record.model_files.keys()):
+        if name.endswith(_LOADED):
+            raise _changed(folder / name, "was added after the run wrote its model", run)
+    _checked[folder.resolve()] = looks
+
+
+def _changed(file: Path, what: str, run: Path) -> InputError:
+    return InputError(
+        f"{file} {what}: the model of run {run} is not the one that was trained; bring the file back, train again with "
+        "another --out, or, where the change is meant, copy the folder and name the copy"
+    )
