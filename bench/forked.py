@@ -36,7 +36,8 @@ def in_child(
             if modules is not None:
                 modules.write_text("\n".join(sys.modules), encoding="utf-8")
         finally:
-            sys.stdout.flush()
+            with contextlib.suppress(Exception):  # what was run may have closed it; this process must end here
+                sys.stdout.flush()
             os._exit(code)
     deadline = None if kill_after_s is None else time.monotonic() + kill_after_s
     while True:
