@@ -163,6 +163,11 @@ class RunOptions(Section):
     """What a single `alignkit train` is told beside its configuration. Not in alignkit.toml."""
 
     out: str | None = Field(None, description="the run's folder; default: runs/METHOD-N")
+    preset: str | None = Field(
+        None,
+        description="options that the method sets together, over alignkit.toml: paper (the paper's numbers as printed) "
+        "or letter (its equations in their own units)",
+    )
     resume: bool = Field(False, description="go on with an unfinished run")
     plan: bool = Field(False, description="print the memory and disk the run needs, and exit")
     track: list[str] = Field(default_factory=list, description="trackers beside metrics.jsonl; repeatable")

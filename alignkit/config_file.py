@@ -1,8 +1,9 @@
 """alignkit.toml and everything laid over it: one place decides the value of every option.
 
-Later wins: the classes' defaults, the configuration of `--like RUN`, alignkit.toml ([train], then [train.METHOD]),
-`--set KEY=VALUE`, options named on the command line or in Python. Every value remembers where it was given, so that a
-wrong one is an error with its file and line. No torch here.
+Later wins: the classes' defaults, the configuration of `--like RUN`, alignkit.toml ([train], then [train.METHOD]), the
+method's preset, `--set KEY=VALUE`, options named on the command line or in Python. A preset is typed for one run and
+so stands above the file. Every value remembers where it was given, so that a wrong one is an error with its file and
+line. No torch here.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from alignkit.config_layers import (
     like_layer,
     options_layer,
     plugin_configs,
+    preset_layer,
     settings_layer,
 )
 from alignkit.errors import UsageError
@@ -78,7 +80,8 @@ def resolve(
     """Resolve every option of one training run.
 
     Args:
-        options: Python names of options given explicitly ("learning_rate", "model", "max_length", "out", ...).
+        options: Python names of options given explicitly ("learning_rate", "model", "max_length", "out", ...); "preset"
+            names one of the method's.
         config: the file to read instead of ./alignkit.toml.
         settings: texts KEY=VALUE; KEY is dotted as in the file ("train.grpo.beta") or an option's plain name.
         like: a run's folder whose configuration comes before the file's.
@@ -95,7 +98,10 @@ def resolve(
     tables["method"] = (("train", name), method_cls.Config)
     places = {key: (*prefix, key) for prefix, model in tables.values() for key in model.model_fields}
     layers = [like_layer(like, name)] if like is not None else []
-    layers += [_file(config), settings_layer(settings, places), options_layer(options, places)]
+    layers.append(_file(config))
+    if isinstance(preset := options.get("preset"), str):
+        layers.append(preset_layer(preset, method_cls))
+    layers += [settings_layer(settings, places), options_layer(options, places)]
     given: dict[str, Given] = {}
     for layer in layers:
         given |= {path[1]: value for path, value in layer.items() if path[0] == "train" and len(path) == 2}

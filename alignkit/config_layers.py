@@ -17,7 +17,7 @@ from pydantic.fields import FieldInfo
 from alignkit import config_fields, config_source
 from alignkit.config import SECTIONS
 from alignkit.errors import AlignkitError, InputError, UsageError, nearest
-from alignkit.methods import MethodConfig
+from alignkit.methods import Method, MethodConfig
 from alignkit.registry import registry
 from alignkit.runs import find_run
 from alignkit.storage import read_object
@@ -28,7 +28,7 @@ Places = Mapping[str, tuple[str, ...]]
 
 @dataclass(frozen=True)
 class Given:
-    """A value, the name it was given by, and the place: "alignkit.toml:7", "--set" or "option"."""
+    """A value, the name it was given by, and the place: "alignkit.toml:7", "preset letter", "--set" or "option"."""
 
     value: object
     name: str
@@ -63,6 +63,24 @@ def like_layer(run: Path, method: str) -> Layer:
         raise InputError(f"{path}: holds no readable configuration; take another run for --like")
     own = trained.get(method)
     return _flatten(tables | {"train": {method: own} if own is not None else {}}, lambda *_: str(path))
+
+
+def preset_layer(name: str, method: type[Method]) -> Layer:
+    """Every option that a method's preset sets.
+
+    Raises:
+        UsageError: the method has no preset of that name.
+    """
+    if not method.presets:
+        raise UsageError(f"--preset {name}: method {method.name!r} has no presets; leave it out")
+    if name not in method.presets:
+        known = list(method.presets)
+        raise UsageError(f"--preset {name}: method {method.name!r} has no preset of that name{_hint(name, known)}")
+    for key in method.presets[name]:
+        if key not in method.Config.model_fields:
+            raise TypeError(f"method {method.name!r}: its preset {name!r} sets {key!r}, which is none of its options")
+    place = f"preset {name}"
+    return {("train", method.name, key): Given(value, key, place) for key, value in method.presets[name].items()}
 
 
 def settings_layer(settings: Sequence[str], places: Places) -> Layer:

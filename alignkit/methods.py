@@ -43,7 +43,9 @@ class MethodConfig(Options):
     max_steps: int | None = Field(None, ge=1, description="stop after this many optimizer steps, whatever the epochs")
     num_prompts: int | None = Field(None, ge=1, description="train on this many rows, drawn by the seed; default: all")
     warmup_steps: int = Field(10, ge=0, description="optimizer steps over which the learning rate rises from 0")
-    schedule: Literal["linear", "cosine", "constant"] = Field("linear", description="learning rate after the warm-up")
+    schedule: Literal["linear", "cosine", "constant"] = Field(
+        "linear", description="learning rate after the warm-up; linear is the paper's"
+    )
     optimizer: Literal["adam", "adamw", "adam-8bit", "adamw-8bit"] = Field(
         "adam",
         description="Adam is the paper's; AdamW decouples weight decay; 8bit: moments in 8 bits (extra bitsandbytes)",
@@ -229,14 +231,17 @@ class Method(ABC):
     """"chosen" (one completion a row), "pairs" (chosen, rejected) or "samples" (drawn from the policy and rewarded)."""
     needs: ClassVar[frozenset[str]] = frozenset()
     """Of {"reference", "scalar_head"}: a frozen copy of the starting weights; a head of one value, not the LM head."""
+    presets: ClassVar[Mapping[str, Mapping[str, object]]] = {}
+    """Sets of its options by name, for `--preset NAME`. Ours: "paper", the paper's numbers as printed, and "letter",
+    its equations in their own units."""
 
     @abstractmethod
     def loss(self, batch: Batch, config: Any) -> Tensor | dict[str, Tensor]:
         """Return this micro-batch's share of the step's loss, a scalar; divide only by `batch.mean`.
 
         Named terms may be returned instead, the first being the main one. Each further term NAME is back-propagated
-        apart and its gradient scaled down to `config.max_NAME_ratio` times the first term's gradient norm; both norms
-        are logged.
+        apart and its gradient scaled down to `config.max_NAME_ratio` times the first term's gradient norm (None:
+        never); both norms are logged, and whether the ratio decided.
         """
 
     def advantages(self, rewards_PG: np.ndarray, config: Any) -> np.ndarray:
@@ -249,6 +254,12 @@ class Method(ABC):
     def temperatures(self, step: int, config: Any) -> tuple[float, ...]:
         """Return the temperature of each sample to draw for every prompt of this step (from 1); () draws none."""
         return ()
+
+
+def paper_numbers(config: type[MethodConfig]) -> dict[str, object]:
+    """Return every default whose description says that it is the paper's: the preset "paper" of a method."""
+    fields = config.model_fields.items()
+    return {name: f.default for name, f in fields if "the paper's" in (f.description or "") and f.default is not None}
 
 
 def leave_one_out_baseline(rewards_PG: np.ndarray) -> np.ndarray:

@@ -29,7 +29,7 @@ def train(
         config: the file to read instead of ./alignkit.toml.
         set: texts KEY=VALUE over the file.
         like: a run whose configuration this one starts from.
-        options: any option of `alignkit train METHOD --help`, by its Python name.
+        options: any option of `alignkit train METHOD --help`, by its Python name; `preset` is one of the method's.
 
     Raises:
         AlignkitError: a wrong option or input, a stopped run, an interruption.

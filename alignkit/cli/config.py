@@ -11,6 +11,7 @@ import typer
 from alignkit.cli.options import Config, Json, Set
 
 config = typer.Typer(help="What alignkit.toml may hold, and what holds now.")
+Preset = Annotated[str | None, typer.Option("--preset", metavar="NAME", help="a preset of the method, over the file")]
 Method = Annotated[
     str | None, typer.Argument(metavar="[METHOD]", help="show this method's options too; default: all methods")
 ]
@@ -25,9 +26,11 @@ def show_schema() -> None:
 
 
 @config.command("show")
-def show(*, method: Method = None, config: Config = None, set_: Set = None, json: Json = False) -> None:
-    """Print every value and where it comes from: default, FILE:LINE, or --set."""
-    rows = _rows(method, Path(config) if config else None, set_ or [])
+def show(
+    *, method: Method = None, preset: Preset = None, config: Config = None, set_: Set = None, json: Json = False
+) -> None:
+    """Print every value and where it comes from: default, FILE:LINE, preset NAME, or --set."""
+    rows = _rows(method, Path(config) if config else None, set_ or [], preset)
     if json:
         print(json_module.dumps(rows))
         return
@@ -37,15 +40,23 @@ def show(*, method: Method = None, config: Config = None, set_: Set = None, json
     print_table(("key", "value", "from"), [(row, "dim" if row[2] == "default" else "") for row in cells])
 
 
-def _rows(method: str | None, config: Path | None, settings: list[str]) -> list[dict[str, Any]]:
+def _rows(
+    method: str | None, config: Path | None, settings: list[str], preset: str | None = None
+) -> list[dict[str, Any]]:
+    """Each key's value and place. A preset that only some of the methods shown have is theirs alone."""
     from alignkit.config_file import dump, resolve
+    from alignkit.errors import UsageError
     from alignkit.registry import registry
 
     rows: dict[str, dict[str, Any]] = {}
-    for name in [method] if method else registry().names("method"):
-        cls = registry().find("method", name)
+    names = [method] if method else registry().names("method")
+    classes: dict[str, Any] = {name: registry().find("method", name) for name in names}
+    if preset is not None and not method and not any(preset in cls.presets for cls in classes.values()):
+        raise UsageError(f"--preset {preset}: no method has a preset of that name; name the method to see which it has")
+    for name, cls in classes.items():
         usable = settings if method else [text for text in settings if not _is_of_another(text, name)]
-        resolved = resolve(cls, options={}, config=config, settings=usable)
+        applies = preset is not None and (method or preset in cls.presets)
+        resolved = resolve(cls, options={"preset": preset} if applies else {}, config=config, settings=usable)
         for key, value in _flat(dump(resolved)):
             rows[key] = {"key": key, "value": value, "from": resolved.sources.get(key, "default")}
     return list(rows.values())

@@ -163,18 +163,15 @@ def _weight_bytes(model: str) -> int | None:
 
 
 def _paper_numbers() -> Tables:
-    """Every default that a method's class says is the paper's."""
+    """The preset "paper" of each method of ours that has one."""
     from alignkit.registry import registry
 
     tables: Tables = {}
     for plugin in registry().plugins():
         if plugin.kind == "method" and plugin.distribution == _OWN_PLUGINS and plugin.cls is not None:
             fields = plugin.cls.Config.model_fields  # type: ignore[attr-defined]
-            lines = [
-                Line(name, field.default, field.description)
-                for name, field in fields.items()
-                if "the paper's" in (field.description or "") and field.default is not None
-            ]
+            numbers = plugin.cls.presets.get("paper", {})  # type: ignore[attr-defined]
+            lines = [Line(name, value, fields[name].description) for name, value in numbers.items()]
             if lines:
                 tables[f"train.{plugin.name}"] = lines
     return tables

@@ -28,6 +28,7 @@ def describe(method: Method, resolved: Resolved, inputs: Inputs, world: World) -
     return {
         "method": method.name,
         "config": config_file.dump(resolved),
+        "preset": resolved.run.preset,
         "fingerprints": {**inputs.fingerprints, "code": code_fingerprint(type(method).__module__)},
         "data_files": dict(inputs.training.notes["files"]),
         "versions": {name: importlib.metadata.version(name) for name in _PACKAGES},

@@ -2,11 +2,13 @@
 
 Denominators (tokens, completions, pairs, groups) are counted over the whole step before the first forward pass, so
 that each micro-batch's loss is its share of the step's and the gradients add up. A loss of named terms has each
-further term back-propagated apart and its gradient scaled down to `max_NAME_ratio` times the first term's norm.
+further term back-propagated apart and its gradient scaled down to `max_NAME_ratio` times the first term's norm, where
+that is not None.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
@@ -51,11 +53,15 @@ class Micro:
 
 @dataclass
 class StepResult:
-    """The loss (its first term; further ones are logged as `loss/NAME`) and logs of the step; norms before clipping."""
+    """The loss (its first term; further ones are logged as `loss/NAME`) and logs of the step; norms before clipping.
+
+    `limited` says of each further term whether its gradient was scaled down.
+    """
 
     loss: float
     logged: dict[str, float]
     grad_norms: dict[str, float] = field(default_factory=dict)
+    limited: dict[str, bool] = field(default_factory=dict)
 
 
 def count(
@@ -183,8 +189,8 @@ def accumulate(
             return _named(method.loss(batch_of(micro, {}), config))[name]
 
         further = {name: _gradient_apart(parameters, computed, name, term_of) for name in list(totals)[1:]}
-    norms = _combine(parameters, further, config)
-    return _result(world.gather([totals, _sums(logged)]), norms)
+    norms, limited = _combine(parameters, further, config)
+    return replace(_result(world.gather([totals, _sums(logged)])), grad_norms=norms, limited=limited)
 
 
 def _batches(
@@ -249,10 +255,10 @@ def evaluate(
                 _count_in(totals, _named(method.loss(batch_of(micro, logged), config)))
         return [totals, _sums(logged)]
 
-    return _result(world.each(compute), {})
+    return _result(world.each(compute))
 
 
-def _result(parts: Sequence[Any], norms: dict[str, float]) -> StepResult:
+def _result(parts: Sequence[Any]) -> StepResult:
     """Put the ranks' losses and sums of what was logged together."""
     totals: dict[str, float] = {}
     sums: dict[str, tuple[float, int]] = {}
@@ -264,7 +270,7 @@ def _result(parts: Sequence[Any], norms: dict[str, float]) -> StepResult:
             sums[name] = before + x, count_before + number
     loss, *further = totals.items()
     means = {name: x / number for name, (x, number) in sums.items()}
-    return StepResult(loss[1], means | {f"loss/{name}": x for name, x in further}, norms)
+    return StepResult(loss[1], means | {f"loss/{name}": x for name, x in further})
 
 
 def _sums(logged: Mapping[str, list[Tensor]]) -> dict[str, tuple[float, int]]:
@@ -288,17 +294,24 @@ def _add(totals: list[Tensor], grads: Sequence[Tensor | None]) -> None:
             total.add_(grad)
 
 
-def _combine(parameters: list[Any], further: Mapping[str, list[Tensor]], config: MethodConfig) -> dict[str, float]:
-    """Scale each further term's gradient down to its ratio of the first term's norm and add it."""
+def _combine(
+    parameters: list[Any], further: Mapping[str, list[Tensor]], config: MethodConfig
+) -> tuple[dict[str, float], dict[str, bool]]:
+    """Scale each further term's gradient down to its ratio of the first term's norm and add it.
+
+    Returns:
+        the norms before, and which terms were scaled down.
+    """
     if not further:
-        return {}
+        return {}, {}
     first = total_norm([p.grad for p in parameters if p.grad is not None])
-    norms = {"likelihood": first}
+    norms, limited = {"likelihood": first}, {}
     for name, grads in further.items():
-        norms[name] = total_norm(grads)
-        allowed = getattr(config, f"max_{name}_ratio") * first
+        norms[name], ratio = total_norm(grads), getattr(config, f"max_{name}_ratio")
+        allowed = math.inf if ratio is None else ratio * first
         scale = min(1.0, allowed / norms[name]) if norms[name] > 0 else 0.0
+        limited[name] = norms[name] > allowed
         for parameter, grad in zip(parameters, grads, strict=True):
             grad.mul_(scale)
             parameter.grad = grad if parameter.grad is None else parameter.grad.add_(grad)
-    return norms
+    return norms, limited

@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, ClassVar
 from pydantic import Field
 
 from alignkit import Batch, Method, MethodConfig, hookimpl
+from alignkit.methods import paper_numbers
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from torch import Tensor
 
@@ -45,6 +46,10 @@ class DPO(Method):
     Config: ClassVar[type[MethodConfig]] = DPOConfig
     trains_on: ClassVar[str] = "pairs"
     needs: ClassVar[frozenset[str]] = frozenset({"reference"})
+    presets: ClassVar[Mapping[str, Mapping[str, object]]] = {
+        "paper": paper_numbers(DPOConfig),
+        "letter": {"beta": 0.1},  # the loss is Eq. 5 as it is
+    }
 
     def loss(self, batch: Batch, config: DPOConfig) -> Tensor:
         from torch.nn.functional import logsigmoid

@@ -36,12 +36,12 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pydantic import Field, field_validator, model_validator
 
 from alignkit import Batch, Method, MethodConfig, hookimpl
-from alignkit.methods import SampledConfig
+from alignkit.methods import SampledConfig, paper_numbers
 from alignkit_plugins.group_advantages import group_advantages
 from alignkit_plugins.kl_in_loss import KL_IN_LOSS, ratio_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     import numpy as np
     from torch import Tensor
@@ -83,7 +83,8 @@ class GRPOConfig(SampledConfig):
         0.1,
         ge=0,
         description="lambda, the KL's weight per nat of a completion (0.1 is the paper's number; Eq. 6's lambda to the "
-        "letter is a k-th of it, 0.025 at k = 4: so the default pulls four times as much); 0 loads no reference",
+        "letter is a k-th of it, 0.025 at k = 4, --preset letter: so the default pulls four times as much); 0 loads no "
+        "reference",
     )
     kl_in: Literal["loss", "reward"] = Field("loss", description="where the KL to the reference stands")
     kl_estimator: Literal["k1", "k1-to-go", "k2", "k3"] = Field(
@@ -178,6 +179,14 @@ class GRPO(Method):
     Config: ClassVar[type[MethodConfig]] = GRPOConfig
     trains_on: ClassVar[str] = "samples"
     needs: ClassVar[frozenset[str]] = frozenset({"reference"})
+    presets: ClassVar[Mapping[str, Mapping[str, object]]] = {
+        "paper": paper_numbers(GRPOConfig),
+        "letter": {
+            "kl": 0.025, "kl_in": "loss", "kl_estimator": "k1-to-go", "equal_groups": "keep", "group_size": 4,
+            "compare_by": "value", "baseline": "leave-one-out", "scale": "none", "aggregation": "completion-sum",
+            "updates_per_batch": 1, "cut_completions": "train",
+        },
+    }  # fmt: skip
 
     def temperatures(self, step: int, config: GRPOConfig) -> tuple[float, ...]:
         return config.group_temperatures

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pydantic import Field
 
 from alignkit import Batch, Method, MethodConfig, hookimpl
+from alignkit.methods import paper_numbers
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from torch import Tensor
 
@@ -43,6 +44,10 @@ class SFT(Method):
     name: ClassVar[str] = "sft"
     Config: ClassVar[type[MethodConfig]] = SFTConfig
     trains_on: ClassVar[str] = "chosen"
+    presets: ClassVar[Mapping[str, Mapping[str, object]]] = {
+        "paper": paper_numbers(SFTConfig),
+        "letter": {"reduction": "example-sum"},
+    }
 
     def loss(self, batch: Batch, config: SFTConfig) -> Tensor:
         return likelihood_loss(batch, config.reduction)

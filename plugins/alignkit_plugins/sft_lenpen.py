@@ -17,7 +17,8 @@ that is the longest of its prompt not to end where it did. Samples are drawn at 
 c is in squared tokens, easily 10^4, and a single such step would ruin Adam's second moment for a long while. The
 penalty's gradient is therefore scaled down to at most `max_penalty_ratio` times the likelihood gradient's norm of the
 same step; both norms are logged (`grad_norm/likelihood`, `grad_norm/penalty`). lambda sets the strength while the
-penalty is small, the ratio while it is large.
+penalty is small, the ratio while it is large; the run says in how many steps the ratio did. The preset "letter" has no
+ratio and sums the likelihood over an example, as Eq. 2 to 4 stand.
 
 Source: the paper, section 3.2 and 4.2; the estimator is Williams 1992 with Kool et al. 2019's baseline.
 """
@@ -29,10 +30,11 @@ from typing import TYPE_CHECKING, ClassVar
 from pydantic import Field
 
 from alignkit import Batch, Method, MethodConfig, hookimpl
+from alignkit.methods import paper_numbers
 from alignkit_plugins.sft import SFTConfig, likelihood_loss
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from torch import Tensor
 
@@ -40,11 +42,19 @@ if TYPE_CHECKING:
 class SFTLengthPenaltyConfig(SFTConfig):
     """SFT's numbers, and the penalty's."""
 
-    penalty: float = Field(1e-3, ge=0, description="lambda of Eq. 3, per squared token (the paper's)")
+    penalty: float = Field(
+        1e-3,
+        ge=0,
+        description="lambda of Eq. 3, per squared token (the paper's); while the overrun is large max-penalty-ratio "
+        "decides the strength instead",
+    )
     penalty_interval: int = Field(100, ge=1, description="steps between applications of the penalty (the paper's)")
     penalty_samples: int = Field(2, ge=2, description="samples drawn for each prompt when it is applied")
-    max_penalty_ratio: float = Field(
-        1.0, gt=0, description="the penalty's gradient norm, at most this many times the likelihood's"
+    max_penalty_ratio: float | None = Field(
+        1.0,
+        gt=0,
+        description="the penalty's gradient norm, at most this many times the likelihood's; a run says in how many "
+        "steps it decided; --preset letter: no limit",
     )
 
 
@@ -52,6 +62,12 @@ class SFTLengthPenalty(Method):
     name: ClassVar[str] = "sft-lenpen"
     Config: ClassVar[type[MethodConfig]] = SFTLengthPenaltyConfig
     trains_on: ClassVar[str] = "chosen"
+    presets: ClassVar[Mapping[str, Mapping[str, object]]] = {
+        "paper": paper_numbers(SFTLengthPenaltyConfig),
+        "letter": {
+            "reduction": "example-sum", "penalty": 1e-3, "penalty_interval": 100, "max_penalty_ratio": None,
+        },
+    }  # fmt: skip
 
     def temperatures(self, step: int, config: SFTLengthPenaltyConfig) -> tuple[float, ...]:
         return (1.0,) * config.penalty_samples if step % config.penalty_interval == 0 else ()
