@@ -110,7 +110,7 @@ def run_quickstart(*, seed: int, out: Path, progress: Progress) -> list[dict[str
     full = [row | _extra(row["entrant"], entrants, seed) for row in table]
     write_quickstart_report(
         out, rows=full, prompts=rows, answers={name: e.answers for name, e in entrants.items()},
-        scores={name: e.scores for name, e in entrants.items()}, note=NOTE,
+        scores={name: e.scores for name, e in entrants.items()}, note=notes(full),
     )  # fmt: skip
     return full
 
@@ -202,9 +202,27 @@ def _row(
         "excess_vs_sft": beyond.mean if beyond else None,
         "excess_vs_sft_low": beyond.low if beyond else None,
         "excess_vs_sft_high": beyond.high if beyond else None,
+        "steps_clipped": _steps_clipped(end) if end else None,
         "minutes": end["seconds"] / 60 if end else None,
         "peak_mib": end["peak_mib"] if end else None,
     }
+
+
+def _steps_clipped(end: Mapping[str, Any]) -> float | None:
+    """Share of a finished run's steps whose gradient was clipped, in percent."""
+    found = end.get("tally", {}).get("grad_clipped")
+    return 100 * found["steps"] / found["of"] if found else None
+
+
+def notes(table: Sequence[Mapping[str, Any]]) -> str:
+    """What has to be said about the table."""
+    whole = [row["entrant"] for row in table if row["steps_clipped"] == 100]
+    if not whole:
+        return NOTE
+    return (
+        f"{NOTE} Every step of {', '.join(whole)} was clipped to a gradient norm of 1: there the gradient's direction "
+        "counted and its length did not."
+    )
 
 
 def _extra(name: str, entrants: Mapping[str, Entrant], seed: int) -> dict[str, Any]:

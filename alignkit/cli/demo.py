@@ -23,6 +23,7 @@ _COLUMNS = {
     "excess_vs_sft": "excess vs sft",
     "repetition": "repetition",
     "second_opinion": "second opinion, win %",
+    "steps_clipped": "steps clipped, %",
     "minutes": "minutes",
     "peak_mib": "peak MiB",
 }
@@ -55,7 +56,7 @@ def demo(seed: Seed = 16, out: Out = "runs/quickstart", json: Json = False) -> N
 def show(entrants: list[dict[str, Any]]) -> None:
     """Print the table with what has to be said about it; an interval stands in brackets behind its number."""
     from alignkit.cli.terminal import print_table
-    from alignkit.quickstart import NOTE
+    from alignkit.quickstart import notes
 
     rows = [
         ([_cell(entrant[key], *(entrant[end] for end in _INTERVALS.get(key, ()))) for key in _COLUMNS], "")
@@ -63,7 +64,7 @@ def show(entrants: list[dict[str, Any]]) -> None:
     ]
     titles = tuple(_COLUMNS.values())
     print_table(titles, rows, right=titles[1:])
-    print(NOTE)
+    print(notes(entrants))
     for entrant in entrants:
         numbers = ", ".join(f"{label} {entrant[key]:.3g}" for key, label in _OFF_TASK.items())
         print(f"off-task, own prompts outside the grammar: {entrant['entrant']}: {numbers}")

@@ -55,6 +55,7 @@ TABLE = (
         "second_opinion", "second opinion, win %", low="second_low", high="second_high",
         note="a reward model trained on the demo pairs",
     ),
+    Column("steps_clipped", "steps clipped, %", digits=0, note="whose gradient was longer than 1 and was scaled down"),
     Column("minutes", "minutes", note="training, validation included"),
     Column("peak_mib", "peak MiB", digits=0),
 )  # fmt: skip

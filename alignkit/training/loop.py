@@ -24,7 +24,7 @@ from alignkit.memory import give_back
 from alignkit.methods import Method, MethodConfig
 from alignkit.progress import Progress, shown
 from alignkit.tracking import Tracker
-from alignkit.training import checkpoint, guards
+from alignkit.training import checkpoint, guards, tally
 from alignkit.training.alarms import alarms
 from alignkit.training.deadlines import DeadlinePassed, Deadlines
 from alignkit.training.distributed import clip
@@ -93,7 +93,7 @@ class Loop:
     def resume(self, found: Path) -> None:
         """Go back to a checkpoint: what was written after it is written again."""
         state = checkpoint.load(found, policy=self.models.policy, optimizer=self.optimizer)
-        self.position = Position(**{key: state[key] for key in asdict(Position())})
+        self.position = Position(**{key: state[key] for key in asdict(Position()) if key in state})
         self.models.use_path(state["path"])
         self.rollouts.load(state["rollouts"])
         self._saved_at = self.position.step, self.position.measured
@@ -116,6 +116,8 @@ class Loop:
                     self._measure()
             self._keep_best()
             self._measure_pairs()
+            for line in tally.lines(self.position.tally, self.config):
+                self.progress.note(line)
         except Broken:
             self.stop_interrupted()
         except DeadlinePassed as passed:
@@ -169,6 +171,8 @@ class Loop:
         }  # fmt: skip
         metrics |= self.models.sampler.metrics
         metrics |= result.logged | {f"grad_norm/{name}": norm for name, norm in result.grad_norms.items()}
+        metrics |= {f"{tally.LIMITED}{name}": float(is_so) for name, is_so in result.limited.items()}
+        tally.count(self.position.tally, metrics)
         self._log({name: x for name, x in metrics.items() if math.isfinite(x)})
         self.progress.advance(1, **shown(metrics))
         self.position.seconds += time.monotonic() - started
@@ -186,6 +190,7 @@ class Loop:
             metrics["no_update"] = float(not micros)  # no moment, no decay: there is no gradient
         if micros:
             metrics["grad_norm"] = self._clip(micros, step)
+            metrics["grad_clipped"] = float(metrics["grad_norm"] > self.config.max_grad_norm)
             self._is_whole = False
             self.optimizer.step()
             guards.refuse_non_finite_weights(

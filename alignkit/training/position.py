@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
+from alignkit.training.tally import Tally
+
 
 @dataclass
 class Position:
@@ -13,6 +15,7 @@ class Position:
     Args:
         measured: the last step after which validation and samples, if due, are done.
         losses: of the last steps, which a spike is compared with.
+        tally: in how many steps what held them back, did.
     """
 
     step: int = 0
@@ -23,3 +26,4 @@ class Position:
     seconds: float = 0.0
     first_metrics: dict[str, float] = field(default_factory=dict)
     losses: list[float] = field(default_factory=list)
+    tally: Tally = field(default_factory=dict)

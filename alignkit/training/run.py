@@ -24,6 +24,7 @@ from alignkit.runs import hash_model
 from alignkit.scoring.spending import agree
 from alignkit.storage import open_private
 from alignkit.tracking import MetricsFile, Tracker
+from alignkit.training import tally
 from alignkit.training.deadlines import Deadlines
 from alignkit.training.description import account, describe
 from alignkit.training.distributed import refuse_unshared
@@ -193,6 +194,7 @@ def _compute(
         "wall_seconds": time.monotonic() - started,
         "peak_mib": max(world.gather(peak_mib())),
         "tokens": loop.position.tokens_seen,
+        "tally": tally.as_json(loop.position.tally),
         "exported_difference_nats": difference,
     }
 
