@@ -78,7 +78,7 @@ def stopped() -> dict[str, list[int]]:
     """Runs that stop and say why."""
     raising = ["--reward", "rewards.py:raising"]
     return {
-        "nan": ranks(2, "nan", partial(train, "sft", "nan", [], model="bad-model", data="bad.jsonl")),
+        "nan": ranks(2, "nan", partial(train, "sft", "nan", [], data="bad.jsonl"), rank_0=spoilt, rank_1=spoilt),
         "raising": ranks(2, "raising", partial(train, "grpo", "raising", raising)),
         "full": ranks(2, "full", partial(train, "sft", "full", []), rank_1=without_room),
         "copying": ranks(2, "copying", partial(train, "sft", "copying", ["--sampler", "vllm"])),
@@ -105,13 +105,12 @@ def train(
     *,
     resume: bool = False,
     steps: int = 8,
-    model: str = "model",
     data: str = "rows.jsonl",
 ) -> int:
     from alignkit.cli.main import main as alignkit
 
     given: dict[str, Any] = {
-        "model": model, "data": data, "out": name, "precision": "fp32", "split": "first-6", "max_new_tokens": 5,
+        "model": "model", "data": data, "out": name, "precision": "fp32", "split": "first-6", "max_new_tokens": 5,
         "batch_size": 5, "accumulation": 1, "max_steps": steps, "checkpoint_interval": 2, "validation_interval": 4,
         "learning_rate": 1e-3, "warmup_steps": 1,
     }  # fmt: skip
@@ -135,14 +134,9 @@ def warm() -> int:
 
 
 def write_inputs() -> int:
-    from safetensors.torch import load_file, save_file
     from tiny_models import tiny_model
 
     tiny_model(Path("model"))
-    bad = tiny_model(Path("bad-model"), tied=False) / "model.safetensors"
-    tensors = load_file(bad)
-    tensors["model.embed_tokens.weight"][ord("~") - ord("!")] = float("nan")
-    save_file(tensors, bad, metadata={"format": "pt"})
     words = ["river", "stone", "cloud", "lamp", "bread", "window", "garden", "music"]
     rows = [
         {"id": f"r{n}", "prompt": f"Say {word} {n}.", "chosen": f"{word} {n} " * (1 + n % 3), "rejected": f"no {word}"}
@@ -157,6 +151,13 @@ def write_inputs() -> int:
 
 def write_rows(name: str, rows: Sequence[dict[str, Any]]) -> None:
     Path(name).write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
+def spoilt() -> None:
+    """Let this rank compute nan for the row with a tilde."""
+    from small_runs import spoil_letter
+
+    spoil_letter("~")
 
 
 def in_step(step: int, number: int) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import torch
 from safetensors.torch import load_file
 
 from alignkit.data.trees import Tree, tree
+from alignkit.training import setup
 from alignkit.training.loop import Loop
 
 
@@ -59,3 +61,19 @@ def stop_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
         original(self)
 
     monkeypatch.setattr(Loop, "_step", stepping)
+
+
+def spoil_letter(letter: str, patched: Callable[[Any, str, Any], None] = setattr) -> None:
+    """Let every policy that a run loads here compute nan for texts with a letter; its weights are finite."""
+
+    def spoilt(embedding: Any, given: Any, output: torch.Tensor) -> torch.Tensor:
+        return output.masked_fill((given[0] == ord(letter) - ord("!"))[..., None], float("nan"))
+
+    original = setup.load_policy
+
+    def load(*given: Any, **more: Any) -> Any:
+        policy = original(*given, **more)
+        policy.base.get_input_embeddings().register_forward_hook(spoilt)
+        return policy
+
+    patched(setup, "load_policy", load)

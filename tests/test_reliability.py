@@ -17,15 +17,14 @@ import pytest
 import torch
 from alignkit_plugins.sft import SFT
 from safetensors.torch import load_file, save_file
-from small_runs import command, stop_at, weights, write_numbered_rows
+from small_runs import command, spoil_letter, stop_at, weights, write_numbered_rows
 from tiny_models import tiny_model
 
 import alignkit
 from alignkit.cli.main import main
 from alignkit.errors import Interrupted
 from alignkit.policy.finite import non_finite
-from alignkit.policy.load import load_policy
-from alignkit.training import checkpoint, guards, loop, setup
+from alignkit.training import checkpoint, guards, loop
 from alignkit.training.loop import Loop
 from alignkit.training.signals import noted_signals
 
@@ -168,15 +167,7 @@ def test_a_folder_that_became_unwritable_stops_with_3(
 def test_nan_in_one_row_stops_with_3_names_the_row_and_keeps_what_was_saved(
     model: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def spoilt(embedding: Any, given: Any, output: torch.Tensor) -> torch.Tensor:
-        return output.masked_fill((given[0] == ord("~") - ord("!"))[..., None], float("nan"))
-
-    def load(*given: Any, **more: Any) -> Any:
-        policy = load_policy(*given, **more)
-        policy.base.get_input_embeddings().register_forward_hook(spoilt)
-        return policy
-
-    monkeypatch.setattr(setup, "load_policy", load)
+    spoil_letter("~", monkeypatch.setattr)
     rows = [json.loads(line) for line in data.read_text().splitlines()]
     (tmp_path / "validation.jsonl").write_text(json.dumps(rows[0]) + "\n")
     rows[17]["chosen"] = "a ~ here and after"
