@@ -50,7 +50,7 @@ class MethodConfig(Options):
         "adam",
         description="Adam is the paper's; AdamW decouples weight decay; 8bit: moments in 8 bits (extra bitsandbytes)",
     )
-    weight_decay: float = Field(0.0, ge=0, description="weight decay of the optimizer")
+    weight_decay: float = Field(0.0, ge=0, description="weight decay of matrices; norms and biases are spared")
     max_grad_norm: float = Field(1.0, gt=0, description="the gradient is scaled down to this norm")
     seed: int = Field(42, ge=0, description="seed of data order and sampling")
     validation_interval: int = Field(250, ge=1, description="optimizer steps between validations")

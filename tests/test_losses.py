@@ -76,6 +76,16 @@ def test_reward_is_the_bradley_terry_log_likelihood() -> None:
     assert Reward().loss(pairs, RewardConfig()).item() == pytest.approx(expected, rel=1e-6)
 
 
+def test_ties_count_half_in_accuracies() -> None:
+    same = torch.tensor([-1.0, -1.0, -2.0, -1.0])
+    pairs = batch([[-1.0], [-1.0], [-1.0], [-2.0]], reference_T=same)  # margins 0 and above
+    DPO().loss(pairs, DPOConfig())
+    assert pairs.logged["accuracy"][0].tolist() == [0.5, 1.0]
+    valued = batch([[0.0]] * 4, value_N=torch.tensor([1.0, 1.0, 0.0, 1.0], requires_grad=True))
+    Reward().loss(valued, RewardConfig())
+    assert valued.logged["accuracy"][0].tolist() == [0.5, 0.0]
+
+
 def test_leave_one_out_baseline_is_the_mean_of_the_others_and_skips_the_missing() -> None:
     rewards = np.array([[1.0, 2.0, 6.0], [1.0, np.nan, 3.0], [np.nan, np.nan, 5.0]])
     baseline = leave_one_out_baseline(rewards)

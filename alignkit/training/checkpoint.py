@@ -59,7 +59,7 @@ def save(
         RunStopped: the disk is full or cannot be written; nothing half-written stays under a final name.
     """
     weights = {name: p.detach() for name, p in policy.named_parameters() if p.requires_grad}
-    moments, scalars = _split(optimizer)
+    moments, scalars = _split(policy, optimizer)
     final = place(folder, step)
     working = folder / f".{final.name}.part"
 
@@ -139,12 +139,14 @@ def load(checkpoint: Path, *, policy: Policy, optimizer: torch.optim.Optimizer |
     state = read_state(checkpoint)
     if optimizer is not None:
         trained = [p for group in optimizer.param_groups for p in group["params"]]
+        own = {kept: number for number, kept in _kept_numbers(policy, optimizer).items()}
         packed = optimizer.state_dict()
-        packed["state"] = {int(n): dict(values) for n, values in state.pop("optimizer").items()}
+        packed["state"] = {own[int(n)]: dict(values) for n, values in state.pop("optimizer").items()}
         with read_pieces(checkpoint, "optimizer") as pieces:
             for key in pieces.names():
-                number, name = key.split(".", 1)
-                packed["state"].setdefault(int(number), {})[name] = pieces.read(key, trained[int(number)])
+                kept, name = key.split(".", 1)
+                number = own[int(kept)]
+                packed["state"].setdefault(number, {})[name] = pieces.read(key, trained[number])
         optimizer.load_state_dict(packed)
     return state
 
@@ -165,17 +167,25 @@ def check_space(folder: Path, needed_bytes: int) -> None:
         raise OSError(errno.ENOSPC, text)
 
 
-def _split(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, dict[str, float]]]:
+def _split(policy: Policy, optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, dict[str, float]]]:
     """Flatten an optimizer's state into tensors named "NUMBER.NAME" and plain numbers."""
     tensors: dict[str, Tensor] = {}
     scalars: dict[str, dict[str, float]] = {}
+    kept = _kept_numbers(policy, optimizer)
     for number, values in optimizer.state_dict()["state"].items():
         for name, value in values.items():
             if isinstance(value, Tensor):
-                tensors[f"{number}.{name}"] = value
+                tensors[f"{kept[number]}.{name}"] = value
             else:
-                scalars.setdefault(str(number), {})[name] = value
+                scalars.setdefault(str(kept[number]), {})[name] = value
     return tensors, scalars
+
+
+def _kept_numbers(policy: Policy, optimizer: torch.optim.Optimizer) -> dict[int, int]:
+    """Number among the policy's trained parameters by number in the optimizer, whatever groups that has."""
+    order = {id(p): number for number, p in enumerate(p for p in policy.parameters() if p.requires_grad)}
+    trained = [p for group in optimizer.param_groups for p in group["params"]]
+    return {number: order[id(p)] for number, p in enumerate(trained)}
 
 
 def _begin(working: Path, needed_bytes: int) -> None:

@@ -31,7 +31,7 @@ from alignkit.training.distributed import clip
 from alignkit.training.draw import Group
 from alignkit.training.memory_owners import memory_line
 from alignkit.training.models import Models
-from alignkit.training.optimizer import learning_rate, make_optimizer
+from alignkit.training.optimizer import learning_rate, make_optimizer, short_warmup
 from alignkit.training.order import derived_seed
 from alignkit.training.position import Position
 from alignkit.training.rollout_step import RolloutStep
@@ -107,6 +107,8 @@ class Loop:
         """
         self.progress.start(f"{self.method.name}", self.num_steps)
         self.progress.advance(self.position.step)
+        if (line := short_warmup(self.config, self.num_steps)) is not None:
+            self.progress.note(line)
         give_back()
         try:
             with noted_signals(self.world) as self._signals:

@@ -18,20 +18,31 @@ from alignkit.methods import MethodConfig
 def make_optimizer(parameters: Iterable[torch.nn.Parameter], config: MethodConfig) -> torch.optim.Optimizer:
     """Adam with default betas (the paper's) or AdamW, fused; or either with moments in 8 bits (Dettmers et al., 2022).
 
+    Weight decay pulls at matrices alone, as in transformers' Trainer: norms and biases (one dimension) are spared.
+
     Raises:
         UsageError: 8 bits without bitsandbytes.
     """
-    trained = [p for p in parameters if p.requires_grad]
+    trained = _groups(parameters, config.weight_decay)
     if config.optimizer.endswith("-8bit"):
         require_eight_bits(config)
         from bitsandbytes import optim
 
         narrow = {"adam-8bit": optim.Adam8bit, "adamw-8bit": optim.AdamW8bit}[config.optimizer]
-        made: Any = narrow(trained, lr=config.learning_rate, weight_decay=config.weight_decay)
+        made: Any = narrow(trained, lr=config.learning_rate)
         made.state_dict = functools.partial(_flat_state, made)
         return made
     kinds = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
-    return kinds[config.optimizer](trained, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True)
+    return kinds[config.optimizer](trained, lr=config.learning_rate, fused=True)
+
+
+def _groups(parameters: Iterable[torch.nn.Parameter], weight_decay: float) -> list[dict[str, Any]]:
+    trained = [p for p in parameters if p.requires_grad]
+    groups = [
+        {"params": [p for p in trained if p.ndim > 1], "weight_decay": weight_decay},
+        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    return [group for group in groups if group["params"]]
 
 
 def _flat_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
@@ -59,9 +70,26 @@ def require_eight_bits(config: MethodConfig) -> None:
 
 
 def learning_rate(config: MethodConfig, *, step: int, num_steps: int) -> float:
-    """Learning rate of an optimizer step (from 1): a linear rise over the warm-up, then the schedule down to 0."""
+    """Learning rate of an optimizer step (from 1): a linear rise over the warm-up, then the schedule down to 0.
+
+    The first step has 1 / warmup_steps of the peak, step `warmup_steps` all of it, the step *after* the last one would
+    have 0: no step is spent at 0. transformers' schedules over one step more give the same rates, after a first step
+    at 0.
+    """
     if step <= config.warmup_steps:
         return config.learning_rate * step / max(1, config.warmup_steps)
     done = (step - config.warmup_steps) / max(1, num_steps - config.warmup_steps + 1)
     shapes = {"linear": 1 - done, "cosine": (1 + math.cos(math.pi * done)) / 2, "constant": 1.0}
     return config.learning_rate * shapes[config.schedule]
+
+
+def short_warmup(config: MethodConfig, num_steps: int) -> str | None:
+    """Say where a run ends before its warm-up does, or None."""
+    if num_steps >= config.warmup_steps:
+        return None
+    reached = learning_rate(config, step=num_steps, num_steps=num_steps)
+    return (
+        f"warm-up: the run ends after {num_steps} of its {config.warmup_steps} warm-up steps: its learning rate never "
+        f"passes {reached:.3g}, {num_steps / config.warmup_steps:.0%} of --learning-rate {config.learning_rate:g}; "
+        "lower --warmup-steps"
+    )

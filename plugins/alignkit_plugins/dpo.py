@@ -60,7 +60,7 @@ class DPO(Method):
         margin_P = chosen_reward_P - rejected_reward_P
         batch.log(
             margin=margin_P,
-            accuracy=(margin_P > 0).float(),
+            accuracy=(margin_P.sign() + 1) / 2,  # a tie counts half
             chosen_reward=chosen_reward_P,
             rejected_reward=rejected_reward_P,
             chosen_logprob=chosen.logprob_N / chosen.num_tokens_N,

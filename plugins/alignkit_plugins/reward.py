@@ -42,7 +42,7 @@ class Reward(Method):
         chosen, rejected = batch.pairs()
         assert chosen.value_N is not None and rejected.value_N is not None
         margin_P = chosen.value_N - rejected.value_N
-        batch.log(margin=margin_P, accuracy=(margin_P > 0).float())
+        batch.log(margin=margin_P, accuracy=(margin_P.sign() + 1) / 2)  # a tie counts half
         return batch.mean(-logsigmoid(margin_P), over="pairs")
 
 

@@ -25,7 +25,7 @@ class SimPO(Method):
 
         chosen, rejected = batch.pairs()
         margin_P = config.beta * (chosen.logprob_N / chosen.num_tokens_N - rejected.logprob_N / rejected.num_tokens_N)
-        batch.log(margin=margin_P, accuracy=(margin_P > 0).float())
+        batch.log(margin=margin_P, accuracy=(margin_P.sign() + 1) / 2)
         return batch.mean(-logsigmoid(margin_P - config.gamma), over="pairs")
 
 
