@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +47,12 @@ class Counting(Judge):
             if number == self.dies_after:
                 raise RunStopped("the judge is gone")
             yield {number: self.score([item])[0]}
+
+
+def change(path: Path, script: str) -> None:
+    """Change a ledger's file as no alignkit would."""
+    with closing(sqlite3.connect(path)) as db:
+        db.executescript(script)
 
 
 def item(text: str, **row: object) -> Item:
@@ -145,19 +153,146 @@ def test_a_ledger_without_looks_keeps_its_scores_and_gets_them(tmp_path: Path) -
     path = tmp_path / "l.sqlite"
     ledger = Ledger(path)
     ledger.keep(SOURCE, {"first": Scored(1.0)})
-    ledger._connection().executescript("DROP TABLE looks; PRAGMA user_version = 1;")
     ledger.close()
+    change(
+        path, "DROP TABLE looks; DROP TABLE claims; ALTER TABLE scores DROP COLUMN checksum; PRAGMA user_version = 1;"
+    )
     assert Ledger(path).count_look(("a", "b"), "x") == 1 and Ledger(path).find(["first"]) == {"first": Scored(1.0)}
-    Ledger(path)._connection().execute("PRAGMA user_version = 3")
+    change(path, "PRAGMA user_version = 99")
     with pytest.raises(InputError, match="a ledger of another alignkit"):
         Ledger(path).find(["first"])
+
+
+FORMAT_2 = """
+CREATE TABLE scores (key TEXT PRIMARY KEY, judge TEXT NOT NULL, version TEXT NOT NULL, parameters TEXT NOT NULL,
+  repeat INTEGER NOT NULL, value REAL NOT NULL, raw TEXT, created TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE missing (key TEXT PRIMARY KEY, judge TEXT NOT NULL, version TEXT NOT NULL, parameters TEXT NOT NULL,
+  reason TEXT NOT NULL, created TEXT NOT NULL, attempts INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE looks (number INTEGER PRIMARY KEY, pair TEXT NOT NULL, look TEXT NOT NULL, created TEXT NOT NULL,
+  UNIQUE (pair, look));
+INSERT INTO scores VALUES ('a', 'j', '1', '{}', 0, 1.5, 'raw', '2026'), ('b', 'j', '1', '{}', 0, 'text', NULL, '2026');
+INSERT INTO missing VALUES ('c', 'j', '1', '{}', 'no answer', '2026', 3);
+INSERT INTO looks VALUES (1, 'p q', 'x', '2026'), (2, 'p q', 'y', '2026');
+PRAGMA user_version = 2;
+"""
+
+
+def test_a_ledger_of_the_format_before_keeps_its_scores_notes_and_looks(tmp_path: Path) -> None:
+    path = tmp_path / "l.sqlite"
+    change(path, FORMAT_2)
+    path.chmod(0o644)
+    ledger = Ledger(path)
+    assert ledger.find(["a", "b"]) == {"a": Scored(1.5)}  # what is no number never was a score
+    assert ledger.count_look(("q", "p"), "y") == 2 and ledger.count_look(("p", "q"), "z") == 3
+    assert [entry["attempts"] for entry in ledger.export() if entry["key"] == "c"] == [3]
+    assert path.stat().st_mode & 0o777 == 0o600
+    ledger.keep(SOURCE, {"b": Scored(7.0)})
+    assert Ledger(path).find(["b"]) == {"b": Scored(7.0)}
+
+
+def test_the_ledger_and_what_sqlite_puts_beside_it_are_the_users_own(tmp_path: Path) -> None:
+    old = os.umask(0)
+    try:
+        ledger = Ledger(tmp_path / "new" / "l.sqlite")
+        ledger.keep(SOURCE, {"k": Scored(1.0)})
+        modes = {file.name: file.stat().st_mode & 0o777 for file in (tmp_path / "new").iterdir()}
+    finally:
+        os.umask(old)
+    assert {"l.sqlite", "l.sqlite-wal", "l.sqlite-shm"} <= modes.keys() and set(modes.values()) == {0o600}
+    assert (tmp_path / "new").stat().st_mode & 0o777 == 0o700
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        "UPDATE scores SET value = 2.5",
+        "UPDATE scores SET value = 'text'",
+        "UPDATE scores SET value = x'ff'",
+        "UPDATE scores SET value = 9e999",
+        "UPDATE scores SET raw = 'other'",
+        "UPDATE scores SET raw = x'ff'",
+        "UPDATE scores SET parameters = '{'",
+        "UPDATE scores SET judge = x'00'",
+        "UPDATE scores SET repeat = 'x'",
+        "UPDATE scores SET created = 7",
+        "UPDATE scores SET checksum = NULL",
+        "UPDATE scores SET judge = CAST(x'ff' AS TEXT)",
+        "UPDATE scores SET key = 'stray' WHERE key = 'k'",
+        "UPDATE missing SET attempts = 'many'; UPDATE missing SET reason = x'00'; UPDATE scores SET value = 3.0",
+    ],
+)
+def test_a_score_that_is_not_what_was_written_is_asked_for_again_and_counted(
+    tmp_path: Path, script: str, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    path = tmp_path / "l.sqlite"
+    monkeypatch.setenv("ALIGNKIT_LEDGER", str(path))
+    ledger = Ledger(path)
+    ledger.keep(SOURCE, {"k": Scored(1.5, "raw"), "m": Missing("no answer")})
+    ledger.close()
+    change(path, script)
+    assert ledger.find(["k"]) == {}
+    for command in (["ledger", "stats"], ["ledger", "stats", "--json"], ["ledger", "export"]):
+        assert main(command) == 0
+        assert "rows are not what was written" in (capsys.readouterr().err + caplog.text)
+        caplog.clear()
+    assert ledger.keep(SOURCE, {"k": Scored(4.0), "m": Missing("again")}) == {"k": Scored(4.0)}
+    assert Ledger(path).find(["k"]) == {"k": Scored(4.0)}
+
+
+@pytest.mark.parametrize(
+    ("script", "said"),
+    [
+        ("DROP TABLE scores", "its table scores is another one"),
+        ("DROP TABLE looks; CREATE TABLE looks (x)", "its table looks is another one"),
+        ("PRAGMA user_version = -3", "of another alignkit"),
+        ("PRAGMA user_version = 0", "another program's database"),
+    ],
+)
+def test_a_database_with_other_tables_is_refused_and_left_alone(tmp_path: Path, script: str, said: str) -> None:
+    path = tmp_path / "l.sqlite"
+    ledger = Ledger(path)
+    ledger.keep(SOURCE, {"k": Scored(1.5)})
+    ledger.close()
+    change(path, script)
+    before = path.read_bytes()
+    for look in (lambda: ledger.find(["k"]), lambda: ledger.stats(), lambda: list(ledger.export())):
+        with pytest.raises(InputError, match=said):
+            look()
+    assert path.read_bytes() == before
+
+
+def test_a_look_that_is_not_what_was_written_counts_for_everybody(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "l.sqlite"
+    ledger = Ledger(path)
+    assert [ledger.count_look(("a", "b"), look) for look in "xyz"] == [1, 2, 3]
+    ledger.close()
+    change(path, "UPDATE looks SET pair = 'somebody else' WHERE number = 2")
+    assert Ledger(path).count_look(("a", "b"), "w") == 4 and "1 rows of looks are not what was written" in caplog.text
+    change(path, "UPDATE looks SET number = 4611686018427387904 WHERE number = 2; DELETE FROM looks WHERE number = 1")
+    assert Ledger(path).count_look(("a", "b"), "v") == 5
+
+
+def test_looks_that_stand_elsewhere_are_counted_too(tmp_path: Path) -> None:
+    assert Ledger(tmp_path / "new.sqlite").count_look(("a", "b"), "w", known=["x", "y", "x"]) == 3
+    assert Ledger(tmp_path / "new.sqlite").count_look(("b", "a"), "y", known=["x", "y"]) == 2
+
+
+def test_a_raw_answer_that_is_no_unicode_is_kept_in_escaped_form(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "l.sqlite")
+    assert ledger.keep(SOURCE, {"k": Scored(1.0, "\ud800")})["k"].raw == "\\ud800"
+    ledger.keep(SOURCE, {"m": Missing("half \udfff")})
+    assert [entry["reason"] for entry in ledger.export() if entry["key"] == "m"] == ["half \\udfff"]
 
 
 def test_a_full_disk_stops_with_what_was_committed_kept(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path / "l.sqlite")
     ledger.keep(SOURCE, {"first": Scored(1.0)})
-    pages = ledger._connection().execute("PRAGMA page_count").fetchone()[0]
-    ledger._connection().execute(f"PRAGMA max_page_count = {pages}")  # SQLite's own way to have no more room
+    with ledger._open() as db:
+        pages = db.execute("PRAGMA page_count").fetchone()[0]
+        db.execute(f"PRAGMA max_page_count = {pages}")  # SQLite's own way to have no more room
     with pytest.raises(RunStopped, match=r"l\.sqlite: the ledger cannot be written or read \(database or disk is full"):
         ledger.keep(SOURCE, {f"key {n}": Scored(1.0, "x" * 5000) for n in range(20)})
     assert Ledger(tmp_path / "l.sqlite").find(["first", "key 0"]) == {"first": Scored(1.0)}

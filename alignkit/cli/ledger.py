@@ -5,7 +5,7 @@ from __future__ import annotations
 import json as json_module
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -29,7 +29,7 @@ def stats(json: Json = False) -> None:
     titles = ("judge", "version", "parameters", "scores", "missing", "lowest", "highest", "last")
     cells = [
         (
-            row["judge"], row["version"], ", ".join(f"{k}={v}" for k, v in row["parameters"].items()),
+            row["judge"], row["version"], _shown(row["parameters"]),
             f"{row['num_scores']:,}", f"{row['num_missing']:,}",
             *("-" if row[key] is None else f"{row[key]:.4g}" for key in ("lowest", "highest")), row["last"],
         )
@@ -48,12 +48,17 @@ def export(out: Out = None) -> None:
         sys.stdout.writelines(lines)
         return
     from alignkit.errors import UsageError
+    from alignkit.storage import open_private
 
     try:
-        with open(out, "x", encoding="utf-8") as opened:
+        with open(out, "x", encoding="utf-8", opener=open_private) as opened:
             opened.writelines(lines)
     except OSError as error:
         raise UsageError(f"--out {out}: cannot be written ({error.strerror}); name another file") from error
+
+
+def _shown(parameters: Any) -> str:
+    return ", ".join(f"{k}={v}" for k, v in parameters.items()) if isinstance(parameters, dict) else str(parameters)
 
 
 def add_to(app: typer.Typer) -> None:

@@ -4,11 +4,7 @@ A score is found by the SHA-256 of (judge, version, parameters, repeat, everythi
 the judge's raw answer. It is committed to the disk before anyone uses it (write-ahead log, synchronous = FULL): a
 process killed at any moment loses at most the answers that were still on their way. Processes may share a ledger; of
 two scores under one key the first stays, and both processes use it. What failed is kept apart with its reason, and is
-asked again.
-
-    scores(key, judge, version, parameters, repeat, value, raw, created)     one row a score
-    missing(key, judge, version, parameters, reason, created, attempts)      what has no score yet, and why
-    looks(pair, look, created)                                               one row a time that a pair was judged
+asked again. A row that is not what was written (ledger_file.py) is passed over, said so, and scored again.
 
 Texts that were judged are not in it, only their hash. A pair is two models' weights, whichever was judged against the
 other; a look is one set of prompts, answers and judge.
@@ -18,36 +14,29 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import itertools
 import json
+import logging
 import math
 import os
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from alignkit.errors import InputError, RunStopped
+from alignkit.errors import InputError
+from alignkit.scoring import claims
 from alignkit.scoring.judge import Missing, Scored
+from alignkit.scoring.ledger_file import LOOK, MISSING, SCORE, VARIABLE, checksum, is_whole, open_file, problem
 
-VARIABLE = "ALIGNKIT_LEDGER"
+_logger = logging.getLogger(__name__)
 DEFAULT = Path("runs") / "ledger.sqlite"
-_FORMAT = 2  # PRAGMA user_version; format 1 had no looks
-_WAIT_S = 60.0  # for another process's commit
-_TABLES = """
-CREATE TABLE IF NOT EXISTS scores (
-  key TEXT PRIMARY KEY, judge TEXT NOT NULL, version TEXT NOT NULL, parameters TEXT NOT NULL, repeat INTEGER NOT NULL,
-  value REAL NOT NULL, raw TEXT, created TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS missing (
-  key TEXT PRIMARY KEY, judge TEXT NOT NULL, version TEXT NOT NULL, parameters TEXT NOT NULL,
-  reason TEXT NOT NULL, created TEXT NOT NULL, attempts INTEGER NOT NULL) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS looks (
-  number INTEGER PRIMARY KEY, pair TEXT NOT NULL, look TEXT NOT NULL, created TEXT NOT NULL, UNIQUE (pair, look));
-"""
+_AT_ONCE = 500  # rows read at a time
 
 
 @dataclass(frozen=True)
@@ -68,11 +57,20 @@ class Source:
         return hashlib.sha256(text.encode("ascii")).hexdigest()
 
 
+@dataclass(frozen=True)
+class Claimed:
+    """What a process may do about scores that it wants: use `scores`, ask for `mine`, wait for `others`."""
+
+    scores: dict[str, Scored]
+    mine: list[str]
+    others: list[str]
+
+
 class Ledger:
     """An open ledger. Safe to use from several threads and processes.
 
     Raises:
-        InputError: the file cannot be opened, or is no ledger of this version.
+        InputError: the file cannot be opened, is damaged, or is no ledger of this version.
         RunStopped: the disk is full or fails; nothing that was committed is lost.
     """
 
@@ -86,108 +84,176 @@ class Ledger:
         """Whether there is a file yet; the first score makes it."""
         return self._db is not None or self.path.exists()
 
-    def _connection(self) -> sqlite3.Connection:
-        if self._db is None:
-            try:
-                self.path.parent.mkdir(parents=True, exist_ok=True)
-                db = sqlite3.connect(self.path, timeout=_WAIT_S, isolation_level=None, check_same_thread=False)
-                try:
-                    _prepare(db, self.path)
-                except BaseException:
-                    db.close()
-                    raise
-            except (OSError, sqlite3.Error) as error:
-                if getattr(error, "sqlite_errorcode", None) in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR):
-                    raise RunStopped(f"{self.path}: the ledger cannot be written ({error}); make room") from error
-                raise InputError(
-                    f"{self.path}: this ledger cannot be used ({error}); repair or remove it, or name another file by "
-                    f"{VARIABLE}"
-                ) from error
-            self._db = db
-        return self._db
-
     def find(self, keys: Sequence[str]) -> dict[str, Scored]:
         """Return the scores that are known, by key."""
         if not self.exists:
             return {}
-        query = "SELECT key, value, raw FROM scores WHERE key IN (SELECT value FROM json_each(?))"
         with self._open() as db:
-            rows = db.execute(query, (json.dumps(list(keys)),)).fetchall()
-        return {key: Scored(value, raw) for key, value, raw in rows}
+            scores, damaged = _scores(db, keys)
+        if damaged:
+            _logger.warning(
+                "%s: %d scores are not what was written; they are taken for missing and asked for again",
+                self.path, len(damaged),
+            )  # fmt: skip
+        return scores
 
     def keep(self, source: Source, answers: Mapping[str, Scored | Missing], *, repeat: int = 0) -> dict[str, Scored]:
         """Commit answers by key and return the scores as the ledger has them now: an earlier one stays.
 
         A missing one is noted with its reason, unless it does not apply; a later score takes the note away.
         """
-        now = datetime.now(UTC).isoformat(timespec="seconds")
+        now = _now()
         who = (source.judge, source.version, source.parameters)
-        scores = [(k, *who, repeat, a.value, a.raw, now) for k, a in answers.items() if isinstance(a, Scored)]
-        failed = [(k, *who, a.reason, now) for k, a in answers.items() if isinstance(a, Missing) and a.applies]
-        if any(not math.isfinite(row[5]) for row in scores):
+        given = {k: a for k, a in answers.items() if isinstance(a, Scored)}
+        failed = {k: a for k, a in answers.items() if isinstance(a, Missing) and a.applies}
+        if any(not math.isfinite(answer.value) for answer in given.values()):
             raise ValueError("a score that is not finite cannot be kept")
-        if not scores and not failed:
+        if not given and not failed:
             return {}
-        with self._open() as db:
-            db.execute("BEGIN IMMEDIATE")
-            try:
-                db.executemany("INSERT OR IGNORE INTO scores VALUES (?, ?, ?, ?, ?, ?, ?, ?)", scores)
-                db.executemany("DELETE FROM missing WHERE key = ?", [(row[0],) for row in scores])
-                db.executemany(
-                    "INSERT INTO missing VALUES (?, ?, ?, ?, ?, ?, 1) ON CONFLICT (key) DO UPDATE SET "
-                    "reason = excluded.reason, created = excluded.created, attempts = attempts + 1",
-                    failed,
+        with self._change() as db:
+            known, damaged = _scores(db, list(given))
+            db.executemany("DELETE FROM scores WHERE key = ?", [(key,) for key in damaged])
+            new = [(k, *who, repeat, float(a.value), _text(a.raw), now) for k, a in given.items() if k not in known]
+            db.executemany(
+                "INSERT INTO scores VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", [(*row, checksum(row)) for row in new]
+            )
+            attempts = _attempts(db, list(failed))
+            notes = [(k, *who, _text(a.reason), now, attempts.get(k, 0) + 1) for k, a in failed.items()]
+            db.executemany("DELETE FROM missing WHERE key = ?", [(key,) for key in (*given, *failed)])
+            db.executemany(
+                "INSERT INTO missing VALUES (?, ?, ?, ?, ?, ?, ?, ?)", [(*row, checksum(row)) for row in notes]
+            )
+            db.executemany("DELETE FROM claims WHERE key = ?", [(key,) for key in (*given, *failed)])
+            kept = {row[0]: Scored(row[5], row[6]) for row in new}
+            if _scores(db, list(kept))[0] != kept:
+                raise InputError(
+                    f"{self.path}: this ledger is damaged (what is written into it is not found again); repair it, or "
+                    f"name another file by {VARIABLE}"
                 )
-                db.execute("COMMIT")
-            except BaseException:
-                if db.in_transaction:
-                    db.execute("ROLLBACK")
-                raise
-        return self.find([row[0] for row in scores])
+            return known | kept
 
-    def count_look(self, models: tuple[str, str], look: str) -> int:
+    def claim(self, keys: Sequence[str], owner: str) -> Claimed:
+        """Take those of the keys that have no score and that nobody else is asking for (claims.py).
+
+        Args:
+            owner: as `claims.owner` names it.
+        """
+        with self._change() as db:
+            scores, damaged = _scores(db, keys)
+            db.executemany("DELETE FROM scores WHERE key = ?", [(key,) for key in damaged])
+            held = {
+                key: name
+                for key, name, renewed in _chunks(db, "SELECT key, owner, renewed FROM claims", keys)
+                if claims.is_held(name, renewed)
+            }
+            mine = [key for key in keys if key not in scores and held.get(key, owner) == owner]
+            db.executemany(
+                "INSERT OR REPLACE INTO claims VALUES (?, ?, ?)", [(key, owner, time.time()) for key in mine]
+            )
+            return Claimed(scores, mine, [key for key in keys if key not in scores and held.get(key, owner) != owner])
+
+    def renew(self, owner: str) -> None:
+        """Say that the owner of these claims is at work still."""
+        with self._change() as db:
+            db.execute("UPDATE claims SET renewed = ? WHERE owner = ?", (time.time(), owner))
+
+    def release(self, owner: str) -> None:
+        """Give up the claims that are left, and those that nobody holds any more."""
+        with self._change() as db:
+            rows = db.execute("SELECT DISTINCT owner, renewed FROM claims").fetchall()
+            gone = {name for name, renewed in rows if not claims.is_held(name, renewed)} | {owner}
+            db.executemany("DELETE FROM claims WHERE owner = ?", [(name,) for name in gone])
+
+    def count_look(self, models: tuple[str, str], look: str, *, known: Sequence[str] = ()) -> int:
         """Note a look at two models, unless it is known, and return its number among this pair's, from 1.
 
         Judging the same again gives the same numbers and is no further look; other prompts, another seed, other
-        sampling or another judge is one, and each is a further chance of a false alarm.
+        sampling or another judge is one, and each is a further chance of a false alarm. A row that is not what was
+        written counts as a look at every pair: nobody can say at which it was.
 
         Args:
             models: fingerprints of their weights, in any order.
             look: fingerprint of prompts, generation and judge.
+            known: looks at this pair that are on record elsewhere, oldest first; they are noted too.
         """
-        pair = " ".join(sorted(models))
-        now = datetime.now(UTC).isoformat(timespec="seconds")
-        query = """SELECT count(*) FROM looks
-        WHERE pair = ?1 AND number <= (SELECT number FROM looks WHERE pair = ?1 AND look = ?2)"""
+        pair = pair_of(models)
+        with self._change() as db:
+            there, num_damaged = self._looks(db)
+            mine = [name for whose, name in there.values() if whose == pair]
+            for name in dict.fromkeys((*known, look)):
+                if name not in mine:
+                    number = next(n for n in itertools.count(len(there) + 1) if n not in there)
+                    _insert(db, "looks", [(number, pair, name, _now())])
+                    there[number] = (pair, name)
+                    mine.append(name)
+            if num_damaged:
+                _logger.warning(
+                    "%s: %d rows of looks are not what was written; each counts as a look at these two models",
+                    self.path, num_damaged,
+                )  # fmt: skip
+            return mine.index(look) + 1 + num_damaged
+
+    def check_looks(self) -> None:
+        """Check the record of looks before anything is judged.
+
+        Raises:
+            InputError: it is damaged: a look may be missing from it, and a verdict would be too sure.
+        """
+        if not self.exists:
+            return
         with self._open() as db:
-            db.execute("INSERT OR IGNORE INTO looks (pair, look, created) VALUES (?, ?, ?)", (pair, look, now))
-            return int(db.execute(query, (pair, look)).fetchone()[0])
+            found = [row[0] for row in db.execute("PRAGMA integrity_check(looks)")]
+        if found != ["ok"]:
+            raise InputError(
+                f"{self.path}: the record of looks is damaged ({str(found[0]).splitlines()[0]}); repair the file or "
+                "move it away: the looks of runs stand in their verdicts too, scores are asked for again"
+            )
+
+    def _looks(self, db: sqlite3.Connection) -> tuple[dict[int, tuple[str, str]], int]:
+        """Every look, {number: (pair, look)}, by the table itself and not its index; and how many rows are damaged."""
+        rows = db.execute(f"SELECT {', '.join(LOOK)}, checksum FROM looks NOT INDEXED ORDER BY number").fetchall()
+        good = {row[0]: (row[1], row[2]) for row in rows if is_whole(row, LOOK)}
+        lost = max(good, default=0) - len(rows)  # numbers are given one after another
+        return dict.fromkeys((row[0] for row in rows), ("", "")) | good, len(rows) - len(good) + max(lost, 0)
 
     def stats(self) -> list[dict[str, Any]]:
         """One row for each judge, version and parameters: scores and their range, what is missing, first and last."""
-        query = """
-        SELECT judge, version, parameters, sum(scored), min(value), max(value), sum(1 - scored), min(created),
-               max(created)
-        FROM (SELECT judge, version, parameters, 1 AS scored, value, created FROM scores
-              UNION ALL SELECT judge, version, parameters, 0, NULL, created FROM missing)
-        GROUP BY judge, version, parameters ORDER BY judge, version, min(created)"""
-        names = ("judge", "version", "parameters", "num_scores", "lowest", "highest", "num_missing", "first", "last")
-        if not self.exists:
-            return []
-        with self._open() as db:
-            rows = [dict(zip(names, row, strict=True)) for row in db.execute(query)]
-        return [row | {"parameters": json.loads(row["parameters"])} for row in rows]
+        found: dict[tuple[str, ...], dict[str, Any]] = {}
+        for entry in self._entries():
+            who = (entry["judge"], entry["version"], entry["parameters"])
+            row = found.setdefault(
+                who, dict(zip(("judge", "version", "parameters"), who, strict=True))
+                | {"num_scores": 0, "lowest": None, "highest": None, "num_missing": 0}
+                | {"first": entry["created"], "last": entry["created"]},
+            )  # fmt: skip
+            row["first"], row["last"] = min(row["first"], entry["created"]), max(row["last"], entry["created"])
+            if "value" in entry:
+                row["num_scores"] += 1
+                row["lowest"] = min(entry["value"], entry["value"] if row["lowest"] is None else row["lowest"])
+                row["highest"] = max(entry["value"], entry["value"] if row["highest"] is None else row["highest"])
+            else:
+                row["num_missing"] += 1
+        rows = sorted(found.values(), key=lambda row: (row["judge"], row["version"], row["first"]))
+        return [row | {"parameters": _read_parameters(row["parameters"])} for row in rows]
 
     def export(self) -> Iterator[dict[str, Any]]:
         """Yield every score, then everything missing: {"key", "judge", "version", "parameters", "value" | "reason"}."""
-        scored = ("key", "judge", "version", "parameters", "repeat", "value", "raw", "created")
-        missing = ("key", "judge", "version", "parameters", "reason", "created", "attempts")
-        for table, names in (("scores", scored), ("missing", missing)) if self.exists else ():
+        for entry in self._entries():
+            yield entry | {"parameters": _read_parameters(entry["parameters"])}
+
+    def _entries(self) -> Iterator[dict[str, Any]]:
+        """Every row of scores, then of what is missing; says how many are not what was written, and leaves them out."""
+        num_damaged = 0
+        for table, names in (("scores", SCORE), ("missing", MISSING)) if self.exists else ():
             with self._open() as db:
-                rows = db.execute(f"SELECT {', '.join(names)} FROM {table} ORDER BY created, key").fetchall()
+                rows = db.execute(f"SELECT {', '.join(names)}, checksum FROM {table} ORDER BY created, key").fetchall()
             for row in rows:
-                entry = dict(zip(names, row, strict=True))
-                yield entry | {"parameters": json.loads(entry["parameters"])}
+                if is_whole(row, names):
+                    yield dict(zip(names, row[:-1], strict=True))
+                else:
+                    num_damaged += 1
+        if num_damaged:
+            _logger.warning("%s: %d rows are not what was written; they are left out", self.path, num_damaged)
 
     def close(self) -> None:
         """Close the file; scores stay."""
@@ -199,32 +265,77 @@ class Ledger:
     @contextmanager
     def _open(self) -> Iterator[sqlite3.Connection]:
         with self._lock:
-            db = self._connection()
+            if self._db is None:
+                self._db = open_file(self.path)
+            try:
+                yield self._db
+            except sqlite3.Error as error:
+                raise problem(self.path, error) from error
+
+    @contextmanager
+    def _change(self) -> Iterator[sqlite3.Connection]:
+        """One transaction: all of it, or nothing."""
+        with self._open() as db:
+            db.execute("BEGIN IMMEDIATE")
             try:
                 yield db
-            except sqlite3.Error as error:
-                raise RunStopped(
-                    f"{self.path}: the ledger cannot be written or read ({error}); make room or repair it, then do the "
-                    "same again: what was committed is not scored twice"
-                ) from error
-
-
-def _prepare(db: sqlite3.Connection, path: Path) -> None:
-    version = db.execute("PRAGMA user_version").fetchone()[0]
-    if version > _FORMAT:
-        raise InputError(f"{path}: a ledger of another alignkit (format {version}); name another file by {VARIABLE}")
-    give_up = time.monotonic() + _WAIT_S
-    while True:
-        try:
-            db.execute("PRAGMA journal_mode = WAL")
-            break
-        except sqlite3.OperationalError:  # another process is just making it; SQLite itself does not wait here
-            if time.monotonic() > give_up:
+                db.execute("COMMIT")
+            except BaseException:
+                if db.in_transaction:
+                    db.execute("ROLLBACK")
                 raise
-            time.sleep(0.05)
-    db.execute("PRAGMA synchronous = FULL")
-    if version < _FORMAT:
-        db.executescript(f"BEGIN IMMEDIATE; {_TABLES} PRAGMA user_version = {_FORMAT}; COMMIT;")
+
+
+def pair_of(models: tuple[str, str]) -> str:
+    """One name for two models' weights, whichever comes first."""
+    return " ".join(sorted(models))
+
+
+def _scores(db: sqlite3.Connection, keys: Sequence[str]) -> tuple[dict[str, Scored], list[str]]:
+    """The scores of these keys, and the keys whose rows are not what was written."""
+    scores, damaged = {}, []
+    for row in _chunks(db, f"SELECT {', '.join(SCORE)}, checksum FROM scores", keys):
+        if is_whole(row, SCORE):
+            scores[row[0]] = Scored(row[5], row[6])
+        else:
+            damaged.append(row[0])
+    return scores, damaged
+
+
+def _insert(db: sqlite3.Connection, table: str, rows: Sequence[tuple[Any, ...]]) -> None:
+    """Insert rows with their checksums."""
+    for row in rows:
+        db.execute(f"INSERT INTO {table} VALUES ({'?, ' * len(row)}?)", (*row, checksum(row)))
+
+
+def _attempts(db: sqlite3.Connection, keys: Sequence[str]) -> dict[str, int]:
+    """How often these were asked for in vain."""
+    rows = _chunks(db, f"SELECT {', '.join(MISSING)}, checksum FROM missing", keys)
+    return {row[0]: row[6] for row in rows if is_whole(row, MISSING)}
+
+
+def _chunks(db: sqlite3.Connection, select: str, keys: Sequence[str]) -> Iterable[tuple[Any, ...]]:
+    """The rows of these keys."""
+    for at in range(0, len(keys), _AT_ONCE):
+        part = keys[at : at + _AT_ONCE]
+        yield from db.execute(f"{select} WHERE key IN ({', '.join('?' * len(part))})", part).fetchall()
+
+
+def _text(text: str | None) -> str | None:
+    """A text as SQLite can hold it: a lone surrogate is no Unicode."""
+    return None if text is None else text.encode("utf-8", "backslashreplace").decode()
+
+
+def _read_parameters(text: str) -> Any:
+    """A judge's parameters as an object."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def canonical(value: Any) -> str:

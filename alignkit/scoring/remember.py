@@ -1,18 +1,24 @@
-"""Scoring through the ledger: what is known is read, the rest is asked once and kept before it is used."""
+"""Scoring through the ledger: what is known is read, the rest is asked once and kept before it is used.
+
+Scores that cost are claimed first (claims.py), so that processes that share a ledger ask for each once.
+"""
 
 from __future__ import annotations
 
+import functools
 import logging
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from alignkit.errors import RunStopped
+from alignkit.scoring import claims
 from alignkit.scoring.judge import Item, Judge, Missing, Scored
 from alignkit.scoring.ledger import Ledger, Source, open_ledger
 
 _logger = logging.getLogger(__name__)
 _SAID_EVERY_S = 30.0
+_LOOKED_EVERY_S = 0.5  # whether another process has got a score
 
 
 def remembered_scores(
@@ -36,8 +42,11 @@ def remembered_scores(
     keys = [source.key(judge.given(item), repeat=repeat) for item in items]
     answers: dict[str, Scored | Missing] = dict(ledger.find(list(dict.fromkeys(keys))))
     open_ones = {key: item for key, item in zip(keys, items, strict=True) if key not in answers}
-    if open_ones:
-        _ask(judge, open_ones, answers, source=source, label=label, repeat=repeat, ledger=ledger)
+    ask = functools.partial(_ask, judge, source=source, label=label, repeat=repeat, ledger=ledger)
+    if open_ones and (judge.paid or judge.remote):
+        _ask_with_others(ask, open_ones, answers, label=label, ledger=ledger)
+    elif open_ones:
+        ask(open_ones, answers)
     return [answers[key] for key in keys]
 
 
@@ -46,6 +55,33 @@ def count_unknown(judge: Judge, items: Sequence[Item], *, repeat: int = 0, ledge
     source = Source.of(judge.name, judge.version, judge.parameters())
     keys = list({source.key(judge.given(item), repeat=repeat) for item in items})
     return len(keys) - len((ledger or open_ledger()).find(keys))
+
+
+def _ask_with_others(
+    ask: Callable[[Mapping[str, Item], dict[str, Scored | Missing]], None],
+    open_ones: Mapping[str, Item],
+    answers: dict[str, Scored | Missing],
+    *,
+    label: str,
+    ledger: Ledger,
+) -> None:
+    """Ask for what nobody else is asking for, and wait for the rest: processes that want the same buy it once.
+
+    What another one could not get, or did not live to get, is asked for here.
+    """
+    said = -math.inf
+    with claims.owner(ledger) as owner:
+        while left := [key for key in open_ones if key not in answers]:
+            claimed = ledger.claim(left, owner)
+            answers.update(claimed.scores)
+            if claimed.mine:
+                ask({key: open_ones[key] for key in claimed.mine}, answers)
+                ledger.release(owner)  # whoever waits holds nothing
+            elif claimed.others:
+                if time.monotonic() - said > _SAID_EVERY_S:
+                    said = time.monotonic()
+                    _logger.info("%s: waiting for %d scores that another process asks for", label, len(claimed.others))
+                time.sleep(_LOOKED_EVERY_S)
 
 
 def _ask(
