@@ -21,6 +21,7 @@ from torch import Tensor
 
 from alignkit.data.packs import Span
 from alignkit.policy import split_attention
+from alignkit.policy.dropout import config_rates
 from alignkit.policy.lean import compute_type
 from alignkit.policy.split_attention import Split
 
@@ -122,8 +123,9 @@ def supports_trees(config: Any) -> str | None:
         return f"layers of kind {', '.join(sorted(kinds - {'full_attention'}))}"
     if getattr(text, "sliding_window", None) and getattr(text, "use_sliding_window", True):
         return f"a sliding window of {text.sliding_window} tokens"
-    if getattr(text, "attention_dropout", 0.0):
-        return f"attention dropout {text.attention_dropout}"
+    for name, rate in config_rates(text).items():
+        if "att" in name.lower():
+            return f"attention dropout ({name} {rate:g})"
     if getattr(text, "attn_logit_softcapping", None):
         return "soft-capped attention"
     if getattr(text, "v_head_dim", None):

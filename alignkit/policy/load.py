@@ -12,6 +12,7 @@ from alignkit.data.pretrained import read_config, read_model
 from alignkit.errors import InputError, UsageError
 from alignkit.policy import four_bits
 from alignkit.policy.attention import supports_trees
+from alignkit.policy.dropout import find, switch_off
 from alignkit.policy.finite import non_finite
 from alignkit.policy.head import UnknownHeadError
 from alignkit.policy.policy import Policy
@@ -45,6 +46,7 @@ def load_policy(
     gradient_checkpointing: bool = False,
     compiled: bool = False,
     in_four_bits: bool = False,
+    dropout: bool = False,
     device: torch.device | None = None,
 ) -> Policy:
     """Load a dense causal model with fp32 weights.
@@ -57,6 +59,7 @@ def load_policy(
         gradient_checkpointing: keep each layer's input alone, and compute the layer again going backward.
         compiled: compile each layer by torch.compile, on CUDA alone.
         in_four_bits: hold the linear layers in 4 bits; with `lora_rank` alone.
+        dropout: keep the dropout that the model came with, in training mode; else it is switched off.
 
     Raises:
         UsageError: the architecture has no gradient checkpointing, or 4 bits lack an adapter or bitsandbytes.
@@ -66,7 +69,10 @@ def load_policy(
     device = device or pick_device()
     torch.manual_seed(seed)
     model = _load_model(Path(folder), scalar_head)
+    known = find(model) if dropout else switch_off(model)
     reason = supports_trees(model.config)
+    if reason is None and known.is_on and known.attention:
+        reason = f"attention dropout {known.attention:g}"
     if reason and attention == "tree":
         raise InputError(
             f"{folder}: this model has {reason}, which the tree path does not compute; use --attention plain"
@@ -84,6 +90,7 @@ def load_policy(
         policy = Policy(model.to(device), path=path, autocast=autocast, scalar_head=scalar_head).train()
     except UnknownHeadError as error:
         raise InputError(f"{folder}: a model of type {model.config.model_type} cannot be scored: {error}") from error
+    policy.dropout = known
     if gradient_checkpointing:
         _checkpoint(policy, folder)
     if compiled:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from alignkit.data.packs import Pack
 from alignkit.policy import attention, lean
+from alignkit.policy.dropout import Dropout
 from alignkit.policy.head import find_form
 from alignkit.policy.logprobs import PLAIN, head_logits, token_logprobs_and_entropies
 
@@ -54,6 +55,8 @@ class Policy(nn.Module):
         self.scalar_head = scalar_head
         self.head_form = PLAIN if scalar_head else find_form(self.base)
         self.path = path
+        self.dropout = Dropout()
+        """What the model came with."""
         self._lean = lean.find(self.body) if self.device.type == "cpu" else []
         self.use_path(path)
 

@@ -81,7 +81,8 @@ def _save(policy: Policy, chat: Chat, folder: Path) -> None:
         model.generation_config.eos_token_id = sorted(chat.end_ids)
         model.generation_config.pad_token_id = tokenizer.pad_token_id
     policy.base.set_attn_implementation("sdpa")
-    model.save_pretrained(folder)
+    with policy.dropout.as_configured():
+        model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     policy.use_path(policy.path)
 

@@ -165,12 +165,23 @@ class RolloutStep:
         if step != 1 or gap is None:
             return
         limit = MAX_GAP["fp32" if self.models.policy.autocast is None else "bf16"]
-        if gap > limit:
+        if not gap <= limit:
             raise RunStopped(
                 f"the first step's ratio is not 1: log-probs in training lie {gap:.2g} nats a token from those the "
-                f"samples were drawn with, {limit:g} at most is sound; sampler and training disagree about temperature "
-                "or weights; try --sampler transformers, or --precision fp32"
+                f"samples were drawn with, {limit:g} at most is sound; {self._why_they_differ()}"
             )
+
+    def _why_they_differ(self) -> str:
+        name = self.models.sampler.name
+        if name in ("transformers", "shared"):  # the weights that are trained draw too
+            return (
+                "the same weights give other log-probs in rows than token by token; try --precision fp32, or "
+                "--attention plain"
+            )
+        return (
+            f"--sampler {name} and training differ in temperature, weights or precision; try --sampler transformers, "
+            "or --precision fp32"
+        )
 
     def _new_batch(self, number: int, step: int) -> RewardedBatch:
         self.journal.prune(self._oldest_step() // self.sampled.updates_per_batch + 1)

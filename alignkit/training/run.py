@@ -164,6 +164,8 @@ def _compute(
 
     found = world.on_first(find)
     models = load_models(method, resolved, inputs, world)
+    if (line := models.policy.dropout.line(method.name)) is not None:
+        progress.note(line)
     started = time.monotonic()
     trackers = _trackers(resolved, run, description["config"]) if world.is_first else []
     run.write_json("run.json", description)

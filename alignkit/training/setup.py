@@ -139,6 +139,7 @@ def load_models(method: Method, resolved: Resolved, inputs: Inputs, world: World
         gradient_checkpointing=section.gradient_checkpointing,
         compiled=section.compile,
         in_four_bits=section.quantize is not None,
+        dropout=_keeps_dropout(method),
         **options,
     )
     reference = (
@@ -149,6 +150,14 @@ def load_models(method: Method, resolved: Resolved, inputs: Inputs, world: World
     if type(method).temperatures is not Method.temperatures:
         _refuse_long_prompts(sampler, inputs, resolved.method.max_new_tokens)
     return Models(policy, reference, sampler)
+
+
+def _keeps_dropout(method: Method) -> bool:
+    """Whether training drops out as the model came: only where no log-prob is compared with that of other weights.
+
+    A reference, a sampler and the other completion of a pair know nothing of the units that a pass dropped.
+    """
+    return method.trains_on == "chosen" and type(method).temperatures is Method.temperatures
 
 
 def _refuse_long_prompts(sampler: Sampler, inputs: Inputs, max_new_tokens: int) -> None:
