@@ -9,7 +9,7 @@ line. No torch here.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -49,7 +49,10 @@ _Model = TypeVar("_Model", bound=BaseModel)
 
 @dataclass(frozen=True)
 class Settings:
-    """The resolved sections, and where each given value came from (by dotted path; what is absent is a default)."""
+    """The resolved sections, and where each given value came from (by dotted path; what is absent is a default).
+
+    `from_files` holds, by path, the values that stand in a file and that nothing typed has replaced.
+    """
 
     model: ModelSection
     data: DataSection
@@ -58,6 +61,7 @@ class Settings:
     report: ReportSection
     judges: dict[str, dict[str, Any]]
     sources: dict[str, str]
+    from_files: Layer
 
 
 @dataclass(frozen=True)
@@ -122,6 +126,11 @@ def judge_settings(
     return _sections([_file(config), settings_layer(settings, places), options_layer(options, places)])
 
 
+def run_settings(run: Path) -> Settings:
+    """What the configuration in a run's folder says, as `--like` reads it. Raises as `resolve`."""
+    return _sections([like_layer(run, None)])
+
+
 def dump(resolved: Resolved) -> dict[str, Any]:
     """Return the configuration with the file's structure and JSON types; `--like` reads it back."""
     tables: dict[str, Any] = {name: getattr(resolved, name).model_dump(mode="json") for name in SECTIONS}
@@ -152,7 +161,7 @@ def schema() -> dict[str, Any]:
     return top | {"properties": properties, "additionalProperties": False} | definitions
 
 
-def _sections(layers: Iterable[Layer]) -> Settings:
+def _sections(layers: Sequence[Layer]) -> Settings:
     merged: dict[str, dict[str, Given]] = {}
     judges: dict[str, dict[str, Given]] = {}
     for layer in layers:
@@ -167,7 +176,9 @@ def _sections(layers: Iterable[Layer]) -> Settings:
     sources = {f"{name}.{key}": given.place for name, table in merged.items() for key, given in table.items()}
     sources |= {f"judge.{name}.{key}": given.place for name, table in judges.items() for key, given in table.items()}
     values = {name: {key: given.value for key, given in table.items()} for name, table in judges.items()}
-    return Settings(**sections, judges=values, sources=sources)
+    held = {path: given for layer in layers for path, given in layer.items()}
+    from_files = {path: given for path, given in held.items() if given.file is not None}
+    return Settings(**sections, judges=values, sources=sources, from_files=from_files)
 
 
 def _file(config: Path | None) -> Layer:

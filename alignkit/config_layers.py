@@ -28,11 +28,15 @@ Places = Mapping[str, tuple[str, ...]]
 
 @dataclass(frozen=True)
 class Given:
-    """A value, the name it was given by, and the place: "alignkit.toml:7", "preset letter", "--set" or "option"."""
+    """A value, the name it was given by, and the place: "alignkit.toml:7", "preset letter", "--set" or "option".
+
+    `file` is the file whose word it is: what stands in a file counts for less than what its user typed (trust.py).
+    """
 
     value: object
     name: str
     place: str
+    file: Path | None = None
 
     @property
     def label(self) -> str:
@@ -44,11 +48,11 @@ Layer = dict[tuple[str, ...], Given]
 
 def file_layer(source: config_source.Source | None) -> Layer:
     """Every value of alignkit.toml."""
-    return {} if source is None else _flatten(source.tables, source.place)
+    return {} if source is None else _flatten(source.tables, source.place, file=source.path)
 
 
-def like_layer(run: Path, method: str) -> Layer:
-    """Every value another run was resolved to; another method's options are left out.
+def like_layer(run: Path, method: str | None) -> Layer:
+    """Every value another run was resolved to; another method's options are left out, with None no method's are.
 
     Raises:
         InputError: `run` is neither a run's folder nor a name under runs/.
@@ -61,8 +65,8 @@ def like_layer(run: Path, method: str) -> Layer:
     trained = tables.get("train", {}) if isinstance(tables, dict) else None
     if not isinstance(tables, dict) or not isinstance(trained, dict):
         raise InputError(f"{path}: holds no readable configuration; take another run for --like")
-    own = trained.get(method)
-    return _flatten(tables | {"train": {method: own} if own is not None else {}}, lambda *_: str(path))
+    own = trained if method is None else {method: trained[method]} if trained.get(method) is not None else {}
+    return _flatten(tables | {"train": own}, lambda *_: str(path), file=path)
 
 
 def preset_layer(name: str, method: type[Method]) -> Layer:
@@ -123,7 +127,7 @@ def options_layer(options: Mapping[str, object], places: Places) -> Layer:
     return {places[name]: Given(value, "--" + name.replace("_", "-"), "option") for name, value in options.items()}
 
 
-def _flatten(tables: Mapping[str, Any], place: Callable[..., str]) -> Layer:
+def _flatten(tables: Mapping[str, Any], place: Callable[..., str], *, file: Path | None = None) -> Layer:
     """Return every value of the file's structure by its path, refusing keys that nothing reads."""
     layer: Layer = {}
     for table, values in tables.items():
@@ -134,7 +138,7 @@ def _flatten(tables: Mapping[str, Any], place: Callable[..., str]) -> Layer:
         fields = _fields(table)
         for key, value in values.items():
             if key in fields:
-                layer[table, key] = Given(value, f"{table}.{key}", place(table, key))
+                layer[table, key] = Given(value, f"{table}.{key}", place(table, key), file)
                 continue
             if table not in PLUGIN_TABLES or not isinstance(value, dict):
                 raise _unknown(place(table, key), (table, key), known=list(fields))
@@ -146,7 +150,7 @@ def _flatten(tables: Mapping[str, Any], place: Callable[..., str]) -> Layer:
                 if option not in own:
                     raise _unknown(place(table, key, option), (table, key, option), known=list(own))
                 name = f"{table}.{key}.{option}"
-                layer[table, key, option] = Given(value[option], name, place(table, key, option))
+                layer[table, key, option] = Given(value[option], name, place(table, key, option), file)
     return layer
 
 

@@ -230,6 +230,7 @@ def remote(tmp_path: Path, urls: list[str], **more: Any) -> None:
     } | more  # fmt: skip
     lines = [f"{key} = {json.dumps(value)}" for key, value in settings.items()]
     (tmp_path / "alignkit.toml").write_text("[judge.nemotron]\n" + "\n".join(lines) + "\n")
+    assert main(["trust", str(tmp_path)]) == 0
 
 
 def test_500s_for_a_while_in_a_run_cost_time_and_nothing_else(

@@ -176,6 +176,7 @@ def test_auto_takes_rules_then_nemotron_then_a_reward_run_and_says_why(
     with running(key=CANARY) as urls:
         config = Path("nemotron.toml")
         config.write_text(f"[judge.nemotron]\nbase_url = {json.dumps(urls)}\nrequests_per_minute = 60000\n")
+        assert main(["trust", "nemotron.toml"]) == 0
         command = judged(models, plain, "--config", "nemotron.toml", judge="auto")
         assert main(command) == 2  # no score is bought before it is agreed to, the probe's neither
         assert "at most 9 requests" in (said := capsys.readouterr().err) and "agree with --yes" in said
@@ -185,9 +186,10 @@ def test_auto_takes_rules_then_nemotron_then_a_reward_run_and_says_why(
         sold = ask(urls[0], "sold")["sold"]
     assert "judge: nemotron, because NVIDIA_API_KEY is set and a one-row probe answered" in err
     bought = [row for row in open_ledger().export() if row["judge"] == "nemotron"]
-    assert len(sold) == len(bought) <= 2 * len(PROMPTS) + 1 and err.count("requests, about") == 1
+    assert len(sold) == len(bought) <= 2 * len(PROMPTS) + 1 and err.count("at most 9 requests to") == 1
     with running(key="another") as urls:
         config.write_text(f"[judge.nemotron]\nbase_url = {json.dumps(urls)}\nmax_attempts = 2\n")
+        assert main(["trust", "nemotron.toml"]) == 0
         assert main(judged(models, plain, "--yes", "--config", "nemotron.toml", judge="auto")) == 0
         out_refused, err_refused = capsys.readouterr()
     assert "judge: runs/reward-1" in err_refused
@@ -213,6 +215,7 @@ def test_the_key_is_in_no_run_report_log_or_traceback(
     judging = ["judge", "runs/a", "--vs", str(models / "other"), "--judge", "nemotron", "--data", rows]
     with running(key=CANARY) as urls:
         Path("a.toml").write_text(f"[judge.nemotron]\nbase_url = {json.dumps(urls)}\nrequests_per_minute = 60000\n")
+        assert main(["trust", "a.toml"]) == 0
         assert main([*training, *common]) == 0
         assert main([*judging, "--max-new-tokens", "3", *common]) == 0
         with monkeypatch.context() as broken:
@@ -222,6 +225,7 @@ def test_the_key_is_in_no_run_report_log_or_traceback(
     assert "Traceback" in err and "'NoneType' object is not callable" in err and "was also the training reward" in out
     with running(key="another") as urls:
         Path("a.toml").write_text(f"[judge.nemotron]\nbase_url = {json.dumps(urls)}\n")
+        assert main(["trust", "a.toml"]) == 0
         assert main([*judging, "--max-new-tokens", "4", *common]) == 3
     refused = capsys.readouterr()
     assert "[key]" in refused.err

@@ -217,6 +217,7 @@ def test_the_key_is_in_no_file_log_message_or_traceback(
         said.append(str(caught.getrepr(showlocals=False)))
         config = tmp_path / "a.toml"
         config.write_text(f"[judge.nemotron]\nbase_url = {json.dumps(urls)}\n")
+        assert main(["trust", str(config)]) == 0
         assert main(["probe", "nemotron", "--yes", "--config", str(config)]) == 3
     monkeypatch.setenv("NVIDIA_API_KEY", f"{CANARY}\n{CANARY}")
     with pytest.raises(UsageError, match="characters that no key has") as wrong:

@@ -76,7 +76,7 @@ def probe(
 
     settings = config_file.judge_settings({}, config, settings=set)
     rows = ROWS if data is None else probes.read_probe_rows(data)
-    named = make_judge(judge, settings.judges)
+    named = make_judge(judge, settings)
     rows = [*rows, *probes.adversarial_rows(rows)]
     ours, theirs = probes.probe_items(rows)
     agree([named], len(ours) + len(theirs), yes=yes)

@@ -51,6 +51,7 @@ def init(
     else:
         text, said = setups.for_this_machine(model=model, data=data)
     _write(path, text)
+    _agree_to_own(path)
     for line in said:
         print(line, file=sys.stderr)
     print(path)
@@ -63,6 +64,14 @@ def _write(path: Path, text: str) -> None:
         os.replace(part, path)
     except OSError as error:
         raise UsageError(f"--out {path}: cannot be written ({error.strerror}); name another file") from error
+
+
+def _agree_to_own(path: Path) -> None:
+    """Record what the new file names: its user asked for it."""
+    from alignkit.config_file import judge_settings
+    from alignkit.trust import named, record
+
+    record(named(judge_settings({}, path)))
 
 
 def add_to(app: typer.Typer) -> None:

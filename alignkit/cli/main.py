@@ -31,6 +31,7 @@ _COMMANDS = (
     "plugins",
     "init",
     "config",
+    "trust",
     "doctor",
     "demo",
 )

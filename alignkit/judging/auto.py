@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from alignkit import runs
+from alignkit.config_file import Settings
 from alignkit.data.rows import Row
 from alignkit.errors import AlignkitError, UsageError
 from alignkit.registry import registry
@@ -26,15 +26,13 @@ class Choice:
     is_agreed: bool = False
 
 
-def choose_judge(
-    rows: Sequence[Row], settings: Mapping[str, Mapping[str, Any]] | None, *, num_items: int, yes: bool
-) -> Choice:
+def choose_judge(rows: Sequence[Row], settings: Settings, *, num_items: int, yes: bool) -> Choice:
     """Choose the rows' own rules, else Nemotron where it answers, else the newest reward run.
 
     Nemotron is asked for one score to know whether it answers: that is agreed to first, with all the rest.
 
     Args:
-        settings: options of judges by name, from [judge.NAME].
+        settings: options of judges are in its [judge.NAME] tables.
         num_items: how many scores the verdict takes at most.
         yes: agreed to beforehand.
 
@@ -71,9 +69,7 @@ def newest_run(*, method: str | None = None) -> Path | None:
     return runs.newest_run(is_wanted)
 
 
-def _probe(
-    spec: str, row: Row, settings: Mapping[str, Mapping[str, Any]] | None, *, num_items: int, yes: bool
-) -> str | None:
+def _probe(spec: str, row: Row, settings: Settings, *, num_items: int, yes: bool) -> str | None:
     """Ask for one score, through the ledger; why there is none, or None.
 
     Raises:
@@ -81,12 +77,9 @@ def _probe(
     """
     named = make_judge(spec, settings)
     try:
+        agree([named], num_items + 1, yes=yes)  # before anything is sent: a request for the models carries the key
         try:
-            named.judge.ready([row.fields])  # costs nothing
-        except AlignkitError as error:
-            return str(error)
-        agree([named], num_items + 1, yes=yes)
-        try:
+            named.judge.ready([row.fields])
             answer = named.score([Item(row.prompt, row.reference or "Hello.", row.fields)])[0]
         except AlignkitError as error:
             return str(error)

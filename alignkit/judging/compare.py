@@ -102,9 +102,9 @@ def _agreed_judge(prompts: Prompts, settings: Settings, *, yes: bool, note: Call
     num_items = 2 * len(prompts.rows) * (1 + section.rejudge)
     chosen = Choice(section.judge, "it was named")
     if section.judge == "auto":
-        chosen = choose_judge(prompts.rows, settings.judges, num_items=num_items, yes=yes)
+        chosen = choose_judge(prompts.rows, settings, num_items=num_items, yes=yes)
     note(f"judge: {chosen.spec}, because {chosen.why}; {len(prompts.rows)} prompts: {prompts.source}")
-    named = make_judge(chosen.spec, settings.judges)
+    named = make_judge(chosen.spec, settings, named_at=("judge", "judge"))
     agree([named] if not chosen.is_agreed else [], num_items, yes=yes)
     return named
 

@@ -25,6 +25,10 @@ class ClientConfig(JudgeConfig):
     max_outage_s: float = Field(600.0, gt=0, description="how long every address may fail before scores are missing")
     price_per_1000: float | None = Field(None, ge=0, description="price of 1,000 requests, for the estimate")
 
+    def variable_of_key(self) -> str | None:
+        """The environment variable whose key is sent to these addresses, where there is one."""
+        return None
+
     @field_validator("base_url")
     @classmethod
     def _addresses(cls, urls: list[str]) -> list[str]:

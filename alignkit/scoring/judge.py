@@ -122,6 +122,17 @@ class Judge(ABC):
         """What scoring that many items would take; shown before anything is spent."""
         return Cost(num_items, 0.0, "nothing is known of the price")
 
+    def destination(self) -> str:
+        """Where texts are sent, and with which key: "https://host/v1 with the key in VARIABLE"; "" where nothing is."""
+        return ""
+
+    def check_key(self) -> None:
+        """Check what a paid judge needs before its cost is agreed to: a key, an address. Nothing is sent.
+
+        Raises:
+            AlignkitError: it is not there, with the ways out.
+        """
+
     def ready(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Check before anything expensive is loaded that rows like these can be scored.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
@@ -87,6 +88,14 @@ class RemoteJudge(Judge):
 
     def cost(self, num_items: int) -> Cost:
         return client_cost(self.config, num_items)
+
+    def destination(self) -> str:
+        variable = self.config.variable_of_key()
+        key = f" with the key in {variable}" if variable is not None and os.environ.get(variable) else ""
+        return f"{', '.join(self.config.base_url)}{key}"
+
+    def check_key(self) -> None:
+        self.key()
 
     def ready(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Check the key and the addresses; nothing is paid for.

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
+from alignkit.config_file import Settings
 from alignkit.errors import UsageError
 from alignkit.registry import registry
 from alignkit.runs import holds_run, places
@@ -16,6 +17,7 @@ from alignkit.scoring.functions import FunctionJudge
 from alignkit.scoring.judge import Item, Judge, Missing, Scored
 from alignkit.scoring.remember import remembered_scores
 from alignkit.storage import is_too_long
+from alignkit.trust import require
 
 
 @dataclass(frozen=True)
@@ -31,31 +33,36 @@ class NamedJudge:
         return remembered_scores(self.judge, items, label=self.label, repeat=repeat)
 
 
-def make_judge(spec: str, settings: Mapping[str, Mapping[str, Any]] | None = None) -> NamedJudge:
+def make_judge(spec: str, settings: Settings | None = None, *, named_at: tuple[str, str] | None = None) -> NamedJudge:
     """Make the judge that `spec` names; nothing heavy is loaded yet.
 
     Args:
         spec: NAME, RUN, FOLDER or FILE.py:function, each with =WEIGHT after it where wanted.
-        settings: options of judges by name, from [judge.NAME].
+        settings: options of judges are in its [judge.NAME] tables.
+        named_at: the key of alignkit.toml that may have named the spec: ("rollouts", "reward").
 
     Raises:
-        UsageError: no judge of that name, a weight that is no number, or wrong options.
+        UsageError: no judge of that name, a weight that is no number, wrong options, or a file names code, an address,
+            a key or a cost that its user did not agree to.
         InputError: a file that cannot be used.
     """
     target, weight = _weighted(spec)
+    if settings is not None:
+        require(settings, *filter(None, [named_at]), ("judge", target), ("judge", "reward-model"))
+    tables = {} if settings is None else settings.judges
     file, _, function = target.rpartition(":")
     if file.endswith(".py"):
         return NamedJudge(function, FunctionJudge(Path(file).expanduser(), function), weight)
     if target.endswith(".py"):
         raise UsageError(f"{target}: name the function too: {target}:FUNCTION")
     if target in registry().found["judge"]:
-        return NamedJudge(target, _plugin(target, dict((settings or {}).get(target, {}))), weight)
+        return NamedJudge(target, _plugin(target, dict(tables.get(target, {}))), weight)
     if (
         target
         and not is_too_long(target)
         and any(holds_run(folder) or (folder / "config.json").exists() for folder in places(target))
     ):
-        options = {"model": target} | dict((settings or {}).get("reward-model", {}))
+        options = {"model": target} | dict(tables.get("reward-model", {}))
         return NamedJudge(Path(target).name, _plugin("reward-model", options), weight)
     registry().find("judge", target)
     raise AssertionError("find() raises for unknown names")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
+from alignkit.display import on_one_line
 from alignkit.errors import UsageError
 from alignkit.scoring.remember import duration
 from alignkit.scoring.specs import NamedJudge
@@ -25,9 +26,11 @@ def agree(judges: Sequence[NamedJudge], num_items: int, *, yes: bool, unattended
         return
     for named in paid:
         cost = named.judge.cost(num_items)
+        to = named.judge.destination()
+        where = on_one_line(f" to {to}") if to else ""
         print(
-            f"{named.label}: at most {cost.num_requests:,} requests, about {duration(cost.seconds)} at its rate, "
-            f"{cost.price}; what the ledger knows is not sent again",
+            f"{named.label}: at most {cost.num_requests:,} requests{where}, about {duration(cost.seconds)} "
+            f"at its rate, {cost.price}; what the ledger knows is not sent again",
             file=sys.stderr,
         )
     names = ", ".join(repr(named.label) for named in paid)

@@ -13,7 +13,7 @@ from io import TextIOWrapper
 from pathlib import Path
 from typing import Any
 
-from alignkit.config_file import Resolved
+from alignkit.config_file import Resolved, dump
 from alignkit.errors import RunStopped, UsageError
 from alignkit.memory import memory_bytes, peak_mib, reset_peak
 from alignkit.methods import Method, MethodConfig, sampled_options
@@ -35,9 +35,10 @@ from alignkit.training.order import steps_per_epoch
 from alignkit.training.plan import disk_warning, make_plan, out_of_memory_explained
 from alignkit.training.resume import refuse_changes, resume_point, warn_of_other_hardware
 from alignkit.training.run_folder import FollowedRun, RunFolder, open_run
-from alignkit.training.setup import Inputs, load_models, read_inputs
+from alignkit.training.setup import Inputs, load_models, read_inputs, reward_fingerprints
 from alignkit.training.signals import held_signals, terminated_as_interrupted
 from alignkit.training.startup import plain_factor, ranks_check, run_checks, small_trees
+from alignkit.trust import record_run
 
 _DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM}
 
@@ -108,6 +109,7 @@ def _read(method: Method, resolved: Resolved, world: World) -> Inputs:
 def _train(method: Method, resolved: Resolved, run: RunFolder, progress: Progress, world: World) -> None:
     for cls in _tracker_classes(resolved):
         cls.require()
+    world.on_first(lambda: _refuse_known_changes(method, resolved, run))
     inputs = _read(method, resolved, world)
     description: dict[str, Any] = {}
 
@@ -143,6 +145,16 @@ def _train(method: Method, resolved: Resolved, run: RunFolder, progress: Progres
     progress.note(f"{method.name}: {finished['steps']} steps, model in {run.model}")
 
 
+def _refuse_known_changes(method: Method, resolved: Resolved, run: RunFolder) -> None:
+    """Refuse what can be seen to have changed before any code of the configuration runs: keys, and reward files."""
+    if not run.holds_run:
+        return
+    before = run.record()
+    fingerprints = before.fingerprints | reward_fingerprints(resolved)
+    now = {"method": method.name, "config": dump(resolved), "fingerprints": fingerprints, "versions": before.versions}
+    refuse_changes(before, now, resolved.run.allow_changed)
+
+
 def _compute(
     method: Method,
     resolved: Resolved,
@@ -169,6 +181,8 @@ def _compute(
     started = time.monotonic()
     trackers = _trackers(resolved, run, description["config"]) if world.is_first else []
     run.write_json("run.json", description)
+    if world.is_first:
+        record_run(resolved, run.path)
     if found is None:
         world.on_first(lambda: _check(run, models, inputs, progress, method, resolved.method))
     if world.size > 1:
@@ -230,7 +244,11 @@ def _agree(method: Method, resolved: Resolved, inputs: Inputs) -> None:
     )
     rounds = 1 + (sampled.max_resamples if sampled.equal_groups == "resample" else 0)
     num_items = batches * rounds * rows * len(method.temperatures(1, config)) + validated
-    agree(inputs.judges, num_items, yes=resolved.run.yes, unattended=bool(resolved.rollouts.reward))
+    was_typed = bool(resolved.rollouts.reward) and ("rollouts", "reward") not in resolved.from_files
+    agree(inputs.judges, num_items, yes=resolved.run.yes, unattended=was_typed)
+    for named in inputs.judges:
+        if named.judge.paid:
+            named.judge.ready([row.fields for row in inputs.training.rows])
 
 
 def _check(

@@ -32,6 +32,7 @@ from alignkit.scoring.specs import NamedJudge, make_judge
 from alignkit.training.models import Models
 from alignkit.training.optimizer import require_eight_bits
 from alignkit.training.selection import Selection
+from alignkit.trust import require
 
 if TYPE_CHECKING:
     import torch
@@ -71,6 +72,9 @@ def read_inputs(method: Method, resolved: Resolved, *, asks_judges: bool = True)
     Raises:
         AlignkitError: anything of it cannot be used; nothing was written.
     """
+    if resolved.rollouts.sampler != "transformers":
+        require(resolved, ("rollouts", "servers"), ("rollouts", "server_weights"))
+    require(resolved, ("train", method.name))
     _caches_reference(method, resolved)
     require_eight_bits(resolved.method)
     if resolved.model.quantize is not None:
@@ -236,11 +240,13 @@ def _judges(method: Method, resolved: Resolved, rows: Sequence[Row], *, asks: bo
     if not specs:
         specs = [_default_reward(fields)]
         _logger.info("reward: %s", specs[0])
-    judges = tuple(make_judge(spec, resolved.judges) for spec in specs)
+    judges = tuple(make_judge(spec, resolved, named_at=("rollouts", "reward")) for spec in specs)
     for named in judges:
         if named.judge.pairwise:
             raise UsageError(f"reward {named.label!r} compares two answers, it gives none a score: name it by --judge")
-        if asks:
+        if asks and named.judge.paid:
+            named.judge.check_key()  # its address is asked after the cost was agreed to
+        elif asks:
             named.judge.ready(fields)
     return judges
 
@@ -267,6 +273,12 @@ def _fingerprints(
         "data": hashlib.sha256(f"{training.fingerprint} {validation.fingerprint}".encode()).hexdigest(),
         "template": hashlib.sha256(chat.template.encode()).hexdigest(),
     }
+    return fingerprints | reward_fingerprints(resolved)
+
+
+def reward_fingerprints(resolved: Resolved) -> dict[str, str]:
+    """Hashes of the reward files, without running them."""
+    fingerprints = {}
     for spec in resolved.rollouts.reward:
         file = Path(spec.rpartition(":")[0])
         if file.suffix == ".py" and file.is_file():

@@ -53,6 +53,12 @@ class LLMConfig(ClientConfig):
     max_new_tokens: int = Field(512, ge=16, description="longest reasoning, in tokens")
     requests_per_minute: float = Field(60.0, gt=0, description="to each address")
 
+    def variable_of_key(self) -> str | None:
+        """The one that is named, else NVIDIA's where every address is theirs."""
+        if self.key_variable is not None:
+            return self.key_variable
+        return NVIDIA_KEY if self.base_url and all(_is_nvidia(url) for url in self.base_url) else None
+
 
 class LLMJudge(RemoteJudge):
     """Compares two completions by a chat model."""
@@ -79,9 +85,7 @@ class LLMJudge(RemoteJudge):
                 "judge 'llm' needs to know whom to ask: set base_url and model in [judge.llm], for example base_url = "
                 '["http://localhost:8000/v1"]'
             )
-        variable = config.key_variable
-        if variable is None and all(_is_nvidia(url) for url in config.base_url):
-            variable = NVIDIA_KEY
+        variable = config.variable_of_key()
         key = read_key(variable) if variable is not None else None
         if variable is not None and key is None:
             raise UsageError(f"judge 'llm' needs a key: set {variable}, or name another variable by key_variable")

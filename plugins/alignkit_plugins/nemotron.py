@@ -58,6 +58,9 @@ class NemotronConfig(ClientConfig):
         None, description="a model folder or hub name whose tokenizer counts; default: 1 token for 4 bytes"
     )
 
+    def variable_of_key(self) -> str:
+        return KEY
+
 
 class Nemotron(RemoteJudge):
     """Scores by a learned, remote reward."""

@@ -58,6 +58,9 @@ class VLLMRewardConfig(ClientConfig):
     requests_per_minute: float = Field(60_000.0, gt=0, description="to each address")
     max_in_flight: int = Field(32, ge=1, le=256, description="requests under way at once")
 
+    def variable_of_key(self) -> str:
+        return KEY
+
     @field_validator("base_url")
     @classmethod
     def _roots(cls, urls: list[str]) -> list[str]:

@@ -1,0 +1,36 @@
+"""Text of others on a terminal and in a log: what would steer the terminal, or forge a line, is shown escaped.
+
+Data, models, file names and services say what they like; an escape code among it would clear the screen, a line end
+would begin a line that looks like ours, and a bidirectional mark would show another order than is there.
+"""
+
+from __future__ import annotations
+
+import re
+
+# C0 but for tab and line end, DEL, C1; marks of direction; line and paragraph separators; lone surrogates
+_STEERING = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufeff]"
+)
+_NAMES = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
+
+
+def shown(text: object) -> str:
+    """Return text of several lines as a terminal may show it: line ends and tabs stay."""
+    return _STEERING.sub(_escaped, str(text).replace("\r\n", "\n"))
+
+
+def on_one_line(text: object) -> str:
+    """Return an id, a name or a message as it may stand within a line: line ends are shown as \\n."""
+    return shown(str(text).replace("\r", "\\r").replace("\n", "\\n").replace("\t", "\\t"))
+
+
+def json_shown(text: str) -> str:
+    """Return JSON that says the same and holds nothing that steers a terminal; outside strings JSON has none of it."""
+    return _STEERING.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
+def _escaped(found: re.Match[str]) -> str:
+    letter = found[0]
+    number = ord(letter)
+    return _NAMES.get(letter) or (f"\\x{number:02x}" if number < 0x100 else f"\\u{number:04x}")
