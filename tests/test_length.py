@@ -100,6 +100,18 @@ def test_the_adjusted_interval_is_as_wide_as_the_estimates_scatter() -> None:
     assert width == pytest.approx(2 * 1.96 * np.std(np.array(estimates, float)), rel=0.25)
 
 
+def test_the_adjusted_rate_fails_as_documented_where_quality_and_length_share_a_cause() -> None:
+    """The judge cares nothing for length; ours is better at the prompts on which it also writes more."""
+    rng = np.random.default_rng(3)
+    rates = []
+    for _ in range(20):
+        first_P = rng.random(800) < 0.5
+        delta_P = rng.normal(np.where(first_P, -500, 100), 300)
+        outcome_P = (rng.random(800) < sigmoid(np.where(first_P, 0.6, -0.6))).astype(float)
+        rates.append(length_adjusted(outcome_P, delta_P, Clusters.single(800), seed=0, num_resamples=1).rate)
+    assert np.mean(np.array(rates, float)) == pytest.approx(44.9, abs=1)  # the truth is 50
+
+
 def test_there_is_no_number_where_lengths_do_not_straddle() -> None:
     outcome_P, delta_P = made(400, quality=0.0, bias=1.0)
     result = length_adjusted(outcome_P, -np.abs(delta_P), Clusters.single(400), seed=0)

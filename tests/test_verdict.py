@@ -151,11 +151,11 @@ def test_a_better_verdict_says_where_the_rate_at_equal_length_does_not_agree() -
     won = rated(60.0, 52.0, 68.0)
     doubted = verdict_on(won, length=lengths(47.0, 56.0))
     assert (doubted.answer, doubted.at_equal_length) == ("better", False)
-    assert headline(doubted).startswith("better, but not at equal length: runs/dpo wins 60.0 %")
+    assert headline(doubted).startswith("better, but not at equal length, as a model reads it: runs/dpo wins 60.0 %")
     sure = verdict_on(won, length=lengths(51.0, 66.0))
     assert (sure.at_equal_length, headline(sure)[:8]) == (True, "better: ")
     lost = verdict_on(rated(40.0, 32.0, 48.0), length=lengths(47.0, 56.0))
-    assert headline(lost).startswith("worse, but not at equal length")
+    assert headline(lost).startswith("worse, but not at equal length, as a model reads it")
     assert verdict_on(won, length=lengths(None, None)).at_equal_length is None
     assert verdict_on(rated(55.0, 45.0, 65.0), length=lengths(47.0, 56.0)).at_equal_length is None
 

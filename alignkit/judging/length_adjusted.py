@@ -1,4 +1,4 @@
-"""The win rate at equal length, for own prompts and an own baseline.
+"""The win rate that a model of length reads off at equal length, for own prompts and an own baseline.
 
     P(ours wins prompt p) = sigmoid(b0 + b1 tanh(dl_p / sd(dl)))      dl = characters of theirs - characters of ours
     length-adjusted win rate = 100 x sigmoid(b0): what is predicted where both answers are equally long
@@ -6,8 +6,13 @@
 A logistic regression on outcomes 1, 0.5, 0 (a tie is half a win), refitted in each resample, sd(dl) included. It is the
 idea of AlpacaEval's length control without its tables (length_control.py), hence another name for another number.
 It assumes that length acts on the log-odds through this one curve, the same for every prompt, and that what else
-differs between the models does not depend on length. Where nearly all answers of one model are the longer ones, dl = 0
-lies outside the data and nothing but the assumed curve would give the number: then there is none.
+differs between the models does not depend on length. Neither can be seen in the judgements, so this is a model's
+reading and not what a judge said of equally long answers. It fails where quality and length share a cause. Take two
+kinds of prompts: on one ours is the better and mostly the longer answer, on the other it is worse, and length has no
+effect on the judge. The curve then takes the wins of the first kind for the work of length. Simulated with 800
+prompts and a truth of 50.0 the estimate is 44.9 on average, and the 95 % interval holds the truth in 29 of 100 cases.
+Where nearly all answers of one model are the longer ones, dl = 0 lies outside the data and nothing but the assumed
+curve would give the number: then there is none.
 A weak normal prior (ridge 0.02) keeps b0 and b1 finite where every longer answer wins.
 """
 
@@ -28,7 +33,7 @@ _RIDGE = 0.02
 
 @dataclass(frozen=True)
 class Adjusted:
-    """A win rate at equal length in percent with its interval, or None and why there is no number."""
+    """The model's win rate at equal length in percent with its interval, or None and why there is no number."""
 
     rate: float | None
     low: float | None

@@ -7,8 +7,9 @@ The rule, in this order, on the two-sided 95 % interval of the raw win rate (tie
     anything else                       -> not enough evidence
 
 The first comes before the second: a small difference that is certain is called better or worse, its size stands beside.
-Nothing else decides. Where the rate at equal length does not agree, the verdict says so ("but not at equal length").
-The k-th look at the same pair is judged at the level 1 - 0.05 / k. How it is shown is in verdict_text.py.
+Nothing else decides. Where a model's rate at equal length does not agree, the verdict says so ("but not at equal
+length, as a model reads it"). The k-th look at the same pair is judged at the level 1 - 0.05 / k. How it is shown is in
+verdict_text.py.
 """
 
 from __future__ import annotations

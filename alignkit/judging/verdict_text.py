@@ -17,7 +17,9 @@ _AT_EQUAL_LENGTH = {"length_adjusted_win_rate": "length-adjusted", "length_contr
 def headline(verdict: Verdict) -> str:
     """The verdict in one sentence."""
     win_rate = verdict.win_rate
-    answer = verdict.answer + (", but not at equal length" if verdict.at_equal_length is False else "")
+    answer = verdict.answer + (
+        ", but not at equal length, as a model reads it" if verdict.at_equal_length is False else ""
+    )
     text = f"{answer}: {verdict.run} "
     if win_rate.rate is None:
         return text + f"against {verdict.vs} has no prompt that both have a score for ({win_rate.num_missing} missing)"
@@ -121,7 +123,7 @@ def _length_facts(length: LengthFacts) -> list[tuple[str, str]]:
         f"{b.name} {_rate(b.rate, b.low, b.high)} ({b.num_prompts})" for b in length.buckets if b.num_prompts
     )
     rows = [
-        (f"{_AT_EQUAL_LENGTH[length.estimator]} win rate", at_equal),
+        (f"{_AT_EQUAL_LENGTH[length.estimator]} win rate, a model's reading", at_equal),
         ("pairs within 10 % of equal length", f"{_rate(near.rate, near.low, near.high)} ({near.num_prompts})"),
         ("win rate by length against theirs", buckets),
     ]
