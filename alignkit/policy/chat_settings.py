@@ -28,11 +28,13 @@ def make_chat(source: ModelSource, section: ModelSection) -> Chat:
 
 
 def context_length(folder: Path) -> int:
-    """Longest sequence the model was made for, in tokens.
+    """Longest sequence the model was made for, in tokens; of a tokenizer without a model, 2,048.
 
     Raises:
         InputError: config.json is missing or damaged.
     """
+    if not (folder / "config.json").exists() and (folder / "tokenizer.json").exists():
+        return 2048
     config = read_object(folder / "config.json")
     text = config.get("text_config", config)
     length = (

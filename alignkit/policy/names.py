@@ -29,8 +29,11 @@ class ModelSource:
     run: Path | None = None
 
 
-def find_model(name: str) -> ModelSource:
+def find_model(name: str, *, tokenizer_is_enough: bool = False) -> ModelSource:
     """Resolve a run's name or folder, a model folder, the embedded model, or a hub name (name@revision).
+
+    Args:
+        tokenizer_is_enough: take a folder with a tokenizer and nothing else too, to look at data.
 
     Raises:
         InputError: nothing of that name is here and the hub has it not or cannot be reached; or it is a run that is
@@ -48,6 +51,8 @@ def find_model(name: str) -> ModelSource:
             check_model(candidate, record)
             return ModelSource(name, candidate / "model", candidate)
         if (candidate / "config.json").exists():
+            return ModelSource(name, candidate)
+        if tokenizer_is_enough and (candidate / "tokenizer.json").exists():
             return ModelSource(name, candidate)
         if candidate.is_dir() and candidate != Path():
             raise InputError(f"{candidate}: neither a run (run.json) nor a model folder (config.json)")
