@@ -74,6 +74,39 @@ def test_shards_are_put_together_by_the_preparation_of_the_whole(capsys: pytest.
     assert "pack scope epoch: 1 rows of 4,096 tokens, " in shown
 
 
+def test_a_tokenizer_alone_is_enough_and_ties_and_odd_turns_are_counted_by_name(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    Path("model/config.json").unlink()
+    pairs = [{"prompt": f"{n}", "chosen": "a", "rejected": "b", "score_chosen": n % 2, "score_rejected": 1}
+             for n in range(10)]  # fmt: skip
+    Path("rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in pairs))
+    account = printed(capsys, "prepare", "--method", "dpo", "--split", "first-2")
+    assert (account["training"]["used"], account["training"]["ties"], account["max_length"]) == (4, 4, 2048)
+    assert account["validation"]["ties"] == 1
+    assert main(["data", "prepare", "--method", "dpo", "--model", "model", "--data", "rows.jsonl"]) == 0
+    assert "left out: tie: equal scores" in capsys.readouterr().out
+    assert main(["data", "show", "--model", "model", "--data", "rows.jsonl", "--limit", "2"]) == 0
+    assert "(tie: equal scores)" in capsys.readouterr().out
+    assert printed(capsys, "lengths")[0]["count"] == 10
+
+
+def test_conversations_that_end_with_the_user_are_trained_on_and_counted(capsys: pytest.CaptureFixture[str]) -> None:
+    turns = [[{"role": role, "content": f"x{n}"} for role in ("user", "assistant", "user", "user")] for n in range(4)]
+    Path("rows.jsonl").write_text(
+        "".join(json.dumps({"messages": own[: 4 - n // 3]}) + "\n" for n, own in enumerate(turns))
+    )
+    account = printed(capsys, "prepare", "--split", "first-1")
+    assert [account["training"][key] for key in ("used", "ends_with_user", "user_twice")] == [3, 3, 2]
+    whole = account["training"]["tokens"]
+    Path("rows.jsonl").write_text("".join(json.dumps({"messages": own[:2]}) + "\n" for own in turns))
+    assert printed(capsys, "prepare", "--split", "first-1")["training"]["tokens"] == whole  # nothing after the answer
+    rows = [{"messages": own} for own in turns]
+    Path("rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert main(["data", "prepare", "--train-on", "last", "--model", "model", "--data", "rows.jsonl"]) == 2
+    assert "the conversation ends with the user, two user turns in a row" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("shard", ["0/2", "3/2", "1", "a/b", "1/0"])
 def test_a_shard_that_is_none_is_refused(shard: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["data", "prepare", "--model", "model", "--data", "rows.jsonl", "--shard", shard]) == 2

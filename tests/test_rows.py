@@ -64,7 +64,9 @@ def test_an_unknown_shape_names_the_fields_found_and_the_shapes_known() -> None:
         {"role": "user"},
         {"role": 3, "content": "x"},
         {"role": "user", "content": ["x"]},
-        {"role": "user", "content": [{"type": "text", "text": "x"}]},
+        {"role": "user", "content": []},
+        {"role": "user", "content": None},
+        {"from": "human", "content": float("nan")},
     ],
 )
 def test_a_malformed_message_is_refused(message: dict) -> None:
@@ -159,5 +161,5 @@ def test_a_weight_of_0_is_kept_and_any_other_but_1_refused() -> None:
     row = to_row({"messages": [USER, {**NO, "weight": 0}, USER, {**YES, "weight": 1}]}, where="here")
     assert row.prompt == (USER, {**NO, "weight": 0}, USER)
     assert row.chosen == (YES,)
-    with pytest.raises(InputError, match=r"here: a message's weight is 1, or 0"):
+    with pytest.raises(InputError, match=r"here: a message's weight is 1 \(or true\), or 0"):
         to_row({"messages": [USER, {**YES, "weight": 0.5}]}, where="here")

@@ -21,19 +21,27 @@ def show_rows(*, config: Path | None = None, set: Sequence[str] = (), **options:
     """Yield {"id", "prompt_ids", "completions": [{"ids", "scored"}], "tokens"} of each row, the chosen one first.
 
     A completion is whole: also what the template puts behind the end token, which is never scored. Of a row that does
-    not fit `max_length`, {"id", "skipped": the reason}.
+    not fit `max_length`, {"id", "skipped": the reason}. "note" says why methods leave a row out, None where none does.
     """
     from alignkit.data.read import read_rows
+    from alignkit.data.rows import unusable_reason
     from alignkit.data.tokens import prepare
     from alignkit.policy.chat_settings import make_chat
     from alignkit.policy.names import find_model
 
     settings = config_file.judge_settings(options, config, settings=set)
-    chat = make_chat(find_model(settings.model.model), settings.model)
+    chat = make_chat(find_model(settings.model.model, tokenizer_is_enough=True), settings.model)
     section = settings.data
     for row in read_rows(section.data, columns=section.columns, limit=section.limit or _SHOWN_ROWS):
         is_pair = row.rejected is not None and section.train_on != "all-assistant"  # all turns of the chosen one
-        trains_on = "samples" if row.chosen is None else "pairs" if is_pair else "chosen"
+        trains_on = "pairs" if is_pair else "chosen"
+        note = unusable_reason(row, trains_on, section.train_on)
+        if row.chosen is None and (note or is_pair):
+            trains_on = "samples"
+            note = None if row.rejected is None and not row.is_conversation else note
+        elif note is not None and "weight 0" in note:
+            yield {"id": row.id, "skipped": note}
+            continue
         prepared = prepare(
             [row], chat, trains_on=trains_on, max_length=section.max_length or 1_000_000,
             truncation=section.truncation or "cut-completion", max_skipped=1.0, train_on=section.train_on,
@@ -45,6 +53,7 @@ def show_rows(*, config: Path | None = None, set: Sequence[str] = (), **options:
         tree = prepared.trees[0]
         yield {
             "id": row.id,
+            "note": note,
             "prompt_ids": tree.prompt.ids.tolist(),
             "completions": [{"ids": c.ids.tolist(), "scored": c.scored.tolist()} for c in tree.completions],
             "tokens": [_token_texts(chat.tokenizer, segment.ids.tolist()) for segment in tree.segments],
@@ -59,7 +68,7 @@ def data_lengths(*, config: Path | None = None, set: Sequence[str] = (), **optio
     from alignkit.policy.names import find_model
 
     settings = config_file.judge_settings(options, config, settings=set)
-    chat = make_chat(find_model(settings.model.model), settings.model)
+    chat = make_chat(find_model(settings.model.model, tokenizer_is_enough=True), settings.model)
     section = settings.data
     rows = Source(section.data, section.columns, section.limit).rows(numbered=False)
     return summarise(measure(rows, chat))

@@ -37,7 +37,7 @@ def show(
         if "skipped" in row:
             print(f"row {row['id']} is not shown: {row['skipped']}", file=sys.stderr)
         elif json:
-            print(json_module.dumps({key: row[key] for key in ("id", "prompt_ids", "completions")}))
+            print(json_module.dumps({key: row[key] for key in ("id", "note", "prompt_ids", "completions")}))
         else:
             _show_row(row, ids=ids)
 
@@ -48,7 +48,7 @@ def _show_row(row: dict[str, Any], *, ids: bool) -> None:
     from alignkit.cli.terminal import console
 
     out = console()
-    out.print(Text(f"row {row['id']}", style="bold"))
+    out.print(Text(f"row {row['id']}" + (f" ({row['note']})" if row["note"] else ""), style="bold"))
     prompt, *completions = row["tokens"]
     segments = [("prompt", row["prompt_ids"], prompt, [False] * len(prompt))]
     for number, (tokens, completion) in enumerate(zip(completions, row["completions"], strict=True), start=1):

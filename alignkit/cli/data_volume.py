@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as json_module
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -94,14 +95,21 @@ def prepare(
 def _show_account(account: Mapping[str, Any]) -> None:
     from alignkit.cli.terminal import print_table
 
-    titles = ("rows", "used", "tokens", "cut", "dropped", "skipped", "tokenized otherwise", "from the cache")
+    titles = ("rows", "used", "tokens", "cut", "dropped", "ties", "skipped", "tokenized otherwise", "from the cache")
     rows = []
     for name in ("training", "validation"):
         part = account[name]
-        numbers = [part["used"], part["tokens"], part["cut"], part["dropped"], len(part["skipped"])]
+        numbers = [part["used"], part["tokens"], part["cut"], part["dropped"], part["ties"]]
+        numbers.append(len(part["skipped"]) - part["ties"])
         cells = [f"{n:,}" for n in (*numbers, part["tokenized_otherwise"])]
         rows.append(([name, *cells, "yes" if part["from_cache"] else "no"], ""))
     print_table(titles, rows, right=titles[1:])
+    for name in ("training", "validation"):
+        for reason, count in Counter(account[name]["skipped"].values()).most_common():
+            print(f"{name}: {count:,} left out: {reason}")
+    for key, what in (("ends_with_user", "end with the user"), ("user_twice", "have two user turns in a row")):
+        if count := sum(account[name][key] for name in ("training", "validation")):
+            print(f"conversations that {what}, of which the answers are trained on: {count:,}")
     print(f"rows that repeat an earlier one exactly: {account['duplicates']:,}")
     if "fill" in account:
         for scope, share in account["fill"].items():

@@ -14,7 +14,7 @@ import numpy as np
 from alignkit.data.chat import Chat
 from alignkit.data.flat import equal_ranges, ranges
 from alignkit.data.layouts import Job, Scored
-from alignkit.data.rows import Row
+from alignkit.data.rows import Message, Row, scores_all_turns
 from alignkit.data.shapes import Rendered
 from alignkit.data.texts import Texts, offsets_of
 from alignkit.errors import InputError
@@ -98,12 +98,10 @@ class _Part:
 
     def add(self, row: Row) -> None:
         chat, first = self.chat, len(self.jobs)
-        is_whole = self.trains_on == "chosen" and (
-            self.train_on == "all-assistant" or (self.train_on is None and row.is_conversation)
-        )
+        is_whole = self.trains_on == "chosen" and scores_all_turns(row, self.train_on)
         self.whole.append(is_whole)
         if is_whole:
-            self.jobs.append(chat.conversation_job((*row.prompt, *(row.chosen or ()))))
+            self.jobs.append(chat.conversation_job(_up_to_last_answer((*row.prompt, *(row.chosen or ())))))
             self.plans.append((first, 1, -1))
         else:
             self.jobs.append(chat.prompt_job(row.prompt))
@@ -201,6 +199,12 @@ class _Part:
             end = text if end is None else end
             which[place] = ends.setdefault(end if near is None else end[-near:], len(ends))
         return which
+
+
+def _up_to_last_answer(turns: tuple[Message, ...]) -> tuple[Message, ...]:
+    """Leave out what follows the last turn of the assistant: nothing of it is scored, and nothing scored sees it."""
+    last = max((number for number, turn in enumerate(turns) if turn["role"] == "assistant"), default=len(turns) - 1)
+    return turns[: last + 1]
 
 
 def _joined(parts: Sequence[Drafts]) -> Drafts:

@@ -21,6 +21,7 @@ SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet")
 Line = tuple[str, Mapping[str, Any], bytes | None]
 """Where a row stands ("FILE, line N"), its columns, and the JSON that they were read from."""
 _BATCH_ROWS = 2048
+_BOM = b"\xef\xbb\xbf"  # what some editors put before UTF-8
 
 
 def files_of(path: Path) -> list[Path]:
@@ -56,6 +57,8 @@ def _jsonl(path: Path) -> Iterator[Line]:
     name = str(path)
     with _opened(path) as lines:
         for number, line in enumerate(lines, start=1):
+            if number == 1:
+                line = line.removeprefix(_BOM)
             if line and not line.isspace():
                 where = f"{name}, line {number}"
                 yield where, *_object(line, where)
@@ -75,7 +78,8 @@ def _object(line: bytes, where: str) -> tuple[Mapping[str, Any], bytes | None]:
     except ValueError:
         fields, json_ = _json(line, where), None
     if not isinstance(fields, dict):
-        raise InputError(f"{where}: expected an object, found {type(fields).__name__}; correct or remove this line")
+        hint = "write each of its rows on a line of its own" if isinstance(fields, list) else "correct this line"
+        raise InputError(f"{where}: expected an object, found {type(fields).__name__}; {hint}")
     return fields, json_
 
 
@@ -88,14 +92,24 @@ def _json(line: bytes, where: str) -> Any:
     except UnicodeDecodeError as error:
         raise InputError(f"{where}: not UTF-8: {error.reason} at byte {error.start}; save the file as UTF-8") from error
     except UnicodeEncodeError as error:
-        raise InputError(f"{where}: no valid text: {error.reason}; correct or remove this line") from error
+        raise InputError(f"{where}: no valid text: {error.reason}; correct this line") from error
     except json.JSONDecodeError as error:
-        raise InputError(
-            f"{where}: not JSON: {error.msg} at column {error.colno}; correct or remove this line"
-        ) from error
+        raise InputError(f"{where}: not JSON: {error.msg} at column {error.colno}; {_way_out(line)}") from error
     except (ValueError, RecursionError) as error:  # a number of thousands of digits, thousands of brackets
-        raise InputError(f"{where}: JSON that cannot be read: {error}; correct or remove this line") from error
+        raise InputError(f"{where}: JSON that cannot be read: {error}; correct this line") from error
     return fields
+
+
+def _way_out(line: bytes) -> str:
+    """What to do about a line that is not JSON: the whole file may be written in another way."""
+    text = line.strip()
+    if b"\r" in text:
+        return "lines end with a carriage return alone: save the file with line feeds"
+    if text.startswith(b"["):
+        return "this is a JSON array: write each of its rows on a line of its own"
+    if text == b"{":
+        return "a row must stand on one line: write a JSON object a line"
+    return "correct this line; a row is a JSON object on one line"
 
 
 def _zst_lines(path: Path) -> Generator[bytes]:

@@ -1,8 +1,8 @@
 """Rows as every later stage sees them: a prompt, and up to two answers to it, whatever shape the file had.
 
-Shapes read (house of the data row): preference rows `prompt/chosen/rejected` (prompt as text or messages, answers as
-text, messages or whole conversations as in UltraFeedback binarized), prompts alone, `messages`,
-`instruction/input/output`, ShareGPT `conversations`, and `prompt/completion` with KTO's `label` or without.
+The shapes are in alignkit.data.row_shapes, the fields that change what a row means in alignkit.data.fields. Most rows
+are `prompt`, `chosen`, `rejected` as text or messages, `messages` or `instruction/input/output` and nothing else that
+is read: they take a short way.
 """
 
 from __future__ import annotations
@@ -13,22 +13,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from alignkit.errors import InputError
+from alignkit.data.fields import SCORED, SPECIAL
+from alignkit.data.messages import Message, Messages, read_messages
+from alignkit.data.row_shapes import SHAPES, TIE, is_tie, split_row
 
-Message = Mapping[str, Any]
-"""{"role", "content"} as text, and {"weight": 0} where an assistant's turn is not to be scored."""
-Messages = tuple[Message, ...]
+__all__ = ["SHAPES", "TIE", "Message", "Messages", "Row", "row_id", "text_of", "to_row", "unusable_reason"]
 
-SHAPES = (
-    "prompt + chosen [+ rejected]",
-    "chosen + rejected as whole conversations",
-    "prompt alone",
-    "messages",
-    "instruction [+ input] + output",
-    "conversations (ShareGPT)",
-    "prompt + completion [+ label (KTO)]",
-)
-_SHAREGPT_ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
+_MESSAGES = frozenset({"messages"})
+_INSTRUCTION = (frozenset({"instruction", "input", "output"}), frozenset({"instruction", "output"}))
+_Parts = tuple[Messages, Messages | None, Messages | None, bool, str | None]
+"""A `Split` that takes no time to make."""
 
 
 @dataclass(frozen=True)
@@ -37,14 +31,16 @@ class Row:
 
     Args:
         id: the row's own `id`, else the hash of its content.
-        prompt: messages before the answer; ends with the user's.
+        prompt: messages before the answer; usually ends with the user's.
         chosen: the answer to learn, usually one assistant message; None for prompts alone.
         rejected: the worse answer; None where there is none.
         reference: text to compare lengths and BLEU with: the row's `reference`, else the chosen answer's text.
-        is_conversation: the row was a list of turns (all assistant turns are scored by default).
+        is_conversation: the row was a list of turns (all assistant turns are scored by default); where it ends with
+            the user, `prompt` is all of it and `chosen` None.
         fields: every column as read; rewards and reports see this as `row`.
         read_prompt: the prompt that `fields` hold; another object than `prompt` where turns were left out.
         json: the JSON that `fields` were read from; None where they come from elsewhere.
+        not_a_pair: why chosen and rejected are no preference: equal scores, or answers to different prompts.
     """
 
     id: str
@@ -56,6 +52,7 @@ class Row:
     fields: Mapping[str, Any]
     read_prompt: Messages | None = field(default=None, compare=False, repr=False)
     json: bytes | None = field(default=None, compare=False, repr=False)
+    not_a_pair: str | None = None
 
 
 def to_row(
@@ -66,26 +63,42 @@ def to_row(
     Args:
         fields: the line's columns.
         where: "FILE, line N", for errors.
-        columns: our name = the file's name.
+        columns: our name = the file's name; an empty one leaves the field unread.
         json_: the JSON that the fields were read from.
 
     Raises:
-        InputError: the shape is unknown, or a message is malformed; names where, the fields found and shapes known.
+        InputError: the shape is unknown, or a field or message cannot be read as it is; names where, and what it is.
     """
-    named: Mapping[str, Any] = fields
-    if columns:
-        named = {**fields, **{ours: fields[theirs] for ours, theirs in columns.items() if theirs in fields}}
-    named = {name: value for name, value in named.items() if value is not None}  # Parquet has every column in every row
-    prompt, chosen, rejected, is_conversation = _split(named, where)
+    named = _renamed(fields, columns) if columns else fields
+    split = _plain(named, where, columns) or split_row(named, where, columns)
+    prompt, chosen, rejected, is_conversation, not_a_pair = split
     reference = named.get("reference")
-    if reference is not None and not isinstance(reference, str):
-        reference = text_of(_messages(reference, where, role="assistant"))
-    if reference is None and chosen is not None:
-        reference = text_of(chosen)
-    identity = named.get("id")
-    if identity is None:
-        identity = hashlib.sha256(json.dumps(fields, sort_keys=True, default=str).encode()).hexdigest()[:16]
-    return Row(str(identity), prompt, chosen, rejected, reference, is_conversation, fields, prompt, json_)
+    if reference is None or reference != reference:
+        reference = chosen[-1]["content"] if chosen else None
+    elif not isinstance(reference, str):
+        reference = text_of(read_messages(reference, where, "reference", role="assistant", columns=columns))
+    own = named.get("id")
+    id_ = _hash(fields) if own is None or own != own else str(own)
+    return Row(id_, prompt, chosen, rejected, reference, is_conversation, fields, prompt, json_, not_a_pair)
+
+
+def row_id(fields: Mapping[str, Any], columns: Mapping[str, str] | None = None) -> str:
+    """Return a row's own `id`, else the hash of its content."""
+    own = fields.get("id") if not columns else _renamed(fields, columns).get("id")
+    return _hash(fields) if own is None or own != own else str(own)
+
+
+def _hash(fields: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(fields, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def _renamed(fields: Mapping[str, Any], columns: Mapping[str, str]) -> dict[str, Any]:
+    """The fields with those of other names under ours too, and without those to be left unread."""
+    renamed = {**fields, **{ours: fields[theirs] for ours, theirs in columns.items() if theirs in fields}}
+    for ours, theirs in columns.items():
+        if not theirs:
+            renamed.pop(ours, None)
+    return renamed
 
 
 def text_of(messages: Sequence[Message]) -> str:
@@ -93,106 +106,125 @@ def text_of(messages: Sequence[Message]) -> str:
     return messages[-1]["content"] if messages else ""
 
 
-def unusable_reason(row: Row, trains_on: str) -> str | None:
+def unusable_reason(row: Row, trains_on: str, train_on: str | None = None) -> str | None:
     """Say why a well-formed row cannot train a method, or None where it can.
 
     Args:
         trains_on: "chosen", "pairs" or "samples".
+        train_on: "last", "all-assistant", or None for what suits the row.
     """
-    if not row.prompt and not row.is_conversation:
+    if not row.prompt and (trains_on == "samples" or not row.is_conversation):
         return "empty prompt"
-    if trains_on in {"chosen", "pairs"}:
-        if row.chosen is None:
-            return "no chosen answer"
-        if not text_of(row.chosen).strip():
-            return "empty chosen answer"
+    if trains_on == "samples":
+        return None
+    if trains_on == "pairs" and row.not_a_pair is not None:
+        return row.not_a_pair
+    if trains_on == "chosen" and scores_all_turns(row, train_on):
+        return _no_turn_to_score(row)
+    if row.chosen is None:
+        return _no_answer(row)
+    if not text_of(row.chosen).strip():
+        return "empty chosen answer"
+    if row.chosen[-1].get("weight") == 0:
+        return "the answer has weight 0"
     if trains_on == "pairs":
         if row.rejected is None:
             return "no rejected answer"
         if not text_of(row.rejected).strip():
             return "empty rejected answer"
-        if text_of(row.chosen or ()) == text_of(row.rejected):
+        if text_of(row.chosen) == text_of(row.rejected):
             return "chosen equals rejected"
     return None
 
 
-def _split(named: Mapping[str, Any], where: str) -> tuple[Messages, Messages | None, Messages | None, bool]:
-    """Return prompt, chosen, rejected, and whether the row is a conversation."""
-    if "conversations" in named or "messages" in named:
-        turns = (
-            _sharegpt(named["conversations"], where)
-            if "conversations" in named
-            else _messages(named["messages"], where)
-        )
-        if not turns or turns[-1]["role"] != "assistant":
-            return turns, None, None, False
-        return turns[:-1], turns[-1:], None, True
-    if "instruction" in named and "output" in named:
-        question = "\n\n".join(str(named[key]) for key in ("instruction", "input") if named.get(key))
-        return _messages(question, where), _messages(named["output"], where, role="assistant"), None, False
-    if "chosen" in named:
-        return _preference(named, where)
-    if "prompt" in named and "completion" in named:
-        answer = _messages(named["completion"], where, role="assistant")
-        prompt = _messages(named["prompt"], where)
-        return (prompt, answer, None, False) if named.get("label", True) else (prompt, None, answer, False)
-    if "prompt" in named:
-        return _messages(named["prompt"], where), None, None, False
-    found = ", ".join(sorted(map(str, named))) or "none"
-    raise InputError(
-        f"{where}: unknown row shape; fields found: {found}; shapes known: {'; '.join(SHAPES)}; "
-        "map foreign names in [data.columns]"
-    )
+def scores_all_turns(row: Row, train_on: str | None) -> bool:
+    """Whether every assistant turn of a row is scored, where one completion is trained on."""
+    return train_on == "all-assistant" or (train_on is None and row.is_conversation)
 
 
-def _preference(named: Mapping[str, Any], where: str) -> tuple[Messages, Messages | None, Messages | None, bool]:
-    chosen = _messages(named["chosen"], where, role="assistant")
-    rejected = None if named.get("rejected") is None else _messages(named["rejected"], where, role="assistant")
-    if chosen and chosen[0]["role"] != "assistant":  # whole conversations: the answers are their last messages
-        return chosen[:-1], chosen[-1:], rejected[-1:] if rejected else None, False
-    if named.get("prompt") is None:
-        raise InputError(f"{where}: 'chosen' holds only the answer and there is no 'prompt'")
-    return _messages(named["prompt"], where), chosen, rejected, False
+def ends_with_user(row: Row) -> bool:
+    """Whether a row is a conversation whose last turn is no answer."""
+    return row.is_conversation and row.chosen is None
 
 
-def _messages(value: Any, where: str, *, role: str = "user") -> Messages:
-    """Take text or a list of {"role", "content"}."""
-    if isinstance(value, str):
-        return ({"role": role, "content": value},) if value or role == "assistant" else ()
-    if not isinstance(value, (list, tuple)):
-        raise InputError(f"{where}: expected text or a list of messages, found {_shown(value)}")
-    return tuple([_message(message, where) for message in value])
+def has_user_twice(row: Row) -> bool:
+    """Whether two turns of the user follow one another in a row's conversation."""
+    before = None
+    for message in row.prompt:
+        if before == "user" == message["role"]:
+            return True
+        before = message["role"]
+    return False
 
 
-def _message(message: Any, where: str) -> Message:
-    if not isinstance(message, dict):
-        raise InputError(f"{where}: expected text or a list of messages, found {_shown(message)} in a list")
-    own, content, weight = message.get("role"), message.get("content"), message.get("weight")
-    if not isinstance(own, str) or not isinstance(content, str):
-        raise InputError(f"{where}: a message needs 'role' and 'content' as text, found {_shown(message)}")
-    if weight is None or weight == 1:
-        return {"role": own, "content": content}
-    if weight == 0:
-        return {"role": own, "content": content, "weight": 0}
-    raise InputError(f"{where}: a message's weight is 1, or 0 for not scored, found {_shown(message)}")
+def _no_answer(row: Row) -> str:
+    if row.rejected is not None:
+        return "no chosen answer, only a rejected one"
+    if row.is_conversation:
+        return "the conversation ends with the user" + (", two user turns in a row" if has_user_twice(row) else "")
+    return "no chosen answer"
 
 
-def _sharegpt(value: Any, where: str) -> Messages:
-    if not isinstance(value, Sequence) or isinstance(value, str):
-        raise InputError(f"{where}: 'conversations' must be a list, found {_shown(value)}")
-    turns = []
-    for turn in value:
-        if (
-            not isinstance(turn, Mapping)
-            or turn.get("from") not in _SHAREGPT_ROLES
-            or not isinstance(turn.get("value"), str)
-        ):
-            known = ", ".join(_SHAREGPT_ROLES)
-            raise InputError(f"{where}: a turn needs 'from' ({known}) and 'value' as text, found {_shown(turn)}")
-        turns.append({"role": _SHAREGPT_ROLES[turn["from"]], "content": turn["value"]})
-    return tuple(turns)
+def _no_turn_to_score(row: Row) -> str | None:
+    turns = [message for message in (*row.prompt, *(row.chosen or ())) if message["role"] == "assistant"]
+    if not turns or (row.chosen is None and not row.is_conversation):
+        return _no_answer(row)
+    if row.chosen is not None and not text_of(row.chosen).strip():
+        return "empty chosen answer"
+    scored = [turn for turn in turns if turn.get("weight") != 0]
+    if not scored:
+        return "every assistant turn has weight 0"
+    if not all(turn["content"].strip() for turn in scored):
+        return "an empty assistant turn"
+    return None
 
 
-def _shown(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."
+def _plain(named: Mapping[str, Any], where: str, columns: Mapping[str, str] | None) -> _Parts | None:
+    """Read the commonest shapes; None for all others and for whatever is unusual in these."""
+    if not SPECIAL.isdisjoint(named):
+        return _one_answer(named, where, columns)
+    asked, better, worse = named.get("prompt"), named.get("chosen"), named.get("rejected")
+    prompt: Messages
+    if type(asked) is str:
+        if not asked or asked[0] == "\n":  # perhaps a transcript
+            return None
+        prompt = ({"role": "user", "content": asked},)
+    elif type(asked) is list:
+        prompt = read_messages(asked, where, "prompt", columns=columns)
+    else:
+        return None
+    chosen = None if better is None else _plain_answer(better)
+    rejected = None if worse is None else _plain_answer(worse)
+    if (chosen is None and better is not None) or (rejected is None and worse is not None):
+        return None
+    is_a_tie = chosen and rejected and not SCORED.isdisjoint(named) and is_tie(named)
+    return prompt, chosen, rejected, False, TIE if is_a_tie else None
+
+
+def _plain_answer(value: Any) -> Messages | None:
+    """Read an answer of text or one message; None for anything else."""
+    if type(value) is str:
+        return ({"role": "assistant", "content": value},)
+    if type(value) is list and len(value) == 1 and type(value[0]) is dict and len(value[0]) == 2:
+        content = value[0].get("content")
+        if value[0].get("role") == "assistant" and type(content) is str:
+            return ({"role": "assistant", "content": content},)
+    return None
+
+
+def _one_answer(named: Mapping[str, Any], where: str, columns: Mapping[str, str] | None) -> _Parts | None:
+    """Read a conversation, or an instruction with its output, where no other field that is read is there."""
+    if named.get("chosen") is not None or named.get("rejected") is not None:
+        return None
+    special = SPECIAL.intersection(named)
+    if special == _MESSAGES and type(named["messages"]) is list:
+        turns = read_messages(named["messages"], where, "messages", columns=columns)
+        if turns and turns[-1]["role"] == "assistant":
+            return turns[:-1], turns[-1:], None, True, None
+        return turns, None, None, True, None
+    if special in _INSTRUCTION:
+        asked, more, answer = named["instruction"], named.get("input"), named["output"]
+        if type(asked) is str and type(answer) is str and asked and (more is None or type(more) is str):
+            text = f"{asked}\n\n{more}" if more else asked
+            return ({"role": "user", "content": text},), ({"role": "assistant", "content": answer},), None, False, None
+    return None

@@ -267,7 +267,7 @@ def _no_text(job: Job) -> InputError | None:
             message["content"].encode()
         except UnicodeEncodeError as error:
             half = message["content"][error.start]
-            return InputError(f"half a character ({half!r}) in a message is no valid text; correct or remove the row")
+            return InputError(f"half a character ({half!r}) in a message is no valid text; correct the row")
     return None
 
 

@@ -19,7 +19,7 @@ from alignkit.data.chat import Chat
 from alignkit.data.drafts import Drafts, draft_rows
 from alignkit.data.flat import FlatTrees, ranges
 from alignkit.data.pretrained import read_tokenizer
-from alignkit.data.rows import Row, unusable_reason
+from alignkit.data.rows import TIE, Row, ends_with_user, has_user_twice, unusable_reason
 from alignkit.data.trees import Tree
 from alignkit.errors import InputError
 
@@ -32,7 +32,8 @@ class Prepared:
     """Rows as trees, and an account of every row that is not, or not whole, among them.
 
     `lengths` holds the token counts of "prompt", "chosen", "rejected" before any cut, int64 arrays. Of the `num_cut`
-    rows, `num_shortened` lost old turns; `rows` holds them as they were trained on.
+    rows, `num_shortened` lost old turns; `rows` holds them as they were trained on. Of conversations whose turns are
+    all scored, `num_ends_with_user` end with the user and `num_user_twice` have two turns of the user in a row.
     """
 
     trees: Sequence[Tree]
@@ -43,6 +44,13 @@ class Prepared:
     num_tokenized_otherwise: int = 0
     lengths: Mapping[str, np.ndarray] = field(default_factory=dict)
     num_shortened: int = 0
+    num_ends_with_user: int = 0
+    num_user_twice: int = 0
+
+    @property
+    def ties(self) -> list[str]:
+        """Ids of the rows left out as ties; they are among the skipped, but not held against the data."""
+        return [row_id for row_id, reason in self.skipped.items() if reason == TIE]
 
 
 def load_tokenizer(folder: str | Path) -> Any:
@@ -91,7 +99,7 @@ def prepare(
     skipped: dict[str, str] = {}
     usable = []
     for row in rows:
-        reason = None if keep_unusable else unusable_reason(row, trains_on)
+        reason = None if keep_unusable else unusable_reason(row, trains_on, train_on)
         if reason is None:
             usable.append(row)
         else:
@@ -116,6 +124,7 @@ def prepare(
         int(drafts.is_otherwise.sum()),
         _lengths(drafts),
         len(fitting.shortened),
+        *_odd_turns(fitting.kept, trains_on),
     )
 
 
@@ -150,7 +159,8 @@ class _Fitting:
         long = np.flatnonzero(self.drafts.longest > self.max_length).tolist()
         while long:
             shorter = {number: without_oldest_turn(self.rows[number]) for number in long}
-            found = [(number, row) for number, row in shorter.items() if row is not None]
+            usable = (options["trains_on"], options["train_on"])
+            found = [(n, row) for n, row in shorter.items() if row is not None and not unusable_reason(row, *usable)]
             numbers = [number for number, _ in found]
             self.drafts.replace(numbers, draft_rows([row for _, row in found], chat, **options))
             for number, row in found:
@@ -220,11 +230,22 @@ def _lengths(drafts: Drafts) -> dict[str, np.ndarray]:
     return {name: np.ascontiguousarray(column) for name, column in zip(names, drafts.lengths.T, strict=False)}
 
 
+def _odd_turns(rows: Sequence[Row], trains_on: str) -> tuple[int, int]:
+    """Of conversations: how many end with the user, and how many have two turns of the user in a row."""
+    if trains_on != "chosen":
+        return 0, 0
+    talks = [row for row in rows if row.is_conversation]
+    return sum(map(ends_with_user, talks)), sum(map(has_user_twice, talks))
+
+
 def check_skipped(skipped: Mapping[str, str], total: int, max_skipped: float) -> None:
-    if len(skipped) > max_skipped * total:
+    """Refuse too many skipped rows; ties are no fault of the data, and count neither as skipped nor among the rows."""
+    faulty = {row_id: reason for row_id, reason in skipped.items() if reason != TIE}
+    total -= len(skipped) - len(faulty)
+    if len(faulty) > max_skipped * total:
         raise InputError(
-            f"{len(skipped)} of {total} rows ({100 * len(skipped) / total:.1f} %) cannot be used, more than "
-            f"--max-skipped {max_skipped:g}: {summary(skipped)}; correct them, or raise --max-skipped"
+            f"{len(faulty)} of {total} rows ({100 * len(faulty) / total:.1f} %) cannot be used, more than "
+            f"--max-skipped {max_skipped:g}: {summary(faulty)}; correct them, or raise --max-skipped"
         )
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from alignkit import config_file
 from alignkit.config_file import Resolved
 from alignkit.data.lengths import of_prepared
+from alignkit.data.rows import TIE
 from alignkit.data.store import Stored
 from alignkit.methods import Method
 from alignkit.policy.ranks import World
@@ -48,7 +49,9 @@ def describe(method: Method, resolved: Resolved, inputs: Inputs, world: World) -
         "rows": {
             name: {
                 "used": len(part.trees), "skipped": dict(part.skipped), "cut": part.num_cut,
-                "dropped": part.num_dropped, "tokenized_otherwise": part.num_tokenized_otherwise,
+                "dropped": part.num_dropped, "ties": len(part.ties),
+                "tokenized_otherwise": part.num_tokenized_otherwise,
+                "ends_with_user": part.num_ends_with_user, "user_twice": part.num_user_twice,
                 "lengths": [asdict(column) for column in of_prepared(part.lengths)], "ids": part.trees.ids(),
             }
             for name, part in parts.items()
@@ -71,9 +74,15 @@ def account(inputs: Inputs) -> list[str]:
             text += f", {part.num_dropped} dropped as longer than {inputs.max_length} tokens"
         if part.num_tokenized_otherwise:
             text += f", {part.num_tokenized_otherwise} whose whole text tokenizes otherwise"
-        if part.skipped:
-            reasons = sorted(set(part.skipped.values()))
-            text += f", {len(part.skipped)} skipped ({'; '.join(reasons[:3])}; listed in run.json)"
+        if part.num_ends_with_user:
+            text += f", {part.num_ends_with_user} conversations that end with the user (their answers are trained on)"
+        if part.num_user_twice:
+            text += f", {part.num_user_twice} with two user turns in a row"
+        if ties := len(part.ties):
+            text += f", {ties} ties (equal scores) left out"
+        if len(part.skipped) > ties:
+            reasons = sorted(set(part.skipped.values()) - {TIE})
+            text += f", {len(part.skipped) - ties} skipped ({'; '.join(reasons[:3])}; listed in run.json)"
         lines.append(text)
     for column, lengths in inputs.training.lengths.items():
         middle, high, highest = np.quantile(lengths, [0.5, 0.9, 0.99])

@@ -31,7 +31,7 @@ def prepare_data(method: Method, resolved: Resolved, *, shard: str | None, ranks
     """
     started = time.monotonic()
     wanted = None if shard is None else parse_shard(shard)
-    source = find_model(resolved.model.model)
+    source = find_model(resolved.model.model, tokenizer_is_enough=True)
     chat = make_chat(source, resolved.model)
     max_length, training, validation = prepare_parts(method, resolved, source, chat, shard=wanted)
     account: dict[str, Any] = {
@@ -94,6 +94,9 @@ def _account(part: Stored) -> Mapping[str, Any]:
         "cut": part.num_cut,
         "dropped": part.num_dropped,
         "skipped": dict(part.skipped),
+        "ties": len(part.ties),
+        "ends_with_user": part.num_ends_with_user,
+        "user_twice": part.num_user_twice,
         "tokenized_otherwise": part.num_tokenized_otherwise,
         "from_cache": part.from_cache,
     }

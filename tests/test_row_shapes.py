@@ -1,0 +1,361 @@
+"""Rows with the columns of published preference sets, ties, and fields that change what a row means."""
+
+from __future__ import annotations
+
+import copy
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from alignkit.data.read import read_rows
+from alignkit.data.rows import Row, text_of, to_row, unusable_reason
+from alignkit.errors import InputError
+
+USER = {"role": "user", "content": "Hi"}
+YES, NO = {"role": "assistant", "content": "yes"}, {"role": "assistant", "content": "no"}
+HUMAN, GPT = {"from": "human", "value": "Hi"}, {"from": "gpt", "value": "yes"}
+NAN = float("nan")
+H4 = {"prompt": "Hi", "prompt_id": "0", "chosen": [USER, YES], "rejected": [USER, NO], "messages": [USER, YES]}
+COMPLETIONS = [
+    {"response": "so", "overall_score": 5.0, "fine-grained_score": 4.0, "model": "a", "annotations": {}},
+    {"response": "yes", "overall_score": 8.5, "fine-grained_score": 4.5, "model": "b", "annotations": {}},
+    {"response": "no", "overall_score": 2.0, "fine-grained_score": 1.0, "model": "c", "annotations": {}},
+]
+
+
+def read(fields: dict[str, Any], **columns: str) -> Row:
+    return to_row(fields, where="here", columns=columns)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {**H4, "score_chosen": 8.5, "score_rejected": 4.0},  # HuggingFaceH4/ultrafeedback_binarized
+        {"source": "x", "instruction": "Hi", "models": ["a"], "completions": COMPLETIONS, "correct_answers": None},
+        {"chosen": "\n\nHuman: Hi\n\nAssistant: yes", "rejected": "\n\nHuman: Hi\n\nAssistant: no"},  # hh-rlhf
+        {"prompt": "\n\nHuman: Hi\n\nAssistant:", "chosen": " yes", "rejected": " no", "response": " yes"},
+        {"instruction": "Hi", "chosen_response": "yes", "rejected_response": "no", "chosen_avg_rating": 5.0,
+         "rejected_avg_rating": 3.75, "chosen_model": "a"},  # argilla
+        {"dataset": "x", "chosen": [USER, YES], "rejected": [USER, NO], "chosen_rating": 5.0, "rejected_rating": 4.0},
+        {"source": "x", "prompt": "Hi", "chosen": [USER, YES], "chosen-rating": 5.0, "rejected": [USER, NO],
+         "rejected-rating": 4.0},
+        {"system": "", "input": "Hi", "chosen": "yes", "rejected": "no", "rating": [9.0, 8.0], "status": "unchanged"},
+        {"conversations": [HUMAN], "chosen": GPT, "rejected": {"from": "gpt", "value": "no"}},  # LLaMA-Factory
+        {"instruction": "Hi", "input": "", "chosen": "yes", "rejected": "no"},
+        {"messages": [USER], "chosen": YES, "rejected": NO},  # Axolotl
+        {"messages": [USER, YES], "rejected_response": "no"},  # ms-swift
+        {"messages": [USER, YES], "rejected_messages": [USER, NO]},
+        {"messages": [USER, YES], "chosen": "yes", "rejected": "no"},
+        {"prompt": "Hi", "messages": [USER, {"role": "assistant", "content": "else"}], "chosen": "yes",
+         "rejected": "no"},
+        {"input": {"messages": [USER], "tools": []}, "preferred_output": [YES], "non_preferred_output": [NO]},  # OpenAI
+        {"question": "Hi", "chosen": "yes", "rejected": "no"},
+        {"prompt": [USER], "chosen": [USER, YES], "rejected": [USER, NO]},
+        {"prompt": "Hi", "completion": "yes", "rejected": "no"},
+        {"instruction": "Hi", "output": "yes", "rejected": "no"},
+        {"chosen_messages": [USER, YES], "rejected_messages": [USER, NO]},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_preference_beside_whatever_else_is_a_preference(fields: dict[str, Any]) -> None:
+    for given in (fields, {**fields, "extra": None, "score": NAN}):
+        row = read(given)
+        assert row.prompt == (USER,)
+        assert (row.chosen, row.rejected) == ((YES,), (NO,))
+        assert not row.is_conversation and row.reference == "yes"
+        assert [unusable_reason(row, use) for use in ("pairs", "chosen", "samples")] == [None, None, None]
+
+
+def test_a_history_that_ends_in_another_answer_is_the_prompt() -> None:
+    row = read({"messages": [USER, {"role": "assistant", "content": "Shall I?"}], "chosen": "yes", "rejected": "no"})
+    assert row.prompt == (USER, {"role": "assistant", "content": "Shall I?"})
+    assert (row.chosen, row.rejected) == ((YES,), (NO,))
+
+
+def test_turns_of_a_transcript_are_messages() -> None:
+    text = "\n\nHuman: Hi\n\nAssistant: Hello: you\n\nHuman: And?\n\nAssistant: {}"
+    row = read({"chosen": text.format("yes"), "rejected": text.format("no")})
+    assert row.prompt == (USER, {"role": "assistant", "content": "Hello: you"}, {"role": "user", "content": "And?"})
+    assert (row.chosen, row.rejected) == ((YES,), (NO,))
+
+
+def test_the_best_completion_stands_against_the_worst_and_missing_scores_are_left_out() -> None:
+    unscored = {"response": "what", "overall_score": NAN, "fine-grained_score": None}
+    row = read({"instruction": "Hi", "completions": [unscored, *COMPLETIONS]})
+    assert (row.chosen, row.rejected) == ((YES,), (NO,))
+    same = [{**completion, "overall_score": 3} for completion in COMPLETIONS]
+    assert unusable_reason(read({"instruction": "Hi", "completions": same}), "pairs") == "tie: equal scores"
+    none = read({"instruction": "Hi", "completions": [unscored]})
+    assert unusable_reason(none, "chosen") == "no chosen answer" and unusable_reason(none, "samples") is None
+
+
+@pytest.mark.parametrize(
+    ("scores", "is_tie"),
+    [
+        ({"score_chosen": 6.0, "score_rejected": 6}, True),
+        ({"score_chosen": "6.0", "score_rejected": "6"}, True),
+        ({"chosen_score": 1, "rejected_score": 1}, True),
+        ({"rating_chosen": 5, "rating_rejected": 5}, True),
+        ({"chosen_rating": 5, "rejected_rating": 5}, True),
+        ({"chosen-rating": 5, "rejected-rating": 5}, True),
+        ({"chosen_avg_rating": 4.75, "rejected_avg_rating": 4.75}, True),
+        ({"rating": [9.0, 9.0]}, True),
+        ({"rating": [9.0, 7.0]}, False),
+        ({"rating": 9.0}, False),
+        ({"score_chosen": 6.0, "score_rejected": 5.5}, False),
+        ({"score_chosen": NAN, "score_rejected": NAN}, False),
+        ({"score_chosen": None, "score_rejected": None}, False),
+        ({"score_chosen": "N/A", "score_rejected": "N/A"}, False),
+        ({"score_chosen": 6.0}, False),
+    ],
+)
+@pytest.mark.parametrize("shape", [{"prompt": "Hi", "chosen": "yes", "rejected": "no"}, H4], ids=["plain", "h4"])
+def test_equal_scores_are_a_tie_and_missing_ones_are_not(
+    shape: dict[str, Any], scores: dict[str, Any], is_tie: bool
+) -> None:
+    row = read({**shape, **scores})
+    assert unusable_reason(row, "pairs") == ("tie: equal scores" if is_tie else None)
+    assert unusable_reason(row, "chosen") is None is unusable_reason(row, "samples")
+
+
+def test_equal_scores_and_equal_answers_are_a_tie_too() -> None:
+    row = read({**H4, "rejected": [USER, YES], "score_chosen": 6, "score_rejected": 6})
+    assert unusable_reason(row, "pairs") == "tie: equal scores"
+
+
+def test_answers_to_different_prompts_are_no_pair() -> None:
+    row = read({"chosen": [USER, YES], "rejected": [{"role": "user", "content": "Else"}, NO]})
+    assert unusable_reason(row, "pairs") == "chosen and rejected have different prompts"
+    assert unusable_reason(row, "chosen") is None
+
+
+def test_a_system_column_is_the_system_turn_and_history_stands_before_the_question() -> None:
+    system = {"role": "system", "content": "Be brief."}
+    assert read({"system": "Be brief.", "messages": [USER, YES]}).prompt == (system, USER)
+    assert read({"system_prompt": "Be brief.", "messages": [system, USER, YES]}).prompt == (system, USER)
+    assert read({"system": "", "prompt": "Hi", "chosen": "yes"}).prompt == (USER,)
+    assert read({"system": NAN, "prompt": "Hi", "chosen": "yes"}).prompt == (USER,)
+    row = read({"system": "Be brief.", "history": [["a", "b"], ["c", "d"]], "instruction": "Hi", "output": "yes"})
+    assert row.prompt[0] == system and [m["content"] for m in row.prompt[1:]] == ["a", "b", "c", "d", "Hi"]
+    assert [m["role"] for m in row.prompt[1:]] == ["user", "assistant", "user", "assistant", "user"]
+    row = read({"prompt": [system, USER], "chosen": [USER, YES], "rejected": [USER, NO]})
+    assert row.prompt == (system, USER) and row.not_a_pair is None
+
+
+@pytest.mark.parametrize("bad", [False, 0, 0.0])
+@pytest.mark.parametrize("good", [True, 1, 1.0])
+@pytest.mark.parametrize(
+    "shape",
+    [
+        {"prompt": "Hi", "completion": "no"},
+        {"messages": [USER, NO]},
+        {"conversations": [HUMAN, {"from": "gpt", "value": "no"}]},
+        {"instruction": "Hi", "input": "", "output": "no"},
+        {"prompt": "Hi", "chosen": "no"},
+    ],
+)
+def test_labels_are_read_in_every_shape(shape: dict[str, Any], good: object, bad: object) -> None:
+    for name in ("label", "kto_tag"):
+        row = read({**shape, name: bad})
+        assert (row.prompt, row.chosen, row.rejected) == ((USER,), None, (NO,)) and not row.is_conversation
+        for train_on in (None, "last", "all-assistant"):
+            assert unusable_reason(row, "chosen", train_on) == "no chosen answer, only a rejected one"
+        assert read({**shape, name: good}).chosen == (NO,)
+
+
+@pytest.mark.parametrize("label", ["true", "false", -1, 2, 0.5, "thumbs_up", NAN, None, [], {}])
+def test_any_other_label_is_refused(label: object) -> None:
+    for shape in ({"prompt": "Hi", "completion": "yes"}, {"messages": [USER, YES]}):
+        with pytest.raises(InputError, match=r"here: 'label' must be true or false .*--columns label="):
+            read({**shape, "label": label})
+        assert read({**shape, "label": label}, label="").chosen == (YES,)
+
+
+def tool_call(**more: Any) -> dict[str, Any]:
+    return {"role": "assistant", "tool_calls": [{"id": "1", "function": {"name": "f", "arguments": "{}"}}], **more}
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"tools": [{"type": "function"}], "messages": [USER, YES]}, "'tools': tools are not rendered"),
+        ({"tools": '[{"name": "f"}]', "messages": [USER, YES]}, "'tools': tools are not rendered"),
+        ({"input": {"messages": [USER], "tools": [{}]}, "preferred_output": [YES]}, "'tools': tools are not rendered"),
+        ({"messages": [USER, tool_call(content="")]}, "'tool_calls': tool calls are not rendered"),
+        ({"messages": [USER, tool_call(content=None)]}, "'tool_calls': tool calls are not rendered"),
+        ({"prompt": [USER, tool_call(content="")], "chosen": "yes"}, "'tool_calls': tool calls are not rendered"),
+        ({"prompt": "Hi", "chosen": [tool_call(content="x")], "rejected": "no"}, "'tool_calls'"),
+        ({"messages": [USER, {"role": "tool", "content": "6"}, YES]}, "role 'tool': tool calls"),
+        ({"conversations": [HUMAN, {"from": "observation", "value": "6"}, GPT]}, "role 'observation': tool calls"),
+        ({"conversations": [HUMAN, {"from": "function_call", "value": "{}"}]}, "role 'function_call': tool calls"),
+        ({"messages": [USER, {**YES, "reasoning_content": "so"}]}, "'reasoning_content': thoughts"),
+        ({"messages": [USER, {**YES, "thinking": "so"}]}, "'thinking': thoughts"),
+        ({"messages": [USER, {**YES, "name": "Ann"}]}, "'name': names of speakers"),
+        ({"messages": [USER, {**YES, "mood": "glad"}]}, "'mood': alignkit does not know what it means"),
+        ({"images": ["a.png"], "messages": [USER, YES]}, "'images': pictures are not read"),
+        ({"audios": ["a.wav"], "prompt": "Hi"}, "'audios': sound is not read"),
+        ({"videos": ["a.mp4"], "prompt": "Hi", "chosen": "yes"}, "'videos': videos are not read"),
+        ({"prompt": [{"role": "user", "content": [{"type": "image"}]}]}, "a part of type 'image': only text is read"),
+        ({"prompt": [{"role": "user", "content": [{"type": "text", "text": "x", "image": "y"}]}]}, "field 'image'"),
+        ({"prompt": [{"role": "bot", "content": "x"}]}, "role 'bot'; known are system, developer, user"),
+        ({"messages": [{**USER, "train": True}, YES]}, "of the user has train: true"),
+        ({"messages": [USER, {**YES, "loss": "no"}]}, "loss is 1 .or true., or 0"),
+        ({"chat_template_kwargs": {"enable_thinking": False}, "messages": [USER, YES]}, "'chat_template_kwargs'"),
+        ({"loss_weight": 0.5, "prompt": "Hi", "chosen": "yes"}, "'loss_weight': weights of rows"),
+        ({"system": "a", "messages": [{"role": "system", "content": "b"}, USER, YES]}, "system message differ"),
+        ({"system": 3, "messages": [USER, YES]}, "'system' must be text, found the number 3"),
+        ({"history": [["a", "b"]], "messages": [USER, YES]}, "a 'history' beside a whole conversation"),
+        ({"history": "a", "instruction": "Hi", "output": "yes"}, "'history' must be a list"),
+        ({"chosen": "yes", "chosen_response": "no", "prompt": "Hi"}, "both 'chosen' and 'chosen_response'"),
+        ({"messages": [USER, YES], "conversations": [HUMAN]}, "'messages' and 'conversations' hold different turns"),
+        ({"prompt": [YES, USER], "chosen": [USER, YES]}, "'prompt' is not what 'chosen' begins with"),
+        ({"prompt": "Else", "messages": [USER, NO], "chosen": "yes"}, "'prompt' is not what the conversation"),
+        ({"prompt": "Hi", "input": "more", "chosen": "yes"}, "an 'input' beside its 'prompt'"),
+        ({"prompt": "Hi", "chosen": [YES, USER]}, "'chosen' begins with the assistant and ends with the user"),
+        ({"prompt": "Hi", "chosen": 1}, "in 'chosen', found the number 1; write numbers in quotes"),
+        ({"prompt": "Hi", "chosen": 0}, "in 'chosen', found the number 0; write numbers in quotes"),
+        ({"prompt": True, "chosen": "yes"}, "in 'prompt', found the truth value true"),
+        ({"instruction": "Hi", "input": 0, "output": "yes"}, "'input' must be text, found the number 0"),
+        ({"instruction": "Hi", "input": 1, "output": "yes"}, "'input' must be text, found the number 1"),
+        ({"instruction": "Hi", "input": [1, 0], "output": "yes"}, r"'input' must be text, found \[1, 0\]"),
+        ({"conversations": [{"from": ["gpt"], "value": "x"}]}, "a message needs 'role' and 'content' as text"),
+        ({"conversations": "Hi"}, "'conversations' must be a list of messages, found 'Hi'"),
+        ({"chosen": "yes", "rejected": "no"}, "'chosen' holds only the answer and there is no 'prompt'"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_what_would_change_a_row_in_silence_is_refused_by_name(fields: dict[str, Any], said: str) -> None:
+    with pytest.raises(InputError, match=f"^here: .*{said}"):
+        read(fields)
+
+
+def test_fields_that_say_nothing_do_no_harm() -> None:
+    empty = {"tools": [], "images": None, "audios": NAN, "videos": [], "history": [], "system": None, "functions": "[]"}
+    assert read({"messages": [USER, YES], **empty}).chosen == (YES,)
+    message = {**YES, "tool_calls": None, "name": "", "reasoning_content": "", "function_call": {}, "id": "m1"}
+    assert read({"messages": [USER, message]}).chosen == (YES,)
+    assert read({"messages": [HUMAN, {**GPT, "weight": None}]}).chosen == (YES,)
+
+
+def test_a_field_is_left_unread_where_the_user_says_so() -> None:
+    row = read({"tools": [{}], "images": ["a"], "messages": [USER, {**YES, "name": "Ann"}]},
+               **{"tools": "", "images": "", "message.name": ""})  # fmt: skip
+    assert row.prompt == (USER,) and row.chosen == (YES,) and row.fields["images"] == ["a"]
+
+
+def test_text_parts_are_joined_and_flags_say_what_is_scored() -> None:
+    parts = [{"type": "text", "text": "H"}, {"type": "input_text", "text": "i", "annotations": []}]
+    assert read({"prompt": [{"role": "user", "content": parts}]}).prompt == (USER,)
+    for name in ("train", "loss", "loss_weight", "weight", "training"):
+        for off, on in ((False, True), (0, 1), (0.0, 1.0)):
+            row = read({"messages": [USER, {**NO, name: off}, USER, {**YES, name: on}]})
+            assert row.prompt == (USER, {**NO, "weight": 0}, USER) and row.chosen == (YES,)
+    assert read({"messages": [{**USER, "weight": 0}, YES]}).prompt == (USER,)
+    off = read({"messages": [USER, {**YES, "loss": False}]})
+    assert unusable_reason(off, "chosen") == "every assistant turn has weight 0"
+    assert unusable_reason(off, "chosen", "last") == "the answer has weight 0"
+
+
+def test_missing_cells_are_missing_and_never_text() -> None:
+    for missing in (None, NAN):
+        row = read({"instruction": "Hi", "input": missing, "output": "yes"})
+        assert row.prompt == (USER,) and row.chosen == (YES,)
+        assert unusable_reason(read({"instruction": "Hi", "output": missing}), "chosen") == "no chosen answer"
+        assert unusable_reason(read({"prompt": "Hi", "chosen": missing, "rejected": "no"}), "pairs") is not None
+        assert (
+            unusable_reason(read({"prompt": "Hi", "chosen": "a", "rejected": missing}), "pairs") == "no rejected answer"
+        )
+        assert unusable_reason(read({"prompt": missing, "chosen": "yes"}), "chosen") == "empty prompt"
+        assert read({"prompt": "Hi", "chosen": "yes", "reference": missing}).reference == "yes"
+        assert len(read({"id": missing, "prompt": "Hi"}).id) == 16
+
+
+def test_a_conversation_that_ends_with_the_user_says_so_and_trains_its_answers() -> None:
+    row = read({"messages": [USER, YES, USER, USER]})
+    assert row.prompt == (USER, YES, USER, USER) and row.chosen is None
+    assert unusable_reason(row, "chosen") is None is unusable_reason(row, "samples")
+    said = "the conversation ends with the user, two user turns in a row"
+    assert unusable_reason(row, "chosen", "last") == said == unusable_reason(row, "pairs")
+    assert unusable_reason(read({"messages": [USER]}), "chosen") == "the conversation ends with the user"
+    empty = read({"messages": [USER, {**YES, "content": ""}, USER, YES]})
+    assert unusable_reason(empty, "chosen") == "an empty assistant turn"
+
+
+MUTATED = [
+    *({"id": "r", **fields} for fields in (H4, {"prompt": "Hi", "chosen": "yes", "rejected": "no", "reference": "r"})),
+    {"prompt": [USER], "chosen": [{**YES, "weight": 1}], "rejected": [NO], "score_chosen": 1, "score_rejected": 1},
+    {"messages": [{"role": "system", "content": "s"}, USER, YES], "system": "s", "label": True},
+    {"instruction": "Hi", "input": "there", "output": "yes", "history": [["a", "b"]]},
+    {"conversations": [HUMAN, GPT], "rejected_response": "no"},
+    {"prompt": "p", "completion": "c", "label": True, "rating": [1, 2]},
+    {"instruction": "Hi", "completions": COMPLETIONS},
+    {"chosen": "\n\nHuman: Hi\n\nAssistant: yes", "rejected": "\n\nHuman: Hi\n\nAssistant: no"},
+    {"input": {"messages": [USER]}, "preferred_output": [YES], "non_preferred_output": [NO]},
+]
+VALUES: list[Any] = [
+    None, True, False, 0, -1, 1e308, NAN, float("inf"), 10**30, "", " ", "\0", "\ud800", "\u2028", "a" * 500, [], {},
+    [[]], [None], [[None, 1]], {"a": {}}, [USER], [YES], YES, [USER, YES], [{"role": "user"}], [{"content": "x"}],
+    [{"role": "assistant", "content": None}], [{"from": ["gpt"], "value": "x"}], [{"from": {}, "value": []}],
+    [{"role": "tool", "content": "x"}], [{"role": 1, "content": "x"}], [{"role": "user", "content": [{"type": []}]}],
+    [{"role": "user", "content": [{"type": "text", "text": 3}]}], {"messages": 3}, {"messages": [None]},
+    [["a", "b"]], [["a"]], [{"response": 1}], [{"response": "x", "overall_score": "N/A"}], [1.0, 1.0],
+]  # fmt: skip
+
+
+def _mutated(draw: random.Random) -> dict[str, Any]:
+    row: dict[str, Any] = copy.deepcopy(draw.choice(MUTATED))
+    names = sorted({name for each in MUTATED for name in each} | {"", "\0", "tools", "kto_tag", "question"})
+    for _ in range(draw.randrange(1, 5)):
+        kind, name = draw.randrange(5), draw.choice(sorted(row) or [""])
+        if kind == 0:
+            row[draw.choice(names)] = copy.deepcopy(draw.choice(VALUES))
+        elif kind == 1:
+            row.pop(name, None)
+        elif kind == 2:
+            row |= copy.deepcopy(draw.choice(MUTATED))
+        elif kind == 3 and isinstance(row.get(name), list):
+            row[name].insert(draw.randrange(len(row[name]) + 1), copy.deepcopy(draw.choice(VALUES)))
+        elif isinstance(row.get(name), list) and row[name] and isinstance(row[name][0], dict):
+            key = draw.choice(["role", "content", "weight", "from", "value", "train", "name", "response"])
+            row[name][0][key] = copy.deepcopy(draw.choice(VALUES))
+    return row
+
+
+def test_of_two_thousand_mutated_rows_each_is_read_or_refused() -> None:
+    draw = random.Random(11)
+    refused: list[str] = []
+    for _ in range(2000):
+        fields = _mutated(draw)
+        try:
+            row = to_row(fields, where="here")
+        except InputError as error:
+            refused.append(str(error))
+            continue
+        for use in ("pairs", "chosen", "samples"):
+            unusable_reason(row, use)
+        turns = (*row.prompt, *(row.chosen or ()), *(row.rejected or ()))
+        assert all(type(m["role"]) is type(m["content"]) is str for m in turns)
+        assert row.chosen is None or (text_of(row.chosen) is not None and row.chosen[-1]["role"] == "assistant")
+    assert 200 < len(refused) < 1800 and all(said.startswith("here: ") for said in refused)
+
+
+def test_a_byte_order_mark_is_skipped_and_no_message_tells_to_remove_a_good_line(tmp_path: Path) -> None:
+    rows = [{"id": f"r{n}", "prompt": "Hi", "chosen": "yes\u2028\u2029\x85so"} for n in range(2)]
+    path = tmp_path / "a.jsonl"
+    text = "\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
+    path.write_bytes(b"\xef\xbb\xbf" + text.encode())
+    assert [row.fields for row in read_rows(str(path))] == rows
+    ways = {
+        text.replace("\n", "\r"): "save the file with line feeds",
+        json.dumps(rows, indent=1): "this is a JSON array: write each of its rows on a line of its own",
+        json.dumps(rows): "expected an object, found list; write each of its rows on a line of its own",
+        json.dumps(rows[0], indent=1): "a row must stand on one line",
+        text.replace("}\n", "},\n"): "correct this line; a row is a JSON object on one line",
+    }
+    for content, said in ways.items():
+        path.write_text(content, encoding="utf-8")
+        with pytest.raises(InputError, match=f"line 1: .*{said}"):
+            read_rows(str(path))
