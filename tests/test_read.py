@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from alignkit.config import DataSection
 from alignkit.data import files, mixing
-from alignkit.data.keys import Keys, content_key
+from alignkit.data.keys import Keys, OwnIds, content_key
 from alignkit.data.read import Source, read_rows
 from alignkit.data.rows import to_row
 from alignkit.errors import InputError, UsageError
@@ -95,7 +95,10 @@ def test_a_folder_of_mixed_kinds_and_shapes_is_read_row_by_row(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("columns", "message"),
     [
-        ({"prompt": [1, 2], "chosen": ["a", "b"]}, "row 1: expected text or a list of messages, found 1"),
+        (
+            {"prompt": [1, 2], "chosen": ["a", "b"]},
+            "row 1: expected text or a list of messages in .* 1;",
+        ),
         ({"prompt": ["a"], "chosen": [[{"role": "assistant", "text": "b"}]]}, "row 1: a message needs 'role'"),
         ({"messages": [["a"]]}, "row 1: expected text or a list of messages"),
         ({"number": [1.5]}, "row 1: unknown row shape; fields found: number"),
@@ -187,6 +190,45 @@ def test_rows_of_one_id_keep_their_numbers_in_each_part(tmp_path: Path) -> None:
     section = DataSection(data=write(tmp_path / "a.jsonl", rows), split="first-2")
     assert selected(section, "validation") == ["same", "same#2"]
     assert selected(section, "training") == ["same#3", "same#4"]
+
+
+@pytest.mark.parametrize(
+    ("own", "expected"),
+    [
+        (["a", "a", "a#2"], ["a", "a#2.1", "a#2"]),
+        (["a#2", "a", "a"], ["a#2", "a", "a#2.1"]),
+        (["a", "a#2", "a", "a#2", "a#2.1"], ["a", "a#2", "a#2.2", "a#2#2", "a#2.1"]),
+        (["a", "a", "a", "a#3"], ["a", "a#2", "a#3.1", "a#3"]),
+        (["", "", "#2", "#2"], ["", "#2.1", "#2", "#2#2"]),
+        ([1, "1", "1#2"], ["1", "1#2.1", "1#2"]),
+    ],
+)
+def test_a_number_given_to_a_row_is_no_other_rows_id(tmp_path: Path, own: list[Any], expected: list[str]) -> None:
+    rows: list[Mapping[str, Any]] = [{"id": id_, "prompt": f"{n}", "chosen": "a"} for n, id_ in enumerate(own)]
+    data = write(tmp_path / "a.jsonl", rows)
+    assert ids(data) == expected
+    section = DataSection(data=data, split="first-1")
+    assert selected(section, "validation") + selected(section, "training") == expected
+
+
+@given(st.lists(st.sampled_from(["a", "a#2", "a#2.1", "a#2#2", "a#3", "#2", "a#", "a##2"]), min_size=2, max_size=12))
+def test_whatever_ids_there_are_rows_stay_different(own: list[str]) -> None:
+    known = OwnIds()
+    for id_ in own:
+        known.add(id_)
+    counts = [own[: at + 1].count(id_) for at, id_ in enumerate(own)]
+    given_ = [id_ if n == 1 else known.numbered(id_, n) for id_, n in zip(own, counts, strict=True)]
+    assert len(set(given_)) == len(own)
+
+
+@pytest.mark.parametrize("empty", ["", " "])
+def test_an_empty_name_is_not_the_working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, empty: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    write(Path("private.jsonl"), many("a", 3))
+    with pytest.raises(UsageError, match="--data is empty"):
+        read_rows(empty)
+    with pytest.raises(UsageError, match="--split"):
+        selected(DataSection(data="private.jsonl", split=empty), "training")
 
 
 def test_a_fingerprint_follows_the_content_and_what_is_asked_of_it(tmp_path: Path) -> None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import re
 
 import numpy as np
 from pydantic_core import to_json
 
 from alignkit.data.rows import Row
+
+_NUMBERED = re.compile(r"#\d+(\.\d+)?\Z")
 
 
 class Keys:
@@ -35,9 +38,37 @@ class Keys:
         return times
 
 
+class OwnIds:
+    """The rows' own ids that look like numbered ones, `a#2`: a number given to a row must be none of them."""
+
+    def __init__(self) -> None:
+        self._keys: set[bytes] = set()
+
+    def add(self, id_: str) -> None:
+        """Note an id, where it looks like a numbered one."""
+        if "#" in id_ and _NUMBERED.search(id_):
+            self._keys.add(_key(id_))
+
+    def numbered(self, id_: str, count: int) -> str:
+        """Return an id that no other row has for the `count`th row of an id, count > 1.
+
+        `ID#COUNT`, or where that is a row's own id, the first free of `ID#COUNT.1`, `ID#COUNT.2`, ...: what follows
+        the last # says which id and count it was made of, so that no two are the same.
+        """
+        numbered, times = f"{id_}#{count}", 0
+        while self._keys and _key(numbered) in self._keys:
+            times += 1
+            numbered = f"{id_}#{count}.{times}"
+        return numbered
+
+
 def id_key(row: Row) -> bytes:
     """Hash a row's id into 16 bytes."""
-    return hashlib.blake2b(row.id.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+    return _key(row.id)
+
+
+def _key(id_: str) -> bytes:
+    return hashlib.blake2b(id_.encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
 
 def content_key(row: Row) -> bytes:

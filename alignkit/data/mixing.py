@@ -25,6 +25,8 @@ def parse(data: str) -> list[tuple[str, float | None]]:
     Raises:
         UsageError: a part is empty, or a weight is not a number above 0.
     """
+    if not data.strip():  # an unset variable of a shell, which as a path would be the working folder
+        raise UsageError("--data is empty: name a file, a folder or a data set ('.' is the working folder)")
     if Path(data).expanduser().exists():
         return [(data, None)]
     sources: list[tuple[str, float | None]] = []

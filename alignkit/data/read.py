@@ -20,7 +20,8 @@ from alignkit.data import mixing
 from alignkit.data.dataset import Dataset
 from alignkit.data.files import SUFFIXES, Line, files_of, read_file
 from alignkit.data.hub import hub_files
-from alignkit.data.rows import Row, to_row
+from alignkit.data.keys import OwnIds
+from alignkit.data.rows import Row, row_id, to_row
 from alignkit.errors import InputError, UsageError, nearest
 from alignkit.registry import registry
 
@@ -44,6 +45,8 @@ class Source:
     def rows(self, *, numbered: bool = True) -> Iterator[Row]:
         """Yield the rows; those that share an id are numbered, `a`, `a#2`, ..., or they would be taken for one another.
 
+        Where a number is an id of its own already, another is given: `a`, `a#2.1` and `a#2`.
+
         Args:
             numbered: False: ids stay as they are, and none need be remembered.
 
@@ -52,24 +55,35 @@ class Source:
             UsageError: no file, plugin or hub data set has that name.
         """
         times: dict[str, int] = {}
+        numbers: OwnIds | None = None
         is_empty = True
         for where, fields, json_ in islice(_lines(self.data), self.limit):
             row = to_row(fields, where=where, columns=self.columns, json_=json_)
             is_empty = False
             if numbered:
                 count = times[row.id] = times.get(row.id, 0) + 1
-                row = with_number(row, count)
+                if count > 1:
+                    numbers = numbers or self._own_ids()
+                    row = dataclasses.replace(row, id=numbers.numbered(row.id, count))
             yield row
         if is_empty:
             raise InputError(f"{self.data}: no rows; give a file with a JSON object a line, or another --data")
 
-    def some(self, is_wanted: np.ndarray, times: np.ndarray, watched: dict[int, str]) -> Iterator[Row]:
+    def _own_ids(self) -> OwnIds:
+        """Read which of the rows' own ids look like numbered ones."""
+        found = OwnIds()
+        for _, fields, _ in islice(_lines(self.data), self.limit):
+            found.add(row_id(fields, self.columns))
+        return found
+
+    def some(self, is_wanted: np.ndarray, times: np.ndarray, watched: dict[int, str], own_ids: OwnIds) -> Iterator[Row]:
         """Yield some of the rows, with the ids that `rows` gives them.
 
         Args:
             is_wanted: bool [rows].
             times: int32 [rows], how often the row's id has stood up to there.
             watched: places of rows; their ids are put in.
+            own_ids: all the rows' own ids, as far as they look like numbered ones.
 
         Raises:
             InputError, UsageError: as `rows`.
@@ -78,7 +92,8 @@ class Source:
         for number, (where, fields, json_) in enumerate(lines):
             if is_wanted[number] or number in watched:
                 row = to_row(fields, where=where, columns=self.columns, json_=json_)
-                row = with_number(row, int(times[number]))
+                if times[number] > 1:
+                    row = dataclasses.replace(row, id=own_ids.numbered(row.id, int(times[number])))
                 if number in watched:
                     watched[number] = row.id
                 if is_wanted[number]:
@@ -102,11 +117,6 @@ class Source:
         return digest.hexdigest()
 
 
-def with_number(row: Row, count: int) -> Row:
-    """Tell a row apart from earlier ones of the same id, of which it is the `count`th."""
-    return row if count == 1 else dataclasses.replace(row, id=f"{row.id}#{count}")
-
-
 def read_rows(data: str, *, columns: Mapping[str, str] | None = None, limit: int | None = None) -> list[Row]:
     """Read the rows that `data` names into memory, at most `limit`. Raises as `Source.rows`."""
     return list(Source(data, columns or {}, limit).rows())
@@ -114,7 +124,9 @@ def read_rows(data: str, *, columns: Mapping[str, str] | None = None, limit: int
 
 def is_data(name: str) -> bool:
     """Whether a name is a file, a folder or a plugin's data set that is here."""
-    return Path(name).expanduser().exists() or name.partition(":")[0] in registry().names("dataset")
+    return bool(name.strip()) and (
+        Path(name).expanduser().exists() or name.partition(":")[0] in registry().names("dataset")
+    )
 
 
 def _lines(data: str) -> Iterator[Line]:

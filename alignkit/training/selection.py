@@ -15,7 +15,7 @@ import numpy as np
 from alignkit.config import DataSection
 from alignkit.data.cache import Preparation, prepare_cached
 from alignkit.data.chat import Chat
-from alignkit.data.keys import Keys, content_key, id_key
+from alignkit.data.keys import Keys, OwnIds, content_key, id_key
 from alignkit.data.read import Source, is_data
 from alignkit.data.rows import Row
 from alignkit.data.same_data import data_hashes
@@ -78,7 +78,7 @@ class Selection:
             return
         split = self._split
         is_wanted = split.is_training if part == "training" else split.is_validation
-        yield from self.source.some(is_wanted, split.times, self._duplicates)
+        yield from self.source.some(is_wanted, split.times, self._duplicates, split.own_ids)
 
     def _notes(self) -> dict[str, Any]:
         return {"duplicates": self._split.num_duplicates, "duplicate_ids": list(self._duplicates.values())}
@@ -86,9 +86,10 @@ class Selection:
     @cached_property
     def _split(self) -> _Split:
         """Which rows are in each part; reads all rows once."""
-        ids, contents, prompts = Keys(), Keys(), array("q")
+        ids, contents, prompts, own_ids = Keys(), Keys(), array("q"), OwnIds()
         for row in self.source.rows(numbered=False):
             ids.add(id_key(row))
+            own_ids.add(row.id)
             contents.add(content_key(row))
             prompts.append(split_key(prompt_key(row)))
         key_P = np.array(prompts, np.int64)
@@ -106,16 +107,17 @@ class Selection:
                     f"--split {self.section.split}: it holds the prompts of all {int(is_kept.sum())} rows of --data"
                 )
         is_training = _drawn(is_kept & ~is_held, self.num_prompts, self.seed)
-        return _Split(is_training, is_kept & is_held, ids.times(), int(is_repeat.sum()))
+        return _Split(is_training, is_kept & is_held, ids.times(), own_ids, int(is_repeat.sum()))
 
 
 @dataclass(frozen=True)
 class _Split:
-    """Of every row: bool, in which part it is, and int32, how often its id has stood up to there."""
+    """Of every row: bool, in which part it is, and int32, how often its id has stood up to there; of all, `OwnIds`."""
 
     is_training: np.ndarray
     is_validation: np.ndarray
     times: np.ndarray
+    own_ids: OwnIds
     num_duplicates: int
 
 
