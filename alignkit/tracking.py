@@ -69,6 +69,11 @@ def needs_extra(name: str, package: str) -> Iterator[None]:
         ) from error
 
 
+def split_lines(text: str) -> list[str]:
+    """Split JSON lines at line feeds alone: `str.splitlines` also cuts at U+2028 and its like, which stand in texts."""
+    return text.removesuffix("\n").split("\n") if text else []
+
+
 def append_lines(path: Path, objects: Iterable[Mapping[str, Any]]) -> None:
     """Append JSON objects to a file, a line each; all of them, or none where the disk refuses (OSError)."""
     text = "".join(json.dumps(line, ensure_ascii=False, default=str) + "\n" for line in objects)

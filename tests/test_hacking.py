@@ -106,7 +106,7 @@ def test_a_run_whose_reward_is_length_stops_with_samples_and_the_word(
     )  # fmt: skip
     with pytest.raises(RunStopped, match=r"alarm: the reward rose by .* more length .* stopped by --reward-hacking"):
         alignkit.train("grpo", **given)
-    lines = [json.loads(line) for line in (tmp_path / "run" / "samples.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in (tmp_path / "run" / "samples.jsonl").read_text().split("\n") if line]
     shown = [line for line in lines if line["kind"] == "alarm"]
     assert len(shown) == 2 and shown[0]["reward"] > shown[1]["reward"] and shown[0]["shows"] == "length"
     assert f"tokens, row {shown[0]['id']}" in caplog.text

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from alignkit.errors import InputError
 from alignkit.runs import find_run, read_run
+from alignkit.tracking import split_lines
 
 if TYPE_CHECKING:
     import polars
@@ -61,4 +62,4 @@ class Run:
 
 
 def _json_lines(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+    return [json.loads(line) for line in split_lines(path.read_text(encoding="utf-8"))] if path.exists() else []

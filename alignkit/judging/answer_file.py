@@ -13,6 +13,7 @@ from typing import Any
 
 from alignkit.errors import InputError, UsageError
 from alignkit.storage import write_atomically
+from alignkit.tracking import split_lines
 
 
 class AnswerFile:
@@ -63,7 +64,7 @@ class AnswerFile:
         text = self._part.read_bytes().decode("utf-8", "replace")
         whole, _, torn = text.rpartition("\n")
         try:
-            first, *lines = [json.loads(line) for line in whole.splitlines()]
+            first, *lines = [json.loads(line) for line in split_lines(whole)]
             drawn = first["settings"]
             self.known = {str(line["id"]): line for line in lines}
         except (ValueError, KeyError, TypeError) as error:

@@ -26,6 +26,7 @@ import numpy as np
 
 from alignkit.errors import InputError
 from alignkit.judging.length_control import Tables
+from alignkit.tracking import split_lines
 
 _PREFERENCE = ("preference",)
 _SCORES = ("score_model", "score_baseline")
@@ -137,14 +138,14 @@ def _csv(path: Path, text: str) -> list[tuple[str, Mapping[str, Any]]]:
 
 def _jsonl(path: Path, text: str) -> list[tuple[str, Mapping[str, Any]]]:
     lines: list[tuple[str, Mapping[str, Any]]] = []
-    for number, line in enumerate(text.splitlines(), start=1):
+    for number, line in enumerate(split_lines(text), start=1):
         where = f"{path}, line {number}"
         if not line.strip():
             continue
         try:
             fields = json.loads(line)
         except ValueError as error:
-            raise InputError(f"{where}: not JSON: {error}; correct or remove this line") from error
+            raise InputError(f"{where}: not JSON: {error}; correct this line") from error
         if not isinstance(fields, dict):
             raise InputError(f"{where}: expected an object, found {type(fields).__name__}; correct this line")
         if lines and not set(lines[0][1]) <= set(fields):

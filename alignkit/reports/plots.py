@@ -19,6 +19,7 @@ import plotly.graph_objects as go
 import plotly.io
 
 from alignkit.errors import InputError
+from alignkit.tracking import split_lines
 
 MAX_POINTS = 1000  # of a series; more are averaged in equal parts, since a page holds every chart's numbers
 COLOURS = ("#3b82f6", "#e8590c", "#0f9d76", "#b455d6", "#d6336c", "#a07a1c")  # at least 3:1 on white and on black
@@ -190,7 +191,7 @@ def to_html(figure: go.Figure, *, div_id: str) -> str:
 def _read_metrics(metrics_file: Path) -> dict[str, dict[int, float]]:
     """Value by step by metric; a step that was written twice, before and after a resume, has its last value."""
     try:
-        lines = metrics_file.read_text(encoding="utf-8").splitlines()
+        lines = split_lines(metrics_file.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{metrics_file}: cannot be read: {error}") from error
     found: dict[str, dict[int, float]] = {}

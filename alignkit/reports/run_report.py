@@ -14,6 +14,7 @@ from alignkit.reports.page import Column, Example, Section, write_report
 from alignkit.reports.plots import Curve, read_curves
 from alignkit.runs import read_run
 from alignkit.scoring.judge import Missing, Scored
+from alignkit.tracking import split_lines
 
 CURVES = {
     "sft": ("loss", "validation/loss"),
@@ -95,7 +96,7 @@ def write_training_report(run: Path, *, method: str, settings: Mapping[str, Any]
 
 def _held_out(metrics: Path) -> list[dict[str, Any]]:
     """A reward model's figures on held-out pairs, each with its interval where it has one."""
-    lines = [json.loads(line) for line in metrics.read_text(encoding="utf-8").split("\n") if line]
+    lines = [json.loads(line) for line in split_lines(metrics.read_text(encoding="utf-8"))]
     last = {line["name"]: line["value"] for line in lines if line["name"].startswith(_HELD_OUT)}
     names = [name for name in last if not name.endswith(("_low", "_high"))]
     return [

@@ -27,6 +27,7 @@ from alignkit.errors import InputError
 from alignkit.scoring.judge import Item, Missing, Scored
 from alignkit.scoring.pairs import score_both
 from alignkit.scoring.specs import NamedJudge
+from alignkit.tracking import split_lines
 
 _Z = 1.959963984540054  # the normal distribution's 97.5 % point
 CONSTANT = (
@@ -80,7 +81,7 @@ def read_probe_rows(path: Path) -> list[ProbeRow]:
         InputError: no such file, or a line that is no such row, by its number.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = split_lines(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read ({error}); name a JSONL file of prompt, chosen, rejected") from error
     rows = []
@@ -93,7 +94,7 @@ def read_probe_rows(path: Path) -> list[ProbeRow]:
                 what = f"{'.'.join(map(str, first['loc']))}: {first['msg'].lower()}"
                 raise InputError(f"{path}, line {number}: {what}; a row has prompt, chosen and rejected") from error
             except (ValueError, RecursionError) as error:
-                raise InputError(f"{path}, line {number}: not JSON ({error}); correct or remove the line") from error
+                raise InputError(f"{path}, line {number}: not JSON ({error}); correct the line") from error
     if not rows:
         raise InputError(f"{path}: no rows; name a JSONL file of prompt, chosen, rejected")
     return rows
