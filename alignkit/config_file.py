@@ -219,7 +219,9 @@ def _message(model: type[BaseModel], given: Mapping[str, Given], *, error: Any) 
         return f"{key!r} must be given ({config_fields.allowed(field)})"
     if error["type"] in ("value_error", "assertion_error"):
         return f"{given[key].label}: {_shown(given[key].value)} was given: {said}"
-    return f"{given[key].label}: {_shown(given[key].value)} was given, {config_fields.allowed(field)} is allowed"
+    finite = " (no nan or infinity)" if error["type"] == "finite_number" else ""
+    allowed = config_fields.allowed(field) + finite
+    return f"{given[key].label}: {_shown(given[key].value)} was given, {allowed} is allowed"
 
 
 def _shown(value: object) -> str:

@@ -127,8 +127,8 @@ def test_without_a_ratio_the_gradient_is_the_log_probs_whatever_the_sampler_said
         ({"updates_per_batch": 2, "ratio": "none"}, "several updates on one batch need the ratio"),
         ({"baseline": "within-temperature"}, "needs every temperature twice"),
         ({"temperatures": [0.0]}, "likeliest-token sample has no gradient"),
-        ({"temperatures": [0.6, math.nan]}, "--temperatures"),
-        ({"temperatures": [math.inf]}, "--temperatures"),
+        ({"temperatures": [0.6, math.nan]}, "--temperatures: .* a list of numbers .no nan or infinity. is allowed"),
+        ({"temperatures": [math.inf]}, "--temperatures: .* a list of numbers .no nan or infinity. is allowed"),
     ],
 )
 def test_combinations_that_would_be_wrong_are_refused_with_the_reason(options: dict, reason: str) -> None:
