@@ -56,6 +56,54 @@ def write_atomically(path: Path, text: str, *, private: bool = False) -> None:
     _remove_orphans(path)
 
 
+def write_numbered(folder: Path, text: str) -> Path:
+    """Write a text file whole under the next free number, 001.json, 002.json, ...; nobody else's is overwritten.
+
+    The number is one more than the highest there, also where lower ones were removed. Folder and file are their
+    owner's alone.
+
+    Raises:
+        RunStopped: the disk refuses.
+    """
+    part = folder / f".numbered.{secrets.token_hex(6)}.part"
+    try:
+        folder.mkdir(mode=PRIVATE_FOLDER, exist_ok=True)
+        with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, PRIVATE_FILE), "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        number = 0
+        while True:
+            there = [int(file.stem) for file in folder.iterdir() if re.fullmatch(r"[0-9]+\.json", file.name)]
+            number = max(number, *there, 0) + 1
+            final = folder / f"{number:03d}.json"
+            with suppress(FileExistsError):
+                _put_new(part, final)
+                sync_folder(folder)
+                break
+    except OSError as error:
+        raise RunStopped(
+            f"{folder}: nothing can be written into it: {error.strerror or error}; make room and try again"
+        ) from error
+    finally:
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
+    _remove_orphans(folder / "numbered")
+    return final
+
+
+def _put_new(part: Path, final: Path) -> None:
+    """Give a written file its name, unless there is a file of that name (FileExistsError)."""
+    try:
+        os.link(part, final)
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without links: the name is taken first
+        with open(final, "xb", opener=open_private):
+            pass
+        part.replace(final)
+
+
 def _remove_orphans(path: Path) -> None:
     pattern = re.compile(_PART.format(name=re.escape(path.name)))
     for file in path.parent.iterdir():

@@ -51,11 +51,10 @@ class Run:
 
     @property
     def verdicts(self) -> list[Verdict]:
-        """The verdicts on this run, oldest first."""
-        from alignkit.judging.verdict import Verdict
+        """The verdicts on this run, oldest first; a damaged one is passed over with a warning."""
+        from alignkit.judging import verdict_files
 
-        files = sorted((self.path / "verdicts").glob("*.json"))
-        return [Verdict.model_validate_json(file.read_text(encoding="utf-8")) for file in files]
+        return verdict_files.read(self.path)
 
     def __repr__(self) -> str:
         return f"Run({str(self.path)!r})"

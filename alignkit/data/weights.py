@@ -104,17 +104,16 @@ def folder_fingerprint(folder: Path) -> str:
     return hashlib.sha256(f"{weights_fingerprint(folder)} {settings_fingerprint(folder)}".encode()).hexdigest()
 
 
-def identity(folder: Path, chat: Chat) -> dict[str, str]:
-    """Everything that a model's answers to a prompt depend on, beside how they are drawn: a hash each.
+def settings_identity(folder: Path, chat: Chat) -> dict[str, str]:
+    """What makes other answers of the same weights, as hashes by name.
 
     Args:
         chat: its template, system message and template values as they are used.
     """
     spoken = json.dumps([chat.template, chat.system, chat.template_kwargs], sort_keys=True, default=str)
     return {
-        "weights": weights_fingerprint(folder),
         "config and tokenizer": settings_fingerprint(folder),
-        "chat template": hashlib.sha256(spoken.encode()).hexdigest(),
+        "chat template": hashlib.sha256(spoken.encode("utf-8", "backslashreplace")).hexdigest(),
     }
 
 

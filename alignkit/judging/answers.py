@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -16,6 +16,7 @@ from alignkit.data.chat import Chat
 from alignkit.data.packs import lay_out, pack
 from alignkit.data.rows import Row
 from alignkit.data.tokens import prepare
+from alignkit.data.weights import settings_identity
 from alignkit.errors import InputError, UsageError
 from alignkit.judging.thinking import split_thinking
 from alignkit.policy.chat_settings import context_length, make_chat
@@ -97,11 +98,13 @@ class Answers:
     """One model's answers, row by row, and its perplexity on the rows' references (nan without any).
 
     Perplexity: exp of the mean of -log p over reference tokens, end tokens included, prompts not; at temperature 1.
+    `spoken_by` hashes what beside the weights made these answers: config.json, tokenizer, template, system message.
     """
 
     model: str
     answers: tuple[Answer, ...]
     perplexity: float
+    spoken_by: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def texts(self) -> list[str]:
@@ -239,4 +242,5 @@ def answers_of(
         answers = model.answer(rows, progress=progress)
     finally:
         model.sampler.close()
-    return Answers(source.name, tuple(answers), model.perplexity(rows))
+    spoken_by = settings_identity(source.folder, model.chat)
+    return Answers(source.name, tuple(answers), model.perplexity(rows), spoken_by)

@@ -7,7 +7,6 @@ import hashlib
 import math
 from collections.abc import Callable, Sequence
 from contextlib import closing
-from pathlib import Path
 
 import numpy as np
 
@@ -15,6 +14,7 @@ from alignkit.config_file import Settings
 from alignkit.data.rows import text_of
 from alignkit.data.weights import check_weights, weights_fingerprint
 from alignkit.errors import UsageError
+from alignkit.judging import verdict_files
 from alignkit.judging.answers import Answers, Generation, answers_of
 from alignkit.judging.auto import Choice, choose_judge, newest_run
 from alignkit.judging.bleu import corpus_bleu
@@ -32,12 +32,11 @@ from alignkit.policy.names import ModelSource, find_model
 from alignkit.progress import Progress
 from alignkit.runs import read_run
 from alignkit.scoring.judge import Item, Missing, Scored
-from alignkit.scoring.ledger import open_ledger
+from alignkit.scoring.ledger import canonical, open_ledger, pair_of
 from alignkit.scoring.pairs import score_both
 from alignkit.scoring.repetition import repetition
 from alignkit.scoring.specs import NamedJudge, make_judge
 from alignkit.scoring.spending import agree
-from alignkit.storage import write_atomically
 
 
 def judge_model(model: str | None, settings: Settings, *, data_given: bool, yes: bool, progress: Progress) -> Verdict:
@@ -53,6 +52,7 @@ def judge_model(model: str | None, settings: Settings, *, data_given: bool, yes:
     prompts = choose_prompts(
         source, settings.data, data_given=data_given, num_prompts=section.num_prompts, seed=section.seed, vs=vs
     )
+    weights = (weights_fingerprint(source.folder), weights_fingerprint(vs.folder))
     clusters, units = find_clusters([row.fields for row in prompts.rows], prompts.keys, column=section.cluster)
     named = _agreed_judge(prompts, settings, yes=yes, note=progress.note)
     progress.note(_power(clusters))
@@ -65,8 +65,8 @@ def judge_model(model: str | None, settings: Settings, *, data_given: bool, yes:
         scored = [score_both(named, items(ours), items(theirs), repeat=k) for k in range(1 + section.rejudge)]
     scorings = [(_values(one.ours), _values(one.theirs)) for one in scored]
     outcomes = [_outcomes(a_P, b_P) for a_P, b_P in scorings]
-    weights = (weights_fingerprint(source.folder), weights_fingerprint(vs.folder))
-    look = open_ledger().count_look(weights, _look(prompts, settings, named))
+    look_id = _look_id(prompts, settings, named, (ours, theirs))
+    look = _count_look((source, vs), weights, look_id)
     level = level_of(look)
     pairs = Pairs(outcomes[0], _chars(ours), _chars(theirs), scorings[0][0] - scorings[0][1], clusters)
     verdict = reach(
@@ -75,7 +75,8 @@ def judge_model(model: str | None, settings: Settings, *, data_given: bool, yes:
         judge=JudgeName(name=named.label, version=named.judge.version, verifiable=named.judge.verifiable),
         margin=section.margin, ours=side(ours), theirs=side(theirs), prompts=prompts.source, seed=section.seed,
         stamps=[*_stamps(source, vs, prompts, named, ours, theirs), *filter(None, [scored[0].flip_note])],
-        length=length_facts(pairs, seed=section.seed, level=level), look=look,
+        length=length_facts(pairs, seed=section.seed, level=level),
+        look=look, pair=pair_of(weights), look_id=look_id,
         units=units, noise=judge_noise(outcomes),
         health=measure(
             [row.id for row in prompts.rows], [text_of(row.prompt) for row in prompts.rows],
@@ -84,13 +85,14 @@ def judge_model(model: str | None, settings: Settings, *, data_given: bool, yes:
         fingerprint=prompts.fingerprint,
     )  # fmt: skip
     if source.run is not None:
-        _keep(source.run, verdict)
+        verdict_files.keep(source.run, verdict)
     return verdict
 
 
 def _models(model: str | None, vs: str | None, progress: Progress) -> tuple[ModelSource, ModelSource]:
     source = find_model(model) if model is not None else _newest(progress)
     other = find_model(vs) if vs is not None else _start_of(source, progress)
+    open_ledger().check_looks()
     for one in (source, other):
         check_weights(one.folder)  # or the first model's answers would be lost with the second
     return source, other
@@ -214,15 +216,18 @@ def _stamps(
     return stamps
 
 
-def _look(prompts: Prompts, settings: Settings, named: NamedJudge) -> str:
-    """Fingerprint of what makes a look: prompts, how answers are drawn, and the judge."""
-    parts = [prompts.fingerprint, repr(Generation.of(settings)), settings.model.model_dump_json(exclude={"model"})]
-    parts += [named.label, named.judge.version, named.judge.config.model_dump_json()]
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+def _look_id(prompts: Prompts, settings: Settings, named: NamedJudge, sides: tuple[Answers, Answers]) -> str:
+    """Hash what makes a look: prompts, how answers are drawn and spoken, and everything that decides a score."""
+    judge = [named.judge.name, named.judge.version, named.judge.parameters()]
+    tie_rule = getattr(named.judge.config, "tie_rule", None)
+    model = settings.model.model_dump(mode="json", exclude={"model"})
+    spoken_by = sorted(canonical(side.spoken_by) for side in sides)
+    parts = [prompts.fingerprint, repr(Generation.of(settings)), model, spoken_by, judge, tie_rule]
+    return hashlib.sha256(canonical(parts).encode("ascii")).hexdigest()[:16]
 
 
-def _keep(run: Path, verdict: Verdict) -> None:
-    folder = run / "verdicts"
-    folder.mkdir(exist_ok=True)
-    number = len(list(folder.glob("*.json"))) + 1
-    write_atomically(folder / f"{number:03d}.json", verdict.model_dump_json(indent=1) + "\n", private=True)
+def _count_look(models: tuple[ModelSource, ModelSource], weights: tuple[str, str], look_id: str) -> int:
+    """The number of this look at the pair, by the ledger and by the verdicts in the runs of both, whichever is more."""
+    known = verdict_files.looks_at([model.run for model in models], pair_of(weights))
+    counted = open_ledger().count_look(weights, look_id, known=list(known))
+    return max(counted, known.get(look_id, 1 + max(known.values(), default=0)))

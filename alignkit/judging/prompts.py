@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 from alignkit.config import DataSection
 from alignkit.data.read import is_data, read_rows
 from alignkit.data.rows import Row
+from alignkit.data.same_data import difference
 from alignkit.errors import InputError
 from alignkit.judging.planner import DIFFERENCE, prompts_for
 from alignkit.judging.stamps import rows_of, seen_in_training
@@ -57,18 +59,11 @@ def choose_prompts(
         InputError: there are none.
     """
     stamps: list[str] = []
-    run = None if source.run is None else read_run(source.run)
-    if run is None or data_given:
+    if source.run is None or data_given:
         rows = read_rows(section.data, columns=section.columns, limit=section.limit)
         where = section.data
     else:
-        settings = run.config.data
-        where = f"the validation prompts of {source.run}"
-        held = set(run.rows.validation.ids)
-        apart = settings.split is not None and is_data(settings.split)
-        rows = [row for row in rows_of(settings, settings.split if apart else None) if row.id in held]
-        if run.options.get("early_stopping_steps") is not None:
-            stamps.append("these prompts also chose the run's checkpoint (early stopping); judge on others with --data")
+        rows, where, stamps = _held_out(source.run)
     rows = [row for row in rows if row.prompt]
     if not rows:
         raise InputError(f"{where}: no prompts to judge on")
@@ -79,3 +74,27 @@ def choose_prompts(
         if model is not None and model.run is not None and (data_given or model is not source):
             stamps += seen_in_training(chosen, model.run, name=model.name)
     return Prompts(chosen, where, tuple(stamps))
+
+
+def _held_out(run: Path) -> tuple[list[Row], str, list[str]]:
+    """A run's validation rows, what they are called, and what has to be said about them.
+
+    Raises:
+        InputError: the data are no longer there.
+    """
+    record = read_run(run)
+    settings = record.config.data
+    apart = settings.split is not None and is_data(settings.split)
+    if "apart" in record.data_files and not apart:
+        raise InputError(
+            f"{settings.split}: the validation data of {run} are no longer there; give prompts with --data"
+        )
+    held = set(record.rows.validation.ids)
+    rows = [row for row in rows_of(settings, settings.split if apart else None) if row.id in held]
+    where, stamps = f"the validation prompts of {run}", []
+    if changed := difference(record):
+        where = f"rows that have the ids of the validation prompts of {run}"
+        stamps.append(f"{changed}; these may be other prompts, and trained on: judge on others with --data")
+    if record.options.get("early_stopping_steps") is not None:
+        stamps.append("these prompts also chose the run's checkpoint (early stopping); judge on others with --data")
+    return rows, where, stamps

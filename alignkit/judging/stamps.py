@@ -12,6 +12,7 @@ from pathlib import Path
 from alignkit.data.overlap import overlap
 from alignkit.data.read import is_data, read_rows
 from alignkit.data.rows import Row
+from alignkit.data.same_data import difference
 from alignkit.errors import AlignkitError, InputError
 from alignkit.runs import DataSettings, holds_run, read_run
 from alignkit.scoring.specs import NamedJudge
@@ -41,12 +42,15 @@ def seen_in_training(rows: Sequence[Row], run: Path, *, name: str) -> list[str]:
         if settings.split and is_data(settings.split):
             rows_read += rows_of(settings, settings.split)
         known = {row.id: prompt_key(row) for row in rows_read}
+        changed = difference(record)
     except AlignkitError as error:
         return [f"whether judged prompts were in the training set of {name} could not be checked: {error}"]
     keys = [prompt_key(row) for row in rows]
     rows_of_part = {"training": record.rows.training, "validation": record.rows.validation}
     parts = {name: {known.get(id_) for id_ in part.ids} for name, part in rows_of_part.items()}
     stamps = []
+    if changed:
+        stamps.append(f"{changed}; more of the judged prompts may be in the training set of {name} than are found")
     common = sum(key in parts["training"] for key in keys)
     if common:
         stamps.append(f"{common} of {len(rows)} judged prompts are in the training set of {name}")

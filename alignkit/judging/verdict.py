@@ -97,6 +97,8 @@ class Verdict(BaseModel):
         None, description="None where lengths are unknown, or with fewer than two prompts"
     )
     look: int | None = Field(None, description="how many sets of answers of this pair were judged; None: not counted")
+    pair: str | None = Field(None, description="the two models' weights, whichever was judged against the other")
+    look_id: str | None = Field(None, description="hash of prompts, answers and judge: what makes a look at the pair")
     units: str = Field("prompts", description="what is resampled")
     noise: JudgeNoise | None = Field(None, description="the judge's own, where --rejudge measured it")
     health: tuple[Measure, ...] = Field((), description="text health, ours against theirs; percentages and counts")
@@ -127,6 +129,8 @@ def reach(
     stamps: Sequence[str] = (),
     length: LengthFacts | None = None,
     look: int | None = None,
+    pair: str | None = None,
+    look_id: str | None = None,
     units: str = "prompts",
     noise: JudgeNoise | None = None,
     health: Sequence[Measure] = (),
@@ -151,6 +155,8 @@ def reach(
         created=datetime.now(UTC).replace(microsecond=0),
         length=length,
         look=look,
+        pair=pair,
+        look_id=look_id,
         units=units,
         noise=noise,
         health=tuple(health),
