@@ -5,10 +5,13 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import filelock
 import numpy as np
 import pytest
 from tiny_models import tiny_tokenizer
@@ -274,3 +277,50 @@ def test_values_that_json_does_not_have_become_text(chat: Chat, tmp_path: Path) 
     stored = prepare_cached(preparation(chat, [to_row(fields, where="x")]), tmp_path)
     assert stored.rows[0].fields == fields | {"at": "2026-01-02"}
     assert json.loads((next(tmp_path.glob("*/manifest.json"))).read_text())["files"]["ids"]["bytes"] > 0
+
+
+def test_what_a_killed_preparation_left_goes_and_a_living_one_keeps_its_own(chat: Chat, tmp_path: Path) -> None:
+    def killed() -> Iterator[Row]:
+        yield from some_rows(5)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    child = os.fork()
+    if child == 0:
+        prepare_cached(preparation(chat, [], rows=killed), tmp_path)
+        os._exit(1)
+    assert os.waitpid(child, 0)[1] == signal.SIGKILL
+    (left,) = (path for path in tmp_path.iterdir() if path.name.endswith(".part"))
+    alive = tmp_path / f"{'a' * 32}.abcdefgh.part"
+    for folder in (alive, tmp_path / "users.part"):
+        folder.mkdir()
+    with filelock.FileLock(tmp_path / f"{'a' * 32}.lock"):
+        prepare_cached(preparation(chat, some_rows(), data={"rows": "others"}), tmp_path)
+        assert not left.exists() and alive.exists()
+    prepare_cached(preparation(chat, some_rows(), data={"rows": "others"}), tmp_path)
+    assert not alive.exists() and (tmp_path / "users.part").exists()
+
+
+def test_two_entries_that_changed_places_and_a_changed_manifest_are_noticed(
+    chat: Chat, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    made = [preparation(chat, some_rows(count), data={"rows": count}) for count in (20, 30)]
+    whole = [prepare_cached(one, tmp_path).fingerprint for one in made]
+    one, other = (tmp_path / each.key() for each in made)
+    one.rename(tmp_path / "aside")
+    other.rename(one)
+    (tmp_path / "aside").rename(other)
+    assert [prepare_cached(each, tmp_path).fingerprint for each in made] == whole
+    assert caplog.text.count("another entry") == 2
+    manifest = one / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"counts"', '"count5"'))
+    assert prepare_cached(made[0], tmp_path).fingerprint == whole[0]
+    assert "manifest.json: not what was written" in caplog.text
+
+
+def test_the_content_of_rows_is_hashed_beside_their_tokens(chat: Chat, tmp_path: Path) -> None:
+    rows = [{"id": "a", "prompt": "Say", "chosen": "it", "rejected": "no", "tags": tag} for tag in ("x", "y")]
+    one, other = (
+        prepare_cached(preparation(chat, [to_row(row, where="x")], data={"rows": row["tags"]}), tmp_path)
+        for row in rows
+    )
+    assert one.fingerprint == other.fingerprint and one.content != other.content

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from pathlib import Path
 
 import numpy as np
@@ -28,8 +29,8 @@ def _said(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
 
 
-def pairs(count: int) -> list[Tree]:
-    rng = np.random.default_rng(0)
+def pairs(count: int, seed: int = 0) -> list[Tree]:
+    rng = np.random.default_rng(seed)
     sizes = rng.integers(2, 9, (count, 3))
     return [
         tree(f"row-{n}", rng.integers(0, 256, p), [(rng.integers(0, 256, k), np.ones(k, bool)) for k in (a, b)])
@@ -131,3 +132,22 @@ def test_another_temperature_or_row_is_computed_online(policy: Policy, tmp_path:
     reference.release()
     reference.logprobs(lay_out(trees[2:]))
     assert len(loads) == 2
+
+
+def test_a_file_under_another_files_name_and_what_killed_writers_left_are_not_taken(
+    policy: Policy, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    one, other = pairs(5), pairs(5, seed=1)
+    expected = keep(policy, one, tmp_path)
+    (first,) = tmp_path.iterdir()
+    keep(policy, other, tmp_path)
+    (second,) = set(tmp_path.iterdir()) - {first}
+    second.replace(first)
+    orphan, young = tmp_path / ".reference-orphan", tmp_path / ".reference-young"
+    for file in (orphan, young):
+        file.write_bytes(b"half")
+    os.utime(orphan, (0, 0))
+    found = keep(policy, one, tmp_path)
+    assert f"{first}: damaged; computed anew" in caplog.text
+    assert all(np.array_equal(found.values[key], expected.values[key]) for key in expected.values)
+    assert not orphan.exists() and young.exists()

@@ -6,6 +6,7 @@ traceback and ends with 70.
 
 from __future__ import annotations
 
+import errno
 import importlib
 import logging
 import os
@@ -36,6 +37,7 @@ _COMMANDS = (
     "demo",
 )
 _BUG, _INTERRUPTED = 70, 130
+_SHOWN = 60  # characters of a name that no file can have
 
 
 class _InOrder(TyperGroup):
@@ -99,6 +101,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         if hasattr(error, "format_message"):  # typer's own errors: wrong use
             return _fail(_usage(error), 2)
+        if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+            return _fail(f"{str(error.filename)[:_SHOWN]}...: {error.strerror}; give another", 2)
         traceback.print_exc()
         return _fail("this is a bug: please report it with the lines above", _BUG)
     return code if isinstance(code, int) else 0

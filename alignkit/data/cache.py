@@ -15,6 +15,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import shutil
 import tempfile
 from collections import deque
@@ -42,6 +43,7 @@ from alignkit.errors import InputError
 _logger = logging.getLogger(__name__)
 MAX_BYTES = 20 * 2**30  # of all entries; those unused for longest go first
 CHUNK_ROWS, CHUNK_CHARACTERS = 1000, 4_000_000  # what is prepared at once: this bounds the memory
+_ORPHAN = re.compile(r"(?P<entry>[0-9a-f]{32}(\.[0-9]+-of-[0-9]+)?)\.[a-z0-9_]{8}\.part")  # as mkdtemp names them
 _CHUNKS_AHEAD = 1  # read while one is prepared
 
 
@@ -87,8 +89,8 @@ class Preparation:
         """What is done with a long row of a part; whether there are too many is seen when all are counted."""
         return "cut-completion" if self.truncation in (None, "stop") else self.truncation
 
-    def write(self, folder: Path, shard: tuple[int, int] | None) -> None:
-        """Prepare every row, or those of one shard (from 1), into a store."""
+    def write(self, folder: Path, shard: tuple[int, int] | None, *, name: str = "") -> None:
+        """Prepare every row, or those of one shard (from 1), into a store of that name."""
         writer = store.Writer(folder, columns=self.columns)
         options = dict(self.options) | {"truncation": self._truncation_of_parts(), "max_skipped": 1.0}
         try:
@@ -96,7 +98,7 @@ class Preparation:
                 for numbers, rows, part in self._parts(shard, options):
                     place = dict(zip((row.id for row in rows), numbers, strict=True))
                     writer.add(part, [place[row.id] for row in part.rows])
-            writer.finish(self.notes())
+            writer.finish(self.notes(), name=name)
         finally:
             writer.close()
         if not self.unchanged():
@@ -136,6 +138,7 @@ def prepare_cached(preparation: Preparation, folder: Path, *, shard: tuple[int, 
         with filelock.FileLock(folder / f"{name}.lock"):
             stored = _entry(folder / name) or _made(preparation, folder / name, folder, key, shard)
         _prune(folder, keep=name)
+        _remove_orphans(folder)
     except OSError as error:
         raise InputError(
             f"{folder}: prepared data cannot be kept here: {error.strerror or error}; make room, or name another "
@@ -156,7 +159,7 @@ def _entry(path: Path) -> Stored | None:
     if not path.exists():
         return None
     try:
-        stored = store.load(path)
+        stored = store.load(path, name=path.name)
     except store.Damaged as error:
         _logger.warning("prepared data is damaged and made again: %s", error)
         shutil.rmtree(path)
@@ -170,13 +173,13 @@ def _made(preparation: Preparation, path: Path, folder: Path, key: str, shard: t
     try:
         shards = None if shard is not None else _shards(folder, key)
         if shards is None:
-            preparation.write(working, shard)
+            preparation.write(working, shard, name=path.name)
         else:
-            _join(shards, working, preparation.columns)
+            _join(shards, working, preparation.columns, name=path.name)
         working.rename(path)
     finally:
         shutil.rmtree(working, ignore_errors=True)
-    return store.load(path)
+    return store.load(path, name=path.name)
 
 
 def _shards(folder: Path, key: str) -> list[Stored] | None:
@@ -189,8 +192,8 @@ def _shards(folder: Path, key: str) -> list[Stored] | None:
     return None
 
 
-def _join(parts: list[Stored], folder: Path, columns: Mapping[str, str]) -> None:
-    """Write the parts' trees into one store, in the rows' order."""
+def _join(parts: list[Stored], folder: Path, columns: Mapping[str, str], *, name: str) -> None:
+    """Write the parts' trees into one store of that name, in the rows' order."""
     numbers = np.concatenate([part.numbers for part in parts])
     owner = np.repeat(np.arange(len(parts)), [len(part.numbers) for part in parts])
     inside = np.concatenate([np.arange(len(part.numbers)) for part in parts])
@@ -204,7 +207,7 @@ def _join(parts: list[Stored], folder: Path, columns: Mapping[str, str]) -> None
             these = [(parts[owner[n]], int(inside[n])) for n in order[start : start + CHUNK_ROWS]]
             trees = Prepared([part.trees[at] for part, at in these], [part.rows[at] for part, at in these])
             writer.add(trees, numbers[order[start : start + CHUNK_ROWS]].tolist())
-        writer.finish(parts[0].notes)
+        writer.finish(parts[0].notes, name=name)
     finally:
         writer.close()
 
@@ -259,6 +262,18 @@ def _prune(folder: Path, *, keep: str) -> None:
         if path.name != keep:
             shutil.rmtree(path, ignore_errors=True)
             total -= size
+
+
+def _remove_orphans(folder: Path) -> None:
+    """Remove what killed processes left half-prepared: an entry whose lock is free has no writer."""
+    import filelock
+
+    for path in folder.iterdir():
+        found = _ORPHAN.fullmatch(path.name)
+        if found is None:
+            continue
+        with suppress(filelock.Timeout), filelock.FileLock(folder / f"{found['entry']}.lock", timeout=0):
+            shutil.rmtree(path, ignore_errors=True)
 
 
 @cache

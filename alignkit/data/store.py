@@ -33,13 +33,17 @@ from pydantic_core import from_json, to_json
 from alignkit.data.flat import FlatTrees, Lazy
 from alignkit.data.rows import Row, to_row
 from alignkit.data.tokens import Prepared
+from alignkit.errors import InputError
+from alignkit.storage import read_object
 
 MANIFEST = "manifest.json"
+_CHECK = "sha256"  # of the rest of the manifest
 _LENGTHS = "lengths-"
 _READ_BYTES = 1 << 20
 _FILES = ("ids", "scored", "segments", "trees", "rows", "row_ends", "names", "name_ends")
 _TYPES: Mapping[str, Any] = {"ids": np.int32, "scored": np.bool_, "rows": np.uint8, "names": np.uint8}  # else int64
 _IDENTITY = ("names", "name_ends", "segments", "ids", "scored")  # what the fingerprint is made of
+_CONTENT = ("rows", "row_ends")  # what a reward may read of a row
 _COUNTS = [f.name for f in dataclasses.fields(Prepared) if f.name.startswith("num_")]
 
 
@@ -58,6 +62,7 @@ class Stored(Prepared):
 
     Args:
         fingerprint: a hash of every row's id, token ids and scored tokens, in order.
+        content: a hash of every column of every row, in order.
         numbers: int64 [trees], each kept row's place among all rows.
         notes: what was seen while the rows were read.
         from_cache: they were prepared before.
@@ -66,6 +71,7 @@ class Stored(Prepared):
     trees: StoredTrees
     rows: StoredRows
     fingerprint: str = ""
+    content: str = ""
     numbers: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0, np.int64))
     notes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     from_cache: bool = False
@@ -86,7 +92,7 @@ class Writer:
             for name in _FILES
         }
         self._checks: dict[str, int] = {}
-        self._digests = {name: hashlib.sha256() for name in _IDENTITY}
+        self._digests = {name: hashlib.sha256() for name in (*_IDENTITY, *_CONTENT)}
         self._ends = {"rows": 0, "names": 0}
         self._skipped: dict[str, str] = {}
         self._counts = dict.fromkeys(_COUNTS, 0)
@@ -112,13 +118,15 @@ class Writer:
         for name, count in counts_of(part).items():
             self._counts[name] += count
 
-    def finish(self, notes: Mapping[str, Any]) -> None:
-        """Write the manifest, with notes for `Stored`: the store is whole."""
+    def finish(self, notes: Mapping[str, Any], *, name: str = "") -> None:
+        """Write the manifest, with notes for `Stored` and the entry's own name: the store is whole."""
         for file in self._files.values():
             file.close()
         manifest = {
             "columns": self.columns,
-            "fingerprint": hashlib.sha256(b"".join(d.digest() for d in self._digests.values())).hexdigest(),
+            "name": name,
+            "fingerprint": self._digest(_IDENTITY),
+            "content": self._digest(_CONTENT),
             "skipped": self._skipped,
             "notes": dict(notes),
             "counts": self._counts,
@@ -127,7 +135,11 @@ class Writer:
                 for name in self._files
             },
         }
-        (self.folder / MANIFEST).write_text(json.dumps(manifest, ensure_ascii=False), encoding="utf-8")
+        text = json.dumps(manifest | {_CHECK: _check(manifest)}, ensure_ascii=False)
+        (self.folder / MANIFEST).write_text(text, encoding="utf-8")
+
+    def _digest(self, names: Sequence[str]) -> str:
+        return hashlib.sha256(b"".join(self._digests[name].digest() for name in names)).hexdigest()
 
     def close(self) -> None:
         """Let go of the files, whole or not."""
@@ -153,19 +165,26 @@ class Writer:
             self._files[name] = open(self.folder / f"{name}.bin", "wb")  # noqa: SIM115 - closed as the others
         data = content if isinstance(content, bytes) else np.ascontiguousarray(content).reshape(-1).view(np.uint8).data
         self._checks[name] = zlib.crc32(data, self._checks.get(name, 0))
-        if name in _IDENTITY:
+        if name in self._digests:
             self._digests[name].update(data)
         self._files[name].write(data)
 
 
-def load(folder: Path) -> Stored:
+def load(folder: Path, *, name: str = "") -> Stored:
     """Map a store into memory, after every byte of it was checked.
+
+    Args:
+        name: the entry that it must be.
 
     Raises:
         Damaged: a file is missing, cut short, or not what was written.
     """
     try:
-        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        manifest = read_object(folder / MANIFEST)
+        if manifest.pop(_CHECK) != _check(manifest):
+            raise Damaged(f"{folder / MANIFEST}: not what was written")
+        if manifest["name"] != name:
+            raise Damaged(f"{folder / MANIFEST}: another entry, {manifest['name']}")
         files = manifest["files"]
         arrays = {name: _mapped(folder / f"{name}.bin", known) for name, known in files.items()}
         trees = StoredTrees(arrays, manifest["columns"])
@@ -176,11 +195,17 @@ def load(folder: Path) -> Stored:
             **manifest["counts"],
             lengths={n.removeprefix(_LENGTHS): a for n, a in arrays.items() if n.startswith(_LENGTHS) and len(a)},
             fingerprint=manifest["fingerprint"],
+            content=manifest["content"],
             numbers=trees.table[:, 2],
             notes=manifest["notes"],
         )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (InputError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise Damaged(f"{folder / MANIFEST}: {error}") from error
+
+
+def _check(manifest: Mapping[str, Any]) -> str:
+    """Hash what a manifest says."""
+    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
 
 
 def _mapped(path: Path, known: Mapping[str, int]) -> np.ndarray:

@@ -8,16 +8,17 @@ computed again. What does not fit is computed anew, and said.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import logging
 import os
 import tempfile
-import zlib
+import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -29,6 +30,8 @@ from alignkit.policy.policy import Policy
 from alignkit.policy.ranks import ALONE, World
 
 _logger = logging.getLogger(__name__)
+_PART = ".reference-"  # begins the name of a file that is being written
+_ORPHAN_S = 3600.0  # a file that young may be between its making and its lock
 NUM_CHECKED = 4  # trees computed again on load
 TOLERANCES = {"fp32": 1e-3, "bf16": 0.01}  # nats a tree's mean token, computed in the same shape (bf16 rounds by it)
 
@@ -149,24 +152,40 @@ def _read(path: Path, count: int) -> tuple[np.ndarray, np.ndarray] | None:
     try:
         with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
             flat, checked, checksum = file["logprob"], file["checked"], file["sha256"].tobytes()
-    except (OSError, ValueError, KeyError, EOFError, zlib.error, BadZipFile) as error:
+    except Exception as error:  # damaged bytes end zipfile and numpy in a dozen ways
         _logger.warning("%s: not readable (%s); computed anew", path, error)
         return None
     right = flat.dtype == checked.dtype == np.float32 and flat.shape == (count,)
-    if not right or hashlib.sha256(flat.tobytes() + checked.tobytes()).digest() != checksum:
+    if not right or _checksum(path, flat, checked) != checksum:
         _logger.warning("%s: damaged; computed anew", path)
         return None
     return flat, checked
 
 
+def _checksum(path: Path, flat: np.ndarray, checked: np.ndarray) -> bytes:
+    """Hash a file's name and content: what has another file's name is not taken for it."""
+    return hashlib.sha256(path.name.encode() + flat.tobytes() + checked.tobytes()).digest()
+
+
+def _remove_orphans(folder: Path) -> None:
+    """Remove what killed processes left half-written: old, and locked by nobody."""
+    for file in folder.glob(f"{_PART}*"):
+        with suppress(OSError), open(file, "rb") as opened:
+            fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if file.stat().st_mtime < time.time() - _ORPHAN_S:
+                file.unlink()
+
+
 def _write(path: Path, flat: np.ndarray, checked: np.ndarray) -> None:
     """Write whole or not at all; a full disk costs only the cache."""
-    checksum = np.frombuffer(hashlib.sha256(flat.tobytes() + checked.tobytes()).digest(), np.uint8)
+    checksum = np.frombuffer(_checksum(path, flat, checked), np.uint8)
     working: str | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, working = tempfile.mkstemp(dir=path.parent, prefix=".reference-")
+        _remove_orphans(path.parent)
+        handle, working = tempfile.mkstemp(dir=path.parent, prefix=_PART)
         with os.fdopen(handle, "wb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
             np.savez(file, logprob=flat, checked=checked, sha256=checksum)
             file.flush()
             os.fsync(file.fileno())

@@ -24,6 +24,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO
 
+from alignkit.storage import open_private
+
 _logger = logging.getLogger(__name__)
 PHASES = ("generate", "score", "sync", "train")
 GRACE_S = 30.0  # for Python to take notice
@@ -104,7 +106,7 @@ class Deadlines:
                 raise passed
 
     def _start(self) -> None:
-        self._file = open(self.log, "a", encoding="utf-8")  # noqa: SIM115 - closed with the run
+        self._file = open(self.log, "a", encoding="utf-8", opener=open_private)  # noqa: SIM115 - closed with the run
         command = [sys.executable, "-I", "-S", str(Path(__file__).with_name("watchdog.py"))]
         self._process = subprocess.Popen(
             [*command, str(os.getpid()), str(int(_STACKS)), str(int(_END))],

@@ -45,7 +45,7 @@ def export(policy: Policy, chat: Chat, folder: Path, *, trees: Sequence[Tree]) -
     try:
         storage.restore(folder)
         shutil.rmtree(working, ignore_errors=True)
-        working.mkdir(parents=True)
+        working.mkdir(mode=storage.PRIVATE_FOLDER, parents=True)
         check_space(working, sum(p.nbytes for p in policy.parameters()))
         _save(policy, chat, working)
         difference = _difference(policy, working, checked, trained)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from alignkit.config_file import Resolved, dump
-from alignkit.errors import RunStopped, UsageError
+from alignkit.errors import InputError, RunStopped, UsageError
 from alignkit.memory import memory_bytes, peak_mib, reset_peak
 from alignkit.methods import Method, MethodConfig, sampled_options
 from alignkit.policy.ranks import World, is_restarted, joined
@@ -116,6 +116,8 @@ def _train(method: Method, resolved: Resolved, run: RunFolder, progress: Progres
     def begin() -> tuple[bool, str]:
         description.update(describe(method, resolved, inputs, world))
         resumes = run.holds_run
+        if not resumes and run.checkpoints.exists():
+            raise InputError(f"{run.path} has checkpoints but no run.json; bring that back, or give another --out")
         before = run.record() if resumes else None
         run.id = (before and before.id) or secrets.token_hex(16)
         description["id"] = run.id

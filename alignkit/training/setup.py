@@ -90,7 +90,7 @@ def read_inputs(method: Method, resolved: Resolved, *, asks_judges: bool = True)
         training,
         validation,
         judges,
-        _fingerprints(source, chat, training, validation, resolved),
+        _fingerprints(source, chat, training, validation, resolved, judges),
         resolved.data.duplicates == "drop",
     )
 
@@ -265,12 +265,20 @@ def _default_reward(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _fingerprints(
-    source: ModelSource, chat: Chat, training: Stored, validation: Stored, resolved: Resolved
+    source: ModelSource,
+    chat: Chat,
+    training: Stored,
+    validation: Stored,
+    resolved: Resolved,
+    judges: Sequence[NamedJudge],
 ) -> dict[str, str]:
-    """Hashes of what a resume must find unchanged."""
+    """Hashes of what a resume must find unchanged: of rows the tokens, and where rewards read them every column."""
+    data = [training.fingerprint, validation.fingerprint]
+    if judges:
+        data += [training.content, validation.content]
     fingerprints = {
         "model": folder_fingerprint(source.folder),
-        "data": hashlib.sha256(f"{training.fingerprint} {validation.fingerprint}".encode()).hexdigest(),
+        "data": hashlib.sha256(" ".join(data).encode()).hexdigest(),
         "template": hashlib.sha256(chat.template.encode()).hexdigest(),
     }
     return fingerprints | reward_fingerprints(resolved)
