@@ -24,9 +24,9 @@ from bench.attacks_damage import corruption, foreign_files
 from bench.attacks_ground import Ground, Tried, scratch
 from bench.attacks_options import VALUES, options
 from bench.attacks_outside import code, keys, services
-from bench.attacks_texts import rows, settings
+from bench.attacks_texts import rows, settings, silent
 
-KINDS = ("rows", "settings", "code", "keys", "services", "files", "options", "corruption")
+KINDS = ("rows", "silent", "settings", "code", "keys", "services", "files", "options", "corruption")
 
 
 def main() -> int:
@@ -47,6 +47,7 @@ def main() -> int:
         kinds: dict[str, Callable[[], list[Tried]]] = {
             "rows": lambda: [rows(ground, 2000 // share, given.seed)],
             "settings": lambda: [settings(ground, 500 // share, given.seed)],
+            "silent": lambda: [silent(ground)],
             "code": lambda: [code(ground)],
             "keys": lambda: [keys(ground)],
             "services": lambda: [services(ground)],

@@ -49,12 +49,16 @@ class Ended:
     text: str
     seconds: float
 
-    def problem(self, what: str, codes: Sequence[int] = (0, 2, 3)) -> str | None:
-        """Say why this end is none that a user may meet, or None."""
+    def problem(self, what: str, codes: Sequence[int] = (0, 2, 3), *, raises: bool = False) -> str | None:
+        """Say why this end is none that a user may meet, or None.
+
+        Args:
+            raises: the user's own code raised, and keeps its traceback.
+        """
         lines = [line for line in self.text.strip().splitlines() if line.strip()] or ["(nothing written)"]
         if self.code == _KILLED:
             return f"{what}: hangs, ended after {self.seconds:.0f} s"
-        if "Traceback" in self.text or self.code not in codes:
+        if ("Traceback" in self.text and not raises) or self.code not in codes:
             return f"{what}: exit {self.code}: {' | '.join(line[:160] for line in lines[-2:])}"
         return None
 

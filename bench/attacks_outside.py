@@ -102,7 +102,7 @@ def services(ground: Ground) -> Tried:
         command = [*training("grpo", ground, "out", steps=3), "--score-timeout-s", "2"]
         command[command.index("--reward") + 1] = "bad.py:score"
         ended = ground.alignkit(command, place, limit_s=60)
-        problem = ended.problem(f"a reward that {name}", codes=(2, 3))
+        problem = ended.problem(f"a reward that {name}", codes=(2, 3), raises=True)
         if problem is None and (place / "out" / "model").exists():
             problem = f"a reward that {name}: a model was written as finished"
         tried.note(problem)
