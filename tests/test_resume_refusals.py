@@ -17,6 +17,7 @@ from tiny_models import tiny_model
 import alignkit
 from alignkit.cli.main import main
 from alignkit.errors import Interrupted, UsageError
+from alignkit.training.resume import code_fingerprint
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +42,19 @@ def test_resume_refuses_a_changed_configuration_with_the_difference(
         alignkit.train("sft", **given, learning_rate=0.5, resume=True)
     run = alignkit.train("sft", **given, learning_rate=0.5, resume=True, allow_changed=["learning_rate"])
     assert run.info["finished"]["steps"] == 4
+
+
+def test_the_code_of_a_method_is_all_of_the_package_that_it_lies_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = tmp_path / "own_methods"
+    package.mkdir()
+    for name, text in (("__init__.py", ""), ("method.py", "from own_methods import terms"), ("terms.py", "weight = 1")):
+        (package / name).write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    before = code_fingerprint("own_methods.method")
+    (package / "terms.py").write_text("weight = 2")
+    assert code_fingerprint("own_methods.method") != before
 
 
 def test_resume_refuses_other_code_and_warns_of_other_hardware(

@@ -25,13 +25,14 @@ _COMPUTING = ("torch", "transformers", "tokenizers", "peft", "numpy")  # whose v
 
 
 def code_fingerprint(method_module: str) -> str:
-    """Hash the source of alignkit, its native part and the module that holds the method."""
+    """Hash the source of alignkit, its native part and the method's module, with the package that it lies in."""
     digest = hashlib.sha256()
     own = Path(__file__).parents[1]
     files = sorted([*own.rglob("*.py"), *own.glob("_native*.so"), *own.glob("_native*.pyd")])
     found = importlib.util.find_spec(method_module)
     if found is not None and found.origin is not None:
-        files.append(Path(found.origin))
+        module = Path(found.origin)
+        files += sorted(module.parent.rglob("*.py")) if "." in method_module else [module]
     for file in files:
         digest.update(f"{file.name}\0".encode())
         digest.update(hashlib.sha256(file.read_bytes()).digest())

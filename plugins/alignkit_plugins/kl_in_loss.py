@@ -22,7 +22,7 @@ What k2 and k3 leave out is small near the reference and grows with the distance
 
 The ratio is pi / what drew the token. On the samples of the current weights it is 1 and k1-to-go is exact. In later
 updates on one batch it weighs each token, as it weighs the policy term; how likely the rest of the completion has
-become is left out of both.
+become is left out of both. k2 has no ratio: in later updates its tokens count as they were drawn.
 """
 
 from __future__ import annotations
