@@ -31,7 +31,12 @@ def generate(
     Yields {"id", "prompt", "completion", "num_tokens", "num_prompt_tokens", "finish"}, in the order of the prompts;
     "finish" is "stop" or "length", and a completion is as it was drawn, thinking included.
     """
-    answering, rows = _to_generate(model, prompt, config, set, options)
+    from alignkit.judging.answers import Answering
+
+    settings = config_file.judge_settings(options, config, settings=set)
+    source = _found(model)
+    rows = _asked(source, settings, prompt, options)
+    answering = Answering(source, settings.model, _raw(settings))
     for answer in answering.answer(rows, progress=progress or Silent()):
         yield _generated(answer)
 
@@ -50,29 +55,34 @@ def generate_file(
     """Write what `generate` yields into a file of JSON lines; what was drawn is kept when the process ends early.
 
     Args:
-        resume: go on with an unfinished file; nothing to do where it is whole.
+        resume: go on with an unfinished file; nothing to do where it is whole and just what this call would write.
 
     Raises:
-        UsageError: the file is there already, or was begun with other settings.
+        UsageError: the file is there already, was drawn by another model, with other settings or for other prompts, or
+            is none that alignkit wrote.
     """
     import dataclasses
 
-    from alignkit.data.weights import weights_fingerprint
+    from alignkit.data.weights import settings_identity, weights_fingerprint
     from alignkit.judging.answer_file import AnswerFile
+    from alignkit.judging.answers import Answering
+    from alignkit.policy.chat_settings import make_chat
 
     settings = config_file.judge_settings(options, config, settings=set)
     source = _found(model)
+    rows = _asked(source, settings, prompt, options)
     how = dataclasses.asdict(_raw(settings)) | settings.model.model_dump(mode="json", exclude={"model"})
-    file = AnswerFile(Path(out), how | {"weights": weights_fingerprint(source.folder)}, resume=resume)
+    made_by = {"weights": weights_fingerprint(source.folder)}
+    made_by |= settings_identity(source.folder, make_chat(source, settings.model))
+    file = AnswerFile(Path(out), how | made_by, [(row.id, list(row.prompt)) for row in rows], resume=resume)
     if file.is_finished:
         return file.path
-    answering, rows = _to_generate(model, prompt, config, set, options)
+    answering = Answering(source, settings.model, _raw(settings))
     file.begin()
-    ids = [row.id for row in rows]
     left = [row for row in rows if file.known.get(row.id, {}).get("prompt") != list(row.prompt)]
     for part in answering.stream(left, progress=progress or Silent()):
         file.add([_generated(answer) for answer in part.values()])
-    file.finish(ids)
+    file.finish()
     return file.path
 
 
@@ -124,19 +134,11 @@ def _raw(settings: Settings) -> Generation:
     return dataclasses.replace(Generation.of(settings), strip_thinking=False)
 
 
-def _to_generate(
-    model: str, prompt: Sequence[str], config: Path | None, set: Sequence[str], options: dict[str, object]
-) -> tuple[Answering, Sequence[Row]]:
-    """The model that `generate` answers with, and its prompts: the texts, or those of the data."""
-    from alignkit.judging.answers import Answering
-
-    settings = config_file.judge_settings(options, config, settings=set)
-    source = _found(model)
+def _asked(source: ModelSource, settings: Settings, prompt: Sequence[str], options: dict[str, object]) -> Sequence[Row]:
+    """What `generate` answers: the texts, or the prompts of the data."""
     if prompt:
-        rows: Sequence[Row] = [_text_row(number, text) for number, text in enumerate(prompt, start=1)]
-    else:
-        rows = _rows(source, settings, data_given="data" in options)
-    return Answering(source, settings.model, _raw(settings)), rows
+        return [_text_row(number, text) for number, text in enumerate(prompt, start=1)]
+    return _rows(source, settings, data_given="data" in options)
 
 
 def _generated(answer: Answer) -> dict[str, Any]:

@@ -21,7 +21,7 @@ _ONE = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
 _SHOWN = 200  # characters of a reason
 _SETTINGS = (
-    "config.json", "generation_config.json", "tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab*",
+    "config.json", "tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab*",
     "merges.txt", "tekken.json", "*.model", "chat_template*", "additional_chat_templates/*",
 )  # fmt: skip
 
