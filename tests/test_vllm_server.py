@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 from alignkit_plugins.weight_transfer import BACKENDS, backend_of
+from alignkit_plugins.weights_folder import MARK, WeightsFolder
 from grpo_runs import command, options
 from safetensors.torch import load_file
 from tiny_models import tiny_model
@@ -208,6 +209,30 @@ def test_weights_reach_a_server_by_vllms_own_transfer(
 def test_a_transfer_that_cannot_be_is_refused(tmp_path: Path, named: str, said: str) -> None:
     with pytest.raises(UsageError, match=said):
         backend_of(named, torch.device("cpu"))
+
+
+def test_weights_go_into_a_new_empty_or_own_folder_of_one_run(tmp_path: Path) -> None:
+    policy = load_policy(tiny_model(tmp_path / "precious"), precision="fp32")
+    before = {path.name: path.read_bytes() for path in (tmp_path / "precious").iterdir()}
+    sampler: Any = registry().find("sampler", "vllm-server")(policy, end_ids=frozenset())
+    with pytest.raises(UsageError, match="holds files that alignkit did not write"):
+        sampler.connect(["http://127.0.0.1:9"], str(tmp_path / "precious"))
+    assert {path.name: path.read_bytes() for path in (tmp_path / "precious").iterdir()} == before
+    (tmp_path / "empty").mkdir()
+    for name in ("new", "empty"):
+        folder = WeightsFolder(tmp_path / name)
+        folder.write(dict(policy.model.state_dict()), policy.config)
+        assert {path.name for path in folder.path.iterdir()} == {MARK, "model.safetensors", "config.json"}
+        with pytest.raises(UsageError, match="another run hands its weights over by it"):
+            WeightsFolder(tmp_path / name)
+        folder.close()
+        again = WeightsFolder(tmp_path / name)
+        again.write(dict(policy.model.state_dict()), policy.config)
+        again.close()
+    (tmp_path / "file").write_text("x")
+    for wrong in ("file", "a" * 300, ""):
+        with pytest.raises(UsageError, match="--server-weights"):
+            WeightsFolder(Path(tmp_path / wrong if wrong else "\n"))
 
 
 def test_servers_are_named_for_the_sampler_that_has_them_and_must_answer(tmp_path: Path) -> None:

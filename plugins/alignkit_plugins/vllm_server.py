@@ -29,6 +29,7 @@ from alignkit.rollouts.copying import CopyingSampler
 from alignkit.rollouts.sampler import Completion, Request
 from alignkit.rollouts.spreading import ServerDown, Spread
 from alignkit_plugins.weight_transfer import backend_of, connect
+from alignkit_plugins.weights_folder import WeightsFolder
 
 if TYPE_CHECKING:
     import httpx
@@ -56,7 +57,7 @@ class VLLMServerSampler(CopyingSampler):
         super().__init__(policy, end_ids=end_ids)
         self._servers: list[httpx.Client] = []
         self._alive: list[httpx.Client] = []
-        self._folder: Path | None = None
+        self._folder: WeightsFolder | None = None
         self._backend: str | None = None
         self._transfers: dict[httpx.Client, Any] = {}
         self._max_length = 0
@@ -67,12 +68,15 @@ class VLLMServerSampler(CopyingSampler):
         """Find the servers and what they take.
 
         Raises:
-            UsageError: none was named, one cannot be reached, or takes no weights.
+            UsageError: none was named, one cannot be reached, or takes no weights; or the folder is not alignkit's.
         """
         import httpx
 
         if not servers:
             raise UsageError(f"--sampler {self.name}: name its servers, --servers http://HOST:PORT, repeatable")
+        self._backend = backend_of(shared, self.policy.device)
+        if self._backend is None and shared is not None:
+            self._folder = WeightsFolder(Path(shared))
         lengths = []
         for url in servers:
             address = url.rstrip("/").removesuffix("/v1")
@@ -92,14 +96,10 @@ class VLLMServerSampler(CopyingSampler):
             self._model[address], length = model["id"], model["max_model_len"]
             lengths.append(length)
         self._max_length = min(lengths)
-        self._backend = backend_of(shared, self.policy.device)
-        if self._backend is not None:
-            return
-        if shared is None:
+        if self._backend is None and self._folder is None:
             folder = tempfile.TemporaryDirectory(prefix="alignkit-weights-")
             weakref.finalize(self, folder.cleanup)
-            shared = folder.name
-        self._folder = Path(shared)
+            self._folder = WeightsFolder(Path(folder.name))
 
     @property
     def max_length(self) -> int:
@@ -119,10 +119,10 @@ class VLLMServerSampler(CopyingSampler):
         problems = []
         for server in self._servers:
             try:
-                if self._backend is None:
-                    rpc = {"method": "reload_weights", "kwargs": {"weights_path": str(self._folder)}}
+                if self._folder is not None:
+                    rpc = {"method": "reload_weights", "kwargs": {"weights_path": str(self._folder.path)}}
                     self._ask(server, "POST", "/collective_rpc", rpc, timeout_s=_RELOAD_S)
-                else:
+                elif self._backend is not None:
                     self._send(server, self._backend)
                 self._forget(server)
                 self._alive.append(server)
@@ -150,9 +150,11 @@ class VLLMServerSampler(CopyingSampler):
         return self.drawn_by
 
     def close(self) -> None:
-        """Close the connections; the servers stay."""
+        """Close the connections and let go of the folder; the servers stay."""
         for server in self._servers:
             server.close()
+        if self._folder is not None:
+            self._folder.close()
 
     def _send(self, server: httpx.Client, backend: str) -> None:
         """Send the policy's weights to a server; after a failure the transfer is opened anew the next time."""
@@ -220,14 +222,8 @@ class VLLMServerSampler(CopyingSampler):
 
     def _write(self, weights: dict[str, Tensor]) -> None:
         """Write the weights whole, a tied head beside its embedding: servers keep a copy of their own of each."""
-        from safetensors.torch import save_file
-
         assert self._folder is not None
-        self._folder.mkdir(parents=True, exist_ok=True)
-        part = self._folder / ".model.part"
-        save_file({name: x.detach().cpu().clone().contiguous() for name, x in weights.items()}, part, {"format": "pt"})
-        part.replace(self._folder / "model.safetensors")
-        self.policy.config.save_pretrained(self._folder)
+        self._folder.write(weights, self.policy.config)
 
 
 def _arrays(ids: list[int], logprobs: list[float], request: Request) -> tuple[np.ndarray, np.ndarray]:

@@ -1,0 +1,83 @@
+"""The folder by which weights reach servers: one that alignkit made or found empty, of one run at a time.
+
+A file in it, `.alignkit-weights`, says whose the folder is, and is locked while a run uses it. A folder that holds
+anything and has no such file is refused: what lies there may be the only copy of a model.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from alignkit.errors import UsageError
+from alignkit.storage import check_path, sync_file
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+MARK = ".alignkit-weights"
+_TEXT = "alignkit hands weights to servers by this folder, and overwrites them\n"
+
+
+class WeightsFolder:
+    """One run's hold on the folder.
+
+    Args:
+        path: where it is or is to be.
+
+    Raises:
+        UsageError: it holds what alignkit did not write, cannot be written, or another run uses it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        check_path(str(path), "--server-weights")
+        self._mark = -1
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            if any(path.iterdir()) and not _is_marked(path):
+                raise UsageError(
+                    f"--server-weights {path}: the folder holds files that alignkit did not write, and weights would "
+                    "overwrite a model there; name a new or an empty folder"
+                )
+            self._mark = os.open(path / MARK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+            os.pwrite(self._mark, _TEXT.encode(), 0)
+            fcntl.flock(self._mark, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            self.close()
+            if error.errno == errno.EWOULDBLOCK:
+                raise UsageError(
+                    f"--server-weights {path}: another run hands its weights over by it; name another"
+                ) from error
+            raise UsageError(
+                f"--server-weights {path}: cannot be written ({error.strerror or error}); name another folder"
+            ) from error
+
+    def write(self, weights: dict[str, Tensor], config: Any) -> None:
+        """Write weights and config, each file whole; a tied head stands beside its embedding."""
+        from safetensors.torch import save_file
+
+        with tempfile.TemporaryDirectory(prefix=".part-", dir=self.path) as folder:
+            part = Path(folder)
+            tensors = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in weights.items()}
+            save_file(tensors, part / "model.safetensors", {"format": "pt"})
+            config.save_pretrained(part)
+            for file in sorted(part.iterdir()):
+                sync_file(file)
+                file.chmod(0o644)  # servers may run as somebody else
+                file.replace(self.path / file.name)
+
+    def close(self) -> None:
+        """Let another run have the folder."""
+        if self._mark >= 0:
+            os.close(self._mark)
+            self._mark = -1
+
+
+def _is_marked(folder: Path) -> bool:
+    mark = folder / MARK
+    return mark.is_file() and not mark.is_symlink() and mark.read_bytes() in (_TEXT.encode(), b"")
