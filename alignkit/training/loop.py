@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -22,9 +22,10 @@ import torch
 from alignkit.errors import Interrupted, RunStopped
 from alignkit.memory import give_back
 from alignkit.methods import Method, MethodConfig
+from alignkit.policy.policy import Policy
 from alignkit.progress import Progress, shown
 from alignkit.tracking import Tracker
-from alignkit.training import checkpoint, guards, tally
+from alignkit.training import checkpoint, guards, start, tally
 from alignkit.training.alarms import alarms
 from alignkit.training.deadlines import DeadlinePassed, Deadlines
 from alignkit.training.distributed import clip
@@ -63,13 +64,15 @@ class Loop:
         progress: Progress,
         max_missing: float,
         deadlines: Deadlines,
+        load_start: Callable[[], Policy],
     ) -> None:
         self.method, self.config, self.inputs, self.models, self.run = method, config, inputs, models, run
         self.trackers, self.progress, self.world = trackers, progress, models.world
-        self.deadlines = deadlines
+        self.deadlines, self._load_start = deadlines, load_start
         deadlines.left = self._what_is_saved
         self.optimizer = make_optimizer(models.policy.parameters(), config)
         self.position = Position()
+        self.kept_step = 0  # the step whose weights the policy holds at the end
         self._signals = Signals()
         self._saved_at: tuple[int, int] | None = None
         self._is_whole = True  # False while an optimizer step changes the weights
@@ -247,7 +250,7 @@ class Loop:
                     validation = validate(self.method, self.config, self.inputs, models, sampled, step)
                 if shows:
                     shown = show_samples(self.config, self.inputs, models, step=step, deadlines=self.deadlines)
-        improved = step > 0 and validation.objective < self.position.best
+        improved = validation.objective < self.position.best
         if improved:
             self.position.best, self.position.best_step = validation.objective, step
         self._tell(validation.metrics, shown, step)
@@ -268,17 +271,27 @@ class Loop:
         self._log(metrics)
 
     def _stops_early(self) -> bool:
-        patience = self.config.early_stopping_steps
-        since = self.position.step - self.position.best_step
-        if patience is None or since < patience or self.position.best_step == 0:
+        patience, best = self.config.early_stopping_steps, self.position.best_step
+        since = self.position.step - best
+        if patience is None or since < patience or math.isinf(self.position.best):
             return False
-        self.progress.note(f"stopped early: no better validation for {since} steps (best at {self.position.best_step})")
+        where = f"at {best}" if best else "before the first step"
+        self.progress.note(f"stopped early: no better validation for {since} steps (best {where})")
         return True
 
     def _keep_best(self) -> None:
-        """With early stopping the best validated weights are kept, otherwise the last."""
+        """With early stopping the best validated weights are kept, the start's among them; otherwise the last."""
         best = self.position.best_step
-        if self.config.early_stopping_steps is None or not 0 < best < self.position.step:
+        self.kept_step = self.position.step
+        if self.config.early_stopping_steps is None or math.isinf(self.position.best) or best == self.position.step:
+            return
+        self.kept_step = best
+        if best == 0:
+            start.put_back(self.models.policy, self._load_start)
+            self.progress.note(
+                "no step made the validation better: the model is kept as it was before the first step; lower "
+                "--learning-rate, or look at the rows"
+            )
             return
         if not self.world.on_first(lambda: checkpoint.is_good(self.run.checkpoints, best, self.run.id)):
             raise RunStopped(

@@ -35,7 +35,7 @@ from alignkit.training.order import steps_per_epoch
 from alignkit.training.plan import disk_warning, make_plan, out_of_memory_explained
 from alignkit.training.resume import refuse_changes, resume_point, warn_of_other_hardware
 from alignkit.training.run_folder import FollowedRun, RunFolder, open_run
-from alignkit.training.setup import Inputs, load_models, read_inputs, reward_fingerprints
+from alignkit.training.setup import Inputs, load_models, load_start, read_inputs, reward_fingerprints
 from alignkit.training.signals import held_signals, terminated_as_interrupted
 from alignkit.training.startup import plain_factor, ranks_check, run_checks, small_trees
 from alignkit.trust import record_run
@@ -193,6 +193,7 @@ def _compute(
     loop = Loop(
         method, resolved.method, inputs, models, run, trackers=trackers, progress=progress,
         max_missing=resolved.rollouts.max_missing, deadlines=deadlines,
+        load_start=lambda: load_start(method, resolved, inputs),
     )  # fmt: skip
     try:
         with deadlines:
@@ -208,6 +209,7 @@ def _compute(
         models.sampler.close()
     return {
         "steps": loop.position.step,
+        "kept_step": loop.kept_step,
         "seconds": loop.position.seconds,
         "wall_seconds": time.monotonic() - started,
         "peak_mib": max(world.gather(peak_mib())),

@@ -16,7 +16,7 @@ from alignkit.data.chat import Chat
 from alignkit.data.rows import Row
 from alignkit.data.store import Stored
 from alignkit.data.weights import folder_fingerprint
-from alignkit.errors import InputError, UsageError
+from alignkit.errors import InputError, RunStopped, UsageError
 from alignkit.methods import Method
 from alignkit.policy import four_bits
 from alignkit.policy.chat_settings import context_length, make_chat
@@ -131,12 +131,7 @@ def prepare_parts(
 def load_models(method: Method, resolved: Resolved, inputs: Inputs, world: World = ALONE) -> Models:
     """Load the policy, its frozen reference where the method needs one, and the sampler; whole, on every rank."""
     section = resolved.model
-    options: dict[str, Any] = {
-        "precision": section.precision,
-        "attention": section.attention,
-        "scalar_head": "scalar_head" in method.needs,
-        "seed": resolved.method.seed,
-    }
+    options = _load_options(method, resolved)
     policy = load_policy(
         inputs.source.folder,
         lora_rank=section.lora_rank,
@@ -154,6 +149,33 @@ def load_models(method: Method, resolved: Resolved, inputs: Inputs, world: World
     if type(method).temperatures is not Method.temperatures:
         _refuse_long_prompts(sampler, inputs, resolved.method.max_new_tokens)
     return Models(policy, reference, sampler)
+
+
+def load_start(method: Method, resolved: Resolved, inputs: Inputs) -> Policy:
+    """Load a whole model as it was before the first step once more, on the CPU.
+
+    Raises:
+        RunStopped: its weights on disk are no longer those that the run began with.
+    """
+    import torch
+
+    folder = inputs.source.folder
+    if folder_fingerprint(folder) != inputs.fingerprints["model"]:
+        raise RunStopped(
+            f"{folder}: the weights that the run began with changed since, and no validation was better than "
+            "theirs; put them back and go on with --resume"
+        )
+    return load_policy(folder, device=torch.device("cpu"), **_load_options(method, resolved))
+
+
+def _load_options(method: Method, resolved: Resolved) -> dict[str, Any]:
+    """What the policy and the reference are loaded with alike."""
+    return {
+        "precision": resolved.model.precision,
+        "attention": resolved.model.attention,
+        "scalar_head": "scalar_head" in method.needs,
+        "seed": resolved.method.seed,
+    }
 
 
 def _keeps_dropout(method: Method) -> bool:
