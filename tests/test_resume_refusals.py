@@ -77,6 +77,31 @@ def test_resume_refuses_other_code_and_warns_of_other_hardware(
     assert "threads: 64 -> 1" in capsys.readouterr().err
 
 
+def test_options_given_again_to_a_finished_run_are_refused_where_they_differ(
+    model: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = command(model, data, tmp_path / "run", max_steps=1)
+    assert main(words) == 0
+    before = {file: file.read_bytes() for file in (tmp_path / "run").rglob("*") if file.is_file()}
+    for same in ([], ["--generate-timeout-s", "5"], ["--set", "judge.margin=1"]):
+        assert main([*words, "--resume", *same]) == 0
+        assert "is done" in capsys.readouterr().err
+    assert main(["train", "sft", "--out", str(tmp_path / "run"), "--resume"]) == 0  # nothing that is given differs
+    capsys.readouterr()
+    for other in (["--epochs", "2"], ["--epochs", "2", "--allow-changed", "epochs"], ["--set", "train.epochs=2"]):
+        assert main([*words, "--resume", *other]) == 2
+        assert (
+            "the run is done, and was trained with other options: train.sft.epochs: 10 -> 2" in capsys.readouterr().err
+        )
+    Path("alignkit.toml").write_text("[model]\nsystem = 'Be brief.'\n")
+    assert main([*words, "--resume"]) == 2
+    assert "model.system: None -> Be brief." in capsys.readouterr().err
+    words[1] = "dpo"
+    assert main([*words, "--resume"]) == 2
+    assert {file: file.read_bytes() for file in (tmp_path / "run").rglob("*") if file.is_file()} == before
+
+
 CHANGING_METHOD = """
 import os, signal
 from alignkit import hookimpl

@@ -137,7 +137,7 @@ def test_a_run_whose_scores_are_missing_pauses_and_goes_on_without_drawing_again
         patch.setattr(FunctionJudge, "score", failing)
         assert main(command(given)) == 3
         said = capsys.readouterr().err
-        assert "8 of 8 scores are missing (HTTP 500)" in " ".join(said.split()) and "--resume" in said
+        assert "8 of 8 scores are missing: 8 HTTP 500" in " ".join(said.split()) and "--resume" in said
     drawn = (out / "rollouts" / "000002-0.drawn.safetensors").stat().st_mtime_ns
     run = alignkit.train("grpo", **given, resume=True)
     assert (out / "rollouts" / "000002-0.drawn.safetensors").stat().st_mtime_ns == drawn
@@ -146,10 +146,15 @@ def test_a_run_whose_scores_are_missing_pauses_and_goes_on_without_drawing_again
 
 
 def test_a_reward_that_is_always_the_same_trains_nothing_and_says_what_it_cost(model: Path, tmp_path: Path) -> None:
-    run = alignkit.train("grpo", **options(model, tmp_path, tmp_path / "run", "return 0.1", kl=0.0))
-    assert values(run, "equal_groups") == [1.0, 1.0] and min(values(run, "equal_groups_s")) > 0
-    before, after = (load_file(path / "model.safetensors") for path in (model, run.path / "model"))
-    assert all(torch.equal(before[name], after[name]) for name in before)
+    given = options(model, tmp_path, tmp_path / "run", "return 0.1", kl=0.0, max_steps=3, checkpoint_interval=2)
+    with pytest.raises(RunStopped, match="6 groups: 6 have equal rewards"):
+        alignkit.train("grpo", **given)
+    run = alignkit.Run(tmp_path / "run")
+    assert values(run, "equal_groups") == [1.0] * 3 and min(values(run, "equal_groups_s")) > 0
+    kept = next((run.path / "checkpoints" / "step-000002").glob("weights*"))
+    before, after = load_file(model / "model.safetensors"), load_file(kept)
+    assert sorted(after) == sorted(f"model.{name}" for name in before)
+    assert all(torch.equal(before[name], after[f"model.{name}"]) for name in before)
 
 
 def test_a_step_whose_groups_are_all_skipped_takes_no_optimizer_step_and_is_counted(

@@ -19,6 +19,8 @@ from alignkit.scoring.remember import remembered_scores
 from alignkit.storage import is_too_long
 from alignkit.trust import require
 
+MAX_WEIGHT = 1e6
+
 
 @dataclass(frozen=True)
 class NamedJudge:
@@ -42,8 +44,8 @@ def make_judge(spec: str, settings: Settings | None = None, *, named_at: tuple[s
         named_at: the key of alignkit.toml that may have named the spec: ("rollouts", "reward").
 
     Raises:
-        UsageError: no judge of that name, a weight that is no number, wrong options, or a file names code, an address,
-            a key or a cost that its user did not agree to.
+        UsageError: no judge of that name, a weight that is no number or too large, wrong options, or a file names code,
+            an address, a key or a cost that its user did not agree to.
         InputError: a file that cannot be used.
     """
     target, weight = _weighted(spec)
@@ -68,6 +70,12 @@ def make_judge(spec: str, settings: Settings | None = None, *, named_at: tuple[s
     raise AssertionError("find() raises for unknown names")
 
 
+def function_file(spec: str) -> Path | None:
+    """The file of a FILE.py:function, with or without a weight; None of anything else."""
+    file = spec.rpartition("=")[0].rpartition(":")[0] or spec.rpartition(":")[0]
+    return Path(file).expanduser() if file.endswith(".py") else None
+
+
 def _plugin(name: str, options: dict[str, Any]) -> Judge:
     cls = registry().find("judge", name)
     assert issubclass(cls, Judge)
@@ -84,6 +92,9 @@ def _weighted(spec: str) -> tuple[str, float]:
     if not equals:
         return spec, 1.0
     try:
-        return target, float(weight)
+        number = float(weight)
     except ValueError:
         raise UsageError(f"reward {spec!r}: the weight {weight!r} is not a number") from None
+    if not abs(number) <= MAX_WEIGHT:
+        raise UsageError(f"reward {spec!r}: the weight must be a number from {-MAX_WEIGHT:g} to {MAX_WEIGHT:g}")
+    return target, number

@@ -95,6 +95,12 @@ class Journal:
             if own and (own["part"] or int(own["batch"]) < before):
                 file.unlink(missing_ok=True)
 
+    def remove_after(self, last: int) -> None:
+        """Remove the batches with a larger number: they were drawn from weights that will not come again."""
+        for file in self.folder.glob("*.safetensors"):
+            if int(file.name.partition("-")[0]) > last:
+                file.unlink()
+
     def _file(self, batch: int, round_: int, kind: str) -> Path:
         return self.folder / f"{batch:06d}-{round_}.{kind}.safetensors"
 

@@ -65,7 +65,9 @@ class Loop:
         max_missing: float,
         deadlines: Deadlines,
         load_start: Callable[[], Policy],
+        go_on: Callable[[Sequence[str]], str],
     ) -> None:
+        self.go_on = go_on  # the command that goes on with the run although what these KEYs name was mended
         self.method, self.config, self.inputs, self.models, self.run = method, config, inputs, models, run
         self.trackers, self.progress, self.world = trackers, progress, models.world
         self.deadlines, self._load_start = deadlines, load_start
@@ -80,7 +82,7 @@ class Loop:
         rows_per_step = config.batch_size * config.accumulation
         scoring = Scoring(
             inputs.judges, max_missing=max_missing, save=self.save, run=run.path, deadlines=deadlines,
-            world=models.world,
+            world=models.world, go_on=go_on,
         )  # fmt: skip
         self.rollouts = RolloutStep(
             method, config, inputs, models, run, scoring=scoring, rows_per_step=rows_per_step, save=self.save,
@@ -106,7 +108,8 @@ class Loop:
 
         Raises:
             Interrupted: a signal came; a checkpoint was saved.
-            RunStopped: the loss was not finite, too many scores were missing, a deadline passed, or memory ran out.
+            RunStopped: the loss was not finite, too many scores were missing, no rewards differed, a deadline
+                passed, or memory ran out.
         """
         self.progress.start(f"{self.method.name}", self.num_steps)
         self.progress.advance(self.position.step)
@@ -119,6 +122,7 @@ class Loop:
                 while self.position.step < self.num_steps and not self._stops_early():
                     self._step()
                     self._measure()
+                self._refuse_no_signal()
             self._keep_best()
             self._measure_pairs()
             for line in tally.lines(self.position.tally, self.config):
@@ -129,6 +133,19 @@ class Loop:
             self._stop_late(passed)
         finally:
             self.progress.stop()
+
+    def _refuse_no_signal(self) -> None:
+        """A run whose rewards taught nothing is not done."""
+        signal = self.rollouts.signal
+        if not signal.is_missing:
+            return
+        rewards = [key.removeprefix("reward ") for key in self.inputs.fingerprints if key.startswith("reward ")]
+        text = (
+            f"{self.method.name}: no group of this run had differing rewards ({signal.kinds()}): nothing was learnt, "
+            "no model is written; checkpoints and samples stay; correct the reward and go on with: "
+            f"{self.go_on(rewards)}"
+        )
+        raise self.world.told(RunStopped(text))
 
     def stop_interrupted(self) -> NoReturn:
         """Save where the run is, unless that is saved, and say how it goes on."""

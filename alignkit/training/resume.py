@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import json
 import logging
 import platform
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from alignkit import config_file, config_source
 from alignkit.config import TIMEOUTS
+from alignkit.config_file import Resolved
 from alignkit.errors import InputError, UsageError
 from alignkit.runs import RunRecord
 from alignkit.training import checkpoint
@@ -21,6 +25,8 @@ from alignkit.training.run_folder import RunFolder
 _logger = logging.getLogger(__name__)
 _SHOWN = 6
 _HASH = 64  # characters of a SHA-256
+_REWARD = "fingerprint of reward "
+_FINGERPRINTS = {"model", "data", "template", "code"}
 _COMPUTING = ("torch", "transformers", "tokenizers", "peft", "numpy")  # whose version may change what is computed
 
 
@@ -51,26 +57,114 @@ def hardware(num_ranks: int = 1) -> dict[str, Any]:
     }
 
 
-def refuse_changes(before: RunRecord, now: Mapping[str, Any], allowed: Sequence[str]) -> None:
-    """Refuse to go on with another configuration, other data or other code.
+def refuse_changes(before: RunRecord, now: Mapping[str, Any], allowed: Sequence[str]) -> list[str]:
+    """Refuse to go on with another configuration, other data or other code; returns what changed and may.
 
     Raises:
         UsageError: names each key that changed, before and after; `allowed` lets keys change.
     """
-    if before.method != now["method"]:
-        raise UsageError(f"the run in this folder is a {before.method} run; give another --out")
+    _refuse_other_method(before, now["method"])
     old, new = _compared(before.content), _compared(now)
+    keys = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
+    changed = [key for key in keys if not _names(key) & set(allowed)]
+    if changed:
+        options = " ".join(dict.fromkeys(f"--allow-changed {shlex.quote(_name(key))}" for key in changed))
+        raise UsageError(
+            f"--resume: configuration, data or code changed since the run began: {_differences(changed, old, new)}; "
+            f"change it back, go on all the same with {options}, or begin anew with another --out"
+        )
+    return keys
+
+
+def refuse_unread_options(before: RunRecord, resolved: Resolved) -> None:
+    """Refuse options of a finished run that say something else than it was trained with: nothing would read them.
+
+    Only what was given counts, on the command line or in a file, and only what training reads.
+
+    Raises:
+        UsageError: names each key, before and after.
+    """
+    _refuse_other_method(before, resolved.method_name)
+    old, new = _flat(before.content["config"]), _flat(config_file.dump(resolved))
     changed = [
-        f"{key}: {_shown(old.get(key))} -> {_shown(new.get(key))}"
-        for key in sorted(old.keys() | new.keys())
-        if old.get(key) != new.get(key) and not {key, key.rpartition(".")[2], key.rpartition(" ")[2]} & set(allowed)
+        key
+        for key in sorted(new)
+        if old.get(key) != new[key]
+        and not key.endswith(TIMEOUTS)
+        and not key.startswith("report.")
+        and not (key.startswith("judge.") and key.count(".") == 1)
+        and any(key == given or key.startswith(f"{given}.") for given in resolved.sources)
     ]
     if changed:
-        more = f" and {len(changed) - _SHOWN} more" if len(changed) > _SHOWN else ""
         raise UsageError(
-            f"--resume: configuration, data or code changed since the run began: {'; '.join(changed[:_SHOWN])}{more}; "
-            "change it back, allow each by --allow-changed KEY (its last word), or begin anew with another --out"
+            f"the run is done, and was trained with other options: {_differences(changed, old, new)}; leave them out, "
+            "train anew with another --out, or train its model further with --model RUN and another --out"
         )
+
+
+def resume_command(resolved: Resolved, out: Path, keys: Sequence[str] = ()) -> str:
+    """The command that goes on with a run: what was given on the command line, and what may have changed."""
+    words = ["alignkit", "train", resolved.method_name]
+    layers: dict[str, None] = {}
+    for path, place in resolved.sources.items():
+        table, _, key = path.rpartition(".")
+        section = resolved.method if table == f"train.{resolved.method_name}" else getattr(resolved, table, None)
+        if place == "option" and section is not None:
+            words += _typed(key, getattr(section, key))
+        elif place == "--set":
+            name = table.removeprefix("judge.")
+            value = resolved.judges[name][key] if name in resolved.judges else getattr(section, key)
+            words += ["--set", f"{path}={value if isinstance(value, str) else json.dumps(value)}"]
+        elif place.endswith("run.json"):
+            layers[f"--like\0{Path(place).parent}"] = None
+        elif (file := place.rpartition(":")[0]) and Path(file) != Path(config_source.FILE_NAME):
+            layers[f"--config\0{file}"] = None
+    words += [word for layer in layers for word in layer.split("\0")]
+    words += [word for name in resolved.run.track for word in ("--track", name)]
+    words += ["--resume", "--out", str(out), *(word for key in keys for word in ("--allow-changed", key))]
+    return shlex.join(words)
+
+
+def _typed(key: str, value: Any) -> list[str]:
+    """An option as it is typed."""
+    flag = f"--{key.replace('_', '-')}"
+    if isinstance(value, bool):
+        return [flag if value else f"--no-{key.replace('_', '-')}"]
+    if isinstance(value, Mapping):
+        return [word for name, one in value.items() for word in (flag, f"{name}={one}")]
+    if isinstance(value, list | tuple):
+        if all(isinstance(one, int | float) for one in value):
+            return [flag, ",".join(map(str, value))]
+        return [word for one in value for word in (flag, str(one))]
+    return [] if value is None else [flag, str(value)]
+
+
+def _refuse_other_method(before: RunRecord, method: str) -> None:
+    if before.method != method:
+        raise UsageError(f"the run in this folder is a {before.method} run; give another --out")
+
+
+def _differences(keys: Sequence[str], old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+    shown = [f"{key}: {_shown(old.get(key))} -> {_shown(new.get(key))}" for key in keys[:_SHOWN]]
+    more = f" and {len(keys) - _SHOWN} more" if len(keys) > _SHOWN else ""
+    return f"{'; '.join(shown)}{more}"
+
+
+def _names(key: str) -> set[str]:
+    """What --allow-changed may call a key."""
+    if key.startswith(_REWARD):
+        reward = key.removeprefix(_REWARD)
+        return {key, f"reward {reward}", _name(key)}
+    return {key, key.rpartition(".")[2], key.rpartition(" ")[2]}
+
+
+def _name(key: str) -> str:
+    """The shortest of these; a reward with the name of another fingerprint keeps its kind."""
+    if key.startswith(_REWARD):
+        reward = key.removeprefix(_REWARD)
+        return f"reward {reward}" if reward in _FINGERPRINTS else reward
+    found = [prefix for prefix in ("fingerprint of ", "version of ") if key.startswith(prefix)]
+    return key.removeprefix(found[0]) if found else key.rpartition(".")[2]
 
 
 def warn_of_other_hardware(before: RunRecord, now: Mapping[str, Any]) -> None:
@@ -81,12 +175,15 @@ def warn_of_other_hardware(before: RunRecord, now: Mapping[str, Any]) -> None:
         _logger.warning("another machine than the run began on (%s): the last bits may differ", "; ".join(changed))
 
 
-def resume_point(run: RunFolder, *, needs_best: bool, allowed: Sequence[str] = ()) -> Path | None:
+def resume_point(
+    run: RunFolder, *, needs_best: bool, allowed: Sequence[str] = (), other_rewards: bool = False
+) -> Path | None:
     """Return the checkpoint to go on from (None: from the start), and forget what was written after it.
 
     Args:
         needs_best: the best weights so far are needed at the end, so a checkpoint whose best is damaged is none.
         allowed: names of files, metrics.jsonl or samples.jsonl, that may lack lines of steps before the checkpoint.
+        other_rewards: they are no longer those that the run began with; where those taught nothing, it begins anew.
 
     Raises:
         InputError: no checkpoint fits what metrics.jsonl and samples.jsonl still hold.
@@ -94,6 +191,9 @@ def resume_point(run: RunFolder, *, needs_best: bool, allowed: Sequence[str] = (
     lost: dict[str, str] = {}  # by the newest checkpoint that is whole
     for found in checkpoint.good(run.checkpoints, run.id):
         state = checkpoint.read_state(found)
+        if other_rewards and not state["rollouts"].get("signal", {}).get("teaching", 1):
+            _logger.warning("%s: nothing was learnt yet from the rewards before they were changed", found)
+            break
         best = state["best_step"]
         if needs_best and best and not checkpoint.is_good(run.checkpoints, best, run.id):
             _logger.warning("%s: passed over: the best weights, of step %d, are damaged", found, best)

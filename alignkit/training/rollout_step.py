@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -30,6 +30,7 @@ from alignkit.training.journal import FOLDER, journal_key
 from alignkit.training.models import Models
 from alignkit.training.order import derived_seed, step_rows
 from alignkit.training.rescoring import recomputed, reference_kl
+from alignkit.training.reward_signal import RewardSignal
 from alignkit.training.run_folder import RunFolder
 from alignkit.training.sample_lines import (
     equal_groups,
@@ -104,6 +105,7 @@ class RolloutStep:
         self.journal = make_journal(run.path / FOLDER, run.id, models.world)
         self.held_out = HeldOut(config, inputs, run, scoring=scoring)
         self.watch = Watch()
+        self.signal = RewardSignal()
         if self.sampled.corrects_mismatch and models.world.size > 1:
             text = "--correct-mismatch: several ranks sample with transformers, as they train; leave it out"
             raise models.world.told(UsageError(text))
@@ -130,11 +132,13 @@ class RolloutStep:
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint keeps, of JSON types."""
-        return {"watch": self.watch.state(), "reference_scores": self.held_out.reference_scores}
+        signal = asdict(self.signal)
+        return {"watch": self.watch.state(), "signal": signal, "reference_scores": self.held_out.reference_scores}
 
     def load(self, state: Mapping[str, Any]) -> None:
         """Go back to a checkpoint's state."""
         self.watch = Watch(**state["watch"])
+        self.signal = RewardSignal(**state.get("signal", {}))
         self.held_out.reference_scores = dict(state["reference_scores"])
 
     def draw(
@@ -211,6 +215,7 @@ class RolloutStep:
                 self._note(line)
         metrics |= reward_metrics(drawn.groups, drawn.rewards, equal_P)
         metrics |= self._watched(drawn, number, step)
+        self._see_signal(drawn, number)
         return RewardedBatch(number, micros, left_out, metrics | _seconds(drawn, equal_P))
 
     def _round(self, numbers: Sequence[int], number: int, step: int, round_: int) -> Drawn:
@@ -239,6 +244,17 @@ class RolloutStep:
             rewards = rewards_of()
             self.journal.keep_scored(number, round_, scored_key, rewards)
         return Drawn(tuple(groups), rewards, drawn - began, time.monotonic() - drawn)
+
+    def _see_signal(self, drawn: Drawn, number: int) -> None:
+        """Count the groups that teach something, and warn while none did."""
+        rewards_PG = drawn.rewards.total_PG
+        advantages_PG = self.method.advantages(rewards_PG, self.config)
+        if self.sampled.cut_completions == "mask":
+            advantages_PG = without_cut(advantages_PG, drawn.groups)
+        self.signal.see(number, rewards_PG, advantages_PG, drawn.rewards.reasons)
+        if (warning := self.signal.warning()) is not None:
+            self._note(f"warning: {warning}")
+            _logger.warning("%s", warning)
 
     def _watched(self, drawn: Drawn, number: int, step: int) -> dict[str, float]:
         """Look for reward hacking in a batch and those before it, and say it once when it begins.

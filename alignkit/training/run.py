@@ -7,8 +7,9 @@ import logging
 import math
 import secrets
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from io import TextIOWrapper
 from pathlib import Path
 from typing import Any
@@ -25,15 +26,23 @@ from alignkit.scoring.spending import agree
 from alignkit.storage import open_private
 from alignkit.tracking import MetricsFile, Tracker
 from alignkit.training import tally
+from alignkit.training.checkpoint import read_state
 from alignkit.training.deadlines import Deadlines
 from alignkit.training.description import account, describe
 from alignkit.training.distributed import refuse_unshared
 from alignkit.training.export import export
+from alignkit.training.journal import FOLDER, Journal
 from alignkit.training.loop import Loop
 from alignkit.training.models import Models, shared
 from alignkit.training.order import steps_per_epoch
 from alignkit.training.plan import disk_warning, make_plan, out_of_memory_explained
-from alignkit.training.resume import refuse_changes, resume_point, warn_of_other_hardware
+from alignkit.training.resume import (
+    refuse_changes,
+    refuse_unread_options,
+    resume_command,
+    resume_point,
+    warn_of_other_hardware,
+)
 from alignkit.training.run_folder import FollowedRun, RunFolder, open_run
 from alignkit.training.setup import Inputs, load_models, load_start, read_inputs, reward_fingerprints
 from alignkit.training.signals import held_signals, terminated_as_interrupted
@@ -55,7 +64,7 @@ def train_run(method: Method, resolved: Resolved, *, progress: Progress) -> Path
         run = _open(method, resolved, world)
         places.append(run.path)
         try:
-            if world.on_first(run.finished):
+            if world.on_first(lambda: run.finished() and _has_its_options(run, resolved)):
                 progress.note(f"run {run.path} is done: its model is {run.model}")
                 return run.path
             with _logging(run.path, world):
@@ -70,6 +79,12 @@ def train_run(method: Method, resolved: Resolved, *, progress: Progress) -> Path
             run.remove_if_new()
             run.unlock()
     return run.path
+
+
+def _has_its_options(run: RunFolder, resolved: Resolved) -> bool:
+    """Whether a finished run was trained with the options given now. Raises UsageError where it was not."""
+    refuse_unread_options(run.record(), resolved)
+    return True
 
 
 def _open(method: Method, resolved: Resolved, world: World) -> RunFolder:
@@ -112,6 +127,7 @@ def _train(method: Method, resolved: Resolved, run: RunFolder, progress: Progres
     world.on_first(lambda: _refuse_known_changes(method, resolved, run))
     inputs = _read(method, resolved, world)
     description: dict[str, Any] = {}
+    changed: list[str] = []
 
     def begin() -> tuple[bool, str]:
         description.update(describe(method, resolved, inputs, world))
@@ -122,7 +138,7 @@ def _train(method: Method, resolved: Resolved, run: RunFolder, progress: Progres
         run.id = (before and before.id) or secrets.token_hex(16)
         description["id"] = run.id
         if before is not None:
-            refuse_changes(before, description, resolved.run.allow_changed)
+            changed.extend(refuse_changes(before, description, resolved.run.allow_changed))
             warn_of_other_hardware(before, description)
         return resumes, run.id
 
@@ -136,7 +152,9 @@ def _train(method: Method, resolved: Resolved, run: RunFolder, progress: Progres
     world.on_first(lambda: _agree(method, resolved, inputs))
     reset_peak()
     with out_of_memory_explained(method, resolved, planned, available=memory_bytes()):
-        finished = _compute(method, resolved, run, progress, inputs, description, world, resumes=resumes)
+        finished = _compute(
+            method, resolved, run, progress, inputs, description, world, resumes=resumes, changed=changed
+        )
     end = {"finished": finished | {"planned_mib": planned.total / 2**20}}
     world.on_first(lambda: run.write_json("run.json", description | {"model_files": hash_model(run.model)} | end))
     progress.note(
@@ -167,13 +185,20 @@ def _compute(
     world: World,
     *,
     resumes: bool,
+    changed: Sequence[str],
 ) -> dict[str, Any]:
     """Load the models, train and export; returns what run.json says of a finished run."""
     needs_best = resolved.method.early_stopping_steps is not None
 
     def find() -> str | None:
-        allowed = resolved.run.allow_changed
-        point = resume_point(run, needs_best=needs_best, allowed=allowed) if resumes else None
+        if not resumes:
+            return None
+        other_rewards = any(key.startswith("fingerprint of reward ") for key in changed)
+        point = resume_point(
+            run, needs_best=needs_best, allowed=resolved.run.allow_changed, other_rewards=other_rewards
+        )
+        if changed:
+            _forget_later_samples(run, 0 if point is None else read_state(point)["step"], resolved.method)
         return None if point is None else str(point)
 
     found = world.on_first(find)
@@ -194,6 +219,7 @@ def _compute(
         method, resolved.method, inputs, models, run, trackers=trackers, progress=progress,
         max_missing=resolved.rollouts.max_missing, deadlines=deadlines,
         load_start=lambda: load_start(method, resolved, inputs),
+        go_on=partial(resume_command, resolved, run.path),
     )  # fmt: skip
     try:
         with deadlines:
@@ -217,6 +243,13 @@ def _compute(
         "tally": tally.as_json(loop.position.tally),
         "exported_difference_nats": difference,
     }
+
+
+def _forget_later_samples(run: RunFolder, step: int, config: MethodConfig) -> None:
+    """Something changed: the samples that the next batch trains on are those it would draw, later ones are not."""
+    batch = step // sampled_options(config).updates_per_batch + 1
+    Journal(run.path / FOLDER).remove_after(batch)
+    Journal(run.path / FOLDER / "validation").remove_after(step)
 
 
 def _export(loop: Loop, models: Models, inputs: Inputs, run: RunFolder) -> float:

@@ -6,6 +6,7 @@ drawn (`Ahead`). The answers are the same, each item's score depends on nothing 
 
 from __future__ import annotations
 
+import logging
 import queue
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -22,7 +23,10 @@ from alignkit.scoring.specs import NamedJudge
 from alignkit.training.deadlines import Deadlines
 from alignkit.training.draw import Group
 from alignkit.training.journal import journal_key
+from alignkit.training.reward_signal import counted
 from alignkit.training.shared_rollouts import shared_rewards
+
+_logger = logging.getLogger(__name__)
 
 
 class Scoring:
@@ -32,14 +36,16 @@ class Scoring:
         max_missing: the run stops when more than this share of the scores asked for at once is missing.
         save: writes a checkpoint of the weights as they are.
         run: the run's folder, for what to do next.
+        go_on: the command that goes on although a reward was mended, by the KEYs that --allow-changed then needs.
     """
 
     def __init__(
         self, judges: Sequence[NamedJudge], *, max_missing: float, save: Callable[[], None], run: Path,
-        deadlines: Deadlines, world: World = ALONE,
+        deadlines: Deadlines, world: World = ALONE, go_on: Callable[[Sequence[str]], str],
     ) -> None:  # fmt: skip
         self.judges, self.max_missing, self.run, self.deadlines = judges, max_missing, run, deadlines
-        self._save, self.world = save, world
+        self._save, self.world, self._go_on = save, world, go_on
+        self._said_reasons: set[str] = set()
         self.is_remote = bool(judges) and all(named.judge.remote for named in judges) and world.size == 1
 
     @property
@@ -82,9 +88,20 @@ class Scoring:
                 rewards = found()
             num_scores = rewards.total_PG.size * len(self.judges)
             if rewards.num_missing > self.max_missing * num_scores:
-                reasons = "; ".join(rewards.reasons[:3])
-                raise RunStopped(f"{rewards.num_missing} of {num_scores} scores are missing ({reasons})")
+                raise RunStopped(
+                    f"{rewards.num_missing} of {num_scores} scores are missing: {counted(rewards.reasons)}"
+                )
+            self._say_missing(rewards, num_scores, where)
         return rewards
+
+    def _say_missing(self, rewards: Rewards, num_scores: int, where: str) -> None:
+        """Log missing scores that are few enough, when a reason comes up for the first time."""
+        new = set(rewards.reasons) - self._said_reasons
+        if new:
+            self._said_reasons |= new
+            _logger.warning(
+                "%s: %d of %d scores are missing: %s", where, rewards.num_missing, num_scores, counted(rewards.reasons)
+            )
 
     @contextmanager
     def saving(self, where: str) -> Iterator[None]:
@@ -94,6 +111,8 @@ class Scoring:
         except (RunStopped, InputError) as error:
             self._save()
             go_on = f"the run is saved, go on with --resume --out {self.run}"
+            if error.corrects is not None:
+                go_on += f"; once it is corrected: {self._go_on([error.corrects])}"
             raise self.world.told(type(error)(f"{where}: {error}; {go_on}")) from error
 
 

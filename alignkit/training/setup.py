@@ -8,7 +8,6 @@ import os
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alignkit.config_file import Resolved
@@ -28,7 +27,10 @@ from alignkit.policy.reference import Reference
 from alignkit.policy.reference_cache import known_logprobs
 from alignkit.registry import registry
 from alignkit.rollouts.sampler import Sampler
-from alignkit.scoring.specs import NamedJudge, make_judge
+from alignkit.scoring.functions import FunctionJudge
+from alignkit.scoring.ledger import canonical
+from alignkit.scoring.sources import place_of, sources_sha256
+from alignkit.scoring.specs import NamedJudge, function_file, make_judge
 from alignkit.training.models import Models
 from alignkit.training.optimizer import require_eight_bits
 from alignkit.training.selection import Selection
@@ -81,8 +83,9 @@ def read_inputs(method: Method, resolved: Resolved, *, asks_judges: bool = True)
         four_bits.require(resolved.model.lora_rank)
     source = find_model(resolved.model.model)
     chat = make_chat(source, resolved.model)
+    named = _named_judges(method, resolved, resolved.rollouts.reward)
     max_length, training, validation = prepare_parts(method, resolved, source, chat)
-    judges = _judges(method, resolved, training.rows, asks=asks_judges)
+    judges = _judges(method, resolved, named, training.rows, asks=asks_judges)
     return Inputs(
         source,
         chat,
@@ -90,7 +93,7 @@ def read_inputs(method: Method, resolved: Resolved, *, asks_judges: bool = True)
         training,
         validation,
         judges,
-        _fingerprints(source, chat, training, validation, resolved, judges),
+        _fingerprints(source, chat, training, validation, judges) | _reward_fingerprints(resolved, judges),
         resolved.data.duplicates == "drop",
     )
 
@@ -254,23 +257,36 @@ def make_sampler(name: str, policy: Policy, chat: Chat) -> Sampler:
     return cls(policy, end_ids=chat.end_ids)
 
 
-def _judges(method: Method, resolved: Resolved, rows: Sequence[Row], *, asks: bool) -> tuple[NamedJudge, ...]:
+def _named_judges(method: Method, resolved: Resolved, specs: Sequence[str]) -> tuple[NamedJudge, ...]:
+    """Make the judges that rewards name; their files are imported, and refused where they cannot be used."""
     if method.trains_on != "samples":
         return ()
-    fields = [row.fields for row in rows]
-    specs = list(resolved.rollouts.reward)
-    if not specs:
-        specs = [_default_reward(fields)]
-        _logger.info("reward: %s", specs[0])
     judges = tuple(make_judge(spec, resolved, named_at=("rollouts", "reward")) for spec in specs)
     for named in judges:
         if named.judge.pairwise:
             raise UsageError(f"reward {named.label!r} compares two answers, it gives none a score: name it by --judge")
-        if asks and named.judge.paid:
-            named.judge.check_key()  # its address is asked after the cost was agreed to
-        elif asks:
-            named.judge.ready(fields)
+    if judges and not any(named.weight for named in judges):
+        raise UsageError("every --reward has the weight 0: nothing would be learnt; give one another weight")
     return judges
+
+
+def _judges(
+    method: Method, resolved: Resolved, named: tuple[NamedJudge, ...], rows: Sequence[Row], *, asks: bool
+) -> tuple[NamedJudge, ...]:
+    """The named judges, or the rows' default one, once they can score these rows."""
+    if method.trains_on != "samples":
+        return ()
+    fields = [row.fields for row in rows]
+    if not named:
+        spec = _default_reward(fields)
+        _logger.info("reward: %s", spec)
+        named = _named_judges(method, resolved, [spec])
+    for one in named if asks else ():
+        if one.judge.paid:
+            one.judge.check_key()  # its address is asked after the cost was agreed to
+        else:
+            one.judge.ready(fields)
+    return named
 
 
 def _default_reward(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -287,30 +303,34 @@ def _default_reward(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _fingerprints(
-    source: ModelSource,
-    chat: Chat,
-    training: Stored,
-    validation: Stored,
-    resolved: Resolved,
-    judges: Sequence[NamedJudge],
+    source: ModelSource, chat: Chat, training: Stored, validation: Stored, judges: Sequence[NamedJudge]
 ) -> dict[str, str]:
     """Hashes of what a resume must find unchanged: of rows the tokens, and where rewards read them every column."""
     data = [training.fingerprint, validation.fingerprint]
     if judges:
         data += [training.content, validation.content]
-    fingerprints = {
+    return {
         "model": folder_fingerprint(source.folder),
         "data": hashlib.sha256(" ".join(data).encode()).hexdigest(),
         "template": hashlib.sha256(chat.template.encode()).hexdigest(),
     }
-    return fingerprints | reward_fingerprints(resolved)
 
 
 def reward_fingerprints(resolved: Resolved) -> dict[str, str]:
-    """Hashes of the reward files, without running them."""
-    fingerprints = {}
-    for spec in resolved.rollouts.reward:
-        file = Path(spec.rpartition(":")[0])
-        if file.suffix == ".py" and file.is_file():
-            fingerprints[f"reward {file.name}"] = hashlib.sha256(file.read_bytes()).hexdigest()
+    """Hashes of the reward files and of what they import, without running them."""
+    fingerprints: dict[str, str] = {}
+    for path in dict.fromkeys(filter(None, map(function_file, resolved.rollouts.reward))):
+        name = path.name if f"reward {path.name}" not in fingerprints else str(path)
+        fingerprints[f"reward {name}"] = sources_sha256(place_of(path))
     return fingerprints
+
+
+def _reward_fingerprints(resolved: Resolved, judges: Sequence[NamedJudge]) -> dict[str, str]:
+    """What gives the rewards: files by their content, judges by everything that decides their scores."""
+    others = [named for named in judges if not isinstance(named.judge, FunctionJudge)]
+    return reward_fingerprints(resolved) | {
+        f"reward {n.label}": hashlib.sha256(
+            canonical([n.judge.name, n.judge.version, n.judge.parameters()]).encode()
+        ).hexdigest()
+        for n in others
+    }
