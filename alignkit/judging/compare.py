@@ -38,6 +38,8 @@ from alignkit.scoring.repetition import repetition
 from alignkit.scoring.specs import NamedJudge, make_judge
 from alignkit.scoring.spending import agree
 
+_LARGEST = 1e100
+
 
 def judge_model(model: str | None, settings: Settings, *, data_given: bool, yes: bool, progress: Progress) -> Verdict:
     """Judge `model` against `settings.judge.vs`; default: the newest finished run against what it started from.
@@ -68,7 +70,7 @@ def judge_model(model: str | None, settings: Settings, *, data_given: bool, yes:
     look_id = _look_id(prompts, settings, named, (ours, theirs))
     look = _count_look((source, vs), weights, look_id)
     level = level_of(look)
-    pairs = Pairs(outcomes[0], _chars(ours), _chars(theirs), scorings[0][0] - scorings[0][1], clusters)
+    pairs = Pairs(outcomes[0], _chars(ours), _chars(theirs), _differences(*scorings[0]), clusters)
     verdict = reach(
         win_rate(outcomes[0], seed=section.seed, level=level, clusters=clusters),
         run=source.name, vs=vs.name,
@@ -170,7 +172,14 @@ def _values(scores: Sequence[Scored | Missing]) -> np.ndarray:
 
 def _outcomes(ours_P: np.ndarray, theirs_P: np.ndarray) -> np.ndarray:
     """1, 0.5 or 0; nan where either is missing."""
-    return np.where(np.isnan(ours_P + theirs_P), math.nan, (np.sign(ours_P - theirs_P) + 1) / 2)
+    wins_P = (ours_P > theirs_P).astype(np.float64) - (ours_P < theirs_P)  # a difference may be beyond any float
+    return np.where(np.isnan(ours_P) | np.isnan(theirs_P), math.nan, (wins_P + 1) / 2)
+
+
+def _differences(ours_P: np.ndarray, theirs_P: np.ndarray) -> np.ndarray:
+    """Scores of ours less theirs, within what correlations can be computed of."""
+    with np.errstate(over="ignore"):
+        return np.clip(ours_P - theirs_P, -_LARGEST, _LARGEST)
 
 
 def _texts(answers: Answers) -> Texts:

@@ -31,6 +31,9 @@ from alignkit.tracking import split_lines
 _PREFERENCE = ("preference",)
 _SCORES = ("score_model", "score_baseline")
 _LENGTHS = ("baseline_chars", "model_chars")
+_SHOWN = 60  # characters of a value
+_LARGEST = 1e100  # sums of squares of numbers up to it are finite
+_LARGEST_ROW = 2**53  # whole numbers beyond it are no longer told apart
 
 
 @dataclass(frozen=True)
@@ -101,10 +104,10 @@ def read_tables(difficulties: Path, regularisation: Path) -> Tables:
     for where, fields in gamed:
         if str(fields.get("not_gamed_baseline", False)).lower() not in ("false", "0", "0.0"):
             raise InputError(
-                f"{where}: not_gamed_baseline is {fields['not_gamed_baseline']!r}; only gamed rows belong here"
+                f"{where}: not_gamed_baseline is {_brief(fields['not_gamed_baseline'])}; only gamed rows belong here"
             )
         if not 0 <= _known(fields, "preference", where) <= 1:
-            raise InputError(f"{where}: preference is {fields['preference']!r}; here it is a probability, 0 to 1")
+            raise InputError(f"{where}: preference is {_brief(fields['preference'])}; here it is a probability, 0 to 1")
     columns = [np.array([_known(fields, name, where) for where, fields in gamed]) for name in names]
     return Tables(difficulty, *columns)
 
@@ -144,7 +147,7 @@ def _jsonl(path: Path, text: str) -> list[tuple[str, Mapping[str, Any]]]:
             continue
         try:
             fields = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise InputError(f"{where}: not JSON: {error}; correct this line") from error
         if not isinstance(fields, dict):
             raise InputError(f"{where}: expected an object, found {type(fields).__name__}; correct this line")
@@ -182,8 +185,11 @@ def _number(fields: Mapping[str, Any], name: str, where: str) -> float:
         number = math.nan if isinstance(value, bool) else float(value)
     except (TypeError, ValueError, OverflowError):
         number = math.nan
-    if not math.isfinite(number):
-        raise InputError(f"{where}: {name} is {value!r}; a finite number is needed, or nothing where it is missing")
+    if not abs(number) <= _LARGEST:
+        raise InputError(
+            f"{where}: {name} is {_brief(value)}; a finite number is needed (up to {_LARGEST:g}), or nothing where it "
+            "is missing"
+        )
     return number
 
 
@@ -196,15 +202,15 @@ def _known(fields: Mapping[str, Any], name: str, where: str) -> float:
 
 def _whole(fields: Mapping[str, Any], name: str, where: str) -> int:
     number = _known(fields, name, where)
-    if number != int(number) or number < 0:
-        raise InputError(f"{where}: {name} is {fields[name]!r}; a whole number from 0 is needed")
+    if not 0 <= number <= _LARGEST_ROW or number != int(number):
+        raise InputError(f"{where}: {name} is {_brief(fields[name])}; a whole number from 0 is needed")
     return int(number)
 
 
 def _length(fields: Mapping[str, Any], name: str, where: str) -> float:
     number = _known(fields, name, where)
     if number < 0:
-        raise InputError(f"{where}: {name} is {fields[name]!r}; a number of characters is needed")
+        raise InputError(f"{where}: {name} is {_brief(fields[name])}; a number of characters is needed")
     return number
 
 
@@ -214,7 +220,13 @@ def _preference(fields: Mapping[str, Any], where: str) -> float:
         return 0.5 if value == 0 else math.nan
     if not 1 <= value <= 2:
         raise InputError(
-            f"{where}: preference is {fields['preference']!r}; it is from 1 (the baseline wins) to 2 (the model wins), "
-            "0 or 1.5 for a tie"
+            f"{where}: preference is {_brief(fields['preference'])}; it is from 1 (the baseline wins) to 2 (the model "
+            "wins), 0 or 1.5 for a tie"
         )
     return value - 1
+
+
+def _brief(value: object) -> str:
+    """A value on one short line."""
+    text = repr(value)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."

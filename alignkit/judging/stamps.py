@@ -109,6 +109,6 @@ def judged_other_runs(run: Path, *, fingerprint: str) -> list[str]:
 def _fingerprint(file: Path) -> str | None:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     return content.get("fingerprint") if isinstance(content, dict) else None
