@@ -7,6 +7,7 @@ folder's content is an InputError: a wrong type in config.json is the folder's f
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,6 +16,7 @@ from alignkit.data.weights import check_weights, first_line
 from alignkit.errors import AlignkitError, InputError
 
 _Loaded = TypeVar("_Loaded")
+_UNUSUAL = "a \U0010fffd"  # in no vocabulary
 
 
 def read_config(folder: str | Path, **options: Any) -> Any:
@@ -34,6 +36,17 @@ def read_config(folder: str | Path, **options: Any) -> Any:
     config = _loaded(folder, load, "no readable config.json")
     _leave_out_hub_kernels(config)
     return config
+
+
+def names_model(folder: str | Path) -> bool:
+    """Whether there is a config.json for `read_config`; a tokenizer's folder has none, or one without a model type."""
+    try:
+        content = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return False
+    except (OSError, ValueError, RecursionError):
+        return True
+    return not isinstance(content, dict) or "model_type" in content or "architectures" in content
 
 
 def read_model(kind: Any, folder: str | Path, *, config: Any = None, what: str = "a model", **options: Any) -> Any:
@@ -60,16 +73,35 @@ def read_model(kind: Any, folder: str | Path, *, config: Any = None, what: str =
     return _loaded(folder, load, f"cannot be loaded as {what}", todo="; it needs config.json and whole safetensors")
 
 
-def read_tokenizer(folder: str | Path, **options: Any) -> Any:
-    """Load a tokenizer.
+def empty_model(kind: Any, folder: str | Path, *, config: Any) -> Any:
+    """Make a model of a folder's configuration without weights.
 
     Raises:
-        InputError: it is damaged, or wants code of its own.
+        InputError: its numbers make no model.
+    """
+    import torch
+
+    def make() -> Any:
+        with torch.device("meta"):
+            return kind.from_config(config, trust_remote_code=False)
+
+    return _loaded(folder, make, "config.json describes no model")
+
+
+def read_tokenizer(folder: str | Path, **options: Any) -> Any:
+    """Load a tokenizer that can encode any text.
+
+    Raises:
+        InputError: it is damaged, wants code of its own, or does not know the token that it has for unknown text.
     """
     from transformers import AutoTokenizer
 
     def load() -> Any:
-        return AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False, **options)
+        tokenizer = AutoTokenizer.from_pretrained(
+            str(folder), local_files_only=True, trust_remote_code=False, **options
+        )
+        tokenizer.encode(_UNUSUAL, add_special_tokens=False)
+        return tokenizer
 
     return _loaded(folder, load, "no tokenizer that can be loaded")
 

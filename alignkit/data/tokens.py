@@ -18,7 +18,7 @@ import numpy as np
 from alignkit.data.chat import Chat
 from alignkit.data.drafts import Drafts, draft_rows
 from alignkit.data.flat import FlatTrees, ranges
-from alignkit.data.pretrained import read_tokenizer
+from alignkit.data.pretrained import names_model, read_config, read_tokenizer
 from alignkit.data.rows import TIE, Row, ends_with_user, has_user_twice, unusable_reason
 from alignkit.data.trees import Tree
 from alignkit.errors import InputError
@@ -57,11 +57,16 @@ def load_tokenizer(folder: str | Path) -> Any:
     """Load a fast tokenizer from a local folder.
 
     Raises:
-        InputError: the folder has none.
+        InputError: the folder has none, or beside it a config.json that cannot be read.
     """
     if not any(found for pattern in _TOKENIZER_FILES for found in Path(folder).glob(pattern)):
         raise InputError(f"{folder}: no tokenizer in this model folder; copy the tokenizer.json of its model into it")
-    tokenizer = read_tokenizer(folder)
+    try:
+        tokenizer = read_tokenizer(folder)
+    except InputError as error:
+        if "its own code" not in str(error) and names_model(folder):
+            read_config(folder)  # transformers reads it first: where it is what is wrong, it is named
+        raise
     if not tokenizer.is_fast:
         raise InputError(f"{folder}: the tokenizer has no tokenizer.json; only fast tokenizers are read")
     return tokenizer

@@ -95,8 +95,9 @@ def settings_fingerprint(folder: Path) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """What an exception says, on one line."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:_SHOWN]
+    """What an exception says, on one line; with the second line where the first announces it."""
+    first, *later = str(error).strip().splitlines() or [type(error).__name__]
+    return (f"{first} {later[0].strip()}" if later and first.endswith(":") else first)[:_SHOWN]
 
 
 def folder_fingerprint(folder: Path) -> str:

@@ -19,7 +19,7 @@ from alignkit.data.tokens import prepare
 from alignkit.data.weights import settings_identity
 from alignkit.errors import InputError, UsageError
 from alignkit.judging.thinking import split_thinking
-from alignkit.policy.chat_settings import context_length, make_chat
+from alignkit.policy.chat_settings import context_length, make_chat, refuse_ids_without_rows
 from alignkit.policy.load import load_policy
 from alignkit.policy.names import ModelSource
 from alignkit.policy.policy import Policy
@@ -120,6 +120,7 @@ class Answering:
         self.policy: Policy = load_policy(
             source.folder, precision=section.precision, attention=section.attention
         ).eval()
+        refuse_ids_without_rows(self.chat, self.policy.num_embedded, source.folder)
         self.sampler: Sampler = make_sampler(generation.sampler, self.policy, self.chat)
         self.context = context_length(source.folder)
 

@@ -6,11 +6,14 @@ from pathlib import Path
 
 from alignkit.config import ModelSection
 from alignkit.data.chat import Chat
+from alignkit.data.pretrained import names_model
 from alignkit.data.tokens import load_tokenizer
 from alignkit.errors import InputError
+from alignkit.policy import architecture
 from alignkit.policy.names import ModelSource
 from alignkit.runs import read_run
-from alignkit.storage import read_object
+
+_CONTEXT = 2048  # tokens, where a folder names none
 
 
 def make_chat(source: ModelSource, section: ModelSection) -> Chat:
@@ -28,18 +31,28 @@ def make_chat(source: ModelSource, section: ModelSection) -> Chat:
 
 
 def context_length(folder: Path) -> int:
-    """Longest sequence the model was made for, in tokens; of a tokenizer without a model, 2,048.
+    """Longest sequence the model was made for, in tokens; 2,048 where nothing says so, as in a tokenizer's folder.
 
     Raises:
-        InputError: config.json is missing or damaged.
+        InputError: config.json is damaged.
     """
-    if not (folder / "config.json").exists() and (folder / "tokenizer.json").exists():
-        return 2048
-    config = read_object(folder / "config.json")
-    text = config.get("text_config", config)
-    length = (
-        (text.get("max_position_embeddings") or text.get("n_positions") or 2048) if isinstance(text, dict) else None
-    )
-    if not isinstance(length, int) or isinstance(length, bool) or length < 1:
-        raise InputError(f"{folder / 'config.json'}: no readable context length: max_position_embeddings is {length!r}")
-    return length
+    if not names_model(folder):
+        return _CONTEXT
+    return architecture.context_length(folder) or _CONTEXT
+
+
+def refuse_ids_without_rows(chat: Chat, rows: int, folder: Path) -> None:
+    """Check that each id of a model's tokenizer has a row in its embedding.
+
+    Args:
+        rows: of the embedding.
+
+    Raises:
+        InputError: there are more ids.
+    """
+    highest = max(chat.tokenizer.get_vocab().values(), default=0)
+    if highest >= rows:
+        raise InputError(
+            f"{folder}: the tokenizer has ids up to {highest}, the embedding {rows} rows; take "
+            f"the model's own tokenizer, or give the model more rows (model.resize_token_embeddings({highest + 1}))"
+        )

@@ -11,6 +11,7 @@ import torch
 from alignkit.data.pretrained import read_config, read_model
 from alignkit.errors import InputError, UsageError
 from alignkit.policy import four_bits
+from alignkit.policy.architecture import refusal, tree_refusal
 from alignkit.policy.attention import supports_trees
 from alignkit.policy.dropout import find, switch_off
 from alignkit.policy.finite import non_finite
@@ -70,7 +71,7 @@ def load_policy(
     torch.manual_seed(seed)
     model = _load_model(Path(folder), scalar_head)
     known = find(model) if dropout else switch_off(model)
-    reason = supports_trees(model.config)
+    reason = supports_trees(model.config) or tree_refusal(model)
     if reason is None and known.is_on and known.attention:
         reason = f"attention dropout {known.attention:g}"
     if reason and attention == "tree":
@@ -123,9 +124,8 @@ def _load_model(folder: Path, scalar_head: bool) -> Any:
 
     quieten()
     config = read_config(folder, **({"num_labels": 1} if scalar_head else {}))
-    text_config = config.get_text_config()
-    if getattr(text_config, "num_experts", None) or getattr(text_config, "num_local_experts", None):
-        raise InputError(f"{folder}: a mixture of experts; its balance loss is not computed, so it is refused")
+    if (reason := refusal(config)) is not None:
+        raise InputError(f"{folder}: a model of type {config.model_type} cannot be trained: {reason}")
     kind: Any = AutoModelForSequenceClassification if scalar_head else AutoModelForCausalLM
     model = read_model(kind, folder, config=config, what="a causal model", dtype=torch.float32)
     if names := non_finite(model.named_parameters()):
@@ -141,6 +141,7 @@ def _with_lora(model: Any, rank: int, scalar_head: bool) -> Any:
     config = LoraConfig(
         r=rank,
         lora_alpha=2 * rank,
+        fan_in_fan_out=any(type(module).__name__ == "Conv1D" for module in model.modules()),  # GPT-2's, transposed
         target_modules="all-linear",
         task_type="SEQ_CLS" if scalar_head else "CAUSAL_LM",
         modules_to_save=["score"] if scalar_head else None,

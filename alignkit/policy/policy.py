@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from alignkit.data.packs import Pack
 from alignkit.policy import attention, lean
+from alignkit.policy.architecture import num_positions
 from alignkit.policy.dropout import Dropout
 from alignkit.policy.head import find_form
 from alignkit.policy.logprobs import PLAIN, head_logits, token_logprobs_and_entropies
@@ -53,6 +54,7 @@ class Policy(nn.Module):
         self.model = model
         self.autocast = autocast
         self.scalar_head = scalar_head
+        self.num_positions = num_positions(self.base)
         self.head_form = PLAIN if scalar_head else find_form(self.base)
         self.path = path
         self.dropout = Dropout()
@@ -77,6 +79,11 @@ class Policy(nn.Module):
     @property
     def config(self) -> Any:
         return self.base.config
+
+    @property
+    def num_embedded(self) -> int:
+        """Rows of the embedding: token ids lie below."""
+        return int(self.base.get_input_embeddings().weight.shape[0])
 
     @property
     def computes_again(self) -> bool:

@@ -7,6 +7,7 @@ for several times is computed once. B rows of a batch, V vocabulary.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -79,7 +80,7 @@ class BatchedGeneration:
                 row.ids.append(token)
                 row.logprobs.append(logprob)
                 ended = token in self.end_ids
-                if ended or len(row.ids) == row.request.max_new_tokens:
+                if ended or len(row.ids) >= self._room(row.request):
                     done.setdefault(row.number, _completion(row, cut=not ended))
                 if row.number not in done:
                     alive.append(place)
@@ -91,6 +92,12 @@ class BatchedGeneration:
                 cache.batch_select_indices(keep)
             mask = torch.cat([mask, mask.new_ones(len(rows), 1)], 1)
             logits = self._decode(rows, cache, mask)
+
+    def _room(self, request: Request) -> int:
+        """New tokens that a completion may have: where positions are rows of a table, there is an end to them."""
+        most = self.policy.num_positions
+        left = request.max_new_tokens if most is None else most - len(request.prompt_ids)
+        return max(1, min(request.max_new_tokens, left))
 
     def _prefill(self, rows: list[Row]) -> tuple[Tensor, DynamicCache, Tensor]:
         """Compute each distinct prompt once, left-padded, then give every row its own copy of the cache."""
@@ -116,9 +123,11 @@ class BatchedGeneration:
         return self._forward(ids, mask, mask.sum(1, keepdim=True) - 1, cache)
 
     def _forward(self, ids: Tensor, mask: Tensor, positions: Tensor, cache: DynamicCache) -> Tensor:
+        known = inspect.signature(type(self.policy.base).forward).parameters
+        options = {"position_ids": positions, "logits_to_keep": 1}  # ALiBi models take no positions, old ones give all
         out = self.policy.model(
-            input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True,
-            logits_to_keep=1,
+            input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=True,
+            **{name: value for name, value in options.items() if name in known},
         )  # fmt: skip
         logits: Tensor = out.logits[:, -1].float()
         return logits

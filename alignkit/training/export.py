@@ -80,11 +80,9 @@ def _save(policy: Policy, chat: Chat, folder: Path) -> None:
     if getattr(model, "generation_config", None) is not None:
         model.generation_config.eos_token_id = sorted(chat.end_ids)
         model.generation_config.pad_token_id = tokenizer.pad_token_id
-    policy.base.set_attn_implementation("sdpa")
-    with policy.dropout.as_configured():
+    with policy.on_path("plain"), policy.dropout.as_configured():
         model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    policy.use_path(policy.path)
 
 
 def _set_pad(policy: Policy, model: Any, chat: Chat) -> None:

@@ -23,18 +23,15 @@ workspace is not in it.
 from __future__ import annotations
 
 import contextlib
-import json
 import shutil
-import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from alignkit.config_file import Resolved
-from alignkit.data.weights import check_weights, weight_files
 from alignkit.errors import InputError, RunStopped
 from alignkit.methods import Method, sampled_options
+from alignkit.policy.architecture import Architecture, read_architecture, tensor_sizes
 from alignkit.policy.four_bits import BYTES_A_WEIGHT
 from alignkit.policy.load import autocast_type, pick_device
 from alignkit.policy.logprobs import CHUNK_BYTES
@@ -104,35 +101,33 @@ def make_plan(method: Method, resolved: Resolved, *, longest: int | None = None)
         InputError: the model folder has no config.json or no safetensors.
     """
     folder = find_model(resolved.model.model).folder
-    config = _config(folder)
+    sizes = read_architecture(folder, scalar_head="scalar_head" in method.needs)
     parameters = count_parameters(folder)
     rank = resolved.model.lora_rank
-    trained = parameters if rank is None else _lora_parameters(config, rank)
+    trained = parameters if rank is None else rank * sum(map(sum, sizes.matrices))
     device = pick_device()
     size = 4 if autocast_type(resolved.model.precision, device) is None else 2
-    tokens = _row_tokens(method, resolved, config, row_capacity(device), longest)
+    tokens = _row_tokens(method, resolved, sizes, row_capacity(device), longest)
     is_lean = device.type == "cpu" and resolved.model.attention != "plain"
     ranks = num_started()
     memory = {
-        "weights": _weights(resolved, parameters, config) // ranks,
+        "weights": _weights(resolved, parameters, sizes) // ranks,
         "gradient": 4 * trained // ranks,
         "optimizer": (2 if resolved.method.optimizer.endswith("-8bit") else 8) * trained // ranks,
         "gathered": 4 * parameters if ranks > 1 else 0,
         "reference": 4 * parameters if _keeps_copy(method, resolved) else 0,
-        "activations": tokens * _kept_a_token(config, size, is_lean, resolved.model.gradient_checkpointing)
+        "activations": tokens * _kept_a_token(sizes, size, is_lean, resolved.model.gradient_checkpointing)
         + (0 if is_lean or size == 4 else size * parameters),
         "logits": 0 if "scalar_head" in method.needs else 4 * CHUNK_BYTES,
-        "rollouts": _rollouts(method, resolved, config) * size,
+        "rollouts": _rollouts(method, resolved, sizes) * size,
         "libraries": _LIBRARIES if device.type == "cpu" else 0,
     }
     return Plan(memory, _CHECKPOINTS * 12 * trained + 4 * parameters, device.type, tokens, ranks, longest)
 
 
-def _weights(resolved: Resolved, parameters: int, config: dict[str, Any]) -> int:
-    if resolved.model.quantize is None:
-        return 4 * parameters
-    wide = config["vocab_size"] * config["hidden_size"] * (1 if config.get("tie_word_embeddings") else 2)
-    return int(4 * wide + BYTES_A_WEIGHT * (parameters - wide))
+def _weights(resolved: Resolved, parameters: int, sizes: Architecture) -> int:
+    narrow = 0 if resolved.model.quantize is None else sizes.num_narrow
+    return int(4 * (parameters - narrow) + BYTES_A_WEIGHT * narrow)
 
 
 def _keeps_copy(method: Method, resolved: Resolved) -> bool:
@@ -142,11 +137,10 @@ def _keeps_copy(method: Method, resolved: Resolved) -> bool:
     return method.trains_on == "samples" or resolved.model.reference == "online"
 
 
-def _kept_a_token(config: dict[str, Any], size: int, is_lean: bool, checkpointing: bool) -> int:
+def _kept_a_token(sizes: Architecture, size: int, is_lean: bool, checkpointing: bool) -> int:
     """Bytes that all layers keep of a token for the backward pass."""
-    hidden, layers = config["hidden_size"], config["num_hidden_layers"]
-    inner = config.get("intermediate_size") or 4 * hidden
-    keys = 2 * _key_width(config)
+    hidden, layers, inner = sizes.hidden, sizes.layers, sizes.inner
+    keys = 2 * sizes.key_width
     kept = 8 * hidden + size * (4 * hidden + keys + 2 * inner)
     if not is_lean:
         kept = 16 * hidden + size * (8 * hidden + keys + 4 * inner)
@@ -172,7 +166,8 @@ def disk_warning(made: Plan, folder: Path) -> str | None:
 def that_fit(method: Method, resolved: Resolved, available: int, longest: int | None = None) -> list[str]:
     """Return the options that would need less memory than is available, each with what it needs; [] where none does."""
     model, train = resolved.model, resolved.method
-    allowed = _longest(resolved, _config(find_model(model.model).folder))
+    sizes = read_architecture(find_model(model.model).folder, scalar_head="scalar_head" in method.needs)
+    allowed = _longest(resolved, sizes)
     halved = max(8, (allowed if longest is None else min(allowed, longest)) // 2)
     changes: list[tuple[str, Resolved]] = []
     if train.batch_size * train.accumulation > 1:
@@ -207,7 +202,7 @@ def out_of_memory_explained(method: Method, resolved: Resolved, made: Plan, *, a
         yield
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
         text = str(error) or type(error).__name__
-        if not isinstance(error, torch.OutOfMemoryError | MemoryError) and not any(sign in text for sign in _FULL):
+        if not is_out_of_memory(error):
             raise
         fitting = that_fit(method, resolved, min(available, made.total), made.longest)
         advice = f"by the plan these need less: {'; '.join(fitting)}" if fitting else "take a smaller model"
@@ -217,21 +212,16 @@ def out_of_memory_explained(method: Method, resolved: Resolved, made: Plan, *, a
         ) from error
 
 
-def _config(folder: Path) -> dict[str, Any]:
-    config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    return config.get("text_config", config)
-
-
-def _longest(resolved: Resolved, config: dict[str, Any]) -> int:
+def _longest(resolved: Resolved, sizes: Architecture) -> int:
     """Longest prompt and completion, in tokens."""
-    return min(resolved.data.max_length or _MAX_LENGTH, config.get("max_position_embeddings") or ROW_CAPACITY)
+    return min(resolved.data.max_length or _MAX_LENGTH, sizes.context or ROW_CAPACITY)
 
 
-def _row_tokens(method: Method, resolved: Resolved, config: dict[str, Any], capacity: int, longest: int | None) -> int:
+def _row_tokens(method: Method, resolved: Resolved, sizes: Architecture, capacity: int, longest: int | None) -> int:
     """Tokens of the fullest row that a step can have: trees are laid into rows, and a longer tree has its own."""
     trees = resolved.method.batch_size * resolved.method.accumulation
     drawn = len(method.temperatures(1, resolved.method)) * resolved.method.max_new_tokens
-    longest_row = _longest(resolved, config)
+    longest_row = _longest(resolved, sizes)
     most = longest_row * {"pairs": 2}.get(method.trains_on, 1)
     tree = most if longest is None else min(longest, most)
     if drawn:
@@ -239,7 +229,7 @@ def _row_tokens(method: Method, resolved: Resolved, config: dict[str, Any], capa
     return max(tree, min(capacity, trees * tree))
 
 
-def _rollouts(method: Method, resolved: Resolved, config: dict[str, Any]) -> int:
+def _rollouts(method: Method, resolved: Resolved, sizes: Architecture) -> int:
     """Numbers held as keys and values by the completions that are drawn at once."""
     from alignkit.rollouts.batched import MAX_BATCH
 
@@ -249,48 +239,25 @@ def _rollouts(method: Method, resolved: Resolved, config: dict[str, Any]) -> int
     drawn = max(
         prompts * len(method.temperatures(1, resolved.method)), sampled_options(resolved.method).validation_prompts
     )
-    tokens = _longest(resolved, config) + resolved.method.max_new_tokens
-    return min(MAX_BATCH, drawn) * tokens * config["num_hidden_layers"] * 2 * _key_width(config)
+    tokens = _longest(resolved, sizes) + resolved.method.max_new_tokens
+    return min(MAX_BATCH, drawn) * tokens * sizes.layers * 2 * sizes.key_width
 
 
-def _key_width(config: dict[str, Any]) -> int:
-    heads = config["num_attention_heads"]
-    head_size = config.get("head_dim") or config["hidden_size"] // heads
-    return config.get("num_key_value_heads", heads) * head_size
+def is_out_of_memory(error: Exception) -> bool:
+    """Say whether the device or the machine had no memory left, which a RuntimeError may mean as well."""
+    import torch
+
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in _FULL)
 
 
 def count_parameters(folder: Path) -> int:
-    """Count a folder's parameters from the headers of its weights' files.
-
-    Raises:
-        InputError: as `check_weights`, or they hold no tensors.
-    """
-    total = 0
-    check_weights(folder)
-    for file in weight_files(folder).values():
-        with open(file, "rb") as opened:
-            (length,) = struct.unpack("<Q", opened.read(8))
-            header: dict[str, Any] = json.loads(opened.read(length))
-        for name, tensor in header.items():
-            if name != "__metadata__":
-                count = 1
-                for dimension in tensor["shape"]:
-                    count *= dimension
-                total += count
+    """Count a folder's parameters from the headers of its safetensors files."""
+    total = sum(tensor_sizes(folder))
     if not total:
         raise InputError(f"{folder}: cannot be loaded (no weights in it); a model needs whole safetensors")
     return total
-
-
-def _lora_parameters(config: dict[str, Any], rank: int) -> int:
-    """Adapters on the seven linear layers of a block, rank x (inputs + outputs) each."""
-    hidden, inner = config["hidden_size"], config["intermediate_size"]
-    heads = config["num_attention_heads"]
-    head_size = config.get("head_dim") or hidden // heads
-    keys = config.get("num_key_value_heads", heads) * head_size
-    widths = [(hidden, heads * head_size), (hidden, keys), (hidden, keys), (heads * head_size, hidden)]
-    widths += [(hidden, inner), (hidden, inner), (inner, hidden)]
-    return config["num_hidden_layers"] * sum(rank * (a + b) for a, b in widths)
 
 
 def _mib(count: int) -> str:

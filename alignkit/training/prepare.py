@@ -9,13 +9,14 @@ from typing import Any
 
 from alignkit.config_file import Resolved
 from alignkit.data.packs import attention_costs, fill, pack_lengths, share_rows
+from alignkit.data.pretrained import names_model
 from alignkit.data.store import Stored
 from alignkit.errors import UsageError
 from alignkit.methods import Method, MethodConfig
 from alignkit.policy.chat_settings import make_chat
 from alignkit.policy.names import find_model
 from alignkit.training.order import EpochPacking, step_rows, steps_per_epoch
-from alignkit.training.setup import ROW_CAPACITY, prepare_parts
+from alignkit.training.setup import ROW_CAPACITY, prepare_parts, refuse_untrainable
 
 
 def prepare_data(method: Method, resolved: Resolved, *, shard: str | None, ranks: int) -> dict[str, Any]:
@@ -33,6 +34,8 @@ def prepare_data(method: Method, resolved: Resolved, *, shard: str | None, ranks
     wanted = None if shard is None else parse_shard(shard)
     source = find_model(resolved.model.model, tokenizer_is_enough=True)
     chat = make_chat(source, resolved.model)
+    if names_model(source.folder):
+        refuse_untrainable(method, resolved, source, chat)
     max_length, training, validation = prepare_parts(method, resolved, source, chat, shard=wanted)
     account: dict[str, Any] = {
         "method": method.name,

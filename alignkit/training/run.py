@@ -15,12 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from alignkit.config_file import Resolved, dump
+from alignkit.data.weights import first_line
 from alignkit.errors import InputError, RunStopped, UsageError
 from alignkit.memory import memory_bytes, peak_mib, reset_peak
 from alignkit.methods import Method, MethodConfig, sampled_options
 from alignkit.policy.ranks import World, is_restarted, joined
 from alignkit.progress import Progress, Silent
 from alignkit.registry import registry
+from alignkit.rollouts.copying import CopyingSampler
 from alignkit.runs import hash_model
 from alignkit.scoring.spending import agree
 from alignkit.storage import open_private
@@ -35,7 +37,7 @@ from alignkit.training.journal import FOLDER, Journal
 from alignkit.training.loop import Loop
 from alignkit.training.models import Models, shared
 from alignkit.training.order import steps_per_epoch
-from alignkit.training.plan import disk_warning, make_plan, out_of_memory_explained
+from alignkit.training.plan import disk_warning, is_out_of_memory, make_plan, out_of_memory_explained
 from alignkit.training.resume import (
     refuse_changes,
     refuse_unread_options,
@@ -46,7 +48,7 @@ from alignkit.training.resume import (
 from alignkit.training.run_folder import FollowedRun, RunFolder, open_run
 from alignkit.training.setup import Inputs, load_models, load_start, read_inputs, reward_fingerprints
 from alignkit.training.signals import held_signals, terminated_as_interrupted
-from alignkit.training.startup import plain_factor, ranks_check, run_checks, small_trees
+from alignkit.training.startup import Check, plain_factor, ranks_check, run_checks, small_trees
 from alignkit.trust import record_run
 
 _DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM}
@@ -292,14 +294,11 @@ def _check(
     run: RunFolder, models: Models, inputs: Inputs, progress: Progress, method: Method, config: MethodConfig
 ) -> None:
     """Run the start-up checks; the tree path falls back to the plain one, anything else stops the run."""
-    checks = run_checks(models.policy, inputs.training.trees, reference=models.reference)
-    wrong = [check for check in checks if not check.ok]
-    if wrong and models.policy.path == "tree":
-        names = "; ".join(f"{c.name}: {c.value:.2g} {c.unit}" for c in wrong)
-        progress.note(f"this model takes the plain path: start-up checks differ ({names})")
+    checks, reason = _checked(models, inputs)
+    if reason and models.policy.path == "tree":
+        progress.note(f"this model takes the plain path: start-up checks differ ({reason})")
         models.policy.use_path("plain")
-        checks = run_checks(models.policy, inputs.training.trees, reference=models.reference)
-        wrong = [check for check in checks if not check.ok]
+        checks, reason = _checked(models, inputs)
     if models.policy.path == "plain":
         drawn = len(method.temperatures(1, config)) if method.trains_on == "samples" else 0
         factor = plain_factor(inputs.training.trees, num_samples=drawn, sample_tokens=config.max_new_tokens)
@@ -310,9 +309,22 @@ def _check(
         "ok": True,
     }
     run.write_json("checks.json", [*(check.as_json() for check in checks), rows])
-    if wrong:
-        names = "; ".join(f"{c.name}: {c.value:.2g} {c.unit}, tolerance {c.tolerance:.2g}" for c in wrong)
-        raise RunStopped(f"{run.path}: start-up check failed: {names}")
+    if reason:
+        raise RunStopped(f"{run.path}: start-up check failed: {reason}")
+
+
+def _checked(models: Models, inputs: Inputs) -> tuple[list[Check], str]:
+    """Run the start-up checks; returns them and what is wrong, or "". Code of any model may raise anything."""
+    draws = not isinstance(models.sampler, CopyingSampler)
+    try:
+        checks = run_checks(models.policy, inputs.training.trees, reference=models.reference, samples=draws)
+    except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        if is_out_of_memory(error):
+            raise
+        kind = models.policy.config.model_type
+        return [], f"a model of type {kind} cannot be computed: {type(error).__name__}: {first_line(error)}"
+    wrong = [check for check in checks if not check.ok]
+    return checks, "; ".join(f"{c.name}: {c.value:.2g} {c.unit}, tolerance {c.tolerance:.2g}" for c in wrong)
 
 
 def _shared(run: RunFolder, models: Models, inputs: Inputs, world: World, *, compiled: bool, checks: bool) -> Models:

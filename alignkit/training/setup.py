@@ -18,7 +18,8 @@ from alignkit.data.weights import folder_fingerprint
 from alignkit.errors import InputError, RunStopped, UsageError
 from alignkit.methods import Method
 from alignkit.policy import four_bits
-from alignkit.policy.chat_settings import context_length, make_chat
+from alignkit.policy.architecture import read_architecture
+from alignkit.policy.chat_settings import context_length, make_chat, refuse_ids_without_rows
 from alignkit.policy.load import load_policy
 from alignkit.policy.names import ModelSource, find_model
 from alignkit.policy.policy import Policy
@@ -83,6 +84,7 @@ def read_inputs(method: Method, resolved: Resolved, *, asks_judges: bool = True)
         four_bits.require(resolved.model.lora_rank)
     source = find_model(resolved.model.model)
     chat = make_chat(source, resolved.model)
+    refuse_untrainable(method, resolved, source, chat)
     named = _named_judges(method, resolved, resolved.rollouts.reward)
     max_length, training, validation = prepare_parts(method, resolved, source, chat)
     judges = _judges(method, resolved, named, training.rows, asks=asks_judges)
@@ -96,6 +98,27 @@ def read_inputs(method: Method, resolved: Resolved, *, asks_judges: bool = True)
         _fingerprints(source, chat, training, validation, judges) | _reward_fingerprints(resolved, judges),
         resolved.data.duplicates == "drop",
     )
+
+
+def refuse_untrainable(method: Method, resolved: Resolved, source: ModelSource, chat: Chat) -> None:
+    """Check by its configuration that a model can be trained, before its data are prepared.
+
+    Raises:
+        InputError: its architecture is not computed, or its tokenizer has more ids than its embedding has rows.
+        UsageError: --quantize, and it has no layer to be held in 4 bits; --max-length, and it has fewer positions.
+    """
+    found = read_architecture(source.folder, scalar_head="scalar_head" in method.needs)
+    refuse_ids_without_rows(chat, found.vocab, source.folder)
+    if resolved.model.quantize is not None and not found.num_narrow:
+        raise UsageError(
+            f"--quantize {resolved.model.quantize}: {source.folder}: no layer of a {found.model_type} model can "
+            "be held in 4 bits; leave it out"
+        )
+    longest = resolved.data.max_length
+    if found.positions is not None and longest is not None and longest > found.positions:
+        raise UsageError(
+            f"--max-length {longest}: {source.folder} has a table of {found.positions} positions; lower it"
+        )
 
 
 def prepare_parts(

@@ -20,12 +20,17 @@ from alignkit.data.packs import Pack, lay_out
 from alignkit.data.trees import Tree, tree
 from alignkit.policy.policy import Policy
 from alignkit.policy.reference import Reference
+from alignkit.rollouts.agreement import distance
+from alignkit.rollouts.batched import BatchedGeneration
+from alignkit.rollouts.sampler import Request
 from alignkit.training.distributed import full
 from alignkit.training.models import Models
 
 _MAX_TOKENS = 160  # of a checked row's prompt, and of each of its completions
 _LOGPROB_TOLERANCE = 2e-3  # nats, fp32 kernels of different shapes
 _GRADIENT_TOLERANCE = 1e-3  # relative L2
+_SAMPLER_TOLERANCE = 1e-3  # nats a token, the mean of several
+_NUM_SAMPLED = 4  # tokens
 
 
 @dataclass(frozen=True)
@@ -45,8 +50,13 @@ class Check:
         return {**asdict(self), "ok": self.ok}
 
 
-def run_checks(policy: Policy, trees: Sequence[Tree], *, reference: Reference | None = None) -> list[Check]:
+def run_checks(
+    policy: Policy, trees: Sequence[Tree], *, reference: Reference | None = None, samples: bool = False
+) -> list[Check]:
     """Compare the run's fast paths with the plain path on a few short rows of its own data.
+
+    Args:
+        samples: samples will be drawn from the policy itself.
 
     Leaves no gradient behind.
     """
@@ -57,8 +67,12 @@ def run_checks(policy: Policy, trees: Sequence[Tree], *, reference: Reference | 
     try:
         checks = [] if policy.scalar_head else _head_checks(policy, small)
         if policy.path == "tree":
-            checks += _tree_checks(policy, small)
+            checks += _tree_checks(policy, small, is_training=was_training)
         checks.append(_split_check(policy, small))
+        if policy.path == "plain" and not policy.scalar_head:
+            checks.append(_later_check(policy, small[0]))
+        if samples and not policy.scalar_head:
+            checks.append(_sampler_check(policy, small))
         if reference is not None and not policy.scalar_head:
             checks.append(_reference_check(policy, reference, small))
     finally:
@@ -96,9 +110,14 @@ def ranks_check(models: Models, trees: Sequence[Tree]) -> Check:
     )
 
 
-def _tree_checks(policy: Policy, trees: Sequence[Tree]) -> list[Check]:
+def _tree_checks(policy: Policy, trees: Sequence[Tree], *, is_training: bool) -> list[Check]:
     """Packed rows with shared prompts against one completion a row."""
     pack = lay_out(trees)
+    if is_training:
+        policy.train()
+        with torch.no_grad():
+            policy(pack)  # dropout, which no other check meets, would stop it
+        policy.eval()
     fast, fast_gradient = _scores_and_gradient(policy, pack)
     with policy.on_path("plain"):
         plain, plain_gradient = _scores_and_gradient(policy, pack)
@@ -143,6 +162,30 @@ def _split_check(policy: Policy, trees: Sequence[Tree]) -> Check:
     with torch.no_grad():
         apart = torch.cat([_scores(policy, lay_out([one])) for one in trees])
     return Check("a batch in one row = in several", _gap(whole, apart), _LOGPROB_TOLERANCE, "nats")
+
+
+def _later_check(policy: Policy, one: Tree) -> Check:
+    """The same tokens with fewer behind them: a model that is not causal reads the answer it is scored on."""
+    ids = np.concatenate([one.prompt.ids, max(one.completions, key=len).ids])
+    start = max(1, len(one.prompt))
+    end = start + -(-(len(ids) - start) // 2)
+    is_first = np.arange(start, len(ids)) < end
+    with torch.no_grad():
+        whole, short = (
+            _scores(policy, lay_out([tree(one.row_id, ids[:start], [(ids[start:stop], is_first[: stop - start])])]))
+            for stop in (len(ids), end)
+        )
+    return Check("log-probs read nothing behind their token", _gap(whole, short), _LOGPROB_TOLERANCE, "nats")
+
+
+def _sampler_check(policy: Policy, trees: Sequence[Tree]) -> Check:
+    """A few tokens drawn for two texts of unequal length at once, against the policy's log-probs of them."""
+    texts = [np.concatenate([t.prompt.ids, *(c.ids for c in t.completions)])[-_MAX_TOKENS:] for t in trees]
+    prompts = [texts[0], texts[-1][len(texts[-1]) // 3 :]]
+    requests = [Request(ids.tolist(), 1.0, seed, _NUM_SAMPLED) for seed, ids in enumerate(prompts)]
+    drawn = BatchedGeneration(policy, end_ids=frozenset()).generate(requests)
+    found = distance(policy, list(zip(requests, drawn, strict=True)))
+    return Check("samples' log-probs = the policy's", found, _SAMPLER_TOLERANCE, "nats a token")
 
 
 def _reference_check(policy: Policy, reference: Reference, trees: Sequence[Tree]) -> Check:

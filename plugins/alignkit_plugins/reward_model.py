@@ -104,9 +104,13 @@ class RewardModel(Judge):
 
     @cached_property
     def _policy(self) -> Policy:
+        from alignkit.policy.chat_settings import refuse_ids_without_rows
         from alignkit.policy.load import load_policy
 
-        return load_policy(self._folder.source.folder, precision=self.config.precision, scalar_head=True).eval()
+        folder = self._folder.source.folder
+        policy = load_policy(folder, precision=self.config.precision, scalar_head=True).eval()
+        refuse_ids_without_rows(self._folder.chat, policy.num_embedded, folder)
+        return policy
 
 
 @hookimpl
