@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from alignkit_plugins.grpo import GRPO, GRPOConfig
-from alignkit_plugins.kl_in_loss import siblings_mean, to_go
+from alignkit_plugins.kl_in_loss import baseline, siblings_mean, to_go
 from tabular import World, expected_gradient, gradient
 from test_losses import batch
 
@@ -70,9 +70,31 @@ def test_k1_to_go_has_the_value_of_k1_and_a_baseline_of_those_that_came_so_far()
     left = to_go(group, d)
     assert left.tolist() == [7.0, 6.0, 4.0, 8.0, 48.0, 32.0]
     # place 1: the two others; place 2: one other; place 3: none
-    assert siblings_mean(group, left).tolist() == [28.0, 32.0, 0.0, 27.5, 7.5, 6.0]
+    mean, others = siblings_mean(group, left)
+    assert mean.tolist() == [28.0, 32.0, 0.0, 27.5, 7.5, 6.0] and others.tolist() == [2, 1, 0, 2, 2, 1]
+    assert baseline(group, left).tolist()[:3] == pytest.approx([28**2 / 29, 32**2 / 34, 0.0])
     other = batch([[-1.0, -2.0], [-3.0], [-1.0, -1.0]], groups=[0, 0, 1])
-    assert siblings_mean(other, torch.arange(5.0)).tolist() == [2.0, 0.0, 0.0, 0.0, 0.0]
+    assert siblings_mean(other, torch.arange(5.0))[0].tolist() == [2.0, 0.0, 0.0, 0.0, 0.0]
+    assert baseline(other, torch.tensor([1.0, 1.0, -1.0, 1.0, 1.0])).tolist()[0] == 0.0  # the other's is negative
+
+
+@pytest.mark.parametrize(("distance", "most"), [(0.1, 1.05), (0.4, 0.95), (0.8, 0.5)])
+def test_the_baseline_takes_noise_away_far_from_the_reference_and_adds_next_to_none_near_it(
+    distance: float, most: float
+) -> None:
+    """Completions of 60 tokens that depend on nothing before: a coefficient is as noisy as its sum to go."""
+    generator = torch.Generator().manual_seed(0)
+    places, samples = torch.arange(60), 4
+    ref = 1.5 * torch.randn(60, 8, generator=generator)
+    own, ref = (ref + distance * torch.randn(60, 8, generator=generator)).log_softmax(-1), ref.log_softmax(-1)
+    with_it = without = 0.0
+    for _ in range(100):
+        drawn = torch.multinomial(own.exp(), samples, replacement=True, generator=generator).T  # [samples, 60]
+        group = batch([[0.0] * 60] * samples, groups=[0] * samples)
+        left = to_go(group, (own[places, drawn] - ref[places, drawn]).flatten())
+        with_it += float(((left - baseline(group, left)) ** 2).sum())
+        without += float((left**2).sum())
+    assert with_it / without < most
 
 
 def one_token(ratios: list[float], advantages: list[float], **more: Any) -> Any:

@@ -9,9 +9,9 @@ By the score function the gradient of Eq. 6's KL, that of whole completions, is
 A token answers for its own d_t and for the divergence of all that it leads to. What a loss can have:
 
 k1-to-go  the coefficient sum_{s >= t} d_s - b_t, detached, times the ratio, whose gradient is grad log pi where it is
-          1: Eq. 6's gradient. b_t is the mean of the same sum over the *other* samples of the prompt that reached token
-          t (0 where none did). It knows nothing of y_t, so the gradient stays right on average, whatever temperatures
-          the others have. The value is d_t.
+          1: Eq. 6's gradient. b_t comes from the same sum of the *other* samples of the prompt that reached token t. It
+          knows nothing of y_t, so the gradient stays right on average, whatever temperatures the others have. The value
+          is d_t.
 k2        d_t^2 / 2, whose gradient is d_t grad log pi: that of each *next token's* KL, with the visited prefix held
           fixed (Schulman 2020; Tang and Munos 2025). The rest of the sum is left out.
 k3        (exp(-d_t) - 1 + d_t) times the ratio: the same gradient as k2 on average. Without the ratio it would be
@@ -54,8 +54,20 @@ def to_go(batch: Batch, x_T: Tensor) -> Tensor:
     return batch.spread(batch.collect(x_T)) - own_before_T.to(x_T.dtype)
 
 
-def siblings_mean(batch: Batch, x_T: Tensor) -> Tensor:
-    """Mean of x at the same place of the prompt's other completions that are that long; 0 where none is: [T] -> [T]."""
+def baseline(batch: Batch, left_T: Tensor) -> Tensor:
+    """What the sum to go of a token is compared with, from the prompt's other completions alone: [T] -> [T].
+
+    m^2 / (m + 2/n) with the mean m of the n that are that long, 0 where m is negative or n is 0. Near the reference the
+    sum's variance is about twice its mean, so that m has the variance 2 m / n, and of its multiples this one leaves the
+    least noise. All of m would add more noise than it takes away below 2/n nats.
+    """
+    mean_T, others_T = siblings_mean(batch, left_T)
+    mean_T = mean_T.clamp(min=0)
+    return mean_T**2 / (mean_T + 2 / others_T.clamp(min=1)) * (others_T > 0)
+
+
+def siblings_mean(batch: Batch, x_T: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean of x at the same place of the prompt's other completions that are that long, and their number: [T], [T]."""
     length_N = batch.num_tokens_N
     place_T = length_N.new_ones(len(x_T)).cumsum(0) - 1 - batch.spread(length_N.cumsum(0) - length_N)
     places = int(length_N.max())
@@ -63,13 +75,13 @@ def siblings_mean(batch: Batch, x_T: Tensor) -> Tensor:
     size = (int(batch.group_N.max()) + 1) * places
     sum_T = x_T.new_zeros(size).index_add(0, cell_T, x_T)[cell_T] - x_T
     others_T = x_T.new_zeros(size).index_add(0, cell_T, x_T.new_ones(len(x_T)))[cell_T] - 1
-    return sum_T / others_T.clamp(min=1) * (others_T > 0)
+    return sum_T / others_T.clamp(min=1), others_T
 
 
 def _k1_to_go(batch: Batch, log_ratio_T: Tensor, ratio_T: Tensor) -> Tensor:
     d_T = log_ratio_T.detach()
     left_T = to_go(batch, d_T)
-    return d_T + (ratio_T - ratio_T.detach()) * (left_T - siblings_mean(batch, left_T))
+    return d_T + (ratio_T - ratio_T.detach()) * (left_T - baseline(batch, left_T))
 
 
 def _k2(batch: Batch, log_ratio_T: Tensor, ratio_T: Tensor) -> Tensor:
