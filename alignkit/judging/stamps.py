@@ -38,23 +38,23 @@ def seen_in_training(rows: Sequence[Row], run: Path, *, name: str) -> list[str]:
     record = read_run(run)
     try:
         settings = record.config.data
-        rows_read = rows_of(settings)
-        if settings.split and is_data(settings.split):
-            rows_read += rows_of(settings, settings.split)
-        known = {row.id: prompt_key(row) for row in rows_read}
+        rows_read = rows_of(settings)  # of a split by a file each part's ids are of its own file
+        apart = rows_of(settings, settings.split) if settings.split and is_data(settings.split) else rows_read
         changed = difference(record)
     except AlignkitError as error:
         return [f"whether judged prompts were in the training set of {name} could not be checked: {error}"]
     keys = [prompt_key(row) for row in rows]
-    rows_of_part = {"training": record.rows.training, "validation": record.rows.validation}
-    parts = {name: {known.get(id_) for id_ in part.ids} for name, part in rows_of_part.items()}
+    trained, held = set(record.rows.training.ids), set(record.rows.validation.ids)
+    parts = {
+        "training": {prompt_key(row) for row in rows_read if row.id in trained},
+        "validation": {prompt_key(row) for row in apart if row.id in held},
+    }
     stamps = []
     if changed:
         stamps.append(f"{changed}; more of the judged prompts may be in the training set of {name} than are found")
     common = sum(key in parts["training"] for key in keys)
     if common:
         stamps.append(f"{common} of {len(rows)} judged prompts are in the training set of {name}")
-    trained = set(record.rows.training.ids)
     near = overlap((row for row in rows_read if row.id in trained), rows)
     others = len({found.id for found in near.found} - {row.id for row, key in zip(rows, keys, strict=True)
                                                       if key in parts["training"]})  # fmt: skip

@@ -1,0 +1,41 @@
+"""What is said of judged prompts that a run was trained on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from alignkit.data.read import read_rows
+from alignkit.data.same_data import data_hashes
+from alignkit.judging.stamps import seen_in_training
+
+
+def write(path: Path, rows: list[Mapping[str, Any]]) -> str:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return str(path)
+
+
+@pytest.mark.parametrize("early", [None, 10])
+def test_ids_that_two_files_share_do_not_hide_that_prompts_were_trained_on(tmp_path: Path, early: int | None) -> None:
+    train, held = (
+        write(tmp_path / f"{name}.jsonl", [{"id": f"r{n}", "prompt": f"{name} {n}", "chosen": "a"} for n in range(4)])
+        for name in ("train", "held")
+    )
+    ids = {"ids": [f"r{n}" for n in range(4)]}
+    record = {
+        "method": "sft", "fingerprints": {}, "versions": {}, "rewards": [], "parent": None, "model": "m",
+        "data_files": data_hashes(train, columns={}, split=held),
+        "rows": {"training": ids, "validation": ids},
+        "config": {"model": {}, "data": {"data": train, "split": held},
+                   "train": {"sft": {"early_stopping_steps": early}}},
+    }  # fmt: skip
+    (tmp_path / "run.json").write_text(json.dumps(record))
+    assert seen_in_training(read_rows(train), tmp_path, name="x")[:1] == [
+        "4 of 4 judged prompts are in the training set of x"
+    ]
+    also = ["4 of 4 judged prompts also chose the checkpoint of x (early stopping)"] if early else []
+    assert seen_in_training(read_rows(held), tmp_path, name="x") == also
