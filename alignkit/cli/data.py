@@ -37,7 +37,8 @@ def show(
         if "skipped" in row:
             print(f"row {row['id']} is not shown: {row['skipped']}", file=sys.stderr)
         elif json:
-            print(json_module.dumps({key: row[key] for key in ("id", "note", "prompt_ids", "completions")}))
+            shown = ("id", "prompt_ids", "completions", *(["note"] if row["note"] else []))
+            print(json_module.dumps({key: row[key] for key in shown}))
         else:
             _show_row(row, ids=ids)
 

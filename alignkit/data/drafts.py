@@ -203,6 +203,8 @@ class _Part:
 
 def _up_to_last_answer(turns: tuple[Message, ...]) -> tuple[Message, ...]:
     """Leave out what follows the last turn of the assistant: nothing of it is scored, and nothing scored sees it."""
+    if turns and turns[-1]["role"] == "assistant":
+        return turns
     last = max((number for number, turn in enumerate(turns) if turn["role"] == "assistant"), default=len(turns) - 1)
     return turns[: last + 1]
 

@@ -31,6 +31,7 @@ from alignkit.errors import InputError
 TIE = "tie: equal scores"
 _OTHER_PROMPTS = "chosen and rejected have different prompts"
 _SCORED_BY = ("overall_score", "fine-grained_score", "fine_grained_score")
+_ANSWERS = ("output", "completion")
 _UNREAD = "name the one to read in [data.columns], and leave the other unread by --columns {}="
 
 SHAPES = (
@@ -111,7 +112,7 @@ class _Shape:
 
     def _without_preference(self) -> Split:
         given, fields = self.given, self.fields
-        if isinstance(given.get("completions"), (list, tuple)) and ("instruction" in given or "prompt" in given):
+        if _are_scored(given.get("completions")) and ("instruction" in given or "prompt" in given):
             return self._best_and_worst()
         turns = self._conversation()
         if turns is not None:
@@ -122,8 +123,7 @@ class _Shape:
             if self._is_bad():
                 return Split(turns[:-1], None, turns[-1:])
             return Split(turns[:-1], turns[-1:], None, True)
-        answers = ("output", "completion")
-        names = [name for name in answers if name in given]
+        names = [name for name in _ANSWERS if name in given]
         if "instruction" in given and ("output" in fields or any(n in fields for n in (*CHOSEN, "completion"))):
             prompt = self._instruction()
         elif "prompt" in given or ("prompt" in fields and names):
@@ -164,15 +164,16 @@ class _Shape:
             turns = read_transcript(value)
             if turns is not None:
                 return turns
-        return self._last_turns(name) or ({"role": "assistant", "content": ""},)
+        return self._last_turns(name)
 
     def _last_turns(self, name: str) -> Messages:
         """Read an answer; where its prompt is a transcript, the space behind "Assistant:" is none of it."""
-        turns = self._read(name, role="assistant")
-        if turns and turns[0]["role"] == "assistant" and turns[-1]["role"] != "assistant":
-            raise InputError(
-                f"{self.where}: {name!r} begins with the assistant and ends with the user: it is no answer"
-            )
+        turns = self._read(name, role="assistant") or ({"role": "assistant", "content": ""},)
+        may_be_whole = name not in _ANSWERS
+        if turns[-1]["role"] != "assistant" and not (may_be_whole and _is_whole(turns)):
+            raise InputError(f"{self.where}: {name!r} ends with the {turns[-1]['role']}: it is no answer")
+        if _is_whole(turns) and not may_be_whole:
+            raise InputError(f"{self.where}: {name!r} holds a whole conversation: write it as 'messages'")
         if isinstance(self.given[name], str) and _transcript_prompt(self.given.get("prompt")) is not None:
             return ({"role": "assistant", "content": turns[0]["content"].strip()},)
         return turns
@@ -352,11 +353,8 @@ class _Shape:
         prompt = self._instruction() if "instruction" in self.given else self._prompt_field("prompt")
         scored = []
         for completion in self.given["completions"]:
-            if not isinstance(completion, dict) or not isinstance(completion.get("response"), str):
-                raise InputError(
-                    f"{self.where}: 'completions' must be a list of objects with 'response' as text, found "
-                    f"{shown(completion)}"
-                )
+            if not isinstance(completion["response"], str):
+                raise InputError(f"{self.where}: a completion needs 'response' as text, found {shown(completion)}")
             scores = (number(completion.get(name)) for name in _SCORED_BY)
             score = next((found for found in scores if found is not None), None)
             if score is not None:
@@ -396,6 +394,11 @@ def is_tie(given: Mapping[str, Any]) -> bool:
         first = number(ratings[0])
         return first is not None and first == number(ratings[1])
     return False
+
+
+def _are_scored(completions: Any) -> bool:
+    """Whether these are openbmb's completions; lists of other things are columns of the user's own."""
+    return isinstance(completions, (list, tuple)) and all(isinstance(c, dict) and "response" in c for c in completions)
 
 
 def _is_whole(turns: Messages) -> bool:

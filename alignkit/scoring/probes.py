@@ -81,7 +81,7 @@ def read_probe_rows(path: Path) -> list[ProbeRow]:
         InputError: no such file, or a line that is no such row, by its number.
     """
     try:
-        lines = split_lines(path.read_text(encoding="utf-8"))
+        lines = split_lines(path.read_text(encoding="utf-8-sig"))
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read ({error}); name a JSONL file of prompt, chosen, rejected") from error
     rows = []

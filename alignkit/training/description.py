@@ -79,7 +79,7 @@ def account(inputs: Inputs) -> list[str]:
         if part.num_user_twice:
             text += f", {part.num_user_twice} with two user turns in a row"
         if ties := len(part.ties):
-            text += f", {ties} ties (equal scores) left out"
+            text += f", {ties} tie{'' if ties == 1 else 's'} (equal scores) left out"
         if len(part.skipped) > ties:
             reasons = sorted(set(part.skipped.values()) - {TIE})
             text += f", {len(part.skipped) - ties} skipped ({'; '.join(reasons[:3])}; listed in run.json)"
