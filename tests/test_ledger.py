@@ -275,6 +275,18 @@ def test_a_look_that_is_not_what_was_written_counts_for_everybody(
     assert Ledger(path).count_look(("a", "b"), "v") == 5
 
 
+def test_a_ledger_that_is_removed_while_it_is_open_is_begun_anew_and_said_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "l.sqlite"
+    ledger = Ledger(path)
+    ledger.keep(SOURCE, {"before": Scored(1.0)})
+    path.unlink()
+    ledger.keep(SOURCE, {"after": Scored(2.0)})
+    assert "removed or replaced while it was open" in caplog.text
+    assert Ledger(path).find(["before", "after"]) == {"after": Scored(2.0)}
+
+
 def test_looks_that_stand_elsewhere_are_counted_too(tmp_path: Path) -> None:
     assert Ledger(tmp_path / "new.sqlite").count_look(("a", "b"), "w", known=["x", "y", "x"]) == 3
     assert Ledger(tmp_path / "new.sqlite").count_look(("b", "a"), "y", known=["x", "y"]) == 2
@@ -369,3 +381,15 @@ def test_stats_and_export_show_what_is_in_it(capsys: pytest.CaptureFixture[str],
         ("c", None, "timeout"),
     ]
     assert main(["ledger", "export", "--out", str(tmp_path / "out.jsonl")]) == 2
+    assert (tmp_path / "out.jsonl").stat().st_mode & 0o777 == 0o600
+
+
+def test_an_export_that_fails_leaves_no_half_of_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def entries(self: Ledger) -> Iterator[dict[str, Any]]:
+        yield {"key": "a"}
+        raise InputError("damaged")
+
+    open_ledger().keep(SOURCE, {"a": Scored(1.0)})
+    monkeypatch.setattr(Ledger, "export", entries)
+    assert main(["ledger", "export", "--out", str(tmp_path / "out.jsonl")]) == 2
+    assert not (tmp_path / "out.jsonl").exists()

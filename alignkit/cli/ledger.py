@@ -52,7 +52,11 @@ def export(out: Out = None) -> None:
 
     try:
         with open(out, "x", encoding="utf-8", opener=open_private) as opened:
-            opened.writelines(lines)
+            try:
+                opened.writelines(lines)
+            except BaseException:
+                out.unlink()  # half an export is none
+                raise
     except OSError as error:
         raise UsageError(f"--out {out}: cannot be written ({error.strerror}); name another file") from error
 

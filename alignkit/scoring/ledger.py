@@ -78,6 +78,7 @@ class Ledger:
         self.path = path
         self._lock = threading.Lock()
         self._db: sqlite3.Connection | None = None
+        self._file: tuple[int, int] | None = None
 
     @property
     def exists(self) -> bool:
@@ -265,8 +266,13 @@ class Ledger:
     @contextmanager
     def _open(self) -> Iterator[sqlite3.Connection]:
         with self._lock:
+            if self._db is not None and self._file != _identity(self.path):  # SQLite would write on into nowhere
+                _logger.warning("%s: the ledger was removed or replaced while it was open; opened anew", self.path)
+                self._db.close()
+                self._db = None
             if self._db is None:
                 self._db = open_file(self.path)
+                self._file = _identity(self.path)
             try:
                 yield self._db
             except sqlite3.Error as error:
@@ -284,6 +290,15 @@ class Ledger:
                 if db.in_transaction:
                     db.execute("ROLLBACK")
                 raise
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Which file lies at a path."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def pair_of(models: tuple[str, str]) -> str:
