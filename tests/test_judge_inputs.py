@@ -13,8 +13,10 @@ from chaos_server import ask, running
 from reward_folders import reward_folder
 from tiny_models import tiny_model
 
+import alignkit
 from alignkit.cli.main import main
 from alignkit.errors import UsageError
+from alignkit.judging.verdict import Unscored
 from alignkit.scoring.ledger import open_ledger
 
 CANARY = "nvapi-canary-5c1f9e"
@@ -106,6 +108,37 @@ def test_one_prompt_repeated_prompts_and_empty_answers_are_said(
     assert any("2 of 6 prompts repeat another" in stamp for stamp in verdict["stamps"])
     assert any("empty answers: 6 of" in stamp for stamp in verdict["stamps"]) and verdict["num_ties"] == 6
     assert verdict["num_clusters"] == 4
+
+
+def test_a_verdict_without_a_single_score_is_none_and_says_why(
+    models: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("length.py").write_text(
+        "def length(completion, row):\n    return None\n"
+        "def some(completion, row):\n    return None if row['id'] == 'r1' else len(completion)\n"
+    )
+    assert main([*judged(models, write_rows(*PROMPTS)), "--rejudge", "1"]) == 3
+    out, err = capsys.readouterr()
+    assert "other: 8 of 8 scores are missing: 8 does not apply; no prompt has both" in err.splitlines()[-1]
+    verdict = json.loads(out, parse_constant=pytest.fail)
+    assert verdict["num_missing"] == 4 and verdict["win_rate"] is None and verdict["look"] is None
+    assert main([word for word in judged(models, "rows.jsonl") if word != "--json"]) == 3
+    assert capsys.readouterr().out == ""
+    assert main(judged(models, "rows.jsonl", judge="length.py:some")) == 0
+    verdict = json.loads(capsys.readouterr().out)
+    assert "2 of 8 scores are missing: 2 does not apply" in verdict["stamps"] and verdict["look"] == 1
+    with pytest.raises(Unscored) as caught:
+        alignkit.judge(models / "one", vs=str(models / "other"), data="rows.jsonl", judge="length.py:length",
+                       max_new_tokens=3)  # fmt: skip
+    assert caught.value.verdict is not None and caught.value.exit_code == 3
+
+
+def test_a_file_without_a_single_score_is_no_verdict(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("judged.csv").write_text("row,score_model,score_baseline\n0,1,\n1,,2\n")
+    assert main(["judge", "--from", "judged.csv", "--json"]) == 3
+    out, err = capsys.readouterr()
+    assert "judged.csv: none of its 2 rows has a preference, or both scores" in err
+    assert json.loads(out, parse_constant=pytest.fail)["num_prompts"] == 0
 
 
 def test_a_lone_surrogate_in_the_data_is_refused_with_its_line(

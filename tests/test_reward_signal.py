@@ -20,11 +20,11 @@ from tiny_models import tiny_model
 
 from alignkit.cli.main import main
 from alignkit.errors import RunStopped, UsageError
-from alignkit.scoring.judge import Item, Judge, Missing, Scored
+from alignkit.scoring.judge import Item, Judge, Missing, Scored, counted
 from alignkit.scoring.rewards import reward
 from alignkit.scoring.specs import NamedJudge, make_judge
 from alignkit.training import reward_signal
-from alignkit.training.reward_signal import RewardSignal, counted
+from alignkit.training.reward_signal import RewardSignal
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -11,6 +11,9 @@ from alignkit.cli.generation import NUM_PROMPTS, ROWS, SAMPLER, SAMPLING, TEXT, 
 from alignkit.cli.options import Config, Group, Json, Set, with_options
 from alignkit.config import JudgeSection
 from alignkit.errors import UsageError
+
+if TYPE_CHECKING:
+    from alignkit.judging.verdict import Verdict
 
 Models = Annotated[
     list[str] | None, typer.Argument(metavar="[RUN|MODEL]...", help="what is judged; default: the newest finished run")
@@ -66,28 +69,39 @@ def judge(
     """Compare models' answers on the same prompts: better, worse, no difference that matters, not enough evidence."""
     from alignkit import api
     from alignkit.cli.progress import RichProgress
+    from alignkit.judging.verdict import Unscored
     from alignkit.judging.verdict_text import as_json
 
     file = Path(config) if config else None
     if from_ is None and (difficulties or regularisation):
         raise UsageError("--difficulties and --regularisation belong to --from FILE; own prompts have no such tables")
-    met = True
-    if from_ is not None:
-        _refuse_with_file(models, given)
-        verdict = api.judge_file(
-            from_, config=file, set=set_ or [], difficulties=difficulties, regularisation=regularisation, **given
-        )
-        print(as_json(verdict) if json else verdict)
-        met = verdict.answer == "better"
-    else:
-        progress = RichProgress()
-        for model in models or (None,):
+    progress = RichProgress()
+
+    def judged(model: str | None) -> Verdict:
+        if from_ is None:
             try:
-                verdict = api.judge(model, config=file, set=set_ or [], yes=yes, progress=progress, **given)
+                return api.judge(model, config=file, set=set_ or [], yes=yes, progress=progress, **given)
             finally:
                 progress.stop()
-            print(as_json(verdict) if json else verdict)
-            met = met and verdict.answer == "better"
+        tables = {"difficulties": difficulties, "regularisation": regularisation}
+        return api.judge_file(from_, config=file, set=set_ or [], **tables, **given)
+
+    if from_ is not None:
+        _refuse_with_file(models, given)
+    met = True
+    unscored: list[Unscored] = []
+    for model in models or (None,):
+        try:
+            verdict = judged(model)
+        except Unscored as error:
+            unscored.append(error)
+            if json and error.verdict is not None:
+                print(as_json(error.verdict))
+            continue
+        print(as_json(verdict) if json else verdict)
+        met = met and verdict.answer == "better"
+    if unscored:
+        raise Unscored("; ".join(map(str, unscored)))
     if require and not met:
         raise typer.Exit(1)
 

@@ -27,13 +27,13 @@ from alignkit.judging.resampling import Clusters
 from alignkit.judging.stamps import judge_gave_reward, judged_other_runs
 from alignkit.judging.statistics import win_rate
 from alignkit.judging.text_health import cut_share
-from alignkit.judging.verdict import JudgeName, JudgeNoise, Side, Verdict, level_of, reach
+from alignkit.judging.verdict import JudgeName, JudgeNoise, Side, Unscored, Verdict, level_of, reach
 from alignkit.policy.names import ModelSource, find_model
 from alignkit.progress import Progress
 from alignkit.runs import read_run
-from alignkit.scoring.judge import Item, Missing, Scored
+from alignkit.scoring.judge import Item, Missing, Scored, counted
 from alignkit.scoring.ledger import canonical, open_ledger, pair_of
-from alignkit.scoring.pairs import score_both
+from alignkit.scoring.pairs import BothScores, score_both
 from alignkit.scoring.repetition import repetition
 from alignkit.scoring.specs import NamedJudge, make_judge
 from alignkit.scoring.spending import agree
@@ -48,6 +48,7 @@ def judge_model(model: str | None, settings: Settings, *, data_given: bool, yes:
 
     Raises:
         UsageError: there is nothing to judge or to compare with, no judge, or a paid judge without consent.
+        Unscored: no prompt has a score on both sides; that is no look, and no verdict is kept.
     """
     section = settings.judge
     source, vs = _models(model, section.vs, progress)
@@ -68,7 +69,8 @@ def judge_model(model: str | None, settings: Settings, *, data_given: bool, yes:
     scorings = [(_values(one.ours), _values(one.theirs)) for one in scored]
     outcomes = [_outcomes(a_P, b_P) for a_P, b_P in scorings]
     look_id = _look_id(prompts, settings, named, (ours, theirs))
-    look = _count_look((source, vs), weights, look_id)
+    missing, is_unscored = _missing(scored[0]), bool(np.isnan(outcomes[0]).all())
+    look = None if is_unscored else _count_look((source, vs), weights, look_id)
     level = level_of(look)
     pairs = Pairs(outcomes[0], _chars(ours), _chars(theirs), _differences(*scorings[0]), clusters)
     verdict = reach(
@@ -76,7 +78,7 @@ def judge_model(model: str | None, settings: Settings, *, data_given: bool, yes:
         run=source.name, vs=vs.name,
         judge=JudgeName(name=named.label, version=named.judge.version, verifiable=named.judge.verifiable),
         margin=section.margin, ours=side(ours), theirs=side(theirs), prompts=prompts.source, seed=section.seed,
-        stamps=[*_stamps(source, vs, prompts, named, ours, theirs), *filter(None, [scored[0].flip_note])],
+        stamps=[*_stamps(source, vs, prompts, named, ours, theirs), *filter(None, [scored[0].flip_note, missing])],
         length=length_facts(pairs, seed=section.seed, level=level),
         look=look, pair=pair_of(weights), look_id=look_id,
         units=units, noise=judge_noise(outcomes),
@@ -86,6 +88,11 @@ def judge_model(model: str | None, settings: Settings, *, data_given: bool, yes:
         ),
         fingerprint=prompts.fingerprint,
     )  # fmt: skip
+    if is_unscored:
+        what = f"{source.name} against {vs.name}: {missing}"
+        raise Unscored(
+            f"{what}; no prompt has both, so there is no verdict: mend what is missing, judge again", verdict
+        )
     if source.run is not None:
         verdict_files.keep(source.run, verdict)
     return verdict
@@ -168,6 +175,13 @@ def _power(clusters: Clusters) -> str:
 def _values(scores: Sequence[Scored | Missing]) -> np.ndarray:
     """float64 [P], nan where missing."""
     return np.array([s.value if isinstance(s, Scored) else math.nan for s in scores], dtype=np.float64)
+
+
+def _missing(scores: BothScores) -> str | None:
+    """Say how many scores are missing, and why; None where none is."""
+    both = [*scores.ours, *scores.theirs]
+    reasons = [score.reason for score in both if isinstance(score, Missing)]
+    return f"{len(reasons)} of {len(both)} scores are missing: {counted(reasons)}" if reasons else None
 
 
 def _outcomes(ours_P: np.ndarray, theirs_P: np.ndarray) -> np.ndarray:

@@ -11,7 +11,7 @@ from alignkit.judging.clustering import find_clusters
 from alignkit.judging.judgements import Judgements, read_judgements, read_tables
 from alignkit.judging.length import LengthFacts, Pairs, length_facts
 from alignkit.judging.statistics import win_rate
-from alignkit.judging.verdict import LEVEL, JudgeName, Side, Verdict, reach
+from alignkit.judging.verdict import LEVEL, JudgeName, Side, Unscored, Verdict, reach
 
 _UNMEASURED = Side(bleu=None, perplexity=None, mean_length_tokens=None, repetition=None, cut_share=None)
 
@@ -35,6 +35,7 @@ def judge_file(
     Raises:
         UsageError: one table without the other.
         InputError: a file that cannot be used.
+        Unscored: no row has a preference, or both scores.
     """
     if (difficulties is None) != (regularisation is None):
         raise UsageError(
@@ -49,12 +50,16 @@ def judge_file(
         length = _length(path, given, pairs, difficulties, regularisation, seed)
     elif difficulties is not None:
         raise InputError(f"{path}: AlpacaEval's estimator needs the columns baseline_chars and model_chars")
-    return reach(
+    verdict = reach(
         win_rate(given.outcome_P, seed=seed, level=LEVEL, clusters=clusters),
         run="the model", vs="the baseline", judge=JudgeName(name=f"as given in {path}", version="-", verifiable=False),
         margin=margin, ours=_UNMEASURED, theirs=_UNMEASURED, prompts=f"the rows of {path}", seed=seed, length=length,
         units=units,
     )  # fmt: skip
+    if np.isnan(given.outcome_P).all():
+        text = f"{path}: none of its {len(given.outcome_P)} rows has a preference, or both scores: no verdict"
+        raise Unscored(f"{text}; give a file that has them", verdict)
+    return verdict
 
 
 def _length(

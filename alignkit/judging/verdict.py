@@ -22,6 +22,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from scipy.stats import norm
 
+from alignkit.errors import RunStopped
 from alignkit.judging.bleu import Bleu
 from alignkit.judging.health import Measure
 from alignkit.judging.length import LengthFacts, agrees
@@ -113,6 +114,14 @@ class Verdict(BaseModel):
         from alignkit.judging.verdict_text import lines
 
         return "\n".join(lines(self))
+
+
+class Unscored(RunStopped):
+    """No prompt has a score on both sides: there is nothing to reach a verdict on. `verdict` says the rest."""
+
+    def __init__(self, message: str, verdict: Verdict | None = None) -> None:
+        super().__init__(message)
+        self.verdict = verdict
 
 
 def reach(

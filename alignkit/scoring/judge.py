@@ -6,6 +6,7 @@ One protocol serves training (`--reward`) and judging (`--judge`).
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -153,3 +154,15 @@ def unreadable(item: Item) -> str | None:
     except UnicodeEncodeError:
         return "the text holds a lone surrogate, which is no valid Unicode"
     return None
+
+
+def counted(reasons: Sequence[str], limit: int = 3) -> str:
+    """Count equal reasons, the most frequent first.
+
+    >>> counted(["HTTP 500", "empty reply", "HTTP 500"])
+    '2 HTTP 500, 1 empty reply'
+    """
+    counts = Counter(reasons).most_common()
+    more = sum(number for _, number in counts[limit:])
+    shown = [f"{number} {reason}" for reason, number in counts[:limit]]
+    return ", ".join([*shown, *([f"{more} other"] if more else [])])

@@ -14,19 +14,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from alignkit.scoring.judge import counted
 from alignkit.training.sample_lines import equal_groups
 
 SAID_AFTER = 20  # batches without a group that teaches
-_SHOWN = 3
-
-
-def counted(reasons: Sequence[str], limit: int = _SHOWN) -> str:
-    """Count equal reasons, the most frequent first: "5 HTTP 500, 1 empty reply"."""
-    counts = Counter(reasons).most_common()
-    more = sum(number for _, number in counts[limit:])
-    return ", ".join(
-        [*(f"{number} {reason}" for reason, number in counts[:limit]), *([f"{more} other"] if more else [])]
-    )
 
 
 @dataclass

@@ -18,12 +18,12 @@ import numpy as np
 
 from alignkit.errors import InputError, RunStopped
 from alignkit.policy.ranks import ALONE, World
+from alignkit.scoring.judge import counted
 from alignkit.scoring.rewards import Rewards, joined, reward
 from alignkit.scoring.specs import NamedJudge
 from alignkit.training.deadlines import Deadlines
 from alignkit.training.draw import Group
 from alignkit.training.journal import journal_key
-from alignkit.training.reward_signal import counted
 from alignkit.training.shared_rollouts import shared_rewards
 
 _logger = logging.getLogger(__name__)
