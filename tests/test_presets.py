@@ -18,6 +18,7 @@ from alignkit.cli.main import main
 from alignkit.config_file import Resolved, resolve
 from alignkit.errors import UsageError
 from alignkit.registry import Plugin, registry
+from alignkit.training.resume import resume_command
 
 
 class OwnConfig(MethodConfig):
@@ -101,6 +102,11 @@ def test_a_value_that_a_preset_may_not_have_names_the_preset(monkeypatch: pytest
         resolved("own-method", preset="strong")
     with pytest.raises(TypeError, match="its preset 'other' sets 'delta', which is none of its options"):
         resolved("own-method", preset="other")
+
+
+def test_the_command_that_goes_on_with_a_run_names_its_preset() -> None:
+    command = resume_command(resolved("grpo", preset="letter", group_size=8), Path("runs/one"))
+    assert command == "alignkit train grpo --group-size 8 --preset letter --resume --out runs/one"
 
 
 def test_config_show_says_what_a_preset_sets(capsys: pytest.CaptureFixture[str]) -> None:

@@ -120,6 +120,7 @@ def resume_command(resolved: Resolved, out: Path, keys: Sequence[str] = ()) -> s
         elif (file := place.rpartition(":")[0]) and Path(file) != Path(config_source.FILE_NAME):
             layers[f"--config\0{file}"] = None
     words += [word for layer in layers for word in layer.split("\0")]
+    words += ["--preset", resolved.run.preset] if resolved.run.preset else []
     words += [word for name in resolved.run.track for word in ("--track", name)]
     words += ["--resume", "--out", str(out), *(word for key in keys for word in ("--allow-changed", key))]
     return shlex.join(words)
