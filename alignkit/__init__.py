@@ -3,7 +3,13 @@
 `train`, `judge` and `Run` are what the command line calls; they are loaded on first use, because they need torch.
 """
 
-from __future__ import annotations
+# No import stands before this, not even of __future__: `python -m alignkit` (and torchrun -m) puts the working folder
+# first where modules and plugins are looked for, and a folder's rich.py or typing.py would be run in place of the real
+# one. While a module is looked up for -m, argv begins with it.
+import sys
+
+if getattr(sys, "argv", [])[:1] == ["-m"] and not sys.flags.safe_path:
+    del sys.path[0]
 
 from typing import TYPE_CHECKING
 

@@ -64,3 +64,23 @@ def test_the_core_crate_never_mentions_pyo3_and_forbids_unsafe_code() -> None:
     assert sources
     assert not mentions
     assert "#![forbid(unsafe_code)]" in (core / "src" / "lib.rs").read_text(encoding="utf-8")
+
+
+def test_python_m_alignkit_takes_nothing_from_the_working_folder(tmp_path: Path) -> None:
+    """Neither a module of the name of one that alignkit or its packages import, nor a plugin's metadata."""
+    names = ["__future__", "typing", "json", "logging", "pathlib", "dataclasses", "rich", "typer", "pydantic", "pluggy"]
+    for name in [*names, "torch", "numpy", "evil_plugin"]:
+        (tmp_path / f"{name}.py").write_text("from os import abort\nabort()\n", encoding="utf-8")
+    metadata = tmp_path / "evil-1.0.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: evil\nVersion: 1.0\n", encoding="utf-8")
+    (metadata / "entry_points.txt").write_text("[alignkit]\nevil = evil_plugin\n", encoding="utf-8")
+    command = [sys.executable, "-m", "alignkit", "plugins", "list", "--json"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "grpo" in done.stdout and "evil" not in done.stdout + done.stderr
+
+
+def test_importing_alignkit_leaves_the_path_alone() -> None:
+    code = "import sys; before = list(sys.path); import alignkit; assert sys.path == before"
+    assert "alignkit" in imported_by(code)
