@@ -94,3 +94,21 @@ def test_text_of_every_kind_comes_back_as_it_went() -> None:
     template = Template("{{ messages[0].content }}", values={}, now=NOW)
     items = [Rendering([{"role": "user", "content": content}], False) for content in contents]
     assert texts(template.render(items)) == contents
+
+
+def test_all_conversations_together_have_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each stays below its own limit, and a thousand rows would take an hour."""
+    monkeypatch.setattr(limits, "CPU_S", 0.2)
+    slow = Template("{% for i in range(90000) %}{{ i }}{% endfor %}", values={}, now=NOW)
+    answers = slow.render([Rendering(MESSAGES, False)] * 1000)
+    failed = [str(answer) for answer in answers if isinstance(answer, InputError)]
+    assert 0 < len(answers) - len(failed) < 100
+    assert len(set(failed)) == 1 and "conversations, more than 0.2 s and 20 ms for each; give another" in failed[0]
+
+
+def test_conversations_that_are_stopped_one_by_one_count_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "CPU_S", 0.15)
+    endless = Template("{% for i in range(90000) %}{% if messages %}{{ i ** 9 % 7 }}{% endif %}{% endfor %}" * 9,
+                       values={}, now=NOW)  # fmt: skip
+    answers = endless.render([Rendering(MESSAGES, False)] * 1000)
+    assert all(isinstance(answer, InputError) for answer in answers) and len(answers) == 1000

@@ -22,7 +22,8 @@ from alignkit.errors import InputError
 MAX_STEPS = 1_000_000  # turns of loops and calls for one conversation
 MAX_OUTPUT = 16_000_000  # characters
 MAX_MEMORY = 1 << 30  # bytes of address space
-CPU_S = 10.0
+CPU_S = 10.0  # for one conversation
+MEAN_CPU_S = 0.02  # for each, over all of them, beside CPU_S once: a common template takes a thousandth
 _WORKER = Path(__file__).with_name("template_worker.py")
 _ITEMS_A_REQUEST = 256
 _ANOTHER = "give another with --chat-template FILE, or --chat-template chatml"
@@ -53,6 +54,7 @@ class Template:
             "max_steps": MAX_STEPS, "max_output": MAX_OUTPUT, "max_memory": MAX_MEMORY, "cpu_s": CPU_S,
         }  # fmt: skip
         self._process: subprocess.Popen[str] | None = None
+        self._spent_s, self._num_rendered = 0.0, 0
 
     def render(self, items: Sequence[Rendering]) -> list[tuple[str, bool] | InputError]:
         """Render conversations.
@@ -67,6 +69,8 @@ class Template:
 
     def _request(self, items: Sequence[Rendering]) -> list[tuple[str, bool] | InputError]:
         """Render some; those behind one that ended the process are left to the next request."""
+        if (slow := self._too_slow()) is not None:
+            return [slow] * len(items)
         try:
             process = self._started()
         except InputError as error:
@@ -81,7 +85,7 @@ class Template:
             return [self._end()] * len(items)
         for _ in items:
             answers.append(self._answer(process))
-            if self._process is None:
+            if self._process is None or self._too_slow() is not None:
                 break
         return answers
 
@@ -96,7 +100,8 @@ class Template:
             self._process.stdin.flush()
             ready = self._answer(self._process)
             if isinstance(ready, InputError):
-                self._end()
+                if self._process is not None:
+                    self._end()
                 raise ready
         return self._process
 
@@ -105,8 +110,23 @@ class Template:
         line = process.stdout.readline()
         if not line:
             return self._end()
-        kind, *rest = json.loads(line)
+        kind, *rest, cpu_s = json.loads(line)
+        self._spent_s += cpu_s
+        self._num_rendered += 1
         return (rest[0], rest[1]) if kind == "text" else _error(rest[0], rest[1], self.text)
+
+    def _too_slow(self) -> InputError | None:
+        """Why no more is rendered, where all conversations together took more than they may; the process ends then."""
+        if self._spent_s <= CPU_S + MEAN_CPU_S * self._num_rendered:
+            return None
+        if self._process is not None:
+            process, self._process = self._process, None
+            process.kill()
+            _close(process)
+        return InputError(
+            f"the chat template took {self._spent_s:.0f} s for {self._num_rendered:,} conversations, more than "
+            f"{CPU_S:g} s and {1000 * MEAN_CPU_S:g} ms for each; {_ANOTHER}"
+        )
 
     def _end(self) -> InputError:
         """Say why the process ended by itself."""
@@ -114,6 +134,8 @@ class Template:
         assert process is not None
         _close(process)
         if process.returncode == -signal.SIGPROF:
+            self._spent_s += CPU_S
+            self._num_rendered += 1
             return InputError(f"the chat template runs for more than {CPU_S:g} s: it may loop for ever; {_ANOTHER}")
         return InputError(f"the chat template ended its process ({process.returncode}); {_ANOTHER}")
 

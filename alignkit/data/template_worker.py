@@ -2,7 +2,7 @@
 
 Started by alignkit.data.template as a script, so that it imports nothing but Jinja. Requests and answers are JSON
 lines: first the settings, then lists of [messages, generation prompt, watched]; each item of a list is answered by a
-line of its own, ["text", text, looked] or ["error", kind, message].
+line of its own, ["text", text, looked, CPU seconds] or ["error", kind, message, CPU seconds].
 
 The template sees what transformers gives it: the immutable sandbox, trimmed blocks, `tojson`, `raise_exception`,
 `strftime_now`, loop controls, and a `generation` tag that does nothing here. Attributes out of bounds are the
@@ -16,6 +16,7 @@ import json
 import resource
 import signal
 import sys
+import time
 from collections.abc import Iterable, Iterator
 from datetime import datetime
 from typing import Any
@@ -153,6 +154,13 @@ def _raise_exception(message: str) -> None:
 
 def _answer(renderer: Renderer, item: list[Any], cpu_s: float) -> list[Any]:
     signal.setitimer(signal.ITIMER_PROF, cpu_s)  # its signal ends the process, in the midst of a C call too
+    begun_s = time.process_time()
+    answer = _rendered(renderer, item)
+    signal.setitimer(signal.ITIMER_PROF, 0)
+    return [*answer, time.process_time() - begun_s]
+
+
+def _rendered(renderer: Renderer, item: list[Any]) -> list[Any]:
     try:
         return renderer.render(*item)
     except LimitError as error:
@@ -165,8 +173,6 @@ def _answer(renderer: Renderer, item: list[Any], cpu_s: float) -> list[Any]:
         return ["error", "refused", str(error)]
     except Exception as error:  # whatever untrusted code raises is its own: said, not passed on
         return ["error", "failed", f"{type(error).__name__}: {error}"]
-    finally:
-        signal.setitimer(signal.ITIMER_PROF, 0)
 
 
 def main() -> None:
@@ -181,13 +187,13 @@ def main() -> None:
     try:
         renderer = Renderer(settings)
     except jinja2.TemplateSyntaxError as error:
-        write(json.dumps(["error", "syntax", f"line {error.lineno}: {error.message}"]) + "\n")
+        write(json.dumps(["error", "syntax", f"line {error.lineno}: {error.message}", 0.0]) + "\n")
         return
     except Exception as error:  # such as constants that Jinja computes while it compiles
-        write(json.dumps(["error", "failed", f"{type(error).__name__}: {error}"]) + "\n")
+        write(json.dumps(["error", "failed", f"{type(error).__name__}: {error}", 0.0]) + "\n")
         return
     signal.setitimer(signal.ITIMER_PROF, 0)
-    write('["text", "", false]\n')
+    write('["text", "", false, 0.0]\n')
     flush()
     for line in sys.stdin:
         for item in json.loads(line):
