@@ -185,7 +185,7 @@ def test_a_fault_that_stays_is_missing_with_its_reason(fault: str) -> None:
     with running(always=fault) as urls:
         (missing,) = judge(urls, timeout_s=0.5).score([item("a")])
     assert isinstance(missing, Missing)
-    assert ("text/html in place of JSON" if fault == "html" else "no answer within 0.5 s") in missing.reason
+    assert ("text/html in place of JSON" if fault == "html" else "no whole answer within 0.5 s") in missing.reason
 
 
 def test_an_address_that_answers_with_a_web_page_is_refused_before_anything_is_sent() -> None:

@@ -19,7 +19,9 @@ PHRASES = (
 MIN_COMPRESSED_BYTES = 200  # shorter texts compress to little else than zlib's own header
 _MIN_REPEATS = 3
 _MAX_PATTERN_WORDS = 64
-_MARK = re.compile(r"^\s*(?:#{1,6}\s|[-*+]\s|\d+[.)]\s|\|)|\*\*[^*\n]+\*\*|```|[\U0001F300-\U0001FAFF]", re.MULTILINE)
+_MARK = re.compile(
+    r"^[^\S\n]*(?:#{1,6}\s|[-*+]\s|\d+[.)]\s|\|)|\*\*[^*\n]+\*\*|```|[\U0001F300-\U0001FAFF]", re.MULTILINE
+)
 _PHRASE = re.compile("|".join(rf"(?<!\w){re.escape(phrase)}(?!\w)" for phrase in PHRASES))
 
 

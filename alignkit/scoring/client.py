@@ -3,7 +3,7 @@
 Retries are per item (`max_attempts`); what is wrong with an endpoint is not held against the item that met it: while a
 breaker is open or an endpoint asks to slow down, items wait, at most `max_outage_s`. Answers are handed on as they
 arrive. The key is read from the environment, sent in one header to https or this machine only, and cut out of every
-text that comes back.
+text that comes back. A request has one deadline for all of it (http.py), and Ctrl-C waits for no answer.
 """
 
 from __future__ import annotations
@@ -14,12 +14,10 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-import httpx
 from pydantic import SecretStr
 from tenacity import (
     RetryCallState,
@@ -33,13 +31,16 @@ from tenacity import (
 from alignkit.errors import RunStopped, UsageError
 from alignkit.scoring.client_config import ClientConfig, may_carry_key
 from alignkit.scoring.endpoints import Down, Endpoint, Endpoints, NoneLeft, Turn
+from alignkit.scoring.http import Answer, NotAnswered, Requests, Stopped
 from alignkit.scoring.judge import Missing, Scored
+from alignkit.scoring.key_cleaning import KeyCleaner
 from alignkit.scoring.limits import Breaker, TokenBucket
-from alignkit.scoring.replies import Again, Dead, Refused, read_reply
+from alignkit.scoring.replies import Again, Dead, Refused, Useful, read_reply
 
 _logger = logging.getLogger(__name__)
 _MAX_BODY = 1 << 20  # bytes of an answer
 _CONNECT_S = 10.0
+_INTERRUPTED_S = 1.0  # for answers under way when the work is stopped: they are paid for
 _LONG = 8.0  # times the usual wait, for a degraded model
 Read = Callable[[Mapping[str, Any], str], Scored | Missing]
 
@@ -79,10 +80,9 @@ class ChatClient:
         models: str = "/models",
     ) -> None:
         self.config, self.label, self._key, self._paths, self._models = config, label, key, paths, models
-        self._http = httpx.Client(
-            verify=any(url.startswith("https") for url in config.base_url),  # certificates take 0.1 s to load
-            timeout=httpx.Timeout(config.timeout_s, connect=min(_CONNECT_S, config.timeout_s), pool=None),
-            limits=httpx.Limits(max_connections=config.max_in_flight, max_keepalive_connections=config.max_in_flight),
+        self._cleaner = KeyCleaner(key)
+        self._http = Requests(
+            config.base_url, max_connections=config.max_in_flight, connect_s=min(_CONNECT_S, config.timeout_s)
         )
         self._stopping = threading.Event()
         self._endpoints = Endpoints(
@@ -109,6 +109,7 @@ class ChatClient:
             RunStopped: every address refuses for good; what had been answered was yielded before.
         """
         self._stopping.clear()
+        self._http.go_on()
         _ = self.path
         arrived: queue.SimpleQueue[tuple[int, Scored | Missing | _Failure]] = queue.SimpleQueue()
         waiting, room = iter(range(len(bodies))), threading.Semaphore(self.config.max_in_flight)
@@ -129,10 +130,10 @@ class ChatClient:
                 yield part
                 room.release(len(part) or 1)
             if failure is not None:
-                self._stop(threads, room)
+                self._stop(threads, room, wait_s=_INTERRUPTED_S if isinstance(failure, KeyboardInterrupt) else None)
                 yield _collect(arrived, wait=False)[0]
         finally:
-            self._stop(threads, room)
+            self._stop(threads, room, wait_s=_INTERRUPTED_S)
         if failure is not None:
             raise failure
 
@@ -178,12 +179,17 @@ class ChatClient:
         except BaseException as error:
             arrived.put((-1, _Failure(error)))
 
-    def _stop(self, threads: Sequence[threading.Thread], room: threading.Semaphore) -> None:
+    def _stop(self, threads: Sequence[threading.Thread], room: threading.Semaphore, *, wait_s: float | None) -> None:
+        """Send nothing more, wait so long for answers that are under way (None: as long as they may take), and end."""
         self._stopping.set()
         room.release(len(threads) + 1)
         self._endpoints.wake()
+        until = time.monotonic() + (self.config.timeout_s if wait_s is None else wait_s)
         for thread in threads:
-            thread.join(self.config.timeout_s + _CONNECT_S)
+            thread.join(max(0.0, until - time.monotonic()))
+        self._http.stop()
+        for thread in threads:
+            thread.join(_INTERRUPTED_S)
 
     def _ask(self, body: bytes, read: Read) -> Scored | Missing | None:
         """Send one body until it is answered; None where the work was stopped before."""
@@ -202,6 +208,8 @@ class ChatClient:
             return Missing(f"{self.config.max_attempts} attempts failed, the last with {error}")
         except Down as error:
             return Missing(str(error))
+        except Stopped:
+            return None
 
     def _attempt(self, body: bytes, read: Read) -> Scored | Missing | None:
         """Send one body once, not counting what an endpoint's own trouble cost."""
@@ -221,35 +229,46 @@ class ChatClient:
                 return Missing(reply.reason)
             else:
                 try:
-                    answer = read(reply.body, reply.text)
-                except ValueError as error:
-                    self._endpoints.failed(turn, str(error))
-                    raise _Again(Again(str(error))) from None
+                    answer = self._cleaned(read(reply.body, reply.text))
+                except (ValueError, RecursionError) as error:
+                    said = self._clean(str(error))
+                    self._endpoints.failed(turn, said)
+                    raise _Again(Again(said)) from None
                 self._endpoints.worked(turn)
                 return answer
         return None
 
     def _send(self, turn: Turn, body: bytes) -> Any:
-        """Send one request and read its answer, whatever happens."""
-        url, deadline = f"{turn.endpoint.url}{self.path}", time.monotonic() + self.config.timeout_s
+        """Send one request and read its answer, whatever happens; None where the work was stopped."""
+        url = f"{turn.endpoint.url}{self.path}"
         try:
-            with self._http.stream("POST", url, content=body, headers=self._headers(url)) as response:
-                received = bytearray()
-                for chunk in response.iter_bytes():
-                    received += chunk
-                    if len(received) > _MAX_BODY:
-                        return Again(f"an answer of more than {_MAX_BODY:,} bytes")
-                    if time.monotonic() > deadline:
-                        return Again(f"no whole answer within {self.config.timeout_s:g} s")
-                return self._read(response, bytes(received))
-        except httpx.TimeoutException:
-            return Again(f"no answer within {self.config.timeout_s:g} s")
-        except httpx.HTTPError as error:
-            return Again(self._clean(f"{type(error).__name__}: {error}"))
+            return self._read(self._request("POST", url, timeout_s=self.config.timeout_s, content=body))
+        except NotAnswered as error:
+            return Again(self._clean(str(error)))
+        except RecursionError:
+            return Again("an answer that is nested too deep")
 
-    def _read(self, response: httpx.Response, body: bytes) -> Any:
-        headers = {name.lower(): self._clean(value) for name, value in response.headers.items()}
-        return read_reply(response.status_code, headers, self._clean(body.decode("utf-8", "replace")).encode())
+    def _request(self, verb: str, url: str, *, timeout_s: float, content: bytes | None = None) -> Answer:
+        """Send a request; only what was sent content to is read to its end."""
+        return self._http.send(
+            verb, url, headers=self._headers(url), timeout_s=timeout_s, content=content,
+            max_body=None if content is None else _MAX_BODY,
+        )  # fmt: skip
+
+    def _read(self, answer: Answer) -> Any:
+        """What an answer means, the key cut out before it is parsed (as it is) and after (in another writing)."""
+        headers = {name: self._clean(value) for name, value in answer.headers.items()}
+        plain = self._cleaner.plain(answer.body.decode("utf-8", "replace"))
+        reply = read_reply(answer.status, headers, plain.encode())
+        if isinstance(reply, Useful):
+            return Useful(self._cleaner.value(reply.body), self._clean(reply.text))
+        return replace(reply, reason=self._clean(reply.reason))
+
+    def _cleaned(self, answer: Scored | Missing) -> Scored | Missing:
+        """What a judge read, without the key: it may have joined parts of it."""
+        if isinstance(answer, Missing):
+            return replace(answer, reason=self._clean(answer.reason))
+        return answer if answer.raw is None else replace(answer, raw=self._clean(answer.raw))
 
     def _headers(self, url: str) -> dict[str, str]:
         headers = {"Content-Type": "application/json", "Accept": "application/json"}
@@ -259,7 +278,7 @@ class ChatClient:
 
     def _clean(self, text: str) -> str:
         """Cut the key out, should the other side repeat it."""
-        return text if self._key is None else text.replace(self._key.get_secret_value(), "[key]")
+        return self._cleaner.text(text)
 
     def _wait(self, state: RetryCallState) -> float:
         """Seconds before the next attempt: doubling, with jitter, not sooner than asked for."""
@@ -270,17 +289,18 @@ class ChatClient:
         return max(asked_s, min(self.config.max_backoff_s, longest) * (0.5 + 0.5 * random.random()))
 
     def _status(self, url: str) -> int | None:
-        with suppress(httpx.HTTPError):
-            return self._http.get(url, headers=self._headers(url), timeout=_CONNECT_S).status_code
-        return None
+        try:
+            return self._request("GET", url, timeout_s=min(_CONNECT_S, self.config.timeout_s)).status
+        except NotAnswered:
+            return None
 
     def _problem(self, url: str) -> str | None:
         try:
-            response = self._http.get(f"{url}{self._models}", headers=self._headers(url), timeout=_CONNECT_S)
-        except httpx.HTTPError as error:
-            return self._clean(f"cannot be reached ({error or type(error).__name__})")
-        kind = response.headers.get("content-type", "")
-        return f"answers with a web page ({kind})" if response.status_code == 200 and "html" in kind else None
+            answer = self._request("GET", f"{url}{self._models}", timeout_s=min(_CONNECT_S, self.config.timeout_s))
+        except NotAnswered as error:
+            return self._clean(f"cannot be reached ({error})")
+        kind = answer.headers.get("content-type", "")
+        return self._clean(f"answers with a web page ({kind})") if answer.status == 200 and "html" in kind else None
 
 
 def _collect(arrived: Any, *, wait: bool = True) -> tuple[dict[int, Scored | Missing], BaseException | None]:

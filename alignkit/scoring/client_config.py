@@ -70,9 +70,13 @@ def read_key(variable: str) -> SecretStr | None:
 
 def may_carry_key(url: str) -> bool:
     """Whether a key may be sent there: encrypted, or not leaving this machine."""
-    parts = urlsplit(url)
-    host = parts.hostname or ""
-    if parts.scheme == "https" or host == "localhost":
+    return urlsplit(url).scheme == "https" or is_this_machine(url)
+
+
+def is_this_machine(url: str) -> bool:
+    """Whether an address is this machine's own."""
+    host = urlsplit(url).hostname or ""
+    if host == "localhost":
         return True
     try:
         return ipaddress.ip_address(host).is_loopback

@@ -28,7 +28,7 @@ MAX_FITTED = 5_000  # training pairs that the surface model sees
 _NUM_BINS = 10
 _NEWTON_STEPS = 50
 _RIDGE = 1.0
-_ITEM = re.compile(r"^\s*(?:[-*+•]|\d+[.)])\s", re.M)
+_ITEM = re.compile(r"^[^\S\n]*(?:[-*+•]|\d+[.)])\s", re.M)  # no line end in the first part: linear
 _WORD = re.compile(r"\w+")
 
 

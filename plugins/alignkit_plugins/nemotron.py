@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 KEY = "NVIDIA_API_KEY"
 HOSTED = "https://integrate.api.nvidia.com/v1"
 _WEIGHTS = {"helpfulness": 0.3, "correctness": 0.74, "coherence": 0.46, "complexity": 0.47, "verbosity": -0.33}
-_NUMBER = r"[-+]?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?"
-_PAIR = re.compile(rf"\s*([A-Za-z_][\w .-]*?)\s*:\s*({_NUMBER})\s*")
+_NAME = re.compile(r"[A-Za-z_][\w .-]*")
+_NUMBER = re.compile(r"[-+]?\d{1,30}(?:\.\d{1,60})?(?:[eE][-+]?\d{1,5})?")
 _BYTES_A_TOKEN = 4  # English text
 _logger = logging.getLogger(__name__)
 
@@ -152,8 +152,8 @@ def read_attributes(body: Mapping[str, Any]) -> dict[str, float]:
         raise ValueError(f"an answer without choices: {_short(body)}")
     content = _content(choice.get("message"))
     if content.strip():
-        found = [_PAIR.fullmatch(part) for part in content.split(",")]
-        pairs = [(match[1], float(match[2])) for match in found if match]
+        found = [_named_number(part) for part in content.split(",")]
+        pairs = [pair for pair in found if pair is not None]
         if len(pairs) != len(found):
             raise ValueError(f"an answer that is no score (is this a reward model?): {_short(content)}")
     else:
@@ -197,6 +197,14 @@ def _content(message: Any) -> str:
         texts = [part.get("text") if isinstance(part, dict) else part for part in content]
         return "".join(text for text in texts if isinstance(text, str))
     return content if isinstance(content, str) else ""
+
+
+def _named_number(part: str) -> tuple[str, float] | None:
+    """Read "name: number", in time that grows with its length alone, whatever stands there."""
+    name, _, number = (text.strip() for text in part.partition(":"))
+    if _NAME.fullmatch(name) is None or _NUMBER.fullmatch(number) is None:
+        return None
+    return name, float(number)
 
 
 def _pair(entry: Any) -> tuple[str, float]:

@@ -28,6 +28,7 @@ from alignkit.errors import RunStopped, UsageError
 from alignkit.rollouts.copying import CopyingSampler
 from alignkit.rollouts.sampler import Completion, Request
 from alignkit.rollouts.spreading import ServerDown, Spread
+from alignkit.scoring.client_config import is_this_machine
 from alignkit_plugins.weight_transfer import backend_of, connect
 from alignkit_plugins.weights_folder import WeightsFolder
 
@@ -83,6 +84,7 @@ class VLLMServerSampler(CopyingSampler):
             client = httpx.Client(
                 base_url=address, timeout=httpx.Timeout(_GENERATE_S, connect=_CONNECT_S, pool=None),
                 limits=httpx.Limits(max_connections=2 * _IN_FLIGHT), verify=address.startswith("https"),
+                trust_env=not is_this_machine(address),  # no proxy of the environment between us and this machine
             )  # fmt: skip
             self._servers.append(client)
             try:
