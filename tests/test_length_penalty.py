@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
 from pathlib import Path
@@ -9,10 +10,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from alignkit_plugins.sft_lenpen import SFTLengthPenalty, SFTLengthPenaltyConfig
+from tabular import World, gradient
 from tiny_models import tiny_model
 
 import alignkit
 from alignkit import api
+from alignkit.methods import Batch
 
 WORDS = ("river", "stone", "cloud", "lamp", "bread", "window", "garden", "music")
 SHORT, LONG = "yes.", "yes, yes, yes, yes, yes, yes."
@@ -71,3 +76,40 @@ def test_the_penalty_brings_sampled_length_towards_the_references_and_keeps_the_
     assert last(penalised, "validation/loss") < last(plain, "validation/loss") + 0.05
     excess_tokens = penalised.metrics.filter(penalised.metrics["name"] == "excess_tokens")["value"].to_list()
     assert np.mean(excess_tokens[-10:]) < np.mean(excess_tokens[:10])
+
+
+@pytest.mark.parametrize(("num_samples", "target"), [(2, 0), (2, 1), (2, 2), (3, 1)])
+def test_the_mean_gradient_of_the_penalty_is_that_of_equation_three(num_samples: int, target: int) -> None:
+    """Every tuple of completions of at most three tokens, each with its probability."""
+    world, completions = World(3), World(3).completions
+    table = world.table(3)
+    own = world.logprobs(table, 1.0)
+    cost = [float(max(0, len(c) - target) ** 2) for c in completions]
+    objective = 0.7 * sum(x.sum().exp() * c for x, c in zip(own, cost, strict=True))
+    drawn = list(itertools.product(range(len(completions)), repeat=num_samples))
+    chance_P = torch.stack([sum(own[n].sum() for n in one).detach().exp() for one in drawn])
+    length_N = torch.tensor([len(completions[n]) for one in drawn for n in one])
+    group_N = torch.arange(len(drawn)).repeat_interleave(num_samples)
+    live_T = torch.cat([own[n] for one in drawn for n in one])
+    leaf_T = live_T.detach().requires_grad_()
+
+    def batch(logprob_T: torch.Tensor, length_N: torch.Tensor, group_N: torch.Tensor, **more: Any) -> Batch:
+        return Batch(
+            logprob_T=logprob_T, completion_T=torch.arange(len(length_N)).repeat_interleave(length_N), group_N=group_N,
+            num_tokens_N=length_N, target_num_tokens_N=torch.full_like(length_N, target),
+            denominators={"tokens": 1, "completions": num_samples}, **more,
+        )  # fmt: skip
+
+    slopes = []
+    for some in torch.arange(len(drawn)).split(250):  # the baseline compares every token with every completion
+        in_N, at = torch.isin(group_N, some), int(some[0])
+        in_T = torch.isin(torch.arange(len(length_N)).repeat_interleave(length_N), in_N.nonzero().flatten())
+        samples = batch(leaf_T[in_T], length_N[in_N], group_N[in_N] - at)
+        rows = batch(torch.zeros(1), torch.tensor([1]), torch.tensor([0]), samples=samples)
+        terms = SFTLengthPenalty().loss(rows, SFTLengthPenaltyConfig(penalty=0.7))
+        assert isinstance(terms, dict)
+        slopes.append(torch.autograd.grad(terms["penalty"], leaf_T)[0])
+    slope_T = torch.stack(slopes).sum(0)
+    found = gradient((chance_P[group_N].repeat_interleave(length_N) * slope_T * live_T).sum(), table)
+    expected = gradient(objective, table)
+    assert float((found - expected).norm() / expected.norm()) < 1e-10
