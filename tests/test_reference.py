@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from tiny_models import tiny_model
 
+from alignkit.cli.main import main
 from alignkit.data.packs import lay_out
 from alignkit.data.trees import Tree, tree
 from alignkit.policy.load import load_policy
 from alignkit.policy.policy import Policy
 from alignkit.policy.reference import Reference
 from alignkit.policy.reference_cache import Known, known_logprobs
+from alignkit.training import setup
 
 
 @pytest.fixture(scope="module")
@@ -151,3 +155,71 @@ def test_a_file_under_another_files_name_and_what_killed_writers_left_are_not_ta
     assert f"{first}: damaged; computed anew" in caplog.text
     assert all(np.array_equal(found.values[key], expected.values[key]) for key in expected.values)
     assert not orphan.exists() and young.exists()
+
+
+def test_rows_computed_as_training_lays_them_give_the_same_bits(policy: Policy, tmp_path: Path) -> None:
+    trees = pairs(9)
+    rows = [[4, 2], [8], [0, 1, 3], [7, 6, 5]]
+    known = known_logprobs(policy, trees, weights="w", capacity=32, rows=rows, folder=tmp_path)
+    again = known_logprobs(policy, trees, weights="w", capacity=32, rows=rows, folder=tmp_path)
+    keep(policy, trees, tmp_path)
+    assert len(list(tmp_path.iterdir())) == 2  # other rows round otherwise: another file
+    for row in rows:
+        pack = lay_out([trees[n] for n in row])
+        with torch.no_grad():
+            ours = policy(pack).logprob_T.numpy()
+        for one in (known, again):
+            assert np.array_equal(one.of(pack, None), ours)
+
+
+@pytest.mark.parametrize(
+    ("precision", "more"),
+    [("fp32", {}), ("bf16", {}), ("bf16", {"lora_rank": 2}), ("bf16", {"pack_scope": "epoch"}),
+     ("fp32", {"reference": "online"})],
+)  # fmt: skip
+def test_dpo_starts_at_a_margin_of_0_and_an_accuracy_of_one_half(
+    precision: str, more: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rng = np.random.default_rng(0)
+    rows = [
+        {"id": f"r{n}", "prompt": f"Say {n}.", "chosen": "yes " * int(rng.integers(1, 30)), "rejected": f"no {n} " * 9}
+        for n in range(40)
+    ]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    options = {"precision": precision, "max_steps": 2, "max_new_tokens": 4, "split": "0.3", **more}
+    model = tiny_model(tmp_path / "model", num_hidden_layers=4)
+    given = [text for name, x in options.items() for text in (f"--{name.replace('_', '-')}", str(x))]
+    run = tmp_path / "run"
+    given += ["--model", str(model), "--data", str(tmp_path / "rows.jsonl"), "--out", str(run)]
+    assert main(["train", "dpo", *given]) == 0
+    said = " ".join(capsys.readouterr().err.split())
+    metrics = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    first = {line["name"]: line["value"] for line in metrics if line["step"] <= 1}
+    for name in ("margin", "validation/margin"):
+        assert first[name] == 0.0
+    assert first["accuracy"] == first["validation/accuracy"] == 0.5
+    assert first["loss"] == first["validation/loss"] == pytest.approx(np.log(2), abs=1e-7)
+    check, noise = json.loads((run / "checks.json").read_text())[-2:]
+    assert check["ok"] and check["value"] == 0.0
+    assert noise["value"] < (1e-6 if precision == "fp32" else 0.1) and noise["pairs"] > 4
+    assert ("bf16 rounding moves it by" in said) == (precision == "bf16")
+
+
+def test_another_reference_than_the_policy_stops_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [{"id": f"r{n}", "prompt": f"Say {n}.", "chosen": f"it is {n}", "rejected": "no"} for n in range(20)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    model = tiny_model(tmp_path / "model")
+    original = setup.known_logprobs
+
+    def other(*given: Any, **more: Any) -> Known:
+        known = original(*given, **more)
+        return Known({key: x - 0.01 * np.arange(len(x)) for key, x in known.values.items()})
+
+    monkeypatch.setattr(setup, "known_logprobs", other)
+    for precision in ("fp32", "bf16"):
+        out = str(tmp_path / precision)
+        given = ["--model", str(model), "--data", str(tmp_path / "rows.jsonl"), "--out", out, "--precision", precision]
+        assert main(["train", "dpo", *given, "--max-steps", "2", "--beta", "1"]) == 3
+        assert "start-up check failed: margin before the first step" in capsys.readouterr().err

@@ -26,7 +26,8 @@ from alignkit.policy.policy import Policy
 from alignkit.progress import Progress
 from alignkit.rollouts.sampler import Completion, Request, Sampler
 from alignkit.training.order import derived_seed
-from alignkit.training.setup import ROW_CAPACITY, make_sampler
+from alignkit.training.setup import make_sampler
+from alignkit.training.step_rows import ROW_CAPACITY
 
 _SHOWN_AT_ONCE = 16  # prompts between two movements of the progress bar
 

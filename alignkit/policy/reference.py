@@ -19,7 +19,8 @@ class Reference:
     """Log-probs under the starting weights.
 
     They come from what is known before (`known`), else from a frozen copy, or from the policy with its LoRA adapter
-    disabled. A frozen copy given as `load` is loaded when it is first needed and dropped by `release`.
+    disabled. A frozen copy given as `load` is loaded when it is first needed and dropped by `release`. `know` computes
+    what is known before, now and by `know_again`.
     """
 
     def __init__(
@@ -29,11 +30,23 @@ class Reference:
         frozen: Policy | None = None,
         load: Callable[[], Policy] | None = None,
         known: Sequence[Known] = (),
+        know: Callable[[Policy], Sequence[Known]] | None = None,
     ) -> None:
-        self._policy, self._load, self._known = policy, load, tuple(known)
+        self._policy, self._load, self._know = policy, load, know
+        self._known = list(known) if know is None else list(know(policy))
         self._frozen = None if frozen is None else frozen.requires_grad_(False).eval()
         if frozen is None and load is None and not hasattr(policy.model, "disable_adapter"):
             raise ValueError("a reference needs a frozen copy, or a policy with an adapter")
+
+    @property
+    def is_cached(self) -> bool:
+        """Whether log-probs of the data's rows are known before the first step."""
+        return bool(self._known)
+
+    def know_again(self, policy: Policy) -> None:
+        """Compute what is known before once more, by a policy that still has the reference's weights."""
+        if self._know is not None:
+            self._known[:] = self._know(policy)
 
     def under(self, policy: Policy) -> Reference:
         """The same, with another policy's adapter disabled: one that holds the same weights otherwise."""

@@ -1,9 +1,10 @@
 """The reference's log-probs of known rows, computed once and kept on disk.
 
-A file holds those of one set of trees, in order, at one temperature. Its name is a hash of the reference's weights,
-the compute type, the temperature, and every tree's ids and scored tokens, so that all runs of a sweep that share these
-share the file. It is written beside its place and renamed; on load its checksum is compared, and a few of its trees are
-computed again. What does not fit is computed anew, and said.
+A file holds those of one set of trees, in order, at one temperature, computed in the rows that training will lay them
+into: a pass over the same row gives the same bits, so that a margin before the first step is 0. Its name is a hash of
+the reference's weights, the compute type, the temperature, the rows, the machine, and every tree's ids and scored
+tokens; all runs of a sweep that share these share the file. It is written beside its place and renamed; on load its
+checksum is compared, and a few of its trees are computed again. What does not fit is computed anew, and said.
 """
 
 from __future__ import annotations
@@ -68,8 +69,9 @@ def digest(tree: Tree) -> bytes:
 
 
 def known_logprobs(
-    policy: Policy, trees: Sequence[Tree], *, weights: str, capacity: int, temperature: float = 1.0,
-    folder: Path | None = None, world: World = ALONE,
+    policy: Policy, trees: Sequence[Tree], *, weights: str, capacity: int,
+    rows: Sequence[Sequence[int]] | None = None, temperature: float = 1.0, folder: Path | None = None,
+    world: World = ALONE,
 ) -> Known:  # fmt: skip
     """Read the trees' log-probs under `policy` from disk, or compute and keep them.
 
@@ -79,18 +81,22 @@ def known_logprobs(
         policy: the reference itself, or the policy while it still has the reference's weights.
         weights: hash of those weights.
         capacity: tokens of a computed row.
+        rows: numbers of the trees in each row that this rank computes, all ranks' together each tree once; a forward
+            pass over the same row gives the same bits, over another one rounds otherwise. Default: this rank's share.
         folder: default: `reference` in the cache folder.
     """
     digests = [digest(tree) for tree in trees]
     precision = "fp32" if policy.autocast is None else "bf16"
-    key = hashlib.sha256(json.dumps([weights, precision, temperature, policy.path]).encode() + b"".join(digests))
+    rows = _share(trees, capacity, world) if rows is None else rows
+    layout = hashlib.sha256(json.dumps(world.gather([[int(n) for n in row] for row in rows])).encode()).hexdigest()
+    named = [weights, precision, temperature, policy.path, layout, *_machine(policy.device)]
+    key = hashlib.sha256(json.dumps(named).encode() + b"".join(digests))
     path = (folder or cache_folder() / "reference") / f"{key.hexdigest()}.npz"
     sizes = [sum(int(c.scored.sum()) for c in tree.completions) for tree in trees]
     flat = world.gather_arrays(_kept(path, policy, trees, sizes, temperature, is_first=world.is_first))[0]
     if len(flat) != sum(sizes):
-        own = trees if world.size == 1 else [trees[n] for n in range(world.rank, len(trees), world.size)]
-        shares = world.gather_arrays(_computed(policy, own, capacity, temperature))
-        flat = _merged(shares, sizes)
+        shares = world.gather_arrays(_computed(policy, trees, rows, temperature))
+        flat = _merged(shares, world.gather(_numbers(rows)), sizes)
         if world.is_first:
             _write(path, flat, np.concatenate(_apart(policy, trees, temperature)))
         _logger.info("reference: log-probs of %d rows computed once and kept in %s", len(trees), path)
@@ -119,30 +125,48 @@ def _kept(
     return np.zeros(0, np.float32)
 
 
-def _merged(shares: Sequence[np.ndarray], sizes: Sequence[int]) -> np.ndarray:
-    """Put the ranks' shares, rank r having computed every n-th tree from r on, into the trees' order."""
-    parts = [iter(np.split(own, np.cumsum(sizes[rank :: len(shares)])[:-1])) for rank, own in enumerate(shares)]
-    ordered = [next(parts[number % len(shares)]) for number in range(len(sizes))]
-    return np.concatenate(ordered) if ordered else np.zeros(0, np.float32)
+def _share(trees: Sequence[Tree], capacity: int, world: World) -> list[list[int]]:
+    """Pack every n-th tree from this rank's on."""
+    own = range(world.rank, len(trees), world.size)
+    return [[own[n] for n in row] for row in pack([trees[n] for n in own], capacity)]
 
 
-def _computed(policy: Policy, trees: Sequence[Tree], capacity: int, temperature: float) -> np.ndarray:
-    """Log-probs of all trees in their order, float32 [T]."""
-    found: list[np.ndarray] = [np.zeros(0, np.float32)] * len(trees)
-    for numbers in pack(trees, capacity):
+def _machine(device: torch.device) -> tuple[str, str, int]:
+    """What decides beside the row how a forward pass rounds."""
+    if device.type == "cuda":
+        return torch.__version__, torch.cuda.get_device_name(device), 0
+    return torch.__version__, torch.backends.cpu.get_cpu_capability(), torch.get_num_threads()
+
+
+def _numbers(rows: Sequence[Sequence[int]]) -> list[int]:
+    return sorted(int(n) for row in rows for n in row)
+
+
+def _merged(shares: Sequence[np.ndarray], numbers: Sequence[Sequence[int]], sizes: Sequence[int]) -> np.ndarray:
+    """Put the ranks' shares, each in the order of its trees' numbers, into the order of all."""
+    parts: dict[int, np.ndarray] = {}
+    for own, which in zip(shares, numbers, strict=True):
+        parts |= zip(which, np.split(own, np.cumsum([sizes[n] for n in which])[:-1]), strict=True) if which else ()
+    return np.concatenate([parts[n] for n in range(len(sizes))]) if sizes else np.zeros(0, np.float32)
+
+
+def _computed(policy: Policy, trees: Sequence[Tree], rows: Sequence[Sequence[int]], temperature: float) -> np.ndarray:
+    """Log-probs of the trees of some rows in the order of their numbers, float32 [T]."""
+    found: dict[int, np.ndarray] = {}
+    for numbers in rows:
         row = lay_out([trees[n] for n in numbers])
         with torch.no_grad():
             logprob_T = policy(row, np.full(row.num_completions, temperature, np.float32)).logprob_T.cpu().numpy()
         ends = np.cumsum(np.bincount(row.group_N, weights=row.num_tokens_N, minlength=len(numbers)).astype(np.int64))
-        for number, part in zip(numbers, np.split(logprob_T, ends[:-1]), strict=True):
-            found[number] = part
-    return np.concatenate(found).astype(np.float32, copy=False) if found else np.zeros(0, np.float32)
+        found |= zip((int(n) for n in numbers), np.split(logprob_T, ends[:-1]), strict=True)
+    parts = [found[n] for n in sorted(found)]
+    return np.concatenate(parts).astype(np.float32, copy=False) if parts else np.zeros(0, np.float32)
 
 
 def _apart(policy: Policy, trees: Sequence[Tree], temperature: float) -> list[np.ndarray]:
     """Log-probs of a few trees, spread evenly, each in a row of its own: kept beside all, and compared on load."""
     chosen = sorted({int(n) for n in np.linspace(0, len(trees) - 1, NUM_CHECKED)}) if trees else []
-    return [np.zeros(0, np.float32), *(_computed(policy, [trees[number]], 1, temperature) for number in chosen)]
+    return [np.zeros(0, np.float32), *(_computed(policy, trees, [[number]], temperature) for number in chosen)]
 
 
 def _read(path: Path, count: int) -> tuple[np.ndarray, np.ndarray] | None:

@@ -89,17 +89,17 @@ class Loop:
             note=progress.note,
         )  # fmt: skip
         self.rows = RowStep(
-            method, config, inputs, rows_per_step=rows_per_step, row_capacity=row_capacity(models.policy.device),
-            rollouts=self.rollouts, world=models.world,
+            method, config, inputs, row_capacity=row_capacity(models.policy.device), rollouts=self.rollouts,
+            world=models.world,
         )  # fmt: skip
         steps = config.epochs * self.rows.steps_per_epoch * self.rollouts.sampled.updates_per_batch
         self.num_steps = min(steps, config.max_steps or steps)
 
     def resume(self, found: Path) -> None:
         """Go back to a checkpoint: what was written after it is written again."""
+        self.models.use_path(checkpoint.read_state(found)["path"])  # the reference may be computed again by it
         state = checkpoint.load(found, policy=self.models.policy, optimizer=self.optimizer)
         self.position = Position(**{key: state[key] for key in asdict(Position()) if key in state})
-        self.models.use_path(state["path"])
         self.rollouts.load(state["rollouts"])
         self._saved_at = self.position.step, self.position.measured
 

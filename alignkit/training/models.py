@@ -42,10 +42,15 @@ class Models:
             yield models.policy
 
     def use_path(self, path: str) -> None:
-        """Switch between the tree path and the plain path."""
+        """Switch between the tree path and the plain path, while the policy has the reference's weights."""
+        if path == self.policy.path:
+            return
         self.policy.use_path(path)
         if self.gathers is not None:
             self.gathers.plain.use_path(path)
+        if self.reference is not None:
+            with self.whole_policy() as policy:
+                self.reference.know_again(policy)
 
 
 def shared(models: Models, world: World, *, compiled: bool) -> Models:

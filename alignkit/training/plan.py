@@ -37,7 +37,8 @@ from alignkit.policy.load import autocast_type, pick_device
 from alignkit.policy.logprobs import CHUNK_BYTES
 from alignkit.policy.names import find_model
 from alignkit.policy.ranks import num_started
-from alignkit.training.setup import ROW_CAPACITY, needs_reference, row_capacity
+from alignkit.training.setup import needs_reference, row_capacity
+from alignkit.training.step_rows import ROW_CAPACITY
 
 _CHECKPOINTS = 4  # the last two, the best, and the one being written
 _LORA_RANK = 16  # of what is proposed

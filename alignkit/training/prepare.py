@@ -16,7 +16,8 @@ from alignkit.methods import Method, MethodConfig
 from alignkit.policy.chat_settings import make_chat
 from alignkit.policy.names import find_model
 from alignkit.training.order import EpochPacking, step_rows, steps_per_epoch
-from alignkit.training.setup import ROW_CAPACITY, prepare_parts, refuse_untrainable
+from alignkit.training.setup import prepare_parts, refuse_untrainable
+from alignkit.training.step_rows import ROW_CAPACITY
 
 
 def prepare_data(method: Method, resolved: Resolved, *, shard: str | None, ranks: int) -> dict[str, Any]:

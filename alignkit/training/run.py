@@ -46,9 +46,10 @@ from alignkit.training.resume import (
     warn_of_other_hardware,
 )
 from alignkit.training.run_folder import FollowedRun, RunFolder, open_run
-from alignkit.training.setup import Inputs, load_models, load_start, read_inputs, reward_fingerprints
+from alignkit.training.setup import Inputs, load_models, load_start, read_inputs, reward_fingerprints, row_capacity
 from alignkit.training.signals import held_signals, terminated_as_interrupted
-from alignkit.training.startup import Check, plain_factor, ranks_check, run_checks, small_trees
+from alignkit.training.startup import Check, first_margins, plain_factor, ranks_check, run_checks, small_trees
+from alignkit.training.step_rows import StepRows
 from alignkit.trust import record_run
 
 _DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM}
@@ -213,7 +214,12 @@ def _compute(
     if world.is_first:
         record_run(resolved, run.path)
     if found is None:
+        loaded = models.policy.path
         world.on_first(lambda: _check(run, models, inputs, progress, method, resolved.method))
+        chosen = world.gather(models.policy.path)[0]
+        models.policy.use_path(loaded)
+        models.use_path(chosen)  # on all ranks; the reference's log-probs follow
+        _check_reference(run, models, inputs, progress, method, resolved.method, world)
     if world.size > 1:
         models = _shared(run, models, inputs, world, compiled=resolved.model.compile, checks=found is None)
     deadlines = Deadlines(resolved.rollouts.timeouts_s, log=run.log)
@@ -316,8 +322,11 @@ def _check(
 def _checked(models: Models, inputs: Inputs) -> tuple[list[Check], str]:
     """Run the start-up checks; returns them and what is wrong, or "". Code of any model may raise anything."""
     draws = not isinstance(models.sampler, CopyingSampler)
+    reference = models.reference
+    if reference is not None and reference.is_cached:  # `_check_reference` looks at the cached values
+        reference = None
     try:
-        checks = run_checks(models.policy, inputs.training.trees, reference=models.reference, samples=draws)
+        checks = run_checks(models.policy, inputs.training.trees, reference=reference, samples=draws)
     except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         if is_out_of_memory(error):
             raise
@@ -325,6 +334,41 @@ def _checked(models: Models, inputs: Inputs) -> tuple[list[Check], str]:
         return [], f"a model of type {kind} cannot be computed: {type(error).__name__}: {first_line(error)}"
     wrong = [check for check in checks if not check.ok]
     return checks, "; ".join(f"{c.name}: {c.value:.2g} {c.unit}, tolerance {c.tolerance:.2g}" for c in wrong)
+
+
+def _check_reference(
+    run: RunFolder, models: Models, inputs: Inputs, progress: Progress, method: Method, config: MethodConfig,
+    world: World,
+) -> None:  # fmt: skip
+    """Check on all ranks that a loss on rows that reads a reference starts at it, and say what rounding moves it by."""
+    if models.reference is None or method.trains_on == "samples":
+        return
+    policy = models.policy
+    layout = StepRows(inputs.training, config, row_capacity=row_capacity(policy.device), world=world)
+    weight = float(getattr(config, "beta", 1.0))
+    margins = first_margins(policy, models.reference, layout, weight=weight, world=world)
+    check = margins.check(in_fp32=policy.autocast is None, repeats=policy.device.type == "cpu")
+    noise = {
+        "name": "noise of that margin in a later epoch's rows: beta x rms", "value": margins.noise, "ok": True,
+        "mean": float(margins.later_N.mean()), "pairs": len(margins.later_N), "unit": "of the loss",
+    }  # fmt: skip
+
+    world.on_first(lambda: _add_check(run, check, noise))
+    if policy.autocast is not None:
+        progress.note(
+            f"reference: the margin starts at {margins.first_N.mean():.2g} (mean); in later epochs' rows bf16 rounding "
+            f"moves it by {margins.noise:.2g} (beta x rms of {len(margins.later_N)})"
+        )
+
+
+def _add_check(run: RunFolder, check: Check, *facts: Mapping[str, Any]) -> None:
+    """Add a check, and facts beside it, to checks.json; one that failed stops the run."""
+    run.write_json("checks.json", [*run.read_json("checks.json"), check.as_json(), *facts])
+    if not check.ok:
+        raise RunStopped(
+            f"{run.path}: start-up check failed: {check.name}: {check.value:.2g} {check.unit}, tolerance "
+            f"{check.tolerance:.2g}"
+        )
 
 
 def _shared(run: RunFolder, models: Models, inputs: Inputs, world: World, *, compiled: bool, checks: bool) -> Models:
@@ -335,15 +379,7 @@ def _shared(run: RunFolder, models: Models, inputs: Inputs, world: World, *, com
         return models
     check = ranks_check(models, inputs.training.trees)
 
-    def note() -> None:
-        run.write_json("checks.json", [*run.read_json("checks.json"), check.as_json()])
-        if not check.ok:
-            raise RunStopped(
-                f"{run.path}: start-up check failed: {check.name}: {check.value:.2g} {check.unit}, tolerance "
-                f"{check.tolerance:.2g}"
-            )
-
-    world.on_first(note)
+    world.on_first(lambda: _add_check(run, check))
     return models
 
 

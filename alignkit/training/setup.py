@@ -25,23 +25,24 @@ from alignkit.policy.names import ModelSource, find_model
 from alignkit.policy.policy import Policy
 from alignkit.policy.ranks import ALONE, World
 from alignkit.policy.reference import Reference
-from alignkit.policy.reference_cache import known_logprobs
+from alignkit.policy.reference_cache import Known, known_logprobs
 from alignkit.registry import registry
 from alignkit.rollouts.sampler import Sampler
 from alignkit.scoring.functions import FunctionJudge
 from alignkit.scoring.ledger import canonical
 from alignkit.scoring.sources import place_of, sources_sha256
 from alignkit.scoring.specs import NamedJudge, function_file, make_judge
+from alignkit.training.distributed import own_rows
 from alignkit.training.models import Models
 from alignkit.training.optimizer import require_eight_bits
 from alignkit.training.selection import Selection
+from alignkit.training.step_rows import ROW_CAPACITY, StepRows
 from alignkit.trust import require
 
 if TYPE_CHECKING:
     import torch
 
 _logger = logging.getLogger(__name__)
-ROW_CAPACITY = 4096  # tokens, as the data commands count rows and as epochs are packed
 
 
 def row_capacity(device: torch.device) -> int:
@@ -236,21 +237,23 @@ def _reference(
     has_adapter = resolved.model.lora_rank is not None
     if not _caches_reference(method, resolved):
         return Reference(policy, frozen=None if has_adapter else load())
-    policy.eval()
-    adapter = policy.model.disable_adapter() if has_adapter else nullcontext()
-    with adapter:
-        known = [
-            known_logprobs(
-                policy,
-                part.trees,
-                weights=inputs.fingerprints["model"] + (resolved.model.quantize or ""),
-                capacity=row_capacity(policy.device),
-                world=world,
-            )
-            for part in (inputs.training, inputs.validation)
-        ]
-    policy.train()
-    return Reference(policy, load=None if has_adapter else load, known=known)
+    capacity = row_capacity(policy.device)
+
+    def know(policy: Policy) -> list[Known]:
+        by_step = StepRows(inputs.training, resolved.method, row_capacity=capacity, world=world)
+        validated, is_spare = own_rows(inputs.validation.trees, capacity, world)
+        parts = ((inputs.training, list(by_step.from_step(1))), (inputs.validation, [] if is_spare else validated))
+        weights = inputs.fingerprints["model"] + (resolved.model.quantize or "")
+        policy.eval()
+        with policy.model.disable_adapter() if has_adapter else nullcontext():
+            known = [
+                known_logprobs(policy, part.trees, weights=weights, capacity=capacity, rows=rows, world=world)
+                for part, rows in parts
+            ]
+        policy.train()
+        return known
+
+    return Reference(policy, load=None if has_adapter else load, know=know)
 
 
 def needs_reference(method: Method, resolved: Resolved) -> bool:

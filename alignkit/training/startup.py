@@ -19,16 +19,20 @@ from torch import Tensor
 from alignkit.data.packs import Pack, lay_out
 from alignkit.data.trees import Tree, tree
 from alignkit.policy.policy import Policy
+from alignkit.policy.ranks import ALONE, World
 from alignkit.policy.reference import Reference
 from alignkit.rollouts.agreement import distance
 from alignkit.rollouts.batched import BatchedGeneration
 from alignkit.rollouts.sampler import Request
 from alignkit.training.distributed import full
 from alignkit.training.models import Models
+from alignkit.training.step_rows import StepRows
 
 _MAX_TOKENS = 160  # of a checked row's prompt, and of each of its completions
 _LOGPROB_TOLERANCE = 2e-3  # nats, fp32 kernels of different shapes
 _GRADIENT_TOLERANCE = 1e-3  # relative L2
+_MARGIN_TOKENS = 2048  # of a rank, in whose rows the margin before the first step is measured
+_MEAN_TOLERANCE = 0.01  # of a mean margin in bf16: moves a loss by half of it
 _SAMPLER_TOLERANCE = 1e-3  # nats a token, the mean of several
 _NUM_SAMPLED = 4  # tokens
 
@@ -82,6 +86,76 @@ def run_checks(
         policy.train(was_training)
         policy.zero_grad(set_to_none=True)
     return checks
+
+
+@dataclass(frozen=True)
+class Margins:
+    """Of some completions or pairs before the first step: what should be 0, in the unit of the loss.
+
+    Args:
+        first_N: in the rows that the first steps read.
+        later_N: in the rows that the second epoch's first steps read, which round otherwise.
+    """
+
+    first_N: np.ndarray
+    later_N: np.ndarray
+
+    @property
+    def noise(self) -> float:
+        """Root mean square of what rounding in other rows moves a margin by."""
+        return float(np.sqrt(np.mean(self.later_N**2))) if len(self.later_N) else 0.0
+
+    def check(self, *, in_fp32: bool, repeats: bool) -> Check:
+        """Compare the first steps' with 0.
+
+        Args:
+            in_fp32: the weights' own precision; in bf16 the mean must lie within 3 standard errors.
+            repeats: the device gives the same bits twice.
+        """
+        name = "margin before the first step, of the values that training reads"
+        if in_fp32:
+            worst = float(np.abs(self.first_N).max()) if len(self.first_N) else 0.0
+            return Check(f"{name}: the largest", worst, 1e-6 if repeats else 1e-4, "of the loss")
+        error = float(self.first_N.std(ddof=1) / np.sqrt(len(self.first_N))) if len(self.first_N) > 1 else 0.0
+        mean = abs(float(self.first_N.mean())) if len(self.first_N) else 0.0
+        return Check(f"{name}: the mean, in bf16", mean, max(3 * error, _MEAN_TOLERANCE), "of the loss")
+
+
+def first_margins(
+    policy: Policy, reference: Reference, layout: StepRows, *, weight: float, world: World = ALONE
+) -> Margins:
+    """Measure the margin (of pairs, else the log-ratio of a completion) before the first step; every rank must ask.
+
+    The policy computes in the run's own precision and rows, and the reference gives what the loss will read.
+
+    Args:
+        weight: what the loss multiplies log-ratios by: DPO's beta.
+    """
+
+    def measured(first: int) -> list[float]:
+        found: list[float] = []
+        tokens = 0
+        for row in layout.from_step(first):
+            pack = lay_out([layout.trees[n] for n in row])
+            with torch.no_grad():
+                ratio_T = (policy(pack).logprob_T - reference.logprobs(pack)).double().cpu().numpy()
+            ratio_N = weight * np.bincount(pack.completion_T, ratio_T, pack.num_completions)
+            are_pairs = all(len(tree.completions) == 2 for tree in pack.trees)
+            found += (ratio_N[0::2] - ratio_N[1::2] if are_pairs else ratio_N).tolist()
+            tokens += len(pack.ids_S)
+            if tokens >= _MARGIN_TOKENS:
+                break
+        return found
+
+    was_training = policy.training
+    policy.train()  # as in a step: dropout is off in it
+    try:
+        parts = world.each(lambda: [measured(1), measured(1 + layout.steps_per_epoch)])
+    finally:
+        policy.train(was_training)
+        reference.release()
+    first_N, later_N = (np.array([x for part in parts for x in part[n]]) for n in (0, 1))
+    return Margins(first_N, later_N)
 
 
 def ranks_check(models: Models, trees: Sequence[Tree]) -> Check:
