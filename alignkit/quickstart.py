@@ -33,7 +33,7 @@ from alignkit.reports.run_report import write_quickstart_report
 from alignkit.scoring.judge import Item, Missing, Scored
 from alignkit.scoring.repetition import repetition
 from alignkit.scoring.specs import make_judge
-from alignkit.storage import write_atomically
+from alignkit.storage import read_object, write_atomically
 
 STARTS = {"base": None, "sft": "base", "sft-lenpen": "base", "dpo": "sft", "grpo": "sft"}
 NUM_PROMPTS = 320
@@ -118,7 +118,7 @@ def run_quickstart(*, seed: int, out: Path, progress: Progress) -> list[dict[str
 def _claim(out: Path, seed: int) -> None:
     mark = out / "quickstart.json"
     if mark.exists():
-        before = json.loads(mark.read_text(encoding="utf-8"))["seed"]
+        before = read_object(mark).get("seed")
         if before != seed:
             raise UsageError(f"{out} holds the quickstart of seed {before}; give another --out, or remove it")
         return

@@ -148,13 +148,17 @@ def read_run(folder: Path) -> RunRecord:
     Raises:
         InputError: it cannot be read, or is not what a run writes.
     """
-    content = read_object(folder / FILE)
+    try:
+        content = read_object(folder / FILE)
+    except InputError as error:
+        raise InputError(f"{error}; bring it back, or take another run, or another --out") from error
     try:
         record = RunRecord.model_validate(content)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
-        reason = f"{where}: {first['msg'].lower()}" if where else first["msg"].removeprefix("Value error, ")
+        what = first["msg"].partition(" or instance of")[0]
+        reason = f"{where}: {what.lower()}" if where else what.removeprefix("Value error, ")
         raise InputError(
             f"{folder / FILE} is not what a run writes; {reason}; take another run, or another --out"
         ) from error

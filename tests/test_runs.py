@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from small_runs import command, stop_at, weights, write_numbered_rows
@@ -23,6 +24,7 @@ from alignkit import runs
 from alignkit.cli.main import main
 from alignkit.config import DataSection, ModelSection
 from alignkit.config_layers import like_layer
+from alignkit.data.same_data import difference
 from alignkit.errors import AlignkitError, InputError, UsageError
 from alignkit.judging.auto import newest_run
 from alignkit.judging.prompts import choose_prompts
@@ -30,7 +32,10 @@ from alignkit.judging.stamps import seen_in_training
 from alignkit.policy.chat_settings import context_length, make_chat
 from alignkit.policy.names import ModelSource, find_model
 from alignkit.reports.run_report import write_training_report
+from alignkit.rollouts.sampler import Completion
+from alignkit.scoring.rewards import Rewards
 from alignkit.training import checkpoint
+from alignkit.training.journal import Journal
 from alignkit.training.resume import refuse_changes, resume_point
 from alignkit.training.run_folder import RunFolder, open_run
 
@@ -346,6 +351,87 @@ def test_lines_that_are_lost_for_good_are_refused_with_a_way_out(
         assert the_same(run, made)
         lines = [json.loads(line) for line in file.read_text().split("\n")[:-1]]
         assert [line["step"] for line in lines if line["name"] == "loss"][-3:] == [6, 7, 8]
+
+
+@pytest.mark.parametrize("line", ['{"step": 1', "[]", "\udcff", "[" * 100_000])
+def test_a_damaged_line_of_a_run_is_named(line: str, here: Path) -> None:
+    run = alignkit.Run("done")
+    assert run.samples and len(run.metrics)
+    for name in ("samples.jsonl", "metrics.jsonl"):
+        file = run.path / name
+        file.write_bytes(line.encode("utf-8", "surrogateescape") + b"\n" + file.read_bytes())
+    with pytest.raises(InputError, match=r"metrics\.jsonl"):
+        _ = run.metrics
+    if line != "[]":
+        with pytest.raises(InputError, match=r"samples\.jsonl.*line 1|samples\.jsonl"):
+            _ = run.samples
+
+
+def test_a_journal_file_that_changed_or_is_anothers_is_drawn_again(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "rollouts", "mine")
+    drawn = [Completion(np.arange(3, dtype=np.int32), np.zeros(3, np.float32), cut=n == 1) for n in range(2)]
+    rewards = Rewards(np.ones((1, 2)), {"a": np.ones((1, 2))}, 3, ("no answer",))
+    for batch in (1, 2):
+        journal.keep_drawn(batch, 0, "key", drawn)
+        journal.keep_scored(batch, 0, "key", rewards)
+    assert journal.drawn(1, 0, "key") is not None and journal.scored(2, 0, "key") is not None
+    assert Journal(tmp_path / "rollouts", "another's").scored(1, 0, "key") is None
+    rng = random.Random(0)
+    for name in ("000001-0.drawn.safetensors", "000001-0.scored.safetensors"):
+        file = tmp_path / "rollouts" / name
+        whole = file.read_bytes()
+        for _ in range(300):
+            at = rng.randrange(len(whole))
+            bit = bytes([whole[at] ^ (1 << rng.randrange(8))])
+            file.write_bytes(rng.choice([whole[:at], whole[:at] + bit + whole[at + 1 :], whole[:at] + bytes(9)]))
+            assert journal.drawn(1, 0, "key") is None if "drawn" in name else journal.scored(1, 0, "key") is None
+        file.write_bytes(whole)
+    _swap(tmp_path / "rollouts/000001-0.scored.safetensors", tmp_path / "rollouts/000002-0.scored.safetensors")
+    assert journal.scored(1, 0, "key") is None and journal.scored(2, 0, "key") is None
+    (tmp_path / "rollouts/zzz-1.safetensors").write_text("the user's")
+    (tmp_path / "rollouts/.000001-0.drawn.safetensors.part").write_text("half")
+    journal.prune(2)
+    assert not list((tmp_path / "rollouts").glob("*000001*")) and (tmp_path / "rollouts/zzz-1.safetensors").exists()
+
+
+# the data
+
+
+def test_data_that_changed_since_the_run_are_noticed(here: Path, data: Path) -> None:
+    record = runs.read_run(Path("runs/done"))
+    assert difference(record) is None
+    before = data.read_bytes()
+    try:
+        data.write_bytes(before.replace(b"it is 3", b"it is 4"))
+        assert difference(record) == f"the data file has changed since the run: {data}"
+    finally:
+        data.write_bytes(before)
+    older = record.model_copy(update={"data_files": {}})
+    assert "is not known" in (difference(older) or "")
+
+
+def test_a_column_that_only_a_reward_reads_counts_on_resume(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    def write(tag: str) -> None:
+        rows = [{"id": f"r{n}", "prompt": f"Say {n}.", "tags": tag} for n in range(8)]
+        Path("rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    Path("reward.py").write_text("def score(completion, row):\n    return float(len(completion) + len(row['tags']))\n")
+    write("short")
+    words = command(model, Path("rows.jsonl"), Path("run"), reward="reward.py:score", group_size=2, max_steps=2)
+    words[1] = "grpo"
+    with monkeypatch.context() as patch:
+        stop_at(2, patch)
+        assert main(words) == 130
+    write("a longer one")
+    capsys.readouterr()
+    assert main([*words, "--resume"]) == 2
+    assert "fingerprint of data" in capsys.readouterr().err.splitlines()[-1]
+    write("short")
+    assert main([*words, "--resume"]) == 0
 
 
 # who owns what

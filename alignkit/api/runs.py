@@ -39,14 +39,18 @@ class Run:
 
     @property
     def metrics(self) -> polars.DataFrame:
-        """metrics.jsonl with columns step, name, value, tokens."""
+        """metrics.jsonl with columns step, name, value, tokens. Raises InputError where it is damaged."""
         import polars
 
-        return polars.read_ndjson(self.path / "metrics.jsonl")
+        try:
+            return polars.read_ndjson(self.path / "metrics.jsonl")
+        except (OSError, polars.exceptions.PolarsError) as error:
+            reason = str(error).strip().partition("\n")[0]
+            raise InputError(f"{self.path / 'metrics.jsonl'}: cannot be read: {reason}") from error
 
     @property
     def samples(self) -> list[dict[str, Any]]:
-        """samples.jsonl, a line each."""
+        """samples.jsonl, a line each. Raises InputError where it is damaged."""
         return _json_lines(self.path / "samples.jsonl")
 
     @property
@@ -61,4 +65,10 @@ class Run:
 
 
 def _json_lines(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in split_lines(path.read_text(encoding="utf-8"))] if path.exists() else []
+    lines: list[dict[str, Any]] = []
+    try:
+        for text in split_lines(path.read_text(encoding="utf-8")) if path.exists() else []:
+            lines.append(json.loads(text))
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{path}, line {len(lines) + 1}: cannot be read: {error}") from error
+    return lines

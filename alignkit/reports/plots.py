@@ -82,7 +82,7 @@ def read_curves(metrics_file: Path, *, group: str, metrics: Sequence[str] | None
     Raises:
         InputError: the file cannot be read, or a line other than a torn last one is no metric.
     """
-    found = _read_metrics(metrics_file)
+    found = read_metrics(metrics_file)
     if metrics is None:
         metrics = [*MAIN_METRICS, *sorted(set(found) - set(MAIN_METRICS))]
     curves = []
@@ -188,7 +188,7 @@ def to_html(figure: go.Figure, *, div_id: str) -> str:
     return text
 
 
-def _read_metrics(metrics_file: Path) -> dict[str, dict[int, float]]:
+def read_metrics(metrics_file: Path) -> dict[str, dict[int, float]]:
     """Value by step by metric; a step that was written twice, before and after a resume, has its last value."""
     try:
         lines = split_lines(metrics_file.read_text(encoding="utf-8"))
@@ -199,7 +199,7 @@ def _read_metrics(metrics_file: Path) -> dict[str, dict[int, float]]:
         try:
             metric = json.loads(line)
             found.setdefault(str(metric["name"]), {})[int(metric["step"])] = float(metric["value"])
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
             if number == len(lines):
                 break  # torn by the end of its process
             raise InputError(f"{metrics_file}, line {number}: no metric with step, name and value ({error})") from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,10 +10,9 @@ from alignkit.data.lengths import DIFFERENCE, LIMITS, ROW
 from alignkit.data.rows import Row
 from alignkit.judging.answers import Answers
 from alignkit.reports.page import Column, Example, Section, write_report
-from alignkit.reports.plots import Curve, read_curves
+from alignkit.reports.plots import Curve, read_curves, read_metrics
 from alignkit.runs import read_run
 from alignkit.scoring.judge import Missing, Scored
-from alignkit.tracking import split_lines
 
 CURVES = {
     "sft": ("loss", "validation/loss"),
@@ -96,8 +94,8 @@ def write_training_report(run: Path, *, method: str, settings: Mapping[str, Any]
 
 def _held_out(metrics: Path) -> list[dict[str, Any]]:
     """A reward model's figures on held-out pairs, each with its interval where it has one."""
-    lines = [json.loads(line) for line in split_lines(metrics.read_text(encoding="utf-8"))]
-    last = {line["name"]: line["value"] for line in lines if line["name"].startswith(_HELD_OUT)}
+    last = {name: by_step[max(by_step)] for name, by_step in read_metrics(metrics).items()
+            if name.startswith(_HELD_OUT)}  # fmt: skip
     names = [name for name in last if not name.endswith(("_low", "_high"))]
     return [
         {"name": name.removeprefix(_HELD_OUT).replace("_", " "), "value": last[name]}

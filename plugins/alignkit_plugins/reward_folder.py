@@ -11,13 +11,13 @@ the prompt's ids, then the answer's with everything that the template puts behin
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 from alignkit.errors import InputError, UsageError
 from alignkit.scoring.judge import Item
+from alignkit.storage import read_object
 
 if TYPE_CHECKING:
     from alignkit.data.chat import Chat
@@ -57,12 +57,14 @@ class RewardFolder:
     @cached_property
     def config(self) -> Mapping[str, Any]:
         """config.json."""
-        content: dict[str, Any] = json.loads((self.source.folder / "config.json").read_text(encoding="utf-8"))
-        return content
+        return read_object(self.source.folder / "config.json")
 
     @property
     def architectures(self) -> list[str]:
-        return list(self.config.get("architectures") or [])
+        names = self.config.get("architectures") or []
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise InputError(f"{self.source.folder / 'config.json'}: architectures is no list of names")
+        return names
 
     def head(self, *, logit_of_token: int | None = None) -> Head:
         """Which head scores.
@@ -84,7 +86,8 @@ class RewardFolder:
             raise InputError(
                 f"{folder}: {names} is no reward model (a sequence classification of one label); {_MAKE_ONE}"
             )
-        labels = self.config.get("num_labels") or len(self.config.get("id2label") or (0, 1))
+        names_of_labels = self.config.get("id2label") or (0, 1)
+        labels = self.config.get("num_labels") or (len(names_of_labels) if isinstance(names_of_labels, dict) else 2)
         if labels != 1:
             raise InputError(
                 f"{folder}: a classifier of {labels} labels is no reward model, which has one; {_MAKE_ONE}"
