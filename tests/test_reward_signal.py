@@ -50,11 +50,10 @@ class Given(Judge):
 
 def test_a_sum_that_is_too_large_stops_and_names_the_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ALIGNKIT_LEDGER", str(tmp_path / "ledger.sqlite"))
-    items = [[Item([], text, {"id": f"r{n}"}) for n, text in enumerate(("1", "1e308"))]]
-    with pytest.raises(RunStopped, match=r"row r1: the sum of the rewards is too large a number: given gave 1e\+308"):
-        reward(items, [NamedJudge("given", Given(), 100.0)])
-    with pytest.raises(RunStopped, match="too large"):
-        reward(items, [NamedJudge("one", Given()), NamedJudge("other", Given())])
+    for large, weights in (("1e308", (100.0,)), ("1e308", (1.0, 1.0)), ("-1e13", (1.0,)), ("6e11", (1.0, 1.0))):
+        items = [[Item([], text, {"id": f"r{n}"}) for n, text in enumerate(("1", large))]]
+        with pytest.raises(RunStopped, match="row r1: the sum of the rewards is too large a number: given gave"):
+            reward(items, [NamedJudge("given", Given(), weight) for weight in weights])
 
 
 def test_reasons_are_counted() -> None:
@@ -78,6 +77,7 @@ def test_a_signal_counts_each_batch_once_by_what_its_groups_teach() -> None:
 NOTHING = {
     "None": ("return None", "have fewer than two rewards; it does not apply", {}),
     "equal": ("return 1.0", "8 groups: 8 have equal rewards", {}),
+    "all but equal": ("return len(completion) * 1e-320", "8 groups: 8 differ by too little", {}),
     "equal, with a KL": ("return 1.0", "8 groups: 8 have equal rewards", {"kl": 0.1, "equal_groups": "keep"}),
 }
 
@@ -120,6 +120,7 @@ def test_the_command_after_a_reward_that_raised_goes_on_once_it_is_corrected(
     err = capsys.readouterr().err
     assert "row p3: the reward function raised ZeroDivisionError" in err
     (line,) = [line for line in err.splitlines() if line.startswith("alignkit: error:")]
+    assert re.match(r"alignkit: error: (validation after )?step \d: .*row p3", line)
     options(model, tmp_path, Path("a run"), wrong.replace("/ (", "+ ("))
     assert main([*words, "--resume"]) == 2
     assert "--allow-changed rewards.py" in capsys.readouterr().err

@@ -15,6 +15,8 @@ from alignkit.errors import RunStopped
 from alignkit.scoring.judge import Item, Missing, Scored
 from alignkit.scoring.specs import NamedJudge
 
+MAX_REWARD = 1e12  # float32 holds 1e38, and squares are summed
+
 
 @dataclass(frozen=True)
 class Rewards:
@@ -37,7 +39,7 @@ def reward(items_PG: Sequence[Sequence[Item]], judges: Sequence[NamedJudge]) -> 
 
     Raises:
         RunStopped: a judge broke its contract (wrong number of answers, or a score that is not finite), or a weighted
-            sum is too large a number.
+            sum is beyond MAX_REWARD.
     """
     shape = (len(items_PG), len(items_PG[0]) if items_PG else 0)
     flat = [item for group in items_PG for item in group]
@@ -68,12 +70,12 @@ def _refuse_overflow(
     scores_PG: np.ndarray,
     sum_PG: np.ndarray,
 ) -> None:
-    """Finite scores whose sum is not are no missing reward."""
-    wrong_PG = np.isfinite(before_PG) & np.isfinite(scores_PG) & ~np.isfinite(sum_PG)
+    """A sum of finite scores that training cannot compute with is no missing reward."""
+    wrong_PG = np.isfinite(before_PG) & np.isfinite(scores_PG) & ~(np.abs(sum_PG) <= MAX_REWARD)
     for p, k in np.argwhere(wrong_PG):
         raise RunStopped(
             f"row {items_PG[p][k].row.get('id', '?')}: the sum of the rewards is too large a number: {named.label} "
-            f"gave {scores_PG[p, k]:g}, weight {named.weight:g}; return smaller numbers"
+            f"gave {scores_PG[p, k]:g}, weight {named.weight:g}; return smaller numbers, at most {MAX_REWARD:g}"
         )
 
 

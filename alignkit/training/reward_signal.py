@@ -1,7 +1,8 @@
 """Whether the rewards of a run can teach anything: they must differ within a group of samples of one prompt.
 
-A group teaches nothing where all its rewards are equal, where fewer than two of its samples have one, or where no
-sample is left that is compared with another (all were cut, or have no sibling at their temperature). A run of such
+A group teaches nothing where all its rewards are equal or differ by too little for float32, where fewer than two of its
+samples have one, or where no sample is left that is compared with another (all were cut, or have no sibling at their
+temperature). A run of such
 groups alone trained nothing, whatever it did to the weights (with --kl above 0 they were pulled towards the reference).
 P prompts, G group.
 """
@@ -17,6 +18,7 @@ import numpy as np
 from alignkit.scoring.judge import counted
 from alignkit.training.sample_lines import equal_groups
 
+LEAST = 1e-12  # of an advantage: its gradient is far below Adam's epsilon
 SAID_AFTER = 20  # batches without a group that teaches
 
 
@@ -38,7 +40,7 @@ class RewardSignal:
             return
         self.batches = number
         few_P, equal_P = (~np.isnan(rewards_PG)).sum(1) < 2, equal_groups(rewards_PG)
-        none_P = ~(np.nan_to_num(advantages_PG) != 0).any(1) & ~few_P & ~equal_P
+        none_P = ~(np.abs(np.nan_to_num(advantages_PG)) >= LEAST).any(1) & ~few_P & ~equal_P
         self.unrewarded += int(few_P.sum())
         self.equal += int(equal_P.sum())
         self.uncompared += int(none_P.sum())
@@ -63,7 +65,7 @@ class RewardSignal:
         kinds = [
             (self.equal, "have equal rewards"),
             (self.unrewarded, few),
-            (self.uncompared, "have no sample left to compare"),
+            (self.uncompared, "differ by too little, or have no sample left to compare"),
         ]
         total = self.equal + self.unrewarded + self.uncompared
         return f"{total} groups: {'; '.join(f'{number} {what}' for number, what in kinds if number)}"

@@ -113,7 +113,8 @@ class Scoring:
             go_on = f"the run is saved, go on with --resume --out {self.run}"
             if error.corrects is not None:
                 go_on += f"; once it is corrected: {self._go_on([error.corrects])}"
-            raise self.world.told(type(error)(f"{where}: {error}; {go_on}")) from error
+            above, newline, line = str(error).rpartition("\n")  # the user's own traceback, and the error's line
+            raise self.world.told(type(error)(f"{above}{newline}{where}: {line}; {go_on}")) from error
 
 
 class Ahead:
