@@ -160,18 +160,35 @@ def test_weights_that_are_not_whole_safetensors_of_the_folder_are_refused_before
         load_policy(folder)
 
 
-def test_a_snapshot_of_the_hubs_cache_is_links_into_its_blobs_and_stays_usable(whole: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("stored", ["in the cache", "blobs are a link", "each blob is a link", "below the snapshot"])
+def test_a_snapshot_of_the_hubs_cache_is_links_into_its_blobs_and_stays_usable(
+    whole: Path, tmp_path: Path, stored: str
+) -> None:
     plain = sharded(whole, tmp_path / "plain")
-    cache = tmp_path / "models--owner--name"
-    snapshot = cache / "snapshots" / "0a1b2c"
-    (cache / "blobs").mkdir(parents=True)
+    cache, store = tmp_path / "cache" / "models--owner--name", tmp_path / "store"
+    snapshot = cache / "snapshots" / "0a1b2c" / ("sub" if stored == "below the snapshot" else "")
     snapshot.mkdir(parents=True)
+    store.mkdir()
+    if stored == "blobs are a link":
+        (cache / "blobs").symlink_to(store)
+    else:
+        (cache / "blobs").mkdir()
+    up = "../../.." if stored == "below the snapshot" else "../.."
     for number, file in enumerate(sorted(plain.iterdir())):
-        shutil.copy(file, cache / "blobs" / f"{number:040x}")
-        (snapshot / file.name).symlink_to(f"../../blobs/{number:040x}")
+        blob = cache / "blobs" / f"{number:040x}"
+        shutil.copy(file, store / blob.name)
+        if stored == "each blob is a link":
+            blob.symlink_to(store / blob.name)
+        elif stored != "blobs are a link":
+            shutil.copy(file, blob)
+        (snapshot / file.name).symlink_to(f"{up}/blobs/{blob.name}")
     assert weights_fingerprint(snapshot) == weights_fingerprint(plain)
     assert settings_fingerprint(snapshot) == settings_fingerprint(plain)
     load_policy(find_model(str(snapshot)).folder)
+    (snapshot / "a.safetensors").unlink()
+    (snapshot / "a.safetensors").symlink_to(plain / "a.safetensors")
+    with pytest.raises(InputError, match="leads out of it"):
+        weight_files(snapshot)
 
 
 def test_a_change_of_config_tokenizer_or_template_is_another_model_of_the_same_weights(

@@ -165,16 +165,24 @@ def _weight_map(folder: Path, name: str) -> Mapping[str, str]:
 
 
 def _refuse_outside(folder: Path, name: str, *, where: str) -> None:
-    """Refuse a name that leads out of the folder; the hub's cache keeps a snapshot's files in ../../blobs."""
-    inside = [folder.resolve()]
-    if inside[0].parent.name == "snapshots":
-        inside.append(inside[0].parent.parent / "blobs")
-    try:
-        target = (folder / name).resolve()
-    except (OSError, ValueError, RuntimeError):  # a NUL in it, a link to itself
-        target = Path("/")
+    """Refuse a name that leads out of the folder, but for the links of a snapshot in the hub's cache."""
     is_plain = not Path(name).is_absolute() and ".." not in Path(name).parts and "\0" not in name
-    if not is_plain or not any(target.is_relative_to(place) for place in inside):
+    try:
+        is_inside = is_plain and _is_inside(folder.resolve(), folder / name)
+    except (OSError, ValueError, RuntimeError):  # a link to itself
+        is_inside = False
+    if not is_inside:
         raise InputError(
             f"{where}: {name!r} is no .safetensors file of this folder, it leads out of it; copy it into the folder"
         )
+
+
+def _is_inside(folder: Path, file: Path) -> bool:
+    """Whether a file lies in a folder; the hub's cache keeps a snapshot's files in MODEL/blobs, wherever that is."""
+    if file.resolve().is_relative_to(folder):
+        return True
+    cache = next((parent.parent for parent in folder.parents if parent.name == "snapshots"), None)
+    if cache is None or not file.is_symlink():
+        return False
+    linked = file.parent.resolve() / file.readlink()
+    return file.parent.resolve().is_relative_to(folder) and linked.parent.resolve() == (cache / "blobs").resolve()
