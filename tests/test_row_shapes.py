@@ -361,3 +361,11 @@ def test_a_byte_order_mark_is_skipped_and_no_message_tells_to_remove_a_good_line
         path.write_text(content, encoding="utf-8")
         with pytest.raises(InputError, match=f"line 1: .*{said}"):
             read_rows(str(path))
+
+
+@pytest.mark.parametrize("depth", [201, 250, 900, 5000])
+def test_a_row_of_hundreds_of_brackets_is_refused_by_its_line(tmp_path: Path, depth: int) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"prompt": "Hi", "deep": ' + "[" * depth + "]" * depth + "}\n")
+    with pytest.raises(InputError, match="line 1: JSON that cannot be read"):
+        read_rows(str(path))

@@ -152,7 +152,8 @@ def test_missing_files_unknown_kinds_and_unknown_names_are_refused(tmp_path: Pat
         read_rows("demo:trian")
 
 
-def test_the_hub_out_of_reach_is_said_with_what_to_use_instead() -> None:
+def test_the_hub_out_of_reach_is_said_with_what_to_use_instead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(InputError, match=r"the hub cannot be reached; give a file with --data"):
         read_rows("HuggingFaceH4/ultrafeedback_binarized")
 

@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager, closing
 from pathlib import Path
 from typing import Any
 
-from pydantic_core import from_json
+from pydantic_core import from_json, to_json
 
 from alignkit.errors import InputError
 
@@ -89,6 +89,7 @@ def _json(line: bytes, where: str) -> Any:
         fields = json.loads(line.decode("utf-8"))
         if b"\\u" in line:
             json.dumps(fields, ensure_ascii=False).encode()
+        from_json(to_json(fields, inf_nan_mode="constants"))  # fails where it is nested deeper than rows are kept
     except UnicodeDecodeError as error:
         raise InputError(f"{where}: not UTF-8: {error.reason} at byte {error.start}; save the file as UTF-8") from error
     except UnicodeEncodeError as error:

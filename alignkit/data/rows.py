@@ -11,6 +11,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 from alignkit.data.fields import SCORED, SPECIAL
@@ -149,12 +150,8 @@ def ends_with_user(row: Row) -> bool:
 
 def has_user_twice(row: Row) -> bool:
     """Whether two turns of the user follow one another in a row's conversation."""
-    before = None
-    for message in row.prompt:
-        if before == "user" == message["role"]:
-            return True
-        before = message["role"]
-    return False
+    roles = [message["role"] for message in row.prompt]
+    return roles.count("user") > 1 and ("user", "user") in pairwise(roles)
 
 
 def _no_answer(row: Row) -> str:
@@ -166,17 +163,19 @@ def _no_answer(row: Row) -> str:
 
 
 def _no_turn_to_score(row: Row) -> str | None:
-    turns = [message for message in (*row.prompt, *(row.chosen or ())) if message["role"] == "assistant"]
-    if not turns or (row.chosen is None and not row.is_conversation):
-        return _no_answer(row)
     if row.chosen is not None and not text_of(row.chosen).strip():
         return "empty chosen answer"
-    scored = [turn for turn in turns if turn.get("weight") != 0]
-    if not scored:
-        return "every assistant turn has weight 0"
-    if not all(turn["content"].strip() for turn in scored):
-        return "an empty assistant turn"
-    return None
+    has_turn, is_scored = False, False
+    for message in (*row.prompt, *(row.chosen or ())):
+        if message["role"] == "assistant":
+            has_turn = True
+            if message.get("weight") != 0:
+                is_scored = True
+                if not message["content"].strip():
+                    return "an empty assistant turn"
+    if not has_turn or (row.chosen is None and not row.is_conversation):
+        return _no_answer(row)
+    return None if is_scored else "every assistant turn has weight 0"
 
 
 def _plain(named: Mapping[str, Any], where: str, columns: Mapping[str, str] | None) -> _Parts | None:

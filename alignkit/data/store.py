@@ -258,7 +258,11 @@ class StoredRows(Lazy[Row]):
         return len(self._texts.ends)
 
     def _make(self, number: int) -> Row:
-        fields, *prompt = from_json(self._texts[number], cache_strings="keys")
+        text = self._texts[number]
+        try:
+            fields, *prompt = from_json(text, cache_strings="keys")
+        except ValueError:  # a line that is nested as deep as that reader goes, in the brackets around it
+            fields, *prompt = json.loads(text)
         row = to_row(fields, where=f"kept row {number}", columns=self._columns)
         row = dataclasses.replace(row, id=self._names[number].decode())
         return dataclasses.replace(row, prompt=tuple(prompt[0])) if prompt else row
