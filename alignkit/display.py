@@ -6,7 +6,9 @@ would begin a line that looks like ours, and a bidirectional mark would show ano
 
 from __future__ import annotations
 
+import logging
 import re
+from typing import Any
 
 # C0 but for tab and line end, DEL, C1; marks of direction; line and paragraph separators; lone surrogates
 _STEERING = re.compile(
@@ -28,6 +30,21 @@ def on_one_line(text: object) -> str:
 def json_shown(text: str) -> str:
     """Return JSON that says the same and holds nothing that steers a terminal; outside strings JSON has none of it."""
     return _STEERING.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
+class LogFormatter(logging.Formatter):
+    """Lays out log records: a message is one line, unless its own format has several; the further ones are indented."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        is_ours = record.name.partition(".")[0] in ("alignkit", "alignkit_plugins")
+        if is_ours and "\n" not in str(record.msg):
+            record.message = on_one_line(record.message)
+        else:
+            record.message = shown(record.message).replace("\n", "\n    ")
+        return super().formatMessage(record)
+
+    def formatException(self, ei: Any) -> str:
+        return shown(super().formatException(ei))
 
 
 def _escaped(found: re.Match[str]) -> str:

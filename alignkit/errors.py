@@ -7,11 +7,23 @@ from __future__ import annotations
 
 
 class AlignkitError(Exception):
-    """What is wrong, where, and what to do. Ends a command with `exit_code`."""
+    """What is wrong, where, and what to do. Ends a command with `exit_code`.
+
+    `trace` is the traceback of a user's own function, where one failed: it is shown above the line.
+    """
 
     exit_code = 2
     is_told_by_first = False  # of several ranks: the first one prints it
     corrects: str | None = None  # what mending it changes: the KEY of --allow-changed that a resume then needs
+    trace: str = ""
+
+    @property
+    def line(self) -> str:
+        """The message without the traceback."""
+        return super().__str__()
+
+    def __str__(self) -> str:
+        return f"{self.trace}\n{self.line}" if self.trace else self.line
 
 
 class UsageError(AlignkitError):

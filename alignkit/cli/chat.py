@@ -45,15 +45,15 @@ def _read_line() -> str | None:
 
 
 def _show(answers: dict[str, str]) -> None:
-    from alignkit.cli.terminal import console, print_table
+    from alignkit.cli.terminal import console, print_table, say
 
     if len(answers) == 1:
-        print(*answers.values(), flush=True)
+        say(*answers.values())
     elif console().is_terminal and console().width >= _MIN_COLUMNS_WIDTH:
         print_table(tuple(answers), [(tuple(answers.values()), "")])
     else:
         for name, answer in answers.items():
-            print(f"[{name}]\n{answer}\n", flush=True)
+            say(f"[{name}]\n{answer}\n")
 
 
 def add_to(app: typer.Typer) -> None:

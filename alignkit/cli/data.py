@@ -12,6 +12,7 @@ import typer
 from alignkit.cli.data_volume import add_volume_commands
 from alignkit.cli.options import Config, Group, Json, Set, with_options
 from alignkit.config import DataSection, ModelSection
+from alignkit.display import on_one_line, shown
 
 data = typer.Typer(help="Look at data as the model will see it.")
 Ids = Annotated[bool, typer.Option("--ids", help="show token ids beside the text")]
@@ -35,10 +36,10 @@ def show(
 
     for row in api.show_rows(config=Path(config) if config else None, set=set_ or [], **given):
         if "skipped" in row:
-            print(f"row {row['id']} is not shown: {row['skipped']}", file=sys.stderr)
+            print(on_one_line(f"row {row['id']} is not shown: {row['skipped']}"), file=sys.stderr)
         elif json:
-            shown = ("id", "prompt_ids", "completions", *(["note"] if row["note"] else []))
-            print(json_module.dumps({key: row[key] for key in shown}))
+            keys = ("id", "prompt_ids", "completions", *(["note"] if row["note"] else []))
+            print(json_module.dumps({key: row[key] for key in keys}))
         else:
             _show_row(row, ids=ids)
 
@@ -49,7 +50,7 @@ def _show_row(row: dict[str, Any], *, ids: bool) -> None:
     from alignkit.cli.terminal import console
 
     out = console()
-    out.print(Text(f"row {row['id']}" + (f" ({row['note']})" if row["note"] else ""), style="bold"))
+    out.print(Text(on_one_line(f"row {row['id']}" + (f" ({row['note']})" if row["note"] else "")), style="bold"))
     prompt, *completions = row["tokens"]
     segments = [("prompt", row["prompt_ids"], prompt, [False] * len(prompt))]
     for number, (tokens, completion) in enumerate(zip(completions, row["completions"], strict=True), start=1):
@@ -57,8 +58,8 @@ def _show_row(row: dict[str, Any], *, ids: bool) -> None:
     for title, token_ids, tokens, scored in segments:
         text = Text(f"  {title}: {len(tokens)} tokens, {sum(scored)} scored\n", style="dim")
         for token_id, token, is_scored in zip(token_ids, tokens, scored, strict=True):
-            shown = f"{token}\N{MIDDLE DOT}{token_id} " if ids else token
-            text.append(shown, style="not dim black on green" if is_scored else "dim")
+            said = f"{shown(token)}\N{MIDDLE DOT}{token_id} " if ids else shown(token)
+            text.append(said, style="not dim black on green" if is_scored else "dim")
         out.print(text, soft_wrap=True)
 
 

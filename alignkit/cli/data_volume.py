@@ -13,6 +13,7 @@ import typer
 
 from alignkit.cli.options import Config, Group, Json, Set, with_options
 from alignkit.config import DataSection, ModelSection
+from alignkit.display import on_one_line
 
 if TYPE_CHECKING:
     from alignkit.data.lengths import ColumnLengths
@@ -52,7 +53,7 @@ def _show_lengths(columns: Sequence[ColumnLengths]) -> None:
     rows = [[c.column, *(f"{n:,.0f}" for n in (c.count, c.mean, c.min, c.p50, c.p90, c.p99, c.max))] for c in columns]
     print_table(titles, [(row, "") for row in rows], right=titles[1:])
     for column in columns:
-        print(f"\n{column.column}, tokens")
+        print(f"\n{on_one_line(column.column)}, tokens")
         for low, high, count in zip(column.edges, column.edges[1:], column.counts, strict=False):
             bar = "\N{FULL BLOCK}" * round(_BAR_WIDTH * count / max(column.counts))
             print(f"{f'{low:,} to {high - 1:,}':>18} {count:>8,} {bar}")
@@ -106,7 +107,7 @@ def _show_account(account: Mapping[str, Any]) -> None:
     print_table(titles, rows, right=titles[1:])
     for name in ("training", "validation"):
         for reason, count in Counter(account[name]["skipped"].values()).most_common():
-            print(f"{name}: {count:,} left out: {reason}")
+            print(on_one_line(f"{name}: {count:,} left out: {reason}"))
     for key, what in (("ends_with_user", "end with the user"), ("user_twice", "have two user turns in a row")):
         if count := sum(account[name][key] for name in ("training", "validation")):
             print(f"conversations that {what}, of which the answers are trained on: {count:,}")

@@ -10,6 +10,7 @@ import typer
 
 from alignkit.cli.generation import NUM_PROMPTS, ROWS, SAMPLER, SAMPLING, TEXT, THINKING
 from alignkit.cli.options import Config, Json, Set, with_options
+from alignkit.display import shown
 
 Model = Annotated[str, typer.Argument(metavar="RUN|MODEL", help="a run, a model folder or a hub name")]
 
@@ -36,7 +37,7 @@ def evaluate(
         )
     finally:
         progress.stop()
-    print(json_module.dumps(figures) if json else "\n".join(lines(figures)))
+    print(json_module.dumps(figures) if json else shown("\n".join(lines(figures))))
 
 
 def add_to(app: typer.Typer) -> None:

@@ -10,6 +10,7 @@ import typer
 
 from alignkit.cli.generation import NUM_PROMPTS, ROWS, SAMPLER, SAMPLING, TEXT
 from alignkit.cli.options import Config, Set, with_options
+from alignkit.display import json_shown
 from alignkit.errors import UsageError
 
 Model = Annotated[str, typer.Argument(metavar="RUN|MODEL", help="a run, a model folder or a hub name")]
@@ -47,7 +48,7 @@ def generate(
             api.generate_file(model, out, resume=resume, **options, **given)
             return
         for answer in api.generate(model, **options, **given):
-            print(json.dumps(answer, ensure_ascii=False))
+            print(json_shown(json.dumps(answer, ensure_ascii=False)))
     finally:
         progress.stop()
 

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from alignkit.config_source import FILE_NAME
+from alignkit.display import on_one_line
 from alignkit.errors import UsageError
 
 Paper = Annotated[bool, typer.Option("--paper", help="the paper's model, data, judge and numbers")]
@@ -53,8 +54,8 @@ def init(
     _write(path, text)
     _agree_to_own(path)
     for line in said:
-        print(line, file=sys.stderr)
-    print(path)
+        print(on_one_line(line), file=sys.stderr)
+    print(on_one_line(path))
 
 
 def _write(path: Path, text: str) -> None:

@@ -10,6 +10,7 @@ import typer
 from alignkit.cli.generation import NUM_PROMPTS, ROWS, SAMPLER, SAMPLING, TEXT, THINKING
 from alignkit.cli.options import Config, Group, Json, Set, with_options
 from alignkit.config import JudgeSection
+from alignkit.display import json_shown, shown
 from alignkit.errors import UsageError
 
 if TYPE_CHECKING:
@@ -96,9 +97,9 @@ def judge(
         except Unscored as error:
             unscored.append(error)
             if json and error.verdict is not None:
-                print(as_json(error.verdict))
+                print(json_shown(as_json(error.verdict)))
             continue
-        print(as_json(verdict) if json else verdict)
+        print(json_shown(as_json(verdict)) if json else shown(verdict))
         met = met and verdict.answer == "better"
     if unscored:
         raise Unscored("; ".join(map(str, unscored)))

@@ -18,6 +18,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from alignkit.display import LogFormatter, on_one_line, shown
 from alignkit.errors import AlignkitError, nearest
 
 _COMMANDS = (
@@ -92,7 +93,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except AlignkitError as error:
         if error.is_told_by_first:
             return error.exit_code
-        return _fail(str(error), error.exit_code)
+        return _fail(error.line, error.exit_code, trace=error.trace)
     except typer.Abort:
         return _fail("interrupted", _INTERRUPTED)
     except BrokenPipeError:  # the reader of our output went away, as in `alignkit data show | head`
@@ -103,17 +104,19 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _fail(_usage(error), 2)
         if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
             return _fail(f"{str(error.filename)[:_SHOWN]}...: {error.strerror}; give another", 2)
-        traceback.print_exc()
+        print(shown(traceback.format_exc()), end="", file=sys.stderr)
         return _fail("this is a bug: please report it with the lines above", _BUG)
     return code if isinstance(code, int) else 0
 
 
-def _fail(message: str, code: int) -> int:
-    """Print an error as one line; what stands above its last line is the user's own traceback and comes first."""
-    above, _, line = message.rpartition("\n")
-    if above:
-        print(above, file=sys.stderr)
-    print(f"alignkit: error: {line}", file=sys.stderr)
+def _fail(message: str, code: int, *, trace: str = "") -> int:
+    """Print an error as one line, below the traceback of a user's own function.
+
+    A line end in an id or a name would begin a line that looks like ours: it is shown as \\n.
+    """
+    if trace:
+        print(shown(trace), file=sys.stderr)
+    print(f"alignkit: error: {on_one_line(message)}", file=sys.stderr)
     return code
 
 
@@ -145,6 +148,8 @@ def _log_to_stderr(level: int) -> None:
     root = logging.getLogger()
     for handler in [h for h in root.handlers if isinstance(h, _Stderr)]:
         root.removeHandler(handler)
-    root.addHandler(_Stderr())
+    handler = _Stderr()
+    handler.setFormatter(LogFormatter())
+    root.addHandler(handler)
     root.setLevel(logging.WARNING)
     logging.getLogger("alignkit").setLevel(level)

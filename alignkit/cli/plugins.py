@@ -7,6 +7,7 @@ import json as json_module
 import typer
 
 from alignkit.cli.options import Json
+from alignkit.display import on_one_line
 
 plugins = typer.Typer(help="What plugins add: methods, judges, data sets, samplers, trackers.")
 
@@ -34,7 +35,8 @@ def _show(rows: list[dict[str, str | None]], keys: tuple[str, ...]) -> None:
     print_table(keys, [([row[key] or "" for key in keys], "red" if row["error"] else "") for row in rows])
     for row in rows:
         if row["error"]:
-            console().print(f"{row['module']} of {row['distribution']}: {row['error']}", style="red", markup=False)
+            said = on_one_line(f"{row['module']} of {row['distribution']}: {row['error']}")
+            console().print(said, style="red", markup=False)
 
 
 def add_to(app: typer.Typer) -> None:

@@ -16,6 +16,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from alignkit.display import on_one_line
+
 _PLAIN_INTERVAL_S = 10.0
 
 
@@ -34,16 +36,17 @@ class RichProgress:
     def start(self, description: str, total: int | None) -> None:
         """Begin a task of `total` units."""
         self.stop()
+        description = on_one_line(description)
         self._description, self._total, self._done = description, total, 0
         self._began_s = self._printed_s = time.monotonic()
         if self._console.is_terminal:
             columns = (
-                TextColumn("{task.description}"),
+                TextColumn("{task.description}", markup=False),
                 BarColumn(),
                 MofNCompleteColumn(),
                 TimeElapsedColumn(),
                 TimeRemainingColumn(),
-                TextColumn("{task.fields[shown]}"),
+                TextColumn("{task.fields[shown]}", markup=False),
             )
             self._bar = Progress(*columns, console=self._console, transient=True)
             self._task = self._bar.add_task(description, total=total, shown="")
@@ -55,6 +58,7 @@ class RichProgress:
         text = "  ".join(
             f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}" for name, value in shown.items()
         )
+        text = on_one_line(text)
         if self._bar is not None:
             self._bar.update(self._task, advance=n)
             if text:
@@ -73,9 +77,9 @@ class RichProgress:
     def note(self, line: str) -> None:
         """Print one line above the bar."""
         if self._bar is not None:
-            self._bar.console.print(line, markup=False, highlight=False)
+            self._bar.console.print(on_one_line(line), markup=False, highlight=False)
         else:
-            print(line, file=sys.stderr, flush=True)
+            print(on_one_line(line), file=sys.stderr, flush=True)
 
     def _how_far(self) -> str:
         elapsed_s = time.monotonic() - self._began_s

@@ -10,6 +10,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from alignkit.display import on_one_line, shown
+
 _PIPED_WIDTH = 200
 
 
@@ -19,11 +21,16 @@ def console() -> Console:
     return Console(width=_PIPED_WIDTH if fixed else None, highlight=False)
 
 
+def say(text: object) -> None:
+    """Print a result for people on standard output; what would steer the terminal is shown escaped."""
+    print(shown(text), flush=True)
+
+
 def print_table(titles: Sequence[str], rows: Iterable[tuple[Sequence[str], str]], *, right: Sequence[str] = ()) -> None:
     """Print rows of (cells, style); titles named in `right` are columns of numbers."""
     table = Table(show_header=any(titles))
     for title in titles:
-        table.add_column(title, justify="right" if title in right else "left", overflow="fold")
+        table.add_column(Text(on_one_line(title)), justify="right" if title in right else "left", overflow="fold")
     for cells, style in rows:
-        table.add_row(*(Text(cell) for cell in cells), style=style or None)
+        table.add_row(*(Text(shown(cell)) for cell in cells), style=style or None)
     console().print(table)

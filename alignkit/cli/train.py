@@ -12,6 +12,7 @@ from typer.core import TyperGroup
 
 from alignkit.cli.options import Config, Group, Set, with_options
 from alignkit.config import DataSection, ModelSection, RolloutsSection, RunOptions
+from alignkit.display import on_one_line
 from alignkit.methods import MethodConfig
 
 Like = Annotated[
@@ -83,7 +84,7 @@ def _train(method: str, given: dict[str, Any], *, like: str | None, config: str 
     if given.pop("plan", False):
         lines = api.plan(method, config=path, set=settings, like=start, **given)
         if is_first_rank():
-            print(*lines, sep="\n")
+            print(*map(on_one_line, lines), sep="\n")
         return
     progress = RichProgress()
     try:
@@ -92,8 +93,8 @@ def _train(method: str, given: dict[str, Any], *, like: str | None, config: str 
         progress.stop()
     if not is_first_rank():
         return
-    print(run.path)
-    print(f"next: {_next_command(method, run.path)}")
+    print(on_one_line(run.path))
+    print(on_one_line(f"next: {_next_command(method, run.path)}"))
 
 
 def _next_command(method: str, path: Path) -> str:

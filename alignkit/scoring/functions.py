@@ -113,7 +113,7 @@ def _refused(path: Path, function: str, said: Mapping[str, Any]) -> AlignkitErro
     """Why a file or its function cannot be used."""
     if "trace" in said:
         what = f"ends its process by {said['ended']} when it is imported" if "ended" in said else "cannot be imported"
-        return InputError(f"{said['trace']}\n{path}: the reward file {what}; correct it")
+        return _traced(InputError(f"{path}: the reward file {what}; correct it"), said)
     if "taken" in said:
         return UsageError(
             f"{path}: {path.stem!r} is also the name of {said['taken']} module, which imports would mix up with it; "
@@ -128,13 +128,19 @@ def _refused(path: Path, function: str, said: Mapping[str, Any]) -> AlignkitErro
     )
 
 
+def _traced(error: AlignkitError, said: Mapping[str, Any]) -> AlignkitError:
+    """The error with the traceback of the function's own frames."""
+    error.trace = str(said.get("trace", ""))
+    return error
+
+
 def _failed(where: str, answer: Mapping[str, Any]) -> AlignkitError:
     """What a function did in place of returning a number."""
-    above = f"{answer['trace']}\n{where}: the reward function" if "trace" in answer else f"{where}: the reward function"
+    above = f"{where}: the reward function"
     if "raised" in answer:
-        return InputError(f"{above} raised {answer['raised']}; correct it")
+        return _traced(InputError(f"{above} raised {answer['raised']}; correct it"), answer)
     if "ended" in answer:
-        return RunStopped(f"{above} would end the process by {answer['ended']}; correct it")
+        return _traced(RunStopped(f"{above} would end the process by {answer['ended']}; correct it"), answer)
     if "too_large" in answer:
         return RunStopped(f"{above} returned {answer['too_large']}, too large a number; return one below 1.8e308")
     return InputError(f"{above} returned {answer.get('returned')}; return a finite number or None")

@@ -29,8 +29,8 @@ def agree(judges: Sequence[NamedJudge], num_items: int, *, yes: bool, unattended
         to = named.judge.destination()
         where = on_one_line(f" to {to}") if to else ""
         print(
-            f"{named.label}: at most {cost.num_requests:,} requests{where}, about {duration(cost.seconds)} "
-            f"at its rate, {cost.price}; what the ledger knows is not sent again",
+            f"{on_one_line(named.label)}: at most {cost.num_requests:,} requests{where}, "
+            f"about {duration(cost.seconds)} at its rate, {cost.price}; what the ledger knows is not sent again",
             file=sys.stderr,
         )
     names = ", ".join(repr(named.label) for named in paid)

@@ -16,6 +16,7 @@ from typing import Any
 
 from alignkit.config_file import Resolved, dump
 from alignkit.data.weights import first_line
+from alignkit.display import LogFormatter
 from alignkit.errors import InputError, RunStopped, UsageError
 from alignkit.memory import memory_bytes, peak_mib, reset_peak
 from alignkit.methods import Method, MethodConfig, sampled_options
@@ -412,7 +413,7 @@ def _logging(folder: Path, world: World) -> Iterator[None]:
             logger.setLevel(before)
         return
     handler = _PrivateLog(folder / "log.txt", encoding="utf-8", delay=True)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    handler.setFormatter(LogFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logger.addHandler(handler)
     try:
         yield

@@ -113,8 +113,9 @@ class Scoring:
             go_on = f"the run is saved, go on with --resume --out {self.run}"
             if error.corrects is not None:
                 go_on += f"; once it is corrected: {self._go_on([error.corrects])}"
-            above, newline, line = str(error).rpartition("\n")  # the user's own traceback, and the error's line
-            raise self.world.told(type(error)(f"{above}{newline}{where}: {line}; {go_on}")) from error
+            stopped = type(error)(f"{where}: {error.line}; {go_on}")
+            stopped.trace = error.trace
+            raise self.world.told(stopped) from error
 
 
 class Ahead:
