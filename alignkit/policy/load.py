@@ -10,6 +10,7 @@ import torch
 
 from alignkit.data.pretrained import read_config, read_model
 from alignkit.errors import InputError, UsageError
+from alignkit.memory import bound_kernels
 from alignkit.policy import four_bits
 from alignkit.policy.architecture import refusal, tree_refusal
 from alignkit.policy.attention import supports_trees
@@ -68,6 +69,8 @@ def load_policy(
             asked for and cannot be.
     """
     device = device or pick_device()
+    if device.type == "cpu":
+        bound_kernels()
     torch.manual_seed(seed)
     model = _load_model(Path(folder), scalar_head)
     known = find(model) if dropout else switch_off(model)

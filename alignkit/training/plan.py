@@ -10,6 +10,7 @@
                          with --gradient-checkpointing 4 H, and one layer's of the above
     logits               one tile of fp32 logits, four times
     rollouts             keys and values of the completions drawn at once, in the compute type
+    kernels              those that a CPU compiles for bf16 and keeps (alignkit/memory.py)
     libraries            Python, torch and transformers in this process, on a CPU
     disk                 12 bytes a trained parameter a checkpoint, two, the best and the one being written, and 4 a
                          parameter for the model
@@ -30,6 +31,7 @@ from pathlib import Path
 
 from alignkit.config_file import Resolved
 from alignkit.errors import InputError, RunStopped
+from alignkit.memory import KERNEL_BYTES, KERNELS
 from alignkit.methods import Method, sampled_options
 from alignkit.policy.architecture import Architecture, read_architecture, tensor_sizes
 from alignkit.policy.four_bits import BYTES_A_WEIGHT
@@ -121,6 +123,7 @@ def make_plan(method: Method, resolved: Resolved, *, longest: int | None = None)
         + (0 if is_lean or size == 4 else size * parameters),
         "logits": 0 if "scalar_head" in method.needs else 4 * CHUNK_BYTES,
         "rollouts": _rollouts(method, resolved, sizes) * size,
+        "kernels": int(KERNELS * KERNEL_BYTES) if device.type == "cpu" and size == 2 else 0,
         "libraries": _LIBRARIES if device.type == "cpu" else 0,
     }
     return Plan(memory, _CHECKPOINTS * 12 * trained + 4 * parameters, device.type, tokens, ranks, longest)
