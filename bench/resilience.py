@@ -32,7 +32,7 @@ from bench.forked import die_before, import_same, in_child, last_line
 
 METHODS = ("sft", "sft-lenpen", "dpo", "reward", "grpo", "judge")
 _TIMES = ("seconds", "tokens_per_s", "scored_tokens_per_s", "mfu", "memory_mib")  # no two runs share these, nor NAME_s
-_MAX_EVENTS = {"judge": 12, "grpo": 90}  # file operations in the folder of one run, about; 60 for the others
+_MAX_EVENTS = {"judge": 4, "grpo": 90}  # file operations in the folder of one run, about; 60 for the others
 _REWARD = "def sum_of_letters(completion, row):\n    return sum(map(ord, completion)) % 7\n"
 
 
@@ -105,13 +105,15 @@ def work(method: str, folder: Path, out: Path, *, die_at: int | None = None) -> 
     """Train, or judge, through the command line's own entry; returns its exit code."""
     from alignkit.cli.main import main as alignkit
 
+    if method == "judge" and not (out / "run").exists():
+        part = out / f"part-{os.getpid()}"
+        shutil.copytree(folder / "judged", part)
+        part.rename(out / "run")  # a kill while copying leaves no half of a run
     if die_at is not None:
         die_before(die_at, str(out))
     os.environ["ALIGNKIT_LEDGER"] = f"{out}.ledger.sqlite"
     if method != "judge":
         return alignkit(_training(method, folder, out))
-    if not (out / "run").exists():
-        shutil.copytree(folder / "judged", out / "run")
     os.chdir(out)  # a verdict names what was judged: the same names in every folder
     command = [
         "judge",
