@@ -11,6 +11,7 @@ from alignkit.api.runs import Run
 from alignkit.errors import UsageError
 from alignkit.progress import Progress, Silent, is_first_rank
 from alignkit.registry import registry
+from alignkit.scoring.given import names_of
 
 
 def train(
@@ -30,11 +31,15 @@ def train(
         set: texts KEY=VALUE over the file.
         like: a run whose configuration this one starts from.
         options: any option of `alignkit train METHOD --help`, by its Python name; `preset` is one of the method's.
+            `reward` may be a function (completion: str, row: dict) -> float | None, or a list with such: it runs in
+            this process (alignkit.scoring.given says what that means).
 
     Raises:
         AlignkitError: a wrong option or input, a stopped run, an interruption.
     """
     cls = registry().find("method", method)
+    if "reward" in options:
+        options["reward"] = names_of(options["reward"])
     resolved = config_file.resolve(cls, options=options, config=config, settings=set, like=like)
     if resolved.run.plan:
         text = f"call alignkit.api.plan({method!r}, ...), or type alignkit train {method} --plan"

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from alignkit import config_file
 from alignkit.errors import InputError
 from alignkit.progress import Progress, Silent
+from alignkit.scoring.given import give
 
 if TYPE_CHECKING:
     from alignkit.judging.verdict import Verdict
@@ -32,11 +33,14 @@ def judge(
     Args:
         vs: the model to compare with.
         yes: agree to a judge that costs money.
-        options: judge, data, num_prompts, margin, temperature, top_p, max_new_tokens, seed, sampler, ...
+        options: judge (also a function, as `alignkit.train` takes for `reward`), data, num_prompts, margin,
+            temperature, top_p, max_new_tokens, seed, sampler, ...
     """
     from alignkit.judging.compare import judge_model
 
     given = dict(options) | ({"vs": vs} if vs is not None else {})
+    if callable(given.get("judge")):
+        given["judge"] = give(given["judge"])  # type: ignore[arg-type]
     settings = config_file.judge_settings(given, config, settings=set)
     return judge_model(
         None if run is None else str(run), settings, data_given="data" in given, yes=yes, progress=progress or Silent()

@@ -56,7 +56,7 @@ def main() -> None:
         elif request[0] == "check":
             answer = _check(module, request[1])
         else:
-            answer = _score(getattr(module, request[1]), *request[2:])
+            answer = answer_of(getattr(module, request[1]), *request[2:])
         if os.getpid() != own:  # a fork that the function made came back from it
             os._exit(1)
         _write(answers, json.dumps(answer).encode())
@@ -159,6 +159,11 @@ def _check(module: ModuleType, name: str) -> dict[str, Any]:
     if not callable(function):
         known = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
         return {"unknown": known}
+    return taken_kind(function)
+
+
+def taken_kind(function: Callable[..., Any]) -> dict[str, Any]:
+    """Say whether something callable takes a completion and a row, and answers at once."""
     called = (function, type(function).__call__)
     if any(inspect.iscoroutinefunction(one) or inspect.isasyncgenfunction(one) for one in called):
         return {"asynchronous": True}
@@ -173,14 +178,20 @@ def _check(module: ModuleType, name: str) -> dict[str, Any]:
     return {"ready": True}
 
 
-def _score(function: Callable[[str, Mapping[str, Any]], Any], completion: str, row: Mapping[str, Any]) -> Any:
-    """Call the function; whatever it raises is an answer."""
+def answer_of(
+    function: Callable[[str, Mapping[str, Any]], Any],
+    completion: str,
+    row: Mapping[str, Any],
+    *,
+    ends: tuple[type[BaseException], ...] = (BaseException,),
+) -> dict[str, Any]:
+    """Call the function; every exception that it raises is an answer, and of what is none those of `ends`."""
     try:
         value = function(completion, row)
         return {"missing": True} if value is None else _number(value)
     except Exception as error:
         return {"raised": type(error).__name__, "trace": _trace(error)}
-    except BaseException as error:
+    except ends as error:
         return {"ended": _ended(error), "trace": _trace(error)}
 
 

@@ -86,7 +86,7 @@ class FunctionJudge(Judge):
             return Scored(float(score))
         if answer.get("missing") is True:
             return Missing("does not apply", applies=False)
-        raise self._correctable(_failed(where, answer))
+        raise self._correctable(failed(where, answer))
 
     def _correctable(self, error: AlignkitError) -> AlignkitError:
         error.corrects = self.path.name
@@ -106,10 +106,10 @@ class FunctionJudge(Judge):
             raise InputError(f"{self.path}: the process that imports the reward file {error}; correct it") from None
         if said.get("ready"):
             return process
-        raise _refused(self.path, self.function_name, said)
+        raise _unusable(self.path, self.function_name, said)
 
 
-def _refused(path: Path, function: str, said: Mapping[str, Any]) -> AlignkitError:
+def _unusable(path: Path, function: str, said: Mapping[str, Any]) -> AlignkitError:
     """Why a file or its function cannot be used."""
     if "trace" in said:
         what = f"ends its process by {said['ended']} when it is imported" if "ended" in said else "cannot be imported"
@@ -121,11 +121,14 @@ def _refused(path: Path, function: str, said: Mapping[str, Any]) -> AlignkitErro
         )
     if "unknown" in said:
         return UsageError(f"{path} has no function {function!r}{nearest(function, list(map(str, said['unknown'])))}")
+    return refused(f"{path}:{function}", said)
+
+
+def refused(name: str, said: Mapping[str, Any]) -> UsageError:
+    """Why a function is no reward."""
     if "asynchronous" in said:
-        return UsageError(f"{path}:{function} is an async function; a reward is an ordinary one, {WANTED}")
-    return UsageError(
-        f"{path}:{function} takes {said.get('signature')}; a reward takes {WANTED}, called for each completion"
-    )
+        return UsageError(f"{name} is an async function; a reward is an ordinary one, {WANTED}")
+    return UsageError(f"{name} takes {said.get('signature')}; a reward takes {WANTED}, called for each completion")
 
 
 def _traced(error: AlignkitError, said: Mapping[str, Any]) -> AlignkitError:
@@ -134,7 +137,7 @@ def _traced(error: AlignkitError, said: Mapping[str, Any]) -> AlignkitError:
     return error
 
 
-def _failed(where: str, answer: Mapping[str, Any]) -> AlignkitError:
+def failed(where: str, answer: Mapping[str, Any]) -> AlignkitError:
     """What a function did in place of returning a number."""
     above = f"{where}: the reward function"
     if "raised" in answer:

@@ -14,6 +14,7 @@ from alignkit.errors import UsageError
 from alignkit.registry import registry
 from alignkit.runs import holds_run, places
 from alignkit.scoring.functions import FunctionJudge
+from alignkit.scoring.given import PREFIX, GivenFunction
 from alignkit.scoring.judge import Item, Judge, Missing, Scored
 from alignkit.scoring.remember import remembered_scores
 from alignkit.storage import is_too_long
@@ -52,6 +53,9 @@ def make_judge(spec: str, settings: Settings | None = None, *, named_at: tuple[s
     if settings is not None:
         require(settings, *filter(None, [named_at]), ("judge", target), ("judge", "reward-model"))
     tables = {} if settings is None else settings.judges
+    if target.startswith(PREFIX):
+        given = GivenFunction(target)
+        return NamedJudge(given.label, given, weight)
     file, _, function = target.rpartition(":")
     if file.endswith(".py"):
         return NamedJudge(function, FunctionJudge(Path(file).expanduser(), function), weight)
