@@ -12,7 +12,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from alignkit.config import ModelSection
 from alignkit.data.rows import to_row
-from alignkit.judging.answers import Answering, Generation
+from alignkit.judging.answers import Answer, Answering, Generation
+from alignkit.judging.evaluation import evaluate_answers, lines
 from alignkit.policy.names import find_model
 
 REFERENCES = ["The Rhine.", "5", "Zwölf große Flüsse, and many small ones. " * 4, "  ", None]
@@ -46,3 +47,15 @@ def test_perplexity_is_micro_with_the_end_token_and_bytes_are_those_of_the_texts
     assert found.bits_per_byte == pytest.approx(total / math.log(2) / num_bytes, rel=1e-4)
     assert abs(found.perplexity - sum(means) / 3) > 1e-3  # not a mean of the texts'
     assert answering.perplexity(rows[3:]) != answering.perplexity(rows[3:])  # nan: nothing to read
+
+
+def test_references_that_do_not_fit_are_counted_and_said(tmp_path: Path) -> None:
+    folder = tiny_model(tmp_path, max_position_embeddings=96)
+    asked = [("Short?", "yes"), ("Long?", "word " * 40), ("What of " + "this " * 30, "no")]
+    rows = [to_row({"id": str(n), "prompt": p, "reference": r}, where="") for n, (p, r) in enumerate(asked)]
+    fit = Answering(find_model(str(folder)), ModelSection(precision="fp32"), Generation()).fit(rows)
+    assert (fit.num_cut, fit.num_left_out) == (1, 1)
+    assert fit.missing() == "1 references cut at the end of their row, 1 left out, whose prompts leave no room"
+    figures = evaluate_answers([Answer(rows[0], "yes", 4, False)], fit, seed=0)
+    assert (figures["perplexity_cut"], figures["perplexity_left_out"]) == (1, 1)
+    assert any("(1 references cut at the end of their row, 1 left out" in line for line in lines(figures))

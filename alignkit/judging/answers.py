@@ -87,11 +87,21 @@ class Fit:
 
     Perplexity = exp(-sum log p / tokens), over the corpus, not a mean of texts'; it compares models of one tokenizer
     alone. Bits per byte = -sum log p / (ln 2 x bytes of the texts) compares across tokenizers. Both nan without text.
+    Of the references, `num_cut` were cut at the row's end, without an end token, and `num_left_out` left out because
+    their prompt leaves no room.
     """
 
     perplexity: float
     bits_per_byte: float
     num_tokens: int
+    num_cut: int = 0
+    num_left_out: int = 0
+
+    def missing(self) -> str | None:
+        """Say which references are not whole in it; None where all are."""
+        parts = [f"{self.num_cut} references cut at the end of their row"] * bool(self.num_cut)
+        parts += [f"{self.num_left_out} left out, whose prompts leave no room"] * bool(self.num_left_out)
+        return ", ".join(parts) or None
 
 
 @dataclass(frozen=True)
@@ -176,7 +186,8 @@ class Answering:
     def fit(self, rows: Sequence[Row]) -> Fit:
         """Measure how well the rows' references are predicted, with the chat template and at temperature 1.
 
-        A reference longer than the row (at most 2,048 tokens) is cut, and then the bytes of its cut text count.
+        A reference longer than the row (at most 2,048 tokens) is cut, and then the bytes of its cut text count; one
+        whose prompt leaves no room is left out. Both are counted.
         """
         known = [
             dataclasses.replace(row, chosen=({"role": "assistant", "content": row.reference},), is_conversation=False)
@@ -197,10 +208,11 @@ class Answering:
                 total += float(logprob_T.double().sum())
                 count += len(logprob_T)
                 num_bytes += sum(self._num_bytes(tree.completions[0]) for tree in trees)
+        num_left_out = len(known) - len(prepared.trees)
         if not count:
-            return Fit(math.nan, math.nan, 0)
+            return Fit(math.nan, math.nan, 0, num_left_out=num_left_out)
         bits = -total / (math.log(2) * num_bytes) if num_bytes else math.nan
-        return Fit(math.exp(-total / count), bits, count)
+        return Fit(math.exp(-total / count), bits, count, prepared.num_cut, num_left_out)
 
     def _num_bytes(self, completion: Any) -> int:
         """UTF-8 bytes of the scored text; the end token has none."""
@@ -245,4 +257,7 @@ def answers_of(
     finally:
         model.sampler.close()
     spoken_by = settings_identity(source.folder, model.chat)
-    return Answers(source.name, tuple(answers), model.perplexity(rows), spoken_by)
+    fit = model.fit(rows)
+    if (missing := fit.missing()) is not None:
+        progress.note(f"perplexity of {source.name}: {missing}")
+    return Answers(source.name, tuple(answers), fit.perplexity, spoken_by)

@@ -3,7 +3,8 @@
     bleu1, bleu2, bleu4       corpus BLEU with its signature; low and high of a bootstrap over prompts beside each
     bleu4_sentence_method1    means of smoothed sentence BLEU, as old papers have it (bleu.py), with their signatures
     bleu4_sentence_method4
-    perplexity                micro, on the references' tokens, end tokens included; bits_per_byte beside it
+    perplexity                micro, on the references' tokens, end tokens included; bits_per_byte beside it;
+                              perplexity_cut and perplexity_left_out count the references that did not fit
     mean_length               tokens of the answers, end token included, thinking not; mean_thinking apart
     health                    text health, measure by measure, each with the 95 % interval of its mean
 
@@ -43,6 +44,8 @@ def evaluate_answers(answers: Sequence[Answer], fit: Fit, *, seed: int) -> dict[
     figures["perplexity"] = None if math.isnan(fit.perplexity) else fit.perplexity
     figures["bits_per_byte"] = None if math.isnan(fit.bits_per_byte) else fit.bits_per_byte
     figures["perplexity_tokens"] = fit.num_tokens
+    figures["perplexity_cut"], figures["perplexity_left_out"] = fit.num_cut, fit.num_left_out
+    figures["perplexity_missing"] = fit.missing()
     figures["mean_length"] = float(np.mean([answer.num_tokens for answer in answers]))
     figures["mean_thinking"] = float(np.mean([answer.num_thinking_tokens for answer in answers]))
     measures = measure(
@@ -76,7 +79,8 @@ def lines(figures: dict[str, Any]) -> list[str]:
                     f"{shown(f'bleu4_sentence_{mode}')} ({figures[f'signature_sentence_{mode}']})",
                 )
             )
-    rows.append(("perplexity", shown("perplexity")))
+    missing = figures["perplexity_missing"]
+    rows.append(("perplexity", shown("perplexity") + ("" if missing is None else f" ({missing})")))
     rows.append(("bits per byte", shown("bits_per_byte", 3)))
     rows.append(("mean length, tokens", f"{figures['mean_length']:.2f}"))
     if figures["mean_thinking"]:
