@@ -282,6 +282,9 @@ def test_a_conversation_that_ends_with_the_user_says_so_and_trains_its_answers()
     said = "the conversation ends with the user, two user turns in a row"
     assert unusable_reason(row, "chosen", "last") == said == unusable_reason(row, "pairs")
     assert unusable_reason(read({"messages": [USER]}), "chosen") == "the conversation ends with the user"
+    system = {"role": "system", "content": "s"}
+    assert unusable_reason(read({"messages": [system]}), "chosen") == "the conversation ends with the system"
+    assert unusable_reason(read({"messages": []}), "chosen") == "an empty conversation"
     empty = read({"messages": [USER, {**YES, "content": ""}, USER, YES]})
     assert unusable_reason(empty, "chosen") == "an empty assistant turn"
 

@@ -158,7 +158,11 @@ def _no_answer(row: Row) -> str:
     if row.rejected is not None:
         return "no chosen answer, only a rejected one"
     if row.is_conversation:
-        return "the conversation ends with the user" + (", two user turns in a row" if has_user_twice(row) else "")
+        if not row.prompt:
+            return "an empty conversation"
+        return f"the conversation ends with the {row.prompt[-1]['role']}" + (
+            ", two user turns in a row" if has_user_twice(row) else ""
+        )
     return "no chosen answer"
 
 
