@@ -23,7 +23,7 @@ import alignkit
 from alignkit import runs
 from alignkit.cli.main import main
 from alignkit.config import DataSection, ModelSection
-from alignkit.config_layers import like_layer
+from alignkit.config_file import resolve
 from alignkit.data.same_data import difference
 from alignkit.errors import AlignkitError, InputError, UsageError
 from alignkit.judging.auto import newest_run
@@ -31,6 +31,7 @@ from alignkit.judging.prompts import choose_prompts
 from alignkit.judging.stamps import seen_in_training
 from alignkit.policy.chat_settings import context_length, make_chat
 from alignkit.policy.names import ModelSource, find_model
+from alignkit.registry import registry
 from alignkit.reports.run_report import write_training_report
 from alignkit.rollouts.sampler import Completion
 from alignkit.scoring.rewards import Rewards
@@ -174,7 +175,7 @@ def test_500_damaged_run_files_give_an_error_for_the_user_or_what_they_say(
         lambda: find_model("done"),
         lambda: make_chat(source, ModelSection()),
         newest_run,
-        lambda: like_layer(Path("done"), "sft"),
+        lambda: resolve(registry().find("method", "sft"), options={}, config=None, like=Path("done")),  # type: ignore[arg-type]
         lambda: open_run("sft", out=None, resume=True).unlock(),
         lambda: refuse_changes(runs.read_run(run), now, ["code"]),
         lambda: choose_prompts(source, DataSection(), data_given=False, num_prompts=2, seed=0),

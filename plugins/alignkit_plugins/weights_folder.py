@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import shutil
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 MARK = ".alignkit-weights"
+_PART = ".alignkit-part-"  # begins the name of a folder in which files are made
 _TEXT = "alignkit hands weights to servers by this folder, and overwrites them\n"
 
 
@@ -47,6 +49,8 @@ class WeightsFolder:
             self._mark = os.open(path / MARK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
             os.pwrite(self._mark, _TEXT.encode(), 0)
             fcntl.flock(self._mark, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            for left in path.glob(f"{_PART}*"):  # of a killed run: the lock is ours
+                shutil.rmtree(left, ignore_errors=True)
         except OSError as error:
             self.close()
             if error.errno == errno.EWOULDBLOCK:
@@ -61,7 +65,7 @@ class WeightsFolder:
         """Write weights and config, each file whole; a tied head stands beside its embedding."""
         from safetensors.torch import save_file
 
-        with tempfile.TemporaryDirectory(prefix=".part-", dir=self.path) as folder:
+        with tempfile.TemporaryDirectory(prefix=_PART, dir=self.path) as folder:
             part = Path(folder)
             tensors = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in weights.items()}
             save_file(tensors, part / "model.safetensors", {"format": "pt"})
