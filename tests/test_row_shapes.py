@@ -8,6 +8,7 @@ import random
 from pathlib import Path
 from typing import Any
 
+import polars
 import pytest
 
 from alignkit.data.read import read_rows
@@ -172,6 +173,24 @@ def test_any_other_label_is_refused(label: object) -> None:
         with pytest.raises(InputError, match=r"here: 'label' must be true or false .*--columns label="):
             read({**shape, "label": label})
         assert read({**shape, "label": label}, label="").chosen == (YES,)
+
+
+def test_a_table_of_many_shapes_has_null_in_the_columns_of_the_others(tmp_path: Path) -> None:
+    many: list[dict[str, Any]] = [
+        {"messages": [USER, {**YES, "tool_calls": None}]},
+        {"prompt": "Hi", "completion": "yes", "label": None},
+        {"prompt": "Hi", "completion": "no", "label": False},
+        {"prompt": "Hi", "chosen": "yes", "rejected": "no", "score_chosen": 2.0, "score_rejected": 1.0},
+        {"instruction": "Hi", "input": None, "output": "yes", "system": None, "history": None},
+        {"prompt": "Hi"},
+    ]
+    polars.concat([polars.DataFrame([row]) for row in many], how="diagonal_relaxed").write_parquet(
+        tmp_path / "a.parquet"
+    )
+    rows = read_rows(str(tmp_path / "a.parquet"))
+    assert all(row.prompt == (USER,) for row in rows)
+    assert [row.chosen for row in rows] == [(YES,), (YES,), None, (YES,), (YES,), None]
+    assert [row.rejected for row in rows] == [None, None, (NO,), (NO,), None, None]
 
 
 def tool_call(**more: Any) -> dict[str, Any]:

@@ -32,6 +32,7 @@ TIE = "tie: equal scores"
 _OTHER_PROMPTS = "chosen and rejected have different prompts"
 _SCORED_BY = ("overall_score", "fine-grained_score", "fine_grained_score")
 _ANSWERS = ("output", "completion")
+_OF_SHAPES = (*CONVERSATION, "prompt", "instruction", "chosen", "rejected", *_ANSWERS)
 _UNREAD = "name the one to read in [data.columns], and leave the other unread by --columns {}="
 
 SHAPES = (
@@ -339,6 +340,8 @@ class _Shape:
             if name not in self.fields:
                 continue
             value = self.fields[name]
+            if value is None and any(self.fields.get(field, "") is None for field in _OF_SHAPES):
+                continue  # a table of several shapes: each row has every column, and null in those of the others
             if not isinstance(value, (bool, int, float)) or value not in (0, 1):
                 found = "nothing" if is_missing(value) else kind_of(value)
                 raise InputError(
