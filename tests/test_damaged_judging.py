@@ -14,6 +14,7 @@ from alignkit.errors import InputError, RunStopped
 from alignkit.judging import verdict_files
 from alignkit.judging.elsewhere import judge_file
 from alignkit.judging.stamps import judged_other_runs
+from alignkit.judging.verdict import Unscored
 from alignkit.judging.verdict_text import as_json
 from alignkit.scoring.judge import Missing, Scored
 from alignkit.scoring.ledger import Ledger, Source
@@ -127,7 +128,7 @@ def test_a_strange_file_of_judgements_is_a_verdict_or_one_line(content: str, tmp
     path.write_text(content, encoding="utf-8")
     try:
         verdict = judge_file(path)
-    except InputError as error:
+    except (InputError, Unscored) as error:
         is_one_line(error, path)
     else:
         json.loads(as_json(verdict))
@@ -143,7 +144,7 @@ def test_no_damage_to_a_file_of_judgements_is_a_traceback(tmp_path: Path) -> Non
         path.write_bytes(content)
         try:
             judge_file(path)
-        except InputError as error:
+        except (InputError, Unscored) as error:
             refused += is_one_line(error, path)
     assert refused > 30
     with pytest.raises(InputError, match="cannot be read"):

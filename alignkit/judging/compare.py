@@ -66,9 +66,9 @@ def judge_model(model: str | None, settings: Settings, *, data_given: bool, yes:
             for one, how in zip((source, vs), _generations(source, vs, settings), strict=True)
         )
         scored = [score_both(named, items(ours), items(theirs), repeat=k) for k in range(1 + section.rejudge)]
+        look_id = _look_id(prompts, settings, named, (ours, theirs))
     scorings = [(_values(one.ours), _values(one.theirs)) for one in scored]
     outcomes = [_outcomes(a_P, b_P) for a_P, b_P in scorings]
-    look_id = _look_id(prompts, settings, named, (ours, theirs))
     missing, is_unscored = _missing(scored[0]), bool(np.isnan(outcomes[0]).all())
     look = None if is_unscored else _count_look((source, vs), weights, look_id)
     level = level_of(look)
