@@ -17,11 +17,11 @@ import os
 import re
 import shlex
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from alignkit.config_file import Settings
 from alignkit.config_layers import Given
@@ -70,7 +70,34 @@ class Named:
 
 def named(settings: Settings) -> list[Named]:
     """Everything that the files behind these settings name, typed values left out."""
-    return _named(settings, settings.from_files)
+    found: list[Named] = []
+    for path, given in settings.from_files.items():
+        if given.file is None:
+            continue
+
+        def add(
+            kind: Kind, name: str, *, path: tuple[str, ...] = path, given: Given = given, file: Path = given.file
+        ) -> None:
+            found.append(Named(kind, name, path, given.place, file))
+
+        if path in _SPECS:
+            for spec in given.value if isinstance(given.value, list) else [given.value]:
+                for kind, name in _of_spec(str(spec)):
+                    add(kind, name)
+        elif path == ("rollouts", "servers"):
+            for url in _texts(given.value):
+                add("address", url)
+        elif path == ("rollouts", "server_weights"):
+            if given.value is not None and not str(given.value).startswith("vllm:"):
+                add("folder", _absolute(str(given.value)))
+        elif len(path) == 3 and path[0] in ("judge", "train"):
+            usual = _usual_addresses(path)
+            for text in _texts(given.value):
+                if text.rstrip("/") not in usual and (path[2] == "base_url" or _ADDRESS.match(text)):
+                    add("address", text.rstrip("/"))
+            for pair in _key_pairs(settings, path, usual):
+                add("key", pair)
+    return list({(one.path, one.recorded): one for one in found}.values())
 
 
 def require(settings: Settings, *paths: tuple[str, ...]) -> None:
@@ -119,23 +146,6 @@ def record(agreed: Sequence[Named]) -> None:
                 names.append(one.recorded)
 
 
-def record_run(settings: Settings, run: Path) -> None:
-    """Keep for a new run's own folder what its user typed or agreed to, so that `--like` need not ask for it again."""
-    sections = {"rollouts": settings.rollouts.model_dump(), "judge": settings.judge.model_dump()}
-    values: dict[tuple[str, ...], Any] = {
-        (table, key): value for table, keys in sections.items() for key, value in keys.items()
-    }
-    values |= {("judge", name, key): value for name, keys in settings.judges.items() for key, value in keys.items()}
-    file = run / "run.json"
-    held = {path: Given(value, ".".join(path), str(file), file) for path, value in values.items()}
-    refused = {(one.path, one.recorded) for one in _unknown(named(settings))}
-    own = [one for one in _named(settings, held) if (one.path, one.recorded) not in refused]
-    try:
-        record(own)
-    except UsageError:
-        return  # then --like asks
-
-
 def forget(folder: Path) -> int:
     """Take back what was agreed to for a folder; returns how many names that were."""
     with _changing() as folders:
@@ -177,37 +187,6 @@ def record_path() -> Path:
     return folder / "alignkit" / "trust.json"
 
 
-def _named(settings: Settings, held: Mapping[tuple[str, ...], Given]) -> list[Named]:
-    found: list[Named] = []
-    for path, given in held.items():
-        if given.file is None:
-            continue
-
-        def add(
-            kind: Kind, name: str, *, path: tuple[str, ...] = path, given: Given = given, file: Path = given.file
-        ) -> None:
-            found.append(Named(kind, name, path, given.place, file))
-
-        if path in _SPECS:
-            for spec in given.value if isinstance(given.value, list) else [given.value]:
-                for kind, name in _of_spec(str(spec)):
-                    add(kind, name)
-        elif path == ("rollouts", "servers"):
-            for url in _texts(given.value):
-                add("address", url)
-        elif path == ("rollouts", "server_weights"):
-            if given.value is not None and not str(given.value).startswith("vllm:"):
-                add("folder", _absolute(str(given.value)))
-        elif len(path) == 3 and path[0] in ("judge", "train"):
-            usual = _usual_addresses(path)
-            for text in _texts(given.value):
-                if text.rstrip("/") not in usual and (path[2] == "base_url" or _ADDRESS.match(text)):
-                    add("address", text.rstrip("/"))
-            for pair in _key_pairs(settings, path, given.value, usual):
-                add("key", pair)
-    return list({(one.path, one.recorded): one for one in found}.values())
-
-
 def _of_spec(spec: str) -> Iterator[tuple[Kind, str]]:
     """What a judge's SPEC names: the file whose code it runs, or a judge that costs."""
     target = spec.rpartition("=")[0] if "=" in spec else spec
@@ -228,7 +207,7 @@ def _usual_addresses(path: tuple[str, ...]) -> list[str]:
     return [] if field is None else _texts(field.get_default(call_default_factory=True))
 
 
-def _key_pairs(settings: Settings, path: tuple[str, ...], value: object, usual: Sequence[str]) -> Iterator[str]:
+def _key_pairs(settings: Settings, path: tuple[str, ...], usual: Sequence[str]) -> Iterator[str]:
     """ "VARIABLE -> address" for each key that a file's word would send: either of the two may be the file's."""
     if path[0] != "judge" or path[2] not in ("base_url", "key_variable"):
         return

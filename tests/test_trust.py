@@ -227,14 +227,11 @@ def test_another_folders_agreement_is_not_this_ones(models: tuple[str, str], mon
     assert not Path("canary").exists()
 
 
-def test_a_copied_run_is_asked_about_and_the_own_one_is_not(
-    models: tuple[str, str], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_run_behind_like_is_asked_about(models: tuple[str, str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(training(models, "--reward", "evil.py:score")) == 0
     Path("canary").unlink()
     like = ["train", "grpo", "--max-steps", "1", "--like"]
-    assert main([*like, "out", "--out", "again"]) == 0
-    Path("canary").unlink()
+    assert main([*like, "out", "--out", "again"]) == 2  # who made it cannot be seen from the folder
     Path("theirs").mkdir()
     Path("theirs/run.json").write_text(Path("out/run.json").read_text())
     capsys.readouterr()
@@ -244,13 +241,8 @@ def test_a_copied_run_is_asked_about_and_the_own_one_is_not(
     assert not Path("canary").exists() and not Path("third").exists()
     assert main(["trust", "theirs"]) == 0
     assert main([*like, "theirs", "--out", "third"]) == 0
-
-
-def test_a_run_does_not_agree_to_what_its_user_did_not(models: tuple[str, str]) -> None:
-    """The file's unused judge stands in run.json too; that the run was made says nothing of it."""
-    write(at("https://one/v1", "llm", LLM))
-    assert main(training(models, "--reward", "evil.py:score")) == 0
-    assert all("https://one" not in name for known in trust.recorded().values() for name in known)
+    Path("canary").unlink()
+    assert main([*like, "out", "--out", "fourth", "--reward", "evil.py:score"]) == 0  # typed
 
 
 def test_a_resume_is_refused_before_code_runs(models: tuple[str, str], capsys: pytest.CaptureFixture[str]) -> None:

@@ -51,7 +51,6 @@ from alignkit.training.setup import Inputs, load_models, load_start, read_inputs
 from alignkit.training.signals import held_signals, terminated_as_interrupted
 from alignkit.training.startup import Check, first_margins, plain_factor, ranks_check, run_checks, small_trees
 from alignkit.training.step_rows import StepRows
-from alignkit.trust import record_run
 
 _DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM}
 
@@ -212,8 +211,6 @@ def _compute(
     started = time.monotonic()
     trackers = _trackers(resolved, run, description["config"]) if world.is_first else []
     run.write_json("run.json", description)
-    if world.is_first:
-        record_run(resolved, run.path)
     if found is None:
         loaded = models.policy.path
         world.on_first(lambda: _check(run, models, inputs, progress, method, resolved.method))
