@@ -299,3 +299,23 @@ def test_no_proxy_stands_between_a_key_and_this_machine(monkeypatch: pytest.Monk
         judge.ready([])
         judge.close()
     assert len(seen) == 1 and "authorization" not in seen[0].lower()
+
+
+@pytest.mark.parametrize("name", ["headers", "body"])
+def test_a_vllm_server_that_drips_is_none(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from alignkit_plugins import vllm_server
+
+    monkeypatch.setattr(vllm_server, "_LOOK_S", 0.5)
+    sampler = vllm_server.VLLMServerSampler(PretendedPolicy(), end_ids=frozenset())  # type: ignore[arg-type]
+    begun = time.monotonic()
+    with serving(lambda connection, _: DRIPS[name](connection)) as url:
+        with pytest.raises(UsageError, match=r"takes weights \(cannot be reached \(no whole answer"):
+            sampler.connect([url], None)
+        sampler.close()
+    assert time.monotonic() - begun < 4
+
+
+class PretendedPolicy:
+    """What a sampler asks of its policy before it draws."""
+
+    device = "cpu"

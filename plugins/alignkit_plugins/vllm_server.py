@@ -15,25 +15,27 @@ after every renewal.
 
 from __future__ import annotations
 
+import json
 import logging
 import tempfile
 import time
 import weakref
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
+from urllib.parse import urlsplit
 
 from alignkit.errors import RunStopped, UsageError
 from alignkit.rollouts.copying import CopyingSampler
 from alignkit.rollouts.sampler import Completion, Request
 from alignkit.rollouts.spreading import ServerDown, Spread
-from alignkit.scoring.client_config import is_this_machine
+from alignkit.scoring.http import NotAnswered, Requests, Stopped
 from alignkit_plugins.weight_transfer import backend_of, connect
 from alignkit_plugins.weights_folder import WeightsFolder
 
 if TYPE_CHECKING:
-    import httpx
     import numpy as np
     from torch import Tensor
 
@@ -45,8 +47,18 @@ _CONNECT_S = 10.0
 _RELOAD_S = 600.0
 _GENERATE_S = 3600.0  # the step's own deadline is the shorter one
 _FORGET_S = 60.0
+_LOOK_S = 30.0  # for what a server has
+_MAX_BODY = 64 << 20  # bytes of an answer
 _PORTS = {"http": 80, "https": 443}
 _SHOWN = 400  # characters of a server's answer in a message
+
+
+@dataclass(frozen=True, eq=False)
+class _Server:
+    """A server's address, without a path, and what sends to it."""
+
+    url: str
+    requests: Requests
 
 
 class VLLMServerSampler(CopyingSampler):
@@ -56,11 +68,11 @@ class VLLMServerSampler(CopyingSampler):
 
     def __init__(self, policy: Policy, *, end_ids: frozenset[int]) -> None:
         super().__init__(policy, end_ids=end_ids)
-        self._servers: list[httpx.Client] = []
-        self._alive: list[httpx.Client] = []
+        self._servers: list[_Server] = []
+        self._alive: list[_Server] = []
         self._folder: WeightsFolder | None = None
         self._backend: str | None = None
-        self._transfers: dict[httpx.Client, Any] = {}
+        self._transfers: dict[_Server, Any] = {}
         self._max_length = 0
         self._model: dict[str, str] = {}
         self.drawn_by: list[str] = []
@@ -71,8 +83,6 @@ class VLLMServerSampler(CopyingSampler):
         Raises:
             UsageError: none was named, one cannot be reached, or takes no weights; or the folder is not alignkit's.
         """
-        import httpx
-
         if not servers:
             raise UsageError(f"--sampler {self.name}: name its servers, --servers http://HOST:PORT, repeatable")
         self._backend = backend_of(shared, self.policy.device)
@@ -81,15 +91,11 @@ class VLLMServerSampler(CopyingSampler):
         lengths = []
         for url in servers:
             address = url.rstrip("/").removesuffix("/v1")
-            client = httpx.Client(
-                base_url=address, timeout=httpx.Timeout(_GENERATE_S, connect=_CONNECT_S, pool=None),
-                limits=httpx.Limits(max_connections=2 * _IN_FLIGHT), verify=address.startswith("https"),
-                trust_env=not is_this_machine(address),  # no proxy of the environment between us and this machine
-            )  # fmt: skip
-            self._servers.append(client)
+            server = _Server(address, Requests([address], max_connections=2 * _IN_FLIGHT, connect_s=_CONNECT_S))
+            self._servers.append(server)
             try:
-                model = self._ask(client, "GET", "/v1/models")["data"][0]
-                self._ask(client, "GET", "/is_paused")
+                model = self._ask(server, "GET", "/v1/models", timeout_s=_LOOK_S)["data"][0]
+                self._ask(server, "GET", "/is_paused", timeout_s=_LOOK_S)
             except (ServerDown, LookupError, TypeError) as error:
                 raise UsageError(
                     f"--servers {url}: no vLLM server that takes weights ({error}): start it with "
@@ -129,8 +135,8 @@ class VLLMServerSampler(CopyingSampler):
                 self._forget(server)
                 self._alive.append(server)
             except ServerDown as error:
-                problems.append(f"{server.base_url} {error}")
-                _logger.warning("%s: left out of this step: %s", server.base_url, error)
+                problems.append(f"{server.url} {error}")
+                _logger.warning("%s: left out of this step: %s", server.url, error)
         if not self._alive:
             raise RunStopped(f"no server takes the weights: {'; '.join(problems)}")
 
@@ -145,7 +151,7 @@ class VLLMServerSampler(CopyingSampler):
             found = spread.run(self._alive, len(requests))
         except ServerDown as error:
             raise RunStopped(f"every server failed, the last with: {error}") from error
-        self.drawn_by = [str(server.base_url) for server, _ in found]
+        self.drawn_by = [server.url for server, _ in found]
         return [completion for _, completion in found]
 
     def sources(self) -> Sequence[str]:
@@ -154,19 +160,19 @@ class VLLMServerSampler(CopyingSampler):
     def close(self) -> None:
         """Close the connections and let go of the folder; the servers stay."""
         for server in self._servers:
-            server.close()
+            server.requests.close()
         if self._folder is not None:
             self._folder.close()
 
-    def _send(self, server: httpx.Client, backend: str) -> None:
+    def _send(self, server: _Server, backend: str) -> None:
         """Send the policy's weights to a server; after a failure the transfer is opened anew the next time."""
-        transfer = self._transfers.pop(server, None)
+        transfer, parts = self._transfers.pop(server, None), urlsplit(server.url)
         try:
             if transfer is None:
                 self._ask(server, "POST", "/shutdown_weight_transfer_engine", timeout_s=_RELOAD_S)  # of a run before
                 transfer = connect(
                     backend, ask=partial(self._ask, server, "POST", timeout_s=_RELOAD_S), weights=self.weights,
-                    address=(server.base_url.host, server.base_url.port or _PORTS[server.base_url.scheme]),
+                    address=(parts.hostname or "", parts.port or _PORTS[parts.scheme]),
                     num_workers=self._ask(server, "GET", "/get_world_size")["world_size"],
                 )  # fmt: skip
             transfer.send_weights()
@@ -175,7 +181,7 @@ class VLLMServerSampler(CopyingSampler):
             raise ServerDown(f"does not take weights by {backend} ({error}); it is started with {started}") from error
         self._transfers[server] = transfer
 
-    def _forget(self, server: httpx.Client) -> None:
+    def _forget(self, server: _Server) -> None:
         """Forget prefixes cached under older weights; while a request that was given up still ends, wait for it."""
         give_up = time.monotonic() + _FORGET_S
         while not self._ask(server, "POST", "/reset_prefix_cache").get("success"):
@@ -183,14 +189,14 @@ class VLLMServerSampler(CopyingSampler):
                 raise ServerDown("keeps prefixes that were cached under older weights")
             time.sleep(0.2)
 
-    def _drop(self, server: httpx.Client, error: ServerDown) -> None:
-        _logger.warning("%s: %s; the other servers take over", server.base_url, error)
+    def _drop(self, server: _Server, error: ServerDown) -> None:
+        _logger.warning("%s: %s; the other servers take over", server.url, error)
         self._alive = [other for other in self._alive if other is not server]
 
-    def _complete(self, requests: Sequence[Request], server: httpx.Client, number: int) -> Completion:
+    def _complete(self, requests: Sequence[Request], server: _Server, number: int) -> Completion:
         request = requests[number]
         body = {
-            "model": self._model[str(server.base_url).rstrip("/")], "prompt": list(request.prompt_ids), "n": 1,
+            "model": self._model[server.url], "prompt": list(request.prompt_ids), "n": 1,
             "temperature": request.temperature, "top_p": request.top_p, "top_k": 0, "min_p": 0.0, "seed": request.seed,
             "presence_penalty": 0.0, "frequency_penalty": 0.0, "repetition_penalty": 1.0, "min_tokens": 0,
             "max_tokens": request.max_new_tokens, "stop_token_ids": sorted(self.end_ids), "ignore_eos": True,
@@ -205,21 +211,21 @@ class VLLMServerSampler(CopyingSampler):
             raise ServerDown(f"its answer is no completion with token ids ({error!r})") from error
 
     def _ask(
-        self, server: httpx.Client, verb: str, path: str, body: object = None, *, timeout_s: float | None = None
+        self, server: _Server, verb: str, path: str, body: object = None, *, timeout_s: float | None = None
     ) -> Any:
         """Ask and return the JSON answer, {} where it has none."""
-        import httpx
-
         try:
-            more = {} if timeout_s is None else {"timeout": timeout_s}
-            response = server.request(verb, path, json=body, **more)  # type: ignore[arg-type]
-        except httpx.HTTPError as error:
+            answer = server.requests.send(
+                verb, f"{server.url}{path}", headers={"Content-Type": "application/json"}, max_body=_MAX_BODY,
+                timeout_s=timeout_s or _GENERATE_S, content=None if body is None else json.dumps(body).encode(),
+            )  # fmt: skip
+        except (NotAnswered, Stopped) as error:
             raise ServerDown(f"cannot be reached ({error or type(error).__name__})") from error
-        if response.status_code != 200:
-            raise ServerDown(f"answers {path} with {response.status_code}: {response.text[:_SHOWN]}")
+        if answer.status != 200:
+            raise ServerDown(f"answers {path} with {answer.status}: {answer.body[:_SHOWN].decode('utf-8', 'replace')}")
         try:
-            return response.json() if response.content else {}
-        except ValueError as error:
+            return json.loads(answer.body) if answer.body else {}
+        except (ValueError, RecursionError) as error:
             raise ServerDown(f"answers {path} with no JSON") from error
 
     def _write(self, weights: dict[str, Tensor]) -> None:
