@@ -24,12 +24,17 @@ def test_lines_end_at_line_feeds_alone(tmp_path: Path) -> None:
 
 def test_an_unfinished_file_of_answers_is_gone_on_with(tmp_path: Path) -> None:
     path = tmp_path / "o.jsonl"
-    first = AnswerFile(path, {"seed": 0}, resume=False)
+    prompts = [(f"a{ODD}", ({"role": "user", "content": ODD},))]
+    first = AnswerFile(path, {"seed": 0}, prompts, resume=False)
     first.begin()
-    first.add([{"id": f"a{ODD}", "completion": ODD}])
-    again = AnswerFile(path, {"seed": 0}, resume=True)
-    assert again.known == {f"a{ODD}": {"id": f"a{ODD}", "completion": ODD}}
-    again.finish([f"a{ODD}"])
+    answer = {
+        "id": f"a{ODD}", "prompt": [{"role": "user", "content": ODD}], "completion": ODD, "finish": "stop",
+        "num_prompt_tokens": 3, "num_tokens": 2,
+    }  # fmt: skip
+    first.add([answer])
+    again = AnswerFile(path, {"seed": 0}, prompts, resume=True)
+    assert again.known == {f"a{ODD}": answer}
+    again.finish()
     assert [json.loads(line)["completion"] for line in split_lines(path.read_text(encoding="utf-8"))] == [ODD]
 
 
