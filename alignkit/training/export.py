@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,25 +19,43 @@ from alignkit import storage
 from alignkit.data.chat import Chat
 from alignkit.data.packs import lay_out
 from alignkit.data.trees import Tree
+from alignkit.data.weights import weight_files
 from alignkit.errors import InputError, RunStopped
 from alignkit.policy import four_bits
 from alignkit.policy.load import load_policy
 from alignkit.policy.policy import Policy
+from alignkit.policy.saved_files import settle_config, settle_tokenizer
 from alignkit.training.checkpoint import check_space
 
 _PAD = "<|pad|>"
 _TOLERANCE = 1e-4  # nats; the same weights in the same kernels
 
 
-def export(policy: Policy, chat: Chat, folder: Path, *, trees: Sequence[Tree]) -> float:
-    """Write fp32 safetensors, tokenizer and template into `folder`, whole or not at all; LoRA adapters are merged.
+@dataclass(frozen=True)
+class Exported:
+    """Largest differences in log-prob, in nats, on a few rows of the data.
 
-    The policy is measured as it was trained, with its adapter; then merged, written, loaded again and measured. A
-    folder that stood there before is kept until the new one is proved and on disk. The turn's end token is set as end
-    of text in the tokenizer and in generation_config, and no pad is an end token.
+    Args:
+        difference: of the folder loaded again from the model that was written; 1e-4 at most.
+        rounding: of the model in its saved type from the trained one in fp32; 0 where it is saved in fp32.
+        dtype: of the saved weights.
+    """
 
-    Returns:
-        largest difference in log-prob between the policy and the folder loaded again, nats.
+    difference: float
+    rounding: float
+    dtype: str
+
+
+def export(policy: Policy, chat: Chat, folder: Path, *, trees: Sequence[Tree], source: Path | None = None) -> Exported:
+    """Write safetensors, tokenizer and template into `folder`, whole or not at all; LoRA adapters are merged.
+
+    The policy is measured as it was trained, with its adapter; then merged and measured again, rounded to the type of
+    the weights that it came from, written, loaded again and measured. A folder that stood there before is kept until
+    the new one is proved and on disk. The turn's end token is set as end of text in the tokenizer and in
+    generation_config, and no pad is an end token. Settings are written as transformers 4 and 5 both read them.
+
+    Args:
+        source: the folder that the model came from; None: fp32, and settings as transformers writes them.
 
     Raises:
         RunStopped: the disk refuses, or the folder cannot be loaded or does not give the trained model's log-probs.
@@ -47,13 +68,15 @@ def export(policy: Policy, chat: Chat, folder: Path, *, trees: Sequence[Tree]) -
         shutil.rmtree(working, ignore_errors=True)
         working.mkdir(mode=storage.PRIVATE_FOLDER, parents=True)
         check_space(working, sum(p.nbytes for p in policy.parameters()))
-        _save(policy, chat, working)
-        difference = _difference(policy, working, checked, trained)
-        if not difference <= _TOLERANCE:  # also where it is nan
-            raise RunStopped(
-                f"{working}: loaded again it differs by {difference:.2g} nats from the trained model; not used"
-                + ("; its log-probs are no numbers: lower --learning-rate" if math.isnan(difference) else "")
-            )
+        _merge(policy)
+        _prove(_gap(_measured(policy, checked), trained), working, "merged")
+        dtype = torch.float32 if source is None else source_dtype(source)
+        _round(policy, dtype)
+        written = _measured(policy, checked)
+        rounding = _gap(written, trained)
+        _save(policy, chat, working, source=source, dtype=dtype)
+        difference = _gap(_loaded_again(policy, working, checked), written)
+        _prove(difference, working, "loaded again")
         storage.sync_tree(working)
         storage.put_in_place(working, folder)
     except InputError as error:
@@ -64,15 +87,66 @@ def export(policy: Policy, chat: Chat, folder: Path, *, trees: Sequence[Tree]) -
         raise RunStopped(
             f"{folder}: the model cannot be written: {reason}; make room and go on with --resume"
         ) from error
-    return difference
+    return Exported(difference, rounding, str(dtype).removeprefix("torch."))
 
 
-def _save(policy: Policy, chat: Chat, folder: Path) -> None:
-    tokenizer = chat.tokenizer
+def _prove(difference: float, folder: Path, when: str) -> None:
+    """Stop where a model differs from what was trained; also where the difference is nan."""
+    if not difference <= _TOLERANCE:
+        raise RunStopped(
+            f"{folder}: {when} it differs by {difference:.2g} nats from the trained model; not used"
+            + ("; its log-probs are no numbers: lower --learning-rate" if math.isnan(difference) else "")
+        )
+
+
+def source_dtype(folder: Path) -> torch.dtype:
+    """Type that most numbers of a folder's weights have; fp32 where it is none of bf16, fp16 and fp32."""
+    from safetensors import safe_open
+
+    kinds = {"BF16": torch.bfloat16, "F16": torch.float16}
+    sizes: Counter[str] = Counter()
+    for file in weight_files(folder).values():
+        with safe_open(file, framework="numpy") as opened:
+            for name in opened.keys():  # noqa: SIM118  # no mapping
+                part = opened.get_slice(name)
+                sizes[part.get_dtype()] += math.prod(part.get_shape())
+    return kinds.get(max(sizes, key=lambda kind: sizes[kind], default="F32"), torch.float32)
+
+
+def _merge(policy: Policy) -> None:
     model: Any = policy.model
     if hasattr(model, "merge_and_unload"):
         four_bits.restore(model)
-        model = policy.model = model.merge_and_unload()
+        policy.model = model.merge_and_unload()
+
+
+def _round(policy: Policy, dtype: torch.dtype) -> None:
+    """Round the weights in place to what the saved type holds; they stay fp32."""
+    if dtype == torch.float32:
+        return
+    with torch.no_grad():
+        for parameter in policy.parameters():
+            parameter.copy_(parameter.to(dtype))
+
+
+@contextmanager
+def _held_as(model: Any, dtype: torch.dtype) -> Iterator[None]:
+    """Hold the parameters in another type for a while; ties stay."""
+    before = [(parameter, parameter.dtype) for parameter in model.parameters() if parameter.is_floating_point()]
+    for parameter, _ in before:
+        parameter.grad = None
+        parameter.data = parameter.data.to(dtype)
+    try:
+        yield
+    finally:
+        for parameter, own in before:
+            parameter.data = parameter.data.to(own)
+
+
+def _save(policy: Policy, chat: Chat, folder: Path, *, source: Path | None, dtype: torch.dtype) -> None:
+    tokenizer = chat.tokenizer
+    model: Any = policy.model
+    num_tokens = len(tokenizer)
     tokenizer.chat_template = chat.template
     tokenizer.eos_token = tokenizer.convert_ids_to_tokens(chat.turn_end_id)
     _set_pad(policy, model, chat)
@@ -80,9 +154,11 @@ def _save(policy: Policy, chat: Chat, folder: Path) -> None:
     if getattr(model, "generation_config", None) is not None:
         model.generation_config.eos_token_id = sorted(chat.end_ids)
         model.generation_config.pad_token_id = tokenizer.pad_token_id
-    with policy.on_path("plain"), policy.dropout.as_configured():
+    with policy.on_path("plain"), policy.dropout.as_configured(), _held_as(model, dtype):
         model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    settle_config(folder, source, dtype=str(dtype).removeprefix("torch."))
+    settle_tokenizer(folder, source, tokenizer, added=len(tokenizer) > num_tokens)
 
 
 def _set_pad(policy: Policy, model: Any, chat: Chat) -> None:
@@ -129,13 +205,19 @@ def _measured(policy: Policy, trees: Sequence[Tree]) -> Tensor | None:
     return output.logprob_T if output.value_N is None else output.value_N
 
 
-def _difference(policy: Policy, folder: Path, trees: Sequence[Tree], trained: Tensor | None) -> float:
-    """Load the folder and compare it with what was measured before it was written, nats; nan where either is nan."""
-    if trained is None:
-        return 0.0
-    again = load_policy(
-        folder, precision="fp32", attention=policy.path, scalar_head=policy.scalar_head, device=policy.device
+def _loaded_again(policy: Policy, folder: Path, trees: Sequence[Tree]) -> Tensor | None:
+    if not trees:
+        return None
+    return _measured(
+        load_policy(
+            folder, precision="fp32", attention=policy.path, scalar_head=policy.scalar_head, device=policy.device
+        ),
+        trees,
     )
-    found = _measured(again, trees)
-    assert found is not None
-    return float((found - trained).abs().max()) if len(found) else 0.0
+
+
+def _gap(found: Tensor | None, expected: Tensor | None) -> float:
+    """Largest difference, nats; nan where either is nan, 0 where nothing was measured."""
+    if found is None or expected is None or not len(found):
+        return 0.0
+    return float((found - expected).abs().max())

@@ -9,6 +9,7 @@ import secrets
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from functools import partial
 from io import TextIOWrapper
 from pathlib import Path
@@ -165,6 +166,9 @@ def _train(method: Method, resolved: Resolved, run: RunFolder, progress: Progres
         + (" on the fullest rank" if world.size > 1 else "")
         + (" with Python and its libraries" if planned.device == "cpu" else "")
     )
+    if (dtype := finished["exported_dtype"]) != "float32":
+        rounding = finished["exported_rounding_nats"]
+        progress.note(f"saved in {dtype}, as the model came: rounding moves log-probs by up to {rounding:.2g} nats")
     progress.note(f"{method.name}: {finished['steps']} steps, model in {run.model}")
 
 
@@ -232,7 +236,7 @@ def _compute(
             if found is not None:
                 loop.resume(Path(found))
             loop.train()
-        difference = _export(loop, models, inputs, run)
+        exported = _export(loop, models, inputs, run)
     finally:
         for tracker in trackers:
             tracker.close()
@@ -247,7 +251,9 @@ def _compute(
         "peak_mib": max(world.gather(peak_mib())),
         "tokens": loop.position.tokens_seen,
         "tally": tally.as_json(loop.position.tally),
-        "exported_difference_nats": difference,
+        "exported_difference_nats": exported["difference"],
+        "exported_rounding_nats": exported["rounding"],
+        "exported_dtype": exported["dtype"],
     }
 
 
@@ -258,7 +264,7 @@ def _forget_later_samples(run: RunFolder, step: int, config: MethodConfig) -> No
     Journal(run.path / FOLDER / "validation").remove_after(step)
 
 
-def _export(loop: Loop, models: Models, inputs: Inputs, run: RunFolder) -> float:
+def _export(loop: Loop, models: Models, inputs: Inputs, run: RunFolder) -> dict[str, Any]:
     """Write the model; a signal meanwhile saves the last step first (an adapter is saved before it is merged).
 
     Rank 0 writes it; the others wait.
@@ -269,7 +275,8 @@ def _export(loop: Loop, models: Models, inputs: Inputs, run: RunFolder) -> float
     try:
         with models.whole_policy() as policy, terminated_as_interrupted() if world.is_first else held_signals():
             trees = small_trees(inputs.training.trees)
-            return world.on_first(lambda: export(policy, inputs.chat, run.model, trees=trees))
+            source = inputs.source.folder
+            return world.on_first(lambda: asdict(export(policy, inputs.chat, run.model, trees=trees, source=source)))
     except KeyboardInterrupt:
         loop.stop_interrupted()
 
