@@ -123,7 +123,7 @@ _MEANINGFUL: dict[str, tuple[dict[str, Any], str, tuple[str, ...], tuple[str, ..
     "an unknown field of a message": ({"messages": [_USER, _ANSWER | {"mood": "glad"}]}, "sft", ("mood",), ()),
     "weights of rows": ({"prompt": "q", "chosen": "a", "sample_weight": 0.2}, "sft", ("sample_weight",), ()),
     "two users in a row": ({"messages": [_USER, _ANSWER, _USER, _USER]}, "dpo", ("user",), ()),
-    "nothing but a system turn": ({"messages": [{"role": "system", "content": "s"}]}, "sft", ("s0",), ()),
+    "nothing but a system turn": ({"messages": [{"role": "system", "content": "q"}]}, "sft", ("s0",), ()),
 }  # fmt: skip
 
 
@@ -161,8 +161,8 @@ def silent(ground: Ground) -> Tried:
     tried = Tried("silent")
     for name, (row, how, words, without) in _MEANINGFUL.items():
         place = ground.place()
-        lines = [row | {"id": f"s{n}"} for n in range(8)]
-        (place / "rows.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+        lines = [json.dumps(row | {"id": f"s{n}"}).replace('"q"', f'"q {n}"') for n in range(8)]  # other prompts
+        (place / "rows.jsonl").write_text("\n".join(lines), encoding="utf-8")
         command = ["data", "show", "--model", str(ground.model), "--data", "rows.jsonl", "--limit", "1"]
         if how != "show":
             command = training(how, ground, "out", steps=1)
