@@ -123,7 +123,7 @@ _MEANINGFUL: dict[str, tuple[dict[str, Any], str, tuple[str, ...], tuple[str, ..
     "an unknown field of a message": ({"messages": [_USER, _ANSWER | {"mood": "glad"}]}, "sft", ("mood",), ()),
     "weights of rows": ({"prompt": "q", "chosen": "a", "sample_weight": 0.2}, "sft", ("sample_weight",), ()),
     "two users in a row": ({"messages": [_USER, _ANSWER, _USER, _USER]}, "dpo", ("user",), ()),
-    "nothing but a system turn": ({"messages": [{"role": "system", "content": "q"}]}, "sft", ("s0",), ()),
+    "nothing but a system turn": ({"messages": [{"role": "system", "content": "q"}]}, "sft", ("ends with",), ()),
 }  # fmt: skip
 
 
