@@ -101,6 +101,12 @@ class Chat:
         """Render messages and the generation prompt."""
         return self._one(self.prompt_job(messages)).text
 
+    @property
+    def puts_space_before_texts(self) -> bool:
+        """Whether a text's first token holds a space that is not in the text (Llama 2's tokenizer, and others)."""
+        ids = self.tokenizer.encode("A", add_special_tokens=False)
+        return bool(ids) and str(self.tokenizer.convert_ids_to_tokens(ids)[0]).startswith("\u2581")
+
     def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
         """Token ids of messages and the generation prompt; what looks like a special token in a message is text."""
         return self.encoder.ids(self._one(self.prompt_job(messages))).tolist()

@@ -20,6 +20,7 @@ from alignkit.registry import registry
 from alignkit.training.resume import code_fingerprint, hardware
 from alignkit.training.setup import Inputs
 
+_NEARLY_ALL = 0.9
 _PACKAGES = ("alignkit", "alignkit-plugins", "torch", "transformers", "tokenizers", "peft", "safetensors", "numpy")
 
 
@@ -84,6 +85,12 @@ def account(inputs: Inputs) -> list[str]:
             reasons = sorted(set(part.skipped.values()) - {TIE})
             text += f", {len(part.skipped) - ties} skipped ({'; '.join(reasons[:3])}; listed in run.json)"
         lines.append(text)
+    training = inputs.training
+    if training.num_tokenized_otherwise >= _NEARLY_ALL * len(training.trees) and inputs.chat.puts_space_before_texts:
+        lines.append(
+            "answers: this tokenizer puts a space before every text, so nearly every answer begins with a space token "
+            "that does not stand behind its prompt in the whole text; the model learns to write it"
+        )
     for column, lengths in inputs.training.lengths.items():
         middle, high, highest = np.quantile(lengths, [0.5, 0.9, 0.99])
         lines.append(
