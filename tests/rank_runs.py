@@ -29,6 +29,7 @@ METHODS = {
     "reward": ["--learning-rate", "0.03", "--validation-interval", "2", "--early-stopping-steps", "4"],
     "grpo": ["--reward", "rewards.py:short", "--group-size", "3", "--kl-in", "reward", "--kl-estimator", "k1"],
 }
+WORSE = ["--learning-rate", "1", "--validation-interval", "1", "--early-stopping-steps", "2"]
 REWARDS = """
 def short(completion, row):
     return len(set(completion)) - 0.5 * len(completion)
@@ -79,6 +80,7 @@ def stopped() -> dict[str, list[int]]:
     raising = ["--reward", "rewards.py:raising"]
     return {
         "nan": ranks(2, "nan", partial(train, "sft", "nan", [], data="bad.jsonl"), rank_0=spoilt, rank_1=spoilt),
+        "worse": ranks(2, "worse", partial(train, "sft", "worse", WORSE)),
         "raising": ranks(2, "raising", partial(train, "grpo", "raising", raising)),
         "full": ranks(2, "full", partial(train, "sft", "full", []), rank_1=without_room),
         "copying": ranks(2, "copying", partial(train, "sft", "copying", ["--sampler", "vllm"])),

@@ -170,6 +170,13 @@ def test_nan_on_one_rank_stops_all_and_names_the_row(folder: Path) -> None:
     assert all(step < int(found[1]) for step in kept)
 
 
+def test_ranks_give_back_the_model_they_began_with(folder: Path) -> None:
+    assert codes(folder, "worse") == [0, 0], said(folder, "worse")
+    assert "the model is kept as it was before the first step" in said(folder, "worse")
+    ours, theirs = weights(folder / "worse"), load_file(folder / "model" / "model.safetensors")
+    assert ours.keys() == theirs.keys() and all(torch.equal(x, theirs[name]) for name, x in ours.items())
+
+
 @pytest.mark.parametrize(
     ("name", "code", "text"),
     [

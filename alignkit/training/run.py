@@ -354,15 +354,15 @@ def _check_reference(
     margins = first_margins(policy, models.reference, layout, weight=weight, world=world)
     check = margins.check(in_fp32=policy.autocast is None, repeats=policy.device.type == "cpu")
     noise = {
-        "name": "noise of that margin in a later epoch's rows: beta x rms", "value": margins.noise, "ok": True,
-        "mean": float(margins.later_N.mean()), "pairs": len(margins.later_N), "unit": "of the loss",
+        "name": "what rounding moves that margin by: beta x rms", "value": margins.noise, "ok": True,
+        "mean": float(margins.rounding_N.mean()), "pairs": len(margins.rounding_N), "unit": "of the loss",
     }  # fmt: skip
 
     world.on_first(lambda: _add_check(run, check, noise))
     if policy.autocast is not None:
         progress.note(
-            f"reference: the margin starts at {margins.first_N.mean():.2g} (mean); in later epochs' rows bf16 rounding "
-            f"moves it by {margins.noise:.2g} (beta x rms of {len(margins.later_N)})"
+            f"reference: the margin starts at {margins.first_N.mean():.2g} (mean); bf16 rounding moves it by "
+            f"{margins.noise:.2g} (beta x rms of {len(margins.rounding_N)})"
         )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -94,16 +94,17 @@ class Margins:
 
     Args:
         first_N: in the rows that the first steps read.
-        later_N: in the rows that the second epoch's first steps read, which round otherwise.
+        rounding_N: what rounding moves them by. In fp32: where the second epoch's rows lay them out otherwise. In bf16:
+            from fp32, which is more; once the weights have moved, policy and reference round each on its own.
     """
 
     first_N: np.ndarray
-    later_N: np.ndarray
+    rounding_N: np.ndarray
 
     @property
     def noise(self) -> float:
-        """Root mean square of what rounding in other rows moves a margin by."""
-        return float(np.sqrt(np.mean(self.later_N**2))) if len(self.later_N) else 0.0
+        """Root mean square of what rounding moves a margin by."""
+        return float(np.sqrt(np.mean(self.rounding_N**2))) if len(self.rounding_N) else 0.0
 
     def check(self, *, in_fp32: bool, repeats: bool) -> Check:
         """Compare the first steps' with 0.
@@ -132,30 +133,53 @@ def first_margins(
         weight: what the loss multiplies log-ratios by: DPO's beta.
     """
 
-    def measured(first: int) -> list[float]:
-        found: list[float] = []
+    def margins(pack: Pack, logprob_T: Tensor, other_T: Tensor) -> list[float]:
+        ratio_T = (logprob_T - other_T).double().cpu().numpy()
+        ratio_N = weight * np.bincount(pack.completion_T, ratio_T, pack.num_completions)
+        are_pairs = all(len(tree.completions) == 2 for tree in pack.trees)
+        return (ratio_N[0::2] - ratio_N[1::2] if are_pairs else ratio_N).tolist()
+
+    def packs(first: int) -> Iterator[Pack]:
         tokens = 0
         for row in layout.from_step(first):
-            pack = lay_out([layout.trees[n] for n in row])
-            with torch.no_grad():
-                ratio_T = (policy(pack).logprob_T - reference.logprobs(pack)).double().cpu().numpy()
-            ratio_N = weight * np.bincount(pack.completion_T, ratio_T, pack.num_completions)
-            are_pairs = all(len(tree.completions) == 2 for tree in pack.trees)
-            found += (ratio_N[0::2] - ratio_N[1::2] if are_pairs else ratio_N).tolist()
-            tokens += len(pack.ids_S)
             if tokens >= _MARGIN_TOKENS:
-                break
-        return found
+                return
+            pack = lay_out([layout.trees[n] for n in row])
+            tokens += len(pack.ids_S)
+            yield pack
+
+    def measured() -> list[list[float]]:
+        found: list[float] = []
+        rounding: list[float] = []
+        with torch.no_grad():
+            for pack in packs(1):
+                ours_T = policy(pack).logprob_T
+                found += margins(pack, ours_T, reference.logprobs(pack))
+                if policy.autocast is not None:
+                    rounding += margins(pack, ours_T, _in_fp32(policy, pack))
+            if policy.autocast is None:
+                for pack in packs(1 + layout.steps_per_epoch):
+                    rounding += margins(pack, policy(pack).logprob_T, reference.logprobs(pack))
+        return [found, rounding]
 
     was_training = policy.training
     policy.train()  # as in a step: dropout is off in it
     try:
-        parts = world.each(lambda: [measured(1), measured(1 + layout.steps_per_epoch)])
+        parts = world.each(measured)
     finally:
         policy.train(was_training)
         reference.release()
-    first_N, later_N = (np.array([x for part in parts for x in part[n]]) for n in (0, 1))
-    return Margins(first_N, later_N)
+    first_N, rounding_N = (np.array([x for part in parts for x in part[n]]) for n in (0, 1))
+    return Margins(first_N, rounding_N)
+
+
+def _in_fp32(policy: Policy, pack: Pack) -> Tensor:
+    autocast, policy.autocast = policy.autocast, None
+    try:
+        logprob_T: Tensor = policy(pack).logprob_T
+    finally:
+        policy.autocast = autocast
+    return logprob_T
 
 
 def ranks_check(models: Models, trees: Sequence[Tree]) -> Check:
