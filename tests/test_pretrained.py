@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import io
 import json
 import pickle
@@ -85,6 +86,13 @@ def test_a_folder_that_wants_to_run_code_is_refused_without_a_question(
         load(folder)
     assert not canary.exists()
     assert "[y/N]" not in "".join(capfd.readouterr())
+
+
+def test_what_transformers_says_of_a_folder_steers_no_terminal(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    edit(folder / "config.json", model_type="evil\x1b[2J\nalignkit: error: x")
+    with contextlib.suppress(InputError):
+        load_tokenizer(folder)
+    assert "\x1b" not in (said := "".join(capfd.readouterr())) and "\nalignkit: error" not in said
 
 
 def assert_loads_or_is_named(load: Callable[..., Any], folder: Path) -> None:

@@ -8,11 +8,13 @@ folder's content is an InputError: a wrong type in config.json is the folder's f
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
 from alignkit.data.weights import check_weights, first_line
+from alignkit.display import LogFormatter
 from alignkit.errors import AlignkitError, InputError
 
 _Loaded = TypeVar("_Loaded")
@@ -110,8 +112,14 @@ def read_tokenizer(folder: str | Path, **options: Any) -> Any:
 def _loaded(folder: str | Path, load: Callable[[], _Loaded], problem: str, *, todo: str = "") -> _Loaded:
     """Run one of transformers' loaders; whatever it raises is about the folder, but for a lack of memory.
 
-    A Rust panic (in tokenizers, on a damaged tokenizer.json) is no Exception.
+    A Rust panic (in tokenizers, on a damaged tokenizer.json) is no Exception. What transformers logs repeats the
+    folder's texts, so it speaks of errors alone, and nothing in it steers the terminal.
     """
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.set_verbosity_error()
+    for handler in logging.getLogger("transformers").handlers:
+        handler.setFormatter(LogFormatter("[transformers] %(message)s"))
     try:
         return load()
     except (MemoryError, AlignkitError, KeyboardInterrupt, SystemExit, GeneratorExit):
