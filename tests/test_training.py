@@ -40,9 +40,10 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("data") / "pairs.jsonl"
+    rules = [{"kind": "contains", "values": list("abcdefghijklm")}]  # random answers differ in it
     rows = [
         {"id": f"r{n}", "prompt": f"Say {word} {n}.", "chosen": f"{word} {n}",
-         "rejected": f"no, {word} it is not, {n} times", "rules": [{"kind": "contains", "values": [word]}]}
+         "rejected": f"no, {word} it is not, {n} times", "rules": rules}
         for n, word in enumerate(WORDS * 4)
     ]  # fmt: skip
     path.write_text("\n".join(json.dumps(row) for row in rows))
