@@ -11,15 +11,16 @@ from typing import Any
 import numpy as np
 import pytest
 from scipy.optimize import minimize
-from scipy.stats import ttest_1samp
+from scipy.stats import binomtest, ttest_1samp
 
 from alignkit.data.rows import Row, to_row
 from alignkit.training.pair_accuracy import (
     _features,
     calibration_error,
+    difference_over,
     fit_surface,
-    mean_over,
     pair_accuracy,
+    share_over,
 )
 
 SHARED = Path(__file__).parents[2] / "shared" / "data" / "preference-dev.jsonl.gz"
@@ -42,14 +43,36 @@ def test_figures_are_those_computed_by_hand() -> None:
     assert found.metrics()["held_out/accuracy"] == 0.625 and "held_out/surface" not in found.metrics()
 
 
-def test_the_interval_is_students_and_pairs_of_one_prompt_are_one_unit() -> None:
-    x = np.random.default_rng(0).normal(size=40)
-    found = mean_over(x, list(range(40)))
+def test_the_interval_of_a_difference_is_students_and_pairs_of_one_prompt_are_one_unit() -> None:
+    x = np.random.default_rng(0).choice([-1.0, -0.5, 0, 0.5, 1], size=40)
+    found = difference_over(x, list(range(40)))
     wanted = ttest_1samp(x, 0).confidence_interval(0.95)
     assert (found.low, found.high) == pytest.approx((wanted.low, wanted.high))
-    doubled = mean_over(np.repeat(x, 2), [n // 2 for n in range(80)])
+    doubled = difference_over(np.repeat(x, 2), [n // 2 for n in range(80)])
     assert (doubled.low, doubled.high) == pytest.approx((found.low, found.high))
-    assert math.isnan(mean_over(np.array([1.0, 2.0]), ["a", "a"]).low)
+    far = difference_over(np.array([1.0] * 9 + [0.0]), list(range(10)))
+    assert 0 < far.low < 0.9 and far.high == 1
+
+
+def test_the_interval_of_a_share_is_wilsons_and_within_0_and_1() -> None:
+    for wins, n in ((37, 60), (10, 12), (11, 12), (12, 12), (0, 12)):
+        x = np.array([1.0] * wins + [0.0] * (n - wins))
+        wanted = binomtest(wins, n).proportion_ci(method="wilson")
+        found = share_over(x, list(range(n)))
+        assert (found.low, found.high) == pytest.approx((wanted.low, wanted.high), abs=1e-4)
+        assert 0 <= found.low <= found.mean <= found.high <= 1
+        doubled = share_over(np.repeat(x, 2), [k // 2 for k in range(2 * n)])
+        assert (doubled.low, doubled.high) == pytest.approx((found.low, found.high))
+
+
+@pytest.mark.parametrize("prompts", ["abc", "abcabcabcabc"])
+def test_too_few_prompts_have_no_interval_and_say_so(prompts: str) -> None:
+    rows = [row(prompt, "long answer", "no") for prompt in prompts]
+    found = pair_accuracy(np.array([1.0] * (len(rows) - 1) + [0.0]), rows, [])
+    said = found.lines()[0]
+    assert "too few for intervals" in said and f"of {len(rows)} pairs in the right order" in said
+    assert "[" not in said and "nan" not in said
+    assert not [name for name in found.metrics() if name.endswith(("_low", "_high"))]
 
 
 def test_calibration_is_the_gap_of_confidence_and_share_right() -> None:

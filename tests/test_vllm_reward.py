@@ -190,9 +190,8 @@ def test_the_pad_stands_in_no_text_and_a_padded_batch_reads_the_same_rewards(tra
 def test_held_out_pairs_are_compared_with_length_and_surface(trained: Path) -> None:
     run = alignkit.Run(trained.parent)
     last = dict(run.metrics.select("name", "value").iter_rows())
-    assert {"held_out/accuracy", "held_out/longer", "held_out/over_longer_low", "held_out/calibration_error"} <= set(
-        last
-    )
+    wanted = {"held_out/accuracy", "held_out/longer", "held_out/over_longer", "held_out/calibration_error"}
+    assert wanted <= set(last) and "held_out/over_longer_low" not in last  # too few pairs for an interval
     assert last["held_out/over_longer"] == pytest.approx(last["held_out/accuracy"] - last["held_out/longer"])
     assert "Held-out pairs" in (run.path / "report.html").read_text(encoding="utf-8")
 

@@ -160,15 +160,15 @@ def credit(pairs: Sequence[tuple[Scored | Missing, Scored | Missing]], *, severa
     return 1 / (1 + sum(margin == 0 for margin in margins))
 
 
-def wilson(mean: float, n: int) -> tuple[float, float]:
-    """Wilson's 95 % interval of a share.
+def wilson(mean: float, n: float) -> tuple[float, float]:
+    """Wilson's 95 % interval of a share of n, which need be no whole number.
 
     >>> [round(100 * x, 1) for x in wilson(0.5, 10)]
     [23.7, 76.3]
     """
     middle = (mean + _Z**2 / (2 * n)) / (1 + _Z**2 / n)
     half = _Z / (1 + _Z**2 / n) * math.sqrt(mean * (1 - mean) / n + _Z**2 / (4 * n**2))
-    return max(0.0, middle - half), min(1.0, middle + half)
+    return min(mean, max(0.0, middle - half)), max(mean, min(1.0, middle + half))  # the share lies within, to the bit
 
 
 def _accuracy(subset: str, credits: Sequence[float | None]) -> Accuracy:

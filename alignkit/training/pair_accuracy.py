@@ -7,9 +7,11 @@
     calibration_error       |share right - mean confidence| over ten bins of equal count, confidence = sigma(|margin|)
     length_correlation      of the margin with the difference of log lengths, through the origin: a pair has no order
 
-Intervals are Student's over prompts (pairs of one prompt are one unit). The surface model is logistic regression on
-differences of features (log characters, lines, list items, log distinct words, share of the prompt's words), ridge 1.
-Source: Bradley and Terry 1952; Guo et al. 2017 (calibration). Shape letters: P pairs, K features.
+Intervals are over prompts: pairs of one prompt are one unit. A share's is Wilson's, of as many pairs as their spread is
+worth; a difference's is Student's, cut at -1 and 1. Below MIN_PROMPTS prompts there is none. The surface model is
+logistic regression on differences of features (log characters, lines, list items, log distinct words, share of the
+prompt's words), ridge 1.
+Source: Bradley and Terry 1952; Wilson 1927; Guo et al. 2017 (calibration). Shape letters: P pairs, K features.
 """
 
 from __future__ import annotations
@@ -23,7 +25,9 @@ import numpy as np
 from scipy.stats import t
 
 from alignkit.data.rows import Row, text_of
+from alignkit.scoring.probes import wilson
 
+MIN_PROMPTS = 10  # fewer say too little for an interval
 MAX_FITTED = 5_000  # training pairs that the surface model sees
 _NUM_BINS = 10
 _NEWTON_STEPS = 50
@@ -34,7 +38,7 @@ _WORD = re.compile(r"\w+")
 
 @dataclass(frozen=True)
 class Difference:
-    """A mean with its 95 % interval over prompts; `low` and `high` nan below two prompts."""
+    """A mean with its 95 % interval over prompts; `low` and `high` nan below MIN_PROMPTS prompts."""
 
     mean: float
     low: float
@@ -71,7 +75,9 @@ class PairAccuracy:
             over.append(f"{_points(self.over_surface)} over surface features ({100 * self.surface:.1f} %)")
         beaten = all(part is None or part.low > 0 for part in (self.over_longer, self.over_surface))
         said = "" if beaten else "; this does not show that it reads more than the look of an answer"
-        accuracy = f"{100 * self.accuracy.mean:.1f} % [{100 * self.accuracy.low:.1f}, {100 * self.accuracy.high:.1f}]"
+        if math.isnan(self.accuracy.low):
+            said += f"; too few for intervals, which need {MIN_PROMPTS} prompts"
+        accuracy = f"{100 * self.accuracy.mean:.1f} %{_between(self.accuracy, '.1f')}"
         other = f"calibration error {self.calibration_error:.3f}"
         other += f", correlation of reward and length within pairs {self.length_correlation:.2f}"
         order = f"held out: {accuracy} of {self.num_pairs} pairs in the right order, {', '.join(over)}{said}"
@@ -94,26 +100,44 @@ def pair_accuracy(margin_P: np.ndarray, held_out: Sequence[Row], training: Seque
         surface_P = _right(np.stack([_features(row) for row in held_out]) / scale_K @ weight_K)
     return PairAccuracy(
         num_pairs=len(held_out),
-        accuracy=mean_over(right_P, units),
+        accuracy=share_over(right_P, units),
         longer=float(longer_P.mean()),
-        over_longer=mean_over(right_P - longer_P, units),
+        over_longer=difference_over(right_P - longer_P, units),
         surface=None if surface_P is None else float(surface_P.mean()),
-        over_surface=None if surface_P is None else mean_over(right_P - surface_P, units),
+        over_surface=None if surface_P is None else difference_over(right_P - surface_P, units),
         calibration_error=calibration_error(margin_P),
         length_correlation=_correlation(margin_P, np.diff(-np.log1p(chars_P2), axis=1)[:, 0]),
     )
 
 
-def mean_over(x_P: np.ndarray, units: Sequence[Hashable]) -> Difference:
-    """Mean with Student's 95 % interval over units: se^2 = G / (G - 1) sum_g (sum of (x - mean) in g)^2 / P^2."""
-    mean = float(x_P.mean())
-    number = {unit: n for n, unit in enumerate(dict.fromkeys(units))}
-    if len(number) < 2:
+def difference_over(x_P: np.ndarray, units: Sequence[Hashable]) -> Difference:
+    """Mean of differences from -1 to 1 with Student's 95 % interval over units, which ends there too."""
+    mean, num_units = float(x_P.mean()), len(set(units))
+    if num_units < MIN_PROMPTS:
         return Difference(mean, math.nan, math.nan)
-    sums_G = np.bincount([number[unit] for unit in units], x_P - mean)
-    error = math.sqrt(len(number) / (len(number) - 1) * float((sums_G**2).sum())) / len(x_P)
-    reach = float(t.ppf(0.975, len(number) - 1)) * error
-    return Difference(mean, mean - reach, mean + reach)
+    reach = float(t.ppf(0.975, num_units - 1)) * _error(x_P, units)
+    return Difference(mean, max(-1.0, mean - reach), min(1.0, mean + reach))
+
+
+def share_over(x_P: np.ndarray, units: Sequence[Hashable]) -> Difference:
+    """Mean of numbers from 0 to 1 with Wilson's 95 % interval.
+
+    Of mean (1 - mean) / se^2 pairs, se without its G / (G - 1), at most as many as there are: fewer where pairs of one
+    unit are alike. Where all are equal, and no spread tells, each unit counts as one.
+    """
+    mean, num_units = float(x_P.mean()), len(set(units))
+    if num_units < MIN_PROMPTS:
+        return Difference(mean, math.nan, math.nan)
+    error = _error(x_P, units)
+    worth = mean * (1 - mean) / error**2 * num_units / (num_units - 1) if error else float(num_units)
+    return Difference(mean, *wilson(mean, min(float(len(x_P)), worth)))
+
+
+def _error(x_P: np.ndarray, units: Sequence[Hashable]) -> float:
+    """Standard error of the mean over units: se^2 = G / (G - 1) sum_g (sum of (x - mean) in g)^2 / P^2."""
+    number = {unit: n for n, unit in enumerate(dict.fromkeys(units))}
+    sums_G = np.bincount([number[unit] for unit in units], x_P - x_P.mean())
+    return math.sqrt(len(number) / (len(number) - 1) * float((sums_G**2).sum())) / len(x_P)
 
 
 def calibration_error(margin_P: np.ndarray) -> float:
@@ -180,4 +204,8 @@ def _correlation(x_P: np.ndarray, y_P: np.ndarray) -> float:
 
 
 def _points(part: Difference) -> str:
-    return f"{100 * part.mean:+.1f} points [{100 * part.low:+.1f}, {100 * part.high:+.1f}]"
+    return f"{100 * part.mean:+.1f} points{_between(part, '+.1f')}"
+
+
+def _between(part: Difference, form: str) -> str:
+    return "" if math.isnan(part.low) else f" [{100 * part.low:{form}}, {100 * part.high:{form}}]"
