@@ -29,7 +29,7 @@ class MethodConfig(Options):
     optimizer steps.
     """
 
-    learning_rate: float = Field(1e-5, gt=0, description="peak learning rate")
+    learning_rate: float = Field(1e-5, gt=0, le=1, description="peak learning rate")
     batch_size: int = Field(2, ge=1, description="prompts a batch, each with all its completions")
     accumulation: int = Field(
         2, ge=1, description="batches a step: one optimizer step sees batch-size x accumulation prompts"

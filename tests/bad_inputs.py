@@ -122,7 +122,7 @@ CATALOGUE = [
     Case("wrong TOML", f"{SFT} --config wrong.toml", "wrong.toml:1: not valid TOML: .*; correct this line"),
     Case("unknown --set", f"{SFT} --set sede=1", "--set sede=1: 'sede' is not a known key; did you mean 'seed'"),
     Case("wrong value", f"{SFT} --learning-rate fast",
-         '--learning-rate: "fast" was given, a number, above 0 is allowed'),
+         '--learning-rate: "fast" was given, a number, above 0 and at most 1 is allowed'),
     Case("unknown sampler", f"{SFT} --sampler vlm", "no sampler is named 'vlm'; .*known: .*transformers"),
     Case("unknown tracker", f"{SFT} --track wandbb", r"no tracker is named 'wandbb'; did you mean 'wandb'\?; known: "),
     Case("wrong split", f"{SFT} --split half", "--split 'half': give first-N or a share"),

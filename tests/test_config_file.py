@@ -159,7 +159,10 @@ MISTAKES = [
     ("[modle]\nmodel = 'x'", "alignkit.toml:1: modle is not a known key; did you mean 'model'?"),
     ("[train]\nseed = true", "alignkit.toml:2: train.seed: true was given, a whole number, at least 0 is allowed"),
     ("[train]\nseed = '1'", 'alignkit.toml:2: train.seed: "1" was given, a whole number, at least 0 is allowed'),
-    ("[train]\nlearning_rate = 0", "alignkit.toml:2: train.learning_rate: 0 was given, a number, above 0 is allowed"),
+    (
+        "[train]\nlearning_rate = 0",
+        "alignkit.toml:2: train.learning_rate: 0 was given, a number, above 0 and at most 1 is allowed",
+    ),
     (
         "train.schedule = 'cubic'",
         'alignkit.toml:1: train.schedule: "cubic" was given, one of linear, cosine, constant is',

@@ -74,6 +74,12 @@ def test_a_methods_page_has_its_equations_and_its_module(method: str) -> None:
         assert spaced(line) in spaced(text)
 
 
+def test_the_learning_rate_has_both_its_bounds() -> None:
+    for name in METHODS:
+        (row,) = [line for line in options_table(name).splitlines() if line.startswith("| `--learning-rate`")]
+        assert row.endswith("a number, above 0 and at most 1 |")
+
+
 def test_every_method_of_ours_has_a_page() -> None:
     ours = [p.name for p in registry().plugins() if p.kind == "method" and p.distribution == "alignkit-plugins"]
     assert sorted(ours) == sorted(METHODS) == sorted(file.stem for file in (DOCS / "methods").glob("*.md"))

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 class DPOConfig(MethodConfig):
     """The paper's numbers."""
 
-    learning_rate: float = Field(5e-6, gt=0, description="peak learning rate (the paper's)")
+    learning_rate: float = Field(5e-6, gt=0, le=1, description="peak learning rate (the paper's)")
     batch_size: int = Field(2, ge=1, description="pairs a batch (the paper's)")
     accumulation: int = Field(2, ge=1, description="batches a step (the paper's)")
     epochs: int = Field(3, ge=1, description="passes over the training pairs (the paper's)")

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 class SFTConfig(MethodConfig):
     """The paper's numbers; it names no validation interval, so that is DPO's."""
 
-    learning_rate: float = Field(1e-4, gt=0, description="peak learning rate (the paper's)")
+    learning_rate: float = Field(1e-4, gt=0, le=1, description="peak learning rate (the paper's)")
     batch_size: int = Field(2, ge=1, description="prompts a batch (the paper's)")
     accumulation: int = Field(2, ge=1, description="batches a step (the paper's)")
     epochs: int = Field(10, ge=1, description="passes over the training rows (the paper's)")
