@@ -73,6 +73,11 @@ class MethodConfig(Options):
         """Whether the loss of a method that needs a reference reads it with these options; else none is loaded."""
         return True
 
+    @property
+    def late_terms(self) -> Mapping[str, tuple[str, int]]:
+        """Terms of the loss that are not there from the first step: by name, the option that decides and the step."""
+        return {}
+
 
 class SampledConfig(MethodConfig):
     """What methods that train on rewarded samples have beside: read where samples are drawn and laid into a step."""

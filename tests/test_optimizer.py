@@ -15,7 +15,7 @@ from alignkit.methods import MethodConfig
 from alignkit.policy.load import load_policy
 from alignkit.policy.policy import Policy
 from alignkit.training import checkpoint
-from alignkit.training.optimizer import learning_rate, make_optimizer, short_warmup
+from alignkit.training.optimizer import late_terms, learning_rate, make_optimizer, short_warmup
 
 
 @pytest.fixture(scope="module")
@@ -98,3 +98,15 @@ def test_a_run_shorter_than_its_warm_up_says_how_far_its_rate_rises() -> None:
     assert short_warmup(config, 10) is None
     said = str(short_warmup(config, 4))
     assert "ends after 4 of its 10 warm-up steps" in said and "never passes 4e-05, 40% of --learning-rate" in said
+
+
+def test_a_run_that_ends_before_a_term_is_first_applied_says_so() -> None:
+    class Late(MethodConfig):
+        @property
+        def late_terms(self) -> dict[str, tuple[str, int]]:
+            return {"bonus": ("bonus_interval", 100)}
+
+    assert late_terms(MethodConfig(), 1) == late_terms(Late(), 100) == []
+    (said,) = late_terms(Late(), 20)
+    assert "ends after 20 steps, before the bonus is first applied, at step 100" in said
+    assert said.endswith("lower --bonus-interval")

@@ -70,6 +70,16 @@ def test_without_a_ratio_the_penalty_keeps_its_length(model: Path, tmp_path: Pat
     assert 0 < apart <= values(run, "grad_norm")[1]  # the sum's, of the first step with a penalty
 
 
+def test_a_run_that_ends_before_its_first_penalty_says_so_before_it_trains(model: Path, tmp_path: Path) -> None:
+    run, said = run_of(model, tmp_path, "run", penalty_interval=100)
+    assert not values(run, "length_penalty")
+    first = "penalty: the run ends after 4 steps, before the penalty is first applied, at step 100"
+    (place,) = [n for n, line in enumerate(said) if line.startswith("penalty: ")]  # no line at the end says otherwise
+    assert said[place].startswith(first) and said[place].endswith("lower --penalty-interval")
+    _, said = run_of(model, tmp_path, "none", penalty_interval=100, penalty=0.0)
+    assert not any(line.startswith("penalty: ") for line in said)
+
+
 def test_a_resumed_run_counts_its_steps_once(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         stop_at(3, patch)

@@ -32,7 +32,7 @@ from alignkit.training.distributed import clip
 from alignkit.training.draw import Group
 from alignkit.training.memory_owners import memory_line
 from alignkit.training.models import Models
-from alignkit.training.optimizer import learning_rate, make_optimizer, short_warmup
+from alignkit.training.optimizer import late_terms, learning_rate, make_optimizer, short_warmup
 from alignkit.training.order import derived_seed
 from alignkit.training.position import Position
 from alignkit.training.rollout_step import RolloutStep
@@ -115,6 +115,8 @@ class Loop:
         self.progress.advance(self.position.step)
         if (line := short_warmup(self.config, self.num_steps)) is not None:
             self.progress.note(line)
+        for line in late_terms(self.config, self.num_steps):
+            self.progress.note(line)
         give_back()
         try:
             with noted_signals(self.world) as self._signals:
@@ -127,6 +129,9 @@ class Loop:
             self._measure_pairs()
             for line in tally.lines(self.position.tally, self.config):
                 self.progress.note(line)
+            if self.position.step < self.num_steps:  # it stopped early; else this was said before
+                for line in late_terms(self.config, self.position.step):
+                    self.progress.note(line)
         except Broken:
             self.stop_interrupted()
         except DeadlinePassed as passed:

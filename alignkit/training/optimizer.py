@@ -93,3 +93,13 @@ def short_warmup(config: MethodConfig, num_steps: int) -> str | None:
         f"passes {reached:.3g}, {num_steps / config.warmup_steps:.0%} of --learning-rate {config.learning_rate:g}; "
         "lower --warmup-steps"
     )
+
+
+def late_terms(config: MethodConfig, num_steps: int) -> list[str]:
+    """Say of each term of the loss that a run ends before it is first applied, a line each."""
+    return [
+        f"{term}: the run ends after {num_steps} steps, before the {term} is first applied, at step {first}: it is "
+        f"applied in none; lower --{option.replace('_', '-')}"
+        for term, (option, first) in config.late_terms.items()
+        if num_steps < first
+    ]

@@ -57,6 +57,10 @@ class SFTLengthPenaltyConfig(SFTConfig):
         "steps it decided; --preset letter: no limit",
     )
 
+    @property
+    def late_terms(self) -> Mapping[str, tuple[str, int]]:
+        return {"penalty": ("penalty_interval", self.penalty_interval)} if self.penalty else {}
+
 
 class SFTLengthPenalty(Method):
     name: ClassVar[str] = "sft-lenpen"
