@@ -7,6 +7,9 @@ Python argument) needs no agreement.
 
 Agreed is what is *named*, for one folder: another name asks again, an edit inside a named file does not. The record is
 the user's own, `trust.json` in alignkit's folder of the user's configuration; `alignkit trust` shows and writes it.
+
+A relative name stands for what it is in the working folder of the command that reads it, also where `--config` or
+`--like` reads it from elsewhere. `alignkit trust FOLDER` agrees for commands that are started in that folder.
 """
 
 from __future__ import annotations
@@ -23,12 +26,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from alignkit.config_file import Settings
+from alignkit.config_file import Settings, judge_settings, run_settings
 from alignkit.config_layers import Given
+from alignkit.config_source import FILE_NAME
 from alignkit.display import on_one_line
 from alignkit.errors import InputError, RunStopped, UsageError
 from alignkit.progress import is_first_rank
 from alignkit.registry import registry
+from alignkit.runs import FILE as RUN_FILE
 from alignkit.storage import read_object, write_atomically
 
 Kind = Literal["code", "address", "key", "cost", "folder"]
@@ -40,13 +45,19 @@ _VERSION = 1
 
 @dataclass(frozen=True)
 class Named:
-    """One thing that a file names: `name` is what is recorded, `path` and `place` say where it stands."""
+    """One thing that a file names: `name` is what is recorded, `path` and `place` say where it stands.
+
+    `base` is the folder that relative names were looked for from. A key `is_split` where its variable and its address
+    are not both this file's: the file alone does not name it.
+    """
 
     kind: Kind
     name: str
     path: tuple[str, ...]
     place: str
     file: Path
+    base: Path
+    is_split: bool = False
 
     @property
     def folder(self) -> Path:
@@ -55,6 +66,11 @@ class Named:
     @property
     def recorded(self) -> str:
         return f"{self.kind} {self.name}"
+
+    @property
+    def is_absent(self) -> bool:
+        """Whether it is code and there is no such file: agreeing to it would be agreeing to a wrong place."""
+        return self.kind == "code" and not os.path.isfile(self.name)
 
     def __str__(self) -> str:
         variable, _, url = self.name.partition(_ARROW)
@@ -68,36 +84,58 @@ class Named:
         return on_one_line(f"{self.place}: {'.'.join(self.path)}: {said}")
 
 
-def named(settings: Settings) -> list[Named]:
-    """Everything that the files behind these settings name, typed values left out."""
+def named(settings: Settings, base: Path | None = None) -> list[Named]:
+    """Everything that the files behind these settings name, typed values left out.
+
+    Args:
+        base: the folder that a command which reads the files is started in; None is the working folder.
+    """
+    base = _resolved(Path() if base is None else base)
     found: list[Named] = []
     for path, given in settings.from_files.items():
         if given.file is None:
             continue
 
         def add(
-            kind: Kind, name: str, *, path: tuple[str, ...] = path, given: Given = given, file: Path = given.file
+            kind: Kind,
+            name: str,
+            *,
+            is_split: bool = False,
+            path: tuple[str, ...] = path,
+            given: Given = given,
+            file: Path = given.file,
         ) -> None:
-            found.append(Named(kind, name, path, given.place, file))
+            found.append(Named(kind, name, path, given.place, file, base, is_split))
 
         if path in _SPECS:
             for spec in given.value if isinstance(given.value, list) else [given.value]:
-                for kind, name in _of_spec(str(spec)):
+                for kind, name in _of_spec(str(spec), base):
                     add(kind, name)
         elif path == ("rollouts", "servers"):
             for url in _texts(given.value):
                 add("address", url)
         elif path == ("rollouts", "server_weights"):
             if given.value is not None and not str(given.value).startswith("vllm:"):
-                add("folder", _absolute(str(given.value)))
+                add("folder", _absolute(str(given.value), base))
         elif len(path) == 3 and path[0] in ("judge", "train"):
             usual = _usual_addresses(path)
             for text in _texts(given.value):
                 if text.rstrip("/") not in usual and (path[2] == "base_url" or _ADDRESS.match(text)):
                     add("address", text.rstrip("/"))
             for pair in _key_pairs(settings, path, usual):
-                add("key", pair)
+                add("key", pair, is_split=_is_split(settings, path))
     return list({(one.path, one.recorded): one for one in found}.values())
+
+
+def named_by(file: Path) -> list[Named]:
+    """What one file names: alignkit.toml for commands started in its own folder, another file for those started here.
+
+    Raises:
+        AlignkitError: it cannot be read, or holds what alignkit.toml may not.
+    """
+    if file.name == RUN_FILE:
+        return named(run_settings(file.parent))
+    return named(judge_settings({}, file), file.parent if file.name == FILE_NAME else None)
 
 
 def require(settings: Settings, *paths: tuple[str, ...]) -> None:
@@ -107,8 +145,12 @@ def require(settings: Settings, *paths: tuple[str, ...]) -> None:
 
     Raises:
         UsageError: it was not agreed to; with the command that does it.
+        InputError: a file of code is not there.
     """
     wanted = [one for one in named(settings) if any(one.path[: len(path)] == path for path in paths)]
+    for one in wanted:
+        if one.is_absent:
+            raise InputError(absence(one))
     missing = _unknown(wanted)
     if not missing:
         return
@@ -116,10 +158,18 @@ def require(settings: Settings, *paths: tuple[str, ...]) -> None:
     if not (is_first_rank() and sys.stdin.isatty() and sys.stderr.isatty()):
         raise UsageError(_refusal(missing))
     for folder in folders:
-        asked = _unknown([one for one in named(settings) if one.folder == folder])
+        asked = _unknown([one for one in named(settings) if one.folder == folder and not one.is_absent])
         if not ask(folder, asked):
             raise UsageError(f"{on_one_line(folder)}: that was not agreed to; nothing was run and nothing was sent")
         record(asked)
+
+
+def absence(one: Named) -> str:
+    """One line: a file of code that is not there, and where it was looked for."""
+    return on_one_line(
+        f"{one.place}: {'.'.join(one.path)}: {one.name}: no such file; a relative name is looked for from {one.base}: "
+        f"start in the folder that it is meant for, or give its full path"
+    )
 
 
 def ask(folder: Path, asked: Sequence[Named]) -> bool:
@@ -187,12 +237,12 @@ def record_path() -> Path:
     return folder / "alignkit" / "trust.json"
 
 
-def _of_spec(spec: str) -> Iterator[tuple[Kind, str]]:
+def _of_spec(spec: str, base: Path) -> Iterator[tuple[Kind, str]]:
     """What a judge's SPEC names: the file whose code it runs, or a judge that costs."""
     target = spec.rpartition("=")[0] if "=" in spec else spec
     file = target.rpartition(":")[0]
     if file.endswith(".py") or target.endswith(".py"):
-        yield "code", _absolute(file if file.endswith(".py") else target)
+        yield "code", _absolute(file if file.endswith(".py") else target, base)
     for plugin in registry().found["judge"].get(target, []):
         if getattr(plugin.cls, "paid", False):
             yield "cost", target
@@ -220,6 +270,15 @@ def _key_pairs(settings: Settings, path: tuple[str, ...], usual: Sequence[str]) 
     yield from (f"{variable}{_ARROW}{url}" for url in urls)
 
 
+def _is_split(settings: Settings, path: tuple[str, ...]) -> bool:
+    """Whether the other half of a key, its address or its variable, was typed or stands in another file."""
+    other = (*path[:2], "key_variable" if path[2] == "base_url" else "base_url")
+    if other[2] not in settings.judges.get(path[1], {}):
+        return False  # the judge's own
+    given = settings.from_files.get(other)
+    return given is None or given.file != settings.from_files[path].file
+
+
 def _unknown(names: Sequence[Named]) -> list[Named]:
     """Those of the names that nobody agreed to."""
     if not names:
@@ -234,14 +293,33 @@ def _once(names: Sequence[Named]) -> list[Named]:
 
 
 def _refusal(missing: Sequence[Named]) -> str:
-    """One line: what is named, and the command that agrees to it."""
-    files = [one for one in missing if one.file.name == "alignkit.toml"]
-    target = missing[0].file.parent if files or missing[0].file.name == "run.json" else missing[0].file
-    here = _resolved(target) == _resolved(Path())
-    command = "alignkit trust" if here else f"alignkit trust {shlex.quote(on_one_line(target))}"
+    """One line: what is named, and what to type: the commands that agree to just that, started in this folder."""
     lines = [str(one) for one in _once(missing)]
     said = "; ".join(lines[:3]) + (f"; and {len(lines) - 3} more" if len(lines) > 3 else "")
-    return f"{said}: nothing is run or sent because a file says so; look at it and agree once by `{command}`"
+    ways = []
+    if files := list(dict.fromkeys(one.file for one in missing if not one.is_split)):
+        ways.append(f"look at it and agree once by `{' && '.join(map(_command, files))}`")
+    for table in dict.fromkeys(".".join(one.path[:2]) for one in missing if one.is_split):
+        both = f"`--set {table}.base_url=...` and `--set {table}.key_variable=...`"
+        ways.append(f"no one file names both the key and its address: type {both}")
+    return f"{said}: nothing is run or sent because a file says so; {'; '.join(ways)}"
+
+
+def _command(file: Path) -> str:
+    """The command that agrees, in this working folder, to what a file names for commands started in it."""
+    folder = file.parent
+    is_here = _resolved(folder) == _resolved(Path())
+    if file.name != RUN_FILE and not (file.name == FILE_NAME and is_here):
+        return f"alignkit trust --config {_typed(file)}"
+    if (folder / (FILE_NAME if file.name == RUN_FILE else RUN_FILE)).is_file():
+        return f"alignkit trust {_typed(file)}"  # the folder would be both
+    return "alignkit trust" if is_here else f"alignkit trust {_typed(folder)}"
+
+
+def _typed(path: Path) -> str:
+    """A path as a shell and an option parser take it."""
+    text = on_one_line(path)
+    return shlex.quote(f"./{text}" if text.startswith("-") else text)
 
 
 @contextmanager
@@ -268,9 +346,9 @@ def _texts(value: object) -> list[str]:
     return [one for one in (value if isinstance(value, list | tuple) else [value]) if isinstance(one, str)]
 
 
-def _absolute(file: str) -> str:
+def _absolute(file: str, base: Path) -> str:
     """A file's own place, whatever the working folder is: the same relative name elsewhere is another file."""
-    return str(_resolved(Path(os.path.expanduser(file))))
+    return str(_resolved(base / os.path.expanduser(file)))
 
 
 def _resolved(path: Path) -> Path:

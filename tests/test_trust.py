@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.server
 import io
 import json
+import shlex
 import stat
 import threading
 from collections.abc import Callable, Iterator
@@ -16,8 +17,9 @@ from tiny_models import tiny_model
 
 from alignkit import trust
 from alignkit.cli.main import main
-from alignkit.config_file import judge_settings
+from alignkit.config_file import judge_settings, resolve
 from alignkit.errors import InputError, UsageError
+from alignkit.registry import registry
 from alignkit.scoring.specs import make_judge
 
 CANARY = "nvapi-CANARY-0123456789"
@@ -182,6 +184,7 @@ def test_what_is_agreed_to_is_what_is_named(project: Path) -> None:
     Path("evil.py").write_text(EVIL + "\n")  # an edit inside a named file
     write(text.replace("60000", "50"))  # and what names nothing
     trust.require(judge_settings({}), ("judge",))
+    Path("other.py").write_text(EVIL)
     for before, after in (("evil.py", "other.py"), ("one/v1", "two/v1"), ("HF_TOKEN", "AWS_SECRET_ACCESS_KEY")):
         write(text.replace(before, after))
         with pytest.raises(UsageError, match="agree once"):
@@ -283,16 +286,183 @@ def test_a_terminal_is_asked_once(
 def test_the_command_shows_records_lists_and_takes_back(capsys: pytest.CaptureFixture[str], project: Path) -> None:
     write('[judge]\njudge = "evil.py:score"\n')
     assert main(["trust", "--list"]) == 0
-    assert capsys.readouterr().out == ""
+    assert capsys.readouterr().out == "nothing was agreed to so far\n"
     assert main(["trust"]) == 0
     assert f"alignkit.toml:2: judge.judge: the code of {project / 'evil.py'} is run" in capsys.readouterr().out
     assert main(["trust", "--list"]) == 0
     assert capsys.readouterr().out == f"{project}\n  code {project / 'evil.py'}\n"
     assert main(["trust", "--revoke"]) == 0
-    assert "1 names taken back" in capsys.readouterr().out
+    assert capsys.readouterr().out == f"taken back: 1 name in {project}\n"
+    assert main(["trust", "--revoke", "alignkit.toml"]) == 0
+    assert capsys.readouterr().out == f"taken back: 0 names in {project}\n"
     with pytest.raises(UsageError):
         make_judge("evil.py:score", judge_settings({}), named_at=("judge", "judge"))
     assert main(["trust", "nowhere"]) == 2
+
+
+@pytest.fixture
+def coll(project: Path) -> Path:
+    """A folder, with a space in its name, that names its own `rw.py` by a relative name; its parent is the project."""
+    folder = project / "a coll"
+    (folder / "runs/g").mkdir(parents=True)
+    (folder / "rw.py").write_text(EVIL)
+    (folder / "rows.jsonl").write_text(Path("rows.jsonl").read_text())
+    (folder / "alignkit.toml").write_text('[judge]\njudge = "rw.py:score"\n[rollouts]\nreward = ["rw.py:score"]\n')
+    (folder / "runs/g/run.json").write_text(json.dumps({"config": {"rollouts": {"reward": ["rw.py:score"]}}}))
+    return folder
+
+
+def typed(said: str) -> list[list[str]]:
+    """The arguments of the commands that a refusal prints, as a shell takes them apart."""
+    commands = said.split("agree once by `")[1].split("`")[0].split(" && ")
+    words = [shlex.split(command) for command in commands]
+    assert all(command[:1] == ["alignkit"] for command in words)
+    return [command[1:] for command in words]
+
+
+def agreed() -> list[str]:
+    return sorted(name for names in trust.recorded().values() for name in names)
+
+
+FLOWS: dict[str, tuple[str, Callable[[tuple[str, str]], list[str]], list[list[str]], str]] = {
+    "own folder": ("a coll", judging, [["trust"]], "a coll/rw.py"),
+    "own folder, by --config": (
+        "a coll", lambda m: judging(m, "--config", "alignkit.toml"), [["trust"]], "a coll/rw.py",
+    ),
+    "--config from elsewhere": (
+        ".", lambda m: judging(m, "--config", "a coll/alignkit.toml"),
+        [["trust", "--config", "a coll/alignkit.toml"]], "rw.py",
+    ),
+    "--config of another name": (
+        ".", lambda m: judging(m, "--config", "a coll/other.toml"),
+        [["trust", "--config", "a coll/other.toml"]], "rw.py",
+    ),
+    "--like, own folder": (
+        "a coll", lambda m: training(m, "--config", "empty.toml", "--like", "runs/g"),
+        [["trust", "runs/g"]], "a coll/rw.py",
+    ),
+    "--like from elsewhere": (
+        ".", lambda m: training(m, "--like", "a coll/runs/g"), [["trust", "a coll/runs/g"]], "rw.py",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("flow", FLOWS)
+def test_the_printed_command_agrees_to_what_was_refused(
+    flow: str,
+    coll: Path,
+    project: Path,
+    models: tuple[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    where, command, expected, file = FLOWS[flow]
+    (coll / "other.toml").write_text((coll / "alignkit.toml").read_text())
+    (coll / "empty.toml").write_text("")
+    (project / "rw.py").write_text(EVIL)  # another file of that name: the one that a command started here would run
+    monkeypatch.chdir(project / where)
+    assert main(command(models)) == 2
+    said = capsys.readouterr().err
+    assert f"the code of {project / file} is run" in said
+    assert typed(said) == expected
+    assert not Path("canary").exists()
+    for words in expected:
+        assert main(words) == 0
+    assert agreed() == [f"code {project / file}"] * len(set(agreed()))
+    assert main(command(models)) == 0
+    assert Path("canary").exists()
+
+
+@pytest.mark.parametrize("named", ["a coll", "a coll/alignkit.toml"])
+def test_a_folder_is_agreed_to_from_its_parent(
+    named: str, coll: Path, models: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (coll / "alignkit.toml").write_text((coll / "alignkit.toml").read_text() + 'server_weights = "weights"\n')
+    assert main(["trust", named]) == 0
+    assert trust.recorded() == {str(coll): [f"code {coll / 'rw.py'}", f"folder {coll / 'weights'}"]}
+    monkeypatch.chdir(coll)
+    assert main(judging(models)) == 0
+
+
+MISSING: dict[str, tuple[str, Callable[[tuple[str, str]], list[str]]]] = {
+    "own folder": ("a coll", judging),
+    "--config": (".", lambda m: judging(m, "--config", "a coll/alignkit.toml")),
+    "--like": (".", lambda m: training(m, "--like", "a coll/runs/g")),
+}
+
+
+@pytest.mark.parametrize("flow", MISSING)
+def test_a_missing_file_is_said_to_be_missing(
+    flow: str,
+    coll: Path,
+    project: Path,
+    models: tuple[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Agreeing to it would record a place where nothing is, and not help."""
+    where, command = MISSING[flow]
+    here = (project / where).resolve()
+    if where != ".":
+        (coll / "rw.py").unlink()
+    monkeypatch.chdir(here)
+    assert main(command(models)) == 2
+    said = capsys.readouterr().err
+    assert f"{here / 'rw.py'}: no such file; a relative name is looked for from {here}" in said
+    error = said[said.index("alignkit: error: ") :]
+    assert "alignkit trust" not in error and error.count("\n") == 1
+
+
+@pytest.mark.parametrize("words", [["a coll"], ["--config", "a coll/alignkit.toml"], ["a coll/runs/g"]])
+def test_a_missing_file_is_not_recorded(
+    words: list[str], coll: Path, project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base = project if len(words) > 1 or "runs" in words[0] else coll
+    (coll / "rw.py").unlink()
+    assert main(["trust", *words]) == 2
+    said = capsys.readouterr()
+    assert f"{base / 'rw.py'}: no such file; a relative name is looked for from {base}" in said.err
+    assert said.err.count("\n") == 1 and not said.out
+    assert not trust.recorded()
+
+
+def test_a_missing_file_beside_others_leaves_them_their_agreement(
+    models: tuple[str, str], project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write('[judge]\njudge = "evil.py:score"\n[rollouts]\nreward = ["gone.py:score"]\n')
+    assert main(judging(models)) == 2
+    assert typed(capsys.readouterr().err) == [["trust"]]
+    assert main(["trust"]) == 0
+    assert f"not recorded: alignkit.toml:4: rollouts.reward: {project / 'gone.py'}: no" in capsys.readouterr().err
+    assert agreed() == [f"code {project / 'evil.py'}"]
+    assert main(judging(models)) == 0
+
+
+def test_names_of_two_files_are_agreed_to_by_two_commands(coll: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A folder that is a project and a run is agreed to by the file that was refused alone."""
+    Path("rw.py").write_text(EVIL)
+    (coll / "runs/g/alignkit.toml").write_text("")
+    write('[train.grpo]\n[judge]\njudge = "evil.py:score"\n')
+    settings = resolve(registry().find("method", "grpo"), options={}, config=None, like=coll / "runs/g")
+    with pytest.raises(UsageError) as refused:
+        trust.require(settings, ("rollouts",), ("judge",))
+    expected = [["trust", str(coll / "runs/g/run.json")], ["trust"]]
+    assert typed(str(refused.value)) == expected
+    for words in expected:
+        assert main(words) == 0
+    trust.require(settings, ("rollouts",), ("judge",))
+
+
+def test_a_key_that_no_file_names_alone_is_to_be_typed() -> None:
+    """A typed variable and a file's address: no command for the file could agree to the two together."""
+    write(at("https://one/v1", "llm", 'model = "x"\n'))
+    assert main(["trust"]) == 0
+    variable = "judge.llm.key_variable=VLLM_API_KEY"
+    with pytest.raises(UsageError) as refused:
+        make_judge("llm", judge_settings({}, settings=[variable]))
+    assert "agree once" not in str(refused.value)
+    assert "type `--set judge.llm.base_url=...` and `--set judge.llm.key_variable=...`" in str(refused.value)
+    make_judge("llm", judge_settings({}, settings=[variable, 'judge.llm.base_url=["https://one/v1"]']))
 
 
 def test_the_record_is_the_users_own(project: Path) -> None:
