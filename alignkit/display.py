@@ -7,7 +7,10 @@ would begin a line that looks like ours, and a bidirectional mark would show ano
 from __future__ import annotations
 
 import logging
+import os
 import re
+import shlex
+from collections.abc import Iterable
 from typing import Any
 
 # C0 but for tab and line end, DEL, C1; marks of direction; line and paragraph separators; lone surrogates
@@ -32,6 +35,14 @@ def json_shown(text: str) -> str:
     return _STEERING.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
+def as_typed(words: Iterable[str]) -> str:
+    """Return a command as it is typed in a POSIX shell, on one line: printf writes what has no printable form.
+
+    The shell drops line ends at the end of such a word.
+    """
+    return " ".join(shlex.quote(word) if word.isprintable() else f"\"$(printf '{_octal(word)}')\"" for word in words)
+
+
 class LogFormatter(logging.Formatter):
     """Lays out log records: a message is one line, unless its own format has several; the further ones are indented."""
 
@@ -45,6 +56,16 @@ class LogFormatter(logging.Formatter):
 
     def formatException(self, ei: Any) -> str:
         return shown(super().formatException(ei))
+
+
+def _octal(word: str) -> str:
+    """Return printf's format of a text."""
+    return "".join(
+        letter
+        if letter.isprintable() and letter not in "\\%'"
+        else "".join(f"\\{byte:03o}" for byte in os.fsencode(letter))
+        for letter in word
+    )
 
 
 def _escaped(found: re.Match[str]) -> str:

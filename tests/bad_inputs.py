@@ -112,7 +112,7 @@ CATALOGUE = [
     Case("no weights", f"{SFT} --model models/no-weights", "no-weights: cannot be loaded .* whole safetensors"),
     Case("torn weights", f"{SFT} --model models/torn-weights", "torn-weights: cannot be loaded .* whole safetensors"),
     Case("torn configuration", f"{SFT} --model models/torn-config", "torn-config: .* not a valid JSON file"),
-    Case("unfinished run", f"{SFT} --model old", "run old has no model yet: .* go on with --resume --out old"),
+    Case("unfinished run", f"{SFT} --model old", "run old has no model yet: .* and --resume --out old at its end"),
     # names, options and keys
     Case("unknown method", "train sfft", "no method is named 'sfft'; did you mean 'sft'"),
     Case("unknown option", f"{SFT} --lerning-rate 1", "no such option: --lerning-rate; did you mean '--learning-rate'"),
@@ -139,10 +139,10 @@ CATALOGUE = [
          around=written_by_another_process),
     Case("disk full at once", DISK, "full/run/run.json: cannot be written: No space left on device; make room", 3,
          disk="4k"),
-    Case("disk full in training", DISK, "full/run: No space left on device; make room and go on with --resume", 3,
+    Case("disk full in training", DISK, "full/run: No space left on device; make room and go on with: alignkit", 3,
          disk="20k", leaves=True),
     Case("disk full at a checkpoint", f"{DISK} --checkpoint-interval 1",
-         "the checkpoint of step 1 cannot be written: no disk space: .*; make room and go on with --resume", 3,
+         "the checkpoint of step 1 cannot be written: no disk space: .*; make room and go on with: alignkit", 3,
          disk="1m", leaves=True),
     # rewards
     Case("no reward", GRPO, "no reward: the rows carry no rules and none was named; give --reward FILE.py:function"),

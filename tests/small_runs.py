@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -45,6 +46,13 @@ def command(model: Path, data: Path, out: Path, **more: Any) -> list[str]:
         "sft",
         *(text for key, value in given.items() for text in (f"--{key.replace('_', '-')}", str(value))),
     ]
+
+
+def way_on(said: str) -> list[str]:
+    """The arguments of the command that a stopped run prints."""
+    words = shlex.split(said.rstrip().rpartition(" with: ")[2])
+    assert words[0] == "alignkit"
+    return words[1:]
 
 
 def weights(run: Path) -> dict[str, torch.Tensor]:

@@ -19,6 +19,7 @@ from alignkit_plugins.transformers_sampler import TransformersSampler
 from chaos_server import running
 from grpo_runs import command, options, values
 from safetensors.torch import load_file
+from small_runs import way_on
 from tiny_models import tiny_model
 
 import alignkit
@@ -80,7 +81,7 @@ def test_a_phase_that_hangs_is_saved_and_stops_with_3_and_goes_on(
     log = (tmp_path / "run" / "log.txt").read_text()
     assert "in hanging" in log and "most recent call first" in log  # the stack
     assert "memory, MiB: weights" in log and "optimizer" in log
-    assert main([*command(given), "--resume"]) == 0  # deadlines may change
+    assert main([*way_on(said), f"--{phase}-timeout-s", "600"]) == 0  # deadlines may change
     assert same(tmp_path / "run", tmp_path / "whole")
 
 
@@ -116,7 +117,7 @@ def test_what_never_listens_is_ended_from_outside_within_the_grace_with_3(
     assert done.returncode == 3, done.stderr
     last = done.stderr.splitlines()[-1]
     assert "error: score took longer than 2 s and does not stop when told to" in last
-    assert "saved after step 2, go on with --resume" in last
+    assert "saved after step 2, go on with: alignkit train grpo" in last
     assert "in hanging" in (tmp_path / "run" / "log.txt").read_text()
     (tmp_path / "now").unlink()
     assert main([*command(given), "--resume"]) == 0
@@ -217,9 +218,9 @@ def test_a_full_disk_under_the_ledger_stops_saved_and_goes_on(
                     learning_rate=1e-2)  # fmt: skip
     assert main(command(given)) == 3
     said = " ".join(capsys.readouterr().err.split())
-    assert "the ledger cannot be written" in said and "the run is saved, go on with --resume" in said
+    assert "the ledger cannot be written" in said and "the run is saved, go on with: " in said
     (small_disk / "others").unlink()
-    assert main([*command(given), "--resume"]) == 0
+    assert main(way_on(said)) == 0
 
 
 def remote(tmp_path: Path, urls: list[str], **more: Any) -> None:

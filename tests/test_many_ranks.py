@@ -120,7 +120,7 @@ def test_the_ranks_gradient_is_checked_at_the_start(folder: Path) -> None:
 def test_a_killed_rank_ends_the_others_with_a_message(folder: Path) -> None:
     assert codes(folder, "killed") == [3, -signal.SIGKILL]
     assert "rank 0 of 2 lost contact with another rank" in said(folder, "killed")
-    assert "go on from the last checkpoint with --resume --out killed" in said(folder, "killed")
+    assert "from the last checkpoint, on as many ranks as you like, with: alignkit train" in said(folder, "killed")
     files = {path.name for path in (folder / "killed/checkpoints/step-000004").iterdir()}
     pieces = {f"{name}-{n}-of-2.safetensors" for name in ("weights", "optimizer") for n in (1, 2)}
     assert files == pieces | {"state.json", "manifest.json"}

@@ -17,7 +17,7 @@ import pytest
 import torch
 from alignkit_plugins.sft import SFT
 from safetensors.torch import load_file, save_file
-from small_runs import command, spoil_letter, stop_at, weights, write_numbered_rows
+from small_runs import command, spoil_letter, stop_at, way_on, weights, write_numbered_rows
 from tiny_models import tiny_model
 
 import alignkit
@@ -118,10 +118,10 @@ def test_a_full_disk_stops_with_3_leaves_nothing_half_written_and_goes_on(
     (small_disk / "others").write_bytes(bytes(11 * 2**20 + 2**19))
     assert main(command(model, data, run)) == 3
     said = capsys.readouterr().err.splitlines()[-1]
-    assert "step 2 cannot be written: no disk space" in said and "--resume" in said
+    assert "step 2 cannot be written: no disk space" in said and said.count("go on with") == 1
     assert not list((run / "checkpoints").iterdir())
     (small_disk / "others").unlink()
-    assert main([*command(model, data, run), "--resume"]) == 0
+    assert main(way_on(said)) == 0
     assert checkpoint.newest(run / "checkpoints") is not None and weights(run)
 
 
@@ -186,7 +186,7 @@ def test_weights_that_are_not_finite_stop_with_3_and_are_saved_nowhere(
     model: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run, rate = tmp_path / "run", loop.learning_rate
-    for steps, said_of_disk in ((8, "saved after step 4, go on with --resume"), (1, "nothing is saved yet")):
+    for steps, said_of_disk in ((8, "saved after step 4, go on with: alignkit train"), (1, "nothing is saved yet")):
 
         def spoilt(config: Any, *, step: int, num_steps: int) -> float:
             return float("inf") if step in (1, 5) and num_steps < step + 4 else rate(config, step=step, num_steps=8)

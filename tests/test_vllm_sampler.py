@@ -150,7 +150,7 @@ def test_grpo_trains_a_real_model_through_vllm(
             patch.setattr(engine, "generate", dying)
             assert main([*common, "--max-steps", "2", "--out", "good"]) == 3
         said = " ".join(capsys.readouterr().err.split())
-        assert "vLLM failed while generating: the worker died" in said and "the run is saved, go on with" in said
+        assert "vLLM failed while generating: the worker died" in said and "go on with: alignkit train" in said
         _forget_requests(engine)
         assert main([*common, "--max-steps", "2", "--out", "good", "--resume"]) == 0, capsys.readouterr().err
         lines = [json.loads(line) for line in Path("good/metrics.jsonl").read_text(encoding="utf-8").splitlines()]

@@ -12,7 +12,7 @@ from typer.core import TyperGroup
 
 from alignkit.cli.options import Config, Group, Set, with_options
 from alignkit.config import DataSection, ModelSection, RolloutsSection, RunOptions
-from alignkit.display import on_one_line
+from alignkit.display import as_typed, on_one_line
 from alignkit.methods import MethodConfig
 
 Like = Annotated[
@@ -94,12 +94,19 @@ def _train(method: str, given: dict[str, Any], *, like: str | None, config: str 
     if not is_first_rank():
         return
     print(on_one_line(run.path))
-    print(on_one_line(f"next: {_next_command(method, run.path)}"))
+    print(on_one_line(f"next: {_next_command(method, run.path, run.info['config'])}"))
 
 
-def _next_command(method: str, path: Path) -> str:
-    """Return what one does with the run: a policy is judged, a reward model rewards."""
+def _next_command(method: str, path: Path, config: dict[str, Any]) -> str:
+    """Return what one does with the run, as it is typed: a policy is judged, a reward model rewards its own start."""
     from alignkit.registry import registry
+    from alignkit.training.resume import typed_option
+
+    def typed(section: str, *keys: str) -> list[str]:
+        return [word for key in keys for word in typed_option(key, config[section].get(key))]
 
     is_reward = "scalar_head" in registry().find("method", method).needs  # type: ignore[attr-defined]
-    return f"alignkit train grpo --model RUN --reward {path}" if is_reward else f"alignkit judge {path}"
+    if not is_reward:
+        return as_typed(["alignkit", "judge", str(path), *typed("model", "chat_template")])
+    text = typed("model", "model", "chat_template", "system", "template_kwargs")
+    return as_typed(["alignkit", "train", "grpo", *text, *typed("data", "data", "columns"), "--reward", str(path)])

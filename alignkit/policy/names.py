@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from alignkit.display import as_typed
 from alignkit.errors import InputError
 from alignkit.policy import embedded
 from alignkit.runs import check_model, holds_run, is_finished, places, read_run
@@ -46,7 +47,8 @@ def find_model(name: str, *, tokenizer_is_enough: bool = False) -> ModelSource:
             record = read_run(candidate) if (candidate / "model" / "config.json").exists() else None
             if record is None or not is_finished(candidate, record):
                 raise InputError(
-                    f"run {candidate} has no model yet: it is unfinished; go on with --resume --out {candidate}"
+                    f"run {candidate} has no model yet: it is unfinished; go on with the whole command that began it, "
+                    f"and {as_typed(['--resume', '--out', str(candidate)])} at its end"
                 )
             check_model(candidate, record)
             return ModelSource(name, candidate / "model", candidate)

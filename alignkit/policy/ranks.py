@@ -157,11 +157,11 @@ def _error(attempt: Mapping[str, Any]) -> Exception:
 
 
 @contextlib.contextmanager
-def joined(where: Callable[[], str]) -> Iterator[World]:
+def joined(go_on: Callable[[], str]) -> Iterator[World]:
     """Join the ranks that torchrun started; alone without it. gloo on the CPU, nccl on CUDA.
 
     Args:
-        where: the run's folder, for what is said when another rank is lost.
+        go_on: gives the command that goes on with the run, for what is said when another rank is lost.
 
     Raises:
         RunStopped: the ranks do not find one another; another rank died or no longer answers.
@@ -187,7 +187,7 @@ def joined(where: Callable[[], str]) -> Iterator[World]:
         _ignore_termination()
         raise RunStopped(
             f"rank {world.rank} of {world.size} lost contact with another rank, which died or no longer answers; go on "
-            f"from the last checkpoint with --resume --out {where()}, on as many ranks as you like"
+            f"from the last checkpoint, on as many ranks as you like, with: {go_on()}"
         ) from error
     finally:
         if is_done or backend == "gloo":  # nccl would wait for what a lost rank never sends

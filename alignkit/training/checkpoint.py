@@ -49,11 +49,12 @@ def save(
     state: Mapping[str, Any],
     run: str = "",
     world: World = ALONE,
+    go_on: Callable[[], str] = lambda: "--resume",
 ) -> None:
     """Write `step-NNNNNN` below `folder` and prune to the last two and the best (`state["best_step"]`).
 
-    `run` is the run's id. Of a sharded policy each rank writes its own piece; every rank must call it, and rank 0's
-    state is kept.
+    `run` is the run's id, `go_on` gives the command that goes on with it. Of a sharded policy each rank writes its own
+    piece; every rank must call it, and rank 0's state is kept.
 
     Raises:
         RunStopped: the disk is full or cannot be written; nothing half-written stays under a final name.
@@ -71,9 +72,9 @@ def save(
         return dict(_synced(write_pieces(working, name, tensors, world)) for name, tensors in parts.items())
 
     try:
-        world.on_first(_or_stop(lambda: _begin(working, needed), folder, step))
-        hashes = [one for part in world.each(_or_stop(write, folder, step)) for one in part.items()]
-        world.on_first(_or_stop(lambda: _finish(working, final, dict(hashes), text, (run, step)), folder, step))
+        world.on_first(_or_stop(lambda: _begin(working, needed), folder, step, go_on))
+        hashes = [one for part in world.each(_or_stop(write, folder, step, go_on)) for one in part.items()]
+        world.on_first(_or_stop(lambda: _finish(working, final, dict(hashes), text, (run, step)), folder, step, go_on))
     except RunStopped:
         shutil.rmtree(working, ignore_errors=True)
         raise
@@ -214,7 +215,7 @@ def _finish(working: Path, final: Path, hashes: Mapping[str, str], state: str, w
     sync_folder(final.parent)
 
 
-def _or_stop(work: Callable[[], T], folder: Path, step: int) -> Callable[[], T]:
+def _or_stop(work: Callable[[], T], folder: Path, step: int, go_on: Callable[[], str]) -> Callable[[], T]:
     """Let a disk that refuses stop the run."""
 
     def working() -> T:
@@ -223,8 +224,8 @@ def _or_stop(work: Callable[[], T], folder: Path, step: int) -> Callable[[], T]:
         except (OSError, SafetensorError) as error:
             reason = getattr(error, "strerror", None) or error
             raise RunStopped(
-                f"{folder}: the checkpoint of step {step} cannot be written: {reason}; make room and go on with "
-                "--resume"
+                f"{folder}: the checkpoint of step {step} cannot be written: {reason}; make room and go on "
+                f"with: {go_on()}"
             ) from error
 
     return working

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import shutil
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,7 +46,10 @@ class Exported:
     dtype: str
 
 
-def export(policy: Policy, chat: Chat, folder: Path, *, trees: Sequence[Tree], source: Path | None = None) -> Exported:
+def export(
+    policy: Policy, chat: Chat, folder: Path, *, trees: Sequence[Tree], source: Path | None = None,
+    go_on: Callable[[], str] = lambda: "--resume",
+) -> Exported:  # fmt: skip
     """Write safetensors, tokenizer and template into `folder`, whole or not at all; LoRA adapters are merged.
 
     The policy is measured as it was trained, with its adapter; then merged and measured again, rounded to the type of
@@ -56,6 +59,7 @@ def export(policy: Policy, chat: Chat, folder: Path, *, trees: Sequence[Tree], s
 
     Args:
         source: the folder that the model came from; None: fp32, and settings as transformers writes them.
+        go_on: gives the command that goes on with the run.
 
     Raises:
         RunStopped: the disk refuses, or the folder cannot be loaded or does not give the trained model's log-probs.
@@ -85,7 +89,7 @@ def export(policy: Policy, chat: Chat, folder: Path, *, trees: Sequence[Tree], s
         shutil.rmtree(working, ignore_errors=True)
         reason = getattr(error, "strerror", None) or error
         raise RunStopped(
-            f"{folder}: the model cannot be written: {reason}; make room and go on with --resume"
+            f"{folder}: the model cannot be written: {reason}; make room and go on with: {go_on()}"
         ) from error
     return Exported(difference, rounding, str(dtype).removeprefix("torch."))
 

@@ -65,9 +65,9 @@ class Loop:
         max_missing: float,
         deadlines: Deadlines,
         load_start: Callable[[], Policy],
-        go_on: Callable[[Sequence[str]], str],
+        go_on: Callable[..., str],
     ) -> None:
-        self.go_on = go_on  # the command that goes on with the run although what these KEYs name was mended
+        self.go_on = go_on  # training/resume.py's resume_command, of this run
         self.method, self.config, self.inputs, self.models, self.run = method, config, inputs, models, run
         self.trackers, self.progress, self.world = trackers, progress, models.world
         self.deadlines, self._load_start = deadlines, load_start
@@ -81,7 +81,7 @@ class Loop:
         self.utilisation = Utilisation(models.policy, models.world)
         rows_per_step = config.batch_size * config.accumulation
         scoring = Scoring(
-            inputs.judges, max_missing=max_missing, save=self.save, run=run.path, deadlines=deadlines,
+            inputs.judges, max_missing=max_missing, save=self.save, deadlines=deadlines,
             world=models.world, go_on=go_on,
         )  # fmt: skip
         self.rollouts = RolloutStep(
@@ -157,7 +157,7 @@ class Loop:
         if self._saved_at != (self.position.step, self.position.measured):
             self.save()
         where = f"step {self.position.step} of {self.num_steps}"
-        text = f"interrupted after {where}; go on with --resume --out {self.run.path}"
+        text = f"interrupted after {where}; go on with: {self.go_on()}"
         raise self.world.told(Interrupted(text))
 
     def _stop_late(self, passed: DeadlinePassed) -> NoReturn:
@@ -172,8 +172,8 @@ class Loop:
 
     def _what_is_saved(self) -> str:
         if self._saved_at is None:
-            return f"nothing is saved yet: begin again with --resume --out {self.run.path}"
-        return f"saved after step {self._saved_at[0]}, go on with --resume --out {self.run.path}"
+            return f"nothing is saved yet, begin again with: {self.go_on()}"
+        return f"saved after step {self._saved_at[0]}, go on with: {self.go_on()}"
 
     def _step(self) -> None:
         started = time.monotonic()
@@ -317,8 +317,8 @@ class Loop:
             return
         if not self.world.on_first(lambda: checkpoint.is_good(self.run.checkpoints, best, self.run.id)):
             raise RunStopped(
-                f"the best weights, of step {best}, are damaged on disk; --resume --out {self.run.path} goes back to a "
-                "checkpoint before them and trains them again"
+                f"the best weights, of step {best}, are damaged on disk; go on from a checkpoint before them, which "
+                f"trains them again, with: {self.go_on()}"
             )
         checkpoint.load_weights(checkpoint.place(self.run.checkpoints, best), self.models.policy)
         self.progress.note(f"the weights of step {best} are kept: their validation was the best")
@@ -341,7 +341,7 @@ class Loop:
             optimizer=self.optimizer,
             state=asdict(self.position)
             | {"path": self.models.policy.path, "lines": self.run.sync_lines(), "rollouts": self.rollouts.state()},
-            world=self.world,
+            world=self.world, go_on=self.go_on,
         )  # fmt: skip
         self._saved_at = self.position.step, self.position.measured
 

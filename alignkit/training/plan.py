@@ -25,7 +25,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -194,8 +194,12 @@ def that_fit(method: Method, resolved: Resolved, available: int, longest: int | 
 
 
 @contextlib.contextmanager
-def out_of_memory_explained(method: Method, resolved: Resolved, made: Plan, *, available: int) -> Iterator[None]:
+def out_of_memory_explained(
+    method: Method, resolved: Resolved, made: Plan, *, available: int, go_on: Callable[..., str]
+) -> Iterator[None]:
     """Turn an exhausted memory into a stopped run that says what was planned and what would fit.
+
+    `go_on` is training/resume.py's resume_command, of this run.
 
     Raises:
         RunStopped: the device or the machine has no memory left.
@@ -210,10 +214,23 @@ def out_of_memory_explained(method: Method, resolved: Resolved, made: Plan, *, a
             raise
         fitting = that_fit(method, resolved, min(available, made.total), made.longest)
         advice = f"by the plan these need less: {'; '.join(fitting)}" if fitting else "take a smaller model"
+        kept = [option for option in fitting if "--lora-rank" not in option]  # no adapter goes on from whole weights
+        if kept:
+            options = _options(kept[0])
+            keys = [*options, *(["data"] if "max_length" in options else [])]
+            advice += f"; go on with: {go_on(keys, instead=options)}"
+        elif fitting:
+            advice += "; begin anew with one of them and another --out"
         raise RunStopped(
             f"out of memory ({text.strip().splitlines()[0][:160]}); {made.line()}; {available / 2**20:,.0f} MiB are "
-            f"there; {advice}; an interrupted run goes on with --resume and --allow-changed for the option"
+            f"there; {advice}"
         ) from error
+
+
+def _options(typed: str) -> dict[str, str | bool]:
+    """The options of a line of `that_fit`, by their Python names; one without a value is a switch."""
+    words = [part.split() for part in typed.partition(" (")[0].split("--")[1:]]
+    return {name.replace("-", "_"): value[0] if value else True for name, *value in words}
 
 
 def _longest(resolved: Resolved, sizes: Architecture) -> int:

@@ -14,11 +14,13 @@ from typing import Any
 
 import torch
 
-from alignkit import config_file, config_source
+from alignkit import config_fields, config_file, config_source
 from alignkit.config import TIMEOUTS
 from alignkit.config_file import Resolved
+from alignkit.display import as_typed
 from alignkit.errors import InputError, UsageError
 from alignkit.runs import RunRecord
+from alignkit.scoring.given import PREFIX
 from alignkit.training import checkpoint
 from alignkit.training.run_folder import RunFolder
 
@@ -102,15 +104,32 @@ def refuse_unread_options(before: RunRecord, resolved: Resolved) -> None:
         )
 
 
-def resume_command(resolved: Resolved, out: Path, keys: Sequence[str] = ()) -> str:
-    """The command that goes on with a run: what was given on the command line, and what may have changed."""
+def resume_command(
+    resolved: Resolved, out: Path | None, keys: Sequence[str] = (), *, instead: Mapping[str, Any] | None = None
+) -> str:
+    """The command that goes on with a run: what was given on the command line, and what may have changed.
+
+    Args:
+        out: the run's folder; None: it has none yet, and the command is the one that was typed.
+        keys: what --allow-changed is given.
+        instead: options with other values than before, by their Python names.
+
+    Returns: a line for a POSIX shell; words where a reward is a Python function, which no shell can name.
+    """
+    instead = instead or {}
+    if any(spec.startswith(PREFIX) for spec in resolved.rollouts.reward):
+        changes = {"out": str(out or ""), "resume": out is not None, "allow_changed": [*keys]} | dict(instead)
+        given = ", ".join(f"{key}={value!r}" for key, value in changes.items() if value)
+        return "the same call of alignkit.train" + (f" with {given}" if given else "")
     words = ["alignkit", "train", resolved.method_name]
     layers: dict[str, None] = {}
     for path, place in resolved.sources.items():
         table, _, key = path.rpartition(".")
+        if key in instead:
+            continue
         section = resolved.method if table == f"train.{resolved.method_name}" else getattr(resolved, table, None)
         if place == "option" and section is not None:
-            words += _typed(key, getattr(section, key))
+            words += typed_option(key, getattr(section, key))
         elif place == "--set":
             name = table.removeprefix("judge.")
             value = resolved.judges[name][key] if name in resolved.judges else getattr(section, key)
@@ -122,22 +141,31 @@ def resume_command(resolved: Resolved, out: Path, keys: Sequence[str] = ()) -> s
     words += [word for layer in layers for word in layer.split("\0")]
     words += ["--preset", resolved.run.preset] if resolved.run.preset else []
     words += [word for name in resolved.run.track for word in ("--track", name)]
-    words += ["--resume", "--out", str(out), *(word for key in keys for word in ("--allow-changed", key))]
-    return shlex.join(words)
+    words += [word for key, value in instead.items() for word in typed_option(key, value)]
+    words += ["--yes"] if resolved.run.yes else []
+    words += ["--resume"] if out is not None or resolved.run.resume else []
+    words += ["--out", str(out or resolved.run.out)] if out or resolved.run.out else []
+    words += [word for key in keys for word in ("--allow-changed", key)]
+    return as_typed(words)
 
 
-def _typed(key: str, value: Any) -> list[str]:
-    """An option as it is typed."""
+def typed_option(key: str, value: Any) -> list[str]:
+    """Return the words that give an option its value."""
     flag = f"--{key.replace('_', '-')}"
     if isinstance(value, bool):
         return [flag if value else f"--no-{key.replace('_', '-')}"]
     if isinstance(value, Mapping):
-        return [word for name, one in value.items() for word in (flag, f"{name}={one}")]
+        return [word for name, one in value.items() for word in (flag, f"{name}={_value(one)}")]
     if isinstance(value, list | tuple):
         if all(isinstance(one, int | float) for one in value):
             return [flag, ",".join(map(str, value))]
         return [word for one in value for word in (flag, str(one))]
     return [] if value is None else [flag, str(value)]
+
+
+def _value(value: Any) -> str:
+    """A value of --option KEY=VALUE; a text that would be read as a number or a switch is quoted."""
+    return value if isinstance(value, str) and config_fields.scalar(value.strip()) == value else json.dumps(value)
 
 
 def _refuse_other_method(before: RunRecord, method: str) -> None:

@@ -275,8 +275,8 @@ class RolloutStep:
             if self.sampled.reward_hacking == "stop":
                 self._save()
                 text = (
-                    f"step {step}: {finding.line()}; stopped by --reward-hacking stop; the run is saved, and goes on "
-                    f"by --resume --out {self.run.path} --reward-hacking warn --allow-changed reward_hacking"
+                    f"step {step}: {finding.line()}; stopped by --reward-hacking stop; the run is saved, go on with: "
+                    + self.scoring.go_on(["reward_hacking"], instead={"reward_hacking": "warn"})
                 )
                 raise self.models.world.told(RunStopped(text))
         self.watch.rang = finding.alarms

@@ -63,7 +63,11 @@ def train_run(method: Method, resolved: Resolved, *, progress: Progress) -> Path
         AlignkitError: wrong input (nothing is left behind), a stopped run, or an interruption (both resumable).
     """
     places: list[Path] = []
-    with terminated_as_interrupted(), joined(lambda: str(places[0]) if places else "DIR") as world:
+
+    def go_on() -> str:
+        return resume_command(resolved, places[0] if places else None, resolved.run.allow_changed)
+
+    with terminated_as_interrupted(), joined(go_on) as world:
         progress = progress if world.is_first else Silent()
         run = _open(method, resolved, world)
         places.append(run.path)
@@ -76,9 +80,7 @@ def train_run(method: Method, resolved: Resolved, *, progress: Progress) -> Path
         except OSError as error:
             if error.errno not in _DISK_ERRORS:
                 raise
-            raise RunStopped(
-                f"{run.path}: {error.strerror}; make room and go on with --resume --out {run.path}"
-            ) from error
+            raise RunStopped(f"{run.path}: {error.strerror}; make room and go on with: {go_on()}") from error
         finally:
             run.remove_if_new()
             run.unlock()
@@ -155,7 +157,8 @@ def _train(method: Method, resolved: Resolved, run: RunFolder, progress: Progres
         progress.note(warning)
     world.on_first(lambda: _agree(method, resolved, inputs))
     reset_peak()
-    with out_of_memory_explained(method, resolved, planned, available=memory_bytes()):
+    go_on = partial(resume_command, resolved, run.path)
+    with out_of_memory_explained(method, resolved, planned, available=memory_bytes(), go_on=go_on):
         finished = _compute(
             method, resolved, run, progress, inputs, description, world, resumes=resumes, changed=changed
         )
@@ -225,11 +228,11 @@ def _compute(
     if world.size > 1:
         models = _shared(run, models, inputs, world, compiled=resolved.model.compile, checks=found is None)
     deadlines = Deadlines(resolved.rollouts.timeouts_s, log=run.log)
+    go_on = partial(resume_command, resolved, run.path)
     loop = Loop(
         method, resolved.method, inputs, models, run, trackers=trackers, progress=progress,
         max_missing=resolved.rollouts.max_missing, deadlines=deadlines,
-        load_start=lambda: load_start(method, resolved, inputs),
-        go_on=partial(resume_command, resolved, run.path),
+        load_start=lambda: load_start(method, resolved, inputs, go_on), go_on=go_on,
     )  # fmt: skip
     try:
         with deadlines:
@@ -276,7 +279,8 @@ def _export(loop: Loop, models: Models, inputs: Inputs, run: RunFolder) -> dict[
         with models.whole_policy() as policy, terminated_as_interrupted() if world.is_first else held_signals():
             trees = small_trees(inputs.training.trees)
             source = inputs.source.folder
-            return world.on_first(lambda: asdict(export(policy, inputs.chat, run.model, trees=trees, source=source)))
+            export_it = partial(export, policy, inputs.chat, run.model, trees=trees, source=source, go_on=loop.go_on)
+            return world.on_first(lambda: asdict(export_it()))
     except KeyboardInterrupt:
         loop.stop_interrupted()
 

@@ -12,7 +12,6 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial, reduce
-from pathlib import Path
 
 import numpy as np
 
@@ -35,16 +34,15 @@ class Scoring:
     Args:
         max_missing: the run stops when more than this share of the scores asked for at once is missing.
         save: writes a checkpoint of the weights as they are.
-        run: the run's folder, for what to do next.
-        go_on: the command that goes on although a reward was mended, by the KEYs that --allow-changed then needs.
+        go_on: training/resume.py's resume_command, of this run.
     """
 
     def __init__(
-        self, judges: Sequence[NamedJudge], *, max_missing: float, save: Callable[[], None], run: Path,
-        deadlines: Deadlines, world: World = ALONE, go_on: Callable[[Sequence[str]], str],
+        self, judges: Sequence[NamedJudge], *, max_missing: float, save: Callable[[], None],
+        deadlines: Deadlines, world: World = ALONE, go_on: Callable[..., str],
     ) -> None:  # fmt: skip
-        self.judges, self.max_missing, self.run, self.deadlines = judges, max_missing, run, deadlines
-        self._save, self.world, self._go_on = save, world, go_on
+        self.judges, self.max_missing, self.deadlines = judges, max_missing, deadlines
+        self._save, self.world, self.go_on = save, world, go_on
         self._said_reasons: set[str] = set()
         self.is_remote = bool(judges) and all(named.judge.remote for named in judges) and world.size == 1
 
@@ -110,10 +108,11 @@ class Scoring:
             yield
         except (RunStopped, InputError) as error:
             self._save()
-            go_on = f"the run is saved, go on with --resume --out {self.run}"
-            if error.corrects is not None:
-                go_on += f"; once it is corrected: {self._go_on([error.corrects])}"
-            stopped = type(error)(f"{where}: {error.line}; {go_on}")
+            if error.corrects is None:
+                how = f"the run is saved, go on with: {self.go_on()}"
+            else:  # a KEY that is allowed to change need not: this goes on where nothing had to be corrected, too
+                how = f"the run is saved; correct it and go on with: {self.go_on([error.corrects])}"
+            stopped = type(error)(f"{where}: {error.line}; {how}")
             stopped.trace = error.trace
             raise self.world.told(stopped) from error
 

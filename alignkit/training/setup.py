@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -178,7 +178,7 @@ def load_models(method: Method, resolved: Resolved, inputs: Inputs, world: World
     return Models(policy, reference, sampler)
 
 
-def load_start(method: Method, resolved: Resolved, inputs: Inputs) -> Policy:
+def load_start(method: Method, resolved: Resolved, inputs: Inputs, go_on: Callable[[], str]) -> Policy:
     """Load a whole model as it was before the first step once more, on the CPU.
 
     Raises:
@@ -190,7 +190,7 @@ def load_start(method: Method, resolved: Resolved, inputs: Inputs) -> Policy:
     if folder_fingerprint(folder) != inputs.fingerprints["model"]:
         raise RunStopped(
             f"{folder}: the weights that the run began with changed since, and no validation was better than "
-            "theirs; put them back and go on with --resume"
+            f"theirs; put them back and go on with: {go_on()}"
         )
     return load_policy(folder, device=torch.device("cpu"), **_load_options(method, resolved))
 
