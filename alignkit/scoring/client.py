@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 from pydantic import SecretStr
@@ -95,6 +95,7 @@ class ChatClient:
                 for url in config.base_url
             ],
             patience_s=config.max_outage_s, pause_s=config.backoff_s, max_pause_s=config.max_backoff_s,
+            say=partial(_logger.warning, "%s: %s", label),
         )  # fmt: skip
 
     def stream(self, bodies: Sequence[bytes], read: Read) -> Iterator[dict[int, Scored | Missing]]:
@@ -259,7 +260,7 @@ class ChatClient:
         """What an answer means, the key cut out before it is parsed (as it is) and after (in another writing)."""
         headers = {name: self._clean(value) for name, value in answer.headers.items()}
         plain = self._cleaner.plain(answer.body.decode("utf-8", "replace"))
-        reply = read_reply(answer.status, headers, plain.encode())
+        reply = read_reply(answer.status, headers, plain.encode(), clean=self._clean)
         if isinstance(reply, Useful):
             return Useful(self._cleaner.value(reply.body), self._clean(reply.text))
         return replace(reply, reason=self._clean(reply.reason))

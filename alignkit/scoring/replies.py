@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -62,17 +62,25 @@ class Dead:
 Reply = Useful | Again | Refused | Dead
 
 
-def read_reply(status: int, headers: Mapping[str, str], body: bytes, *, now: datetime | None = None) -> Reply:
+def read_reply(
+    status: int,
+    headers: Mapping[str, str],
+    body: bytes,
+    *,
+    now: datetime | None = None,
+    clean: Callable[[str], str] = str,
+) -> Reply:
     """Say what an answer means.
 
     Args:
         headers: by lower-case name.
         now: the time that a Retry-After date is compared with; default: the present.
+        clean: what is done to a text before it is shortened: of what it would cut out, no half is left.
     """
     text = body.decode("utf-8", "replace")
-    said = f"{status} {_detail(text)}".strip()
     if status == 200:
-        return _useful(text, headers.get("content-type", ""))
+        return _useful(text, headers.get("content-type", ""), clean)
+    said = f"{status} {_short(clean(_detail(text)))}".strip()
     if status == 400 and "DEGRADED" in text:
         return Again(said, long=True)
     if status == 429:
@@ -111,29 +119,29 @@ def retry_after(value: str | None, *, now: datetime | None = None) -> float | No
     return max(0.0, seconds) if math.isfinite(seconds) else None
 
 
-def _useful(text: str, content_type: str) -> Reply:
+def _useful(text: str, content_type: str, clean: Callable[[str], str]) -> Reply:
     try:
         body = json.loads(text)
     except (ValueError, RecursionError):
         kind = content_type.partition(";")[0] or "no content type"
-        return Again(f"200 with {kind} in place of JSON (is base_url right?): {_short(text)}")
+        return Again(f"200 with {kind} in place of JSON (is base_url right?): {_short(clean(text))}")
     if not isinstance(body, dict):
-        return Again(f"200 with JSON that is no object: {_short(text)}")
+        return Again(f"200 with JSON that is no object: {_short(clean(text))}")
     return Useful(body, text)
 
 
 def _detail(text: str) -> str:
-    """The message of an error body, on one line."""
+    """The message of an error body."""
     try:
         body = json.loads(text)
     except (ValueError, RecursionError):
-        return _short(text)
+        return text
     if not isinstance(body, dict):
-        return _short(text)
+        return text
     error = body.get("error")
     message = error.get("message") if isinstance(error, dict) else error
     parts = [part for part in (body.get("title"), body.get("detail"), message) if isinstance(part, str)]
-    return _short(": ".join(parts) if parts else text)
+    return ": ".join(parts) if parts else text
 
 
 def _short(text: str) -> str:
