@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from alignkit.cli.main import main
 from alignkit.errors import RunStopped, UsageError
 from alignkit.scoring.client_config import may_carry_key, read_key
+from alignkit.scoring.endpoints import Endpoint, Endpoints, Turn
 from alignkit.scoring.judge import Item, Missing, Scored
 from alignkit.scoring.ledger import open_ledger
 from alignkit.scoring.limits import Breaker, TokenBucket
@@ -228,6 +229,20 @@ def test_the_key_is_in_no_file_log_message_or_traceback(
     assert not [text for text in said if CANARY in text]
     files = [*Path(os.environ["ALIGNKIT_LEDGER"]).parent.iterdir(), *tmp_path.rglob("*")]
     assert not [path for path in files if path.is_file() and CANARY.encode() in path.read_bytes()]
+
+
+def test_requests_that_go_on_failing_are_told_of_in_one_counted_line() -> None:
+    now, said = [0.0], list[str]()
+    one = Endpoint("http://one", TokenBucket(1e6), Breaker(failures=10**6, cooldown_s=1.0, max_cooldown_s=1.0))
+    points = Endpoints([one], patience_s=600.0, pause_s=1.0, max_pause_s=1.0, clock=lambda: now[0], say=said.append)
+    for _ in range(64):
+        points.failed(Turn(one, trial=False), "no chat completion")
+        now[0] += 1.0
+    last = "the last: http://one: no chat completion"
+    assert said == [f"6 requests failed or had answers that cannot be used in 5 s; asking goes on; {last}"]
+    now[0] += 600.0
+    points.slow_down(Turn(one, trial=False), "429", None)
+    assert len(said) == 1
 
 
 def test_a_key_goes_only_to_encrypted_addresses_or_this_machine() -> None:

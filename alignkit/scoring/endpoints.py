@@ -15,6 +15,9 @@ from dataclasses import dataclass, field
 
 from alignkit.scoring.limits import Breaker, TokenBucket
 
+_SAID_AFTER_S = 5.0  # of requests that fail
+_SAID_EVERY_S = 60.0
+
 
 class Down(Exception):
     """No endpoint answered for so long that waiting on is pointless; the next call tries again."""
@@ -58,6 +61,7 @@ class Endpoints:
         patience_s: how long all of them may fail before `turn` raises Down.
         pause_s: wait after the first "too many requests" that names none; doubles up to `max_pause_s`.
         jitter: a number in [0, 1), so that waits differ.
+        say: is told, in one line now and then, that requests have failed for some time.
     """
 
     members: Sequence[Endpoint]
@@ -66,6 +70,11 @@ class Endpoints:
     max_pause_s: float
     clock: Callable[[], float] = time.monotonic
     jitter: Callable[[], float] = random.random
+    say: Callable[[str], None] = lambda text: None
+    _since: float = -math.inf
+    _last_at: float = -math.inf
+    _num_failed: int = 0
+    _said_at: float = -math.inf
     _changed: threading.Condition = field(default_factory=threading.Condition)
     _next: int = 0
 
@@ -139,6 +148,18 @@ class Endpoints:
         if endpoint.failing_since is None or now - endpoint.failed_at > self.patience_s:  # long not asked
             endpoint.failing_since = now
         endpoint.failed_at, endpoint.last_reason = now, reason
+        self._say_failing(now, f"{endpoint.url}: {reason}")
+
+    def _say_failing(self, now: float, last: str) -> None:
+        """Count a failure; say so once they have come for some time, and again while they go on to come."""
+        if not self._num_failed or now - self._last_at > _SAID_EVERY_S:  # long all went well
+            self._since, self._num_failed = now, 0
+        self._last_at = now
+        self._num_failed += 1
+        if now - self._since >= _SAID_AFTER_S and now - self._said_at >= _SAID_EVERY_S:
+            self._said_at = now
+            failed = f"{self._num_failed:,} requests failed or had answers that cannot be used"
+            self.say(f"{failed} in {now - self._since:.0f} s; asking goes on; the last: {last}")
 
     def _is_down(self, endpoint: Endpoint, now: float) -> bool:
         """Failing for longer than the patience, the last time not long ago; or told to wait for longer."""
