@@ -107,6 +107,28 @@ def test_a_run_whose_rewards_teach_nothing_stops_with_3_and_goes_on_once_they_do
     assert (out / "model" / "model.safetensors").exists()
 
 
+@pytest.mark.parametrize("interval", [1, 100])  # with a checkpoint to go on from, and without one
+def test_rewards_that_were_all_missing_are_asked_for_again_by_the_same_command(
+    interval: int, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What kept a reward from its answer may lie outside its file."""
+    out, blocker = tmp_path / "run", tmp_path / "in the way"
+    blocker.touch()
+    body = f"import os; return None if os.path.exists({str(blocker)!r}) else float(len(completion))"
+    more: dict[str, Any] = {"max_steps": 2, "batch_size": 2, "accumulation": 1, "split": "0.1"}
+    more |= {"checkpoint_interval": interval}
+    given = options(model, tmp_path, out, body, **more)
+    assert main(command(given)) == 3
+    err = " ".join(capsys.readouterr().err.split())
+    words = shlex.split(err.rpartition("go on with: ")[2])[1:]
+    blocker.unlink()
+    assert main(words) == 0
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if line["name"] == "loss"] == [1, 2]
+    assert [line["step"] for line in lines if line["name"] == "reward"] == [1, 2]
+    assert (out / "model" / "model.safetensors").exists()
+
+
 def test_the_command_after_a_reward_that_raised_goes_on_once_it_is_corrected(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

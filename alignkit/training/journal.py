@@ -6,9 +6,9 @@
     RUN/rollouts/validation/NNNNNN-0...         the same of the held-out evaluation after step NNNNNN
 
 Each file is whole or not there, and its hash covers its place and its run. A run that goes on reads them instead of
-drawing and scoring again: the samples are the same also where a sampler cannot repeat them, and what was missing stays
-missing. A file is used only for the same rows, options and rewards (its key); a damaged one, or one of another batch or
-run, is passed over, said so, and made again.
+drawing and scoring again: the samples are the same also where a sampler cannot repeat them, and what was missing
+stays missing, but where all were (a round's here, a run's in resume.py). A file is used only for the same rows,
+options and rewards (its key); a damaged one, or one of another batch or run, is passed over, said so, and made again.
 """
 
 from __future__ import annotations
@@ -74,9 +74,9 @@ class Journal:
         self._write(self._file(batch, 0, "recomputed"), key, {"logprob_T": logprob_T.astype(np.float32)}, {})
 
     def scored(self, batch: int, round_: int, key: str) -> Rewards | None:
-        """Return a round's rewards, or None where they are not there."""
+        """Return a round's rewards, or None where they are not there, or all are missing: they are asked for again."""
         found = self._read(self._file(batch, round_, "scored"), key)
-        if found is None:
+        if found is None or np.isnan(found[0]["total_PG"]).all():
             return None
         arrays, more = found
         by_name = {name: arrays[f"by_name/{name}"] for name in more["names"]}
@@ -100,6 +100,11 @@ class Journal:
         for file in self.folder.glob("*.safetensors"):
             if int(file.name.partition("-")[0]) > last:
                 file.unlink()
+
+    def forget_scores(self) -> None:
+        """Remove all rewards: the samples are scored again."""
+        for file in self.folder.glob("*.scored.safetensors"):
+            file.unlink()
 
     def _file(self, batch: int, round_: int, kind: str) -> Path:
         return self.folder / f"{batch:06d}-{round_}.{kind}.safetensors"

@@ -22,6 +22,8 @@ from alignkit.errors import InputError, UsageError
 from alignkit.runs import RunRecord
 from alignkit.scoring.given import PREFIX
 from alignkit.training import checkpoint
+from alignkit.training.journal import FOLDER, Journal
+from alignkit.training.reward_signal import RewardSignal
 from alignkit.training.run_folder import RunFolder
 
 _logger = logging.getLogger(__name__)
@@ -213,6 +215,7 @@ def resume_point(
         needs_best: the best weights so far are needed at the end, so a checkpoint whose best is damaged is none.
         allowed: names of files, metrics.jsonl or samples.jsonl, that may lack lines of steps before the checkpoint.
         other_rewards: they are no longer those that the run began with; where those taught nothing, it begins anew.
+            It also does where all of them were missing: what kept them away may be gone, and they are asked for again.
 
     Raises:
         InputError: no checkpoint fits what metrics.jsonl and samples.jsonl still hold.
@@ -222,6 +225,11 @@ def resume_point(
         state = checkpoint.read_state(found)
         if other_rewards and not state["rollouts"].get("signal", {}).get("teaching", 1):
             _logger.warning("%s: nothing was learnt yet from the rewards before they were changed", found)
+            break
+        if RewardSignal(**state["rollouts"].get("signal", {})).is_unanswered:
+            _logger.warning("%s: every reward was missing; they are asked for again", found)
+            for folder in (run.path / FOLDER, run.path / FOLDER / "validation"):
+                Journal(folder).forget_scores()
             break
         best = state["best_step"]
         if needs_best and best and not checkpoint.is_good(run.checkpoints, best, run.id):

@@ -52,6 +52,11 @@ class RewardSignal:
         """Whether there were groups, and none of them taught anything."""
         return self.batches > 0 and not self.teaching
 
+    @property
+    def is_unanswered(self) -> bool:
+        """Whether there were groups, and too few rewards in each of them: asked again, they may be there."""
+        return self.is_missing and not (self.equal or self.uncompared)
+
     def warning(self) -> str | None:
         """What to say after this batch, once, while there is time to stop."""
         if self.batches != SAID_AFTER or not self.is_missing:
