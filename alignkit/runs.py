@@ -94,10 +94,11 @@ class Parts(_Record):
 
 
 class Reward(_Record):
-    """A reward: its label, and the judge that gave it."""
+    """A reward: its label, the judge that gave it, and the label that this has by itself (None in older runs)."""
 
     name: str
     judge: str
+    plain_name: str | None = None
 
 
 class RunRecord(_Record):

@@ -12,7 +12,7 @@ import pytest
 from alignkit.errors import InputError, RunStopped, UsageError
 from alignkit.scoring.judge import Item, Judge, Missing, Scored
 from alignkit.scoring.rewards import reward
-from alignkit.scoring.specs import NamedJudge, make_judge
+from alignkit.scoring.specs import NamedJudge, distinct, make_judge
 
 
 def item(text: str, **row: object) -> Item:
@@ -120,3 +120,24 @@ def test_a_judge_that_breaks_its_contract_stops_the_run(answers: list) -> None:
 def test_an_unknown_judge_gets_the_nearest_name() -> None:
     with pytest.raises(UsageError, match="did you mean 'rules'"):
         make_judge("rulse")
+
+
+def test_rewards_that_share_a_name_are_kept_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ALIGNKIT_LEDGER", str(tmp_path / "ledger.sqlite"))
+    for folder, name, gives in ((".", "a", 1), (".", "b", 2), ("x", "a", 3)):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        text = f"def score(completion, row): return {gives}\ndef other(completion, row): return 9\n"
+        (tmp_path / folder / f"{name}.py").write_text(text)
+    a, b, xa = (str(tmp_path / file) for file in ("a.py", "b.py", "x/a.py"))
+
+    def labels(*specs: str) -> list[str]:
+        return [named.label for named in distinct([make_judge(spec) for spec in specs])]
+
+    assert labels(f"{a}:score") == ["score"]
+    assert labels(f"{a}:score=0.5", f"{b}:score", f"{a}:other") == ["a.score", "b.score", "other"]
+    assert labels(f"{a}:score", f"{xa}:score", f"{b}:score") == ["score", "score#2", "score#3"]
+    assert labels("rules", "rules=2") == ["rules", "rules#2"]
+    both = distinct([make_judge(f"{a}:score=0.5"), make_judge(f"{b}:score")])
+    found = reward([[Item([], "x", {"id": "r"}), Item([], "y", {"id": "r"})]], both)
+    assert {name: x.tolist() for name, x in found.by_name.items()} == {"a.score": [[1, 1]], "b.score": [[2, 2]]}
+    assert [named.plain_label for named in both] == ["score", "score"]

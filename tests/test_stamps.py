@@ -11,7 +11,8 @@ import pytest
 
 from alignkit.data.read import read_rows
 from alignkit.data.same_data import data_hashes
-from alignkit.judging.stamps import seen_in_training
+from alignkit.judging.stamps import judge_gave_reward, seen_in_training
+from alignkit.scoring.specs import make_judge
 
 
 def write(path: Path, rows: list[Mapping[str, Any]]) -> str:
@@ -39,3 +40,16 @@ def test_ids_that_two_files_share_do_not_hide_that_prompts_were_trained_on(tmp_p
     ]
     also = ["4 of 4 judged prompts also chose the checkpoint of x (early stopping)"] if early else []
     assert seen_in_training(read_rows(held), tmp_path, name="x") == also
+
+
+def test_a_judge_is_known_as_the_reward_that_a_run_had_to_rename(tmp_path: Path) -> None:
+    (tmp_path / "a.py").write_text("def score(completion, row): return 1\n")
+    ids = {"ids": ["r"]}
+    rewards = [{"name": f"{file}.score", "judge": "function", "plain_name": "score"} for file in "ab"]
+    record = {
+        "method": "grpo", "fingerprints": {}, "versions": {}, "rewards": rewards, "parent": None, "model": "m",
+        "rows": {"training": ids, "validation": ids},
+        "config": {"model": {}, "data": {"data": "d"}, "train": {"grpo": {}}},
+    }  # fmt: skip
+    (tmp_path / "run.json").write_text(json.dumps(record))
+    assert "was also the training reward" in judge_gave_reward(tmp_path, make_judge(f"{tmp_path / 'a.py'}:score"))[0]

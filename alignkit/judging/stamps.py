@@ -82,7 +82,11 @@ def judge_gave_reward(run: Path | None, named: NamedJudge) -> list[str]:
             record = read_run(run)
         except InputError as error:
             return [*stamps, f"whether {named.label!r} also gave the training reward of {run} is not known: {error}"]
-        same = [r for r in record.rewards if r.name == named.label or r.judge == named.judge.name != "function"]
+        same = [
+            r
+            for r in record.rewards
+            if (r.plain_name or r.name) == named.label or r.judge == named.judge.name != "function"
+        ]
         whose = "the training reward" if len(seen) == 1 else f"the training reward of {run}, which it started from"
         if same and named.judge.verifiable:
             stamps.append(f"the judge {named.label!r} was also {whose}; it is a rule that can be checked")

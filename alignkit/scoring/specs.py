@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +25,15 @@ MAX_WEIGHT = 1e6
 
 @dataclass(frozen=True)
 class NamedJudge:
-    """A judge, the name its scores are logged by, and the weight of its reward."""
+    """A judge, the name its scores are logged by, and the weight of its reward.
+
+    `plain_label` is the name that it has alone, where `distinct` gave it another; a run keeps both.
+    """
 
     label: str
     judge: Judge
     weight: float = 1.0
+    plain_label: str | None = None
 
     def score(self, items: Sequence[Item], *, repeat: int = 0) -> list[Scored | Missing]:
         """Score items through the ledger; arguments and errors are those of `remembered_scores`."""
@@ -72,6 +76,34 @@ def make_judge(spec: str, settings: Settings | None = None, *, named_at: tuple[s
         return NamedJudge(Path(target).name, _plugin("reward-model", options), weight)
     registry().find("judge", target)
     raise AssertionError("find() raises for unknown names")
+
+
+def distinct(judges: Sequence[NamedJudge]) -> tuple[NamedJudge, ...]:
+    """Give judges that share a label labels of their own, the same for the same specs in the same order.
+
+    Functions of files with different names get the file's name before theirs (a.score, b.score), all others a number
+    from the second on (score, score#2). A label that no other has stays as it is.
+    """
+    plain = [named.label for named in judges]
+    full = [
+        f"{named.judge.path.stem}.{named.label}" if isinstance(named.judge, FunctionJudge) else named.label
+        for named in judges
+    ]
+    alone = {label for label in plain if plain.count(label) == 1}
+    taken = set(alone)
+    found = []
+    for number, named in enumerate(judges):
+        label = named.label
+        if plain.count(label) > 1:
+            alike = [full[n] for n in range(len(judges)) if plain[n] == label]
+            base = full[number] if len(set(alike)) == len(alike) and not alone & set(alike) else label
+            label, times = base, 1
+            while label in taken:
+                times += 1
+                label = f"{base}#{times}"
+            taken.add(label)
+        found.append(replace(named, label=label, plain_label=named.label))
+    return tuple(found)
 
 
 def function_file(spec: str) -> Path | None:

@@ -43,7 +43,7 @@ def describe(method: Method, resolved: Resolved, inputs: Inputs, world: World) -
         "rewards": [
             {
                 "name": n.label, "judge": n.judge.name, "version": n.judge.version, "weight": n.weight,
-                "verifiable": n.judge.verifiable,
+                "verifiable": n.judge.verifiable, "plain_name": n.plain_label or n.label,
             }
             for n in inputs.judges
         ],

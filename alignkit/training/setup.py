@@ -31,7 +31,7 @@ from alignkit.rollouts.sampler import Sampler
 from alignkit.scoring.functions import FunctionJudge
 from alignkit.scoring.ledger import canonical
 from alignkit.scoring.sources import place_of, sources_sha256
-from alignkit.scoring.specs import NamedJudge, function_file, make_judge
+from alignkit.scoring.specs import NamedJudge, distinct, function_file, make_judge
 from alignkit.training.distributed import own_rows
 from alignkit.training.models import Models
 from alignkit.training.optimizer import require_eight_bits
@@ -287,7 +287,7 @@ def _named_judges(method: Method, resolved: Resolved, specs: Sequence[str]) -> t
     """Make the judges that rewards name; their files are imported, and refused where they cannot be used."""
     if method.trains_on != "samples":
         return ()
-    judges = tuple(make_judge(spec, resolved, named_at=("rollouts", "reward")) for spec in specs)
+    judges = distinct([make_judge(spec, resolved, named_at=("rollouts", "reward")) for spec in specs])
     for named in judges:
         if named.judge.pairwise:
             raise UsageError(f"reward {named.label!r} compares two answers, it gives none a score: name it by --judge")
