@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -76,5 +77,10 @@ def test_the_default_data_set_gives_prompts_to_grpo(place: Path, capsys: pytest.
     Path("own.py").write_text("def score(completion, row):\n    return float(len(completion) % 7)\n")
     options = ["--max-new-tokens", "4", "--group-size", "2", "--num-prompts", "4", "--batch-size", "2"]
     command = ["train", "grpo", "--model", "model", "--out", "run", "--reward", "own.py:score", *SMALL, *options]
-    assert main(command) == 0, capsys.readouterr().err
+    assert main([*command, "--limit", "19"]) == 0
+    said = " ".join(capsys.readouterr().err.split())
+    where = said[said.index("training: ") :][:160]
+    assert re.match(r"training: 4 of 1\d rows \(--num-prompts 4; --limit 19: only the first 19 were read\)", where), (
+        where
+    )
     assert json.loads(Path("run/run.json").read_text(encoding="utf-8"))["rows"]["training"]["skipped"] == {}

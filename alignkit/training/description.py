@@ -68,7 +68,8 @@ def account(inputs: Inputs) -> list[str]:
         done = "left out" if inputs.drops_duplicates else "kept: --duplicates drop leaves them out"
         lines.append(f"data: {duplicates} rows repeat an earlier one exactly ({shown}, ...), {done}")
     for name, part in (("training", inputs.training), ("validation", inputs.validation)):
-        text = f"{name}: {len(part.trees)} rows" + (" (prepared before)" if part.from_cache else "")
+        text = f"{name}: {_taken(inputs, part) if name == 'training' else f'{len(part.trees)} rows'}"
+        text += " (prepared before)" if part.from_cache else ""
         if part.num_cut:
             text += f", {part.num_cut} answers cut at {inputs.max_length} tokens"
         if part.num_dropped:
@@ -98,3 +99,18 @@ def account(inputs: Inputs) -> list[str]:
             f"{lengths.max()} longest"
         )
     return lines
+
+
+def _taken(inputs: Inputs, training: Stored) -> str:
+    """How many rows train, of how many, where an option leaves some out; rows past --limit are not read, nor counted.
+
+    Rows that an older version prepared have no such counts.
+    """
+    of, options = "", []
+    available, limit = training.notes.get("num_drawn_from", 0), inputs.limit
+    if inputs.num_prompts is not None and inputs.num_prompts < available:
+        of = f" of {available}"
+        options.append(f"--num-prompts {inputs.num_prompts}")
+    if limit is not None and training.notes.get("num_read", 0) == limit:
+        options.append(f"--limit {limit}: only the first {limit} were read")
+    return f"{len(training.trees)}{of} rows" + (f" ({'; '.join(options)})" if options else "")

@@ -81,7 +81,13 @@ class Selection:
         yield from self.source.some(is_wanted, split.times, self._duplicates, split.own_ids)
 
     def _notes(self) -> dict[str, Any]:
-        return {"duplicates": self._split.num_duplicates, "duplicate_ids": list(self._duplicates.values())}
+        split = self._split
+        return {
+            "duplicates": split.num_duplicates,
+            "duplicate_ids": list(self._duplicates.values()),
+            "num_read": len(split.is_training),
+            "num_drawn_from": split.num_drawn_from,
+        }
 
     @cached_property
     def _split(self) -> _Split:
@@ -107,18 +113,23 @@ class Selection:
                     f"--split {self.section.split}: it holds the prompts of all {int(is_kept.sum())} rows of --data"
                 )
         is_training = _drawn(is_kept & ~is_held, self.num_prompts, self.seed)
-        return _Split(is_training, is_kept & is_held, ids.times(), own_ids, int(is_repeat.sum()))
+        num_drawn_from = int((is_kept & ~is_held).sum())
+        return _Split(is_training, is_kept & is_held, ids.times(), own_ids, int(is_repeat.sum()), num_drawn_from)
 
 
 @dataclass(frozen=True)
 class _Split:
-    """Of every row: bool, in which part it is, and int32, how often its id has stood up to there; of all, `OwnIds`."""
+    """Of every row: bool, in which part it is, and int32, how often its id has stood up to there; of all, `OwnIds`.
+
+    `num_drawn_from` rows could train, where fewer were drawn.
+    """
 
     is_training: np.ndarray
     is_validation: np.ndarray
     times: np.ndarray
     own_ids: OwnIds
     num_duplicates: int
+    num_drawn_from: int
 
 
 def prompt_key(row: Row) -> str:

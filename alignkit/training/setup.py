@@ -65,6 +65,8 @@ class Inputs:
     judges: tuple[NamedJudge, ...]
     fingerprints: Mapping[str, str]
     drops_duplicates: bool = False
+    num_prompts: int | None = None
+    limit: int | None = None
 
 
 def read_inputs(method: Method, resolved: Resolved, *, asks_judges: bool = True) -> Inputs:
@@ -98,6 +100,8 @@ def read_inputs(method: Method, resolved: Resolved, *, asks_judges: bool = True)
         judges,
         _fingerprints(source, chat, training, validation, judges) | _reward_fingerprints(resolved, judges),
         resolved.data.duplicates == "drop",
+        resolved.method.num_prompts,
+        resolved.data.limit,
     )
 
 
