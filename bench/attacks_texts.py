@@ -234,7 +234,7 @@ def _mutated(good: dict[str, Any], chance: random.Random) -> dict[str, Any]:
 def _line(row: dict[str, Any], chance: random.Random) -> bytes:
     line = json.dumps(row, ensure_ascii=chance.random() < 0.7).encode("utf-8", "surrogatepass")
     for _ in range(chance.choice((0, 0, 0, 1, 3))):
-        at = chance.randrange(len(line))
+        at = chance.randrange(len(line) or 1)
         line = chance.choice((line[:at] + line[at + 1 :], line[:at] + bytes([chance.randrange(256)]) + line[at:]))
     return line
 
