@@ -137,7 +137,7 @@ CATALOGUE = [
     Case("run written by another", f"{SFT} --resume",
          "run out is being written by another process; wait .* another --out",
          around=written_by_another_process),
-    Case("disk full at once", DISK, "full/run/run.json: cannot be written: No space left on device; make room", 3,
+    Case("disk full at once", DISK, "full/run: cannot be written: No space left on device; make room", 3,
          disk="4k"),
     Case("disk full in training", DISK, "full/run: No space left on device; make room and go on with: alignkit", 3,
          disk="20k", leaves=True),

@@ -7,6 +7,7 @@ import json
 import logging
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -169,8 +170,9 @@ def test_roles_that_a_template_does_not_know_are_kept_or_refused(
     file = tmp_path / "t.jinja"
     file.write_text((template or CHATML) + "{% if add_generation_prompt %}assistant{% endif %}", encoding="utf-8")
     chat = Chat(load_tokenizer(folders["smollm2"]), template=str(file) if template else "chatml")
-    prompt = [{"role": role, "content": f"says {role}"} for role in roles]
-    row = to_row({"id": "r", "prompt": prompt, "chosen": "yes"}, where="x")
+    # a row as a plugin's data set may give it: what a file holds is checked when it is read
+    prompt = tuple({"role": role, "content": f"says {role}"} for role in roles)
+    row = replace(to_row({"id": "r", "prompt": "q", "chosen": "yes"}, where="x"), prompt=prompt)
     if message is None:
         (tree,) = prepare([row], chat, trains_on="chosen", max_length=1000).trees
         assert "<|im_start|>moderator\nsays moderator<|im_end|>" in chat.tokenizer.decode(tree.prompt.ids)

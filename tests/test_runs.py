@@ -193,7 +193,10 @@ def test_500_damaged_run_files_give_an_error_for_the_user_or_what_they_say(
     assert len(refused) > 500 and not any("\n" in line for line in refused)
 
 
-@pytest.mark.parametrize("text", ["[]", "null", "{", '{"max_position_embeddings": "512"}', '{"text_config": []}'])
+@pytest.mark.parametrize("text", [
+    "[]", "null", "{", '{"model_type": "qwen2", "max_position_embeddings": "512"}',
+    '{"model_type": "gemma3", "text_config": []}',
+])  # fmt: skip
 def test_a_config_that_is_none_is_one_line(text: str, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(text)
     with pytest.raises(InputError, match=r"config\.json"):

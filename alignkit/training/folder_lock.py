@@ -39,8 +39,12 @@ class FolderLock:
                 raise
             if _is_at(descriptor, self.path):
                 self._descriptor = descriptor
-                os.truncate(descriptor, 0)
-                os.pwrite(descriptor, self._mark.encode(), 0)
+                try:
+                    os.truncate(descriptor, 0)
+                    os.pwrite(descriptor, self._mark.encode(), 0)
+                except OSError:  # the disk is full: no lock without its mark is left
+                    self.release()
+                    raise
             else:
                 os.close(descriptor)
         return True

@@ -111,9 +111,12 @@ class RunFolder:
         except (NotADirectoryError, FileExistsError) as error:
             raise UsageError(f"--out {self.path}: a file stands in its way; give another") from error
         except OSError as error:
+            if self._is_made:
+                with suppress(OSError):
+                    self.path.rmdir()
             if error.errno == errno.ENAMETOOLONG:
                 raise UsageError(f"--out {str(self.path)[:60]}...: File name too long; give another") from error
-            raise RunStopped(f"{self.path}: cannot be written: {error.strerror or error}") from error
+            raise RunStopped(f"{self.path}: cannot be written: {error.strerror or error}; make room") from error
         if not is_locked:
             raise UsageError(f"run {self.path} is being written by another process; wait for it or give another --out")
         self._has_log = self.log.exists() and not has_own_log
