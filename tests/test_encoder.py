@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 from qwen_vocabulary import is_available, qwen_tokenizer
+from tokenizers import Tokenizer
 
 from alignkit.data import encoder as module
 from alignkit.data.chat import CHATML, Chat
@@ -75,6 +76,14 @@ def test_ids_of_every_real_text_equal_those_of_tokenizers(name: str, folders: di
     assert encoder._fast is not None  # gigatoken made them
     assert parts(encoded.ids, encoded.offsets) == by_tokenizers(tokenizer, texts)
     assert encoded.scored.all()  # wherever tokens lie, none lies outside the whole text
+
+
+@pytest.mark.parametrize("name", ["qwen", "smollm2"])
+def test_real_vocabularies_are_read_as_their_files_say(name: str, folders: dict[str, Path]) -> None:
+    tokenizer, own = load_tokenizer(folders[name]), Tokenizer.from_file(str(folders[name] / "tokenizer.json"))
+    texts = ("e\u0301", "it's 12345", "<|im_start|>x<|im_end|>", "\u65e5\u672c \t\n\n b", "\ufb01")
+    known = [encoded.ids for encoded in own.encode_batch(list(texts), add_special_tokens=False)]
+    assert by_tokenizers(tokenizer, texts) == known == [tokenizer.encode(t, add_special_tokens=False) for t in texts]
 
 
 def test_a_fast_tokenizer_that_gives_other_ids_is_not_used(

@@ -145,3 +145,18 @@ def test_a_folder_of_transformers_5_is_saved_as_4_reads_it(tmp_path: Path) -> No
     text = "<|im_start|>a\u00e9<|im_end|>"
     assert load_tokenizer(made).encode(text) == load_tokenizer(source).encode(text)
     assert read_config(made).rope_parameters == read_config(source).rope_parameters
+
+
+@pytest.mark.parametrize("spare", [False, True])
+def test_the_files_own_tokenizer_is_saved(spare: bool, tmp_path: Path) -> None:
+    source = tiny_model(tmp_path / "source")  # transformers makes another tokenizer of this folder, by its model's type
+    file = source / "tokenizer.json"
+    content = json.loads(file.read_text())
+    if spare:
+        content["added_tokens"].append(content["added_tokens"][0] | {"id": 259, "content": "<|spare|>"})
+        file.write_text(json.dumps(content))
+    saved = json.loads((_train(source, tmp_path) / "tokenizer.json").read_text())
+    pad = {"id": 259, "content": "<|spare|>" if spare else "<|pad|>"}
+    assert saved["added_tokens"][:3] == content["added_tokens"][:3]
+    assert [{name: token[name] for name in pad} for token in saved["added_tokens"][3:]] == [pad]
+    assert {**saved, "added_tokens": 0} == {**content, "added_tokens": 0}

@@ -7,6 +7,7 @@ import contextlib
 import io
 import json
 import pickle
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +15,10 @@ from typing import Any
 
 import pytest
 from tiny_models import tiny_model
+from tokenizers import Tokenizer
 
+from alignkit.data.encoder import Encoder
+from alignkit.data.layouts import Scored
 from alignkit.data.pretrained import read_config
 from alignkit.data.tokens import load_tokenizer
 from alignkit.data.weights import check_weights
@@ -141,3 +145,59 @@ def test_an_index_that_is_none_is_refused(content: str, folder: Path) -> None:
 def test_an_attention_from_the_hub_is_code_and_left_out(folder: Path) -> None:
     edit(folder / "config.json", attn_implementation="evil/kernel")
     assert read_config(folder)._attn_implementation is None
+
+
+ODD = (
+    "e\u0301",
+    "  a  b\n\n c",
+    "it's 12345",
+    "<|im_start|>x<|im_end|>",
+    "\u00a0\t\r\n",
+    "\u65e5\u672c",
+    "\ufb01",
+    "a\0b",
+)
+
+
+def assert_follows_the_file(folder: Path) -> None:
+    own = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    own.no_padding()
+    own.no_truncation()
+    tokenizer = load_tokenizer(folder)
+    assert [tokenizer.encode(text, add_special_tokens=False) for text in ODD] == [
+        own.encode(text, add_special_tokens=False).ids for text in ODD
+    ]
+    assert tokenizer.backend_tokenizer.to_str() == own.to_str()
+    encoder = Encoder(tokenizer, re.compile("(?!)"))
+    assert [encoder.ids(Scored(text, ())).tolist() for text in ODD] == [own.encode(t).ids for t in ODD]
+
+
+@pytest.mark.parametrize("kind", ["qwen2", "llama", "gpt2", "gemma2", "mistral"])
+def test_ids_are_those_of_the_file_whatever_the_models_type(kind: str, tmp_path: Path) -> None:
+    assert_follows_the_file(tiny_model(tmp_path, kind=kind))
+
+
+@pytest.mark.parametrize(
+    ("part", "value"),
+    [
+        ("normalizer", {"type": "Lowercase"}),
+        ("pre_tokenizer", {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": False}),
+        ("decoder", None),
+        ("truncation", {"direction": "Right", "max_length": 2, "strategy": "LongestFirst", "stride": 0}),
+        ("padding", {"strategy": {"Fixed": 9}, "direction": "Left", "pad_to_multiple_of": None, "pad_id": 256,
+                     "pad_type_id": 0, "pad_token": "<|endoftext|>"}),
+    ],
+)  # fmt: skip
+def test_each_part_of_the_file_counts_but_for_padding_and_cutting(part: str, value: object, folder: Path) -> None:
+    edit(folder / "tokenizer.json", **{part: value})
+    assert_follows_the_file(folder)
+
+
+def test_a_token_that_the_settings_name_is_added_and_one_that_only_the_class_names_is_none(folder: Path) -> None:
+    content = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+    edit(folder / "tokenizer.json", added_tokens=content["added_tokens"][1:])  # without <|endoftext|>
+    edit(folder / "tokenizer_config.json", eos_token="<|im_end|>", pad_token="[PAD]")
+    tokenizer = load_tokenizer(folder)
+    assert (tokenizer.eos_token, tokenizer.pad_token, tokenizer.unk_token) == ("<|im_end|>", "[PAD]", None)
+    assert "<|endoftext|>" not in tokenizer.get_vocab() and tokenizer.pad_token_id is not None
+    assert tokenizer.chat_template

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,6 +18,8 @@ from alignkit.display import LogFormatter
 from alignkit.errors import AlignkitError, InputError
 
 _Loaded = TypeVar("_Loaded")
+_TOKENIZER_JSON = "tokenizer.json"
+_SET_AFTERWARDS = ("pre_tokenizer", "post_processor", "decoder")
 _UNUSUAL = "a \U0010fffd"  # in no vocabulary
 
 
@@ -92,7 +94,7 @@ def empty_model(kind: Any, folder: str | Path, *, config: Any) -> Any:
 
 
 def read_tokenizer(folder: str | Path, **options: Any) -> Any:
-    """Load a tokenizer that can encode any text.
+    """Load a tokenizer that can encode any text. Where there is a tokenizer.json, ids are those of that file.
 
     Raises:
         InputError: it is damaged, wants code of its own, or does not know the token that it has for unknown text.
@@ -103,10 +105,59 @@ def read_tokenizer(folder: str | Path, **options: Any) -> Any:
         tokenizer = AutoTokenizer.from_pretrained(
             str(folder), local_files_only=True, trust_remote_code=False, **options
         )
+        if "gguf_file" not in options and tokenizer.is_fast and (Path(folder) / _TOKENIZER_JSON).is_file():
+            _follow_the_file(tokenizer, Path(folder))
         tokenizer.encode(_UNUSUAL, add_special_tokens=False)
         return tokenizer
 
     return _loaded(folder, load, "no tokenizer that can be loaded")
+
+
+def _follow_the_file(tokenizer: Any, folder: Path) -> None:
+    """Put what tokenizer.json says in place of what transformers made of it.
+
+    The class that transformers picks by the model's type may build a normalizer, a splitting of words and a decoder of
+    its own, and takes the vocabulary alone from the file. Where it differs in more than can be set afterwards, the
+    file is read whole by the general class, which adds the tokens that tokenizer_config.json names. Padding and cutting
+    that the file holds are left out: here the caller decides them. A token that only the class names, and that is in
+    neither file, is none.
+    """
+    from pydantic_core import from_json
+    from tokenizers import Tokenizer
+    from transformers import PreTrainedTokenizerFast
+
+    own = from_json((folder / _TOKENIZER_JSON).read_bytes(), cache_strings="keys")
+    backend = tokenizer.backend_tokenizer
+    if type(tokenizer) is not PreTrainedTokenizerFast:
+        made = from_json(backend.to_str(), cache_strings="keys")
+        if _set_while_reading(made) != _set_while_reading(own):
+            general: Any = PreTrainedTokenizerFast.from_pretrained(
+                str(folder), local_files_only=True, trust_remote_code=False
+            )
+            tokenizer._tokenizer = backend = general.backend_tokenizer
+    bare = {"type": "WordLevel", "vocab": {}, "unk_token": ""}
+    parts = {name: own.get(name) for name in _SET_AFTERWARDS}
+    file = Tokenizer.from_str(json.dumps({"version": "1.0", "added_tokens": [], "model": bare} | parts))
+    for name in _SET_AFTERWARDS:
+        setattr(backend, name, getattr(file, name))
+    backend.no_padding()
+    backend.no_truncation()
+    vocabulary = backend.get_vocab(with_added_tokens=True)
+    for name, token in dict(tokenizer.special_tokens_map).items():
+        if isinstance(token, str) and token not in vocabulary:
+            setattr(tokenizer, name, None)
+
+
+def _set_while_reading(settings: Mapping[str, Any]) -> list[Any]:
+    """The model, the normalizer and the added tokens of a tokenizer.json; merges in the newer of their two spellings.
+
+    What is left out of the model, null, false or empty is the same.
+    Added tokens are looked for in normalised texts: a normalizer that is set after them comes too late.
+    """
+    model = {name: value for name, value in settings["model"].items() if value}
+    if "merges" in model:
+        model["merges"] = [merge.split(" ") if isinstance(merge, str) else merge for merge in model["merges"]]
+    return [model, settings.get("normalizer"), settings.get("added_tokens")]
 
 
 def _loaded(folder: str | Path, load: Callable[[], _Loaded], problem: str, *, todo: str = "") -> _Loaded:
