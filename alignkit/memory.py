@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 KERNELS = 256  # with 128, a step of thirty segments compiles again what it just dropped, and takes 1.5 times as long
 KERNEL_BYTES = 0.7 * 2**20  # of a compiled kernel, with what each of both stores holds of it
+_FULL = ("can't allocate memory", "not enough memory", "out of memory")  # how a RuntimeError says so
 
 
 def reset_peak() -> None:
@@ -89,3 +90,12 @@ def machine_bytes() -> int:
         if limit.isdigit():
             return min(total, int(limit))
     return total
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Say whether the device or the machine had no memory left, which a RuntimeError may mean as well."""
+    import torch
+
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in _FULL)

@@ -243,3 +243,20 @@ def test_a_run_says_that_a_tokenizer_puts_a_space_before_every_answer(
     (model / "config.json").write_text((model / "config.json").read_text().replace('"qwen2"', '"llama"'))
     train(model, data, tmp_path / "spaced")
     assert "puts a space before every text" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("method", ["sft", "dpo", "grpo"])
+def test_sizes_that_do_not_fit_each_other_are_one_line_for_every_method(
+    method: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = tiny_model(tmp_path / "model", kind="stablelm", partial_rotary_factor=0.25)  # 3 of 12 numbers turned
+    data = tmp_path / "pairs.jsonl"
+    rows = [{"prompt": f"q{n}", "chosen": f"good {n}", "rejected": f"bad {n}"} for n in range(8)]
+    data.write_text("\n".join(map(json.dumps, rows)))
+    given = ["--model", model, "--data", data, "--out", tmp_path / "run", "--split", "0.2", "--max-new-tokens", 4]
+    (tmp_path / "own.py").write_text("def score(completion, row):\n    return len(completion)\n")
+    more = ["--reward", f"{tmp_path / 'own.py'}:score"] if method == "grpo" else []
+    assert main(["train", method, *map(str, [*given, *more])]) == 3
+    said = capsys.readouterr().err
+    assert "start-up check failed: a model of type stablelm cannot be computed: RuntimeError: " in said
+    assert "Traceback" not in said

@@ -31,7 +31,7 @@ from pathlib import Path
 
 from alignkit.config_file import Resolved
 from alignkit.errors import InputError, RunStopped
-from alignkit.memory import KERNEL_BYTES, KERNELS
+from alignkit.memory import KERNEL_BYTES, KERNELS, is_out_of_memory
 from alignkit.methods import Method, sampled_options
 from alignkit.policy.architecture import Architecture, read_architecture, tensor_sizes
 from alignkit.policy.four_bits import BYTES_A_WEIGHT
@@ -46,7 +46,6 @@ _CHECKPOINTS = 4  # the last two, the best, and the one being written
 _LORA_RANK = 16  # of what is proposed
 _MAX_LENGTH = 2048  # tokens of a row, where none is given
 _LIBRARIES = 600 * 2**20  # bytes, as seen with torch 2.13 and transformers 5.19
-_FULL = ("can't allocate memory", "not enough memory", "out of memory")  # how a RuntimeError says so
 
 
 @dataclass(frozen=True)
@@ -262,15 +261,6 @@ def _rollouts(method: Method, resolved: Resolved, sizes: Architecture) -> int:
     )
     tokens = _longest(resolved, sizes) + resolved.method.max_new_tokens
     return min(MAX_BATCH, drawn) * tokens * sizes.layers * 2 * sizes.key_width
-
-
-def is_out_of_memory(error: Exception) -> bool:
-    """Say whether the device or the machine had no memory left, which a RuntimeError may mean as well."""
-    import torch
-
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in _FULL)
 
 
 def count_parameters(folder: Path) -> int:

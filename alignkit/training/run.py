@@ -16,10 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from alignkit.config_file import Resolved, dump
-from alignkit.data.weights import first_line
 from alignkit.display import LogFormatter
 from alignkit.errors import InputError, RunStopped, UsageError
-from alignkit.memory import memory_bytes, peak_mib, reset_peak
+from alignkit.memory import is_out_of_memory, memory_bytes, peak_mib, reset_peak
 from alignkit.methods import Method, MethodConfig, sampled_options
 from alignkit.policy.ranks import World, is_restarted, joined
 from alignkit.progress import Progress, Silent
@@ -39,7 +38,7 @@ from alignkit.training.journal import FOLDER, Journal
 from alignkit.training.loop import Loop
 from alignkit.training.models import Models, shared
 from alignkit.training.order import steps_per_epoch
-from alignkit.training.plan import disk_warning, is_out_of_memory, make_plan, out_of_memory_explained
+from alignkit.training.plan import disk_warning, make_plan, out_of_memory_explained
 from alignkit.training.resume import (
     refuse_changes,
     refuse_unread_options,
@@ -50,7 +49,16 @@ from alignkit.training.resume import (
 from alignkit.training.run_folder import FollowedRun, RunFolder, open_run
 from alignkit.training.setup import Inputs, load_models, load_start, read_inputs, reward_fingerprints, row_capacity
 from alignkit.training.signals import held_signals, terminated_as_interrupted
-from alignkit.training.startup import Check, first_margins, plain_factor, ranks_check, run_checks, small_trees
+from alignkit.training.startup import (
+    COMPUTE_ERRORS,
+    Check,
+    first_margins,
+    not_computed,
+    plain_factor,
+    ranks_check,
+    run_checks,
+    small_trees,
+)  # fmt: skip
 from alignkit.training.step_rows import StepRows
 
 _DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM}
@@ -336,11 +344,10 @@ def _checked(models: Models, inputs: Inputs) -> tuple[list[Check], str]:
         reference = None
     try:
         checks = run_checks(models.policy, inputs.training.trees, reference=reference, samples=draws)
-    except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+    except COMPUTE_ERRORS as error:
         if is_out_of_memory(error):
             raise
-        kind = models.policy.config.model_type
-        return [], f"a model of type {kind} cannot be computed: {type(error).__name__}: {first_line(error)}"
+        return [], not_computed(models.policy, error)
     wrong = [check for check in checks if not check.ok]
     return checks, "; ".join(f"{c.name}: {c.value:.2g} {c.unit}, tolerance {c.tolerance:.2g}" for c in wrong)
 

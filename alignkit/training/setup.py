@@ -36,6 +36,7 @@ from alignkit.training.distributed import own_rows
 from alignkit.training.models import Models
 from alignkit.training.optimizer import require_eight_bits
 from alignkit.training.selection import Selection
+from alignkit.training.startup import refuse_uncomputed
 from alignkit.training.step_rows import ROW_CAPACITY, StepRows
 from alignkit.trust import require
 
@@ -172,6 +173,7 @@ def load_models(method: Method, resolved: Resolved, inputs: Inputs, world: World
         dropout=_keeps_dropout(method),
         **options,
     )
+    refuse_uncomputed(policy, inputs.source.folder)
     reference = (
         _reference(method, resolved, inputs, policy, options, world) if needs_reference(method, resolved) else None
     )

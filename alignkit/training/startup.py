@@ -10,6 +10,7 @@ import heapq
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,9 @@ from torch import Tensor
 
 from alignkit.data.packs import Pack, lay_out
 from alignkit.data.trees import Tree, tree
+from alignkit.data.weights import first_line
+from alignkit.errors import RunStopped
+from alignkit.memory import is_out_of_memory
 from alignkit.policy.policy import Policy
 from alignkit.policy.ranks import ALONE, World
 from alignkit.policy.reference import Reference
@@ -27,6 +31,8 @@ from alignkit.rollouts.sampler import Request
 from alignkit.training.distributed import full
 from alignkit.training.models import Models
 from alignkit.training.step_rows import StepRows
+
+COMPUTE_ERRORS = (AttributeError, LookupError, RuntimeError, TypeError, ValueError)  # what a model's code raises
 
 _MAX_TOKENS = 160  # of a checked row's prompt, and of each of its completions
 _LOGPROB_TOLERANCE = 2e-3  # nats, fp32 kernels of different shapes
@@ -359,3 +365,28 @@ def _gap(a: Tensor, b: Tensor) -> float:
 
 def _relative(a: Tensor, b: Tensor) -> float:
     return float((a - b).norm() / b.norm().clamp(min=1e-12))
+
+
+def not_computed(policy: Policy, error: Exception) -> str:
+    """Name the type of a model and what its code raised in a forward pass."""
+    return f"a model of type {policy.config.model_type} cannot be computed: {type(error).__name__}: {first_line(error)}"
+
+
+def refuse_uncomputed(policy: Policy, folder: Path) -> None:
+    """Compute two tokens on the model's own path, before anything else is computed with it.
+
+    Raises:
+        RunStopped: its code fails; sizes that do not fit each other are seen nowhere else.
+    """
+    ids = torch.zeros(1, 2, dtype=torch.long, device=policy.device)
+    was_training = policy.training
+    policy.eval()  # a pass that drops out would move the random numbers of training
+    try:
+        with policy.on_path("plain"), policy.computing(), torch.no_grad(), torch.compiler.set_stance("force_eager"):
+            policy.body(input_ids=ids, use_cache=False)
+    except COMPUTE_ERRORS as error:
+        if is_out_of_memory(error):
+            raise
+        raise RunStopped(f"{folder}: start-up check failed: {not_computed(policy, error)}") from error
+    finally:
+        policy.train(was_training)
