@@ -391,3 +391,103 @@ def test_a_row_of_hundreds_of_brackets_is_refused_by_its_line(tmp_path: Path, de
     path.write_text('{"prompt": "Hi", "deep": ' + "[" * depth + "]" * depth + "}\n")
     with pytest.raises(InputError, match="line 1: JSON that cannot be read"):
         read_rows(str(path))
+
+
+PAIR = {"prompt": "Hi", "chosen": "yes", "rejected": "no"}
+AS_TEXT = json.dumps([USER])
+
+
+@pytest.mark.parametrize(
+    "more",
+    [{"margin": 0.5}, {"weight": 0}, {"weight": 0.5}, {"train": False}, {"train": 0}, {"mask_history": True},
+     {"train_on_inputs": True}, {"roles_to_train": ["assistant"]}, {"loss_mask": [1, 0]}, {"masked": True},
+     {"system_message": "s"}, {"system_instruction": "s"}, {"instructions": "s"}, {"context": "c"},
+     {"documents": ["d"]}, {"passages": ["p"]}, {"chat_history": [["a", "b"]]}, {"dialogue": ["a"]}, {"past": ["a"]},
+     {"examples": ["e"]}, {"prefix": "p"}, {"reasoning": "r"}, {"chosen_reasoning": "r"}, {"rejected_thinking": "r"},
+     {"Complex_CoT": "r"}, {"cot": "r"}, {"available_tools": ["t"]}, {"tool_calls": [{"id": "1"}]},
+     {"enable_thinking": False}, {"image_path": "a.png"}, {"pixel_values": [1]}, {"audio_path": "a.wav"},
+     {"label": 0}, {"label": False}, {"label": "b"}, {"preference": 2}, {"swapped": True}, {"Label": 0},
+     {"System": "s"}, {"Messages": [USER]}, {"REASONING": "r"}],
+    ids=str,
+)  # fmt: skip
+def test_a_field_of_another_meaning_beside_a_pair_is_refused_by_name(more: dict[str, Any]) -> None:
+    (name,) = more
+    with pytest.raises(InputError, match=f"^here: the row has '{name}'.*--columns {name}="):
+        read({**PAIR, **more})
+    assert read({**PAIR, **more}, **{name: ""}).chosen == (YES,)
+
+
+def test_neutral_values_and_plain_metadata_do_no_harm() -> None:
+    neutral = {"margin": 0, "weight": 1.0, "train": True, "mask_history": False, "context": "", "examples": [],
+               "swapped": False, "label": None, "enable_thinking": None, "status": "ok", "tie": False}  # fmt: skip
+    plain = dict.fromkeys("source category model url language dataset split created topic prompt_id".split(), "x")
+    assert read({**PAIR, **neutral, **plain, "tokens": 12, "length": 3, "tags": ["a"]}).not_a_pair is None
+
+
+def test_a_refused_name_that_columns_map_is_read() -> None:
+    assert read({"context": "Hi", "chosen": "yes", "rejected": "no"}, prompt="context").prompt == (USER,)
+    assert read({"Prompt": "Hi", "chosen": "yes"}, prompt="Prompt").prompt == (USER,)
+    row = read({**PAIR, "system_message": "s"}, system="system_message")
+    assert row.prompt[0] == {"role": "system", "content": "s"}
+
+
+@pytest.mark.parametrize("name", ["desirable", "is_desirable", "is_positive", "labels", "kto_label"])
+@pytest.mark.parametrize("bad", [False, 0])
+def test_a_thumb_under_another_name_is_a_label(name: str, bad: object) -> None:
+    row = read({"prompt": "Hi", "completion": "no", name: bad})
+    assert row.chosen is None and row.rejected == (NO,)
+    assert read({"prompt": "Hi", "completion": "no", name: not bad}).chosen == (NO,)
+    with pytest.raises(InputError, match=name):
+        read({"prompt": "Hi", "completion": "no", name: "perhaps"})
+
+
+@pytest.mark.parametrize(
+    "more",
+    [{"status": "tie"}, {"tie": True}, {"chosen_reward": 1, "rejected_reward": 1.0}, {"scores": [4, 4]},
+     {"reward_chosen": 2, "reward_rejected": 2}, {"ratings": [3, 3]}, {"scores": {"chosen": 1, "rejected": 1}}],
+    ids=str,
+)  # fmt: skip
+def test_a_tie_under_any_name_is_a_tie(more: dict[str, Any]) -> None:
+    assert unusable_reason(read({**PAIR, **more}), "pairs") == "tie: equal scores"
+    assert unusable_reason(read({**H4, **more}), "pairs") == "tie: equal scores"
+
+
+@pytest.mark.parametrize("score", [True, {"helpful": 3}, [1, 2]], ids=str)
+def test_a_score_that_is_no_number_is_refused(score: object) -> None:
+    with pytest.raises(InputError, match="'score_chosen' must be a number"):
+        read({**PAIR, "score_chosen": score, "score_rejected": 1})
+
+
+@pytest.mark.parametrize("text", [AS_TEXT, "  " + AS_TEXT, str([USER]), json.dumps([HUMAN]), json.dumps(USER)])
+@pytest.mark.parametrize("name", ["prompt", "chosen", "rejected", "completion", "instruction", "output"])
+def test_messages_written_as_text_are_refused(name: str, text: str) -> None:
+    shape: dict[str, Any] = dict(PAIR)
+    if name == "completion":
+        shape = {"prompt": "Hi"}
+    elif name in ("instruction", "output"):
+        shape = {"instruction": "Hi", "output": "yes"}
+    with pytest.raises(InputError, match=f"here: '{name}' holds messages written as text"):
+        read({**shape, name: text})
+
+
+def test_other_json_is_an_answer() -> None:
+    for text in ('{"role": 3', '[{"name": "Ann", "content": "x"}]', "[1, 2]", "{}", "[", "{{ 3 }}"):
+        assert text_of(read({"prompt": "Hi", "chosen": text}).chosen or ()) == text
+
+
+def test_a_message_with_two_roles_or_contents_that_differ_is_refused() -> None:
+    for message in ({**YES, "from": "human"}, {**YES, "value": "no"}):
+        with pytest.raises(InputError, match="a message has both"):
+            read({"messages": [USER, message]})
+    assert read({"messages": [USER, {**YES, "from": "gpt", "value": "yes"}]}).chosen == (YES,)
+
+
+def test_a_rejected_answer_of_weight_0_is_no_pair() -> None:
+    row = read({**PAIR, "rejected": [{**NO, "weight": 0}]})
+    assert unusable_reason(row, "pairs") == "the rejected answer has weight 0"
+
+
+@pytest.mark.parametrize("prompt", ["Human: Hi\n\nAssistant:", "\r\n\r\nHuman: Hi\r\n\r\nAssistant:"])
+def test_a_transcript_is_read_without_its_blank_lines_or_with_carriage_returns(prompt: str) -> None:
+    row = read({"prompt": prompt, "chosen": " yes", "rejected": " no"})
+    assert (row.prompt, row.chosen, row.rejected) == ((USER,), (YES,), (NO,))

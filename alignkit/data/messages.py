@@ -32,6 +32,9 @@ Message = Mapping[str, Any]
 Messages = tuple[Message, ...]
 _USUAL_ROLES = frozenset({"system", "user", "assistant"})
 _TRAINS = frozenset({"train", "training", "trainable"})
+_JSON_MESSAGES = re.compile(r"\s*\[?\s*\{\s*['\"](role|from|content|value)['\"]\s*:")  # JSON, or Python's own writing
+_BEFORE_JSON = frozenset("[{ \n\r\t")
+_ROLE, _CONTENT = re.compile(r"['\"](role|from)['\"]\s*:"), re.compile(r"['\"](content|value)['\"]\s*:")
 _HH_TURN = re.compile(r"(?:^|\n\n)(Human|Assistant):")
 _HH_ROLES = {"Human": "user", "Assistant": "assistant"}
 
@@ -61,6 +64,7 @@ def read_messages(
         ]
         return tuple(usual) if len(usual) == len(value) else _list(value, where, name, columns)
     if isinstance(value, str):
+        refuse_messages_as_text(value, where, name)
         return ({"role": role, "content": value},) if value or role == "assistant" else ()
     if isinstance(value, dict):
         inner = value.get("messages")
@@ -69,6 +73,30 @@ def read_messages(
             return _list(inner, where, name, columns)
         return (_message(value, where, columns),)
     return _list(value, where, name, columns)
+
+
+def may_be_messages(text: str) -> bool:
+    """Whether a text begins with a bracket, as messages written as text do; takes no time."""
+    return text[:1] in _BEFORE_JSON and text.lstrip()[:1] in ("[", "{")
+
+
+def refuse_messages_as_text(text: str, where: str, name: str) -> None:
+    """Refuse a message or a list of them that is written as text.
+
+    Raises:
+        InputError: names the field.
+    """
+    if (
+        may_be_messages(text)
+        and _JSON_MESSAGES.match(text)
+        and text.rstrip()[-1] in "]}"
+        and _ROLE.search(text)
+        and _CONTENT.search(text)
+    ):
+        raise InputError(
+            f"{where}: {name!r} holds messages written as text: write it as a list of messages, or leave it unread "
+            f"by --columns {name}="
+        )
 
 
 def _list(value: Any, where: str, name: str, columns: Mapping[str, str] | None) -> Messages:
@@ -85,6 +113,7 @@ def _message(message: Any, where: str, columns: Mapping[str, str] | None) -> Mes
         unread = {name[8:] for name, theirs in columns.items() if not theirs and name.startswith("message.")}
         message = {name: field for name, field in message.items() if name not in unread}
     _refuse(message, where, MESSAGE_REFUSED)
+    _refuse_two(message, where)
     role = _role(message, where)
     content = _content(message, where)
     _refuse(message, where, message)
@@ -101,6 +130,20 @@ def _refuse(message: Mapping[str, Any], where: str, names: Iterable[str]) -> Non
         raise InputError(
             f"{where}: a message has the field {name!r}: {why}; take such rows out, or leave the field unread by "
             f"--columns message.{name}="
+        )
+
+
+def _refuse_two(message: Mapping[str, Any], where: str) -> None:
+    """Refuse a message that is written in both ways, which differ."""
+    for ours, theirs in (("role", "from"), ("content", "value")):
+        one, other = message.get(ours), message.get(theirs)
+        if is_missing(one) or is_missing(other) or one == other:
+            continue
+        if ours == "role" and isinstance(one, str) and isinstance(other, str) and ROLES.get(one) == ROLES.get(other):
+            continue
+        raise InputError(
+            f"{where}: a message has both {ours!r} and {theirs!r}, which differ: take one out, or leave it unread by "
+            f"--columns message.{theirs}="
         )
 
 
@@ -173,6 +216,7 @@ def _is_scored(message: Mapping[str, Any], role: str, where: str) -> bool:
 
 def read_transcript(text: str) -> Messages | None:
     """Read a dialogue written as one text, Anthropic's "\\n\\nHuman: ...\\n\\nAssistant: ..."; None for other texts."""
+    text = text.replace("\r\n", "\n")
     found = list(_HH_TURN.finditer(text))
     if not found or text[: found[0].start()].strip() or found[0][1] != "Human":
         return None

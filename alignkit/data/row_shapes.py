@@ -14,18 +14,19 @@ from alignkit.data.fields import (
     CHOSEN,
     CONVERSATION,
     LABEL,
+    PAIR_REFUSED,
     PROMPT,
     RATINGS,
     REJECTED,
     SCORES,
     SYSTEM,
+    TIED,
     is_missing,
     kind_of,
-    refuse_fields,
     says_nothing,
     shown,
 )
-from alignkit.data.messages import Message, Messages, read_messages, read_transcript
+from alignkit.data.messages import Message, Messages, read_messages, read_transcript, refuse_messages_as_text
 from alignkit.errors import InputError
 
 TIE = "tie: equal scores"
@@ -74,7 +75,6 @@ def split_row(fields: Mapping[str, Any], where: str, columns: Mapping[str, str] 
     Raises:
         InputError: the shape is unknown, fields disagree, or a field cannot be read as it is.
     """
-    refuse_fields(fields, where)
     return _Shape(fields, where, columns).split()
 
 
@@ -106,7 +106,8 @@ class _Shape:
         if chosen is None and rejected is None:
             return Split(prompt, None, None, True)
         if chosen is not None and rejected is not None:
-            not_a_pair = TIE if is_tie(given) else not_a_pair
+            self._refuse_beside_pair()
+            not_a_pair = TIE if is_tie(given, self.where) else not_a_pair
         elif rejected is None and self._is_bad():
             chosen, rejected = None, chosen
         return Split(prompt, chosen, rejected, False, not_a_pair)
@@ -266,6 +267,7 @@ class _Shape:
                     return self._prompt_field(name)
                 raise InputError(f"{self.where}: 'input' must be text, found {kind_of(value)}; write it as text")
             if value:
+                refuse_messages_as_text(value, self.where, name)
                 parts.append(value)
         text = "\n\n".join(parts)
         return (*self._history(), *(({"role": "user", "content": text},) if text else ()))
@@ -351,6 +353,16 @@ class _Shape:
             is_bad = is_bad or not value
         return is_bad
 
+    def _refuse_beside_pair(self) -> None:
+        """Refuse what may say that the rejected answer is the better one."""
+        for name in PAIR_REFUSED:
+            value = self.given.get(name)
+            if (name in LABEL and value is False) or not (says_nothing(value) or value is True and name in LABEL):
+                raise InputError(
+                    f"{self.where}: the row has {name!r} beside 'chosen' and 'rejected': it may say which is "
+                    f"better, and is not read; leave it unread by --columns {name}="
+                )
+
     def _best_and_worst(self) -> Split:
         """openbmb's UltraFeedback: the completion with the highest score against the one with the lowest."""
         prompt = self._instruction() if "instruction" in self.given else self._prompt_field("prompt")
@@ -385,18 +397,41 @@ def number(value: Any) -> float | None:
     return None if math.isnan(found) else found
 
 
-def is_tie(given: Mapping[str, Any]) -> bool:
-    """Whether the scores of the two answers, under any of their names, are equal."""
+def scores_of(given: Mapping[str, Any], where: str = "here") -> tuple[float, float] | None:
+    """The scores of the chosen and the rejected answer, under any of their names; None where one is missing.
+
+    Raises:
+        InputError: a score is a truth value, or no one value.
+    """
     for better, worse in SCORES:
         if better in given and worse in given:
+            for name in (better, worse):
+                if isinstance(given[name], (bool, list, tuple, dict)):
+                    raise InputError(
+                        f"{where}: {name!r} must be a number, found {kind_of(given[name])}; leave it unread by "
+                        f"--columns {name}="
+                    )
             first, second = number(given[better]), number(given[worse])
             if first is not None and second is not None:
-                return first == second
-    ratings = given.get(RATINGS)
-    if isinstance(ratings, (list, tuple)) and len(ratings) == 2:
-        first = number(ratings[0])
-        return first is not None and first == number(ratings[1])
-    return False
+                return first, second
+    for name in RATINGS:
+        both = given.get(name)
+        if isinstance(both, dict) and {"chosen", "rejected"} <= both.keys():
+            both = [both["chosen"], both["rejected"]]
+        if isinstance(both, (list, tuple)) and len(both) == 2:
+            first, second = number(both[0]), number(both[1])
+            if first is not None and second is not None:
+                return first, second
+    return None
+
+
+def is_tie(given: Mapping[str, Any], where: str = "here") -> bool:
+    """Whether the scores of the two answers are equal, or the row says that they tie."""
+    status = given.get("status")
+    if any(given.get(name) is True for name in TIED) or (isinstance(status, str) and status.lower() == "tie"):
+        return True
+    scores = scores_of(given, where)
+    return scores is not None and scores[0] == scores[1]
 
 
 def _are_scored(completions: Any) -> bool:
@@ -423,11 +458,10 @@ def _without_system(turns: Messages) -> Messages:
 
 def _transcript_prompt(value: Any) -> Messages | None:
     """Turns of a prompt that is written as "\\n\\nHuman: ...\\n\\nAssistant:", None for any other."""
-    if (
-        not isinstance(value, str)
-        or not value.startswith("\n\nHuman:")
-        or not value.rstrip().endswith("\n\nAssistant:")
-    ):
+    if not isinstance(value, str):
+        return None
+    value = value.replace("\r\n", "\n")
+    if not value.lstrip().startswith("Human:") or not value.rstrip().endswith("\n\nAssistant:"):
         return None
     turns = read_transcript(value)
     return None if turns is None else turns[:-1]

@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
-from alignkit.data.fields import SCORED, SPECIAL
-from alignkit.data.messages import Message, Messages, read_messages
+from alignkit.data.fields import SCORED, SPECIAL, refuse_fields, suspects
+from alignkit.data.messages import Message, Messages, may_be_messages, read_messages
 from alignkit.data.row_shapes import SHAPES, TIE, is_tie, split_row
 
 __all__ = ["SHAPES", "TIE", "Message", "Messages", "Row", "row_id", "text_of", "to_row", "unusable_reason"]
@@ -71,6 +71,8 @@ def to_row(
         InputError: the shape is unknown, or a field or message cannot be read as it is; names where, and what it is.
     """
     named = _renamed(fields, columns) if columns else fields
+    if suspects(tuple(named)):
+        refuse_fields(named, where, columns)
     split = _plain(named, where, columns) or split_row(named, where, columns)
     prompt, chosen, rejected, is_conversation, not_a_pair = split
     reference = named.get("reference")
@@ -133,6 +135,8 @@ def unusable_reason(row: Row, trains_on: str, train_on: str | None = None) -> st
             return "no rejected answer"
         if not text_of(row.rejected).strip():
             return "empty rejected answer"
+        if row.rejected[-1].get("weight") == 0:
+            return "the rejected answer has weight 0"
         if text_of(row.chosen) == text_of(row.rejected):
             return "chosen equals rejected"
     return None
@@ -189,24 +193,30 @@ def _plain(named: Mapping[str, Any], where: str, columns: Mapping[str, str] | No
     asked, better, worse = named.get("prompt"), named.get("chosen"), named.get("rejected")
     prompt: Messages
     if type(asked) is str:
-        if not asked or asked[0] == "\n":  # perhaps a transcript
+        if (
+            not asked or asked[0] in "\n\r" or asked.startswith("Human:") or may_be_messages(asked)
+        ):  # perhaps a transcript, or JSON
             return None
         prompt = ({"role": "user", "content": asked},)
     elif type(asked) is list:
         prompt = read_messages(asked, where, "prompt", columns=columns)
+        if prompt and prompt[-1]["role"] == "assistant":
+            return None
     else:
         return None
     chosen = None if better is None else _plain_answer(better)
     rejected = None if worse is None else _plain_answer(worse)
     if (chosen is None and better is not None) or (rejected is None and worse is not None):
         return None
-    is_a_tie = chosen and rejected and not SCORED.isdisjoint(named) and is_tie(named)
+    is_a_tie = chosen and rejected and not SCORED.isdisjoint(named) and is_tie(named, where)
     return prompt, chosen, rejected, False, TIE if is_a_tie else None
 
 
 def _plain_answer(value: Any) -> Messages | None:
     """Read an answer of text or one message; None for anything else."""
     if type(value) is str:
+        if may_be_messages(value):
+            return None
         return ({"role": "assistant", "content": value},)
     if type(value) is list and len(value) == 1 and type(value[0]) is dict and len(value[0]) == 2:
         content = value[0].get("content")
@@ -227,7 +237,13 @@ def _one_answer(named: Mapping[str, Any], where: str, columns: Mapping[str, str]
         return turns, None, None, True, None
     if special in _INSTRUCTION:
         asked, more, answer = named["instruction"], named.get("input"), named["output"]
-        if type(asked) is str and type(answer) is str and asked and (more is None or type(more) is str):
+        if (
+            type(asked) is str
+            and type(answer) is str
+            and asked
+            and not (may_be_messages(asked) or may_be_messages(answer))
+            and (more is None or type(more) is str)
+        ):
             text = f"{asked}\n\n{more}" if more else asked
             return ({"role": "user", "content": text},), ({"role": "assistant", "content": answer},), None, False, None
     return None
