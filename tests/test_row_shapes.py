@@ -70,10 +70,13 @@ def test_a_preference_beside_whatever_else_is_a_preference(fields: dict[str, Any
         assert [unusable_reason(row, use) for use in ("pairs", "chosen", "samples")] == [None, None, None]
 
 
-def test_a_history_that_ends_in_another_answer_is_the_prompt() -> None:
-    row = read({"messages": [USER, {"role": "assistant", "content": "Shall I?"}], "chosen": "yes", "rejected": "no"})
-    assert row.prompt == (USER, {"role": "assistant", "content": "Shall I?"})
-    assert (row.chosen, row.rejected) == ((YES,), (NO,))
+def test_a_prompt_that_ends_with_the_assistant_is_refused() -> None:
+    other = {"role": "assistant", "content": "Shall I?"}
+    for fields in ({"messages": [USER, other], "chosen": "yes", "rejected": "no"},
+                   {"prompt": [USER, other], "chosen": "yes", "rejected": "no"},
+                   {"prompt": [USER, other], "completion": "yes"}, {"prompt": [USER, other]}):  # fmt: skip
+        with pytest.raises(InputError, match="the prompt ends with an assistant message"):
+            read(fields)
 
 
 def test_turns_of_a_transcript_are_messages() -> None:
@@ -491,3 +494,38 @@ def test_a_rejected_answer_of_weight_0_is_no_pair() -> None:
 def test_a_transcript_is_read_without_its_blank_lines_or_with_carriage_returns(prompt: str) -> None:
     row = read({"prompt": prompt, "chosen": " yes", "rejected": " no"})
     assert (row.prompt, row.chosen, row.rejected) == ((USER,), (YES,), (NO,))
+
+
+ELSE = {"role": "user", "content": "Else"}
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{**H4, "prompt": "Else"}, {**H4, "prompt": [ELSE]}, {**H4, "messages": [ELSE, YES]}, {**H4, "instruction": "Else"},
+     {**H4, "question": "Else"}, {**PAIR, "question": "Else"}, {**PAIR, "output": "else"},
+     {**PAIR, "completion": "else"}, {"prompt": "Hi", "chosen": "yes", "output": "else"},
+     {"prompt": "Hi", "question": "Else", "completion": "yes"}, {"prompt": "Hi", "question": "Else"},
+     {"instruction": "Hi", "prompt": "Else", "output": "yes"}, {"instruction": "Hi", "question": "Else", **PAIR},
+     {"instruction": "Hi", "output": "yes", "completion": "else"}, {"messages": [USER, YES], "prompt": "Else"},
+     {"messages": [USER, YES], "completion": "else"}],
+    ids=str,
+)  # fmt: skip
+def test_two_fields_for_one_thing_that_differ_are_refused(fields: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match=r"^here: .*--columns"):
+        read(fields)
+
+
+def test_two_fields_for_one_thing_that_agree_are_read() -> None:
+    two_turns = {"chosen": [USER, NO, ELSE, YES], "rejected": [USER, NO, ELSE, NO]}
+    for prompt in ("Hi", "Else", [USER, NO, ELSE], "\n\nHuman: Hi\n\nAssistant: no\n\nHuman: Else\n\nAssistant:"):
+        assert read({**two_turns, "prompt": prompt}).prompt == (USER, NO, ELSE)
+    assert read({"messages": [USER, YES], "prompt": "Hi"}).is_conversation
+    for more in ({"question": "Hi"}, {"output": "yes"}, {"completion": [YES]}):
+        assert read({**PAIR, **more}).chosen == (YES,)
+
+
+def test_scores_that_prefer_the_rejected_answer_are_seen() -> None:
+    for shape in (PAIR, H4):
+        assert read({**shape, "score_chosen": 1, "score_rejected": 2.5}).is_reversed
+        assert not read({**shape, "score_chosen": 3, "score_rejected": 2.5}).is_reversed
+        assert not read(shape).is_reversed

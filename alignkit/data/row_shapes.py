@@ -86,7 +86,6 @@ class _Shape:
         self.given = {name: value for name, value in fields.items() if not is_missing(value)}
 
     def split(self) -> Split:
-        given = self.given
         chosen_name, rejected_name = self._one_of(CHOSEN), self._one_of(REJECTED)
         if chosen_name is None and rejected_name is None:
             return self._without_preference()
@@ -94,9 +93,13 @@ class _Shape:
         rejected = None if rejected_name is None else self._answer(rejected_name)
         if chosen is not None and _is_whole(chosen):
             prompt, chosen = _cut(chosen)
-            prompt = self._agreed(prompt)
+            prompt = self._agreed(prompt, chosen)
         else:
             prompt, chosen = self._prompt_beside(chosen, rejected)
+            self._refuse_other_prompts(prompt, "the prompt read")
+            if prompt and prompt[-1]["role"] == "assistant":
+                raise InputError(self._ends_with_answer())
+        self._refuse_other_answers(chosen)
         prompt = self._with_system(prompt)
         not_a_pair: str | None = None
         if rejected is not None and _is_whole(rejected):
@@ -107,7 +110,6 @@ class _Shape:
             return Split(prompt, None, None, True)
         if chosen is not None and rejected is not None:
             self._refuse_beside_pair()
-            not_a_pair = TIE if is_tie(given, self.where) else not_a_pair
         elif rejected is None and self._is_bad():
             chosen, rejected = None, chosen
         return Split(prompt, chosen, rejected, False, not_a_pair)
@@ -119,6 +121,9 @@ class _Shape:
         turns = self._conversation()
         if turns is not None:
             self._refuse_history()
+            self._refuse_other_prompts(turns, "the conversation")
+            if turns and turns[-1]["role"] == "assistant":
+                self._refuse_other_answers(turns[-1:])
             turns = self._with_system(turns)
             if not turns or turns[-1]["role"] != "assistant":
                 return Split(turns, None, None, True)
@@ -134,10 +139,15 @@ class _Shape:
             self._refuse_input_beside_prompt(is_answered=bool(names))
         else:
             raise InputError(self._unknown())
+        self._refuse_other_prompts(prompt, "the prompt read")
+        if prompt and prompt[-1]["role"] == "assistant":
+            raise InputError(self._ends_with_answer())
         prompt = self._with_system(prompt)
         if not names:
             return Split(prompt, None, None)
         answer = self._last_turns(names[0])
+        if "instruction" in given:
+            self._refuse_other_answers(answer)
         return Split(prompt, None, answer) if self._is_bad() else Split(prompt, answer, None)
 
     def _unknown(self) -> str:
@@ -234,13 +244,17 @@ class _Shape:
             f"{self.where}: 'prompt' is not what the conversation's last answer answers: {_UNREAD.format('prompt')}"
         )
 
-    def _agreed(self, prompt: Messages) -> Messages:
+    def _agreed(self, prompt: Messages, chosen: Messages | None) -> Messages:
         """The prompt inside a whole conversation, with the system message of a prompt beside it.
 
         Raises:
-            InputError: the prompt beside it, written as messages, is another.
+            InputError: a prompt or a conversation beside it is another.
         """
         self._refuse_history()
+        turns = self._conversation()
+        if turns is not None:
+            self._refuse_other_turns(turns, prompt, chosen)
+        self._refuse_other_prompts(prompt, "what 'chosen' begins with")
         beside = self.given.get("prompt")
         if not isinstance(beside, (list, tuple)):
             return prompt
@@ -249,6 +263,48 @@ class _Shape:
             return own if _has_system(own) else prompt
         unread = "leave the one unread by --columns prompt="
         raise InputError(f"{self.where}: 'prompt' is not what 'chosen' begins with: {unread}")
+
+    def _refuse_other_turns(self, turns: Messages, prompt: Messages, chosen: Messages | None) -> None:
+        """Refuse a conversation beside whole answers that is neither of them, nor their prompt."""
+        own, answer = _cut(_without_system(turns))
+        asked = _without_system(prompt)
+        if own == asked and (answer is None or chosen is None or _same(answer, chosen) or "rejected" in self.given):
+            return
+        if answer is not None and (*own, *answer) == asked:
+            return
+        name = next(name for name in CONVERSATION if name in self.given)
+        raise InputError(f"{self.where}: {name!r} and 'chosen' hold different turns: {_UNREAD.format(name)}")
+
+    def _refuse_other_prompts(self, prompt: Messages, read: str) -> None:
+        """Refuse a question beside a prompt that does not hold it."""
+        texts = [turn["content"].strip() for turn in prompt]
+        for name in ("prompt", "instruction", "question", *(("input",) if "chosen" in read else ())):
+            value = self.given.get(name)
+            if not isinstance(value, str) or not value.strip() or any(value.strip() in text for text in texts):
+                continue
+            transcript = _transcript_prompt(value)
+            if transcript is not None and _without_system(transcript) == _without_system(prompt):
+                continue
+            raise InputError(
+                f"{self.where}: {name!r} is not in {read}: write it into the prompt, or leave it unread "
+                f"by --columns {name}="
+            )
+
+    def _refuse_other_answers(self, chosen: Messages | None) -> None:
+        """Refuse an `output` or `completion` beside the answer that is read which is another."""
+        for name in _ANSWERS:
+            if chosen is None or name not in self.given:
+                continue
+            if isinstance(self.given[name], (str, list, tuple, dict)) and not _same(self._last_turns(name), chosen):
+                raise InputError(
+                    f"{self.where}: the row has {name!r} and another answer, which differ: {_UNREAD.format(name)}"
+                )
+
+    def _ends_with_answer(self) -> str:
+        return (
+            f"{self.where}: the prompt ends with an assistant message: answers that go on from it are not rendered; "
+            "write it into the answer, or end the prompt with the user"
+        )
 
     def _prompt_field(self, name: str) -> Messages:
         """Read a prompt: text (also a transcript that stops before the answer), or messages, with `history` before."""
@@ -357,7 +413,7 @@ class _Shape:
         """Refuse what may say that the rejected answer is the better one."""
         for name in PAIR_REFUSED:
             value = self.given.get(name)
-            if (name in LABEL and value is False) or not (says_nothing(value) or value is True and name in LABEL):
+            if (name in LABEL and value is False) or not (says_nothing(value) or (value is True and name in LABEL)):
                 raise InputError(
                     f"{self.where}: the row has {name!r} beside 'chosen' and 'rejected': it may say which is "
                     f"better, and is not read; leave it unread by --columns {name}="
@@ -397,7 +453,7 @@ def number(value: Any) -> float | None:
     return None if math.isnan(found) else found
 
 
-def scores_of(given: Mapping[str, Any], where: str = "here") -> tuple[float, float] | None:
+def scores_of(given: Mapping[str, Any], where: str) -> tuple[float, float] | None:
     """The scores of the chosen and the rejected answer, under any of their names; None where one is missing.
 
     Raises:
@@ -425,13 +481,10 @@ def scores_of(given: Mapping[str, Any], where: str = "here") -> tuple[float, flo
     return None
 
 
-def is_tie(given: Mapping[str, Any], where: str = "here") -> bool:
-    """Whether the scores of the two answers are equal, or the row says that they tie."""
+def says_tie(given: Mapping[str, Any]) -> bool:
+    """Whether the row says by a word that its two answers tie."""
     status = given.get("status")
-    if any(given.get(name) is True for name in TIED) or (isinstance(status, str) and status.lower() == "tie"):
-        return True
-    scores = scores_of(given, where)
-    return scores is not None and scores[0] == scores[1]
+    return any(given.get(name) is True for name in TIED) or (isinstance(status, str) and status.lower() == "tie")
 
 
 def _are_scored(completions: Any) -> bool:
@@ -446,6 +499,10 @@ def _is_whole(turns: Messages) -> bool:
 def _cut(turns: Messages) -> tuple[Messages, Messages | None]:
     """A conversation as the prompt and its last answer; it has none where it ends with the user."""
     return (turns[:-1], turns[-1:]) if turns and turns[-1]["role"] == "assistant" else (turns, None)
+
+
+def _same(answer: Messages, other: Messages) -> bool:
+    return bool(answer[-1]["content"].strip() == other[-1]["content"].strip())
 
 
 def _has_system(turns: Messages) -> bool:

@@ -16,7 +16,7 @@ from typing import Any
 
 from alignkit.data.fields import SCORED, SPECIAL, refuse_fields, suspects
 from alignkit.data.messages import Message, Messages, may_be_messages, read_messages
-from alignkit.data.row_shapes import SHAPES, TIE, is_tie, split_row
+from alignkit.data.row_shapes import SHAPES, TIE, says_tie, scores_of, split_row
 
 __all__ = ["SHAPES", "TIE", "Message", "Messages", "Row", "row_id", "text_of", "to_row", "unusable_reason"]
 
@@ -42,6 +42,7 @@ class Row:
         read_prompt: the prompt that `fields` hold; another object than `prompt` where turns were left out.
         json: the JSON that `fields` were read from; None where they come from elsewhere.
         not_a_pair: why chosen and rejected are no preference: equal scores, or answers to different prompts.
+        is_reversed: the row's own scores prefer the rejected answer.
     """
 
     id: str
@@ -54,6 +55,7 @@ class Row:
     read_prompt: Messages | None = field(default=None, compare=False, repr=False)
     json: bytes | None = field(default=None, compare=False, repr=False)
     not_a_pair: str | None = None
+    is_reversed: bool = False
 
 
 def to_row(
@@ -82,7 +84,15 @@ def to_row(
         reference = text_of(read_messages(reference, where, "reference", role="assistant", columns=columns))
     own = named.get("id")
     id_ = _hash(fields) if own is None or own != own else str(own)
-    return Row(id_, prompt, chosen, rejected, reference, is_conversation, fields, prompt, json_, not_a_pair)
+    is_reversed = False
+    if chosen and rejected and not SCORED.isdisjoint(named):
+        scores = scores_of(named, where)
+        if says_tie(named) or (scores is not None and scores[0] == scores[1]):
+            not_a_pair = TIE
+        is_reversed = scores is not None and scores[0] < scores[1]
+    return Row(
+        id_, prompt, chosen, rejected, reference, is_conversation, fields, prompt, json_, not_a_pair, is_reversed
+    )
 
 
 def row_id(fields: Mapping[str, Any], columns: Mapping[str, str] | None = None) -> str:
@@ -208,8 +218,7 @@ def _plain(named: Mapping[str, Any], where: str, columns: Mapping[str, str] | No
     rejected = None if worse is None else _plain_answer(worse)
     if (chosen is None and better is not None) or (rejected is None and worse is not None):
         return None
-    is_a_tie = chosen and rejected and not SCORED.isdisjoint(named) and is_tie(named, where)
-    return prompt, chosen, rejected, False, TIE if is_a_tie else None
+    return prompt, chosen, rejected, False, None
 
 
 def _plain_answer(value: Any) -> Messages | None:
@@ -232,10 +241,13 @@ def _one_answer(named: Mapping[str, Any], where: str, columns: Mapping[str, str]
     special = SPECIAL.intersection(named)
     if special == _MESSAGES and type(named["messages"]) is list:
         turns = read_messages(named["messages"], where, "messages", columns=columns)
+        asked = named.get("prompt")
+        if asked is not None and all(asked != turn["content"] for turn in turns):
+            return None
         if turns and turns[-1]["role"] == "assistant":
             return turns[:-1], turns[-1:], None, True, None
         return turns, None, None, True, None
-    if special in _INSTRUCTION:
+    if special in _INSTRUCTION and named.get("prompt") is None:
         asked, more, answer = named["instruction"], named.get("input"), named["output"]
         if (
             type(asked) is str

@@ -34,6 +34,7 @@ class Prepared:
     `lengths` holds the token counts of "prompt", "chosen", "rejected" before any cut, int64 arrays. Of the `num_cut`
     rows, `num_shortened` lost old turns; `rows` holds them as they were trained on. Of conversations whose turns are
     all scored, `num_ends_with_user` end with the user and `num_user_twice` have two turns of the user in a row.
+    Of pairs, `num_reversed` have scores that prefer the rejected answer.
     """
 
     trees: Sequence[Tree]
@@ -46,6 +47,7 @@ class Prepared:
     num_shortened: int = 0
     num_ends_with_user: int = 0
     num_user_twice: int = 0
+    num_reversed: int = 0
 
     @property
     def ties(self) -> list[str]:
@@ -130,6 +132,7 @@ def prepare(
         _lengths(drafts),
         len(fitting.shortened),
         *_odd_turns(fitting.kept, trains_on),
+        sum(row.is_reversed for row in fitting.kept) if trains_on == "pairs" else 0,
     )
 
 

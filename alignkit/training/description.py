@@ -53,6 +53,7 @@ def describe(method: Method, resolved: Resolved, inputs: Inputs, world: World) -
                 "dropped": part.num_dropped, "ties": len(part.ties),
                 "tokenized_otherwise": part.num_tokenized_otherwise,
                 "ends_with_user": part.num_ends_with_user, "user_twice": part.num_user_twice,
+                "reversed": part.num_reversed,
                 "lengths": [asdict(column) for column in of_prepared(part.lengths)], "ids": part.trees.ids(),
             }
             for name, part in parts.items()
@@ -80,6 +81,9 @@ def account(inputs: Inputs) -> list[str]:
             text += f", {part.num_ends_with_user} conversations that end with the user (their answers are trained on)"
         if part.num_user_twice:
             text += f", {part.num_user_twice} with two user turns in a row"
+        if count := part.num_reversed:
+            pairs = "1 pair" if count == 1 else f"{count} pairs"
+            text += f", {pairs} whose scores prefer the rejected answer; they are trained as they stand"
         if ties := len(part.ties):
             text += f", {ties} tie{'' if ties == 1 else 's'} (equal scores) left out"
         if len(part.skipped) > ties:

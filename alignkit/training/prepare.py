@@ -101,6 +101,7 @@ def _account(part: Stored) -> Mapping[str, Any]:
         "ties": len(part.ties),
         "ends_with_user": part.num_ends_with_user,
         "user_twice": part.num_user_twice,
+        "reversed": part.num_reversed,
         "tokenized_otherwise": part.num_tokenized_otherwise,
         "from_cache": part.from_cache,
     }
