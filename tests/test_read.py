@@ -182,7 +182,9 @@ def test_the_first_few_duplicates_are_named(tmp_path: Path) -> None:
     rows: list[Mapping[str, Any]] = [{"id": f"r{n % 9}", "prompt": f"{n % 3}", "chosen": "a"} for n in range(20)]
     selection = Selection(DataSection(data=write(tmp_path / "a.jsonl", rows), split="first-1", duplicates="drop"))
     assert [row.id for row in selection._rows("training")] == ["r1", "r2"]
-    assert selection._notes() == {"duplicates": 17, "duplicate_ids": ["r3", "r4", "r5", "r6", "r7"]}
+    found = selection._notes()
+    assert (found["duplicates"], found["duplicate_ids"]) == (17, ["r3", "r4", "r5", "r6", "r7"])
+    assert (found["num_read"], found["num_drawn_from"]) == (20, 2)
 
 
 def test_rows_of_one_id_keep_their_numbers_in_each_part(tmp_path: Path) -> None:
