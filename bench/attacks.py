@@ -14,7 +14,6 @@ import argparse
 import json
 import os
 import platform
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -25,6 +24,7 @@ from bench.attacks_ground import Ground, Tried, scratch
 from bench.attacks_options import VALUES, options
 from bench.attacks_outside import code, keys, services
 from bench.attacks_texts import rows, settings, silent
+from bench.forked import commit
 
 KINDS = ("rows", "silent", "settings", "code", "keys", "services", "files", "options", "corruption")
 
@@ -76,12 +76,10 @@ def _content(found: list[Tried], given: argparse.Namespace, seconds: float) -> d
     import torch
     import transformers
 
-    asked = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
-    commit = subprocess.run(asked, capture_output=True, text=True, check=False).stdout.strip()
     return {
         "figures": {f"{t.kind}_{name}": n for t in found for name, n in (("tried", t.tried), ("held", t.held))},
         "settings": {"seed": given.seed, "quick": given.quick, "seconds": round(seconds, 1)},
-        "commit": commit,
+        "commit": commit(),
         "versions": {
             "python": platform.python_version(), "torch": torch.__version__, "transformers": transformers.__version__,
         },

@@ -28,7 +28,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from bench.forked import die_before, import_same, in_child, last_line
+from bench.forked import commit, die_before, import_same, in_child, last_line
 
 METHODS = ("sft", "sft-lenpen", "dpo", "reward", "grpo", "judge")
 _TIMES = ("seconds", "tokens_per_s", "scored_tokens_per_s", "mfu", "memory_mib")  # no two runs share these, nor NAME_s
@@ -206,6 +206,7 @@ def report(outcomes: dict[str, Outcome], seconds: float, given: argparse.Namespa
                 "failures": failures,
             } | {f"kills_{method.replace('-', '_')}": outcome.kills for method, outcome in outcomes.items()},
             "settings": {"seed": given.seed, "kills": kills, "seconds": round(seconds, 1)},
+            "commit": commit(),
             "versions": {
                 "python": platform.python_version(), "torch": torch.__version__,
                 "transformers": transformers.__version__,
