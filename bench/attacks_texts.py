@@ -108,7 +108,7 @@ _MEANINGFUL: dict[str, tuple[dict[str, Any], str, tuple[str, ...], tuple[str, ..
     "a label of -1": ({"prompt": "q", "completion": "a", "label": -1}, "sft", ("label",), ()),
     "a label that is missing": ({"messages": _TURNS, "label": float("nan")}, "sft", ("label",), ()),
     "a preference beside a conversation": (
-        {"messages": _TURNS, "chosen": "good answer", "rejected": "poor answer"}, "show",
+        {"messages": [_USER], "chosen": "good answer", "rejected": "poor answer"}, "show",
         ("good answer", "poor answer"), (),
     ),
     "rejected_response": (
