@@ -7,8 +7,9 @@
 
 Each file is whole or not there, and its hash covers its place and its run. A run that goes on reads them instead of
 drawing and scoring again: the samples are the same also where a sampler cannot repeat them, and what was missing
-stays missing, but where all were (a round's here, a run's in resume.py). A file is used only for the same rows,
-options and rewards (its key); a damaged one, or one of another batch or run, is passed over, said so, and made again.
+stays missing. A round in which every reward was missing is the exception: it is scored again. A file is used only for
+the same rows, options and rewards (its key); a damaged one, or one of another batch or run, is passed over with a
+warning and made again.
 """
 
 from __future__ import annotations
