@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from logging.handlers import MemoryHandler
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -163,16 +165,11 @@ def _set_while_reading(settings: Mapping[str, Any]) -> list[Any]:
 def _loaded(folder: str | Path, load: Callable[[], _Loaded], problem: str, *, todo: str = "") -> _Loaded:
     """Run one of transformers' loaders; whatever it raises is about the folder, but for a lack of memory.
 
-    A Rust panic (in tokenizers, on a damaged tokenizer.json) is no Exception. What transformers logs repeats the
-    folder's texts, so it speaks of errors alone, and nothing in it steers the terminal.
+    A Rust panic (in tokenizers, on a damaged tokenizer.json) is no Exception.
     """
-    from transformers.utils import logging as transformers_logging
-
-    transformers_logging.set_verbosity_error()
-    for handler in logging.getLogger("transformers").handlers:
-        handler.setFormatter(LogFormatter("[transformers] %(message)s"))
     try:
-        return load()
+        with _held_back():
+            return load()
     except (MemoryError, AlignkitError, KeyboardInterrupt, SystemExit, GeneratorExit):
         raise
     except BaseException as error:
@@ -181,6 +178,29 @@ def _loaded(folder: str | Path, load: Callable[[], _Loaded], problem: str, *, to
         if "trust_remote_code" in str(error):
             raise InputError(f"{folder}: the folder wants to run its own code; alignkit never does") from error
         raise InputError(f"{folder}: {problem} ({_named(error)}){todo}") from error
+
+
+@contextmanager
+def _held_back() -> Iterator[None]:
+    """Keep what transformers logs until its loader returns; where it raises, the exception says it, once.
+
+    What it logs repeats the folder's texts, so it speaks of errors alone, and nothing in it steers the terminal.
+    """
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.set_verbosity_error()
+    logger = logging.getLogger("transformers")
+    handlers, logger.propagate = list(logger.handlers), False  # it propagates where the environment has CI=true
+    held = MemoryHandler(capacity=1_000, flushLevel=logging.CRITICAL + 1, flushOnClose=False)
+    logger.handlers = [held]
+    try:
+        yield
+    finally:
+        logger.handlers = handlers
+    for handler in handlers:
+        handler.setFormatter(LogFormatter("[transformers] %(message)s"))
+    for record in held.buffer:
+        logger.handle(record)
 
 
 def _named(error: BaseException) -> str:
