@@ -184,12 +184,7 @@ class Splicer:
     def splice(
         self, which: NDArray[np.int64], contents: Sequence[str], content_offsets: NDArray[np.int64]
     ) -> tuple[
-        NDArray[np.uint8],
-        NDArray[np.int64],
-        NDArray[np.int64],
-        NDArray[np.int64],
-        NDArray[np.bool_],
-        NDArray[np.bool_],
+        NDArray[np.uint8], NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_], NDArray[np.bool_]
     ]:
         """Splice contents into layouts.
 

@@ -13,7 +13,7 @@ class AlignkitError(Exception):
     """
 
     exit_code = 2
-    is_told_by_first = False  # of several ranks: the first one prints it
+    is_reported_by_rank0 = False  # of several ranks: the first one prints it
     corrects: str | None = None  # what mending it changes: the KEY of --allow-changed that a resume then needs
     trace: str = ""
 

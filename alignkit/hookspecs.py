@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pluggy
 
 if TYPE_CHECKING:
-    from alignkit.data.dataset import Dataset
+    from alignkit.data.reading.dataset import Dataset
     from alignkit.methods import Method
     from alignkit.rollouts.sampler import Sampler
     from alignkit.scoring.judge import Judge

@@ -88,12 +88,14 @@ class SampledConfig(MethodConfig):
     cut_completions: Literal["train", "mask"] = Field(
         "train", description="mask: a completion that max-new-tokens cut is compared with, but not trained on"
     )
-    equal_groups: Literal["skip", "keep", "resample"] = Field(
+    zero_variance_groups: Literal["skip", "keep", "resample"] = Field(
         "skip",
         description="a group whose rewards are all equal has no policy term: skip computes its KL alone (nothing where "
         "the loss has none), keep computes it as the others, resample puts other prompts' groups in its place",
     )
-    max_resamples: int = Field(2, ge=1, description="rounds of other prompts that --equal-groups resample may draw")
+    max_resamples: int = Field(
+        2, ge=1, description="rounds of other prompts that --zero-variance-groups resample may draw"
+    )
     validation_prompts: int = Field(
         32, ge=1, description="validation prompts that an evaluation answers, one sample each at temperature 1"
     )
@@ -102,8 +104,8 @@ class SampledConfig(MethodConfig):
     )
 
     @property
-    def corrects_mismatch(self) -> bool:
-        """Whether the loss reads `Batch.trainer_T`: one more forward pass over each drawn batch."""
+    def reads_old_logprobs(self) -> bool:
+        """Whether the loss reads `Batch.old_logprob_T`: one more forward pass over each drawn batch."""
         return False
 
     @property
@@ -131,11 +133,11 @@ class Batch:
         completion_T: int64 [T], the completion (0 <= n < N) that each scored token belongs to.
         group_N: int64 [N], the prompt (0 <= p < P) that each completion belongs to; completions of a prompt adjoin.
         num_tokens_N: int64 [N], scored tokens of each completion, the end token included.
-        target_num_tokens_N: int64 [N], length in tokens of the row's reference completion (0 where it has none).
+        reference_length_N: int64 [N], length in tokens of the row's reference completion (0 where it has none).
         reference_T: float32 [T], the frozen reference's log-probs, where the method needs a reference.
-        behaviour_T: float32 [T], log-probs under the weights that drew the samples, for samples.
-        trainer_T: float32 [T], the same weights' log-probs as training computes them, where the method's options ask
-            for them (`SampledConfig.corrects_mismatch`).
+        sampler_logprob_T: float32 [T], log-probs under the weights that drew the samples, for samples.
+        old_logprob_T: float32 [T], the same weights' log-probs as training computes them, where the method's options
+            ask for them (`SampledConfig.reads_old_logprobs`).
         value_N: float32 [N], the scalar head's value at each completion's last token, where the method needs it.
         advantage_N: float32 [N], from `Method.advantages`, for samples with rewards.
         samples: completions drawn for this batch's prompts by a method that trains on rows, or None.
@@ -146,11 +148,11 @@ class Batch:
     completion_T: Tensor
     group_N: Tensor
     num_tokens_N: Tensor
-    target_num_tokens_N: Tensor
+    reference_length_N: Tensor
     denominators: Mapping[str, int]
     reference_T: Tensor | None = None
-    behaviour_T: Tensor | None = None
-    trainer_T: Tensor | None = None
+    sampler_logprob_T: Tensor | None = None
+    old_logprob_T: Tensor | None = None
     value_N: Tensor | None = None
     advantage_N: Tensor | None = None
     samples: Batch | None = None
@@ -167,9 +169,9 @@ class Batch:
         return self.collect(_present(self.reference_T, "reference_T", 'needs = frozenset({"reference"})'))
 
     @property
-    def behaviour_N(self) -> Tensor:
-        """Sum of `behaviour_T` over each completion, float32 [N]."""
-        return self.collect(_present(self.behaviour_T, "behaviour_T", 'trains_on = "samples"'))
+    def sampler_logprob_N(self) -> Tensor:
+        """Sum of `sampler_logprob_T` over each completion, float32 [N]."""
+        return self.collect(_present(self.sampler_logprob_T, "sampler_logprob_T", 'trains_on = "samples"'))
 
     def collect(self, x_T: Tensor) -> Tensor:
         """Sum x over the scored tokens of each completion: [T] -> [N]."""
@@ -195,10 +197,10 @@ class Batch:
             completion_T=new_N[self.completion_T[kept_T]],
             group_N=self.group_N[which],
             num_tokens_N=self.num_tokens_N[which],
-            target_num_tokens_N=self.target_num_tokens_N[which],
+            reference_length_N=self.reference_length_N[which],
             reference_T=_part(self.reference_T, kept_T),
-            behaviour_T=_part(self.behaviour_T, kept_T),
-            trainer_T=_part(self.trainer_T, kept_T),
+            sampler_logprob_T=_part(self.sampler_logprob_T, kept_T),
+            old_logprob_T=_part(self.old_logprob_T, kept_T),
             value_N=_part(self.value_N, which),
             advantage_N=_part(self.advantage_N, which),
             samples=None,

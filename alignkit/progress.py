@@ -49,7 +49,5 @@ class Silent:
 
 def shown(metrics: Mapping[str, float]) -> dict[str, float]:
     """What a progress line shows of a step's metrics."""
-    names = (
-        "loss", "reward", "accuracy", "samples_length", "tokens_per_s", "scored_tokens_per_s", "mfu", "memory_mib",
-    )  # fmt: skip
+    names = ("loss", "reward", "accuracy", "samples_length", "tokens_per_s", "scored_tokens_per_s", "mfu", "memory_mib")
     return {name: metrics[name] for name in names if name in metrics and math.isfinite(metrics[name])}

@@ -19,15 +19,15 @@ from typing import Any
 import numpy as np
 
 from alignkit import api
-from alignkit.config import ModelSection
-from alignkit.data.read import read_rows
-from alignkit.data.rows import Row
+from alignkit.config.settings import ModelSection
+from alignkit.data.reading.read import read_rows
+from alignkit.data.reading.rows import Row
 from alignkit.errors import UsageError
 from alignkit.judging.answers import Answer, Answering, Answers, Generation
 from alignkit.judging.bleu import corpus_bleu
 from alignkit.judging.statistics import mean_interval, outcomes, win_rate
-from alignkit.policy import embedded
-from alignkit.policy.names import find_model
+from alignkit.pretrained import embedded
+from alignkit.pretrained.names import find_model
 from alignkit.progress import Progress
 from alignkit.reports.run_report import write_quickstart_report
 from alignkit.scoring.judge import Item, Missing, Scored
@@ -48,10 +48,17 @@ NOTE = (
 )
 
 _COMMON: dict[str, Any] = {
-    "data": "demo", "split": "0.04", "limit": 320, "max_new_tokens": MAX_NEW_TOKENS, "accumulation": 1,
-    "warmup_steps": 4, "sample_interval": 10_000, "validation_interval": 10_000, "checkpoint_interval": 10_000,
+    "data": "demo",
+    "split": "0.04",
+    "limit": 320,
+    "max_new_tokens": MAX_NEW_TOKENS,
+    "accumulation": 1,
+    "warmup_steps": 4,
+    "sample_interval": 10_000,
+    "validation_interval": 10_000,
+    "checkpoint_interval": 10_000,
     "early_stopping_steps": None,
-}  # fmt: skip
+}
 _SFT: dict[str, Any] = {"learning_rate": 4e-5, "batch_size": 8, "max_steps": 16}
 SETTINGS: dict[str, dict[str, Any]] = {
     "sft": _COMMON | _SFT,
@@ -109,9 +116,13 @@ def run_quickstart(*, seed: int, out: Path, progress: Progress) -> list[dict[str
     write_atomically(out / "table.json", json.dumps(table, indent=1) + "\n")
     full = [row | _extra(row["entrant"], entrants, seed) for row in table]
     write_quickstart_report(
-        out, rows=full, prompts=rows, answers={name: e.answers for name, e in entrants.items()},
-        scores={name: e.scores for name, e in entrants.items()}, note=notes(full),
-    )  # fmt: skip
+        out,
+        rows=full,
+        prompts=rows,
+        answers={name: e.answers for name, e in entrants.items()},
+        scores={name: e.scores for name, e in entrants.items()},
+        note=notes(full),
+    )
     return full
 
 
@@ -255,6 +266,6 @@ def _excess(entrant: Entrant, rows: Sequence[Row]) -> np.ndarray:
 
 
 def _tokenizer() -> Any:
-    from alignkit.data.tokens import load_tokenizer
+    from alignkit.data.prepared.tokens import load_tokenizer
 
     return load_tokenizer(embedded.folder())

@@ -64,7 +64,7 @@ class RunConfig(_Record):
 
 
 class Lengths(_Record):
-    """How long the texts of a column are: see `alignkit.data.lengths.ColumnLengths`."""
+    """How long the texts of a column are: see `alignkit.data.looking.lengths.ColumnLengths`."""
 
     column: str
     count: float

@@ -26,9 +26,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from alignkit.config_file import Settings, judge_settings, run_settings
-from alignkit.config_layers import Given
-from alignkit.config_source import FILE_NAME
+from alignkit.config.file import Settings, judge_settings, run_settings
+from alignkit.config.layers import Given
+from alignkit.config.source import FILE_NAME
 from alignkit.display import on_one_line
 from alignkit.errors import InputError, RunStopped, UsageError
 from alignkit.progress import is_first_rank

@@ -81,10 +81,12 @@ def _content(found: list[Tried], given: argparse.Namespace, seconds: float) -> d
         "settings": {"seed": given.seed, "quick": given.quick, "seconds": round(seconds, 1)},
         "commit": commit(),
         "versions": {
-            "python": platform.python_version(), "torch": torch.__version__, "transformers": transformers.__version__,
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
         },
         "machine": f"{len(os.sched_getaffinity(0))} CPU cores, {platform.machine()}",
-    }  # fmt: skip
+    }
 
 
 if __name__ == "__main__":

@@ -105,9 +105,16 @@ def _without_model(command: list[str]) -> list[str]:
 
 def _foreign(content: bytes, chance: random.Random) -> tuple[str, bytes]:
     simple: dict[str, bytes] = {
-        "empty": b"", "a list": b"[]", "null": b"null", "an object": b"{}", "a number": b"7", "text": b'"x"',
-        "binary": bytes(chance.randrange(256) for _ in range(200)), "nested": b"[" * 100_000, "words": b"my notes\n",
-    }  # fmt: skip
+        "empty": b"",
+        "a list": b"[]",
+        "null": b"null",
+        "an object": b"{}",
+        "a number": b"7",
+        "text": b'"x"',
+        "binary": bytes(chance.randrange(256) for _ in range(200)),
+        "nested": b"[" * 100_000,
+        "words": b"my notes\n",
+    }
     if chance.random() < 0.4:
         what = chance.choice(list(simple))
         return what, simple[what]

@@ -133,11 +133,14 @@ class Ground:
         tiny_model(self.other, seed=1)
         rows = [
             {
-                "id": f"r{n}", "prompt": f"Say {word} {n}.", "chosen": f"{word} {n}", "rejected": f"no {word}",
+                "id": f"r{n}",
+                "prompt": f"Say {word} {n}.",
+                "chosen": f"{word} {n}",
+                "rejected": f"no {word}",
                 "rules": [{"kind": "num_words", "max": 3}],
             }
             for n, word in enumerate(_WORDS * 4)
-        ]  # fmt: skip
+        ]
         self.rows.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
         self.rewards.write_text(REWARDS, encoding="utf-8")
         return 0

@@ -91,9 +91,11 @@ def services(ground: Ground) -> Tried:
             typed = [text for key, x in settings.items() for text in ("--set", f"judge.nemotron.{key}={x}")]
             command = ["judge", str(ground.model), "--vs", str(ground.other), "--data", str(ground.rows), *_SMALL]
             ended = ground.alignkit(
-                [*command, "--judge", "nemotron", "--yes", *typed], place, limit_s=_MAX_S,
+                [*command, "--judge", "nemotron", "--yes", *typed],
+                place,
+                limit_s=_MAX_S,
                 environment={"NVIDIA_API_KEY": KEY},
-            )  # fmt: skip
+            )
             tried.note(ended.problem(name))
             shutil.rmtree(place)
     for name, body in _BAD_REWARDS.items():
@@ -186,9 +188,14 @@ def _beside(name: str) -> Callable[[Path, str], list[str]]:
 def _as_module(place: Path, ground: Ground) -> Ended:
     began = time.monotonic()
     done = subprocess.run(
-        [sys.executable, "-m", "alignkit", "plugins", "list"], cwd=place, capture_output=True, text=True, timeout=120,
-        check=False, env={**os.environ, "ALIGNKIT_CACHE": str(ground.folder / "cache")},
-    )  # fmt: skip
+        [sys.executable, "-m", "alignkit", "plugins", "list"],
+        cwd=place,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        env={**os.environ, "ALIGNKIT_CACHE": str(ground.folder / "cache")},
+    )
     return Ended(done.returncode, done.stdout + done.stderr, time.monotonic() - began)
 
 

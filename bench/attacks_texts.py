@@ -14,8 +14,13 @@ GOOD_ROWS: list[dict[str, Any]] = [
     {"id": "a", "prompt": "Say one.", "chosen": "one", "rejected": "two", "score_chosen": 5.0, "score_rejected": 3.0},
     {"prompt": [{"role": "user", "content": "Hi"}], "chosen": [{"role": "assistant", "content": "Ho", "weight": 1}]},
     {
-        "prompt": "q", "prompt_id": "1", "chosen": [_USER, _ANSWER], "rejected": [_USER, _ANSWER | {"content": "b"}],
-        "messages": [_USER, _ANSWER], "score_chosen": 7.5, "score_rejected": 7.5,
+        "prompt": "q",
+        "prompt_id": "1",
+        "chosen": [_USER, _ANSWER],
+        "rejected": [_USER, _ANSWER | {"content": "b"}],
+        "messages": [_USER, _ANSWER],
+        "score_chosen": 7.5,
+        "score_rejected": 7.5,
     },
     {"messages": [{"role": "system", "content": "s"}, _USER, _ANSWER]},
     {"messages": [_USER, {"role": "assistant", "content": None, "tool_calls": [{"id": "1"}]}]},
@@ -23,7 +28,7 @@ GOOD_ROWS: list[dict[str, Any]] = [
     {"conversations": [{"from": "human", "value": "h"}, {"from": "gpt", "value": "g"}], "chosen": "x", "rejected": "y"},
     {"prompt": "p", "completion": "c", "label": True},
     {"prompt": "p", "reference": "r", "rules": [{"kind": "equals", "value": "1"}]},
-]  # fmt: skip
+]
 GOOD_SETTINGS = """
 [model]
 model = "model"
@@ -55,13 +60,38 @@ timeout_s = 3
 [report]
 """
 _ODD: list[Any] = [
-    None, True, False, 0, -1, 1e308, -1e-320, 10**30, "", " ", "\0", "\ud800", "\u2028", "a" * 5000, [], {}, [[]],
+    None,
+    True,
+    False,
+    0,
+    -1,
+    1e308,
+    -1e-320,
+    10**30,
+    "",
+    " ",
+    "\0",
+    "\ud800",
+    "\u2028",
+    "a" * 5000,
+    [],
+    {},
+    [[]],
     [None],
-    {"a": {}}, [{"role": "user"}], [{"role": "assistant", "content": None}], [{"role": 1, "content": "x"}],
+    {"a": {}},
+    [{"role": "user"}],
+    [{"role": "assistant", "content": None}],
+    [{"role": 1, "content": "x"}],
     [{"role": "assistant", "content": [{"type": "text", "text": "x"}, {"type": "image_url"}]}],
-    [{"role": "tool", "content": "x"}], [{"role": "user", "content": "x"}] * 3, "<|im_end|>", "{{ 7*7 }}", float("nan"),
-    float("inf"), [{"role": "user", "content": "x", "weight": "0"}], [{"from": ["gpt"], "value": "x"}],
-]  # fmt: skip
+    [{"role": "tool", "content": "x"}],
+    [{"role": "user", "content": "x"}] * 3,
+    "<|im_end|>",
+    "{{ 7*7 }}",
+    float("nan"),
+    float("inf"),
+    [{"role": "user", "content": "x", "weight": "0"}],
+    [{"from": ["gpt"], "value": "x"}],
+]
 _NAMES = (
     "id prompt chosen rejected messages reference completion label conversations instruction output input rules "
     "history system images tools score_chosen score_rejected role content weight from value loss train"
@@ -74,62 +104,79 @@ _MEANINGFUL: dict[str, tuple[dict[str, Any], str, tuple[str, ...], tuple[str, ..
     # a row, the command that reads it, words that must be in what it says, and words that must not
     "tool calls": ({"messages": [_USER, _CALL, {"role": "tool", "content": "4"}, _ANSWER]}, "sft", ("tool",), ()),
     "tools": ({"messages": _TURNS, "tools": [{"type": "function"}]}, "sft", ("tools",), ()),
-    "a call as the answer": (
-        {"prompt": [_USER], "chosen": [_CALL], "rejected": [_ANSWER]}, "dpo", ("tool",), ()
-    ),
+    "a call as the answer": ({"prompt": [_USER], "chosen": [_CALL], "rejected": [_ANSWER]}, "dpo", ("tool",), ()),
     "function_call": (
-        {"conversations": [{"from": "human", "value": "q"}, {"from": "function_call", "value": "{}"}]}, "sft",
-        ("function_call",), (),
+        {"conversations": [{"from": "human", "value": "q"}, {"from": "function_call", "value": "{}"}]},
+        "sft",
+        ("function_call",),
+        (),
     ),
     "thoughts": ({"messages": [_USER, _ANSWER | {"reasoning_content": "hm"}]}, "sft", ("reasoning_content",), ()),
     "pictures": ({"messages": _TURNS, "images": ["a.png"]}, "sft", ("images",), ()),
     "a picture's part": (
-        {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": "x"}]}, _ANSWER]}, "sft",
-        ("image_url",), (),
+        {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": "x"}]}, _ANSWER]},
+        "sft",
+        ("image_url",),
+        (),
     ),
     "text parts": (
-        {"messages": [{"role": "user", "content": [{"type": "text", "text": "hello there"}]}, _ANSWER]}, "show",
-        ("hello there",), (),
+        {"messages": [{"role": "user", "content": [{"type": "text", "text": "hello there"}]}, _ANSWER]},
+        "show",
+        ("hello there",),
+        (),
     ),
     "a turn not to be trained": (
         {"messages": [_USER, _ANSWER | {"content": "nine", "train": False}, _USER, _ANSWER | {"content": "no"}]},
-        "show", ("3 scored",), (),
+        "show",
+        ("3 scored",),
+        (),
     ),
     "a turn of weight 0": (
         {"messages": [_USER, _ANSWER | {"content": "nine", "loss_weight": 0.0}, _USER, _ANSWER | {"content": "no"}]},
-        "show", ("3 scored",), (),
+        "show",
+        ("3 scored",),
+        (),
     ),
     "a system column": ({"system": "be brief", "instruction": "q", "output": "a"}, "show", ("be brief",), ()),
     "a history column": (
-        {"history": [["earlier", "answer"]], "instruction": "q", "output": "a"}, "show", ("earlier", "answer"), (),
+        {"history": [["earlier", "answer"]], "instruction": "q", "output": "a"},
+        "show",
+        ("earlier", "answer"),
+        (),
     ),
     "a bad answer of a conversation": ({"messages": _TURNS, "label": False}, "sft", ("no chosen answer",), ()),
     "a label as text": ({"prompt": "q", "completion": "a", "label": "thumbs_down"}, "sft", ("label",), ()),
     "a label of -1": ({"prompt": "q", "completion": "a", "label": -1}, "sft", ("label",), ()),
     "a label that is missing": ({"messages": _TURNS, "label": float("nan")}, "sft", ("label",), ()),
     "a preference beside a conversation": (
-        {"messages": [_USER], "chosen": "good answer", "rejected": "poor answer"}, "show",
-        ("good answer", "poor answer"), (),
+        {"messages": [_USER], "chosen": "good answer", "rejected": "poor answer"},
+        "show",
+        ("good answer", "poor answer"),
+        (),
     ),
-    "rejected_response": (
-        {"messages": _TURNS, "rejected_response": "poor answer"}, "show", ("poor answer",), ()
-    ),
+    "rejected_response": ({"messages": _TURNS, "rejected_response": "poor answer"}, "show", ("poor answer",), ()),
     "a tie": (
-        {"prompt": "q", "chosen": "a", "rejected": "b", "score_chosen": 3, "score_rejected": 3}, "dpo", ("tie",), (),
+        {"prompt": "q", "chosen": "a", "rejected": "b", "score_chosen": 3, "score_rejected": 3},
+        "dpo",
+        ("tie",),
+        (),
     ),
     "nan for text": (
-        {"instruction": "Name one.", "input": float("nan"), "output": "a"}, "show", ("Name one.",), ("nan",)
+        {"instruction": "Name one.", "input": float("nan"), "output": "a"},
+        "show",
+        ("Name one.",),
+        ("nan",),
     ),
     "an unknown field of a message": ({"messages": [_USER, _ANSWER | {"mood": "glad"}]}, "sft", ("mood",), ()),
     "weights of rows": ({"prompt": "q", "chosen": "a", "sample_weight": 0.2}, "sft", ("sample_weight",), ()),
     "two users in a row": ({"messages": [_USER, _ANSWER, _USER, _USER]}, "dpo", ("user",), ()),
     "nothing but a system turn": ({"messages": [{"role": "system", "content": "q"}]}, "sft", ("ends with",), ()),
-}  # fmt: skip
+}
 
 
 def rows(ground: Ground, count: int, seed: int) -> Tried:
     """Read mutated rows, one file each; every tenth one also through `data show`."""
-    from alignkit.data.read import Source
+    from alignkit.data.reading.read import Source
     from alignkit.errors import AlignkitError
 
     chance = random.Random(f"{seed} rows")
@@ -181,7 +228,7 @@ def silent(ground: Ground) -> Tried:
 
 def settings(ground: Ground, count: int, seed: int) -> Tried:
     """Read mutated alignkit.toml files for training and for judging."""
-    from alignkit.config_file import judge_settings, resolve
+    from alignkit.config.file import judge_settings, resolve
     from alignkit.errors import AlignkitError
     from alignkit.registry import registry
 
@@ -241,8 +288,28 @@ def _line(row: dict[str, Any], chance: random.Random) -> bytes:
 
 def _changed_toml(chance: random.Random) -> bytes:
     lines = GOOD_SETTINGS.strip().split("\n")
-    odd = ["-1", "0", "nan", "inf", "1e30", "true", '""', '"x"', "[]", "{}", "[[]]", "[1, 'a']", "'" + "a" * 5000 + "'",
-           "1979-05-27", '"\\u0000"', "[nan]", "9" * 40, "{a = 1}", "", "'../../x'"]  # fmt: skip
+    odd = [
+        "-1",
+        "0",
+        "nan",
+        "inf",
+        "1e30",
+        "true",
+        '""',
+        '"x"',
+        "[]",
+        "{}",
+        "[[]]",
+        "[1, 'a']",
+        "'" + "a" * 5000 + "'",
+        "1979-05-27",
+        '"\\u0000"',
+        "[nan]",
+        "9" * 40,
+        "{a = 1}",
+        "",
+        "'../../x'",
+    ]
     for _ in range(chance.randrange(1, 4)):
         at = chance.randrange(len(lines))
         key, equals, _value = lines[at].partition(" = ")

@@ -36,9 +36,9 @@ def own(model: str, data: str) -> dict[str, float]:
 
     Loading the tokenizer is not timed, here as little as in TRL.
     """
-    from alignkit.data.cache import Preparation, prepare_cached
-    from alignkit.data.packs import lay_out, pack_lengths
-    from alignkit.data.read import Source
+    from alignkit.data.prepared.cache import Preparation, prepare_cached
+    from alignkit.data.reading.read import Source
+    from alignkit.data.trees.packs import lay_out, pack_lengths
 
     chat = _chat(model)
     chat.encoder.load()
@@ -47,9 +47,14 @@ def own(model: str, data: str) -> dict[str, float]:
         started = time.perf_counter()
         source = Source(data)
         preparation = Preparation(
-            rows=source.rows, data={"source": source.fingerprint()}, chat=chat, columns={}, truncation="cut-completion",
-            max_skipped=1.0, options=OPTIONS,
-        )  # fmt: skip
+            rows=source.rows,
+            data={"source": source.fingerprint()},
+            chat=chat,
+            columns={},
+            truncation="cut-completion",
+            max_skipped=1.0,
+            options=OPTIONS,
+        )
         stored = prepare_cached(preparation, folder)
         trees = stored.trees
         packs = (lay_out(trees, row) for row in pack_lengths(trees.lengths(), CAPACITY))
@@ -90,9 +95,14 @@ def trl(model: str, data: str, num_proc: int | None) -> dict[str, float]:
         rows = datasets.load_dataset("json", data_files=data, split="train", cache_dir=folder)
         seconds += time.perf_counter() - started
         arguments = SFTConfig(
-            output_dir=folder, max_length=CAPACITY, packing=True, dataset_num_proc=num_proc, use_cpu=True, bf16=False,
+            output_dir=folder,
+            max_length=CAPACITY,
+            packing=True,
+            dataset_num_proc=num_proc,
+            use_cpu=True,
+            bf16=False,
             report_to=[],
-        )  # fmt: skip
+        )
         trainer = SFTTrainer(LlamaForCausalLM(config), arguments, train_dataset=rows, processing_class=tokenizer)
         tokens = sum(len(row) for row in trainer.train_dataset["input_ids"])
     finally:
@@ -102,7 +112,7 @@ def trl(model: str, data: str, num_proc: int | None) -> dict[str, float]:
 
 def tokenizers(model: str, data: str) -> dict[str, float]:
     """Bare `encode_batch_fast` on the rendered texts of the same rows; rendering is not timed."""
-    from alignkit.data.read import Source
+    from alignkit.data.reading.read import Source
 
     chat = _chat(model)
     texts = [chat.tokenizer.apply_chat_template(_turns(row), tokenize=False) for row in Source(data).rows()]
@@ -115,7 +125,7 @@ def tokenizers(model: str, data: str) -> dict[str, float]:
 def kernels(model: str, data: str, num_trees: int) -> dict[str, float]:
     """Packing of trees with these rows' lengths, and masks of their texts; one core each."""
     from alignkit import _native
-    from alignkit.data.read import Source
+    from alignkit.data.reading.read import Source
 
     chat = _chat(model)
     rows = Source(data, limit=_KERNEL_ROWS).rows()
@@ -146,15 +156,15 @@ def first_batch(model: str, data: str) -> dict[str, float]:
     """From the settings of `alignkit train dpo` to the first step's rows, as the training loop makes them."""
     import transformers
 
-    import alignkit.training.loop  # noqa: F401
-    from alignkit import config_file
-    from alignkit.data.packs import lay_out, pack
+    import alignkit.training.loop.loop  # noqa: F401
+    from alignkit.config import file as config_file
+    from alignkit.data.trees.packs import lay_out, pack
     from alignkit.memory import peak_mib, reset_peak
     from alignkit.policy.chat_settings import make_chat
-    from alignkit.policy.names import find_model
+    from alignkit.pretrained.names import find_model
     from alignkit.registry import registry
-    from alignkit.training.order import step_rows
-    from alignkit.training.setup import prepare_parts
+    from alignkit.training.gradient.order import step_rows
+    from alignkit.training.inputs.setup import prepare_parts
 
     transformers.AutoTokenizer  # noqa: B018 - loads it: it is lazy
     reset_peak()
@@ -174,9 +184,9 @@ def first_batch(model: str, data: str) -> dict[str, float]:
 
 
 def _chat(model: str) -> Any:
-    from alignkit.config import ModelSection
+    from alignkit.config.settings import ModelSection
     from alignkit.policy.chat_settings import make_chat
-    from alignkit.policy.names import find_model
+    from alignkit.pretrained.names import find_model
 
     os.environ.setdefault("RAYON_NUM_THREADS", "2")
     return make_chat(find_model(model), ModelSection())

@@ -158,7 +158,10 @@ def main() -> None:
     content = {
         "figures": figures,
         "settings": {
-            "quick": given.quick, "blocks": blocks, "rows": given.rows, "peer_rows": given.peer_rows,
+            "quick": given.quick,
+            "blocks": blocks,
+            "rows": given.rows,
+            "peer_rows": given.peer_rows,
             "by_vocabulary": medians,
             "intervals": {v: {n: interval(x) for n, x in found.items()} for v, found in measured.items()},
             "peak_mib_by_rows": peaks,
@@ -168,7 +171,7 @@ def main() -> None:
             **{p: version(p) for p in ("alignkit", "tokenizers", "transformers", "trl", "datasets")},
         },
         "machine": {"machine": platform.machine(), "cpus": os.cpu_count()},
-    }  # fmt: skip
+    }
     if given.json is not None:
         given.json.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 

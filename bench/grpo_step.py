@@ -41,8 +41,11 @@ def measure(blocks: int, steps: int, variants: tuple[str, ...]) -> dict[str, lis
             name = "-".join([which, str(next(iter(more.values())))])
             found = run_side(SIDES, which, **more)
             runs.setdefault(name, []).append(found)
-            parts = ", ".join(f"{part} {statistics.median(found[part]):.2f}" for part in
-                              ("generate_s", "score_s", "sync_s", "samples_length") if found.get(part))  # fmt: skip
+            parts = ", ".join(
+                f"{part} {statistics.median(found[part]):.2f}"
+                for part in ("generate_s", "score_s", "sync_s", "samples_length")
+                if found.get(part)
+            )
             seconds, peak = statistics.median(found["seconds"]), found["peak_mib"]
             print(f"  {name:<17} {seconds:7.2f} s a step, peak {peak:6.0f} MiB; {parts}", flush=True)
     return runs

@@ -26,15 +26,32 @@ def own(sampler: str, steps: int) -> dict[str, Any]:
         rows = [{"id": f"row-{n}", "prompt": prompt} for n, prompt in enumerate(prompts)]
         (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
         run = alignkit.train(
-            "grpo", model="SmolLM2-135M-Instruct", data=str(folder / "rows.jsonl"), out=str(folder / "run"),
-            reward=[f"{REWARD}:letters"], sampler=sampler, split="first-1", batch_size=NUM_PROMPTS,
-            group_size=GROUP, temperatures=[1.0], max_new_tokens=NUM_TOKENS, max_steps=steps + 1, kl=0.0,
-            optimizer="adamw", schedule="constant", warmup_steps=0, learning_rate=1e-6, equal_groups="keep",
-            validation_interval=10_000, sample_interval=10_000, checkpoint_interval=10_000,
-        )  # fmt: skip
+            "grpo",
+            model="SmolLM2-135M-Instruct",
+            data=str(folder / "rows.jsonl"),
+            out=str(folder / "run"),
+            reward=[f"{REWARD}:letters"],
+            sampler=sampler,
+            split="first-1",
+            batch_size=NUM_PROMPTS,
+            group_size=GROUP,
+            temperatures=[1.0],
+            max_new_tokens=NUM_TOKENS,
+            max_steps=steps + 1,
+            kl=0.0,
+            optimizer="adamw",
+            schedule="constant",
+            warmup_steps=0,
+            learning_rate=1e-6,
+            zero_variance_groups="keep",
+            validation_interval=10_000,
+            sample_interval=10_000,
+            checkpoint_interval=10_000,
+        )
         finished = json.loads((run.path / "run.json").read_text(encoding="utf-8"))["finished"]
-        found = {name: _values(run, name)[1:] for name in
-                 ("seconds", "generate_s", "score_s", "samples_length", "sync_s")}  # fmt: skip
+        found = {
+            name: _values(run, name)[1:] for name in ("seconds", "generate_s", "score_s", "samples_length", "sync_s")
+        }
     return found | {"peak_mib": finished["peak_mib"], "process_mib": peak_mib()}
 
 
@@ -57,7 +74,7 @@ def trl(variant: str, steps: int) -> dict[str, Any]:
     from trl import GRPOConfig, GRPOTrainer
 
     from alignkit.memory import peak_mib
-    from alignkit.policy import embedded
+    from alignkit.pretrained import embedded
     from bench.grpo_reward import letters
     from bench.train_step_sides import resident_mib
     from bench.train_step_trl import StepEnds, _has_fast_bf16
@@ -74,15 +91,31 @@ def trl(variant: str, steps: int) -> dict[str, Any]:
     more: dict[str, Any] = {} if variant == "default" else {"gradient_checkpointing": False}
     with tempfile.TemporaryDirectory() as folder:
         config = GRPOConfig(
-            output_dir=folder, use_cpu=True, report_to="none", save_strategy="no", disable_tqdm=True,
-            bf16=_has_fast_bf16(), per_device_train_batch_size=size, max_steps=steps + 1, num_generations=GROUP,
-            gradient_accumulation_steps=NUM_PROMPTS * GROUP // size, max_completion_length=NUM_TOKENS,
-            temperature=1.0, top_k=0, learning_rate=1e-6, lr_scheduler_type="constant", logging_steps=1, **more,
-        )  # fmt: skip
+            output_dir=folder,
+            use_cpu=True,
+            report_to="none",
+            save_strategy="no",
+            disable_tqdm=True,
+            bf16=_has_fast_bf16(),
+            per_device_train_batch_size=size,
+            max_steps=steps + 1,
+            num_generations=GROUP,
+            gradient_accumulation_steps=NUM_PROMPTS * GROUP // size,
+            max_completion_length=NUM_TOKENS,
+            temperature=1.0,
+            top_k=0,
+            learning_rate=1e-6,
+            lr_scheduler_type="constant",
+            logging_steps=1,
+            **more,
+        )
         trainer = GRPOTrainer(
-            policy, args=config, train_dataset=Dataset.from_list([{"prompt": prompt} for prompt in prompts]),
-            processing_class=tokenizer, reward_funcs=rewards,
-        )  # fmt: skip
+            policy,
+            args=config,
+            train_dataset=Dataset.from_list([{"prompt": prompt} for prompt in prompts]),
+            processing_class=tokenizer,
+            reward_funcs=rewards,
+        )
         clock = StepEnds()
         trainer.add_callback(clock.callback())
         before = resident_mib()
@@ -92,8 +125,9 @@ def trl(variant: str, steps: int) -> dict[str, Any]:
     return {
         "seconds": [b - a for a, b in zip(clock.ends[1:-1], clock.ends[2:], strict=True)],
         "samples_length": [entry["completions/mean_length"] for entry in history[1:]],
-        "peak_mib": peak_mib(), "before_mib": before,
-    }  # fmt: skip
+        "peak_mib": peak_mib(),
+        "before_mib": before,
+    }
 
 
 if __name__ == "__main__":

@@ -36,13 +36,13 @@ from typing import Any
 
 import numpy as np
 
-from alignkit.data.overlap import overlap
-from alignkit.data.rows import Row
+from alignkit.data.looking.overlap import overlap
+from alignkit.data.reading.rows import Row
 from alignkit.judging.length_control import Tables, length_controlled, length_controlled_resamples
-from alignkit.judging.resampling import Clusters, resampled_counts, resampled_means
 from alignkit.judging.statistics import win_rate
 from alignkit.scoring.judge import Item, Scored
 from alignkit.scoring.specs import NamedJudge, make_judge
+from alignkit.statistics.resampling import Clusters, resampled_counts, resampled_means
 
 NUM_PROMPTS = 2000
 NUM_RESAMPLES = 10_000
@@ -113,8 +113,9 @@ def find_overlap(rng: np.random.Generator) -> Callable[[], object]:
     words = np.array([f"word{n}" for n in range(20_000)])
     texts = [" ".join(words[numbers]) for numbers in rng.zipf(1.3, (62_000, 30)) % len(words)]
     texts[60_000::10] = texts[:200]
-    rows = [Row(f"r{n}", ({"role": "user", "content": text},), None, None, None, False, {})
-            for n, text in enumerate(texts)]  # fmt: skip
+    rows = [
+        Row(f"r{n}", ({"role": "user", "content": text},), None, None, None, False, {}) for n, text in enumerate(texts)
+    ]
     assert len(overlap(rows[:60_000], rows[60_000:]).found) >= 200
     return lambda: overlap(rows[:60_000], rows[60_000:])
 
@@ -142,8 +143,15 @@ def scoring(blocks: int) -> dict[str, float]:
 
 
 def _side(side: str, model: Path, file: Path, batch_size: int) -> dict[str, Any]:
-    command = [sys.executable, "-c", "from bench.scoring_sides import main; main()", side, str(model), str(file),
-               str(batch_size)]  # fmt: skip
+    command = [
+        sys.executable,
+        "-c",
+        "from bench.scoring_sides import main; main()",
+        side,
+        str(model),
+        str(file),
+        str(batch_size),
+    ]
     environment = os.environ | {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_LOGGING_LEVEL": "ERROR"}
     done = subprocess.run(command, env=environment, text=True, capture_output=True, check=False)
     if done.returncode:
@@ -157,7 +165,7 @@ def _reward_model(folder: Path) -> Path:
     import torch
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-    from alignkit.policy.embedded import folder as smollm2
+    from alignkit.pretrained.embedded import folder as smollm2
 
     torch.manual_seed(0)
     tokenizer = AutoTokenizer.from_pretrained(smollm2())
@@ -204,12 +212,16 @@ def main() -> None:
     content = {
         "figures": figures,
         "settings": {
-            "prompts": NUM_PROMPTS, "resamples": NUM_RESAMPLES, "repeats": repeats,
-            "conversations": 2 * NUM_ASKED, "batch_sizes": BATCH_SIZES, "quick": given.quick,
+            "prompts": NUM_PROMPTS,
+            "resamples": NUM_RESAMPLES,
+            "repeats": repeats,
+            "conversations": 2 * NUM_ASKED,
+            "batch_sizes": BATCH_SIZES,
+            "quick": given.quick,
         },
         "versions": versions,
         "machine": {"machine": platform.machine(), "cpus": os.cpu_count()},
-    }  # fmt: skip
+    }
     if given.json is not None:
         given.json.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 

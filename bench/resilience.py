@@ -204,15 +204,17 @@ def report(outcomes: dict[str, Outcome], seconds: float, given: argparse.Namespa
                 "kills_in_folder": sum(outcome.in_folder for outcome in outcomes.values()),
                 "runs_compared": sum(outcome.runs for outcome in outcomes.values()),
                 "failures": failures,
-            } | {f"kills_{method.replace('-', '_')}": outcome.kills for method, outcome in outcomes.items()},
+            }
+            | {f"kills_{method.replace('-', '_')}": outcome.kills for method, outcome in outcomes.items()},
             "settings": {"seed": given.seed, "kills": kills, "seconds": round(seconds, 1)},
             "commit": commit(),
             "versions": {
-                "python": platform.python_version(), "torch": torch.__version__,
+                "python": platform.python_version(),
+                "torch": torch.__version__,
                 "transformers": transformers.__version__,
             },
             "machine": f"{len(os.sched_getaffinity(0))} CPU cores, {platform.machine()}",
-        }  # fmt: skip
+        }
         given.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     return 1 if failures else 0
 

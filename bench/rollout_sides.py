@@ -26,7 +26,7 @@ def real_prompts(count: int, *, shortest: int, longest: int) -> list[list[dict[s
     """
     from transformers import AutoTokenizer
 
-    from alignkit.policy import embedded
+    from alignkit.pretrained import embedded
 
     if not TEXTS.exists():
         raise SystemExit(f"skipped: {TEXTS}, the real rows that this benchmark draws prompts from, is not here")
@@ -57,7 +57,7 @@ def timed(draw: Callable[[], int], repeats: int) -> list[float]:
 def requests() -> list[Any]:
     from transformers import AutoTokenizer
 
-    from alignkit.policy import embedded
+    from alignkit.pretrained import embedded
     from alignkit.rollouts.sampler import Request
 
     tokenizer = AutoTokenizer.from_pretrained(embedded.folder())
@@ -72,8 +72,8 @@ def vllm(repeats: int) -> dict[str, Any]:
     """alignkit's vLLM sampler and the same engine's own `generate`, alternating; and a sync with its check."""
     from alignkit_plugins.vllm_sampler import VLLMSampler
 
-    from alignkit.policy import embedded
     from alignkit.policy.load import load_policy
+    from alignkit.pretrained import embedded
 
     policy = load_policy(embedded.folder())
     sampler = VLLMSampler(policy, end_ids=frozenset())
@@ -128,8 +128,8 @@ def mismatch(sampler: Any, asked: list[Any]) -> dict[str, float]:
 
 def transformers(repeats: int) -> dict[str, Any]:
     """alignkit's transformers sampler."""
-    from alignkit.policy import embedded
     from alignkit.policy.load import load_policy
+    from alignkit.pretrained import embedded
     from alignkit.rollouts.batched import BatchedGeneration
 
     policy = load_policy(embedded.folder())
@@ -149,7 +149,7 @@ def trl(variant: str, repeats: int) -> dict[str, Any]:
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from trl import GRPOConfig, GRPOTrainer
 
-    from alignkit.policy import embedded
+    from alignkit.pretrained import embedded
     from bench.train_step_trl import _has_fast_bf16
 
     dtype = torch.bfloat16 if variant == "bf16" else torch.float32
@@ -159,14 +159,26 @@ def trl(variant: str, repeats: int) -> dict[str, Any]:
     size = NUM_PROMPTS * NUM_SAMPLES
     with tempfile.TemporaryDirectory() as folder:
         config = GRPOConfig(
-            output_dir=folder, use_cpu=True, report_to="none", per_device_train_batch_size=size, temperature=1.0,
-            num_generations=NUM_SAMPLES, max_completion_length=NUM_TOKENS, bf16=_has_fast_bf16(), top_k=0,
-            generation_kwargs={"min_new_tokens": NUM_TOKENS}, gradient_checkpointing=False, disable_tqdm=True,
-        )  # fmt: skip
+            output_dir=folder,
+            use_cpu=True,
+            report_to="none",
+            per_device_train_batch_size=size,
+            temperature=1.0,
+            num_generations=NUM_SAMPLES,
+            max_completion_length=NUM_TOKENS,
+            bf16=_has_fast_bf16(),
+            top_k=0,
+            generation_kwargs={"min_new_tokens": NUM_TOKENS},
+            gradient_checkpointing=False,
+            disable_tqdm=True,
+        )
         trainer = GRPOTrainer(
-            policy, args=config, train_dataset=Dataset.from_list([{"prompt": prompt} for prompt in prompts]),
-            processing_class=tokenizer, reward_funcs=lambda completions, **_: [0.0] * len(completions),
-        )  # fmt: skip
+            policy,
+            args=config,
+            train_dataset=Dataset.from_list([{"prompt": prompt} for prompt in prompts]),
+            processing_class=tokenizer,
+            reward_funcs=lambda completions, **_: [0.0] * len(completions),
+        )
         trainer.model_wrapped = trainer.accelerator.prepare(trainer.model)
         trainer.model.train()
         repeated = [prompt for prompt in prompts for _ in range(NUM_SAMPLES)]

@@ -52,11 +52,12 @@ def figures(runs: dict[str, list[dict[str, Any]]]) -> tuple[dict[str, list[float
     pairs = list(zip(middle["vllm"], middle["transformers"], middle[best], strict=True))
     return {
         "vllm_vs_transformers_generation": [peer / own for own, _, peer in pairs],
-        "generation_overhead": [statistics.median(run["bare"]) / statistics.median(run["seconds"])
-                                for run in runs["vllm"]],
+        "generation_overhead": [
+            statistics.median(run["bare"]) / statistics.median(run["seconds"]) for run in runs["vllm"]
+        ],
         "transformers_vs_trl_generation": [peer / own for _, own, peer in pairs],
         "sync_s": [statistics.median(run["sync_s"]) for run in runs["vllm"]],
-    }, best  # fmt: skip
+    }, best
 
 
 def main() -> None:

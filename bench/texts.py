@@ -57,7 +57,7 @@ def write_tokenizer(folder: Path, vocabulary: str) -> Path:
     """Write a folder with a real tokenizer, its ChatML template and a configuration, without weights."""
     folder.mkdir(parents=True)
     if vocabulary == "smollm2":
-        from alignkit.policy import embedded
+        from alignkit.pretrained import embedded
 
         for file in embedded.folder().iterdir():
             if file.suffix != ".safetensors":
@@ -66,7 +66,7 @@ def write_tokenizer(folder: Path, vocabulary: str) -> Path:
         sys.path.insert(0, str(ROOT / "tests"))
         from qwen_vocabulary import VOCAB_SIZE, qwen_tokenizer
 
-        from alignkit.data.chat import CHATML
+        from alignkit.data.chat.chat import CHATML
 
         qwen_tokenizer(folder, template=CHATML)
         sizes = {"vocab_size": VOCAB_SIZE, "max_position_embeddings": 32768, "model_type": "qwen2"}

@@ -48,9 +48,11 @@ from bench.train_step_cases import MODELS, num_tokens, write_cases, write_model
 
 CASES = ("sft", "dpo", "dpo_long_prompt", "grpo_train")
 VARIANTS = {  # of TRL; the first was the fastest wherever all were run
-    "sft": ("packed", "rowwise", "padded"), "dpo": ("rowwise", "padded"), "dpo_long_prompt": ("rowwise",),
+    "sft": ("packed", "rowwise", "padded"),
+    "dpo": ("rowwise", "padded"),
+    "dpo_long_prompt": ("rowwise",),
     "grpo_train": ("rowwise",),
-}  # fmt: skip
+}
 TOLERANCES = {"losses": 0.01, "grad_norms": 0.05}  # relative, of the first step; bf16 on both sides
 HEADS = {"smollm2": (49_152, 576), "qwen-shape": (151_936, 896)}
 MEMORY = {"sft": "sft_memory", "dpo": "dpo_memory", "grpo_train": "grpo_memory"}
@@ -226,15 +228,18 @@ def main() -> None:
     content = {
         "figures": {name: entry["figure"] for name, entry in found.items()},
         "settings": {
-            "quick": given.quick, "rows": given.rows, "threads": os.environ.get("OMP_NUM_THREADS"),
-            "by_model": {name: entry["by_model"] for name, entry in found.items()}, "cases": cases,
+            "quick": given.quick,
+            "rows": given.rows,
+            "threads": os.environ.get("OMP_NUM_THREADS"),
+            "by_model": {name: entry["by_model"] for name, entry in found.items()},
+            "cases": cases,
         },
         "versions": {
             "python": platform.python_version(),
             **{p: version(p) for p in ("alignkit", "torch", "transformers", "trl")},
         },
         "machine": {"machine": platform.machine(), "cpus": os.cpu_count()},
-    }  # fmt: skip
+    }
     if given.json is not None:
         given.json.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 

@@ -30,7 +30,7 @@ MAX_TOKENS = 1024  # of a row's prompt and its longer completion
 
 def write_model(folder: Path, name: str) -> Path:
     """Return SmolLM2-135M's folder, or write a random model of one of `SHAPES` with the real vocabulary."""
-    from alignkit.policy import embedded
+    from alignkit.pretrained import embedded
 
     if name == "smollm2":
         return embedded.folder()
@@ -40,13 +40,17 @@ def write_model(folder: Path, name: str) -> Path:
     sys.path.insert(0, str(ROOT / "tests"))
     from qwen_vocabulary import qwen_tokenizer
 
-    from alignkit.data.chat import CHATML
+    from alignkit.data.chat.chat import CHATML
 
     torch.manual_seed(0)
     config = Qwen2Config(
-        vocab_size=151_936, num_key_value_heads=2, max_position_embeddings=32_768, tie_word_embeddings=True,
-        rope_theta=1e6, **SHAPES[name],
-    )  # fmt: skip
+        vocab_size=151_936,
+        num_key_value_heads=2,
+        max_position_embeddings=32_768,
+        tie_word_embeddings=True,
+        rope_theta=1e6,
+        **SHAPES[name],
+    )
     AutoModelForCausalLM.from_config(config).save_pretrained(folder)
     qwen_tokenizer(folder, template=CHATML)
     return folder

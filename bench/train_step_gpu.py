@@ -7,9 +7,10 @@
     fits_24gb              how many of these finish 20 steps with the allocator capped at 22 GiB (4): SFT, DPO and GRPO
                            of the 0.5B shape, all weights; DPO of a 3B shape with LoRA of rank 16
 
-MFU = FLOP / seconds / the GPU's dense bf16 peak; alignkit/training/speed.py has the formula and the peaks. Every
-measurement is a fresh process and takes the median of its steps after the first three. Without a CUDA device nothing
-is measured and that is said; `--rehearse` runs all of it with a tiny model on whatever is here, and prints no figure.
+MFU = FLOP / seconds / the GPU's dense bf16 peak; alignkit/training/gradient/speed.py has the formula and the peaks.
+Every measurement is a fresh process and takes the median of its steps after the first three. Without a CUDA device
+nothing is measured and that is said; `--rehearse` runs all of it with a tiny model on whatever is here, and prints no
+figure.
 """
 
 from __future__ import annotations
@@ -30,8 +31,11 @@ from bench.train_step_cases import write_cases, write_model
 CAP_GIB = 22.0
 FIGURES = {"sft": "sft_mfu", "dpo": "dpo_mfu", "grpo_train": "grpo_mfu"}
 FITS: tuple[tuple[str, str, int | None], ...] = (
-    ("sft", "qwen-0.5b", None), ("dpo", "qwen-0.5b", None), ("grpo_train", "qwen-0.5b", None), ("dpo", "qwen-3b", 16),
-)  # fmt: skip
+    ("sft", "qwen-0.5b", None),
+    ("dpo", "qwen-0.5b", None),
+    ("grpo_train", "qwen-0.5b", None),
+    ("dpo", "qwen-3b", 16),
+)
 WARM_UP = 3  # steps: kernels are compiled
 
 
@@ -80,7 +84,7 @@ def main() -> None:
 
     from alignkit.memory import device_name
     from alignkit.policy.load import pick_device
-    from alignkit.training.speed import peak_flops
+    from alignkit.training.gradient.speed import peak_flops
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="32 rows a step rather than 128")

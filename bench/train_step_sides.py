@@ -66,13 +66,13 @@ def own(
     from alignkit_plugins.grpo import GRPO, GRPOConfig
     from alignkit_plugins.sft import SFT, SFTConfig
 
-    from alignkit.data.packs import lay_out, pack_evenly
-    from alignkit.data.trees import tree
+    from alignkit.data.trees.packs import lay_out, pack_evenly
+    from alignkit.data.trees.trees import tree
     from alignkit.policy.load import load_policy
-    from alignkit.training.optimizer import make_optimizer
-    from alignkit.training.setup import row_capacity
-    from alignkit.training.speed import Arithmetic, packs_of
-    from alignkit.training.step import Micro, accumulate
+    from alignkit.training.gradient.optimizer import make_optimizer
+    from alignkit.training.gradient.speed import Arithmetic, packs_of
+    from alignkit.training.gradient.step import MicroBatch, accumulate
+    from alignkit.training.inputs.setup import micro_batch_tokens
 
     if cap_gib is not None and torch.cuda.is_available():
         torch.cuda.set_per_process_memory_fraction(cap_gib * 2**30 / torch.cuda.get_device_properties(0).total_memory)
@@ -88,17 +88,19 @@ def own(
     policy = load_policy(model, lora_rank=lora_rank)
     parts = [[(np.array(ids), np.ones(len(ids), bool)) for ids in row["completions"]] for row in rows]
     trees = [tree(row["id"], np.array(row["prompt"]), own) for row, own in zip(rows, parts, strict=True)]
-    micros, scores = [], []
-    for numbers in pack_evenly(trees, row_capacity(policy.device)):
+    micro_batches, scores = [], []
+    for numbers in pack_evenly(trees, micro_batch_tokens(policy.device)):
         packed = lay_out([trees[n] for n in numbers])
         with torch.no_grad():
             scores.append(policy(packed).logprob_T.cpu().numpy())
         if name == "grpo_train":
             noise = np.concatenate([x for n in numbers for x in rows[n]["noise"]])
             advantages = np.concatenate([rows[n]["advantages"] for n in numbers])
-            micros.append(Micro(packed, behaviour_T=scores[-1] + noise, advantage_N=advantages, reference_T=scores[-1]))
+            micro_batches.append(
+                MicroBatch(packed, sampler_logprob_T=scores[-1] + noise, advantage_N=advantages, reference_T=scores[-1])
+            )
         else:
-            micros.append(Micro(packed, reference_T=scores[-1] if name.startswith("dpo") else None))
+            micro_batches.append(MicroBatch(packed, reference_T=scores[-1] if name.startswith("dpo") else None))
     optimizer = make_optimizer(policy.parameters(), config)
     give_back()  # as the training loop does
     before = resident_mib()
@@ -106,18 +108,23 @@ def own(
     with tempfile.TemporaryFile("w") as metrics:
         for _ in range(steps):
             optimizer.zero_grad(set_to_none=True)
-            done = accumulate(policy, method, config, micros)
+            done = accumulate(policy, method, config, micro_batches)
             norm = float(torch.nn.utils.clip_grad_norm_(policy.parameters(), config.max_grad_norm))
             optimizer.step()
             metrics.write(json.dumps({"loss": done.loss, "grad_norm": norm, **done.logged}) + "\n")
             losses.append(done.loss)
             norms.append(norm)
             ends.append(time.perf_counter())
-    computed = sum(len(micro.pack.ids_S) for micro in micros)
+    computed = sum(len(micro_batch.pack.ids_S) for micro_batch in micro_batches)
     return result(
-        losses, norms, ends[1:] if steps > 1 else ends, before, computed_tokens=computed, micro_batches=len(micros),
-        flops=Arithmetic.of(policy).flops(packs_of(micros)),
-    )  # fmt: skip
+        losses,
+        norms,
+        ends[1:] if steps > 1 else ends,
+        before,
+        computed_tokens=computed,
+        micro_batches=len(micro_batches),
+        flops=Arithmetic.of(policy).flops(packs_of(micro_batches)),
+    )
 
 
 def plain(name: str, case: str, model: str, steps: int) -> dict[str, Any]:

@@ -56,9 +56,16 @@ class StepEnds:
 
 
 def make_trainer(
-    name: str, rows: Rows, model: str, folder: str, *, steps: int, variant: str, options: dict[str, Any],
+    name: str,
+    rows: Rows,
+    model: str,
+    folder: str,
+    *,
+    steps: int,
+    variant: str,
+    options: dict[str, Any],
     peft_config: Any = None,
-) -> Any:  # fmt: skip
+) -> Any:
     """Make TRL's trainer for "sft", "dpo..." or "grpo_train" on rows of token ids; one step sees all the rows."""
     import datasets
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -70,12 +77,22 @@ def make_trainer(
     policy.config.pad_token_id = tokenizer.pad_token_id
     one = variant == "rowwise"
     common = {
-        "output_dir": folder, "max_steps": steps, "logging_steps": 1, "report_to": "none", "save_strategy": "no",
-        "use_cpu": True, "weight_decay": 0.0, "optim": "adamw_torch_fused", "lr_scheduler_type": "constant",
-        "gradient_checkpointing": variant == "default", "disable_tqdm": True, "dataloader_drop_last": False,
+        "output_dir": folder,
+        "max_steps": steps,
+        "logging_steps": 1,
+        "report_to": "none",
+        "save_strategy": "no",
+        "use_cpu": True,
+        "weight_decay": 0.0,
+        "optim": "adamw_torch_fused",
+        "lr_scheduler_type": "constant",
+        "gradient_checkpointing": variant == "default",
+        "disable_tqdm": True,
+        "dataloader_drop_last": False,
         "per_device_train_batch_size": 1 if one else len(rows),
-        "gradient_accumulation_steps": len(rows) if one else 1, **options,
-    }  # fmt: skip
+        "gradient_accumulation_steps": len(rows) if one else 1,
+        **options,
+    }
     common = {"bf16": _has_fast_bf16()} | common
     make = {"sft": _sft, "dpo": _dpo, "grpo": _grpo}[name.split("_")[0]]
     return make(rows, policy, tokenizer, common, variant, peft_config)
@@ -125,11 +142,15 @@ def _dpo(rows: Rows, policy: Any, tokenizer: Any, common: dict[str, Any], varian
 
     table = [
         {
-            "prompt": [], "chosen": [], "rejected": [], "prompt_ids": row["prompt"],
-            "chosen_ids": row["completions"][0], "rejected_ids": row["completions"][1],
+            "prompt": [],
+            "chosen": [],
+            "rejected": [],
+            "prompt_ids": row["prompt"],
+            "chosen_ids": row["completions"][0],
+            "rejected_ids": row["completions"][1],
         }
         for row in rows
-    ]  # fmt: skip
+    ]
     config = DPOConfig(**{"precompute_ref_log_probs": True, "beta": BETA, "max_length": 2048, **common})
     return Tokenized(
         policy, args=config, train_dataset=Dataset.from_list(table), processing_class=tokenizer, peft_config=peft_config
@@ -143,7 +164,7 @@ def _grpo(rows: Rows, policy: Any, tokenizer: Any, common: dict[str, Any], varia
     from bench.train_step_sides import CLIP
 
     group = len(rows[0]["completions"])
-    micros = [rows[n : n + 1] for n in range(len(rows))] if variant == "rowwise" else [rows]
+    micro_batches = [rows[n : n + 1] for n in range(len(rows))] if variant == "rowwise" else [rows]
 
     class FixedRollouts(GRPOTrainer):  # type: ignore[misc]
         """TRL's trainer on rollouts that were drawn before: its loss, without its generation."""
@@ -153,19 +174,32 @@ def _grpo(rows: Rows, policy: Any, tokenizer: Any, common: dict[str, Any], varia
         def _prepare_inputs(self, generation_batch: Any) -> Any:
             return self.fixed[self._step % len(self.fixed)]
 
-    size = group * len(micros[0])
-    common |= {"per_device_train_batch_size": size, "gradient_accumulation_steps": len(micros)}
+    size = group * len(micro_batches[0])
+    common |= {"per_device_train_batch_size": size, "gradient_accumulation_steps": len(micro_batches)}
     longest = max(len(ids) for row in rows for ids in row["completions"])
     config = GRPOConfig(
-        **{"beta": 0.0, "epsilon": CLIP, "loss_type": "dr_grpo", "max_completion_length": longest, "temperature": 1.0,
-           "num_generations": group, "steps_per_generation": len(micros), "scale_rewards": "none"} | common,
-    )  # fmt: skip
+        **{
+            "beta": 0.0,
+            "epsilon": CLIP,
+            "loss_type": "dr_grpo",
+            "max_completion_length": longest,
+            "temperature": 1.0,
+            "num_generations": group,
+            "steps_per_generation": len(micro_batches),
+            "scale_rewards": "none",
+        }
+        | common
+    )
     prompts = Dataset.from_list([{"prompt": f"{row['id']}"} for row in rows])
     trainer = FixedRollouts(
-        policy, args=config, train_dataset=prompts, processing_class=tokenizer, reward_funcs=lambda **_: [0.0],
+        policy,
+        args=config,
+        train_dataset=prompts,
+        processing_class=tokenizer,
+        reward_funcs=lambda **_: [0.0],
         peft_config=peft_config,
-    )  # fmt: skip
-    trainer.fixed = [rollouts(policy, part, config.bf16) for part in micros]
+    )
+    trainer.fixed = [rollouts(policy, part, config.bf16) for part in micro_batches]
     return trainer
 
 

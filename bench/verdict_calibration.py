@@ -38,9 +38,9 @@ import numpy as np
 from scipy.stats import multivariate_normal, norm
 
 from alignkit.judging.planner import DIFFERENCE, detectable, prompts_for
-from alignkit.judging.resampling import Clusters
 from alignkit.judging.statistics import win_rate
 from alignkit.judging.verdict import decide
+from alignkit.statistics.resampling import Clusters
 
 NUM_PROCESSES = 2
 NUM_JUDGEMENTS = 2000
@@ -203,14 +203,18 @@ def main() -> None:
     content = {
         "figures": worst,
         "settings": {
-            "judgements_a_cell": num, "resamples": NUM_RESAMPLES, "seed": given.seed,
-            "latent_correlation": LATENT_CORRELATION, "prompts_a_cluster": PROMPTS_A_CLUSTER,
-            "seconds": None if given.parts else round(seconds), "processes": NUM_PROCESSES,
+            "judgements_a_cell": num,
+            "resamples": NUM_RESAMPLES,
+            "seed": given.seed,
+            "latent_correlation": LATENT_CORRELATION,
+            "prompts_a_cluster": PROMPTS_A_CLUSTER,
+            "seconds": None if given.parts else round(seconds),
+            "processes": NUM_PROCESSES,
             "cells": [asdict(cell) for cell in done],
         },
         "versions": {"python": platform.python_version(), **{p: version(p) for p in ("alignkit", "numpy", "scipy")}},
         "machine": {"machine": platform.machine(), "cpus": os.cpu_count()},
-    }  # fmt: skip
+    }
     if given.json is not None:
         given.json.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 

@@ -87,27 +87,43 @@ CATALOGUE = [
     Case("wrong JSON to look at", "data show --model models/sound --data wrong.jsonl", "wrong.jsonl, line 3: not JSON"),
     Case("wrong JSON to answer", "generate models/sound --data wrong.jsonl", "wrong.jsonl, line 3: not JSON"),
     # rows that cannot be used
-    Case("unknown shape", f"{DATA} shape.jsonl",
-         r"shape.jsonl, line 1: unknown row shape; fields found: answer, question; "
-         r"shapes known: prompt .*; map foreign names in \[data.columns\]"),
+    Case(
+        "unknown shape",
+        f"{DATA} shape.jsonl",
+        r"shape.jsonl, line 1: unknown row shape; fields found: answer, question; "
+        r"shapes known: prompt .*; map foreign names in \[data.columns\]",
+    ),
     Case("malformed message", f"{DATA} message.jsonl", "message.jsonl, line 1: a message needs 'role' and 'content'"),
-    Case("unusable rows", f"{DATA} mistaken.jsonl",
-         r"2 of 23 rows \(8.7 %\) cannot be used, more than --max-skipped 0.01: "
-         r"2 empty chosen answer \(r3, r5\); correct them, or raise --max-skipped"),
-    Case("rows too long", f"{DATA} long.jsonl --max-length 60",
-         r"rows \(.* %\) are longer than --max-length 60 tokens; .* --truncation"),
-    Case("malformed rules", GRPO.replace("rows", "rules"),
-         "row 'r0', rule 1: unknown kind 'eqals'; did you mean 'equals'"),
+    Case(
+        "unusable rows",
+        f"{DATA} mistaken.jsonl",
+        r"2 of 23 rows \(8.7 %\) cannot be used, more than --max-skipped 0.01: "
+        r"2 empty chosen answer \(r3, r5\); correct them, or raise --max-skipped",
+    ),
+    Case(
+        "rows too long",
+        f"{DATA} long.jsonl --max-length 60",
+        r"rows \(.* %\) are longer than --max-length 60 tokens; .* --truncation",
+    ),
+    Case(
+        "malformed rules",
+        GRPO.replace("rows", "rules"),
+        "row 'r0', rule 1: unknown kind 'eqals'; did you mean 'equals'",
+    ),
     # models
     Case("no such folder", f"{SFT} --model models/none/here", "models/none/here: no such model folder; name a run"),
-    Case("no such hub model", f"{SFT} --model owner/name",
-         "'owner/name': .* the hub cannot be reached.*; give a model"),
-    Case("not a model", f"{SFT} --model nothing",
-         r"nothing: neither a run \(run.json\) nor a model folder \(config.json"),
-    Case("no tokenizer", f"{SFT} --model models/no-tokenizer",
-         "no-tokenizer: no tokenizer .*; copy the tokenizer.json"),
-    Case("no template", f"{SFT} --model models/no-template",
-         "no-template has no chat template; .* --chat-template FILE"),
+    Case(
+        "no such hub model", f"{SFT} --model owner/name", "'owner/name': .* the hub cannot be reached.*; give a model"
+    ),
+    Case(
+        "not a model", f"{SFT} --model nothing", r"nothing: neither a run \(run.json\) nor a model folder \(config.json"
+    ),
+    Case(
+        "no tokenizer", f"{SFT} --model models/no-tokenizer", "no-tokenizer: no tokenizer .*; copy the tokenizer.json"
+    ),
+    Case(
+        "no template", f"{SFT} --model models/no-template", "no-template has no chat template; .* --chat-template FILE"
+    ),
     Case("no template file", f"{SFT} --chat-template no.jinja", "chat template no.jinja: cannot be read"),
     Case("no weights", f"{SFT} --model models/no-weights", "no-weights: cannot be loaded .* whole safetensors"),
     Case("torn weights", f"{SFT} --model models/torn-weights", "torn-weights: cannot be loaded .* whole safetensors"),
@@ -116,64 +132,105 @@ CATALOGUE = [
     # names, options and keys
     Case("unknown method", "train sfft", "no method is named 'sfft'; did you mean 'sft'"),
     Case("unknown option", f"{SFT} --lerning-rate 1", "no such option: --lerning-rate; did you mean '--learning-rate'"),
-    Case("unknown key", f"{SFT} --config key.toml",
-         "key.toml:2: train.sft.lerning_rate .*; did you mean 'learning_rate'"),
+    Case(
+        "unknown key", f"{SFT} --config key.toml", "key.toml:2: train.sft.lerning_rate .*; did you mean 'learning_rate'"
+    ),
     Case("unknown table", f"{SFT} --config table.toml", "table.toml:1: traim is not a known key; did you mean 'train'"),
     Case("wrong TOML", f"{SFT} --config wrong.toml", "wrong.toml:1: not valid TOML: .*; correct this line"),
     Case("unknown --set", f"{SFT} --set sede=1", "--set sede=1: 'sede' is not a known key; did you mean 'seed'"),
-    Case("wrong value", f"{SFT} --learning-rate fast",
-         '--learning-rate: "fast" was given, a number, above 0 and at most 1 is allowed'),
+    Case(
+        "wrong value",
+        f"{SFT} --learning-rate fast",
+        '--learning-rate: "fast" was given, a number, above 0 and at most 1 is allowed',
+    ),
     Case("unknown sampler", f"{SFT} --sampler vlm", "no sampler is named 'vlm'; .*known: .*transformers"),
     Case("unknown tracker", f"{SFT} --track wandbb", r"no tracker is named 'wandbb'; did you mean 'wandb'\?; known: "),
     Case("wrong split", f"{SFT} --split half", "--split 'half': give first-N or a share"),
     # run folders and disks
     Case("existing run", f"{SFT} --out old", "run folder old exists; go on with it by --resume, or give another --out"),
     Case("a file for a run", f"{SFT} --out rows.csv", "--out rows.csv: a file of that name exists"),
-    Case("a run below a file", f"{SFT} --out rows.csv/run",
-         "--out rows.csv/run: a file stands in its way; give another"),
+    Case(
+        "a run below a file", f"{SFT} --out rows.csv/run", "--out rows.csv/run: a file stands in its way; give another"
+    ),
     Case("resume of no run", f"{SFT} --out models --resume", r"models is no run \(it has no run.json\); give another"),
     Case("resume of a broken run", f"{SFT} --out old --resume", "run.json is not what a run writes; .* another --out"),
     Case("resume of nothing", "train dpo --resume", "there is no unfinished dpo run under runs; name one with --out"),
-    Case("run written by another", f"{SFT} --resume",
-         "run out is being written by another process; wait .* another --out",
-         around=written_by_another_process),
-    Case("disk full at once", DISK, "full/run: cannot be written: No space left on device; make room", 3,
-         disk="4k"),
-    Case("disk full in training", DISK, "full/run: No space left on device; make room and go on with: alignkit", 3,
-         disk="20k", leaves=True),
-    Case("disk full at a checkpoint", f"{DISK} --checkpoint-interval 1",
-         "the checkpoint of step 1 cannot be written: no disk space: .*; make room and go on with: alignkit", 3,
-         disk="1m", leaves=True),
+    Case(
+        "run written by another",
+        f"{SFT} --resume",
+        "run out is being written by another process; wait .* another --out",
+        around=written_by_another_process,
+    ),
+    Case("disk full at once", DISK, "full/run: cannot be written: No space left on device; make room", 3, disk="4k"),
+    Case(
+        "disk full in training",
+        DISK,
+        "full/run: No space left on device; make room and go on with: alignkit",
+        3,
+        disk="20k",
+        leaves=True,
+    ),
+    Case(
+        "disk full at a checkpoint",
+        f"{DISK} --checkpoint-interval 1",
+        "the checkpoint of step 1 cannot be written: no disk space: .*; make room and go on with: alignkit",
+        3,
+        disk="1m",
+        leaves=True,
+    ),
     # rewards
     Case("no reward", GRPO, "no reward: the rows carry no rules and none was named; give --reward FILE.py:function"),
     Case("rules without rules", f"{GRPO} --reward rules", "none of the 23 rows has `rules` .*; add rules to the data"),
     Case("unknown judge", f"{GRPO} --reward rulez", "no judge is named 'rulez'; did you mean 'rules'"),
-    Case("a policy as a reward", f"{GRPO} --reward models/sound",
-         "sound: .* is no reward model .* alignkit train reward"),
+    Case(
+        "a policy as a reward", f"{GRPO} --reward models/sound", "sound: .* is no reward model .* alignkit train reward"
+    ),
     Case("no reward file", f"{GRPO} --reward no.py:score", r"no.py: no such file \(a reward is FILE.py:function\)"),
-    Case("no reward function", f"{GRPO} --reward raises.py:scroe",
-         "raises.py has no function 'scroe'; did you mean 'score'"),
+    Case(
+        "no reward function",
+        f"{GRPO} --reward raises.py:scroe",
+        "raises.py has no function 'scroe'; did you mean 'score'",
+    ),
     Case("no function named", f"{GRPO} --reward raises.py", "raises.py: name the function too: raises.py:FUNCTION"),
     Case("wrong weight", f"{GRPO} --reward raises.py:score=half", "the weight 'half' is not a number"),
-    Case("a reward that is no number", f"{GRPO} --reward nan.py:score",
-         r"nan.py:score, row r\d+: the reward function returned nan; return a finite number or None", leaves=True),
-    Case("a reward that raises", f"{GRPO} --reward raises.py:score",
-         r"raises.py:score, row r\d+: the reward function raised ZeroDivisionError; correct it", raised=DIVISION,
-         leaves=True),
-    Case("a reward file that raises", f"{GRPO} --reward import.py:score",
-         "import.py: the reward file cannot be imported; correct it",
-         raised="ModuleNotFoundError: No module named 'not_here'"),
-    Case("groups of one", f"{GRPO} --group-size 1",
-         "--group-size: 1 was given: a lone sample has no sibling .*: take 2 or more"),
-    Case("temperature of 0", f"{GRPO} --temperatures 0,1",
-         r"--temperatures: \[0.0, 1.0\] was given: .* must be above 0"),
+    Case(
+        "a reward that is no number",
+        f"{GRPO} --reward nan.py:score",
+        r"nan.py:score, row r\d+: the reward function returned nan; return a finite number or None",
+        leaves=True,
+    ),
+    Case(
+        "a reward that raises",
+        f"{GRPO} --reward raises.py:score",
+        r"raises.py:score, row r\d+: the reward function raised ZeroDivisionError; correct it",
+        raised=DIVISION,
+        leaves=True,
+    ),
+    Case(
+        "a reward file that raises",
+        f"{GRPO} --reward import.py:score",
+        "import.py: the reward file cannot be imported; correct it",
+        raised="ModuleNotFoundError: No module named 'not_here'",
+    ),
+    Case(
+        "groups of one",
+        f"{GRPO} --group-size 1",
+        "--group-size: 1 was given: a lone sample has no sibling .*: take 2 or more",
+    ),
+    Case(
+        "temperature of 0", f"{GRPO} --temperatures 0,1", r"--temperatures: \[0.0, 1.0\] was given: .* must be above 0"
+    ),
     # judging
     Case("nothing to judge", "judge", "nothing to judge: there is no finished run under runs/; name a run or a model"),
     Case("nothing to compare with", JUDGE, "name what models/sound is compared with: --vs MODEL"),
     Case("no judge", f"{JUDGE} --vs models/sound", "no judge: the rows carry no rules.*; what would work: "),
-    Case("a judge that raises", f"{JUDGE} --vs models/sound --judge raises.py:score",
-         "raises.py:score, row r0: the reward function raised ZeroDivisionError; correct it", raised=DIVISION),
-]  # fmt: skip
+    Case(
+        "a judge that raises",
+        f"{JUDGE} --vs models/sound --judge raises.py:score",
+        "raises.py:score, row r0: the reward function raised ZeroDivisionError; correct it",
+        raised=DIVISION,
+    ),
+]
 
 
 def write_files() -> None:

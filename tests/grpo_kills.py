@@ -65,13 +65,49 @@ def train_with(sampler: str, folder: Path, name: str, die_at: int | None = None)
     out = folder / name
     if die_at is not None:
         die_before(die_at, str(out / "rollouts"))
-    return alignkit([
-        "train", "grpo", "--model", str(folder / "model"), "--data", str(folder / "problems.jsonl"), "--out", str(out),
-        "--resume", "--reward", f"{folder / 'rewards.py'}:vowels", "--precision", "fp32", "--split", "0.2",
-        "--max-new-tokens", "5", "--group-size", "4", "--max-steps", "6", "--checkpoint-interval", "3",
-        "--validation-interval", "3", "--learning-rate", "1e-2", "--warmup-steps", "1", "--updates-per-batch", "2",
-        "--equal-groups", "resample", "--sampler", sampler, "--max-resamples", "1", "--num-prompts", "12",
-    ])  # fmt: skip
+    return alignkit(
+        [
+            "train",
+            "grpo",
+            "--model",
+            str(folder / "model"),
+            "--data",
+            str(folder / "problems.jsonl"),
+            "--out",
+            str(out),
+            "--resume",
+            "--reward",
+            f"{folder / 'rewards.py'}:vowels",
+            "--precision",
+            "fp32",
+            "--split",
+            "0.2",
+            "--max-new-tokens",
+            "5",
+            "--group-size",
+            "4",
+            "--max-steps",
+            "6",
+            "--checkpoint-interval",
+            "3",
+            "--validation-interval",
+            "3",
+            "--learning-rate",
+            "1e-2",
+            "--warmup-steps",
+            "1",
+            "--updates-per-batch",
+            "2",
+            "--zero-variance-groups",
+            "resample",
+            "--sampler",
+            sampler,
+            "--max-resamples",
+            "1",
+            "--num-prompts",
+            "12",
+        ]
+    )
 
 
 def compare(folder: Path, name: str) -> None:

@@ -20,9 +20,15 @@ def options(model: Path, folder: Path, out: Path, reward: str, **more: Any) -> d
     """Options of `alignkit.train("grpo")`; `reward` is the body of the reward function."""
     (folder / "rewards.py").write_text(f"def score(completion, row):\n    {reward}\n")
     common = {
-        "model": str(model), "data": str(write_problems(folder)), "out": str(out), "precision": "fp32",
-        "max_new_tokens": 5, "reward": [f"{folder / 'rewards.py'}:score"], "max_steps": 2, "split": "0.2",
-    }  # fmt: skip
+        "model": str(model),
+        "data": str(write_problems(folder)),
+        "out": str(out),
+        "precision": "fp32",
+        "max_new_tokens": 5,
+        "reward": [f"{folder / 'rewards.py'}:score"],
+        "max_steps": 2,
+        "split": "0.2",
+    }
     return common | more
 
 

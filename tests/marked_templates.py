@@ -169,9 +169,16 @@ def write_tokenizer(folder: Path, name: str, base: Path) -> None:
             present[mark]["special"] = True
             continue
         content["added_tokens"].append(
-            {"id": number, "content": mark, "single_word": False, "lstrip": False, "rstrip": False,
-             "normalized": False, "special": True}
-        )  # fmt: skip
+            {
+                "id": number,
+                "content": mark,
+                "single_word": False,
+                "lstrip": False,
+                "rstrip": False,
+                "normalized": False,
+                "special": True,
+            }
+        )
         number += 1
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "tokenizer.json").write_text(json.dumps(content), encoding="utf-8")

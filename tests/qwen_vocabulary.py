@@ -63,10 +63,17 @@ def small_qwen(folder: Path, *, template: str, seed: int = 0) -> Path:
 
     torch.manual_seed(seed)
     config = Qwen2Config(
-        vocab_size=VOCAB_SIZE, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, max_position_embeddings=2048, tie_word_embeddings=True, bos_token_id=151_643,
+        vocab_size=VOCAB_SIZE,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=2048,
+        tie_word_embeddings=True,
+        bos_token_id=151_643,
         eos_token_id=151_645,
-    )  # fmt: skip
+    )
     Qwen2ForCausalLM(config).save_pretrained(folder)
     qwen_tokenizer(folder, template=template)
     return folder

@@ -101,21 +101,25 @@ def ranks(
 
 
 def train(
-    method: str,
-    name: str,
-    options: Sequence[str],
-    *,
-    resume: bool = False,
-    steps: int = 8,
-    data: str = "rows.jsonl",
+    method: str, name: str, options: Sequence[str], *, resume: bool = False, steps: int = 8, data: str = "rows.jsonl"
 ) -> int:
     from alignkit.cli.main import main as alignkit
 
     given: dict[str, Any] = {
-        "model": "model", "data": data, "out": name, "precision": "fp32", "split": "first-6", "max_new_tokens": 5,
-        "batch_size": 5, "accumulation": 1, "max_steps": steps, "checkpoint_interval": 2, "validation_interval": 4,
-        "learning_rate": 1e-3, "warmup_steps": 1,
-    }  # fmt: skip
+        "model": "model",
+        "data": data,
+        "out": name,
+        "precision": "fp32",
+        "split": "first-6",
+        "max_new_tokens": 5,
+        "batch_size": 5,
+        "accumulation": 1,
+        "max_steps": steps,
+        "checkpoint_interval": 2,
+        "validation_interval": 4,
+        "learning_rate": 1e-3,
+        "warmup_steps": 1,
+    }
     shared = [text for key, x in given.items() for text in (f"--{key.replace('_', '-')}", str(x))]
     return alignkit(["train", method, *shared, *options, *(["--resume"] if resume else [])])
 
@@ -164,7 +168,7 @@ def spoilt() -> None:
 
 def in_step(step: int, number: int) -> None:
     """Let this rank get a signal while the given step runs."""
-    from alignkit.training.loop import Loop
+    from alignkit.training.loop.loop import Loop
 
     original = Loop._step
 
@@ -180,7 +184,7 @@ def terminated_when_lost() -> None:
     """Let this rank get SIGTERM, as torchrun sends it when a rank died, while it tidies up and again at its end."""
     import torch.distributed as dist
 
-    from alignkit.training.run_folder import RunFolder
+    from alignkit.training.checkpoints.run_folder import RunFolder
 
     def then_terminate(original: Callable[..., None]) -> Callable[..., None]:
         def ending(*arguments: Any) -> None:
@@ -195,7 +199,8 @@ def terminated_when_lost() -> None:
 
 def in_validation() -> None:
     """Let this rank get SIGTERM while it computes its share of the validation after step 4."""
-    from alignkit.training import loop, step
+    from alignkit.training.gradient import step
+    from alignkit.training.loop.loop import loop
 
     original, steps = step.make_batch, loop.Loop._measure
 
@@ -214,7 +219,7 @@ def in_validation() -> None:
 
 def without_room() -> None:
     """Let this rank's piece of a checkpoint find no room."""
-    from alignkit.training import checkpoint
+    from alignkit.training.checkpoints import checkpoint
 
     def write(*_: object) -> Path:
         raise OSError(28, "No space left on device")

@@ -10,15 +10,15 @@ import numpy as np
 import torch
 from alignkit_plugins.sft_lenpen import SFTLengthPenalty, SFTLengthPenaltyConfig
 
-from alignkit.data.packs import lay_out
-from alignkit.data.trees import Tree, tree
+from alignkit.data.trees.packs import lay_out
+from alignkit.data.trees.trees import Tree, tree
+from alignkit.distributed.fsdp import clip, full, shard, shard_and_pack
+from alignkit.distributed.ranks import World, joined
 from alignkit.methods import Batch, Method, MethodConfig
 from alignkit.policy.load import load_policy
 from alignkit.policy.policy import Policy
-from alignkit.policy.ranks import World, joined
-from alignkit.policy.reference import Reference
-from alignkit.training.distributed import clip, full, own_rows, shard
-from alignkit.training.step import Micro, StepResult, accumulate
+from alignkit.training.gradient.reference import Reference
+from alignkit.training.gradient.step import MicroBatch, StepResult, accumulate
 
 CAPACITY = 48  # tokens: several rows a rank, and unequally many
 
@@ -95,7 +95,7 @@ def step(
     """One step's result, its gradients whole, and their norm."""
     method, config = METHODS[name]
     policy.zero_grad(set_to_none=True)
-    result = accumulate(policy, method, config, micros(name, num_trees, world), reference=reference, world=world)
+    result = accumulate(policy, method, config, micro_batches(name, num_trees, world), reference=reference, world=world)
     trained = [p for p in policy.parameters() if p.requires_grad]
     missing = [n for n, p in policy.named_parameters() if p.requires_grad and p.grad is None]
     assert not missing, missing
@@ -103,11 +103,11 @@ def step(
     return result, gradients, clip(trained, 1e-3)
 
 
-def micros(name: str, num_trees: int, world: World) -> list[Micro]:
+def micro_batches(name: str, num_trees: int, world: World) -> list[MicroBatch]:
     made = trees(num_trees)
-    rows, spare = own_rows(made, CAPACITY, world)
+    rows, spare = shard_and_pack(made, CAPACITY, world)
     packs = [lay_out([made[n] for n in row]) for row in rows]
-    return [Micro(p, samples=Micro(p) if name == "sft-lenpen" else None, is_spare=spare) for p in packs]
+    return [MicroBatch(p, samples=MicroBatch(p) if name == "sft-lenpen" else None, is_padding=spare) for p in packs]
 
 
 def trees(count: int) -> list[Tree]:
@@ -115,7 +115,7 @@ def trees(count: int) -> list[Tree]:
     for number in range(count):
         rng = np.random.default_rng(number)
         parts = [(rng.integers(0, 256, size), np.ones(size, bool)) for size in rng.integers(2, 12, 2)]
-        made.append(tree(f"row-{number}", rng.integers(0, 256, 5), parts, target_num_tokens=2))
+        made.append(tree(f"row-{number}", rng.integers(0, 256, 5), parts, reference_length=2))
     return made
 
 

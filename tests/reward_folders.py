@@ -25,10 +25,20 @@ def reward_folder(folder: Path, kind: str, *, head: str = "sequence", labels: in
     """
     torch.manual_seed(sum(map(ord, kind + head)))
     config = CONFIG_MAPPING[kind](
-        vocab_size=272, hidden_size=HIDDEN, intermediate_size=96, num_hidden_layers=2, num_attention_heads=2,
-        num_key_value_heads=1, head_dim=32, max_position_embeddings=512, bos_token_id=None, eos_token_id=256,
-        pad_token_id=None, num_labels=labels, tie_word_embeddings=False,
-    )  # fmt: skip
+        vocab_size=272,
+        hidden_size=HIDDEN,
+        intermediate_size=96,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=32,
+        max_position_embeddings=512,
+        bos_token_id=None,
+        eos_token_id=256,
+        pad_token_id=None,
+        num_labels=labels,
+        tie_word_embeddings=False,
+    )
     auto = AutoModelForCausalLM if head == "logit" else AutoModelForSequenceClassification
     model = auto.from_config(config)
     if head == "token":

@@ -15,9 +15,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from alignkit.data.trees import Tree, tree
-from alignkit.training import setup
-from alignkit.training.loop import Loop
+from alignkit.data.trees.trees import Tree, tree
+from alignkit.training.inputs import setup
+from alignkit.training.loop.loop import Loop
 
 
 def write_numbered_rows(path: Path) -> Path:
@@ -29,18 +29,31 @@ def write_numbered_rows(path: Path) -> Path:
 def random_pairs(count: int, seed: int = 0) -> list[Tree]:
     rng = np.random.default_rng(seed)
     return [
-        tree(f"row-{n}", rng.integers(0, 256, rng.integers(1, 9)),
-             [(rng.integers(0, 256, k), np.ones(k, bool)) for k in rng.integers(1, 12, 2)])
+        tree(
+            f"row-{n}",
+            rng.integers(0, 256, rng.integers(1, 9)),
+            [(rng.integers(0, 256, k), np.ones(k, bool)) for k in rng.integers(1, 12, 2)],
+        )
         for n in range(count)
-    ]  # fmt: skip
+    ]
 
 
 def command(model: Path, data: Path, out: Path, **more: Any) -> list[str]:
     given = {
-        "model": model, "data": data, "out": out, "precision": "fp32", "split": "0.2", "max_new_tokens": 4,
-        "batch_size": 2, "max_steps": 8, "checkpoint_interval": 2, "validation_interval": 100, "warmup_steps": 1,
-        "learning_rate": 1e-3, **more,
-    }  # fmt: skip
+        "model": model,
+        "data": data,
+        "out": out,
+        "precision": "fp32",
+        "split": "0.2",
+        "max_new_tokens": 4,
+        "batch_size": 2,
+        "max_steps": 8,
+        "checkpoint_interval": 2,
+        "validation_interval": 100,
+        "warmup_steps": 1,
+        "learning_rate": 1e-3,
+        **more,
+    }
     return [
         "train",
         "sft",

@@ -108,11 +108,15 @@ def expected_gradient(
     length_N = torch.tensor([len(completions[c]) for group in groups for c in group])
     group_N = torch.arange(len(groups)).repeat_interleave(len(temperatures))
     batch = Batch(
-        logprob_T=leaf_T, completion_T=torch.arange(len(length_N)).repeat_interleave(length_N), group_N=group_N,
-        num_tokens_N=length_N, target_num_tokens_N=torch.zeros_like(length_N),
-        denominators={"completions": len(temperatures)}, behaviour_T=flat(old).detach(),
+        logprob_T=leaf_T,
+        completion_T=torch.arange(len(length_N)).repeat_interleave(length_N),
+        group_N=group_N,
+        num_tokens_N=length_N,
+        reference_length_N=torch.zeros_like(length_N),
+        denominators={"completions": len(temperatures)},
+        sampler_logprob_T=flat(old).detach(),
         reference_T=flat(ref).detach() if config.kl else None,
         advantage_N=torch.as_tensor(GRPO().advantages(rewards_PG, config)).flatten(),
-    )  # fmt: skip
+    )
     (slope_T,) = torch.autograd.grad(GRPO().loss(batch, config), leaf_T)
     return gradient((batch.spread(chance_P[group_N]) * slope_T * live_T).sum(), table)

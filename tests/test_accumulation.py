@@ -14,14 +14,14 @@ from alignkit_plugins.sft_lenpen import SFTLengthPenalty, SFTLengthPenaltyConfig
 from small_runs import random_pairs
 from tiny_models import tiny_model
 
-from alignkit.data.packs import lay_out
-from alignkit.data.trees import tree
+from alignkit.data.trees.packs import lay_out
+from alignkit.data.trees.trees import tree
 from alignkit.methods import Method, MethodConfig
 from alignkit.policy.load import load_policy
 from alignkit.policy.policy import Policy
-from alignkit.policy.reference import Reference
-from alignkit.training.optimizer import make_optimizer
-from alignkit.training.step import Micro, accumulate
+from alignkit.training.gradient.optimizer import make_optimizer
+from alignkit.training.gradient.reference import Reference
+from alignkit.training.gradient.step import MicroBatch, accumulate
 
 
 @pytest.fixture(scope="module")
@@ -30,10 +30,10 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def gradient_of(
-    policy: Policy, method: Method, config: MethodConfig, micros: list[Micro], reference: Any = None
+    policy: Policy, method: Method, config: MethodConfig, micro_batches: list[MicroBatch], reference: Any = None
 ) -> torch.Tensor:
     policy.zero_grad(set_to_none=True)
-    accumulate(policy, method, config, micros, reference=reference)
+    accumulate(policy, method, config, micro_batches, reference=reference)
     return torch.cat([p.grad.flatten().double() for p in policy.parameters()])
 
 
@@ -47,9 +47,9 @@ def test_gradient_does_not_depend_on_the_split_into_micro_batches(
     policy = load_policy(model, precision="fp32")
     reference = Reference(policy, frozen=load_policy(model, precision="fp32"))
     trees = random_pairs(6)
-    whole = gradient_of(policy, method, config, [Micro(lay_out(trees))], reference)
+    whole = gradient_of(policy, method, config, [MicroBatch(lay_out(trees))], reference)
     ends = np.cumsum(split)
-    parts = [Micro(lay_out(trees[end - size : end])) for end, size in zip(ends, split, strict=True)]
+    parts = [MicroBatch(lay_out(trees[end - size : end])) for end, size in zip(ends, split, strict=True)]
     assert (gradient_of(policy, method, config, parts, reference) - whole).norm() <= 1e-5 * whole.norm()
 
 
@@ -70,9 +70,9 @@ def test_two_terms_with_different_denominators_accumulate_exactly(
     policy = load_policy(model, precision="fp32").to(dtype)
     trees = random_pairs(6, seed=1)
     ends = np.cumsum(split)
-    parts = [Micro(lay_out(trees[end - size : end])) for end, size in zip(ends, split, strict=True)]
-    whole = gradient_of(policy, TwoTerms(), MethodConfig(), [Micro(lay_out(trees))])
-    loss = accumulate(policy, TwoTerms(), MethodConfig(), [Micro(lay_out(trees))]).loss
+    parts = [MicroBatch(lay_out(trees[end - size : end])) for end, size in zip(ends, split, strict=True)]
+    whole = gradient_of(policy, TwoTerms(), MethodConfig(), [MicroBatch(lay_out(trees))])
+    loss = accumulate(policy, TwoTerms(), MethodConfig(), [MicroBatch(lay_out(trees))]).loss
     assert (gradient_of(policy, TwoTerms(), MethodConfig(), parts) - whole).norm() <= limit * whole.norm()
     assert accumulate(policy, TwoTerms(), MethodConfig(), parts).loss == pytest.approx(loss, rel=1e-6)
 
@@ -82,16 +82,16 @@ def test_the_penaltys_gradient_is_held_to_its_ratio_of_the_likelihoods(model: Pa
     rows, rng = random_pairs(3), np.random.default_rng(5)
     drawn = [
         tree(
-            r.row_id, r.prompt.ids, [(rng.integers(0, 256, k), np.ones(k, bool)) for k in (40, 90)], target_num_tokens=2
+            r.row_id, r.prompt.ids, [(rng.integers(0, 256, k), np.ones(k, bool)) for k in (40, 90)], reference_length=2
         )
         for r in rows
     ]
-    plain = gradient_of(policy, SFT(), SFTConfig(), [Micro(lay_out(rows))])
-    micros = [Micro(lay_out(rows), samples=Micro(lay_out(drawn)))]
+    plain = gradient_of(policy, SFT(), SFTConfig(), [MicroBatch(lay_out(rows))])
+    micro_batches = [MicroBatch(lay_out(rows), samples=MicroBatch(lay_out(drawn)))]
     for ratio in (1.0, 0.25):
         config = SFTLengthPenaltyConfig(penalty=1.0, max_penalty_ratio=ratio)
         policy.zero_grad(set_to_none=True)
-        result = accumulate(policy, SFTLengthPenalty(), config, micros)
+        result = accumulate(policy, SFTLengthPenalty(), config, micro_batches)
         both = torch.cat([p.grad.flatten().double() for p in policy.parameters()])
         assert result.grad_norms["penalty"] > result.grad_norms["likelihood"]  # it had to be scaled down
         assert float((both - plain).norm()) == pytest.approx(ratio * float(plain.norm()), rel=1e-4)
@@ -103,23 +103,20 @@ def test_a_penalty_spike_leaves_adams_second_moment_within_twice_plain_sfts(mode
     rows, rng = random_pairs(3), np.random.default_rng(6)
     drawn = [
         tree(
-            r.row_id,
-            r.prompt.ids,
-            [(rng.integers(0, 256, k), np.ones(k, bool)) for k in (30, 100)],
-            target_num_tokens=2,
+            r.row_id, r.prompt.ids, [(rng.integers(0, 256, k), np.ones(k, bool)) for k in (30, 100)], reference_length=2
         )
         for r in rows
     ]
     moments = []
     for method, config, samples in (
         (SFT(), SFTConfig(), None),
-        (SFTLengthPenalty(), SFTLengthPenaltyConfig(penalty=1.0), Micro(lay_out(drawn))),
+        (SFTLengthPenalty(), SFTLengthPenaltyConfig(penalty=1.0), MicroBatch(lay_out(drawn))),
     ):
         policy = load_policy(model, precision="fp32")
         optimizer = make_optimizer(policy.parameters(), config)
         for step in range(1, 5):
             optimizer.zero_grad()
-            accumulate(policy, method, config, [Micro(lay_out(rows), samples=samples if step == 2 else None)])
+            accumulate(policy, method, config, [MicroBatch(lay_out(rows), samples=samples if step == 2 else None)])
             torch.nn.utils.clip_grad_norm_(policy.parameters(), config.max_grad_norm)
             optimizer.step()
         states = optimizer.state_dict()["state"].values()

@@ -24,9 +24,13 @@ SETTINGS = {"temperature": 0.5, "weights": "0" * 64, "template_kwargs": {"a": (1
 def answer(number: int) -> dict[str, object]:
     id_, prompt = PROMPTS[number]
     return {
-        "id": id_, "prompt": prompt, "completion": f"{number}\u2028", "num_tokens": 2, "num_prompt_tokens": 3,
+        "id": id_,
+        "prompt": prompt,
+        "completion": f"{number}\u2028",
+        "num_tokens": 2,
+        "num_prompt_tokens": 3,
         "finish": "stop",
-    }  # fmt: skip
+    }
 
 
 def begun(folder: Path) -> Path:
@@ -104,11 +108,18 @@ def test_what_stands_beside_a_finished_file_is_not_trusted(tmp_path: Path, conte
 @pytest.mark.parametrize(
     "line",
     [
-        "null", "[]", "3", '"text"', "{}", '{"id": 1}', "{", "[" * 100_000,
+        "null",
+        "[]",
+        "3",
+        '"text"',
+        "{}",
+        '{"id": 1}',
+        "{",
+        "[" * 100_000,
         '{"id": "p0", "prompt": [], "completion": 3}',
         '{"id": "p0", "prompt": [], "completion": "", "num_tokens": true, "num_prompt_tokens": 1, "finish": "stop"}',
     ],
-)  # fmt: skip
+)
 @pytest.mark.parametrize("place", [0, 1])
 def test_an_unfinished_file_with_a_line_of_another_kind_is_refused(tmp_path: Path, line: str, place: int) -> None:
     part = begun(tmp_path)

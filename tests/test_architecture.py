@@ -14,16 +14,16 @@ from tiny_models import tiny_model, tiny_tokenizer
 
 from alignkit import api
 from alignkit.cli.main import main
-from alignkit.data.packs import lay_out
-from alignkit.data.trees import tree
+from alignkit.data.trees.packs import lay_out
+from alignkit.data.trees.trees import tree
 from alignkit.errors import InputError
 from alignkit.policy.architecture import Architecture, read_architecture
 from alignkit.policy.chat_settings import context_length
 from alignkit.policy.load import load_policy
 from alignkit.rollouts.batched import BatchedGeneration
 from alignkit.rollouts.sampler import Request
-from alignkit.training import startup
-from alignkit.training.plan import count_parameters
+from alignkit.training.run import self_checks as startup
+from alignkit.training.run.plan import count_parameters
 
 # Each kind with what its configuration needs, and the path that it takes.
 TRAINED: dict[str, tuple[dict[str, Any], str]] = {
@@ -83,7 +83,9 @@ def test_models_that_cannot_be_trained_are_refused_before_data_are_read(
 ) -> None:
     options, reason = REFUSED[kind]
     model = tiny_model(tmp_path / "model", kind=kind, **options)
-    monkeypatch.setattr("alignkit.training.setup.prepare_parts", lambda *_, **__: pytest.fail("data were prepared"))
+    monkeypatch.setattr(
+        "alignkit.training.inputs.setup.prepare_parts", lambda *_, **__: pytest.fail("data were prepared")
+    )
     assert train(model, data, tmp_path / "run") == 2
     (line,) = (line for line in capsys.readouterr().err.splitlines() if "error" in line)
     assert f"a model of type {kind} cannot be trained: " in line and reason in line
@@ -134,7 +136,9 @@ def test_ids_beyond_the_embedding_are_refused_with_both_numbers(
     tokenizer.add_tokens([f"<calc{n}>" for n in range(20)])
     tokenizer.save_pretrained(model)
     with monkeypatch.context() as patch:
-        patch.setattr("alignkit.training.setup.prepare_parts", lambda *_, **__: pytest.fail("data were prepared"))
+        patch.setattr(
+            "alignkit.training.inputs.setup.prepare_parts", lambda *_, **__: pytest.fail("data were prepared")
+        )
         assert train(model, data, tmp_path / "run") == 2
     for command in (["data", "prepare"], ["generate", str(model)]):
         given = [] if command[0] == "generate" else ["--model", str(model)]

@@ -16,13 +16,13 @@ import numpy as np
 import pytest
 from tiny_models import tiny_tokenizer
 
-from alignkit.data import cache
-from alignkit.data.cache import Preparation, prepare_cached
-from alignkit.data.chat import CHATML, Chat
-from alignkit.data.rows import Row, to_row
-from alignkit.data.store import Stored
-from alignkit.data.tokens import Prepared, load_tokenizer, prepare
-from alignkit.data.trees import Segment, Tree
+from alignkit.data.chat.chat import CHATML, Chat
+from alignkit.data.prepared import cache
+from alignkit.data.prepared.cache import Preparation, prepare_cached
+from alignkit.data.prepared.store import Stored
+from alignkit.data.prepared.tokens import Prepared, load_tokenizer, prepare
+from alignkit.data.reading.rows import Row, to_row
+from alignkit.data.trees.trees import Segment, Tree
 from alignkit.errors import InputError
 
 OPTIONS: dict[str, Any] = {"trains_on": "pairs", "max_length": 100, "train_on": None, "whole_answer": False}
@@ -52,19 +52,24 @@ def some_rows(count: int = 40) -> list[Row]:
 
 def preparation(chat: Chat, made_of: list[Row], **changes: Any) -> Preparation:
     given: dict[str, Any] = {
-        "rows": lambda: iter(made_of), "data": {"rows": "some"}, "chat": chat, "columns": {},
-        "truncation": "cut-completion", "max_skipped": 0.5, "options": OPTIONS,
-    }  # fmt: skip
+        "rows": lambda: iter(made_of),
+        "data": {"rows": "some"},
+        "chat": chat,
+        "columns": {},
+        "truncation": "cut-completion",
+        "max_skipped": 0.5,
+        "options": OPTIONS,
+    }
     return Preparation(**given | changes)
 
 
 def assert_same_trees(left: Prepared, right: Prepared) -> None:
     """Every field of every tree and row is equal; a field that trees are given later must be kept too."""
-    assert [f.name for f in dataclasses.fields(Tree)] == ["row_id", "segments", "target_num_tokens"]
+    assert [f.name for f in dataclasses.fields(Tree)] == ["row_id", "segments", "reference_length"]
     assert [f.name for f in dataclasses.fields(Segment)] == ["ids", "parent", "scored"]
     assert len(left.trees) == len(right.trees)
     for one, other in zip(left.trees, right.trees, strict=True):
-        assert (one.row_id, one.target_num_tokens) == (other.row_id, other.target_num_tokens)
+        assert (one.row_id, one.reference_length) == (other.row_id, other.reference_length)
         for a, b in zip(one.segments, other.segments, strict=True):
             assert a.parent == b.parent and a.ids.dtype == b.ids.dtype and a.scored.dtype == b.scored.dtype
             assert a.ids.tolist() == b.ids.tolist() and a.scored.tolist() == b.scored.tolist()

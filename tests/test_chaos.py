@@ -36,9 +36,15 @@ def test_no_score_is_lost_bought_twice_or_invented_whatever_fails_and_whoever_is
     path = Path(os.environ["ALIGNKIT_LEDGER"])
     with running(faults=0.3, endpoints=2, outage_at=9_000, outage_s=1.0, seed=7) as urls:
         options = {
-            "base_url": urls, "requests_per_minute": 1e7, "max_in_flight": IN_FLIGHT, "timeout_s": 4.0,
-            "backoff_s": 0.004, "max_backoff_s": 0.1, "max_outage_s": 60.0, "max_attempts": 20,
-        }  # fmt: skip
+            "base_url": urls,
+            "requests_per_minute": 1e7,
+            "max_in_flight": IN_FLIGHT,
+            "timeout_s": 4.0,
+            "backoff_s": 0.004,
+            "max_backoff_s": 0.1,
+            "max_outage_s": 60.0,
+            "max_attempts": 20,
+        }
         judge = Nemotron(NemotronConfig(**options))
         source = Source.of(judge.name, judge.version, judge.parameters())
         keys = {f"Answer {number}": source.key(judge.given(item(number))) for number in range(NUM_ITEMS)}

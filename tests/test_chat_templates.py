@@ -17,12 +17,12 @@ import pytest
 from marked_templates import FOLDER, KNOWN, marked, write_tokenizer
 from qwen_vocabulary import is_available, qwen_tokenizer
 
-from alignkit.data.chat import CHATML, Chat
-from alignkit.data.flat import FlatTrees
-from alignkit.data.rows import Row, to_row, unusable_reason
-from alignkit.data.tokens import load_tokenizer, prepare
+from alignkit.data.chat.chat import CHATML, Chat
+from alignkit.data.prepared.tokens import load_tokenizer, prepare
+from alignkit.data.reading.rows import Row, to_row, unusable_reason
+from alignkit.data.trees.flat import FlatTrees
 from alignkit.errors import InputError
-from alignkit.policy import embedded
+from alignkit.pretrained import embedded
 
 pytestmark = pytest.mark.skipif(not FOLDER.exists(), reason="the shared real data is not here")
 Spans = list[list[list[int]]]

@@ -23,7 +23,7 @@ from alignkit.errors import RunStopped
 from alignkit.scoring import claims
 from alignkit.scoring.judge import Item, Judge, Missing, Scored
 from alignkit.scoring.ledger import Ledger, Source
-from alignkit.scoring.remember import remembered_scores
+from alignkit.scoring.score_cache import remembered_scores
 
 HERE = Path(__file__).parent
 NUM_ITEMS = 300

@@ -10,7 +10,7 @@ import pytest
 
 from alignkit.cli.machine import look
 from alignkit.cli.main import main
-from alignkit.config_file import judge_settings, resolve
+from alignkit.config.file import judge_settings, resolve
 from alignkit.registry import registry
 
 

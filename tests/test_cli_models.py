@@ -147,7 +147,7 @@ def test_doctor_reports_the_machine_and_runs_the_checks(
 def test_a_failed_start_up_check_ends_doctor_with_3(
     model: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("alignkit.training.startup._LOGPROB_TOLERANCE", -1.0)
+    monkeypatch.setattr("alignkit.training.run.self_checks._LOGPROB_TOLERANCE", -1.0)
     assert main(["doctor", "--model", model]) == 3
     out, err = capsys.readouterr()
     assert "FAILED" in out

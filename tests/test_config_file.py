@@ -11,7 +11,7 @@ import pytest
 from pydantic import Field, model_validator
 
 from alignkit import Method, MethodConfig
-from alignkit.config_file import Resolved, dump, find, judge_settings, resolve, schema
+from alignkit.config.file import Resolved, dump, find, judge_settings, resolve, schema
 from alignkit.errors import AlignkitError, InputError, UsageError
 from alignkit.registry import Plugin, registry
 from alignkit.scoring.judge import Judge, JudgeConfig

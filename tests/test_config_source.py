@@ -8,7 +8,7 @@ import tomllib
 from hypothesis import given
 from hypothesis import strategies as st
 
-from alignkit.config_source import key_lines
+from alignkit.config.source import key_lines
 
 
 def test_lines_are_found_around_strings_that_look_like_keys() -> None:

@@ -12,8 +12,8 @@ from test_verdict import rated, verdict_on
 from alignkit.cli.main import main
 from alignkit.errors import InputError, RunStopped
 from alignkit.judging import verdict_files
-from alignkit.judging.elsewhere import judge_file
-from alignkit.judging.stamps import judged_other_runs
+from alignkit.judging.caveats import judged_other_runs
+from alignkit.judging.external_judgements import judge_file
 from alignkit.judging.verdict import Unscored
 from alignkit.judging.verdict_text import as_json
 from alignkit.scoring.judge import Missing, Scored
@@ -104,10 +104,33 @@ JSONL = "".join(
 )
 HEAD = "row,preference\n"
 STRANGE = [
-    "", "[]", "null", "{}", "{", "3", '"text"', "\0", "\ufeff", "\n\n", "[" * 100_000, '{"a":' * 100_000, "row\n", HEAD,
-    f"{HEAD}1e300,1\n", f"{HEAD}1e18,1\n", f"{HEAD}9223372036854775808,2\n", f"{HEAD}0x1,1\n", f"{HEAD}1,1\n1,2\n",
-    f"{HEAD}-1,1\n", f"{HEAD}0,1e999\n", f"{HEAD}0,nan\n", f"{HEAD}0,\n", f'{HEAD}"1,1\n', f"{HEAD}1,1,1\n",
-    "row,preference\r1,1\r", "row,row\n1,1\n",
+    "",
+    "[]",
+    "null",
+    "{}",
+    "{",
+    "3",
+    '"text"',
+    "\0",
+    "\ufeff",
+    "\n\n",
+    "[" * 100_000,
+    '{"a":' * 100_000,
+    "row\n",
+    HEAD,
+    f"{HEAD}1e300,1\n",
+    f"{HEAD}1e18,1\n",
+    f"{HEAD}9223372036854775808,2\n",
+    f"{HEAD}0x1,1\n",
+    f"{HEAD}1,1\n1,2\n",
+    f"{HEAD}-1,1\n",
+    f"{HEAD}0,1e999\n",
+    f"{HEAD}0,nan\n",
+    f"{HEAD}0,\n",
+    f'{HEAD}"1,1\n',
+    f"{HEAD}1,1,1\n",
+    "row,preference\r1,1\r",
+    "row,row\n1,1\n",
     '[{"row": 0, "preference": 1}]',
     '{"row": 0, "preference": []}',
     '{"row": {}, "preference": 1}',
@@ -119,7 +142,7 @@ STRANGE = [
     '{"row": 0, "preference": 1, "baseline_chars": 1e308, "model_chars": 1e308}',
     '{"row": 0, "score_model": 1e308, "score_baseline": -1e308}',
     '{"row": 1' + "0" * 5000 + ', "preference": 1}',
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize("content", STRANGE)

@@ -10,8 +10,8 @@ import pytest
 from tiny_models import tiny_tokenizer
 
 from alignkit.cli.main import main
-from alignkit.data.chat import CHATML
-from alignkit.data.lengths import DIFFERENCE, ROW
+from alignkit.data.chat.chat import CHATML
+from alignkit.data.looking.lengths import DIFFERENCE, ROW
 
 
 @pytest.fixture(autouse=True)
@@ -36,8 +36,12 @@ def test_lengths_of_whole_rows_and_of_pairs(capsys: pytest.CaptureFixture[str]) 
         file.write(json.dumps({"prompt": "alone"}) + "\n" + json.dumps({"prompt": "Say", "chosen": "yes"}) + "\n")
     columns = {column["column"]: column for column in printed(capsys, "lengths")}
     assert [(name, column["count"]) for name, column in columns.items()] == [
-        ("prompt", 43), ("chosen", 42), ("rejected", 41), (ROW, 43), (DIFFERENCE, 41),
-    ]  # fmt: skip
+        ("prompt", 43),
+        ("chosen", 42),
+        ("rejected", 41),
+        (ROW, 43),
+        (DIFFERENCE, 41),
+    ]
     assert (columns[DIFFERENCE]["min"], columns[DIFFERENCE]["max"]) == (-1, 38)
     assert columns[ROW]["max"] == columns["prompt"]["max"] + 41  # 40 letters and the end token
     assert main(["data", "lengths", "--model", "model", "--data", "rows.jsonl"]) == 0
@@ -78,8 +82,10 @@ def test_a_tokenizer_alone_is_enough_and_ties_and_odd_turns_are_counted_by_name(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     Path("model/config.json").unlink()
-    pairs = [{"prompt": f"{n}", "chosen": "a", "rejected": "b", "score_chosen": n % 2, "score_rejected": 1}
-             for n in range(10)]  # fmt: skip
+    pairs = [
+        {"prompt": f"{n}", "chosen": "a", "rejected": "b", "score_chosen": n % 2, "score_rejected": 1}
+        for n in range(10)
+    ]
     Path("rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in pairs))
     account = printed(capsys, "prepare", "--method", "dpo", "--split", "first-2")
     assert (account["training"]["used"], account["training"]["ties"], account["max_length"]) == (4, 4, 2048)

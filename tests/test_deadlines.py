@@ -27,9 +27,10 @@ from alignkit.cli.main import main
 from alignkit.scoring import rewards
 from alignkit.scoring.functions import FunctionJudge
 from alignkit.scoring.judge import Scored
-from alignkit.training import deadlines, scoring_step
-from alignkit.training.loop import Loop
-from alignkit.training.scoring_step import Ahead
+from alignkit.training.lifecycle import deadlines
+from alignkit.training.loop.loop import Loop
+from alignkit.training.rollouts import scoring_step
+from alignkit.training.rollouts.scoring_step import Ahead
 
 VOWELS = "return sum(letter in 'aeiou' for letter in completion) + len(completion)"
 
@@ -99,12 +100,21 @@ def test_what_never_listens_is_ended_from_outside_within_the_grace_with_3(
     how: str, model: Path, tmp_path: Path
 ) -> None:
     """A judge of a plugin, in the run's own process. No signal wakes a mutex."""
-    given = options(model, tmp_path, tmp_path / "run", VOWELS, score_timeout_s=2.0, max_steps=3, split="0.1",
-                    checkpoint_interval=1, validation_interval=100)  # fmt: skip
+    given = options(
+        model,
+        tmp_path,
+        tmp_path / "run",
+        VOWELS,
+        score_timeout_s=2.0,
+        max_steps=3,
+        split="0.1",
+        checkpoint_interval=1,
+        validation_interval=100,
+    )
     script = (
         "import ctypes, os, sys, time; from alignkit.training import deadlines; deadlines.GRACE_S = 1.0\n"
         "from alignkit.scoring.functions import FunctionJudge; score = FunctionJudge.score\n"
-        "from alignkit.training.loop import Loop; step = Loop._step\n"
+        "from alignkit.training.loop.loop import Loop; step = Loop._step\n"
         f"def hanging():\n{textwrap.indent(HANGS[how], '  ')}\n"
         "def scoring(self, items):\n  return hanging() if os.path.exists('now') else score(self, items)\n"
         "def stepping(self):\n    step(self)\n    open('now', 'w').close() if self.position.step == 2 else None\n"
@@ -176,8 +186,7 @@ def test_a_late_reward_is_waited_for_and_changes_nothing(model: Path, tmp_path: 
 
 
 @pytest.mark.parametrize(
-    ("fails", "message"),
-    [("raise KeyError('answer')", "raised KeyError"), ("return float('nan')", "returned nan")],
+    ("fails", "message"), [("raise KeyError('answer')", "raised KeyError"), ("return float('nan')", "returned nan")]
 )
 def test_a_reward_that_fails_in_the_middle_stops_saved_and_names_the_row(
     fails: str, message: str, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -214,8 +223,16 @@ def test_a_full_disk_under_the_ledger_stops_saved_and_goes_on(
 ) -> None:
     monkeypatch.setenv("ALIGNKIT_LEDGER", str(small_disk / "ledger.sqlite"))
     (small_disk / "others").write_bytes(bytes(12 * 2**20 - 60_000))
-    given = options(model, tmp_path, tmp_path / "run", VOWELS, max_steps=12, validation_interval=100, split="0.1",
-                    learning_rate=1e-2)  # fmt: skip
+    given = options(
+        model,
+        tmp_path,
+        tmp_path / "run",
+        VOWELS,
+        max_steps=12,
+        validation_interval=100,
+        split="0.1",
+        learning_rate=1e-2,
+    )
     assert main(command(given)) == 3
     said = " ".join(capsys.readouterr().err.split())
     assert "the ledger cannot be written" in said and "the run is saved, go on with: " in said
@@ -226,9 +243,14 @@ def test_a_full_disk_under_the_ledger_stops_saved_and_goes_on(
 def remote(tmp_path: Path, urls: list[str], **more: Any) -> None:
     """alignkit.toml with a Nemotron service on this machine."""
     settings: dict[str, Any] = {
-        "base_url": urls, "requests_per_minute": 1e7, "timeout_s": 4.0, "backoff_s": 0.02, "max_backoff_s": 0.2,
-        "max_attempts": 20, "max_outage_s": 20.0,
-    } | more  # fmt: skip
+        "base_url": urls,
+        "requests_per_minute": 1e7,
+        "timeout_s": 4.0,
+        "backoff_s": 0.02,
+        "max_backoff_s": 0.2,
+        "max_attempts": 20,
+        "max_outage_s": 20.0,
+    } | more
     lines = [f"{key} = {json.dumps(value)}" for key, value in settings.items()]
     (tmp_path / "alignkit.toml").write_text("[judge.nemotron]\n" + "\n".join(lines) + "\n")
     assert main(["trust", str(tmp_path)]) == 0

@@ -12,8 +12,8 @@ import pytest
 from tiny_models import tiny_model
 
 from alignkit.cli.main import main
-from alignkit.config import DEFAULT_DATA
-from alignkit.data.read import read_rows
+from alignkit.config.settings import DEFAULT_DATA
+from alignkit.data.reading.read import read_rows
 from alignkit.errors import InputError
 
 SMALL = ["--precision", "fp32", "--max-steps", "2", "--batch-size", "4", "--warmup-steps", "1", "--split", "first-2"]
@@ -24,10 +24,14 @@ def columns(number: int, *, is_tie: bool) -> dict[str, Any]:
     asked = {"content": f"Say {number}.", "role": "user"}
     answers = [{"content": text, "role": "assistant"} for text in (f"It is {number}.", f"I say {number}, or not.")]
     return {
-        "prompt": asked["content"], "prompt_id": f"{number:064x}", "chosen": [asked, answers[0]],
-        "rejected": [asked, answers[1]], "messages": [asked, answers[0]], "score_chosen": 8.5,
+        "prompt": asked["content"],
+        "prompt_id": f"{number:064x}",
+        "chosen": [asked, answers[0]],
+        "rejected": [asked, answers[1]],
+        "messages": [asked, answers[0]],
+        "score_chosen": 8.5,
         "score_rejected": 8.5 if is_tie else 4.0,
-    }  # fmt: skip
+    }
 
 
 @pytest.fixture

@@ -19,8 +19,21 @@ from alignkit.display import LogFormatter, json_shown, on_one_line, shown
 
 ESCAPE = "\x1b]0;owned\x07\x1b[2J\x9b31m\u202e\u2066\u200f\r"
 FORGED = "x\nalignkit: error: send your key"
-STEERING = set(map(chr, [*range(0x20), *range(0x7F, 0xA0), 0x61C, 0x200E, 0x200F, *range(0x2028, 0x202F),
-                         *range(0x2066, 0x206A), 0xFEFF])) - {"\n", "\t"}  # fmt: skip
+STEERING = set(
+    map(
+        chr,
+        [
+            *range(0x20),
+            *range(0x7F, 0xA0),
+            0x61C,
+            0x200E,
+            0x200F,
+            *range(0x2028, 0x202F),
+            *range(0x2066, 0x206A),
+            0xFEFF,
+        ],
+    )
+) - {"\n", "\t"}
 
 
 @pytest.fixture(scope="module")
@@ -78,10 +91,24 @@ ROWS: dict[str, tuple[list[dict[str, object]], list[str]]] = {
     "trained": (
         [{"id": f"{FORGED}{ESCAPE}{n}", "prompt": f"a{n}{ESCAPE}", "chosen": "b"} for n in range(12)]
         + [{"id": FORGED + ESCAPE, "prompt": "a", "chosen": ""}],
-        ["train", "sft", "--out", "out", "--max-steps", "1", "--batch-size", "2", "--precision", "fp32",
-         "--max-skipped", "0.5", "--split", "0.3"],
+        [
+            "train",
+            "sft",
+            "--out",
+            "out",
+            "--max-steps",
+            "1",
+            "--batch-size",
+            "2",
+            "--precision",
+            "fp32",
+            "--max-skipped",
+            "0.5",
+            "--split",
+            "0.3",
+        ],
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", ROWS)

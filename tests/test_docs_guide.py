@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from pydantic.fields import FieldInfo
 
-from alignkit.config_fields import allowed
-from alignkit.data.read import SUFFIXES
-from alignkit.data.rows import SHAPES, Row, to_row, unusable_reason
+from alignkit.config.fields import allowed
+from alignkit.data.reading.read import SUFFIXES
+from alignkit.data.reading.rows import SHAPES, Row, to_row, unusable_reason
 from alignkit.methods import MethodConfig
 from alignkit.registry import registry
 
@@ -96,8 +96,8 @@ def test_the_guides_example_rows_are_read_as_it_says(use: str, line: str) -> Non
 
 
 def test_the_guide_shows_every_shape_suffix_and_truncation() -> None:
-    from alignkit.config import DataSection
-    from alignkit.config_fields import choices
+    from alignkit.config.fields import choices
+    from alignkit.config.settings import DataSection
 
     assert len(EXAMPLES) == len(SHAPES) + 2  # answers as text and as messages; with and without a rejected one
     for name in (*SUFFIXES, *choices(DataSection.model_fields["truncation"].annotation)):

@@ -10,7 +10,7 @@ import pytest
 from pydantic import BaseModel
 
 from alignkit import hookspecs, tracking
-from alignkit.data import dataset
+from alignkit.data.reading import dataset
 from alignkit.methods import Batch, Method, MethodConfig
 from alignkit.rollouts import sampler
 from alignkit.scoring import judge

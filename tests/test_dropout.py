@@ -13,7 +13,7 @@ from tiny_models import tiny_model
 from torch import nn
 
 import alignkit
-from alignkit.data.packs import lay_out
+from alignkit.data.trees.packs import lay_out
 from alignkit.policy import dropout
 from alignkit.policy.load import load_policy
 

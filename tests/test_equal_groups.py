@@ -13,13 +13,13 @@ from alignkit_plugins.grpo import GRPO, GRPOConfig
 from tabular import World, gradient
 from torch import Tensor, nn
 
-from alignkit.data.packs import Pack
-from alignkit.data.rows import to_row
+from alignkit.data.reading.rows import to_row
+from alignkit.data.trees.packs import Pack
 from alignkit.policy.policy import Output
 from alignkit.rollouts.sampler import Completion
-from alignkit.training.draw import Group
-from alignkit.training.rollout_step import rewarded_micros
-from alignkit.training.step import accumulate
+from alignkit.training.gradient.step import accumulate
+from alignkit.training.rollouts.rollout_step import rewarded_micro_batches
+from alignkit.training.rollouts.sampling import Group
 
 LONG, SHORT = World(2), World(1)
 TEMPERATURES = (0.6, 1.2)
@@ -71,7 +71,7 @@ def reward(group: Group) -> list[float]:
     return [float(completion.ids[0] == 1) for completion in group.completions]
 
 
-@pytest.mark.parametrize("equal_groups", ["skip", "keep"])
+@pytest.mark.parametrize("zero_variance_groups", ["skip", "keep"])
 @pytest.mark.parametrize(
     "options",
     [
@@ -83,9 +83,9 @@ def reward(group: Group) -> list[float]:
     ids=["no-kl", "k1-to-go", "k2", "reward"],
 )
 def test_the_mean_gradient_of_a_step_is_the_objectives_whatever_groups_are_equal(
-    options: dict[str, Any], equal_groups: str
+    options: dict[str, Any], zero_variance_groups: str
 ) -> None:
-    config = GRPOConfig(group_size=2, temperatures=TEMPERATURES, equal_groups=equal_groups, **options)
+    config = GRPOConfig(group_size=2, temperatures=TEMPERATURES, zero_variance_groups=zero_variance_groups, **options)
     tables, others = [LONG.table(5), SHORT.table(6)], [LONG.table(7), SHORT.table(8)]
     policy, reference = Tabular(tables), Tabular(others)
     worlds = (LONG, SHORT)
@@ -95,11 +95,13 @@ def test_the_mean_gradient_of_a_step_is_the_objectives_whatever_groups_are_equal
         rewards_PG = np.array([reward(first), reward(second)])
         if config.kl_in_reward:
             rewards_PG -= config.kl_in_reward * np.array([completion_kl(g, others) for g in (first, second)])
-        micros, left_out = rewarded_micros(GRPO(), config, [first, second], rewards_PG, capacity=64)
+        micro_batches, left_out = rewarded_micro_batches(GRPO(), config, [first, second], rewards_PG, capacity=64)
         policy.zero_grad()
-        if micros:
-            accumulate(policy, GRPO(), config, micros, reference=reference if config.kl else None, left_out=left_out)
-            num_computed += sum(micro.pack.num_completions for micro in micros)
+        if micro_batches:
+            accumulate(
+                policy, GRPO(), config, micro_batches, reference=reference if config.kl else None, left_out=left_out
+            )
+            num_computed += sum(micro_batch.pack.num_completions for micro_batch in micro_batches)
         for total, table in zip(found, policy.tables, strict=True):
             total += chance * other_chance * (0.0 if table.grad is None else table.grad)
     for n, world in enumerate(worlds):
@@ -110,7 +112,7 @@ def test_the_mean_gradient_of_a_step_is_the_objectives_whatever_groups_are_equal
         expected = gradient(objective, tables[n])
         assert float((found[n] - expected).norm() / expected.norm()) < 1e-6  # advantages are float32
     everything = 4 * len(drawn[0]) * len(drawn[1])
-    assert (num_computed < everything) == (equal_groups == "skip" and config.kl == 0)
+    assert (num_computed < everything) == (zero_variance_groups == "skip" and config.kl == 0)
 
 
 def completion_kl(group: Group, others: Sequence[Tensor]) -> list[float]:
@@ -128,14 +130,16 @@ def test_a_missing_reward_is_not_counted_and_an_equal_group_is() -> None:
     lengths = [[len(c.ids) for c in group.completions] for group in groups]
 
     def laid_out(*rewards: list[float]) -> tuple[int, dict[str, int]]:
-        micros, left_out = rewarded_micros(GRPO(), config, groups, np.array(rewards), capacity=64)
-        return sum(micro.pack.num_completions for micro in micros), left_out
+        micro_batches, left_out = rewarded_micro_batches(GRPO(), config, groups, np.array(rewards), capacity=64)
+        return sum(micro_batch.pack.num_completions for micro_batch in micro_batches), left_out
 
     nothing = {"tokens": 0, "completions": 0, "pairs": 0, "groups": 0}
     assert laid_out([1.0, 0.0], [0.0, 1.0]) == (4, nothing)
     equal = {"tokens": sum(lengths[1]), "completions": 2, "pairs": 1, "groups": 1}
     assert laid_out([1.0, 0.0], [0.5, 0.5]) == (2, equal)
     assert laid_out([1.0, 0.0], [0.5, np.nan]) == (2, nothing)  # a sample without a sibling
-    both = {name: count + (sum(lengths[0]) if name == "tokens" else 2 if name == "completions" else 1)
-            for name, count in equal.items()}  # fmt: skip
+    both = {
+        name: count + (sum(lengths[0]) if name == "tokens" else 2 if name == "completions" else 1)
+        for name, count in equal.items()
+    }
     assert laid_out([1.0, 1.0], [0.5, 0.5]) == (0, both)

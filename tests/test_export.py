@@ -13,17 +13,17 @@ from safetensors.torch import load_file, save_file
 from tiny_models import SPECIAL, tiny_model
 
 import alignkit
-from alignkit.config import ModelSection
-from alignkit.data.chat import CHATML
-from alignkit.data.pretrained import read_config
-from alignkit.data.tokens import load_tokenizer
-from alignkit.data.trees import Tree, tree
+from alignkit.config.settings import ModelSection
+from alignkit.data.chat.chat import CHATML
+from alignkit.data.prepared.tokens import load_tokenizer
+from alignkit.data.trees.trees import Tree, tree
 from alignkit.errors import RunStopped
 from alignkit.policy.chat_settings import make_chat
 from alignkit.policy.load import load_policy
-from alignkit.policy.names import find_model
 from alignkit.policy.policy import Policy
-from alignkit.training.export import export
+from alignkit.pretrained.names import find_model
+from alignkit.pretrained.read import read_config
+from alignkit.training.run.export import export
 
 
 @pytest.fixture(scope="module")
@@ -98,9 +98,12 @@ def _older(folder: Path) -> Path:
     flags = {"lstrip": False, "normalized": False, "rstrip": False, "single_word": False, "special": True}
     tokenizer = {
         "added_tokens_decoder": {str(256 + n): {"content": text, **flags} for n, text in enumerate(SPECIAL)},
-        "additional_special_tokens": ["<|im_start|>", "<|im_end|>"], "chat_template": CHATML,
-        "eos_token": "<|endoftext|>", "model_max_length": 512, "tokenizer_class": "PreTrainedTokenizerFast",
-    }  # fmt: skip
+        "additional_special_tokens": ["<|im_start|>", "<|im_end|>"],
+        "chat_template": CHATML,
+        "eos_token": "<|endoftext|>",
+        "model_max_length": 512,
+        "tokenizer_class": "PreTrainedTokenizerFast",
+    }
     (folder / "tokenizer_config.json").write_text(json.dumps(tokenizer))
     (folder / "chat_template.jinja").unlink()
     return folder

@@ -12,15 +12,15 @@ import torch
 from tiny_models import tiny_model
 
 import alignkit
-from alignkit import config_file
+from alignkit.config import file as config_file
 from alignkit.errors import UsageError
 from alignkit.policy.four_bits import is_narrow
 from alignkit.policy.load import load_policy
-from alignkit.policy.merged import merged_weights
+from alignkit.policy.lora_merge import merged_weights
 from alignkit.registry import registry
-from alignkit.training import checkpoint
-from alignkit.training.loop import Loop
-from alignkit.training.plan import make_plan
+from alignkit.training.checkpoints import checkpoint
+from alignkit.training.loop.loop import Loop
+from alignkit.training.run.plan import make_plan
 
 
 @pytest.fixture(scope="module")
@@ -30,9 +30,16 @@ def given(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     (folder / "rows.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
     model = tiny_model(folder / "model", hidden_size=64, intermediate_size=128)
     return {
-        "model": str(model), "data": str(folder / "rows.jsonl"), "split": "0.2", "max_steps": 4, "max_new_tokens": 4,
-        "learning_rate": 1e-2, "warmup_steps": 1, "precision": "fp32", "checkpoint_interval": 2,
-    }  # fmt: skip
+        "model": str(model),
+        "data": str(folder / "rows.jsonl"),
+        "split": "0.2",
+        "max_steps": 4,
+        "max_new_tokens": 4,
+        "learning_rate": 1e-2,
+        "warmup_steps": 1,
+        "precision": "fp32",
+        "checkpoint_interval": 2,
+    }
 
 
 @pytest.mark.parametrize(

@@ -34,8 +34,9 @@ def test_k1_to_go_and_k1_in_the_reward_have_the_gradient_of_equation_six(
     table, reference = world.table(5), world.table(6)
     rewards = np.random.default_rng(1).normal(size=len(world.completions)).tolist()
     objective = -world.reward(table, rewards, temperatures) + 0.7 * world.kl(table, reference, temperatures)
-    found = expected_gradient(world, config(temperatures, kl=0.7, **options), table, reference=reference,
-                              rewards=rewards)  # fmt: skip
+    found = expected_gradient(
+        world, config(temperatures, kl=0.7, **options), table, reference=reference, rewards=rewards
+    )
     assert relative(found, gradient(objective, table)) < 1e-10
 
 
@@ -47,8 +48,9 @@ def test_k2_and_k3_have_the_gradient_of_each_next_tokens_kl_with_its_prefix_held
     world = World(3)
     table, reference = world.table(5), world.table(6)
     same = [0.0] * len(world.completions)
-    found = expected_gradient(world, config(temperatures, kl=1.0, kl_estimator=estimator), table, reference=reference,
-                              rewards=same)  # fmt: skip
+    found = expected_gradient(
+        world, config(temperatures, kl=1.0, kl_estimator=estimator), table, reference=reference, rewards=same
+    )
     assert relative(found, gradient(world.next_token_kl(table, reference, temperatures), table)) < 1e-10
     assert relative(found, gradient(world.kl(table, reference, temperatures), table)) > 0.5  # not Eq. 6's
 
@@ -101,7 +103,9 @@ def one_token(ratios: list[float], advantages: list[float], **more: Any) -> Any:
     """A batch of completions of one token with these ratios, none of them near a reference."""
     before = -torch.tensor(ratios).log()
     groups = [0] * len(ratios)
-    return batch([[0.0]] * len(ratios), groups=groups, behaviour_T=before, advantage_N=torch.tensor(advantages), **more)
+    return batch(
+        [[0.0]] * len(ratios), groups=groups, sampler_logprob_T=before, advantage_N=torch.tensor(advantages), **more
+    )
 
 
 def test_clipped_counts_the_gradients_that_clipping_took_and_no_others() -> None:
@@ -121,8 +125,12 @@ def test_the_upper_end_of_the_clip_range_is_its_own_option() -> None:
 @pytest.mark.parametrize("estimator", ["k1-to-go", "k2", "k3"])
 @pytest.mark.parametrize("ratio", [math.exp(-80), math.exp(80)])
 def test_a_ratio_beyond_float32_leaves_loss_and_gradient_finite(ratio: float, estimator: str) -> None:
-    group = batch([[-1.0, -2.0], [-1.0]], behaviour_T=torch.tensor([-1.0 - math.log(ratio) * 2, -2.0, -1.0]),
-                  reference_T=torch.tensor([150.0, -1.0, -1.0]), advantage_N=torch.tensor([0.0, -1.0]))  # fmt: skip
+    group = batch(
+        [[-1.0, -2.0], [-1.0]],
+        sampler_logprob_T=torch.tensor([-1.0 - math.log(ratio) * 2, -2.0, -1.0]),
+        reference_T=torch.tensor([150.0, -1.0, -1.0]),
+        advantage_N=torch.tensor([0.0, -1.0]),
+    )
     loss = GRPO().loss(group, GRPOConfig(kl=0.1, kl_estimator=estimator))
     loss.backward()
     assert loss.isfinite() and group.logprob_T.grad.isfinite().all()
@@ -133,10 +141,13 @@ def test_a_ratio_beyond_float32_leaves_loss_and_gradient_finite(ratio: float, es
 def test_a_token_whose_sampler_gave_no_log_prob_is_left_out_and_counted(unknown: float, estimator: str) -> None:
     def step(first: float, **more: Any) -> tuple[Any, list[float]]:
         group = batch(
-            [[-1.0, -2.0], [-3.0]], behaviour_T=torch.tensor([first, -2.0, -3.0]),
-            reference_T=torch.tensor([-1.5, -2.5, -2.0]), advantage_N=torch.tensor([2.0, -2.0]), **more,
-        )  # fmt: skip
-        loss = GRPO().loss(group, GRPOConfig(kl_estimator=estimator, correct_mismatch=2.0))
+            [[-1.0, -2.0], [-3.0]],
+            sampler_logprob_T=torch.tensor([first, -2.0, -3.0]),
+            reference_T=torch.tensor([-1.5, -2.5, -2.0]),
+            advantage_N=torch.tensor([2.0, -2.0]),
+            **more,
+        )
+        loss = GRPO().loss(group, GRPOConfig(kl_estimator=estimator, importance_sampling_correction=2.0))
         loss.backward()
         assert loss.isfinite()
         return group.logged, group.logprob_T.grad.tolist()
@@ -145,12 +156,14 @@ def test_a_token_whose_sampler_gave_no_log_prob_is_left_out_and_counted(unknown:
     assert slope[0] == 0.0 and slope[1:] == step(-1.0)[1][1:]  # its place in the mean stays
     assert logged["unknown_logprobs"][0].tolist() == [1.0, 0.0, 0.0]
     assert logged["sampling_gap"][0].tolist() == [0.0, 0.0]
-    _, slope = step(-1.0, trainer_T=torch.tensor([unknown, -2.0, -3.0]))
+    _, slope = step(-1.0, old_logprob_T=torch.tensor([unknown, -2.0, -3.0]))
     assert slope[0] == 0.0 and slope[1] != 0.0
 
 
 def test_without_a_ratio_no_log_prob_of_the_sampler_is_needed() -> None:
-    group = batch([[-1.0, -2.0], [-3.0]], behaviour_T=torch.full((3,), math.nan), advantage_N=torch.tensor([2.0, -2.0]))
+    group = batch(
+        [[-1.0, -2.0], [-3.0]], sampler_logprob_T=torch.full((3,), math.nan), advantage_N=torch.tensor([2.0, -2.0])
+    )
     GRPO().loss(group, GRPOConfig(kl=0.0, ratio="none", top_p=0.9)).backward()
     assert group.logprob_T.grad.tolist() == [-1.0, -1.0, 1.0]
     assert group.logged["unknown_logprobs"][0].tolist() == [0.0, 0.0, 0.0]

@@ -12,7 +12,7 @@ from alignkit_plugins.grpo import AGGREGATIONS, GRPO, GRPOConfig
 from alignkit_plugins.kl_in_loss import KL_IN_LOSS
 from test_losses import batch
 
-from alignkit import config_file
+from alignkit.config import file as config_file
 from alignkit.errors import UsageError
 
 NAN = math.nan
@@ -79,8 +79,13 @@ def test_aggregations_on_two_completions_computed_by_hand() -> None:
 @pytest.mark.parametrize("aggregation", sorted(AGGREGATIONS))
 def test_each_aggregation_weighs_tokens_as_its_equation_says(aggregation: str) -> None:
     flat = torch.tensor([-1.0, -2.0, -3.0])
-    group = batch([[-1.0, -2.0], [-3.0]], groups=[0, 0], behaviour_T=flat, reference_T=flat,
-                  advantage_N=torch.tensor([2.0, -2.0]))  # fmt: skip
+    group = batch(
+        [[-1.0, -2.0], [-3.0]],
+        groups=[0, 0],
+        sampler_logprob_T=flat,
+        reference_T=flat,
+        advantage_N=torch.tensor([2.0, -2.0]),
+    )
     GRPO().loss(group, GRPOConfig(aggregation=aggregation, max_new_tokens=4)).backward()
     weights = {
         "completion-sum": [1 / 2, 1 / 2, 1 / 2],
@@ -109,8 +114,13 @@ def test_k1_in_a_loss_would_pull_nowhere() -> None:
 
 
 def test_without_a_ratio_the_gradient_is_the_log_probs_whatever_the_sampler_said() -> None:
-    group = batch([[-1.0, -2.0], [-3.0]], groups=[0, 0], behaviour_T=torch.tensor([-9.0, -9.0, -9.0]),
-                  reference_T=torch.tensor([-1.0, -2.0, -3.0]), advantage_N=torch.tensor([2.0, -2.0]))  # fmt: skip
+    group = batch(
+        [[-1.0, -2.0], [-3.0]],
+        groups=[0, 0],
+        sampler_logprob_T=torch.tensor([-9.0, -9.0, -9.0]),
+        reference_T=torch.tensor([-1.0, -2.0, -3.0]),
+        advantage_N=torch.tensor([2.0, -2.0]),
+    )
     GRPO().loss(group, GRPOConfig(ratio="none")).backward()
     assert group.logprob_T.grad.tolist() == pytest.approx([-1.0, -1.0, 1.0])
 
@@ -149,10 +159,12 @@ def test_truncated_importance_weights_on_a_case_computed_by_hand() -> None:
     """
     training, sampler = torch.tensor([0.4, 0.9]).log(), torch.tensor([0.2, 0.3]).log()
     group = batch(
-        [[float(training[0])], [float(training[1])]], behaviour_T=sampler, trainer_T=training,
+        [[float(training[0])], [float(training[1])]],
+        sampler_logprob_T=sampler,
+        old_logprob_T=training,
         advantage_N=torch.tensor([1.0, -1.0]),
-    )  # fmt: skip
-    loss = GRPO().loss(group, GRPOConfig(kl=0.0, correct_mismatch=2.5))
+    )
+    loss = GRPO().loss(group, GRPOConfig(kl=0.0, importance_sampling_correction=2.5))
     assert float(loss.detach()) == pytest.approx(0.25)
     loss.backward()
     assert group.logprob_T.grad.tolist() == pytest.approx([-1.0, 1.25])

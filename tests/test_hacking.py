@@ -11,12 +11,12 @@ from grpo_runs import options, values
 from tiny_models import tiny_model
 
 import alignkit
-from alignkit.data.rows import to_row
+from alignkit.data.reading.rows import to_row
 from alignkit.errors import RunStopped
 from alignkit.rollouts.sampler import Completion
-from alignkit.training.draw import Group
-from alignkit.training.hacking import WINDOW, Watch, batch_sums, correlation, telling, within_slopes
-from alignkit.training.held_out import beats
+from alignkit.training.rollouts.eval_rollouts import beats
+from alignkit.training.rollouts.hacking import WINDOW, Watch, batch_sums, correlation, telling, within_slopes
+from alignkit.training.rollouts.sampling import Group
 
 
 def group(lengths: list[int], texts: list[str] | None = None) -> Group:
@@ -101,9 +101,18 @@ def test_a_run_whose_reward_is_length_stops_with_samples_and_the_word(
 ) -> None:
     model = tiny_model(tmp_path / "model")
     given = options(
-        model, tmp_path, tmp_path / "run", "return len(completion)", reward_hacking="stop", max_steps=80,
-        max_new_tokens=40, learning_rate=5e-3, warmup_steps=0, kl=0.0, validation_interval=1000,
-    )  # fmt: skip
+        model,
+        tmp_path,
+        tmp_path / "run",
+        "return len(completion)",
+        reward_hacking="stop",
+        max_steps=80,
+        max_new_tokens=40,
+        learning_rate=5e-3,
+        warmup_steps=0,
+        kl=0.0,
+        validation_interval=1000,
+    )
     with pytest.raises(RunStopped, match=r"alarm: the reward rose by .* more length .* stopped by --reward-hacking"):
         alignkit.train("grpo", **given)
     lines = [json.loads(line) for line in (tmp_path / "run" / "samples.jsonl").read_text().split("\n") if line]
@@ -111,8 +120,12 @@ def test_a_run_whose_reward_is_length_stops_with_samples_and_the_word(
     assert len(shown) == 2 and shown[0]["reward"] > shown[1]["reward"] and shown[0]["shows"] == "length"
     assert f"tokens, row {shown[0]['id']}" in caplog.text
     stopped = int((tmp_path / "run" / "checkpoints").glob("step-*").__next__().name.removeprefix("step-"))
-    more = alignkit.train("grpo", **given | {"reward_hacking": "warn", "max_steps": stopped + 1}, resume=True,
-                          allow_changed=["reward_hacking", "max_steps"])  # fmt: skip
+    more = alignkit.train(
+        "grpo",
+        **given | {"reward_hacking": "warn", "max_steps": stopped + 1},
+        resume=True,
+        allow_changed=["reward_hacking", "max_steps"],
+    )
     assert values(more, "reward_explained_by_form")[-1] > 0.8
 
 
@@ -126,9 +139,18 @@ def test_wins_over_the_reference_count_ties_half_and_leave_out_what_is_missing()
 def test_the_held_out_share_starts_at_half_and_rises_with_training(tmp_path: Path) -> None:
     vowels = "return sum(letter in 'aeiou' for letter in completion) - 0.01 * len(completion)"
     given = options(
-        tiny_model(tmp_path / "model"), tmp_path, tmp_path / "run", vowels, max_steps=20, validation_interval=10,
-        learning_rate=3e-2, warmup_steps=0, split="0.5", max_new_tokens=8, validation_prompts=5,
-    )  # fmt: skip
+        tiny_model(tmp_path / "model"),
+        tmp_path,
+        tmp_path / "run",
+        vowels,
+        max_steps=20,
+        validation_interval=10,
+        learning_rate=3e-2,
+        warmup_steps=0,
+        split="0.5",
+        max_new_tokens=8,
+        validation_prompts=5,
+    )
     run = alignkit.train("grpo", **given)
     share = values(run, "validation/beats_reference")
     assert len(share) == 3 and share[0] == 0.5 and share[-1] > 0.5
@@ -141,7 +163,7 @@ def test_the_held_out_share_starts_at_half_and_rises_with_training(tmp_path: Pat
 def test_without_a_kl_no_reference_is_loaded_unless_it_is_asked_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from alignkit.training import setup
+    from alignkit.training.inputs import setup
 
     loaded = []
     original = setup.load_policy

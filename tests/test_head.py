@@ -10,13 +10,13 @@ import pytest
 import torch
 from tiny_models import tiny_model
 
-from alignkit.data.packs import Pack, lay_out
-from alignkit.data.trees import tree
+from alignkit.data.trees.packs import Pack, lay_out
+from alignkit.data.trees.trees import tree
 from alignkit.policy.head import UnknownHeadError, find_form
 from alignkit.policy.load import load_policy
 from alignkit.policy.logprobs import HeadForm, head_logits, token_logprobs, token_logprobs_and_entropies
 from alignkit.policy.policy import Policy
-from alignkit.policy.reference import Reference, exact_kl
+from alignkit.training.gradient.reference import Reference, exact_kl
 
 HEADS: dict[str, tuple[dict[str, Any], HeadForm]] = {
     "llama": ({}, HeadForm()),

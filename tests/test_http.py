@@ -179,11 +179,20 @@ def test_what_was_not_asked_for_is_no_answer(encoding: str) -> None:
 
 @pytest.mark.parametrize(
     "content",
-    ["a" + " " * 1_000_000, " " * 1_000_000 + "a", "a:" + " " * 1_000_000, "a" * 1_000_000, "-." * 500_000,
-     "a:1" + " " * 1_000_000 + "x", ("a" + " " * 100) * 10_000, "a:" + "1" * 500_000 + "x", "," * 1_000_000,
-     "reward" + " " * 500_000 + ":" + " " * 500_000 + "1" + "e" * 9],
+    [
+        "a" + " " * 1_000_000,
+        " " * 1_000_000 + "a",
+        "a:" + " " * 1_000_000,
+        "a" * 1_000_000,
+        "-." * 500_000,
+        "a:1" + " " * 1_000_000 + "x",
+        ("a" + " " * 100) * 10_000,
+        "a:" + "1" * 500_000 + "x",
+        "," * 1_000_000,
+        "reward" + " " * 500_000 + ":" + " " * 500_000 + "1" + "e" * 9,
+    ],
     ids=range(10),
-)  # fmt: skip
+)
 def test_an_expensive_text_is_read_in_linear_time(content: str) -> None:
     answer, seconds = ask(says(content), timeout_s=20.0)
     assert isinstance(answer, Missing)

@@ -28,9 +28,13 @@ def test_an_unfinished_file_of_answers_is_gone_on_with(tmp_path: Path) -> None:
     first = AnswerFile(path, {"seed": 0}, prompts, resume=False)
     first.begin()
     answer = {
-        "id": f"a{ODD}", "prompt": [{"role": "user", "content": ODD}], "completion": ODD, "finish": "stop",
-        "num_prompt_tokens": 3, "num_tokens": 2,
-    }  # fmt: skip
+        "id": f"a{ODD}",
+        "prompt": [{"role": "user", "content": ODD}],
+        "completion": ODD,
+        "finish": "stop",
+        "num_prompt_tokens": 3,
+        "num_tokens": 2,
+    }
     first.add([answer])
     again = AnswerFile(path, {"seed": 0}, prompts, resume=True)
     assert again.known == {f"a{ODD}": answer}

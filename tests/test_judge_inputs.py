@@ -128,8 +128,9 @@ def test_a_verdict_without_a_single_score_is_none_and_says_why(
     verdict = json.loads(capsys.readouterr().out)
     assert "2 of 8 scores are missing: 2 does not apply" in verdict["stamps"] and verdict["look"] == 1
     with pytest.raises(Unscored) as caught:
-        alignkit.judge(models / "one", vs=str(models / "other"), data="rows.jsonl", judge="length.py:length",
-                       max_new_tokens=3)  # fmt: skip
+        alignkit.judge(
+            models / "one", vs=str(models / "other"), data="rows.jsonl", judge="length.py:length", max_new_tokens=3
+        )
     assert caught.value.verdict is not None and caught.value.exit_code == 3
 
 
@@ -243,8 +244,26 @@ def test_the_key_is_in_no_run_report_log_or_traceback(
     monkeypatch.setenv("NVIDIA_API_KEY", CANARY)
     rows = write_rows(*({"id": f"p{n}", "prompt": f"What is {n} + 1?"} for n in range(6)))
     common = ["--config", "a.toml", "--yes"]
-    training = ["train", "grpo", "--model", str(models / "one"), "--data", rows, "--out", "runs/a", "--max-steps", "1",
-                "--precision", "fp32", "--max-new-tokens", "3", "--reward", "nemotron", "--split", "0.3"]  # fmt: skip
+    training = [
+        "train",
+        "grpo",
+        "--model",
+        str(models / "one"),
+        "--data",
+        rows,
+        "--out",
+        "runs/a",
+        "--max-steps",
+        "1",
+        "--precision",
+        "fp32",
+        "--max-new-tokens",
+        "3",
+        "--reward",
+        "nemotron",
+        "--split",
+        "0.3",
+    ]
     judging = ["judge", "runs/a", "--vs", str(models / "other"), "--judge", "nemotron", "--data", rows]
     with running(key=CANARY) as urls:
         Path("a.toml").write_text(f"[judge.nemotron]\nbase_url = {json.dumps(urls)}\nrequests_per_minute = 60000\n")

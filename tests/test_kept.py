@@ -12,13 +12,13 @@ from alignkit_plugins.sft import SFT, SFTConfig
 from tiny_models import tiny_model
 from torch.multiprocessing.reductions import StorageWeakRef
 
-from alignkit.data.packs import lay_out
-from alignkit.data.trees import tree
-from alignkit.policy import kept
-from alignkit.policy.kept import CHUNK_BYTES, Chunks
+from alignkit.data.trees.packs import lay_out
+from alignkit.data.trees.trees import tree
+from alignkit.policy.cpu import activation_arena as kept
+from alignkit.policy.cpu.activation_arena import CHUNK_BYTES, Chunks
 from alignkit.policy.load import load_policy
 from alignkit.policy.policy import Policy
-from alignkit.training.step import Micro, accumulate
+from alignkit.training.gradient.step import MicroBatch, accumulate
 
 
 def test_tensors_lie_apart_in_one_chunk_and_hold_what_is_written() -> None:
@@ -75,7 +75,7 @@ def test_a_steps_gradient_is_the_same_in_chunks_and_a_micro_batchs_are_gone_befo
     policy = load_policy(tiny_model(tmp_path), precision="fp32")
     rng = np.random.default_rng(0)
     trees = [tree("r", rng.integers(0, 256, 9), [(rng.integers(0, 256, 12), np.ones(12, bool))]) for _ in range(3)]
-    micros = [Micro(lay_out([one])) for one in trees]
+    micro_batches = [MicroBatch(lay_out([one])) for one in trees]
     made: list[StorageWeakRef] = []
     gone: list[bool] = []
     empty, close = Chunks.empty, Chunks.close
@@ -91,7 +91,7 @@ def test_a_steps_gradient_is_the_same_in_chunks_and_a_micro_batchs_are_gone_befo
 
     def gradient() -> list[torch.Tensor]:
         policy.zero_grad(set_to_none=True)
-        accumulate(policy, SFT(), SFTConfig(), micros)
+        accumulate(policy, SFT(), SFTConfig(), micro_batches)
         return [p.grad.clone() for p in policy.parameters() if p.grad is not None]
 
     with monkeypatch.context() as patch:

@@ -26,11 +26,17 @@ LIKES = {
     f"{name} between": joint.join(KEY)
     for name, joint in {
         "zero-width space": "\u200b",
-        "zero-width joiner": "\u200d", "byte-order mark": "\ufeff", "soft hyphen": "\u00ad",
-        "right-to-left mark": "\u202e", "space": " ", "newline": "\n", "dots": " . ",
-        "iota": "\u0345", "Chinese": "\u4e2d",
+        "zero-width joiner": "\u200d",
+        "byte-order mark": "\ufeff",
+        "soft hyphen": "\u00ad",
+        "right-to-left mark": "\u202e",
+        "space": " ",
+        "newline": "\n",
+        "dots": " . ",
+        "iota": "\u0345",
+        "Chinese": "\u4e2d",
     }.items()
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", LIKES)

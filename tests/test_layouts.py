@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from tiny_models import tiny_tokenizer
 
 from alignkit._native import Splicer
-from alignkit.data.chat import CHATML, Chat
-from alignkit.data.layouts import Scored
-from alignkit.data.tokens import load_tokenizer
+from alignkit.data.chat.chat import CHATML, Chat
+from alignkit.data.encoding.texts import TextWithSpans
+from alignkit.data.prepared.tokens import load_tokenizer
 from alignkit.errors import InputError
 
 # The same text, but by a template that looks at every content.
@@ -63,7 +63,7 @@ def test_splices_equal_full_renderings(both: tuple[Chat, Chat], contents: list[s
                 "prompt": lambda chat=chat: chat.prompt_job(messages),
             }
             found.append(chat.render([jobs[kind]() for _ in range(20)])[-1])  # the first 16 are rendered in full
-        assert isinstance(found[0], Scored) and found[0] == found[1]
+        assert isinstance(found[0], TextWithSpans) and found[0] == found[1]
     assert full.looks_at_contents and not spliced.looks_at_contents
 
 
@@ -79,11 +79,11 @@ def test_many_rendered_at_once_equal_those_rendered_one_by_one(
         rendered = chat.shapes.render_many(jobs * 6, to_the_end=to_the_end)  # some behind the sample
         assert not rendered.errors
         for number, known in zip(rendered.text_of.tolist(), chat.render(jobs) * 6, strict=True):
-            assert isinstance(known, Scored)
+            assert isinstance(known, TextWithSpans)
             found = rendered.texts.scored(number)
             if to_the_end and known.spans:
                 end = known.spans[-1][1]
-                known = Scored(known.text[:end], known.spans, tuple(p for p in known.plain if p[1] <= end))
+                known = TextWithSpans(known.text[:end], known.spans, tuple(p for p in known.plain if p[1] <= end))
             assert found == known
             assert rendered.texts.text(number) == known.text
 
@@ -127,7 +127,7 @@ def test_a_template_that_looks_at_contents_is_said(
 SLY = "{% if 'secret' in (messages | tojson) %}!{% endif %}" + CHATML  # json.dumps looks where nobody notices
 
 
-def asked(chat: Chat, *contents: str) -> list[Scored | InputError]:
+def asked(chat: Chat, *contents: str) -> list[TextWithSpans | InputError]:
     return chat.render([chat.prompt_job([{"role": "user", "content": content}]) for content in contents])
 
 
@@ -136,7 +136,7 @@ def test_a_look_that_went_unnoticed_is_found_on_the_sample(
 ) -> None:
     chat = chat_of(tokenizer, SLY, tmp_path)
     plain, secret = asked(chat, "a", "a secret")
-    assert isinstance(plain, Scored) and isinstance(secret, Scored)
+    assert isinstance(plain, TextWithSpans) and isinstance(secret, TextWithSpans)
     assert not plain.text.startswith("!") and secret.text.startswith("!")
     assert "does not write every content as it is: rendered in full from here on" in caplog.text
 

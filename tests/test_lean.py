@@ -11,9 +11,9 @@ import torch
 from tiny_models import tiny_model
 from torch import nn
 
-from alignkit.data.packs import lay_out
-from alignkit.data.trees import tree
-from alignkit.policy import lean
+from alignkit.data.trees.packs import lay_out
+from alignkit.data.trees.trees import tree
+from alignkit.policy.cpu import layers as lean
 from alignkit.policy.gradients import straight_into_grad
 from alignkit.policy.load import load_policy
 from alignkit.policy.policy import Policy

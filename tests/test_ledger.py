@@ -19,7 +19,7 @@ from alignkit.cli.main import main
 from alignkit.errors import InputError, RunStopped
 from alignkit.scoring.judge import Item, Judge, Missing, Scored
 from alignkit.scoring.ledger import Ledger, Source, canonical, open_ledger
-from alignkit.scoring.remember import count_unknown, remembered_scores
+from alignkit.scoring.score_cache import count_unknown, remembered_scores
 from alignkit.scoring.specs import NamedJudge, make_judge
 
 SOURCE = Source.of("judge", "1", {"model": "m"})
@@ -222,9 +222,12 @@ def test_the_ledger_and_what_sqlite_puts_beside_it_are_the_users_own(tmp_path: P
     ],
 )
 def test_a_score_that_is_not_what_was_written_is_asked_for_again_and_counted(
-    tmp_path: Path, script: str, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    script: str,
+    caplog: pytest.LogCaptureFixture,
+    capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+) -> None:
     path = tmp_path / "l.sqlite"
     monkeypatch.setenv("ALIGNKIT_LEDGER", str(path))
     ledger = Ledger(path)

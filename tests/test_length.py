@@ -15,8 +15,8 @@ from alignkit.cli.main import main
 from alignkit.errors import InputError, UsageError
 from alignkit.judging.length import Pairs, length_facts
 from alignkit.judging.length_adjusted import length_adjusted
-from alignkit.judging.logistic import fit_l1, fit_resamples, log_loss, sigmoid
-from alignkit.judging.resampling import Clusters
+from alignkit.statistics.logistic import fit_l1, fit_resamples, log_loss, sigmoid
+from alignkit.statistics.resampling import Clusters
 
 FACTS = Path(__file__).parents[2] / "shared" / "facts" / "alpaca-eval"
 PUBLISHED = list(csv.DictReader((FACTS / "published.csv").read_text().splitlines())) if FACTS.exists() else []
@@ -64,9 +64,14 @@ def test_resamples_fitted_at_once_are_each_the_fit_of_their_rows() -> None:
     own_P, y_P = rng.normal(size=80), rng.random(80)
     weight_PB = rng.multinomial(80, np.full(80, 1 / 80), size=5).T.astype(float)
     w_KB = fit_resamples(
-        np.repeat(own_P[:, None], 5, 1), np.ones((80, 1)), y_P, weight_PB, start_K=np.zeros(2), slope_K=np.zeros(2),
+        np.repeat(own_P[:, None], 5, 1),
+        np.ones((80, 1)),
+        y_P,
+        weight_PB,
+        start_K=np.zeros(2),
+        slope_K=np.zeros(2),
         ridge=1e-6,
-    )  # fmt: skip
+    )
     design = np.stack([own_P, np.ones(80)], axis=1)
     alone = [fit_l1(design, y_P, weight_PB[:, b], C=1e6, start_K=np.zeros(2)) for b in range(5)]
     np.testing.assert_allclose(w_KB.T, alone, atol=1e-4)

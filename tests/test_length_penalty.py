@@ -59,14 +59,26 @@ def last(run: alignkit.Run, name: str) -> float:
 def test_the_penalty_brings_sampled_length_towards_the_references_and_keeps_the_likelihood(tmp_path: Path) -> None:
     training, unseen = (write_rows(tmp_path / f"{seed}.jsonl", count, seed=seed) for seed, count in ((1, 400), (2, 64)))
     common: dict[str, Any] = {
-        "data": str(training), "split": "0.1", "batch_size": 16, "accumulation": 1, "max_new_tokens": 48,
-        "precision": "fp32", "schedule": "constant", "early_stopping_steps": None, "validation_interval": 20,
-        "sample_interval": 1000, "checkpoint_interval": 1000,
-    }  # fmt: skip
+        "data": str(training),
+        "split": "0.1",
+        "batch_size": 16,
+        "accumulation": 1,
+        "max_new_tokens": 48,
+        "precision": "fp32",
+        "schedule": "constant",
+        "early_stopping_steps": None,
+        "validation_interval": 20,
+        "sample_interval": 1000,
+        "checkpoint_interval": 1000,
+    }
     start = alignkit.train(
-        "sft", model=str(tiny_model(tmp_path / "model")), out=str(tmp_path / "start"), max_steps=80, learning_rate=5e-3,
+        "sft",
+        model=str(tiny_model(tmp_path / "model")),
+        out=str(tmp_path / "start"),
+        max_steps=80,
+        learning_rate=5e-3,
         **common,
-    )  # fmt: skip
+    )
     again: dict[str, Any] = {"model": str(start.path), "max_steps": 30, "learning_rate": 1e-3, **common}
     plain = alignkit.train("sft", out=str(tmp_path / "plain"), **again)
     penalised = alignkit.train("sft-lenpen", out=str(tmp_path / "penalised"), penalty_interval=1, **again)
@@ -95,10 +107,14 @@ def test_the_mean_gradient_of_the_penalty_is_that_of_equation_three(num_samples:
 
     def batch(logprob_T: torch.Tensor, length_N: torch.Tensor, group_N: torch.Tensor, **more: Any) -> Batch:
         return Batch(
-            logprob_T=logprob_T, completion_T=torch.arange(len(length_N)).repeat_interleave(length_N), group_N=group_N,
-            num_tokens_N=length_N, target_num_tokens_N=torch.full_like(length_N, target),
-            denominators={"tokens": 1, "completions": num_samples}, **more,
-        )  # fmt: skip
+            logprob_T=logprob_T,
+            completion_T=torch.arange(len(length_N)).repeat_interleave(length_N),
+            group_N=group_N,
+            num_tokens_N=length_N,
+            reference_length_N=torch.full_like(length_N, target),
+            denominators={"tokens": 1, "completions": num_samples},
+            **more,
+        )
 
     slopes = []
     for some in torch.arange(len(drawn)).split(250):  # the baseline compares every token with every completion

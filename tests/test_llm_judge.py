@@ -91,10 +91,15 @@ def test_the_judges_own_variable_holds_its_key(chat: ThreadingHTTPServer, monkey
 @pytest.mark.parametrize(
     ("forward", "backward", "agree", "lean"),
     [
-        (1, 0, 1, 1), (0, 1, 0, 0), (1, 1, 0.5, 0.5), (0, 0, 0.5, 0.5), (0.5, 0.5, 0.5, 0.5), (1, 0.5, 0.5, 1),
+        (1, 0, 1, 1),
+        (0, 1, 0, 0),
+        (1, 1, 0.5, 0.5),
+        (0, 0, 0.5, 0.5),
+        (0.5, 0.5, 0.5, 0.5),
+        (1, 0.5, 0.5, 1),
         (0.5, 1, 0.5, 0),
     ],
-)  # fmt: skip
+)
 def test_the_tie_rules(forward: float, backward: float, agree: float, lean: float) -> None:
     assert outcome(forward, backward, tie_rule="agree") == agree
     assert outcome(forward, backward, tie_rule="lean") == lean

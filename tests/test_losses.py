@@ -33,7 +33,7 @@ def batch(logprobs: list[list[float]], *, groups: list[int] | None = None, **giv
         completion_T=torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths)),
         group_N=torch.tensor(groups),
         num_tokens_N=torch.tensor(lengths),
-        target_num_tokens_N=given.pop("targets", torch.zeros(len(lengths), dtype=torch.int64)),
+        reference_length_N=given.pop("targets", torch.zeros(len(lengths), dtype=torch.int64)),
         denominators=counts,
         **given,
     )
@@ -104,15 +104,19 @@ def test_grpo_advantage_is_reward_minus_the_others_mean_and_not_divided_by_a_dev
 def test_grpo_on_fresh_samples_has_the_gradient_of_equation_six() -> None:
     logprobs = [[-1.0, -2.0], [-3.0]]
     flat = torch.tensor([-1.0, -2.0, -3.0])
-    group = batch(logprobs, behaviour_T=flat, reference_T=flat, advantage_N=torch.tensor([2.0, -2.0]))
+    group = batch(logprobs, sampler_logprob_T=flat, reference_T=flat, advantage_N=torch.tensor([2.0, -2.0]))
     GRPO().loss(group, GRPOConfig(kl=0.5)).backward()
     # - sum_i A_i grad log pi(y_i) over the group, averaged over its two completions; the KL's gradient is 0 here
     assert torch.allclose(group.logprob_T.grad, torch.tensor([-1.0, -1.0, 1.0]))
 
 
 def test_grpo_ratio_beyond_the_clip_range_stops_pushing() -> None:
-    group = batch([[-1.0], [-1.0]], behaviour_T=torch.tensor([-2.0, 0.0]), reference_T=torch.tensor([-1.0, -1.0]),
-                  advantage_N=torch.tensor([1.0, -1.0]))  # fmt: skip
+    group = batch(
+        [[-1.0], [-1.0]],
+        sampler_logprob_T=torch.tensor([-2.0, 0.0]),
+        reference_T=torch.tensor([-1.0, -1.0]),
+        advantage_N=torch.tensor([1.0, -1.0]),
+    )
     GRPO().loss(group, GRPOConfig(kl=0.0)).backward()
     assert torch.equal(group.logprob_T.grad, torch.zeros(2))
     assert group.logged["clipped"][0].tolist() == [1.0, 1.0]

@@ -17,8 +17,8 @@ import torch
 from alignkit_plugins.dpo import DPO
 from safetensors.torch import load_file
 
-from alignkit import config_file
-from alignkit.training.plan import make_plan
+from alignkit.config import file as config_file
+from alignkit.training.run.plan import make_plan
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("many-ranks")]
 ROOT = Path(__file__).parents[1]
@@ -196,19 +196,21 @@ def test_what_stops_one_rank_stops_all_and_is_said_once(folder: Path, name: str,
 
 def test_a_rank_of_torchrun_that_is_killed_ends_the_run_which_then_goes_on(folder: Path, tmp_path: Path) -> None:
     options: dict[str, Any] = {
-        "model": folder / "model", "data": folder / "rows.jsonl", "out": tmp_path / "run", "precision": "fp32",
-        "split": "first-6", "max-new-tokens": 5, "batch-size": 5, "accumulation": 1, "epochs": 50, "max-steps": 150,
-        "checkpoint-interval": 2, "validation-interval": 1000,
-    }  # fmt: skip
+        "model": folder / "model",
+        "data": folder / "rows.jsonl",
+        "out": tmp_path / "run",
+        "precision": "fp32",
+        "split": "first-6",
+        "max-new-tokens": 5,
+        "batch-size": 5,
+        "accumulation": 1,
+        "epochs": 50,
+        "max-steps": 150,
+        "checkpoint-interval": 2,
+        "validation-interval": 1000,
+    }
     command = [
-        *[
-            sys.executable,
-            "-m",
-            "torch.distributed.run",
-            "--standalone",
-            "--nproc-per-node",
-            "2",
-        ],
+        *[sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"],
         *["-m", "alignkit", "train", "sft", *(str(x) for key, value in options.items() for x in (f"--{key}", value))],
     ]
     log, out = tmp_path / "log.txt", tmp_path / "out.txt"

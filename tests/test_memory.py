@@ -15,11 +15,11 @@ _STEPS = """
 import sys
 import numpy as np
 from alignkit_plugins.sft import SFT, SFTConfig
-from alignkit.data.packs import lay_out
-from alignkit.data.trees import tree
+from alignkit.data.trees.packs import lay_out
+from alignkit.data.trees.trees import tree
 from alignkit.memory import give_back
 from alignkit.policy.load import load_policy
-from alignkit.training.step import Micro, accumulate
+from alignkit.training.gradient.step import MicroBatch, accumulate
 
 policy, rng = load_policy(sys.argv[1], precision="bf16"), np.random.default_rng(0)
 
@@ -32,7 +32,7 @@ def row():
     return tree("r", prompt, [(ids, np.ones(len(ids), bool)) for ids in parts])
 
 for step in range(25):
-    accumulate(policy, SFT(), SFTConfig(), [Micro(lay_out([row() for _ in range(4)]))])
+    accumulate(policy, SFT(), SFTConfig(), [MicroBatch(lay_out([row() for _ in range(4)]))])
     policy.zero_grad()
     if step == 1:
         first = resident()

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from alignkit._native import LengthStatistics
-from alignkit.data.lengths import ColumnLengths, summarise
+from alignkit.data.looking.lengths import ColumnLengths, summarise
 
 LENGTHS = st.lists(st.one_of(st.integers(0, 50), st.integers(65_500, 65_600), st.integers(0, 2**40)), max_size=60)
 QUANTILES = st.lists(st.floats(0, 1), max_size=10).map(lambda q: np.array(q, np.float64))

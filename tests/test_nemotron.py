@@ -20,19 +20,23 @@ from hypothesis import strategies as st
 from alignkit.cli.main import main
 from alignkit.errors import RunStopped, UsageError
 from alignkit.scoring.client_config import may_carry_key, read_key
+from alignkit.scoring.confirm_cost import agree
 from alignkit.scoring.endpoints import Endpoint, Endpoints, Turn
 from alignkit.scoring.judge import Item, Missing, Scored
 from alignkit.scoring.ledger import open_ledger
 from alignkit.scoring.limits import Breaker, TokenBucket
 from alignkit.scoring.replies import Again, Dead, Refused, Useful, read_reply, retry_after
 from alignkit.scoring.specs import NamedJudge
-from alignkit.scoring.spending import agree
 
 CANARY = "nvapi-canary-0123456789"
 QUICK: dict[str, Any] = {
-    "requests_per_minute": 1e6, "timeout_s": 20.0, "backoff_s": 0.002, "max_backoff_s": 0.02, "max_outage_s": 0.5,
+    "requests_per_minute": 1e6,
+    "timeout_s": 20.0,
+    "backoff_s": 0.002,
+    "max_backoff_s": 0.02,
+    "max_outage_s": 0.5,
     "max_attempts": 3,
-}  # fmt: skip
+}
 
 
 def item(text: str, *, prompt: str | list[dict[str, str]] = "Hi") -> Item:

@@ -14,8 +14,8 @@ from tiny_models import tiny_model
 from alignkit.methods import MethodConfig
 from alignkit.policy.load import load_policy
 from alignkit.policy.policy import Policy
-from alignkit.training import checkpoint
-from alignkit.training.optimizer import late_terms, learning_rate, make_optimizer, short_warmup
+from alignkit.training.checkpoints import checkpoint
+from alignkit.training.gradient.optimizer import late_terms, learning_rate, make_optimizer, short_warmup
 
 
 @pytest.fixture(scope="module")

@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from alignkit.data.reading.split import held_rows
 from alignkit.errors import UsageError
-from alignkit.training.order import held_rows, step_rows, steps_per_epoch
+from alignkit.training.gradient.order import step_rows, steps_per_epoch
 
 
 @given(st.integers(1, 60), st.integers(1, 20), st.integers(0, 5), st.integers(0, 3))

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from alignkit import _native
 from alignkit.cli.main import main
-from alignkit.data.overlap import overlap
-from alignkit.data.rows import Row, to_row
+from alignkit.data.looking.overlap import overlap
+from alignkit.data.reading.rows import Row, to_row
 
 TEXTS = st.lists(st.lists(st.sampled_from("ab B c. ä, Ä 写 诗 1".split()), max_size=12).map(" ".join), max_size=6)
 

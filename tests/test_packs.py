@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from alignkit import _native
-from alignkit.data.flat import FlatTrees
-from alignkit.data.packs import (
+from alignkit.data.trees.flat import FlatTrees
+from alignkit.data.trees.packs import (
     attention_cost,
     attention_costs,
     fill,
@@ -22,8 +22,8 @@ from alignkit.data.packs import (
     pack_lengths,
     share_rows,
 )
-from alignkit.data.trees import Tree, tree
-from alignkit.training.order import EpochPacking, steps_per_epoch
+from alignkit.data.trees.trees import Tree, tree
+from alignkit.training.gradient.order import EpochPacking, steps_per_epoch
 
 
 @st.composite
@@ -37,7 +37,7 @@ def trees(draw: st.DrawFn) -> list[Tree]:
             ids = draw(st.lists(st.integers(0, 9), max_size=4))
             scored = [draw(st.booleans()) and (len(prompt) > 0 or at > 0) for at in range(len(ids))]
             completions.append((np.array(ids, np.int32), np.array(scored, bool)))
-        made.append(tree(f"t{number}", np.array(prompt, np.int32), completions, target_num_tokens=number))
+        made.append(tree(f"t{number}", np.array(prompt, np.int32), completions, reference_length=number))
     return made
 
 
@@ -65,7 +65,7 @@ def test_a_row_holds_what_is_laid_out_token_by_token(row: list[Tree]) -> None:
             positions += range(len(one.prompt), len(one.prompt) + len(completion))
             groups.append(number)
             counts.append(len(own))
-            targets.append(one.target_num_tokens)
+            targets.append(one.reference_length)
             places.append((first, len(ids)))
             last.append(len(ids) - 1 if len(completion) else prompt_end - 1)
         spans.append((start, prompt_end, tuple(places)))
@@ -73,7 +73,7 @@ def test_a_row_holds_what_is_laid_out_token_by_token(row: list[Tree]) -> None:
     assert (laid.ids_S.tolist(), laid.position_S.tolist()) == (ids, positions)
     assert list(zip(laid.source_T.tolist(), laid.target_T.tolist(), laid.completion_T.tolist(), strict=True)) == scored
     assert (laid.group_N.tolist(), laid.last_N.tolist()) == (groups, last)
-    assert (laid.num_tokens_N.tolist(), laid.target_num_tokens_N.tolist()) == (counts, targets)
+    assert (laid.num_tokens_N.tolist(), laid.reference_length_N.tolist()) == (counts, targets)
     assert [(span.start, span.prompt_end, span.completions) for span in laid.spans] == spans
     arrays = [x for x in vars(laid).values() if isinstance(x, np.ndarray)]
     assert len(arrays) == 9 and {x.dtype for x in arrays} == {np.dtype(np.int64)}
@@ -153,9 +153,9 @@ LENGTHS = st.lists(st.integers(0, 120), min_size=1, max_size=60).map(lambda x: n
 
 @given(LENGTHS, st.integers(1, 9), st.integers(0, 2**63))
 def test_an_epoch_has_every_tree_once_and_no_row_over_capacity(length_P: np.ndarray, per_step: int, seed: int) -> None:
-    packing = EpochPacking(length_P, capacity=100, rows_per_step=per_step, seed=seed)
+    packing = EpochPacking(length_P, capacity=100, prompts_per_step=per_step, seed=seed)
     assert 1 <= packing.steps_per_epoch <= steps_per_epoch(len(length_P), per_step)
-    again = EpochPacking(length_P, capacity=100, rows_per_step=per_step, seed=seed)
+    again = EpochPacking(length_P, capacity=100, prompts_per_step=per_step, seed=seed)
     for epoch in range(2):
         steps = range(1 + epoch * packing.steps_per_epoch, 1 + (epoch + 1) * packing.steps_per_epoch)
         rows = [packing.step(step) for step in steps]
@@ -168,7 +168,7 @@ def test_an_epoch_has_every_tree_once_and_no_row_over_capacity(length_P: np.ndar
 
 def test_epochs_differ_and_fill_rows_better_than_steps_do() -> None:
     length_P = np.clip(np.random.default_rng(0).lognormal(5.5, 0.8, 2000), 1, 2048).astype(np.int64)
-    packing = EpochPacking(length_P, capacity=4096, rows_per_step=16, seed=1)
+    packing = EpochPacking(length_P, capacity=4096, prompts_per_step=16, seed=1)
     first = [sorted(row) for step in range(1, packing.steps_per_epoch + 1) for row in packing.step(step)]
     second = [sorted(row) for row in itertools.chain(*[packing.step(packing.steps_per_epoch + 1)])]
     assert second[0] not in first

@@ -13,8 +13,8 @@ import pytest
 from scipy.optimize import minimize
 from scipy.stats import binomtest, ttest_1samp
 
-from alignkit.data.rows import Row, to_row
-from alignkit.training.pair_accuracy import (
+from alignkit.data.reading.rows import Row, to_row
+from alignkit.training.inputs.pair_accuracy import (
     _features,
     calibration_error,
     difference_over,
@@ -112,9 +112,10 @@ def test_real_preference_rows_give_their_known_baselines(source: str, longer: fl
     with gzip.open(SHARED, "rt", encoding="utf-8") as file:
         lines: list[dict[str, Any]] = [json.loads(line) for line in file]
     rows = [
-        to_row(line, where="shared") for line in lines
+        to_row(line, where="shared")
+        for line in lines
         if line["source"] == source and not {"score-tie", "chosen-equals-rejected"} & set(line["tags"])
-    ]  # fmt: skip
+    ]
     folds = [rows[k::5] for k in range(5)]
     figures = [
         pair_accuracy(np.zeros(len(folds[k])), folds[k], [r for other in range(5) if other != k for r in folds[other]])

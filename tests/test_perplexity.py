@@ -10,11 +10,11 @@ import torch
 from tiny_models import tiny_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from alignkit.config import ModelSection
-from alignkit.data.rows import to_row
+from alignkit.config.settings import ModelSection
+from alignkit.data.reading.rows import to_row
 from alignkit.judging.answers import Answer, Answering, Generation
 from alignkit.judging.evaluation import evaluate_answers, lines
-from alignkit.policy.names import find_model
+from alignkit.pretrained.names import find_model
 
 REFERENCES = ["The Rhine.", "5", "Zwölf große Flüsse, and many small ones. " * 4, "  ", None]
 

@@ -14,16 +14,16 @@ import pytest
 from tiny_models import tiny_model
 
 import alignkit
-from alignkit import config_file
 from alignkit.cli.main import main
-from alignkit.data.packs import lay_out
-from alignkit.data.trees import tree
-from alignkit.policy import embedded
+from alignkit.config import file as config_file
+from alignkit.data.trees.packs import lay_out
+from alignkit.data.trees.trees import tree
 from alignkit.policy.load import load_policy
+from alignkit.pretrained import embedded
 from alignkit.registry import registry
-from alignkit.training.plan import Plan, make_plan
-from alignkit.training.speed import Arithmetic, peak_flops
-from alignkit.training.startup import plain_factor
+from alignkit.training.gradient.speed import Arithmetic, peak_flops
+from alignkit.training.run.plan import Plan, make_plan
+from alignkit.training.run.self_checks import plain_factor
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +40,7 @@ def planned(method: str, model: Path, longest: int | None = None, **options: Any
 def test_rows_are_as_long_as_micro_batches_here_or_as_the_longest_tree(
     model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("alignkit.training.plan.row_capacity", lambda device: 1024)
+    monkeypatch.setattr("alignkit.training.run.plan.micro_batch_tokens", lambda device: 1024)
     assert planned("sft", model, batch_size=64).tokens == 1024
     assert planned("sft", model, longest=30, batch_size=2, accumulation=2).tokens == 120
     assert planned("dpo", model, longest=1020, batch_size=1, accumulation=1).tokens == 1020
@@ -127,7 +127,7 @@ def test_every_run_logs_its_memory_and_mfu_only_where_the_peak_is_known(
     assert "mfu" not in run.metrics["name"]
     memory = run.metrics.filter(run.metrics["name"] == "memory_mib")["value"]
     assert 100 < memory.min() <= memory.max() < 100_000
-    monkeypatch.setattr("alignkit.training.speed.peak_flops", lambda name: 1e9)
+    monkeypatch.setattr("alignkit.training.gradient.speed.peak_flops", lambda name: 1e9)
     run = alignkit.train("sft", **given, out=str(tmp_path / "known"))
     rate = run.metrics.filter(run.metrics["name"] == "mfu")["value"]
     assert len(rate) == 2 and rate.min() > 0

@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_models import tiny_model
 
-from alignkit.data.packs import lay_out, pack, pack_evenly
-from alignkit.data.trees import Tree, tree
+from alignkit.data.trees.packs import lay_out, pack, pack_evenly
+from alignkit.data.trees.trees import Tree, tree
 from alignkit.errors import InputError
 from alignkit.policy.attention import marks, sees
 from alignkit.policy.load import load_policy

@@ -15,10 +15,10 @@ from tiny_models import tiny_model
 import alignkit
 from alignkit import Method, MethodConfig
 from alignkit.cli.main import main
-from alignkit.config_file import Resolved, resolve
+from alignkit.config.file import Resolved, resolve
 from alignkit.errors import UsageError
 from alignkit.registry import Plugin, registry
-from alignkit.training.resume import resume_command
+from alignkit.training.run.resume import resume_command
 
 
 class OwnConfig(MethodConfig):
@@ -62,7 +62,7 @@ def test_letter_is_equations_three_and_six_in_their_own_units() -> None:
         "[train.grpo]\nkl = 0.1\nlearning_rate = 1e-5\n[train.sft-lenpen]\npenalty = 1.0\n"
     )
     grpo = resolved("grpo", preset="letter").method
-    assert (grpo.kl, grpo.kl_in, grpo.kl_estimator, grpo.equal_groups) == (0.025, "loss", "k1-to-go", "keep")
+    assert (grpo.kl, grpo.kl_in, grpo.kl_estimator, grpo.zero_variance_groups) == (0.025, "loss", "k1-to-go", "keep")
     assert grpo.kl * grpo.group_size == 0.1 and grpo.learning_rate == 1e-5  # Eq. 6 sums over the group
     penalty = resolved("sft-lenpen", preset="letter").method
     assert (penalty.penalty, penalty.penalty_interval, penalty.max_penalty_ratio) == (1e-3, 100, None)
@@ -126,8 +126,16 @@ def test_config_show_says_what_a_preset_sets(capsys: pytest.CaptureFixture[str])
 
 def test_a_run_takes_a_preset_and_says_so_in_run_json(tmp_path: Path) -> None:
     given = {"model": str(tiny_model(tmp_path / "model")), "data": str(write_numbered_rows(tmp_path / "rows.jsonl"))}
-    run = alignkit.train("sft-lenpen", preset="letter", penalty_interval=1, max_steps=1, max_new_tokens=20, split="0.2",
-                         precision="fp32", **given)  # fmt: skip
+    run = alignkit.train(
+        "sft-lenpen",
+        preset="letter",
+        penalty_interval=1,
+        max_steps=1,
+        max_new_tokens=20,
+        split="0.2",
+        precision="fp32",
+        **given,
+    )
     own = run.info["config"]["train"]["sft-lenpen"]
     assert run.info["preset"] == "letter"
     assert (own["reduction"], own["max_penalty_ratio"], own["penalty_interval"]) == ("example-sum", None, 1)

@@ -17,13 +17,13 @@ import pytest
 from tiny_models import tiny_model
 from tokenizers import Tokenizer
 
-from alignkit.data.encoder import Encoder
-from alignkit.data.layouts import Scored
-from alignkit.data.pretrained import read_config
-from alignkit.data.tokens import load_tokenizer
-from alignkit.data.weights import check_weights
+from alignkit.data.encoding.encoder import Encoder
+from alignkit.data.encoding.texts import TextWithSpans
+from alignkit.data.prepared.tokens import load_tokenizer
 from alignkit.errors import InputError
 from alignkit.policy.load import load_policy
+from alignkit.pretrained.read import read_config
+from alignkit.pretrained.weights import check_weights
 
 ROOT = Path(__file__).parent.parent
 SOURCES = [*(ROOT / "alignkit").rglob("*.py"), *(ROOT / "plugins").rglob("*.py")]
@@ -57,7 +57,7 @@ def calls() -> list[tuple[Path, str, ast.Call]]:
 
 def test_transformers_loads_folders_in_one_place_and_never_with_their_code() -> None:
     loading = [(path, name, node) for path, name, node in calls() if name in LOADERS or name == "LLM"]
-    assert {path.name for path, name, _ in loading if name in LOADERS} == {"pretrained.py"}
+    assert {path.name for path, name, _ in loading if name in LOADERS} == {"read.py"}
     for path, name, node in loading:
         given = {keyword.arg: keyword.value for keyword in node.keywords}
         value = given.get("trust_remote_code")
@@ -80,9 +80,13 @@ def evil_tokenizer(folder: Path, code: str) -> None:
 
 @pytest.mark.parametrize(("spoil", "load"), [(evil_config, load_policy), (evil_tokenizer, load_tokenizer)])
 def test_a_folder_that_wants_to_run_code_is_refused_without_a_question(
-    spoil: Callable[[Path, str], None], load: Callable[..., Any], folder: Path, tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
+    spoil: Callable[[Path, str], None],
+    load: Callable[..., Any],
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
     canary = tmp_path / "canary"
     spoil(folder, f"open({str(canary)!r}, 'w').close()\nclass C: pass\nM = T = C\n")
     monkeypatch.setattr("sys.stdin", io.StringIO("y\n" * 50))
@@ -169,7 +173,7 @@ def assert_follows_the_file(folder: Path) -> None:
     ]
     assert tokenizer.backend_tokenizer.to_str() == own.to_str()
     encoder = Encoder(tokenizer, re.compile("(?!)"))
-    assert [encoder.ids(Scored(text, ())).tolist() for text in ODD] == [own.encode(t).ids for t in ODD]
+    assert [encoder.ids(TextWithSpans(text, ())).tolist() for text in ODD] == [own.encode(t).ids for t in ODD]
 
 
 @pytest.mark.parametrize("kind", ["qwen2", "llama", "gpt2", "gemma2", "mistral"])
@@ -184,10 +188,19 @@ def test_ids_are_those_of_the_file_whatever_the_models_type(kind: str, tmp_path:
         ("pre_tokenizer", {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": False}),
         ("decoder", None),
         ("truncation", {"direction": "Right", "max_length": 2, "strategy": "LongestFirst", "stride": 0}),
-        ("padding", {"strategy": {"Fixed": 9}, "direction": "Left", "pad_to_multiple_of": None, "pad_id": 256,
-                     "pad_type_id": 0, "pad_token": "<|endoftext|>"}),
+        (
+            "padding",
+            {
+                "strategy": {"Fixed": 9},
+                "direction": "Left",
+                "pad_to_multiple_of": None,
+                "pad_id": 256,
+                "pad_type_id": 0,
+                "pad_token": "<|endoftext|>",
+            },
+        ),
     ],
-)  # fmt: skip
+)
 def test_each_part_of_the_file_counts_but_for_padding_and_cutting(part: str, value: object, folder: Path) -> None:
     edit(folder / "tokenizer.json", **{part: value})
     assert_follows_the_file(folder)

@@ -13,13 +13,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from alignkit.config import DataSection
-from alignkit.data import files, mixing
-from alignkit.data.keys import Keys, OwnIds, content_key
-from alignkit.data.read import Source, read_rows
-from alignkit.data.rows import to_row
+from alignkit.config.settings import DataSection
+from alignkit.data.prepared.selection import Selection
+from alignkit.data.reading import files, mixing
+from alignkit.data.reading.keys import Keys, OwnIds, content_key
+from alignkit.data.reading.read import Source, read_rows
+from alignkit.data.reading.rows import to_row
 from alignkit.errors import InputError, UsageError
-from alignkit.training.selection import Selection
 
 
 def write(path: Path, rows: list[Mapping[str, Any]]) -> str:
@@ -87,18 +87,18 @@ def test_a_folder_of_mixed_kinds_and_shapes_is_read_row_by_row(tmp_path: Path) -
     (tmp_path / "README.md").write_text("not data")
     rows = read_rows(str(tmp_path))
     assert [(row.prompt[0]["content"], row.reference) for row in rows] == [
-        ("a", "x"), ("b", "y"), ("c", "z"), ("d", "w"),
-    ]  # fmt: skip
+        ("a", "x"),
+        ("b", "y"),
+        ("c", "z"),
+        ("d", "w"),
+    ]
     assert [row.is_conversation for row in rows] == [True, False, False, False]
 
 
 @pytest.mark.parametrize(
     ("columns", "message"),
     [
-        (
-            {"prompt": [1, 2], "chosen": ["a", "b"]},
-            "row 1: expected text or a list of messages in .* 1;",
-        ),
+        ({"prompt": [1, 2], "chosen": ["a", "b"]}, "row 1: expected text or a list of messages in .* 1;"),
         ({"prompt": ["a"], "chosen": [[{"role": "assistant", "text": "b"}]]}, "row 1: a message needs 'role'"),
         ({"messages": [["a"]]}, "row 1: expected text or a list of messages"),
         ({"number": [1.5]}, "row 1: unknown row shape; fields found: number"),

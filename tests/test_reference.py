@@ -14,13 +14,13 @@ import torch
 from tiny_models import tiny_model
 
 from alignkit.cli.main import main
-from alignkit.data.packs import lay_out
-from alignkit.data.trees import Tree, tree
+from alignkit.data.trees.packs import lay_out
+from alignkit.data.trees.trees import Tree, tree
 from alignkit.policy.load import load_policy
 from alignkit.policy.policy import Policy
-from alignkit.policy.reference import Reference
-from alignkit.policy.reference_cache import Known, known_logprobs
-from alignkit.training import setup
+from alignkit.training.gradient.reference import Reference
+from alignkit.training.gradient.reference_cache import CachedLogprobs, known_logprobs
+from alignkit.training.inputs import setup
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +42,7 @@ def pairs(count: int, seed: int = 0) -> list[Tree]:
     ]
 
 
-def keep(policy: Policy, trees: list[Tree], folder: Path, weights: str = "w") -> Known:
+def keep(policy: Policy, trees: list[Tree], folder: Path, weights: str = "w") -> CachedLogprobs:
     return known_logprobs(policy, trees, weights=weights, capacity=32, folder=folder)
 
 
@@ -174,9 +174,14 @@ def test_rows_computed_as_training_lays_them_give_the_same_bits(policy: Policy, 
 
 @pytest.mark.parametrize(
     ("precision", "more"),
-    [("fp32", {}), ("bf16", {}), ("bf16", {"lora_rank": 2}), ("bf16", {"pack_scope": "epoch"}),
-     ("fp32", {"reference": "online"})],
-)  # fmt: skip
+    [
+        ("fp32", {}),
+        ("bf16", {}),
+        ("bf16", {"lora_rank": 2}),
+        ("bf16", {"pack_scope": "epoch"}),
+        ("fp32", {"reference": "online"}),
+    ],
+)
 def test_dpo_starts_at_a_margin_of_0_and_an_accuracy_of_one_half(
     precision: str, more: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -213,9 +218,9 @@ def test_another_reference_than_the_policy_stops_the_run(
     model = tiny_model(tmp_path / "model")
     original = setup.known_logprobs
 
-    def other(*given: Any, **more: Any) -> Known:
+    def other(*given: Any, **more: Any) -> CachedLogprobs:
         known = original(*given, **more)
-        return Known({key: x - 0.01 * np.arange(len(x)) for key, x in known.values.items()})
+        return CachedLogprobs({key: x - 0.01 * np.arange(len(x)) for key, x in known.values.items()})
 
     monkeypatch.setattr(setup, "known_logprobs", other)
     for precision in ("fp32", "bf16"):

@@ -81,10 +81,7 @@ def test_a_plugin_that_fails_in_its_second_hook_leaves_nothing_behind(registry: 
 
 
 def test_plugins_are_listed_by_kind_then_name_whatever_the_order_of_loading() -> None:
-    modules = [
-        plugin_module("b", hook="register_judges", names=("rules",)),
-        plugin_module("a", names=("sft", "dpo")),
-    ]
+    modules = [plugin_module("b", hook="register_judges", names=("rules",)), plugin_module("a", names=("sft", "dpo"))]
     listings = []
     for order in (modules, modules[::-1]):
         registry = Registry()

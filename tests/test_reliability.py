@@ -24,9 +24,11 @@ import alignkit
 from alignkit.cli.main import main
 from alignkit.errors import Interrupted
 from alignkit.policy.finite import non_finite
-from alignkit.training import checkpoint, guards, loop
-from alignkit.training.loop import Loop
-from alignkit.training.signals import noted_signals
+from alignkit.training.checkpoints import checkpoint
+from alignkit.training.gradient import health_checks as guards
+from alignkit.training.lifecycle.signals import noted_signals
+from alignkit.training.loop import loop
+from alignkit.training.loop.loop import Loop
 
 ROOT = Path(__file__).parents[1]
 
@@ -172,8 +174,15 @@ def test_nan_in_one_row_stops_with_3_names_the_row_and_keeps_what_was_saved(
     (tmp_path / "validation.jsonl").write_text(json.dumps(rows[0]) + "\n")
     rows[17]["chosen"] = "a ~ here and after"
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows[1:]))
-    given = command(model, tmp_path / "rows.jsonl", tmp_path / "run", split=tmp_path / "validation.jsonl",
-                    checkpoint_interval=1, max_steps=29, seed=2)  # fmt: skip
+    given = command(
+        model,
+        tmp_path / "rows.jsonl",
+        tmp_path / "run",
+        split=tmp_path / "validation.jsonl",
+        checkpoint_interval=1,
+        max_steps=29,
+        seed=2,
+    )
     assert main(given) == 3
     said = capsys.readouterr().err.splitlines()[-1]
     assert "is nan; caused by r17; no weight was changed" in said
@@ -241,9 +250,16 @@ def test_sigterm_during_validation_ends_it_and_the_resumed_run_is_the_same(
     model: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given: dict[str, Any] = {
-        "model": str(model), "data": str(data), "batch_size": 2, "max_steps": 6, "validation_interval": 3,
-        "precision": "fp32", "split": "0.2", "max_new_tokens": 4, "early_stopping_steps": 50,
-    }  # fmt: skip
+        "model": str(model),
+        "data": str(data),
+        "batch_size": 2,
+        "max_steps": 6,
+        "validation_interval": 3,
+        "precision": "fp32",
+        "split": "0.2",
+        "max_new_tokens": 4,
+        "early_stopping_steps": 50,
+    }
     whole = alignkit.train("sft", **given, out=str(tmp_path / "whole"))
     original, done = loop.validate, []
 
@@ -328,8 +344,10 @@ def test_an_interrupted_start_leaves_no_folder(model: Path, data: Path, tmp_path
 def test_runs_killed_at_random_moments_end_as_the_run_that_was_not(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "bench.resilience", "--quick", "--json", str(tmp_path / "found.json")],
-        cwd=ROOT, capture_output=True, text=True,
-    )  # fmt: skip
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     figures = json.loads((tmp_path / "found.json").read_text())["figures"]
     assert figures["kills"] == 25 and figures["failures"] == 0 and figures["kills_in_folder"] > 3

@@ -70,10 +70,17 @@ class Page(HTMLParser):
 def a_verdict() -> Verdict:
     side = Side(bleu=Bleu(30, 20, 10, "tok:13a"), perplexity=7, mean_length_tokens=40, repetition=0.1, cut_share=0.2)
     return reach(
-        win_rate(np.array([1.0] * 80 + [0.0] * 40), seed=0), run="runs/dpo", vs=EVIL, margin=3.0, ours=side,
-        theirs=side, judge=JudgeName(name="rules", version="1", verifiable=True), prompts="demo",
-        seed=0, stamps=[f"stamp {EVIL}"],
-    )  # fmt: skip
+        win_rate(np.array([1.0] * 80 + [0.0] * 40), seed=0),
+        run="runs/dpo",
+        vs=EVIL,
+        margin=3.0,
+        ours=side,
+        theirs=side,
+        judge=JudgeName(name="rules", version="1", verifiable=True),
+        prompts="demo",
+        seed=0,
+        stamps=[f"stamp {EVIL}"],
+    )
 
 
 def curves() -> list[Curve]:
@@ -243,9 +250,17 @@ def test_a_browser_draws_every_chart_without_complaint(tmp_path: Path) -> None:
     path = tmp_path / "report.html"
     full_page(path)
     command = [
-        str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}",
-        "--enable-logging=stderr", "--v=0", "--virtual-time-budget=10000", "--dump-dom", path.as_uri(),
-    ]  # fmt: skip
+        str(CHROMIUM),
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        f"--user-data-dir={tmp_path / 'profile'}",
+        "--enable-logging=stderr",
+        "--v=0",
+        "--virtual-time-budget=10000",
+        "--dump-dom",
+        path.as_uri(),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     assert [line for line in done.stderr.splitlines() if "CONSOLE" in line] == []

@@ -17,7 +17,7 @@ from tiny_models import tiny_model
 import alignkit
 from alignkit.cli.main import main
 from alignkit.errors import Interrupted, UsageError
-from alignkit.training.resume import code_fingerprint
+from alignkit.training.run.resume import code_fingerprint
 
 
 @pytest.fixture(scope="module")

@@ -47,12 +47,14 @@ def returning(folder: Path, expression: str, *, imports: str = "") -> FunctionJu
         ("ctypes.string_at(0)", "was ended by SIGSEGV, a crash in native code"),
         ("os.kill(os.getpid(), 9)", "was ended by SIGKILL, as the system ends what takes too much memory"),
         ("os.closerange(3, 1 << 16)", "closed the pipe that is alignkit's|ended with exit code 1"),
-        ("for n in range(3, 4096):\n        with suppress(OSError): os.write(n, b'x' * 4096)",
-         "wrote into the pipe that is alignkit's"),
+        (
+            "for n in range(3, 4096):\n        with suppress(OSError): os.write(n, b'x' * 4096)",
+            "wrote into the pipe that is alignkit's",
+        ),
         ("return 10**400", "returned 1000.*, too large a number"),
         ("return Decimal('1e400')", "too large a number"),
     ],
-)  # fmt: skip
+)
 def test_a_function_that_ends_its_process_stops_and_says_how(tmp_path: Path, body: str, said: str) -> None:
     code = (
         "import ctypes, os, sys\nfrom contextlib import suppress\nfrom decimal import Decimal\n"
@@ -137,11 +139,18 @@ def test_a_row_keeps_the_types_it_has(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("expression", "number"),
     [
-        ("True", 1.0), ("3", 3.0), ("Fraction(1, 2)", 0.5), ("Decimal('0.25')", 0.25), ("np.float32(0.5)", 0.5),
-        ("np.int64(2)", 2.0), ("np.bool_(True)", 1.0), ("np.asarray(1.5)", 1.5), ("np.asarray(False)", 0.0),
+        ("True", 1.0),
+        ("3", 3.0),
+        ("Fraction(1, 2)", 0.5),
+        ("Decimal('0.25')", 0.25),
+        ("np.float32(0.5)", 0.5),
+        ("np.int64(2)", 2.0),
+        ("np.bool_(True)", 1.0),
+        ("np.asarray(1.5)", 1.5),
+        ("np.asarray(False)", 0.0),
         ("np.longdouble(2)", 2.0),
     ],
-)  # fmt: skip
+)
 def test_every_real_number_is_one_and_true_is_1(tmp_path: Path, expression: str, number: float) -> None:
     imports = "import numpy as np\nfrom fractions import Fraction\nfrom decimal import Decimal"
     assert returning(tmp_path, expression, imports=imports).score([item()]) == [Scored(number)]
@@ -162,13 +171,20 @@ def test_a_tensor_without_a_dimension_is_a_number(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("expression", "said"),
     [
-        ("[1.0]", r"returned \[1.0\], a list"), ("{'score': 1}", "a dict"), ("'0.5'", "returned '0.5', a str"),
-        ("1j", "a complex"), ("np.asarray([1.0])", "an? ndarray"), ("np.complex64(1)", "a complex64"),
-        ("np.str_('1')", "a str_"), ("float('inf')", "returned inf;"), ("np.float32('nan')", "returned .*nan"),
-        ("Decimal('sNaN')", "sNaN"), ("later()", "returned a coroutine"),
+        ("[1.0]", r"returned \[1.0\], a list"),
+        ("{'score': 1}", "a dict"),
+        ("'0.5'", "returned '0.5', a str"),
+        ("1j", "a complex"),
+        ("np.asarray([1.0])", "an? ndarray"),
+        ("np.complex64(1)", "a complex64"),
+        ("np.str_('1')", "a str_"),
+        ("float('inf')", "returned inf;"),
+        ("np.float32('nan')", "returned .*nan"),
+        ("Decimal('sNaN')", "sNaN"),
+        ("later()", "returned a coroutine"),
         ("Bad()", "returned an object of Bad, a Bad"),
     ],
-)  # fmt: skip
+)
 def test_what_is_no_finite_number_is_refused_with_the_row(tmp_path: Path, expression: str, said: str) -> None:
     imports = (
         "import numpy as np\nfrom decimal import Decimal\nasync def later(): return 1.0\n"
@@ -190,7 +206,7 @@ def test_what_is_no_finite_number_is_refused_with_the_row(tmp_path: Path, expres
         ("class F:\n    async def __call__(self, completion, row): pass\nf = F()", "f is an async function"),
         ("f = 3", "has no function 'f'"),
     ],
-)  # fmt: skip
+)
 def test_a_function_of_another_kind_is_refused_before_anything_is_scored(
     tmp_path: Path, definition: str, said: str
 ) -> None:
@@ -201,11 +217,14 @@ def test_a_function_of_another_kind_is_refused_before_anything_is_scored(
 @pytest.mark.parametrize(
     "definition",
     [
-        "def f(completion, row): return 1", "def f(*texts): return 1", "def f(a, b, c=3, **d): return 1",
+        "def f(completion, row): return 1",
+        "def f(*texts): return 1",
+        "def f(a, b, c=3, **d): return 1",
         "class F:\n    def __call__(self, completion, row): return 1\nf = F()",
-        "import functools\ndef g(x, completion, row): return 1\nf = functools.partial(g, 0)", "f = max",
+        "import functools\ndef g(x, completion, row): return 1\nf = functools.partial(g, 0)",
+        "f = max",
     ],
-)  # fmt: skip
+)
 def test_whatever_takes_a_completion_and_a_row_is_taken(tmp_path: Path, definition: str) -> None:
     judge(tmp_path, definition)
 
@@ -391,11 +410,15 @@ def test_scores_are_kept_in_parts(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "statement",
     [
-        "import lib.part", "from lib import part", "from lib.part import VALUE", "from lib import *",
-        "import importlib; importlib.import_module('lib.part')", "__import__('lib.part')",
+        "import lib.part",
+        "from lib import part",
+        "from lib.part import VALUE",
+        "from lib import *",
+        "import importlib; importlib.import_module('lib.part')",
+        "__import__('lib.part')",
         "def g():\n    from lib import part",
     ],
-)  # fmt: skip
+)
 @pytest.mark.parametrize("is_namespace", [True, False])
 def test_what_a_file_imports_is_a_part_of_it(tmp_path: Path, statement: str, is_namespace: bool) -> None:
     (tmp_path / "lib").mkdir()

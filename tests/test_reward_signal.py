@@ -23,8 +23,8 @@ from alignkit.errors import RunStopped, UsageError
 from alignkit.scoring.judge import Item, Judge, Missing, Scored, counted
 from alignkit.scoring.rewards import reward
 from alignkit.scoring.specs import NamedJudge, make_judge
-from alignkit.training import reward_signal
-from alignkit.training.reward_signal import RewardSignal
+from alignkit.training.rollouts import reward_signal
+from alignkit.training.rollouts.reward_signal import RewardSignal
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +78,7 @@ NOTHING = {
     "None": ("return None", "have fewer than two rewards; it does not apply", {}),
     "equal": ("return 1.0", "8 groups: 8 have equal rewards", {}),
     "all but equal": ("return len(completion) * 1e-320", "8 groups: 8 differ by too little", {}),
-    "equal, with a KL": ("return 1.0", "8 groups: 8 have equal rewards", {"kl": 0.1, "equal_groups": "keep"}),
+    "equal, with a KL": ("return 1.0", "8 groups: 8 have equal rewards", {"kl": 0.1, "zero_variance_groups": "keep"}),
 }
 
 
@@ -153,8 +153,18 @@ def test_the_command_after_a_reward_that_raised_goes_on_once_it_is_corrected(
 
 def test_samples_that_an_earlier_reward_led_to_are_drawn_again(model: Path, tmp_path: Path) -> None:
     """From step 3 on they were drawn from weights that the corrected reward does not lead to."""
-    given = options(model, tmp_path, tmp_path / "run", "return float(len(completion))", max_steps=5, split="0.1",
-                    checkpoint_interval=2, learning_rate=1e-2, warmup_steps=0, validation_interval=100)  # fmt: skip
+    given = options(
+        model,
+        tmp_path,
+        tmp_path / "run",
+        "return float(len(completion))",
+        max_steps=5,
+        split="0.1",
+        checkpoint_interval=2,
+        learning_rate=1e-2,
+        warmup_steps=0,
+        validation_interval=100,
+    )
     rollouts = tmp_path / "run" / "rollouts"
 
     def batches() -> list[str]:
@@ -199,7 +209,7 @@ def test_every_reward_of_weight_0_is_refused(model: Path, tmp_path: Path, capsys
 def test_a_reward_file_is_looked_at_before_the_data(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("alignkit.training.setup.prepare_parts", None)
+    monkeypatch.setattr("alignkit.training.inputs.setup.prepare_parts", None)
     given = options(model, tmp_path, tmp_path / "run", "pass")
     (tmp_path / "rewards.py").write_text("def score(completions, **kwargs): pass\n")
     assert main(command(given)) == 2

@@ -19,16 +19,16 @@ from vllm_engines import needs_vllm, one_worker
 
 import alignkit
 from alignkit.cli.main import main
-from alignkit.data.rows import to_row
+from alignkit.data.reading.rows import to_row
 from alignkit.errors import RunStopped
 from alignkit.policy.load import load_policy
 from alignkit.rollouts.agreement import Agreement, distance
 from alignkit.rollouts.sampler import Completion, Request
 from alignkit.scoring.judge import Missing
 from alignkit.scoring.rewards import Rewards
-from alignkit.training.draw import Group, sample_micros, without_cut
-from alignkit.training.journal import Journal
-from alignkit.training.sample_lines import equal_groups
+from alignkit.training.rollouts.journal import Journal
+from alignkit.training.rollouts.sample_lines import zero_variance_groups
+from alignkit.training.rollouts.sampling import Group, sample_micro_batches, without_cut
 
 
 @pytest.fixture(scope="module")
@@ -40,8 +40,10 @@ VOWELS = "return sum(letter in 'aeiou' for letter in completion) + len(completio
 
 
 def test_first_ratio_is_one_at_mixed_temperatures(model: Path, tmp_path: Path) -> None:
-    run = alignkit.train("grpo", **options(model, tmp_path, tmp_path / "run", VOWELS, updates_per_batch=2,
-                                           learning_rate=1e-2, warmup_steps=0))  # fmt: skip
+    run = alignkit.train(
+        "grpo",
+        **options(model, tmp_path, tmp_path / "run", VOWELS, updates_per_batch=2, learning_rate=1e-2, warmup_steps=0),
+    )
     fresh, used = values(run, "sampling_gap")
     assert fresh < 1e-5 < used
     assert values(run, "ratio")[0] == pytest.approx(1.0, abs=1e-5)
@@ -150,7 +152,7 @@ def test_a_reward_that_is_always_the_same_trains_nothing_and_says_what_it_cost(m
     with pytest.raises(RunStopped, match="6 groups: 6 have equal rewards"):
         alignkit.train("grpo", **given)
     run = alignkit.Run(tmp_path / "run")
-    assert values(run, "equal_groups") == [1.0] * 3 and min(values(run, "equal_groups_s")) > 0
+    assert values(run, "zero_variance_groups") == [1.0] * 3 and min(values(run, "equal_groups_s")) > 0
     kept = next((run.path / "checkpoints" / "step-000002").glob("weights*"))
     before, after = load_file(model / "model.safetensors"), load_file(kept)
     assert sorted(after) == sorted(f"model.{name}" for name in before)
@@ -161,11 +163,18 @@ def test_a_step_whose_groups_are_all_skipped_takes_no_optimizer_step_and_is_coun
     model: Path, tmp_path: Path
 ) -> None:
     some = "return 0.1 if int(row['id'][1:]) in (1, 4, 5, 8) else float(len(completion) * 7 % 5)"
-    given = {"kl": 0.0, "batch_size": 1, "max_steps": 6, "checkpoint_interval": 1, "weight_decay": 0.1,
-             "learning_rate": 1e-2, "warmup_steps": 0}  # fmt: skip
+    given = {
+        "kl": 0.0,
+        "batch_size": 1,
+        "max_steps": 6,
+        "checkpoint_interval": 1,
+        "weight_decay": 0.1,
+        "learning_rate": 1e-2,
+        "warmup_steps": 0,
+    }
     run = alignkit.train("grpo", **options(model, tmp_path, tmp_path / "run", some, **given))
     skipped = values(run, "no_update")
-    assert skipped == values(run, "equal_groups") and 0 < sum(skipped[2:5]) < 3
+    assert skipped == values(run, "zero_variance_groups") and 0 < sum(skipped[2:5]) < 3
 
     def kept(step: int) -> list[bytes]:
         files = sorted((run.path / "checkpoints" / f"step-{step:06d}").rglob("*.safetensors"))
@@ -178,15 +187,19 @@ def test_a_step_whose_groups_are_all_skipped_takes_no_optimizer_step_and_is_coun
 
 def test_equal_groups_are_replaced_by_other_prompts_within_the_budget(model: Path, tmp_path: Path) -> None:
     some = "return 0.1 if int(row['id'][1:]) % 2 else float(len(completion) * 7 % 5)"
-    run = alignkit.train("grpo", **options(model, tmp_path, tmp_path / "run", some, equal_groups="resample",
-                                           max_resamples=3, max_steps=3))  # fmt: skip
+    run = alignkit.train(
+        "grpo",
+        **options(
+            model, tmp_path, tmp_path / "run", some, zero_variance_groups="resample", max_resamples=3, max_steps=3
+        ),
+    )
     assert sum(values(run, "resampled_groups")) > 0
-    assert np.mean(values(run, "equal_groups")) < 0.5
+    assert np.mean(values(run, "zero_variance_groups")) < 0.5
 
 
 def test_equal_groups_are_told_by_their_rewards_and_not_by_rounded_advantages() -> None:
     rewards = np.array([[0.1, 0.1, 0.1], [0.1, np.nan, 0.2], [np.nan, np.nan, 0.3], [np.nan, 0.7, 0.7]])
-    assert equal_groups(rewards).tolist() == [True, False, False, True]
+    assert zero_variance_groups(rewards).tolist() == [True, False, False, True]
 
 
 def test_cut_completions_are_compared_with_but_not_trained_on() -> None:
@@ -196,13 +209,24 @@ def test_cut_completions_are_compared_with_but_not_trained_on() -> None:
     advantages = np.array([[2.0, -1.0, -1.0]])
     kept = without_cut(advantages, [group])
     assert np.isnan(kept[0, 0]) and kept[0, 1:].tolist() == [-1.0, -1.0]
-    (micro,) = sample_micros([group], kept, 64, kept_P=np.array([True]))
-    assert micro.advantage_N is not None and micro.advantage_N.tolist() == [-1.0, -1.0]
+    (micro_batch,) = sample_micro_batches([group], kept, 64, kept_P=np.array([True]))
+    assert micro_batch.advantage_N is not None and micro_batch.advantage_N.tolist() == [-1.0, -1.0]
 
 
 def test_k1_in_the_reward_is_zero_at_the_reference_and_is_logged(model: Path, tmp_path: Path) -> None:
-    run = alignkit.train("grpo", **options(model, tmp_path, tmp_path / "run", VOWELS, kl_in="reward",
-                                           kl_estimator="k1", learning_rate=1e-2, warmup_steps=0))  # fmt: skip
+    run = alignkit.train(
+        "grpo",
+        **options(
+            model,
+            tmp_path,
+            tmp_path / "run",
+            VOWELS,
+            kl_in="reward",
+            kl_estimator="k1",
+            learning_rate=1e-2,
+            warmup_steps=0,
+        ),
+    )
     first, second = values(run, "reward_kl")
     assert first == pytest.approx(0.0, abs=1e-4) and abs(second) > 1e-3
 

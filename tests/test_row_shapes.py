@@ -11,8 +11,8 @@ from typing import Any
 import polars
 import pytest
 
-from alignkit.data.read import read_rows
-from alignkit.data.rows import Row, text_of, to_row, unusable_reason
+from alignkit.data.reading.read import read_rows
+from alignkit.data.reading.rows import Row, text_of, to_row, unusable_reason
 from alignkit.errors import InputError
 
 USER = {"role": "user", "content": "Hi"}
@@ -38,11 +38,23 @@ def read(fields: dict[str, Any], **columns: str) -> Row:
         {"source": "x", "instruction": "Hi", "models": ["a"], "completions": COMPLETIONS, "correct_answers": None},
         {"chosen": "\n\nHuman: Hi\n\nAssistant: yes", "rejected": "\n\nHuman: Hi\n\nAssistant: no"},  # hh-rlhf
         {"prompt": "\n\nHuman: Hi\n\nAssistant:", "chosen": " yes", "rejected": " no", "response": " yes"},
-        {"instruction": "Hi", "chosen_response": "yes", "rejected_response": "no", "chosen_avg_rating": 5.0,
-         "rejected_avg_rating": 3.75, "chosen_model": "a"},  # argilla
+        {
+            "instruction": "Hi",
+            "chosen_response": "yes",
+            "rejected_response": "no",
+            "chosen_avg_rating": 5.0,
+            "rejected_avg_rating": 3.75,
+            "chosen_model": "a",
+        },  # argilla
         {"dataset": "x", "chosen": [USER, YES], "rejected": [USER, NO], "chosen_rating": 5.0, "rejected_rating": 4.0},
-        {"source": "x", "prompt": "Hi", "chosen": [USER, YES], "chosen-rating": 5.0, "rejected": [USER, NO],
-         "rejected-rating": 4.0},
+        {
+            "source": "x",
+            "prompt": "Hi",
+            "chosen": [USER, YES],
+            "chosen-rating": 5.0,
+            "rejected": [USER, NO],
+            "rejected-rating": 4.0,
+        },
         {"system": "", "input": "Hi", "chosen": "yes", "rejected": "no", "rating": [9.0, 8.0], "status": "unchanged"},
         {"conversations": [HUMAN], "chosen": GPT, "rejected": {"from": "gpt", "value": "no"}},  # LLaMA-Factory
         {"instruction": "Hi", "input": "", "chosen": "yes", "rejected": "no"},
@@ -50,8 +62,12 @@ def read(fields: dict[str, Any], **columns: str) -> Row:
         {"messages": [USER, YES], "rejected_response": "no"},  # ms-swift
         {"messages": [USER, YES], "rejected_messages": [USER, NO]},
         {"messages": [USER, YES], "chosen": "yes", "rejected": "no"},
-        {"prompt": "Hi", "messages": [USER, {"role": "assistant", "content": "else"}], "chosen": "yes",
-         "rejected": "no"},
+        {
+            "prompt": "Hi",
+            "messages": [USER, {"role": "assistant", "content": "else"}],
+            "chosen": "yes",
+            "rejected": "no",
+        },
         {"input": {"messages": [USER], "tools": []}, "preferred_output": [YES], "non_preferred_output": [NO]},  # OpenAI
         {"question": "Hi", "chosen": "yes", "rejected": "no"},
         {"prompt": [USER], "chosen": [USER, YES], "rejected": [USER, NO]},
@@ -60,7 +76,7 @@ def read(fields: dict[str, Any], **columns: str) -> Row:
         {"chosen_messages": [USER, YES], "rejected_messages": [USER, NO]},
     ],
     ids=str,
-)  # fmt: skip
+)
 def test_a_preference_beside_whatever_else_is_a_preference(fields: dict[str, Any]) -> None:
     for given in (fields, {**fields, "extra": None, "score": NAN}):
         row = read(given)
@@ -72,9 +88,12 @@ def test_a_preference_beside_whatever_else_is_a_preference(fields: dict[str, Any
 
 def test_a_prompt_that_ends_with_the_assistant_is_refused() -> None:
     other = {"role": "assistant", "content": "Shall I?"}
-    for fields in ({"messages": [USER, other], "chosen": "yes", "rejected": "no"},
-                   {"prompt": [USER, other], "chosen": "yes", "rejected": "no"},
-                   {"prompt": [USER, other], "completion": "yes"}, {"prompt": [USER, other]}):  # fmt: skip
+    for fields in (
+        {"messages": [USER, other], "chosen": "yes", "rejected": "no"},
+        {"prompt": [USER, other], "chosen": "yes", "rejected": "no"},
+        {"prompt": [USER, other], "completion": "yes"},
+        {"prompt": [USER, other]},
+    ):
         with pytest.raises(InputError, match="the prompt ends with an assistant message"):
             read(fields)
 
@@ -265,8 +284,10 @@ def test_fields_that_say_nothing_do_no_harm() -> None:
 
 
 def test_a_field_is_left_unread_where_the_user_says_so() -> None:
-    row = read({"tools": [{}], "images": ["a"], "messages": [USER, {**YES, "name": "Ann"}]},
-               **{"tools": "", "images": "", "message.name": ""})  # fmt: skip
+    row = read(
+        {"tools": [{}], "images": ["a"], "messages": [USER, {**YES, "name": "Ann"}]},
+        **{"tools": "", "images": "", "message.name": ""},
+    )
     assert row.prompt == (USER,) and row.chosen == (YES,) and row.fields["images"] == ["a"]
 
 
@@ -323,13 +344,48 @@ MUTATED = [
     {"input": {"messages": [USER]}, "preferred_output": [YES], "non_preferred_output": [NO]},
 ]
 VALUES: list[Any] = [
-    None, True, False, 0, -1, 1e308, NAN, float("inf"), 10**30, "", " ", "\0", "\ud800", "\u2028", "a" * 500, [], {},
-    [[]], [None], [[None, 1]], {"a": {}}, [USER], [YES], YES, [USER, YES], [{"role": "user"}], [{"content": "x"}],
-    [{"role": "assistant", "content": None}], [{"from": ["gpt"], "value": "x"}], [{"from": {}, "value": []}],
-    [{"role": "tool", "content": "x"}], [{"role": 1, "content": "x"}], [{"role": "user", "content": [{"type": []}]}],
-    [{"role": "user", "content": [{"type": "text", "text": 3}]}], {"messages": 3}, {"messages": [None]},
-    [["a", "b"]], [["a"]], [{"response": 1}], [{"response": "x", "overall_score": "N/A"}], [1.0, 1.0],
-]  # fmt: skip
+    None,
+    True,
+    False,
+    0,
+    -1,
+    1e308,
+    NAN,
+    float("inf"),
+    10**30,
+    "",
+    " ",
+    "\0",
+    "\ud800",
+    "\u2028",
+    "a" * 500,
+    [],
+    {},
+    [[]],
+    [None],
+    [[None, 1]],
+    {"a": {}},
+    [USER],
+    [YES],
+    YES,
+    [USER, YES],
+    [{"role": "user"}],
+    [{"content": "x"}],
+    [{"role": "assistant", "content": None}],
+    [{"from": ["gpt"], "value": "x"}],
+    [{"from": {}, "value": []}],
+    [{"role": "tool", "content": "x"}],
+    [{"role": 1, "content": "x"}],
+    [{"role": "user", "content": [{"type": []}]}],
+    [{"role": "user", "content": [{"type": "text", "text": 3}]}],
+    {"messages": 3},
+    {"messages": [None]},
+    [["a", "b"]],
+    [["a"]],
+    [{"response": 1}],
+    [{"response": "x", "overall_score": "N/A"}],
+    [1.0, 1.0],
+]
 
 
 def _mutated(draw: random.Random) -> dict[str, Any]:
@@ -402,17 +458,51 @@ AS_TEXT = json.dumps([USER])
 
 @pytest.mark.parametrize(
     "more",
-    [{"margin": 0.5}, {"weight": 0}, {"weight": 0.5}, {"train": False}, {"train": 0}, {"mask_history": True},
-     {"train_on_inputs": True}, {"roles_to_train": ["assistant"]}, {"loss_mask": [1, 0]}, {"masked": True},
-     {"system_message": "s"}, {"system_instruction": "s"}, {"instructions": "s"}, {"context": "c"},
-     {"documents": ["d"]}, {"passages": ["p"]}, {"chat_history": [["a", "b"]]}, {"dialogue": ["a"]}, {"past": ["a"]},
-     {"examples": ["e"]}, {"prefix": "p"}, {"reasoning": "r"}, {"chosen_reasoning": "r"}, {"rejected_thinking": "r"},
-     {"Complex_CoT": "r"}, {"cot": "r"}, {"available_tools": ["t"]}, {"tool_calls": [{"id": "1"}]},
-     {"enable_thinking": False}, {"image_path": "a.png"}, {"pixel_values": [1]}, {"audio_path": "a.wav"},
-     {"label": 0}, {"label": False}, {"label": "b"}, {"preference": 2}, {"swapped": True}, {"Label": 0},
-     {"System": "s"}, {"Messages": [USER]}, {"REASONING": "r"}],
+    [
+        {"margin": 0.5},
+        {"weight": 0},
+        {"weight": 0.5},
+        {"train": False},
+        {"train": 0},
+        {"mask_history": True},
+        {"train_on_inputs": True},
+        {"roles_to_train": ["assistant"]},
+        {"loss_mask": [1, 0]},
+        {"masked": True},
+        {"system_message": "s"},
+        {"system_instruction": "s"},
+        {"instructions": "s"},
+        {"context": "c"},
+        {"documents": ["d"]},
+        {"passages": ["p"]},
+        {"chat_history": [["a", "b"]]},
+        {"dialogue": ["a"]},
+        {"past": ["a"]},
+        {"examples": ["e"]},
+        {"prefix": "p"},
+        {"reasoning": "r"},
+        {"chosen_reasoning": "r"},
+        {"rejected_thinking": "r"},
+        {"Complex_CoT": "r"},
+        {"cot": "r"},
+        {"available_tools": ["t"]},
+        {"tool_calls": [{"id": "1"}]},
+        {"enable_thinking": False},
+        {"image_path": "a.png"},
+        {"pixel_values": [1]},
+        {"audio_path": "a.wav"},
+        {"label": 0},
+        {"label": False},
+        {"label": "b"},
+        {"preference": 2},
+        {"swapped": True},
+        {"Label": 0},
+        {"System": "s"},
+        {"Messages": [USER]},
+        {"REASONING": "r"},
+    ],
     ids=str,
-)  # fmt: skip
+)
 def test_a_field_of_another_meaning_beside_a_pair_is_refused_by_name(more: dict[str, Any]) -> None:
     (name,) = more
     with pytest.raises(InputError, match=f"^here: the row has '{name}'.*--columns {name}="):
@@ -421,8 +511,19 @@ def test_a_field_of_another_meaning_beside_a_pair_is_refused_by_name(more: dict[
 
 
 def test_neutral_values_and_plain_metadata_do_no_harm() -> None:
-    neutral = {"margin": 0, "weight": 1.0, "train": True, "mask_history": False, "context": "", "examples": [],
-               "swapped": False, "label": None, "enable_thinking": None, "status": "ok", "tie": False}  # fmt: skip
+    neutral = {
+        "margin": 0,
+        "weight": 1.0,
+        "train": True,
+        "mask_history": False,
+        "context": "",
+        "examples": [],
+        "swapped": False,
+        "label": None,
+        "enable_thinking": None,
+        "status": "ok",
+        "tie": False,
+    }
     plain = dict.fromkeys("source category model url language dataset split created topic prompt_id".split(), "x")
     assert read({**PAIR, **neutral, **plain, "tokens": 12, "length": 3, "tags": ["a"]}).not_a_pair is None
 
@@ -446,10 +547,17 @@ def test_a_thumb_under_another_name_is_a_label(name: str, bad: object) -> None:
 
 @pytest.mark.parametrize(
     "more",
-    [{"status": "tie"}, {"tie": True}, {"chosen_reward": 1, "rejected_reward": 1.0}, {"scores": [4, 4]},
-     {"reward_chosen": 2, "reward_rejected": 2}, {"ratings": [3, 3]}, {"scores": {"chosen": 1, "rejected": 1}}],
+    [
+        {"status": "tie"},
+        {"tie": True},
+        {"chosen_reward": 1, "rejected_reward": 1.0},
+        {"scores": [4, 4]},
+        {"reward_chosen": 2, "reward_rejected": 2},
+        {"ratings": [3, 3]},
+        {"scores": {"chosen": 1, "rejected": 1}},
+    ],
     ids=str,
-)  # fmt: skip
+)
 def test_a_tie_under_any_name_is_a_tie(more: dict[str, Any]) -> None:
     assert unusable_reason(read({**PAIR, **more}), "pairs") == "tie: equal scores"
     assert unusable_reason(read({**H4, **more}), "pairs") == "tie: equal scores"
@@ -501,15 +609,26 @@ ELSE = {"role": "user", "content": "Else"}
 
 @pytest.mark.parametrize(
     "fields",
-    [{**H4, "prompt": "Else"}, {**H4, "prompt": [ELSE]}, {**H4, "messages": [ELSE, YES]}, {**H4, "instruction": "Else"},
-     {**H4, "question": "Else"}, {**PAIR, "question": "Else"}, {**PAIR, "output": "else"},
-     {**PAIR, "completion": "else"}, {"prompt": "Hi", "chosen": "yes", "output": "else"},
-     {"prompt": "Hi", "question": "Else", "completion": "yes"}, {"prompt": "Hi", "question": "Else"},
-     {"instruction": "Hi", "prompt": "Else", "output": "yes"}, {"instruction": "Hi", "question": "Else", **PAIR},
-     {"instruction": "Hi", "output": "yes", "completion": "else"}, {"messages": [USER, YES], "prompt": "Else"},
-     {"messages": [USER, YES], "completion": "else"}],
+    [
+        {**H4, "prompt": "Else"},
+        {**H4, "prompt": [ELSE]},
+        {**H4, "messages": [ELSE, YES]},
+        {**H4, "instruction": "Else"},
+        {**H4, "question": "Else"},
+        {**PAIR, "question": "Else"},
+        {**PAIR, "output": "else"},
+        {**PAIR, "completion": "else"},
+        {"prompt": "Hi", "chosen": "yes", "output": "else"},
+        {"prompt": "Hi", "question": "Else", "completion": "yes"},
+        {"prompt": "Hi", "question": "Else"},
+        {"instruction": "Hi", "prompt": "Else", "output": "yes"},
+        {"instruction": "Hi", "question": "Else", **PAIR},
+        {"instruction": "Hi", "output": "yes", "completion": "else"},
+        {"messages": [USER, YES], "prompt": "Else"},
+        {"messages": [USER, YES], "completion": "else"},
+    ],
     ids=str,
-)  # fmt: skip
+)
 def test_two_fields_for_one_thing_that_differ_are_refused(fields: dict[str, Any]) -> None:
     with pytest.raises(InputError, match=r"^here: .*--columns"):
         read(fields)

@@ -9,8 +9,8 @@ from pathlib import Path
 import polars
 import pytest
 
-from alignkit.data.read import read_rows
-from alignkit.data.rows import text_of, to_row, unusable_reason
+from alignkit.data.reading.read import read_rows
+from alignkit.data.reading.rows import text_of, to_row, unusable_reason
 from alignkit.errors import InputError, UsageError
 
 USER = {"role": "user", "content": "Hi"}

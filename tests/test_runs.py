@@ -22,23 +22,23 @@ from tiny_models import tiny_model
 import alignkit
 from alignkit import runs
 from alignkit.cli.main import main
-from alignkit.config import DataSection, ModelSection
-from alignkit.config_file import resolve
-from alignkit.data.same_data import difference
+from alignkit.config.file import resolve
+from alignkit.config.settings import DataSection, ModelSection
+from alignkit.data.reading.same_data import difference
 from alignkit.errors import AlignkitError, InputError, UsageError
 from alignkit.judging.auto import newest_run
+from alignkit.judging.caveats import seen_in_training
 from alignkit.judging.prompts import choose_prompts
-from alignkit.judging.stamps import seen_in_training
 from alignkit.policy.chat_settings import context_length, make_chat
-from alignkit.policy.names import ModelSource, find_model
+from alignkit.pretrained.names import ModelSource, find_model
 from alignkit.registry import registry
 from alignkit.reports.run_report import write_training_report
 from alignkit.rollouts.sampler import Completion
 from alignkit.scoring.rewards import Rewards
-from alignkit.training import checkpoint
-from alignkit.training.journal import Journal
-from alignkit.training.resume import refuse_changes, resume_point
-from alignkit.training.run_folder import RunFolder, open_run
+from alignkit.training.checkpoints import checkpoint
+from alignkit.training.checkpoints.run_folder import RunFolder, open_run
+from alignkit.training.rollouts.journal import Journal
+from alignkit.training.run.resume import refuse_changes, resume_point
 
 
 @pytest.fixture(scope="module")
@@ -193,10 +193,16 @@ def test_500_damaged_run_files_give_an_error_for_the_user_or_what_they_say(
     assert len(refused) > 500 and not any("\n" in line for line in refused)
 
 
-@pytest.mark.parametrize("text", [
-    "[]", "null", "{", '{"model_type": "qwen2", "max_position_embeddings": "512"}',
-    '{"model_type": "gemma3", "text_config": []}',
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[]",
+        "null",
+        "{",
+        '{"model_type": "qwen2", "max_position_embeddings": "512"}',
+        '{"model_type": "gemma3", "text_config": []}',
+    ],
+)
 def test_a_config_that_is_none_is_one_line(text: str, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(text)
     with pytest.raises(InputError, match=r"config\.json"):
@@ -539,9 +545,15 @@ def test_a_run_is_its_owners_alone(here: Path) -> None:
 
 @pytest.mark.parametrize(
     ("out", "said"),
-    [("", "an empty name"), (" ", "an empty name"), ("a\nb", "control character"), ("a\x1b[31m", "control character"),
-     ("a" * 300, "File name too long"), ("a/" * 3000, "File name too long")],
-)  # fmt: skip
+    [
+        ("", "an empty name"),
+        (" ", "an empty name"),
+        ("a\nb", "control character"),
+        ("a\x1b[31m", "control character"),
+        ("a" * 300, "File name too long"),
+        ("a/" * 3000, "File name too long"),
+    ],
+)
 def test_a_name_that_no_run_can_have_is_refused(
     out: str, said: str, model: Path, data: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

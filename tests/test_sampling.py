@@ -11,8 +11,8 @@ import torch
 from tiny_models import tiny_model
 from vllm_engines import needs_vllm, one_worker
 
-from alignkit.data.packs import lay_out
-from alignkit.data.trees import tree
+from alignkit.data.trees.packs import lay_out
+from alignkit.data.trees.trees import tree
 from alignkit.policy.load import load_policy
 from alignkit.policy.policy import Policy
 from alignkit.registry import registry
@@ -48,10 +48,15 @@ def requests(count: int, *, max_new_tokens: int = 12) -> list[Request]:
     prompts = [rng.integers(0, 256, n).tolist() for n in lengths]
     temperatures = [0.0, 0.6, 1.0, 1.4]
     return [
-        Request(prompts[n // 2], temperature=temperatures[n % 4], seed=n, top_p=0.9 if n % 3 == 0 else 1.0,
-                max_new_tokens=max_new_tokens)
+        Request(
+            prompts[n // 2],
+            temperature=temperatures[n % 4],
+            seed=n,
+            top_p=0.9 if n % 3 == 0 else 1.0,
+            max_new_tokens=max_new_tokens,
+        )
         for n in range(count)
-    ]  # fmt: skip
+    ]
 
 
 def same(a: Completion, b: Completion) -> bool:

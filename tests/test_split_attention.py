@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from alignkit.data.packs import Span
-from alignkit.policy.split_attention import BLOCK, Split, attend
+from alignkit.data.trees.packs import Span
+from alignkit.policy.cpu.split_attention import BLOCK, Split, attend
 
 SHORT = [Span(0, 4, ((4, 9), (9, 10))), Span(10, 10, ((10, 16),)), Span(16, 17, ((17, 20),))]
 LONG = [Span(0, BLOCK + 40, ((BLOCK + 40, 2 * BLOCK + 60), (2 * BLOCK + 60, 2 * BLOCK + 63)))]

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from alignkit.data.read import read_rows
-from alignkit.data.same_data import data_hashes
-from alignkit.judging.stamps import judge_gave_reward, seen_in_training
+from alignkit.data.reading.read import read_rows
+from alignkit.data.reading.same_data import data_hashes
+from alignkit.judging.caveats import judge_gave_reward, seen_in_training
 from alignkit.scoring.specs import make_judge
 
 
@@ -28,12 +28,20 @@ def test_ids_that_two_files_share_do_not_hide_that_prompts_were_trained_on(tmp_p
     )
     ids = {"ids": [f"r{n}" for n in range(4)]}
     record = {
-        "method": "sft", "fingerprints": {}, "versions": {}, "rewards": [], "parent": None, "model": "m",
+        "method": "sft",
+        "fingerprints": {},
+        "versions": {},
+        "rewards": [],
+        "parent": None,
+        "model": "m",
         "data_files": data_hashes(train, columns={}, split=held),
         "rows": {"training": ids, "validation": ids},
-        "config": {"model": {}, "data": {"data": train, "split": held},
-                   "train": {"sft": {"early_stopping_steps": early}}},
-    }  # fmt: skip
+        "config": {
+            "model": {},
+            "data": {"data": train, "split": held},
+            "train": {"sft": {"early_stopping_steps": early}},
+        },
+    }
     (tmp_path / "run.json").write_text(json.dumps(record))
     assert seen_in_training(read_rows(train), tmp_path, name="x")[:1] == [
         "4 of 4 judged prompts are in the training set of x"
@@ -47,9 +55,14 @@ def test_a_judge_is_known_as_the_reward_that_a_run_had_to_rename(tmp_path: Path)
     ids = {"ids": ["r"]}
     rewards = [{"name": f"{file}.score", "judge": "function", "plain_name": "score"} for file in "ab"]
     record = {
-        "method": "grpo", "fingerprints": {}, "versions": {}, "rewards": rewards, "parent": None, "model": "m",
+        "method": "grpo",
+        "fingerprints": {},
+        "versions": {},
+        "rewards": rewards,
+        "parent": None,
+        "model": "m",
         "rows": {"training": ids, "validation": ids},
         "config": {"model": {}, "data": {"data": "d"}, "train": {"grpo": {}}},
-    }  # fmt: skip
+    }
     (tmp_path / "run.json").write_text(json.dumps(record))
     assert "was also the training reward" in judge_gave_reward(tmp_path, make_judge(f"{tmp_path / 'a.py'}:score"))[0]

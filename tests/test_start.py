@@ -14,7 +14,7 @@ from tiny_models import tiny_model
 import alignkit
 from alignkit.cli.main import main
 from alignkit.policy.load import load_policy
-from alignkit.training.loop import Loop
+from alignkit.training.loop.loop import Loop
 
 WORSE = {"learning_rate": 1.0, "warmup_steps": 0, "validation_interval": 1, "early_stopping_steps": 3}
 
@@ -27,10 +27,16 @@ def given(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     ]
     (folder / "reversed.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return {
-        "model": str(tiny_model(folder / "model")), "data": str(write_numbered_rows(folder / "rows.jsonl")),
-        "split": str(folder / "reversed.jsonl"), "max_steps": 12, "batch_size": 2, "accumulation": 1,
-        "max_new_tokens": 4, "precision": "fp32", **WORSE,
-    }  # fmt: skip
+        "model": str(tiny_model(folder / "model")),
+        "data": str(write_numbered_rows(folder / "rows.jsonl")),
+        "split": str(folder / "reversed.jsonl"),
+        "max_steps": 12,
+        "batch_size": 2,
+        "accumulation": 1,
+        "max_new_tokens": 4,
+        "precision": "fp32",
+        **WORSE,
+    }
 
 
 def _command(method: str, given: dict[str, Any], out: Path) -> list[str]:

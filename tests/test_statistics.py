@@ -8,11 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import norm
 
-from alignkit.config import JudgeSection
-from alignkit.judging import planner, resampling
-from alignkit.judging.resampling import Clusters
+from alignkit.config.settings import JudgeSection
+from alignkit.judging import planner
 from alignkit.judging.statistics import mean_interval, outcomes, win_rate
 from alignkit.scoring.judge import Missing, Scored
+from alignkit.statistics import resampling
+from alignkit.statistics.resampling import Clusters
 
 MISSING = Missing("no answer")
 outcome_lists = st.lists(st.sampled_from([1.0, 0.5, 0.0, math.nan]), max_size=80)

@@ -17,7 +17,7 @@ import alignkit
 from alignkit.errors import Interrupted
 from alignkit.progress import Silent
 from alignkit.quickstart import NOTE, notes
-from alignkit.training.tally import Tally, count, lines
+from alignkit.training.gradient.tally import Tally, count, lines
 
 
 class Noting(Silent):
@@ -37,9 +37,18 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run_of(model: Path, folder: Path, name: str, **more: Any) -> tuple[alignkit.Run, list[str]]:
     """Four steps, a penalty in two of them: samples of a random model overrun by far."""
-    given = {"data": str(write_numbered_rows(folder / "rows.jsonl")), "out": str(folder / name), "precision": "fp32",
-             "split": "0.2", "max_new_tokens": 60, "max_steps": 4, "penalty_interval": 2, "checkpoint_interval": 1,
-             "early_stopping_steps": None, "penalty_samples": 4}  # fmt: skip
+    given = {
+        "data": str(write_numbered_rows(folder / "rows.jsonl")),
+        "out": str(folder / name),
+        "precision": "fp32",
+        "split": "0.2",
+        "max_new_tokens": 60,
+        "max_steps": 4,
+        "penalty_interval": 2,
+        "checkpoint_interval": 1,
+        "early_stopping_steps": None,
+        "penalty_samples": 4,
+    }
     progress = Noting()
     return alignkit.train("sft-lenpen", model=str(model), progress=progress, **(given | more)), progress.said
 
@@ -55,8 +64,9 @@ def test_a_run_says_in_how_many_steps_the_ratio_decided_and_the_gradient_was_cli
     clipped = "the gradient was clipped to --max-grad-norm 0.001 in 4 of 4 steps: in every one its direction counted"
     assert any(line.startswith(clipped) for line in said)
     assert run.info["finished"]["tally"] == {
-        "grad_clipped": {"steps": 4, "of": 4}, "grad_limited/penalty": {"steps": 2, "of": 2},
-    }  # fmt: skip
+        "grad_clipped": {"steps": 4, "of": 4},
+        "grad_limited/penalty": {"steps": 2, "of": 2},
+    }
     run, said = run_of(model, tmp_path, "weak", penalty=1e-9, max_grad_norm=1e6)
     assert values(run, "grad_limited/penalty") == [0.0, 0.0]
     assert any("in 0 of 2 steps with it --max-penalty-ratio" in line for line in said)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from alignkit.data import template as limits
-from alignkit.data.template import Rendering, Template, texts
+from alignkit.data.chat import template as limits
+from alignkit.data.chat.template import Rendering, Template, texts
 from alignkit.errors import InputError
 
 MESSAGES = [{"role": "user", "content": "Hi"}]
@@ -39,7 +39,7 @@ def refusal(text: str) -> str:
         ("{{ messages[0].content.no.such }}", "refuses this conversation"),
         ("{% include 'file' %}", "refuses this conversation"),
     ],
-)  # fmt: skip
+)
 def test_a_template_out_of_bounds_is_one_error(text: str, said: str) -> None:
     assert said in refusal(text)
 
@@ -108,7 +108,8 @@ def test_all_conversations_together_have_a_limit(monkeypatch: pytest.MonkeyPatch
 
 def test_conversations_that_are_stopped_one_by_one_count_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "CPU_S", 0.15)
-    endless = Template("{% for i in range(90000) %}{% if messages %}{{ i ** 9 % 7 }}{% endif %}{% endfor %}" * 9,
-                       values={}, now=NOW)  # fmt: skip
+    endless = Template(
+        "{% for i in range(90000) %}{% if messages %}{{ i ** 9 % 7 }}{% endif %}{% endfor %}" * 9, values={}, now=NOW
+    )
     answers = endless.render([Rendering(MESSAGES, False)] * 1000)
     assert all(isinstance(answer, InputError) for answer in answers) and len(answers) == 1000

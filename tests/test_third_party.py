@@ -28,7 +28,7 @@ config = SimPO.Config(beta=2.0, gamma=0.5)
 logprob_T = torch.tensor([-1.0, -2.0, -3.0], requires_grad=True)
 batch = Batch(
     logprob_T=logprob_T, completion_T=torch.tensor([0, 0, 1]), group_N=torch.tensor([0, 0]),
-    num_tokens_N=torch.tensor([2, 1]), target_num_tokens_N=torch.tensor([0, 0]),
+    num_tokens_N=torch.tensor([2, 1]), reference_length_N=torch.tensor([0, 0]),
     denominators={"tokens": 3, "completions": 2, "pairs": 1, "groups": 1},
 )
 loss = SimPO().loss(batch, config)
@@ -122,10 +122,13 @@ print(Brevity(Brevity.Config(max_words=2)).score(items))
 def test_an_installed_method_trains_and_an_installed_judge_rewards(good: Run, tmp_path: Path) -> None:
     tiny_model(tmp_path / "model")
     rows = [
-        {"prompt": f"Say {n}", "chosen": [{"role": "assistant", "content": f"{n}"}],
-         "rejected": [{"role": "assistant", "content": f"{n} and more"}]}
+        {
+            "prompt": f"Say {n}",
+            "chosen": [{"role": "assistant", "content": f"{n}"}],
+            "rejected": [{"role": "assistant", "content": f"{n} and more"}],
+        }
         for n in range(24)
-    ]  # fmt: skip
+    ]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     common = ["--model", "model", "--data", "rows.jsonl", "--max-steps", "2"]
     done = good("-m", "alignkit", "train", "simpo", *common, "--out", "simpo", cwd=tmp_path)

@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny_models import tiny_tokenizer
 
-from alignkit.data.chat import CHATML, Chat
-from alignkit.data.rows import Row, to_row
-from alignkit.data.tokens import load_tokenizer, prepare
+from alignkit.data.chat.chat import CHATML, Chat
+from alignkit.data.prepared.tokens import load_tokenizer, prepare
+from alignkit.data.reading.rows import Row, to_row
 from alignkit.errors import InputError
 
 IM_START, IM_END = 257, 258
@@ -41,7 +41,7 @@ def test_prompt_tokens_carry_no_loss_and_the_end_token_does(tmp_path: Path) -> N
     assert tree.prompt.ids.tolist() == ids_of("<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n", made.tokenizer)
     assert tree.completions[0].ids.tolist() == [*ids_of("yes", made.tokenizer), IM_END]
     assert tree.completions[0].scored.all() and not tree.prompt.scored.any()
-    assert tree.target_num_tokens == 4
+    assert tree.reference_length == 4
 
 
 def test_a_pairs_completions_are_chosen_then_rejected(tmp_path: Path) -> None:
@@ -132,7 +132,7 @@ def test_a_cut_answer_gets_no_forged_end_token_and_its_prompt_is_whole(tmp_path:
     prepared = prepare(long, made, trains_on="chosen", max_length=room)
     assert prepared.num_cut == 1
     assert made.tokenizer.decode(prepared.trees[0].completions[0].ids) == "y" * 10
-    assert prepared.trees[0].target_num_tokens == 41
+    assert prepared.trees[0].reference_length == 41
 
 
 def test_more_than_one_percent_too_long_stops_unless_a_policy_is_named(tmp_path: Path) -> None:
@@ -216,5 +216,5 @@ def test_masks_of_real_rows_cover_the_answer_and_its_end_token_exactly(tmp_path:
         completion = tree.completions[0]
         assert completion.scored.all() and completion.ids[-1] == IM_END
         assert made.tokenizer.decode(completion.ids[:-1], skip_special_tokens=False) == row.chosen[-1]["content"]
-        assert tree.target_num_tokens == len(completion)
+        assert tree.reference_length == len(completion)
         assert np.count_nonzero(tree.prompt.ids == IM_END) == len(row.prompt)

@@ -19,15 +19,15 @@ from small_runs import random_pairs, stop_at
 from tiny_models import tiny_model
 
 import alignkit
-from alignkit.data.packs import lay_out
+from alignkit.data.trees.packs import lay_out
 from alignkit.errors import Interrupted, RunStopped
 from alignkit.methods import MethodConfig
 from alignkit.policy.load import load_policy
 from alignkit.policy.policy import Policy
-from alignkit.policy.reference import Reference, exact_kl
-from alignkit.training import checkpoint
-from alignkit.training.optimizer import learning_rate, make_optimizer
-from alignkit.training.startup import run_checks
+from alignkit.training.checkpoints import checkpoint
+from alignkit.training.gradient.optimizer import learning_rate, make_optimizer
+from alignkit.training.gradient.reference import Reference, exact_kl
+from alignkit.training.run.self_checks import run_checks
 
 WORDS = ["river", "stone", "cloud", "lamp", "bread", "window", "garden", "music"]
 
@@ -42,10 +42,15 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("data") / "pairs.jsonl"
     rules = [{"kind": "contains", "values": list("abcdefghijklm")}]  # random answers differ in it
     rows = [
-        {"id": f"r{n}", "prompt": f"Say {word} {n}.", "chosen": f"{word} {n}",
-         "rejected": f"no, {word} it is not, {n} times", "rules": rules}
+        {
+            "id": f"r{n}",
+            "prompt": f"Say {word} {n}.",
+            "chosen": f"{word} {n}",
+            "rejected": f"no, {word} it is not, {n} times",
+            "rules": rules,
+        }
         for n, word in enumerate(WORDS * 4)
-    ]  # fmt: skip
+    ]
     path.write_text("\n".join(json.dumps(row) for row in rows))
     return path
 
@@ -166,9 +171,17 @@ def test_a_non_finite_loss_stops_the_run_and_names_its_rows(
 def test_early_stopping_keeps_the_best_weights(model: Path, data: Path, tmp_path: Path) -> None:
     run = alignkit.train(
         "sft",
-        **options(model, data, tmp_path / "run", max_steps=60, learning_rate=0.05, validation_interval=2,
-                  early_stopping_steps=6, warmup_steps=0),
-    )  # fmt: skip
+        **options(
+            model,
+            data,
+            tmp_path / "run",
+            max_steps=60,
+            learning_rate=0.05,
+            validation_interval=2,
+            early_stopping_steps=6,
+            warmup_steps=0,
+        ),
+    )
     losses = run.metrics.filter((run.metrics["name"] == "validation/loss") & (run.metrics["step"] > 0))
     best = losses.sort("value")["step"][0]
     assert run.info["finished"]["steps"] == best + 6 < 60
@@ -202,9 +215,25 @@ def test_exported_end_and_pad_tokens_are_two_tokens(model: Path, data: Path, tmp
 
 def test_ctrl_c_on_a_real_process_saves_and_exits_130(model: Path, data: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    command = [sys.executable, "-m", "alignkit", "train", "sft", "--model", str(model), "--data", str(data),
-               "--out", str(out), "--epochs", "100000", "--max-new-tokens", "4",
-               "--validation-interval", "100000"]  # fmt: skip
+    command = [
+        sys.executable,
+        "-m",
+        "alignkit",
+        "train",
+        "sft",
+        "--model",
+        str(model),
+        "--data",
+        str(data),
+        "--out",
+        str(out),
+        "--epochs",
+        "100000",
+        "--max-new-tokens",
+        "4",
+        "--validation-interval",
+        "100000",
+    ]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and '"step": 3' not in _text(out / "metrics.jsonl"):

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from tiny_models import tiny_tokenizer
 
-from alignkit.data.chat import Chat
-from alignkit.data.rows import Row, to_row
-from alignkit.data.tokens import load_tokenizer, prepare, without_oldest_turn
+from alignkit.data.chat.chat import Chat
+from alignkit.data.prepared.tokens import load_tokenizer, prepare, without_oldest_turn
+from alignkit.data.reading.rows import Row, to_row
 from alignkit.errors import InputError
 
 IM_START, IM_END = 257, 258
@@ -38,11 +38,7 @@ def test_the_oldest_turn_goes_first_and_system_message_and_last_question_stay() 
     while row is not None:
         seen.append(contents(row))
         row = without_oldest_turn(row)
-    assert seen == [
-        ["Be brief.", "q0", "a0", "q1", "a1", "q2"],
-        ["Be brief.", "q1", "a1", "q2"],
-        ["Be brief.", "q2"],
-    ]
+    assert seen == [["Be brief.", "q0", "a0", "q1", "a1", "q2"], ["Be brief.", "q1", "a1", "q2"], ["Be brief.", "q2"]]
 
 
 def test_no_more_turns_are_cut_than_it_takes(chat: Chat) -> None:

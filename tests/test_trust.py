@@ -17,7 +17,7 @@ from tiny_models import tiny_model
 
 from alignkit import trust
 from alignkit.cli.main import main
-from alignkit.config_file import judge_settings, resolve
+from alignkit.config.file import judge_settings, resolve
 from alignkit.errors import InputError, UsageError
 from alignkit.registry import registry
 from alignkit.scoring.specs import make_judge
@@ -88,8 +88,25 @@ def judging(models: tuple[str, str], *more: str) -> list[str]:
 
 
 def training(models: tuple[str, str], *more: str) -> list[str]:
-    return ["train", "grpo", "--model", models[0], "--data", "rows.jsonl", "--out", "out", "--max-steps", "1",
-            "--batch-size", "2", "--max-new-tokens", "4", "--precision", "fp32", *more]  # fmt: skip
+    return [
+        "train",
+        "grpo",
+        "--model",
+        models[0],
+        "--data",
+        "rows.jsonl",
+        "--out",
+        "out",
+        "--max-steps",
+        "1",
+        "--batch-size",
+        "2",
+        "--max-new-tokens",
+        "4",
+        "--precision",
+        "fp32",
+        *more,
+    ]
 
 
 def at(url: str, judge: str, more: str = "") -> str:
@@ -107,11 +124,10 @@ FILES: dict[str, tuple[Callable[[str], str], Callable[[tuple[str, str]], list[st
         lambda m: training(m, "--yes"),
     ),
     "typed reward, the file's address": (
-        lambda url: at(url, "nemotron"), lambda m: training(m, "--reward", "nemotron", "--yes"),
+        lambda url: at(url, "nemotron"),
+        lambda m: training(m, "--reward", "nemotron", "--yes"),
     ),
-    "key variable": (
-        lambda url: f'[judge]\njudge = "llm"\n{at(url, "llm", LLM)}', lambda m: judging(m, "--yes"),
-    ),
+    "key variable": (lambda url: f'[judge]\njudge = "llm"\n{at(url, "llm", LLM)}', lambda m: judging(m, "--yes")),
     "vllm": (
         lambda url: f'[judge]\njudge = "vllm-reward"\n{at(url, "vllm-reward", LLM[:12])}',
         lambda m: judging(m, "--yes"),
@@ -121,7 +137,7 @@ FILES: dict[str, tuple[Callable[[str], str], Callable[[tuple[str, str]], list[st
         lambda url: f'[rollouts]\nservers = ["{url}"]\nsampler = "vllm-server"\n',
         lambda m: training(m, "--reward", "evil.py:score"),
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -176,9 +192,11 @@ def names(text: str) -> list[str]:
 def test_what_is_agreed_to_is_what_is_named(project: Path) -> None:
     text = '[judge]\njudge = "evil.py:score"\n' + at("https://one/v1", "llm", LLM)
     assert names(text) == [
-        f"code {project / 'evil.py'}", "address https://one/v1", "key HF_TOKEN -> https://one/v1",
+        f"code {project / 'evil.py'}",
+        "address https://one/v1",
         "key HF_TOKEN -> https://one/v1",
-    ]  # fmt: skip
+        "key HF_TOKEN -> https://one/v1",
+    ]
     trust.record(trust.named(judge_settings({})))
     trust.require(judge_settings({}), ("judge",))
     Path("evil.py").write_text(EVIL + "\n")  # an edit inside a named file
@@ -210,8 +228,9 @@ def test_a_variable_and_an_address_are_agreed_to_together() -> None:
 def test_a_judges_own_address_needs_no_agreement() -> None:
     assert names('[judge.nemotron]\nbase_url = ["https://integrate.api.nvidia.com/v1"]\n') == []
     assert names('[judge.nemotron]\nbase_url = ["https://integrate.api.nvidia.com/v1", "https://x/v1"]\n') == [
-        "address https://x/v1", "key NVIDIA_API_KEY -> https://x/v1",
-    ]  # fmt: skip
+        "address https://x/v1",
+        "key NVIDIA_API_KEY -> https://x/v1",
+    ]
 
 
 def test_a_folder_to_write_to_is_named_by_its_own_place(project: Path) -> None:
@@ -327,24 +346,36 @@ def agreed() -> list[str]:
 FLOWS: dict[str, tuple[str, Callable[[tuple[str, str]], list[str]], list[list[str]], str]] = {
     "own folder": ("a coll", judging, [["trust"]], "a coll/rw.py"),
     "own folder, by --config": (
-        "a coll", lambda m: judging(m, "--config", "alignkit.toml"), [["trust"]], "a coll/rw.py",
+        "a coll",
+        lambda m: judging(m, "--config", "alignkit.toml"),
+        [["trust"]],
+        "a coll/rw.py",
     ),
     "--config from elsewhere": (
-        ".", lambda m: judging(m, "--config", "a coll/alignkit.toml"),
-        [["trust", "--config", "a coll/alignkit.toml"]], "rw.py",
+        ".",
+        lambda m: judging(m, "--config", "a coll/alignkit.toml"),
+        [["trust", "--config", "a coll/alignkit.toml"]],
+        "rw.py",
     ),
     "--config of another name": (
-        ".", lambda m: judging(m, "--config", "a coll/other.toml"),
-        [["trust", "--config", "a coll/other.toml"]], "rw.py",
+        ".",
+        lambda m: judging(m, "--config", "a coll/other.toml"),
+        [["trust", "--config", "a coll/other.toml"]],
+        "rw.py",
     ),
     "--like, own folder": (
-        "a coll", lambda m: training(m, "--config", "empty.toml", "--like", "runs/g"),
-        [["trust", "runs/g"]], "a coll/rw.py",
+        "a coll",
+        lambda m: training(m, "--config", "empty.toml", "--like", "runs/g"),
+        [["trust", "runs/g"]],
+        "a coll/rw.py",
     ),
     "--like from elsewhere": (
-        ".", lambda m: training(m, "--like", "a coll/runs/g"), [["trust", "a coll/runs/g"]], "rw.py",
+        ".",
+        lambda m: training(m, "--like", "a coll/runs/g"),
+        [["trust", "a coll/runs/g"]],
+        "rw.py",
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("flow", FLOWS)

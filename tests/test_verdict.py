@@ -21,14 +21,23 @@ def rated(rate: float | None, low: float, high: float, num_prompts: int = 100, n
 
 def verdict_on(win_rate: WinRate, **changes: Any) -> Verdict:
     ours = Side(
-        bleu=Bleu(30.0, 20.0, 10.25, "tok:13a"), perplexity=math.nan, mean_length_tokens=41.26, repetition=0.02,
+        bleu=Bleu(30.0, 20.0, 10.25, "tok:13a"),
+        perplexity=math.nan,
+        mean_length_tokens=41.26,
+        repetition=0.02,
         cut_share=0.5,
-    )  # fmt: skip
+    )
     theirs = Side(bleu=None, perplexity=7.5, mean_length_tokens=60.0, repetition=0.1, cut_share=0.0)
     given = {
-        "run": "runs/dpo", "vs": "base", "judge": JudgeName(name="rules", version="2", verifiable=True), "margin": 3.0,
-        "ours": ours, "theirs": theirs, "prompts": "demo-tasks:test", "seed": 5,
-    }  # fmt: skip
+        "run": "runs/dpo",
+        "vs": "base",
+        "judge": JudgeName(name="rules", version="2", verifiable=True),
+        "margin": 3.0,
+        "ours": ours,
+        "theirs": theirs,
+        "prompts": "demo-tasks:test",
+        "seed": 5,
+    }
     return reach(win_rate, **(given | changes))
 
 
@@ -144,9 +153,18 @@ def test_a_better_verdict_says_where_the_rate_at_equal_length_does_not_agree() -
     def lengths(low: float | None, high: float | None) -> LengthFacts:
         rate = None if low is None or high is None else (low + high) / 2
         return LengthFacts(
-            estimator="length_adjusted_win_rate", rate=rate, low=low, high=high, reason="", near_equal=nothing,
-            buckets=(), longer_wins=0.8, num_decided=90, pearson=0.5, spearman=0.5,
-        )  # fmt: skip
+            estimator="length_adjusted_win_rate",
+            rate=rate,
+            low=low,
+            high=high,
+            reason="",
+            near_equal=nothing,
+            buckets=(),
+            longer_wins=0.8,
+            num_decided=90,
+            pearson=0.5,
+            spearman=0.5,
+        )
 
     won = rated(60.0, 52.0, 68.0)
     doubted = verdict_on(won, length=lengths(47.0, 56.0))

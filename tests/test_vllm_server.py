@@ -37,20 +37,41 @@ def start(model: Path, *more: str, **variables: str) -> tuple[str, subprocess.Po
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     environment = os.environ | {
-        "VLLM_SERVER_DEV_MODE": "1", "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-        "VLLM_NO_USAGE_STATS": "1", "OMP_NUM_THREADS": "1", "VLLM_LOGGING_LEVEL": "ERROR",
+        "VLLM_SERVER_DEV_MODE": "1",
+        "VLLM_CPU_KVCACHE_SPACE": "1",
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+        "VLLM_NO_USAGE_STATS": "1",
+        "OMP_NUM_THREADS": "1",
+        "VLLM_LOGGING_LEVEL": "ERROR",
         **variables,
-    }  # fmt: skip
+    }
     arguments = [
-        "--model", str(model), "--host", "127.0.0.1", "--port", str(port), "--dtype", "float32", "--enforce-eager",
-        "--max-model-len", "256", "--logprobs-mode", "processed_logprobs", "--served-model-name", "policy",
-        "--disable-uvicorn-access-log", "--no-enable-chunked-prefill",
+        "--model",
+        str(model),
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        "--dtype",
+        "float32",
+        "--enforce-eager",
+        "--max-model-len",
+        "256",
+        "--logprobs-mode",
+        "processed_logprobs",
+        "--served-model-name",
+        "policy",
+        "--disable-uvicorn-access-log",
+        "--no-enable-chunked-prefill",
         *more,
-    ]  # fmt: skip
+    ]
     process = subprocess.Popen(
         [sys.executable, "-W", "ignore", "-m", "vllm.entrypoints.openai.api_server", *arguments],
-        env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
-    )  # fmt: skip
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
     return f"http://127.0.0.1:{port}", process
 
 
@@ -114,8 +135,17 @@ def test_servers_draw_what_one_engine_draws_take_weights_over_and_take_over_from
     alone = [sampler.generate([request])[0] for request in REQUESTS[:3]]
     assert [c.ids.tolist() for c in alone] == [c.ids.tolist() for c in first[:3]]  # its seed decides, nothing else
 
-    given = options(model, tmp_path, tmp_path / "run", "return len(set(completion))", sampler="vllm-server",
-                    servers=list(servers), max_new_tokens=12, learning_rate=1e-3, warmup_steps=0)  # fmt: skip
+    given = options(
+        model,
+        tmp_path,
+        tmp_path / "run",
+        "return len(set(completion))",
+        sampler="vllm-server",
+        servers=list(servers),
+        max_new_tokens=12,
+        learning_rate=1e-3,
+        warmup_steps=0,
+    )
     assert main(command(given)) == 0, capsys.readouterr().err
     assert main(command(given | {"servers": [next(iter(servers))], "out": str(tmp_path / "one")})) == 0
     both, one = (load_file(tmp_path / name / "model" / "model.safetensors") for name in ("run", "one"))

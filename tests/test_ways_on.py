@@ -15,12 +15,12 @@ from small_runs import command, stop_at, way_on, weights, write_numbered_rows
 from tiny_models import tiny_model
 
 from alignkit.cli.main import main
-from alignkit.config_file import resolve
+from alignkit.config.file import resolve
 from alignkit.display import as_typed
 from alignkit.errors import RunStopped
 from alignkit.registry import registry
-from alignkit.training import plan
-from alignkit.training.resume import resume_command
+from alignkit.training.run import plan
+from alignkit.training.run.resume import resume_command
 
 
 @pytest.fixture(scope="module")
@@ -41,9 +41,15 @@ def test_an_interrupted_run_goes_on_by_what_it_printed(
     """What was typed, what was set, a file of another name, and a space in --out."""
     monkeypatch.chdir(tmp_path)
     Path("my settings.toml").write_text("[train]\nseed = 7\n")
-    given = [*command(model, write_numbered_rows(tmp_path / "rows.jsonl"), Path("my run"), system="It's brief"),
-             "--config", "my settings.toml", "--set", "train.weight_decay=0.1",
-             "--template-kwargs", 'k="1"']  # fmt: skip
+    given = [
+        *command(model, write_numbered_rows(tmp_path / "rows.jsonl"), Path("my run"), system="It's brief"),
+        "--config",
+        "my settings.toml",
+        "--set",
+        "train.weight_decay=0.1",
+        "--template-kwargs",
+        'k="1"',
+    ]
     with monkeypatch.context() as patch:
         stop_at(3, patch)
         assert main(given) == 130
@@ -105,10 +111,13 @@ def test_a_run_without_enough_memory_goes_on_by_what_would_fit(
     with (
         pytest.raises(RunStopped) as stopped,
         plan.out_of_memory_explained(
-            method(), told, made, available=2**40, go_on=lambda keys, **more: resume_command(
-                told, tmp_path / "run", keys, **more)
+            method(),
+            told,
+            made,
+            available=2**40,
+            go_on=lambda keys, **more: resume_command(told, tmp_path / "run", keys, **more),
         ),
-    ):  # fmt: skip
+    ):
         raise MemoryError
     assert "by the plan these need less: --batch-size 1 --accumulation 1 (" in str(stopped.value)
     assert main(way_on(str(stopped.value))) == 0, capsys.readouterr().err
@@ -125,8 +134,19 @@ def test_the_next_command_after_a_reward_run_trains_on_its_own_data(
     assert main([given[0], "reward", *given[2:]]) == 0
     _, said = capsys.readouterr().out.splitlines()
     words = shlex.split(said.removeprefix("next: "))
-    assert words == ["alignkit", "train", "grpo", "--model", str(model), "--chat-template", "chatml", "--data",
-                     str(rows), "--reward", "my reward"]  # fmt: skip
+    assert words == [
+        "alignkit",
+        "train",
+        "grpo",
+        "--model",
+        str(model),
+        "--chat-template",
+        "chatml",
+        "--data",
+        str(rows),
+        "--reward",
+        "my reward",
+    ]
     more = ["--max-steps", "1", "--max-new-tokens", "3", "--split", "0.2", "--out", "my grpo"]
     assert main([*words[1:], *more]) == 0, capsys.readouterr().err
     _, said = capsys.readouterr().out.splitlines()

@@ -13,16 +13,16 @@ import torch
 from safetensors.torch import load_file, save_file
 from tiny_models import tiny_model
 
-from alignkit.data.weights import (
+from alignkit.errors import InputError
+from alignkit.policy.load import load_policy
+from alignkit.pretrained.names import find_model
+from alignkit.pretrained.weights import (
     check_weights,
     folder_fingerprint,
     settings_fingerprint,
     weight_files,
     weights_fingerprint,
 )
-from alignkit.errors import InputError
-from alignkit.policy.load import load_policy
-from alignkit.policy.names import find_model
 
 
 @pytest.fixture(scope="module")

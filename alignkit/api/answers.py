@@ -6,15 +6,15 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from alignkit import config_file
-from alignkit.config_file import Settings
+from alignkit.config import file as config_file
+from alignkit.config.file import Settings
 from alignkit.errors import UsageError
 from alignkit.progress import Progress, Silent
 
 if TYPE_CHECKING:
-    from alignkit.data.rows import Row
+    from alignkit.data.reading.rows import Row
     from alignkit.judging.answers import Answer, Answering, Generation
-    from alignkit.policy.names import ModelSource
+    from alignkit.pretrained.names import ModelSource
 
 
 def generate(
@@ -63,10 +63,10 @@ def generate_file(
     """
     import dataclasses
 
-    from alignkit.data.weights import settings_identity, weights_fingerprint
     from alignkit.judging.answer_file import AnswerFile
     from alignkit.judging.answers import Answering
     from alignkit.policy.chat_settings import make_chat
+    from alignkit.pretrained.weights import settings_identity, weights_fingerprint
 
     settings = config_file.judge_settings(options, config, settings=set)
     source = _found(model)
@@ -120,7 +120,7 @@ def _answering(model: str, settings: Settings) -> Answering:
 
 
 def _found(model: str) -> ModelSource:
-    from alignkit.policy.names import find_model
+    from alignkit.pretrained.names import find_model
 
     return find_model(model)
 
@@ -163,7 +163,7 @@ def _rows(source: ModelSource, settings: Settings, *, data_given: bool) -> Seque
 
 
 def _text_row(number: int, text: str) -> Row:
-    from alignkit.data.rows import to_row
+    from alignkit.data.reading.rows import to_row
 
     if not text.strip():
         raise UsageError("--prompt: an empty prompt")

@@ -6,12 +6,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from alignkit import config_file
+from alignkit.config import file as config_file
 from alignkit.registry import registry
 
 if TYPE_CHECKING:
-    from alignkit.data.lengths import ColumnLengths
-    from alignkit.data.overlap import Overlap
+    from alignkit.data.looking.lengths import ColumnLengths
+    from alignkit.data.looking.overlap import Overlap
 
 _SHOWN_ROWS = 5
 _TOKENS_A_CHARACTER = 4  # bytes of the longest in UTF-8
@@ -23,11 +23,11 @@ def show_rows(*, config: Path | None = None, set: Sequence[str] = (), **options:
     A completion is whole: also what the template puts behind the end token, which is never scored. Of a row that does
     not fit `max_length`, {"id", "skipped": the reason}. "note" says why methods leave a row out, None where none does.
     """
-    from alignkit.data.read import read_rows
-    from alignkit.data.rows import unusable_reason
-    from alignkit.data.tokens import prepare
+    from alignkit.data.prepared.tokens import prepare
+    from alignkit.data.reading.read import read_rows
+    from alignkit.data.reading.rows import unusable_reason
     from alignkit.policy.chat_settings import make_chat
-    from alignkit.policy.names import find_model
+    from alignkit.pretrained.names import find_model
 
     settings = config_file.judge_settings(options, config, settings=set)
     chat = make_chat(find_model(settings.model.model, tokenizer_is_enough=True), settings.model)
@@ -43,10 +43,17 @@ def show_rows(*, config: Path | None = None, set: Sequence[str] = (), **options:
             yield {"id": row.id, "skipped": note}
             continue
         prepared = prepare(
-            [row], chat, trains_on=trains_on, max_length=section.max_length or 1_000_000,
-            truncation=section.truncation or "cut-completion", max_skipped=1.0, train_on=section.train_on,
-            whole_answer=True, keep_unusable=True, is_part=True,
-        )  # fmt: skip
+            [row],
+            chat,
+            trains_on=trains_on,
+            max_length=section.max_length or 1_000_000,
+            truncation=section.truncation or "cut-completion",
+            max_skipped=1.0,
+            train_on=section.train_on,
+            whole_answer=True,
+            keep_unusable=True,
+            is_part=True,
+        )
         if not prepared.trees:
             yield {"id": row.id, "skipped": prepared.skipped.get(row.id, "dropped as too long")}
             continue
@@ -62,10 +69,10 @@ def show_rows(*, config: Path | None = None, set: Sequence[str] = (), **options:
 
 def data_lengths(*, config: Path | None = None, set: Sequence[str] = (), **options: object) -> list[ColumnLengths]:
     """Token counts of prompts and answers, by column; of whole rows; and of pairs, how they differ."""
-    from alignkit.data.lengths import measure, summarise
-    from alignkit.data.read import Source
+    from alignkit.data.looking.lengths import measure, summarise
+    from alignkit.data.reading.read import Source
     from alignkit.policy.chat_settings import make_chat
-    from alignkit.policy.names import find_model
+    from alignkit.pretrained.names import find_model
 
     settings = config_file.judge_settings(options, config, settings=set)
     chat = make_chat(find_model(settings.model.model, tokenizer_is_enough=True), settings.model)
@@ -89,7 +96,7 @@ def data_prepare(
         shard: "i/n", i from 1: every n-th row only; when all n are there, training puts them together.
         ranks: over how many ranks to share rows when their balance is measured.
     """
-    from alignkit.training.prepare import prepare_data
+    from alignkit.training.run.prepare import prepare_data
 
     cls = registry().find("method", method)
     resolved = config_file.resolve(cls, options=options, config=config, settings=set)
@@ -106,8 +113,8 @@ def data_overlap(
     **options: object,
 ) -> Overlap:
     """Find prompts of `other` whose runs of `size` words stand in prompts of `data`."""
-    from alignkit.data.overlap import SIZE, THRESHOLD, overlap
-    from alignkit.data.read import Source
+    from alignkit.data.looking.overlap import SIZE, THRESHOLD, overlap
+    from alignkit.data.reading.read import Source
 
     section = config_file.judge_settings(options, config, settings=set).data
     rows = Source(section.data, section.columns, section.limit).rows()

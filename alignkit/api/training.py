@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from alignkit import config_file
 from alignkit.api.runs import Run
+from alignkit.config import file as config_file
 from alignkit.errors import UsageError
 from alignkit.progress import Progress, Silent, is_first_rank
 from alignkit.registry import registry
@@ -45,7 +45,7 @@ def train(
         text = f"call alignkit.api.plan({method!r}, ...), or type alignkit train {method} --plan"
         raise UsageError(f"train(plan=True) trains nothing: {text}")
     from alignkit.reports.run_report import write_training_report
-    from alignkit.training.run import train_run
+    from alignkit.training.run.run import train_run
 
     run = Run(train_run(cls(), resolved, progress=progress or Silent()))
     if is_first_rank() and not (run.path / "report.html").exists():
@@ -57,7 +57,7 @@ def plan(
     method: str, *, config: Path | None = None, set: Sequence[str] = (), like: Path | None = None, **options: object
 ) -> list[str]:
     """Return lines that say what memory and disk a training run with these options needs; nothing is loaded."""
-    from alignkit.training.plan import plan as plan_lines
+    from alignkit.training.run.plan import plan as plan_lines
 
     cls = registry().find("method", method)
     resolved = config_file.resolve(cls, options=options, config=config, settings=set, like=like)
@@ -66,13 +66,13 @@ def plan(
 
 def start_up_checks(model: str) -> list[dict[str, Any]]:
     """Run the start-up checks on a model with own rows: [{"name", "ok", "value", "tolerance", "unit"}]."""
-    from alignkit.config import ModelSection
-    from alignkit.data.rows import to_row
-    from alignkit.data.tokens import prepare
+    from alignkit.config.settings import ModelSection
+    from alignkit.data.prepared.tokens import prepare
+    from alignkit.data.reading.rows import to_row
     from alignkit.policy.chat_settings import make_chat
     from alignkit.policy.load import load_policy
-    from alignkit.policy.names import find_model
-    from alignkit.training.startup import run_checks
+    from alignkit.pretrained.names import find_model
+    from alignkit.training.run.self_checks import run_checks
 
     source = find_model(model)
     chat = make_chat(source, ModelSection())

@@ -7,7 +7,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from alignkit import config_file
+from alignkit.config import file as config_file
 from alignkit.errors import InputError
 from alignkit.progress import Progress, Silent
 from alignkit.scoring.given import give
@@ -55,7 +55,7 @@ def judge_file(path: str | Path, *, config: Path | None = None, set: Sequence[st
             baseline_chars, model_chars.
         options: difficulties, regularisation (AlpacaEval's tables), margin, seed, cluster.
     """
-    from alignkit.judging.elsewhere import judge_file as read_and_judge
+    from alignkit.judging.external_judgements import judge_file as read_and_judge
 
     tables = {name: options.pop(name, None) for name in ("difficulties", "regularisation")}
     section = config_file.judge_settings(options, config, settings=set).judge
@@ -74,9 +74,9 @@ def probe(
         yes: agree to a judge that costs money.
     """
     from alignkit.scoring import probes
+    from alignkit.scoring.confirm_cost import agree
     from alignkit.scoring.probe_rows import ROWS
     from alignkit.scoring.specs import make_judge
-    from alignkit.scoring.spending import agree
 
     settings = config_file.judge_settings({}, config, settings=set)
     rows = ROWS if data is None else probes.read_probe_rows(data)

@@ -10,7 +10,7 @@ import typer
 
 from alignkit.cli.generation import SAMPLER, SAMPLING, TEXT
 from alignkit.cli.options import Config, Group, Set, with_options
-from alignkit.config import JudgeSection
+from alignkit.config.settings import JudgeSection
 
 Model = Annotated[str, typer.Argument(metavar="RUN|MODEL", help="a run, a model folder or a hub name")]
 _MIN_COLUMNS_WIDTH = 100

@@ -20,7 +20,7 @@ Method = Annotated[
 @config.command("schema")
 def show_schema() -> None:
     """Print the JSON schema of alignkit.toml, every installed method and judge included."""
-    from alignkit.config_file import schema
+    from alignkit.config.file import schema
 
     print(json_module.dumps(schema(), indent=2))
 
@@ -44,7 +44,7 @@ def _rows(
     method: str | None, config: Path | None, settings: list[str], preset: str | None = None
 ) -> list[dict[str, Any]]:
     """Each key's value and place. A preset that only some of the methods shown have is theirs alone."""
-    from alignkit.config_file import dump, resolve
+    from alignkit.config.file import dump, resolve
     from alignkit.errors import UsageError
     from alignkit.registry import registry
 

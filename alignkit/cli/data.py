@@ -11,7 +11,7 @@ import typer
 
 from alignkit.cli.data_volume import add_volume_commands
 from alignkit.cli.options import Config, Group, Json, Set, with_options
-from alignkit.config import DataSection, ModelSection
+from alignkit.config.settings import DataSection, ModelSection
 from alignkit.display import on_one_line, shown
 
 data = typer.Typer(help="Look at data as the model will see it.")

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from alignkit.cli.options import Config, Group, Json, Set, with_options
-from alignkit.config import DataSection, ModelSection
+from alignkit.config.settings import DataSection, ModelSection
 from alignkit.display import on_one_line
 
 if TYPE_CHECKING:
-    from alignkit.data.lengths import ColumnLengths
-    from alignkit.data.overlap import Overlap
+    from alignkit.data.looking.lengths import ColumnLengths
+    from alignkit.data.looking.overlap import Overlap
 
 _ROWS = Group("Data", DataSection, ("data", "columns", "limit"))
 _TEXT = Group("Model", ModelSection, ("model", "chat_template", "system", "template_kwargs"))
@@ -47,7 +47,7 @@ def lengths(
 
 def _show_lengths(columns: Sequence[ColumnLengths]) -> None:
     from alignkit.cli.terminal import print_table
-    from alignkit.data.lengths import DIFFERENCE, ROW
+    from alignkit.data.looking.lengths import DIFFERENCE, ROW
 
     titles = ("column", "texts", "mean", "min", "50 %", "90 %", "99 %", "max")
     rows = [[c.column, *(f"{n:,.0f}" for n in (c.count, c.mean, c.min, c.p50, c.p90, c.p99, c.max))] for c in columns]
@@ -114,8 +114,8 @@ def _show_account(account: Mapping[str, Any]) -> None:
     print(f"rows that repeat an earlier one exactly: {account['duplicates']:,}")
     if "fill" in account:
         for scope, share in account["fill"].items():
-            many = account["rows"][scope]
-            print(f"pack scope {scope}: {many:,} rows of {account['row_capacity']:,} tokens, {100 * share:.2f} % full")
+            many, capacity = account["rows"][scope], account["micro_batch_tokens"]
+            print(f"pack scope {scope}: {many:,} rows of {capacity:,} tokens, {100 * share:.2f} % full")
         if account["ranks"] > 1:
             print(f"{account['ranks']} ranks: the most loaded computes {account['balance']:.4f} times the mean")
     print(f"{account['seconds']:.1f} s")

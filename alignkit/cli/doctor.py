@@ -66,7 +66,7 @@ def _native_problem() -> str | None:
 
 
 def _checks(model: str | None) -> list[dict[str, Any]]:
-    from alignkit.policy import embedded
+    from alignkit.pretrained import embedded
 
     name = model or (embedded.NAME if embedded.is_available() else None)
     if name is None:

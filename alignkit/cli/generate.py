@@ -39,8 +39,11 @@ def generate(
 
     progress = RichProgress()
     options: dict[str, Any] = {
-        "prompt": prompt or [], "config": Path(config) if config else None, "set": set_ or [], "progress": progress
-    }  # fmt: skip
+        "prompt": prompt or [],
+        "config": Path(config) if config else None,
+        "set": set_ or [],
+        "progress": progress,
+    }
     if resume and out is None:
         raise UsageError("--resume goes on with a file: name it with --out FILE")
     try:

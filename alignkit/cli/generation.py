@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from alignkit.cli.options import Group
-from alignkit.config import DataSection, JudgeSection, ModelSection, RolloutsSection
+from alignkit.config.settings import DataSection, JudgeSection, ModelSection, RolloutsSection
 
 SAMPLING = Group(
     "Sampling", JudgeSection, ("temperature", "top_p", "num_beams", "length_penalty", "max_new_tokens", "seed")

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from alignkit.config_source import FILE_NAME
+from alignkit.config.source import FILE_NAME
 from alignkit.display import on_one_line
 from alignkit.errors import UsageError
 
@@ -69,7 +69,7 @@ def _write(path: Path, text: str) -> None:
 
 def _agree_to_own(path: Path) -> None:
     """Record what the new file names: its user asked for it."""
-    from alignkit.config_file import judge_settings
+    from alignkit.config.file import judge_settings
     from alignkit.trust import named, record
 
     record(named(judge_settings({}, path)))

@@ -9,7 +9,7 @@ import typer
 
 from alignkit.cli.generation import NUM_PROMPTS, ROWS, SAMPLER, SAMPLING, TEXT, THINKING
 from alignkit.cli.options import Config, Group, Json, Set, with_options
-from alignkit.config import JudgeSection
+from alignkit.config.settings import JudgeSection
 from alignkit.display import json_shown, shown
 from alignkit.errors import UsageError
 
@@ -27,10 +27,12 @@ _PANEL = "Judgements made elsewhere"
 From = Annotated[
     str | None,
     typer.Option(
-        "--from", metavar="FILE", rich_help_panel=_PANEL,
+        "--from",
+        metavar="FILE",
+        rich_help_panel=_PANEL,
         help="CSV or JSONL: row, baseline_chars, model_chars, preference in 1 to 2 (or score_model, score_baseline)",
     ),
-]  # fmt: skip
+]
 Difficulties = Annotated[
     str | None,
     typer.Option(

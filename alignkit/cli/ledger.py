@@ -29,12 +29,16 @@ def stats(json: Json = False) -> None:
     titles = ("judge", "version", "parameters", "scores", "missing", "lowest", "highest", "last")
     cells = [
         (
-            row["judge"], row["version"], _shown(row["parameters"]),
-            f"{row['num_scores']:,}", f"{row['num_missing']:,}",
-            *("-" if row[key] is None else f"{row[key]:.4g}" for key in ("lowest", "highest")), row["last"],
+            row["judge"],
+            row["version"],
+            _shown(row["parameters"]),
+            f"{row['num_scores']:,}",
+            f"{row['num_missing']:,}",
+            *("-" if row[key] is None else f"{row[key]:.4g}" for key in ("lowest", "highest")),
+            row["last"],
         )
         for row in rows
-    ]  # fmt: skip
+    ]
     print_table(titles, [(row, "") for row in cells], right=("scores", "missing", "lowest", "highest"))
 
 

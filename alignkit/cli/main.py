@@ -91,7 +91,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         sys.stdout.flush()
     except AlignkitError as error:
-        if error.is_told_by_first:
+        if error.is_reported_by_rank0:
             return error.exit_code
         return _fail(error.line, error.exit_code, trace=error.trace)
     except typer.Abort:

@@ -15,7 +15,7 @@ import typer
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from alignkit import config_fields
+from alignkit.config import fields as config_fields
 
 _METAVARS = {"int": "N", "float": "NUMBER", "str": "TEXT", "dict": "KEY=VALUE"}
 Config = Annotated[

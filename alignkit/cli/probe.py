@@ -33,11 +33,14 @@ def probe(
 
     rows = [
         (
-            r.subset, "no scores" if r.accuracy is None else f"{r.accuracy:.1f}", f"{r.low:.1f} to {r.high:.1f}",
-            str(r.num_rows), str(r.num_missing),
+            r.subset,
+            "no scores" if r.accuracy is None else f"{r.accuracy:.1f}",
+            f"{r.low:.1f} to {r.high:.1f}",
+            str(r.num_rows),
+            str(r.num_missing),
         )
         for r in results
-    ]  # fmt: skip
+    ]
     titles = ("rows", "accuracy, %", "95 % interval", "scored", "missing")
     print_table(titles, [(row, "") for row in rows], right=titles[1:])
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from alignkit.cli import machine
-from alignkit.config import DEFAULT_DATA, DEFAULT_MODEL
-from alignkit.data.weights import weight_files
+from alignkit.config.settings import DEFAULT_DATA, DEFAULT_MODEL
 from alignkit.errors import InputError
+from alignkit.pretrained.weights import weight_files
 
 _OWN_PLUGINS = "alignkit-plugins"
 _OFFLINE_MODEL, _OFFLINE_DATA = "SmolLM2-135M-Instruct", "demo"
@@ -70,7 +70,7 @@ def paper() -> tuple[str, list[str]]:
 
 def offline(*, model: str | None, data: str | None) -> tuple[str, list[str]]:
     """A set-up that fits two CPU cores and needs nothing but what is installed."""
-    from alignkit.policy import embedded
+    from alignkit.pretrained import embedded
 
     chosen = model or _OFFLINE_MODEL
     here = machine.look()

@@ -11,7 +11,7 @@ import typer
 from typer.core import TyperGroup
 
 from alignkit.cli.options import Config, Group, Set, with_options
-from alignkit.config import DataSection, ModelSection, RolloutsSection, RunOptions
+from alignkit.config.settings import DataSection, ModelSection, RolloutsSection, RunOptions
 from alignkit.display import as_typed, on_one_line
 from alignkit.methods import MethodConfig
 
@@ -100,7 +100,7 @@ def _train(method: str, given: dict[str, Any], *, like: str | None, config: str 
 def _next_command(method: str, path: Path, config: dict[str, Any]) -> str:
     """Return what one does with the run, as it is typed: a policy is judged, a reward model rewards its own start."""
     from alignkit.registry import registry
-    from alignkit.training.resume import typed_option
+    from alignkit.training.run.resume import typed_option
 
     def typed(section: str, *keys: str) -> list[str]:
         return [word for key in keys for word in typed_option(key, config[section].get(key))]

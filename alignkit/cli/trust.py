@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from alignkit.config_source import FILE_NAME
+from alignkit.config.source import FILE_NAME
 from alignkit.errors import InputError, UsageError
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ def _files(path: Path) -> list[Path]:
 
 
 def _as_config(file: Path) -> list[Named]:
-    from alignkit.config_file import judge_settings
+    from alignkit.config.file import judge_settings
     from alignkit.trust import named
 
     return named(judge_settings({}, file))

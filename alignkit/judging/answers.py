@@ -10,24 +10,24 @@ from typing import Any
 
 import torch
 
-from alignkit.config import ModelSection
-from alignkit.config_file import Settings
-from alignkit.data.chat import Chat
-from alignkit.data.packs import lay_out, pack
-from alignkit.data.rows import Row
-from alignkit.data.tokens import prepare
-from alignkit.data.weights import settings_identity
+from alignkit.config.file import Settings
+from alignkit.config.settings import ModelSection
+from alignkit.data.chat.chat import Chat
+from alignkit.data.prepared.tokens import prepare
+from alignkit.data.reading.rows import Row
+from alignkit.data.reading.split import derived_seed
+from alignkit.data.trees.packs import lay_out, pack
 from alignkit.errors import InputError, UsageError
 from alignkit.judging.thinking import split_thinking
 from alignkit.policy.chat_settings import context_length, make_chat, refuse_ids_without_rows
 from alignkit.policy.load import load_policy
-from alignkit.policy.names import ModelSource
 from alignkit.policy.policy import Policy
+from alignkit.pretrained.names import ModelSource
+from alignkit.pretrained.weights import settings_identity
 from alignkit.progress import Progress
 from alignkit.rollouts.sampler import Completion, Request, Sampler
-from alignkit.training.order import derived_seed
-from alignkit.training.setup import make_sampler
-from alignkit.training.step_rows import ROW_CAPACITY
+from alignkit.training.gradient.step_rows import ROW_CAPACITY
+from alignkit.training.inputs.setup import make_sampler
 
 _SHOWN_AT_ONCE = 16  # prompts between two movements of the progress bar
 
@@ -61,9 +61,15 @@ class Generation:
         """How [judge] and [rollouts] say that answers are drawn."""
         section = settings.judge
         return cls(
-            section.temperature, section.top_p, section.max_new_tokens, section.seed, settings.rollouts.sampler,
-            section.strip_thinking, section.num_beams, section.length_penalty,
-        )  # fmt: skip
+            section.temperature,
+            section.top_p,
+            section.max_new_tokens,
+            section.seed,
+            settings.rollouts.sampler,
+            section.strip_thinking,
+            section.num_beams,
+            section.length_penalty,
+        )
 
 
 @dataclass(frozen=True)
@@ -197,9 +203,14 @@ class Answering:
         if not known:
             return Fit(math.nan, math.nan, 0)
         prepared = prepare(
-            known, self.chat, trains_on="chosen", max_length=min(self.context, 2048), truncation="cut-completion",
-            max_skipped=1.0, train_on="last",
-        )  # fmt: skip
+            known,
+            self.chat,
+            trains_on="chosen",
+            max_length=min(self.context, 2048),
+            truncation="cut-completion",
+            max_skipped=1.0,
+            train_on="last",
+        )
         total, count, num_bytes = 0.0, 0, 0
         with torch.no_grad():
             for numbers in pack(prepared.trees, ROW_CAPACITY):

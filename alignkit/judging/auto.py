@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from alignkit import runs
-from alignkit.config_file import Settings
-from alignkit.data.rows import Row
+from alignkit.config.file import Settings
+from alignkit.data.reading.rows import Row
 from alignkit.errors import AlignkitError, UsageError
 from alignkit.registry import registry
+from alignkit.scoring.confirm_cost import agree
 from alignkit.scoring.judge import Item, Scored
 from alignkit.scoring.specs import make_judge
-from alignkit.scoring.spending import agree
 
 
 @dataclass(frozen=True)

@@ -59,8 +59,10 @@ def boilerplate(texts: Sequence[str], prompts: Sequence[str]) -> Boilerplate:
         opens=[opening is not None and text == opening.text for text in openings],
         closes=[closing is not None and text == closing.text for text in closings],
         holds=[not shared.isdisjoint(each) for each in ngrams],
-        opening=opening, closing=closing, ngrams=_apart(found, shared, len(set(prompts))),
-    )  # fmt: skip
+        opening=opening,
+        closing=closing,
+        ngrams=_apart(found, shared, len(set(prompts))),
+    )
 
 
 def _words(text: str) -> list[str]:

@@ -6,7 +6,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 from alignkit.errors import UsageError, nearest
-from alignkit.judging.resampling import Clusters
+from alignkit.statistics.resampling import Clusters
 
 COLUMNS = ("template", "source")  # what rows name where one generator or collection made many of them
 ALONE = "none"

@@ -10,33 +10,33 @@ from contextlib import closing
 
 import numpy as np
 
-from alignkit.config_file import Settings
-from alignkit.data.rows import text_of
-from alignkit.data.weights import check_weights, weights_fingerprint
+from alignkit.config.file import Settings
+from alignkit.data.reading.rows import text_of
 from alignkit.errors import UsageError
 from alignkit.judging import verdict_files
 from alignkit.judging.answers import Answers, Generation, answers_of
 from alignkit.judging.auto import Choice, choose_judge, newest_run
 from alignkit.judging.bleu import corpus_bleu
+from alignkit.judging.caveats import judge_gave_reward, judged_other_runs
 from alignkit.judging.clustering import find_clusters
 from alignkit.judging.health import Texts, measure
 from alignkit.judging.length import Pairs, length_facts
 from alignkit.judging.planner import POWER, detectable
 from alignkit.judging.prompts import Prompts, choose_prompts
-from alignkit.judging.resampling import Clusters
-from alignkit.judging.stamps import judge_gave_reward, judged_other_runs
 from alignkit.judging.statistics import win_rate
 from alignkit.judging.text_health import cut_share
 from alignkit.judging.verdict import JudgeName, JudgeNoise, Side, Unscored, Verdict, level_of, reach
-from alignkit.policy.names import ModelSource, find_model
+from alignkit.pretrained.names import ModelSource, find_model
+from alignkit.pretrained.weights import check_weights, weights_fingerprint
 from alignkit.progress import Progress
 from alignkit.runs import read_run
+from alignkit.scoring.confirm_cost import agree
 from alignkit.scoring.judge import Item, Missing, Scored, counted
 from alignkit.scoring.ledger import canonical, open_ledger, pair_of
 from alignkit.scoring.pairs import BothScores, score_both
 from alignkit.scoring.repetition import repetition
 from alignkit.scoring.specs import NamedJudge, make_judge
-from alignkit.scoring.spending import agree
+from alignkit.statistics.resampling import Clusters
 
 _LARGEST = 1e100
 
@@ -75,19 +75,30 @@ def judge_model(model: str | None, settings: Settings, *, data_given: bool, yes:
     pairs = Pairs(outcomes[0], _chars(ours), _chars(theirs), _differences(*scorings[0]), clusters)
     verdict = reach(
         win_rate(outcomes[0], seed=section.seed, level=level, clusters=clusters),
-        run=source.name, vs=vs.name,
+        run=source.name,
+        vs=vs.name,
         judge=JudgeName(name=named.label, version=named.judge.version, verifiable=named.judge.verifiable),
-        margin=section.margin, ours=side(ours), theirs=side(theirs), prompts=prompts.source, seed=section.seed,
+        margin=section.margin,
+        ours=side(ours),
+        theirs=side(theirs),
+        prompts=prompts.source,
+        seed=section.seed,
         stamps=[*_stamps(source, vs, prompts, named, ours, theirs), *filter(None, [scored[0].flip_note, missing])],
         length=length_facts(pairs, seed=section.seed, level=level),
-        look=look, pair=pair_of(weights), look_id=look_id,
-        units=units, noise=judge_noise(outcomes),
+        look=look,
+        pair=pair_of(weights),
+        look_id=look_id,
+        units=units,
+        noise=judge_noise(outcomes),
         health=measure(
-            [row.id for row in prompts.rows], [text_of(row.prompt) for row in prompts.rows],
-            _texts(ours), _texts(theirs), seed=section.seed,
+            [row.id for row in prompts.rows],
+            [text_of(row.prompt) for row in prompts.rows],
+            _texts(ours),
+            _texts(theirs),
+            seed=section.seed,
         ),
         fingerprint=prompts.fingerprint,
-    )  # fmt: skip
+    )
     if is_unscored:
         what = f"{source.name} against {vs.name}: {missing}"
         raise Unscored(

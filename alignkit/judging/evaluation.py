@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from alignkit.data.rows import text_of
+from alignkit.data.reading.rows import text_of
 from alignkit.judging.answers import Answer, Fit
 from alignkit.judging.bleu import SENTENCE_MODES, corpus_bleu, sentence_bleu_mean, sentence_signature
 from alignkit.judging.health import Texts, measure
@@ -49,9 +49,12 @@ def evaluate_answers(answers: Sequence[Answer], fit: Fit, *, seed: int) -> dict[
     figures["mean_length"] = float(np.mean([answer.num_tokens for answer in answers]))
     figures["mean_thinking"] = float(np.mean([answer.num_thinking_tokens for answer in answers]))
     measures = measure(
-        [answer.row.id for answer in answers], [text_of(answer.row.prompt) for answer in answers],
-        Texts(texts=tuple(texts), cuts=tuple(answer.cut for answer in answers)), None, seed=seed,
-    )  # fmt: skip
+        [answer.row.id for answer in answers],
+        [text_of(answer.row.prompt) for answer in answers],
+        Texts(texts=tuple(texts), cuts=tuple(answer.cut for answer in answers)),
+        None,
+        seed=seed,
+    )
     figures["health"] = [one.model_dump(mode="json", exclude={"theirs", "difference"}) for one in measures]
     return figures
 

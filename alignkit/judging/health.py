@@ -147,9 +147,14 @@ def _recurring(found: Boilerplate) -> dict[str, tuple[str, ...]]:
 def _compare(name: str, ours_P: np.ndarray, theirs_P: np.ndarray | None, *, seed: int, **given: Any) -> Measure:
     result = mean_interval(ours_P if theirs_P is None else ours_P - theirs_P, seed=seed, num_resamples=_NUM_RESAMPLES)
     return Measure(
-        name=name, ours=_mean(ours_P), theirs=None if theirs_P is None else _mean(theirs_P),
-        difference=None if theirs_P is None else result.mean, low=result.low, high=result.high, **given,
-    )  # fmt: skip
+        name=name,
+        ours=_mean(ours_P),
+        theirs=None if theirs_P is None else _mean(theirs_P),
+        difference=None if theirs_P is None else result.mean,
+        low=result.low,
+        high=result.high,
+        **given,
+    )
 
 
 def _worst(ids: Sequence[str], x_P: np.ndarray, texts: Sequence[str]) -> tuple[Worst, ...]:

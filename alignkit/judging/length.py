@@ -18,8 +18,8 @@ from scipy.stats import rankdata
 
 from alignkit.judging.length_adjusted import Adjusted, length_adjusted
 from alignkit.judging.length_control import Tables, length_controlled, length_controlled_resamples
-from alignkit.judging.resampling import Clusters, bounds, resampled_counts, tail
 from alignkit.judging.statistics import WinRate, win_rate
+from alignkit.statistics.resampling import Clusters, bounds, resampled_counts, tail
 
 NEAR = 0.1  # lengths that differ by at most this share of the longer one count as equal
 _EDGES = (0.5, 0.9, 1 / 0.9, 2.0)  # of the ratio ours / theirs
@@ -73,9 +73,12 @@ class Pairs:
         """Those with an outcome."""
         known_P = ~np.isnan(self.outcome_P)
         return Pairs(
-            self.outcome_P[known_P], self.ours_chars_P[known_P], self.theirs_chars_P[known_P],
-            self.difference_P[known_P], self.clusters.where(known_P),
-        )  # fmt: skip
+            self.outcome_P[known_P],
+            self.ours_chars_P[known_P],
+            self.theirs_chars_P[known_P],
+            self.difference_P[known_P],
+            self.clusters.where(known_P),
+        )
 
 
 def length_facts(
@@ -112,13 +115,17 @@ def length_facts(
     pearson, spearman = _correlations(pairs.difference_P, np.log(ratio_P))
     return LengthFacts(
         estimator="length_adjusted_win_rate" if tables is None else "length_controlled_win_rate",
-        rate=adjusted.rate, low=adjusted.low, high=adjusted.high, reason=adjusted.reason,
+        rate=adjusted.rate,
+        low=adjusted.low,
+        high=adjusted.high,
+        reason=adjusted.reason,
         near_equal=rated("within 10 %", np.abs(delta_P) <= NEAR * longest_P),
         buckets=tuple(rated(label, bucket_P == number) for number, label in enumerate(_LABELS)),
         longer_wins=float(longer_P[decided_P].mean()) if decided_P.any() else None,
         num_decided=int(decided_P.sum()),
-        pearson=pearson, spearman=spearman,
-    )  # fmt: skip
+        pearson=pearson,
+        spearman=spearman,
+    )
 
 
 def agrees(facts: LengthFacts | None, answer: str) -> bool | None:

@@ -23,8 +23,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from alignkit.judging.length_control import standardised_length
-from alignkit.judging.logistic import fit_resamples, sigmoid
-from alignkit.judging.resampling import Clusters, bounds, resampled_counts, tail
+from alignkit.statistics.logistic import fit_resamples, sigmoid
+from alignkit.statistics.resampling import Clusters, bounds, resampled_counts, tail
 
 MIN_SHARE = 0.1  # of the pairs in which ours is longer, and in which it is shorter
 MIN_PAIRS = 10  # the same as a number of pairs

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from alignkit.judging.logistic import fit_l1, fit_resamples, log_loss, sigmoid
+from alignkit.statistics.logistic import fit_l1, fit_resamples, log_loss, sigmoid
 
 _C_GRID = np.logspace(-4, 4, 10)
 _NUM_FOLDS = 5

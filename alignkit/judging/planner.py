@@ -19,7 +19,7 @@ import math
 from scipy.optimize import brentq
 from scipy.stats import norm
 
-from alignkit.judging.resampling import CAUTION
+from alignkit.statistics.resampling import CAUTION
 
 POWER = 0.8
 DIFFERENCE = 5.0  # points; what the default number of prompts finds

@@ -8,16 +8,16 @@ from pathlib import Path
 
 import numpy as np
 
-from alignkit.config import DataSection
-from alignkit.data.read import is_data, read_rows
-from alignkit.data.rows import Row
-from alignkit.data.same_data import difference
+from alignkit.config.settings import DataSection
+from alignkit.data.prepared.selection import prompt_key
+from alignkit.data.reading.read import is_data, read_rows
+from alignkit.data.reading.rows import Row
+from alignkit.data.reading.same_data import difference
 from alignkit.errors import InputError
+from alignkit.judging.caveats import rows_of, seen_in_training
 from alignkit.judging.planner import DIFFERENCE, prompts_for
-from alignkit.judging.stamps import rows_of, seen_in_training
-from alignkit.policy.names import ModelSource
+from alignkit.pretrained.names import ModelSource
 from alignkit.runs import read_run
-from alignkit.training.selection import prompt_key
 
 MAX_PROMPTS = prompts_for(DIFFERENCE)  # more find smaller differences than are worth their time
 

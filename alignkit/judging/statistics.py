@@ -25,8 +25,8 @@ import numpy as np
 from scipy.optimize import brentq
 from scipy.stats import bootstrap, norm, t
 
-from alignkit.judging.resampling import Clusters, bounds, resampled_means, tail
 from alignkit.scoring.judge import Missing, Scored
+from alignkit.statistics.resampling import Clusters, bounds, resampled_means, tail
 
 MIN_PROMPTS = 30  # fewer are not resampled
 MIN_UNCOMMON = 10  # outcomes that differ from the commonest; with fewer the resamples are nearly all alike
@@ -186,9 +186,15 @@ def _interval(
 
 def _bootstrap(x_P: np.ndarray, *, seed: int, level: float, num_resamples: int) -> tuple[float, float]:
     result = bootstrap(
-        (x_P,), np.mean, vectorized=True, method="BCa", confidence_level=level, n_resamples=num_resamples,
-        batch=max(1, _DRAWN_AT_ONCE // len(x_P)), rng=np.random.default_rng(seed),
-    )  # fmt: skip
+        (x_P,),
+        np.mean,
+        vectorized=True,
+        method="BCa",
+        confidence_level=level,
+        n_resamples=num_resamples,
+        batch=max(1, _DRAWN_AT_ONCE // len(x_P)),
+        rng=np.random.default_rng(seed),
+    )
     low, high = (float(bound) for bound in result.confidence_interval)
     if not (math.isfinite(low) and math.isfinite(high)):
         raise ArithmeticError(f"no bootstrap interval of {len(x_P)} numbers between {x_P.min()} and {x_P.max()}")

@@ -12,10 +12,20 @@ import zlib
 from collections.abc import Sequence
 
 PHRASES = (
-    "as an ai", "as a language model", "i hope this helps", "certainly!", "it is important to note",
-    "it's important to note", "in conclusion", "great question", "i'd be happy to", "let me know if", "i apologize",
-    "feel free to", "delve into",
-)  # fmt: skip
+    "as an ai",
+    "as a language model",
+    "i hope this helps",
+    "certainly!",
+    "it is important to note",
+    "it's important to note",
+    "in conclusion",
+    "great question",
+    "i'd be happy to",
+    "let me know if",
+    "i apologize",
+    "feel free to",
+    "delve into",
+)
 MIN_COMPRESSED_BYTES = 200  # shorter texts compress to little else than zlib's own header
 _MIN_REPEATS = 3
 _MAX_PATTERN_WORDS = 64

@@ -97,11 +97,20 @@ def as_json(verdict: Verdict) -> str:
     rate = verdict.win_rate
     content: dict[str, Any] = json.loads(verdict.model_dump_json(exclude={"win_rate"}))
     numbers: dict[str, Any] = {
-        "answer": content.pop("answer"), "win_rate": rate.rate, "low": rate.low, "high": rate.high, "level": rate.level,
-        "standard_error": rate.standard_error, "num_prompts": rate.num_prompts, "num_wins": rate.num_wins,
-        "num_ties": rate.num_ties, "num_losses": rate.num_losses, "num_missing": rate.num_missing,
-        "num_clusters": rate.num_clusters, "interval": rate.method,
-    }  # fmt: skip
+        "answer": content.pop("answer"),
+        "win_rate": rate.rate,
+        "low": rate.low,
+        "high": rate.high,
+        "level": rate.level,
+        "standard_error": rate.standard_error,
+        "num_prompts": rate.num_prompts,
+        "num_wins": rate.num_wins,
+        "num_ties": rate.num_ties,
+        "num_losses": rate.num_losses,
+        "num_missing": rate.num_missing,
+        "num_clusters": rate.num_clusters,
+        "interval": rate.method,
+    }
     for name in _AT_EQUAL_LENGTH:
         here = verdict.length if verdict.length and verdict.length.estimator == name else None
         numbers |= {name: here and here.rate, f"{name}_low": here and here.low, f"{name}_high": here and here.high}

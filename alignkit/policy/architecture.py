@@ -16,11 +16,11 @@ from typing import Any
 
 from torch import nn
 
-from alignkit.data.pretrained import empty_model, read_config
-from alignkit.data.weights import check_weights, weight_files
 from alignkit.errors import InputError
 from alignkit.policy.head import UnknownHeadError, find_form
-from alignkit.policy.quiet import quieten
+from alignkit.pretrained.log_filters import quieten
+from alignkit.pretrained.read import empty_model, read_config
+from alignkit.pretrained.weights import check_weights, weight_files
 
 _NAMED = {"hidden_size": "hidden size", "num_hidden_layers": "number of layers", "num_attention_heads": "heads"}
 

@@ -19,11 +19,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from alignkit.data.packs import Span
-from alignkit.policy import split_attention
+from alignkit.data.trees.packs import Span
+from alignkit.policy.cpu import split_attention
+from alignkit.policy.cpu.layers import compute_type
+from alignkit.policy.cpu.split_attention import Split
 from alignkit.policy.dropout import config_rates
-from alignkit.policy.lean import compute_type
-from alignkit.policy.split_attention import Split
 
 NAME = "alignkit-tree"
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from alignkit.config import ModelSection
-from alignkit.data.chat import Chat
-from alignkit.data.pretrained import names_model
-from alignkit.data.tokens import load_tokenizer
+from alignkit.config.settings import ModelSection
+from alignkit.data.chat.chat import Chat
+from alignkit.data.prepared.tokens import load_tokenizer
 from alignkit.errors import InputError
 from alignkit.policy import architecture
-from alignkit.policy.names import ModelSource
+from alignkit.pretrained.names import ModelSource
+from alignkit.pretrained.read import names_model
 from alignkit.runs import read_run
 
 _CONTEXT = 2048  # tokens, where a folder names none

@@ -84,8 +84,9 @@ def _is_inside_attention(kind: str, name: str) -> bool:
 
 def config_rates(config: Any) -> dict[str, float]:
     """Rates above 0 in a configuration and in those inside it, by name."""
-    return {name: max(rate for _, other, rate in _in_config(config) if other == name)
-            for _, name, _ in _in_config(config)}  # fmt: skip
+    return {
+        name: max(rate for _, other, rate in _in_config(config) if other == name) for _, name, _ in _in_config(config)
+    }
 
 
 def _numbers(model: nn.Module) -> Iterator[tuple[nn.Module, str, float]]:

@@ -45,9 +45,13 @@ def quantize(model: nn.Module, head: nn.Module | None, device: torch.device) -> 
             if type(child) is not nn.Linear or child is head:
                 continue
             narrow = Linear4bit(
-                child.in_features, child.out_features, bias=child.bias is not None, quant_type="nf4",
-                compute_dtype=torch.float32, device="meta",
-            )  # fmt: skip
+                child.in_features,
+                child.out_features,
+                bias=child.bias is not None,
+                quant_type="nf4",
+                compute_dtype=torch.float32,
+                device="meta",
+            )
             narrow.weight = Params4bit(child.weight.data, requires_grad=False, quant_type="nf4")
             narrow.bias = child.bias
             narrow = narrow.to(device)

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 
-from alignkit.data.pretrained import read_config, read_model
 from alignkit.errors import InputError, UsageError
 from alignkit.memory import bound_kernels
 from alignkit.policy import four_bits
@@ -18,7 +17,8 @@ from alignkit.policy.dropout import find, switch_off
 from alignkit.policy.finite import non_finite
 from alignkit.policy.head import UnknownHeadError
 from alignkit.policy.policy import Policy
-from alignkit.policy.quiet import quieten
+from alignkit.pretrained.log_filters import quieten
+from alignkit.pretrained.read import read_config, read_model
 
 _logger = logging.getLogger(__name__)
 

@@ -15,9 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from alignkit.data.packs import Pack
-from alignkit.policy import attention, lean
+from alignkit.data.trees.packs import Pack
+from alignkit.policy import attention
 from alignkit.policy.architecture import num_positions
+from alignkit.policy.cpu import layers as lean
 from alignkit.policy.dropout import Dropout
 from alignkit.policy.head import find_form
 from alignkit.policy.logprobs import PLAIN, head_logits, token_logprobs_and_entropies
@@ -135,9 +136,14 @@ class Policy(nn.Module):
             head = self.base.get_output_embeddings()
             with torch.autocast(device.type, enabled=False):
                 logprob_T, entropy_T = token_logprobs_and_entropies(
-                    hidden_TH, head.weight, target_T, temperature_T, bias_V=head.bias, form=self.head_form,
+                    hidden_TH,
+                    head.weight,
+                    target_T,
+                    temperature_T,
+                    bias_V=head.bias,
+                    form=self.head_form,
                     entropy=entropy,
-                )  # fmt: skip
+                )
                 return Output(logprob_T, None, entropy_T)
 
     def scored_states(self, pack: Pack) -> Tensor:

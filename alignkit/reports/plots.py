@@ -139,11 +139,15 @@ def forest_figure(whiskers: Sequence[Whisker], *, line: float) -> go.Figure:
             mode="markers",
             marker={"size": 11, "color": COLOURS[0] if excludes else MUTED},
             error_x={
-                "type": "data", "symmetric": False, "array": [high - whisker.value],
-                "arrayminus": [whisker.value - low], "thickness": 2, "width": 6,
+                "type": "data",
+                "symmetric": False,
+                "array": [high - whisker.value],
+                "arrayminus": [whisker.value - low],
+                "thickness": 2,
+                "width": 6,
             },
             hovertemplate=f"{label}: {whisker.value:.2f} [{low:.2f}, {high:.2f}]<extra></extra>",
-        )  # fmt: skip
+        )
     figure.add_vline(x=line, line={"color": MUTED, "width": 1.5, "dash": "dash"})
     figure.update_layout(height=56 + 38 * max(1, len(whiskers)), showlegend=False)
     room = 0.08 * (max(ends) - min(ends)) or 1.0
@@ -182,9 +186,14 @@ def to_html(figure: go.Figure, *, div_id: str) -> str:
     """Return the figure as HTML that needs plotly.js on its page and nothing else."""
     config = {"displaylogo": False, "displayModeBar": False, "responsive": True, "plotlyServerURL": ""}
     text: str = plotly.io.to_html(
-        figure, full_html=False, include_plotlyjs=False, config=config, div_id=div_id,
-        default_width="100%", default_height=f"{figure.layout.height}px",
-    )  # fmt: skip
+        figure,
+        full_html=False,
+        include_plotlyjs=False,
+        config=config,
+        div_id=div_id,
+        default_width="100%",
+        default_height=f"{figure.layout.height}px",
+    )
     return text
 
 

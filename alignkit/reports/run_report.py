@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from alignkit.data.lengths import DIFFERENCE, LIMITS, ROW
-from alignkit.data.rows import Row
+from alignkit.data.looking.lengths import DIFFERENCE, LIMITS, ROW
+from alignkit.data.reading.rows import Row
 from alignkit.judging.answers import Answers
 from alignkit.reports.page import Column, Example, Section, write_report
 from alignkit.reports.plots import Curve, read_curves, read_metrics
@@ -38,7 +38,11 @@ TABLE = (
         "win_rate", "win % against base", low="low", high="high", line=50, note="ties half; 95 % interval over prompts"
     ),
     Column(
-        "vs_start", "points against its own start", low="vs_start_low", high="vs_start_high", line=0,
+        "vs_start",
+        "points against its own start",
+        low="vs_start_low",
+        high="vs_start_high",
+        line=0,
         note="head-to-head win rate against the model it started from, minus 50; 95 % interval",
     ),
     Column("bleu4", "BLEU-4"),
@@ -46,18 +50,25 @@ TABLE = (
     Column("mean_length", "mean length", note="tokens, end token included"),
     Column("excess_length", "excess length", note="mean of max(0, length - reference length), tokens"),
     Column(
-        "excess_vs_sft", "excess against sft", low="excess_vs_sft_low", high="excess_vs_sft_high", line=0,
+        "excess_vs_sft",
+        "excess against sft",
+        low="excess_vs_sft_low",
+        high="excess_vs_sft_high",
+        line=0,
         note="paired difference in tokens; below 0 is shorter; 95 % interval",
     ),
     Column("repetition", "repetition", digits=3, note="share of repeated 4-grams"),
     Column(
-        "second_opinion", "second opinion, win %", low="second_low", high="second_high",
+        "second_opinion",
+        "second opinion, win %",
+        low="second_low",
+        high="second_high",
         note="a reward model trained on the demo pairs",
     ),
     Column("steps_clipped", "steps clipped, %", digits=0, note="whose gradient was longer than 1 and was scaled down"),
     Column("minutes", "minutes", note="training, validation included"),
     Column("peak_mib", "peak MiB", digits=0),
-)  # fmt: skip
+)
 OFF_TASK = (
     Column("entrant", "entrant"),
     Column("own_length", "mean length", note="tokens"),
@@ -67,10 +78,19 @@ OFF_TASK = (
 LENGTHS = (
     Column("column", "column"),
     Column("count", "texts", digits=0),
-    *(Column(key, label, digits=0) for key, label in (("mean", "mean"), ("min", "min"), ("p50", "50 %"),
-                                                      ("p90", "90 %"), ("p99", "99 %"), ("max", "max"))),
+    *(
+        Column(key, label, digits=0)
+        for key, label in (
+            ("mean", "mean"),
+            ("min", "min"),
+            ("p50", "50 %"),
+            ("p90", "90 %"),
+            ("p99", "99 %"),
+            ("max", "max"),
+        )
+    ),
     *(Column(f"over {limit}", f"longer than {limit:,}", digits=0) for limit in LIMITS),
-)  # fmt: skip
+)
 _SHOWN = 12
 _HELD_OUT = "held_out/"
 
@@ -86,16 +106,18 @@ def write_training_report(run: Path, *, method: str, settings: Mapping[str, Any]
         sections.insert(0, _lengths(columns))
     if held_out := _held_out(run / "metrics.jsonl"):
         figures = (Column("name", "measure"), Column("value", "value", low="low", high="high", digits=3))
-        sections.insert(0, Section("Held-out pairs: does it read more than the look of an answer?", table=figures,
-                                   rows=held_out))  # fmt: skip
+        sections.insert(
+            0, Section("Held-out pairs: does it read more than the look of an answer?", table=figures, rows=held_out)
+        )
     note = f"One {method} run. Whether the model became better is another question: alignkit judge {run}."
     write_report(run / "report.html", title=f"{run.name}: {method}", note=note, curves=curves, sections=sections)
 
 
 def _held_out(metrics: Path) -> list[dict[str, Any]]:
     """A reward model's figures on held-out pairs, each with its interval where it has one."""
-    last = {name: by_step[max(by_step)] for name, by_step in read_metrics(metrics).items()
-            if name.startswith(_HELD_OUT)}  # fmt: skip
+    last = {
+        name: by_step[max(by_step)] for name, by_step in read_metrics(metrics).items() if name.startswith(_HELD_OUT)
+    }
     names = [name for name in last if not name.endswith(("_low", "_high"))]
     return [
         {"name": name.removeprefix(_HELD_OUT).replace("_", " "), "value": last[name]}
@@ -144,9 +166,15 @@ def write_quickstart_report(
         "Off-task", note="Own prompts outside the grammar: what training did elsewhere.", table=OFF_TASK, rows=rows
     )
     write_report(
-        out / "report.html", title="alignkit quickstart", note=note, table=TABLE, rows=rows, curves=curves,
-        examples=examples, sections=[off_task],
-    )  # fmt: skip
+        out / "report.html",
+        title="alignkit quickstart",
+        note=note,
+        table=TABLE,
+        rows=rows,
+        curves=curves,
+        examples=examples,
+        sections=[off_task],
+    )
 
 
 def _value(score: Scored | Missing) -> float | None:

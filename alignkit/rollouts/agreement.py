@@ -15,8 +15,8 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from alignkit.data.packs import lay_out
-from alignkit.data.trees import tree
+from alignkit.data.trees.packs import lay_out
+from alignkit.data.trees.trees import tree
 from alignkit.errors import RunStopped
 from alignkit.policy.policy import Policy
 from alignkit.rollouts.sampler import Completion, Request
@@ -70,8 +70,10 @@ def distance(policy: Policy, drawn: Sequence[Drawn]) -> float:
     """
     groups = _by_prompt(drawn)
     in_order = [one for group in groups for one in group]
-    trees = [tree("", np.asarray(group[0][0].prompt_ids), [(c.ids, np.ones(len(c.ids), bool)) for _, c in group])
-             for group in groups]  # fmt: skip
+    trees = [
+        tree("", np.asarray(group[0][0].prompt_ids), [(c.ids, np.ones(len(c.ids), bool)) for _, c in group])
+        for group in groups
+    ]
     temperature_N = np.array([request.temperature or 1.0 for request, _ in in_order], np.float32)
     was_training = policy.training
     policy.eval()

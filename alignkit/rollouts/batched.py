@@ -126,9 +126,12 @@ class BatchedGeneration:
         known = inspect.signature(type(self.policy.base).forward).parameters
         options = {"position_ids": positions, "logits_to_keep": 1}  # ALiBi models take no positions, old ones give all
         out = self.policy.model(
-            input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=True,
+            input_ids=ids,
+            attention_mask=mask,
+            past_key_values=cache,
+            use_cache=True,
             **{name: value for name, value in options.items() if name in known},
-        )  # fmt: skip
+        )
         logits: Tensor = out.logits[:, -1].float()
         return logits
 

@@ -46,7 +46,7 @@ class CopyingSampler(Sampler):
 
     def weights(self) -> Iterable[tuple[str, Tensor]]:
         """What is handed over: the policy's weights, LoRA adapters merged."""
-        from alignkit.policy.merged import merged_weights
+        from alignkit.policy.lora_merge import merged_weights
 
         return merged_weights(self.policy)
 

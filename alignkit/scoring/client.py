@@ -94,9 +94,11 @@ class ChatClient:
                 )
                 for url in config.base_url
             ],
-            patience_s=config.max_outage_s, pause_s=config.backoff_s, max_pause_s=config.max_backoff_s,
+            patience_s=config.max_outage_s,
+            pause_s=config.backoff_s,
+            max_pause_s=config.max_backoff_s,
             say=partial(_logger.warning, "%s: %s", label),
-        )  # fmt: skip
+        )
 
     def stream(self, bodies: Sequence[bytes], read: Read) -> Iterator[dict[int, Scored | Missing]]:
         """Send every body and yield {number: answer} as answers arrive, as many as there are at a time.
@@ -252,9 +254,13 @@ class ChatClient:
     def _request(self, verb: str, url: str, *, timeout_s: float, content: bytes | None = None) -> Answer:
         """Send a request; only what was sent content to is read to its end."""
         return self._http.send(
-            verb, url, headers=self._headers(url), timeout_s=timeout_s, content=content,
+            verb,
+            url,
+            headers=self._headers(url),
+            timeout_s=timeout_s,
+            content=content,
             max_body=None if content is None else _MAX_BODY,
-        )  # fmt: skip
+        )
 
     def _read(self, answer: Answer) -> Any:
         """What an answer means, the key cut out before it is parsed (as it is) and after (in another writing)."""

@@ -55,9 +55,12 @@ class FunctionProcess:
         self._process, self._to, self._from = _started(self._stacks)
         self._finalizer = weakref.finalize(self, _end, self._process, self._to, self._from, self._stacks, _CLOSE_S)
         self._begin = {
-            "file": str(file), "name": name, "is_in_package": is_in_package, "folders": [str(f) for f in folders],
+            "file": str(file),
+            "name": name,
+            "is_in_package": is_in_package,
+            "folders": [str(f) for f in folders],
             "more_path": [entry for entry in sys.path if entry],
-        }  # fmt: skip
+        }
 
     def start(self) -> dict[str, Any]:
         """Import the file; the answer says whether that worked. Raises as `ask`."""
@@ -177,9 +180,12 @@ def _started(stacks: IO[bytes]) -> tuple[subprocess.Popen[bytes], int, int]:
     pipes = (requests, answers, stacks.fileno())
     try:
         process = subprocess.Popen(
-            [sys.executable, "-P", str(_WORKER), *map(str, pipes), str(parent)], stdin=subprocess.DEVNULL,
-            stdout=_error_stream(), pass_fds=pipes, start_new_session=True,
-        )  # fmt: skip
+            [sys.executable, "-P", str(_WORKER), *map(str, pipes), str(parent)],
+            stdin=subprocess.DEVNULL,
+            stdout=_error_stream(),
+            pass_fds=pipes,
+            start_new_session=True,
+        )
     except BaseException:
         os.close(to)
         os.close(from_)

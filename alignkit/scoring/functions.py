@@ -97,9 +97,12 @@ class FunctionJudge(Judge):
         place = self._place
         try:
             process, said = function_process(
-                place.file, key=self.sources_sha256, name=place.name, is_in_package=place.is_in_package,
+                place.file,
+                key=self.sources_sha256,
+                name=place.name,
+                is_in_package=place.is_in_package,
                 folders=list(place.folders),
-            )  # fmt: skip
+            )
             if said.get("ready"):
                 said = process.ask("check", self.function_name)
         except Ended as error:

@@ -80,9 +80,15 @@ class Requests:
         self._close = weakref.finalize(self, _shut, self._loop, thread, self._client)
 
     def send(
-        self, verb: str, url: str, *, headers: Mapping[str, str], timeout_s: float, max_body: int | None,
+        self,
+        verb: str,
+        url: str,
+        *,
+        headers: Mapping[str, str],
+        timeout_s: float,
+        max_body: int | None,
         content: bytes | None = None,
-    ) -> Answer:  # fmt: skip
+    ) -> Answer:
         """Send a request and return its answer.
 
         Args:
@@ -139,9 +145,14 @@ class Requests:
             raise Stopped from None
 
     async def _exchange(
-        self, verb: str, url: str, headers: dict[str, str], content: bytes | None, timeout_s: float,
+        self,
+        verb: str,
+        url: str,
+        headers: dict[str, str],
+        content: bytes | None,
+        timeout_s: float,
         max_body: int | None,
-    ) -> Answer:  # fmt: skip
+    ) -> Answer:
         async with (
             asyncio.timeout(timeout_s),
             self._client.stream(verb, url, content=content, headers=headers) as response,

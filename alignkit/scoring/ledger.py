@@ -94,8 +94,9 @@ class Ledger:
         if damaged:
             _logger.warning(
                 "%s: %d scores are not what was written; they are taken for missing and asked for again",
-                self.path, len(damaged),
-            )  # fmt: skip
+                self.path,
+                len(damaged),
+            )
         return scores
 
     def keep(self, source: Source, answers: Mapping[str, Scored | Missing], *, repeat: int = 0) -> dict[str, Scored]:
@@ -190,8 +191,9 @@ class Ledger:
             if num_damaged:
                 _logger.warning(
                     "%s: %d rows of looks are not what was written; each counts as a look at these two models",
-                    self.path, num_damaged,
-                )  # fmt: skip
+                    self.path,
+                    num_damaged,
+                )
             return mine.index(look) + 1 + num_damaged
 
     def check_looks(self) -> None:
@@ -223,10 +225,11 @@ class Ledger:
         for entry in self._entries():
             who = (entry["judge"], entry["version"], entry["parameters"])
             row = found.setdefault(
-                who, dict(zip(("judge", "version", "parameters"), who, strict=True))
+                who,
+                dict(zip(("judge", "version", "parameters"), who, strict=True))
                 | {"num_scores": 0, "lowest": None, "highest": None, "num_missing": 0}
                 | {"first": entry["created"], "last": entry["created"]},
-            )  # fmt: skip
+            )
             row["first"], row["last"] = min(row["first"], entry["created"]), max(row["last"], entry["created"])
             if "value" in entry:
                 row["num_scores"] += 1

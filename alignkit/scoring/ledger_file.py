@@ -133,8 +133,9 @@ def _prepare(db: sqlite3.Connection, path: Path) -> None:
     for table, columns in _COLUMNS.items():
         there = {row[1] for row in db.execute(f"PRAGMA table_info({table})")}
         if not {*columns, "checksum"} <= there:
-            raise InputError(f"{path}: no ledger of alignkit (its table {table} is another one); name another file by "
-                             f"{VARIABLE}")  # fmt: skip
+            raise InputError(
+                f"{path}: no ledger of alignkit (its table {table} is another one); name another file by {VARIABLE}"
+            )
 
 
 def _version(db: sqlite3.Connection, path: Path) -> int:

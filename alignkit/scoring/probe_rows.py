@@ -17,21 +17,13 @@ _TEXTS = (
         "Ice is less dense than liquid water, because water expands when it freezes, so it floats.",
         "Ice floats because it is colder than the water, and cold things rise to the top.",
     ),
-    (
-        "Translate into French: The book is on the table.",
-        "Le livre est sur la table.",
-        "Le table est sur la livre.",
-    ),
+    ("Translate into French: The book is on the table.", "Le livre est sur la table.", "Le table est sur la livre."),
     (
         "Write a sentence of exactly five words about rain.",
         "Rain fell softly all night.",
         "The rain kept falling softly on the roof throughout the whole long night.",
     ),
-    (
-        "Sort these words by the alphabet: pear, apple, fig.",
-        "apple, fig, pear",
-        "pear, fig, apple",
-    ),
+    ("Sort these words by the alphabet: pear, apple, fig.", "apple, fig, pear", "pear, fig, apple"),
     (
         "A train leaves at 14:20 and takes 95 minutes. When does it arrive?",
         "It arrives at 15:55.",

@@ -15,7 +15,7 @@ from random import Random
 from typing import Any, ClassVar
 
 import alignkit
-from alignkit.data.dataset import Dataset
+from alignkit.data.reading.dataset import Dataset
 from alignkit.errors import UsageError, nearest
 from alignkit_plugins.demo import answers, closed, forms, free_text
 from alignkit_plugins.demo.grammar import Family, Task

@@ -99,7 +99,7 @@ class GRPOConfig(SampledConfig):
     clip_ratio_high: float | None = Field(
         None, gt=0, description="upper end of the clip range, 1 + this; default: clip-ratio"
     )
-    correct_mismatch: float | None = Field(
+    importance_sampling_correction: float | None = Field(
         None,
         gt=0,
         description="weigh a token by p(training) / p(sampler) of the weights that drew it, at most this (2 is usual); "
@@ -131,8 +131,8 @@ class GRPOConfig(SampledConfig):
         return self.kl > 0
 
     @property
-    def corrects_mismatch(self) -> bool:
-        return self.correct_mismatch is not None
+    def reads_old_logprobs(self) -> bool:
+        return self.importance_sampling_correction is not None
 
     @property
     def kl_in_loss(self) -> float:
@@ -182,25 +182,37 @@ class GRPO(Method):
     presets: ClassVar[Mapping[str, Mapping[str, object]]] = {
         "paper": paper_numbers(GRPOConfig),
         "letter": {
-            "kl": 0.025, "kl_in": "loss", "kl_estimator": "k1-to-go", "equal_groups": "keep", "group_size": 4,
-            "compare_by": "value", "baseline": "leave-one-out", "scale": "none", "aggregation": "completion-sum",
-            "updates_per_batch": 1, "cut_completions": "train",
+            "kl": 0.025,
+            "kl_in": "loss",
+            "kl_estimator": "k1-to-go",
+            "zero_variance_groups": "keep",
+            "group_size": 4,
+            "compare_by": "value",
+            "baseline": "leave-one-out",
+            "scale": "none",
+            "aggregation": "completion-sum",
+            "updates_per_batch": 1,
+            "cut_completions": "train",
         },
-    }  # fmt: skip
+    }
 
     def temperatures(self, step: int, config: GRPOConfig) -> tuple[float, ...]:
         return config.group_temperatures
 
     def advantages(self, rewards_PG: np.ndarray, config: GRPOConfig) -> np.ndarray:
         return group_advantages(
-            rewards_PG, temperatures=config.group_temperatures, compare_by=config.compare_by, baseline=config.baseline,
-            scale=config.scale, min_deviation=config.min_deviation,
-        )  # fmt: skip
+            rewards_PG,
+            temperatures=config.group_temperatures,
+            compare_by=config.compare_by,
+            baseline=config.baseline,
+            scale=config.scale,
+            min_deviation=config.min_deviation,
+        )
 
     def loss(self, batch: Batch, config: GRPOConfig) -> Tensor:
-        assert batch.behaviour_T is not None and batch.advantage_N is not None
-        behaviour_T, trainer_T, known_T = _known(batch, config)
-        before_T = behaviour_T if trainer_T is None else trainer_T
+        assert batch.sampler_logprob_T is not None and batch.advantage_N is not None
+        sampler_logprob_T, old_logprob_T, known_T = _known(batch, config)
+        before_T = sampler_logprob_T if old_logprob_T is None else old_logprob_T
         ratio_T = ratio_of(batch.logprob_T - (before_T if config.ratio == "clipped" else batch.logprob_T.detach()))
         high = config.clip_ratio if config.clip_ratio_high is None else config.clip_ratio_high
         advantage_T = batch.spread(batch.advantage_N)
@@ -208,21 +220,25 @@ class GRPO(Method):
         clipped_T = ratio_T.clamp(1 - config.clip_ratio, 1 + high) * advantage_T
         loss_T = -whole_T.minimum(clipped_T)
         weight_T = ratio_T
-        if config.correct_mismatch is not None and trainer_T is not None:
-            mismatch_T = ratio_of(trainer_T - behaviour_T)
-            cut_T = mismatch_T.clamp(max=config.correct_mismatch)
+        if config.importance_sampling_correction is not None and old_logprob_T is not None:
+            mismatch_T = ratio_of(old_logprob_T - sampler_logprob_T)
+            cut_T = mismatch_T.clamp(max=config.importance_sampling_correction)
             loss_T, weight_T = loss_T * cut_T, ratio_T * cut_T
-            batch.log(mismatch_weight=mismatch_T, mismatch_cut=(mismatch_T > config.correct_mismatch).float())
+            batch.log(
+                mismatch_weight=mismatch_T, mismatch_cut=(mismatch_T > config.importance_sampling_correction).float()
+            )
         if batch.reference_T is not None:
             log_ratio_T = batch.logprob_T - batch.reference_T
             if config.kl_in == "loss":
                 loss_T = loss_T + config.kl * KL_IN_LOSS[config.kl_estimator](batch, log_ratio_T, weight_T)
             batch.log(kl=batch.collect(log_ratio_T))
-        gap_T = (batch.logprob_T - batch.behaviour_T).abs()
+        gap_T = (batch.logprob_T - batch.sampler_logprob_T).abs()
         batch.log(
-            ratio=ratio_T, clipped=(clipped_T < whole_T).float(), unknown_logprobs=(~known_T).float(),
+            ratio=ratio_T,
+            clipped=(clipped_T < whole_T).float(),
+            unknown_logprobs=(~known_T).float(),
             sampling_gap=gap_T[gap_T.isfinite()],
-        )  # fmt: skip
+        )
         return AGGREGATIONS[config.aggregation](batch, loss_T.where(known_T, 0.0), config)
 
 
@@ -231,13 +247,13 @@ def _known(batch: Batch, config: GRPOConfig) -> tuple[Tensor, Tensor | None, Ten
 
     A token without has its log-prob of now in their place, so that nothing that is computed of it is nan.
     """
-    assert batch.behaviour_T is not None
-    now_T, trainer_T = batch.logprob_T.detach(), batch.trainer_T
-    known_T = batch.behaviour_T.isfinite() & (trainer_T.isfinite() if trainer_T is not None else True)
-    behaviour_T = batch.behaviour_T.where(known_T, now_T)
-    trainer_T = None if trainer_T is None else trainer_T.where(known_T, now_T)
-    reads = config.ratio == "clipped" or config.correct_mismatch is not None
-    return behaviour_T, trainer_T, known_T if reads else known_T.new_ones(len(known_T))
+    assert batch.sampler_logprob_T is not None
+    now_T, old_logprob_T = batch.logprob_T.detach(), batch.old_logprob_T
+    known_T = batch.sampler_logprob_T.isfinite() & (old_logprob_T.isfinite() if old_logprob_T is not None else True)
+    sampler_logprob_T = batch.sampler_logprob_T.where(known_T, now_T)
+    old_logprob_T = None if old_logprob_T is None else old_logprob_T.where(known_T, now_T)
+    reads = config.ratio == "clipped" or config.importance_sampling_correction is not None
+    return sampler_logprob_T, old_logprob_T, known_T if reads else known_T.new_ones(len(known_T))
 
 
 AGGREGATIONS: dict[str, Callable[[Batch, Tensor, GRPOConfig], Tensor]] = {

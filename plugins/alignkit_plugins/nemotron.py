@@ -91,15 +91,17 @@ class Nemotron(RemoteJudge):
     def left_out(self, unsent: Mapping[int, Missing], num_items: int) -> None:
         _logger.warning(
             "nemotron: %d of %d conversations are not sent: %s",
-            len(unsent), num_items, "; ".join(dict.fromkeys(answer.reason for answer in unsent.values())),
-        )  # fmt: skip
+            len(unsent),
+            num_items,
+            "; ".join(dict.fromkeys(answer.reason for answer in unsent.values())),
+        )
 
     @cached_property
     def _count_tokens(self) -> Callable[[str], int]:
         if self.config.tokenizer is None:
             return lambda text: math.ceil(len(text.encode()) / _BYTES_A_TOKEN)
-        from alignkit.data.tokens import load_tokenizer
-        from alignkit.policy.names import find_model
+        from alignkit.data.prepared.tokens import load_tokenizer
+        from alignkit.pretrained.names import find_model
 
         tokenizer: Any = load_tokenizer(find_model(self.config.tokenizer).folder)
         return lambda text: len(tokenizer(text, add_special_tokens=False)["input_ids"])

@@ -20,8 +20,8 @@ from alignkit.scoring.judge import Item
 from alignkit.storage import read_object
 
 if TYPE_CHECKING:
-    from alignkit.data.chat import Chat
-    from alignkit.policy.names import ModelSource
+    from alignkit.data.chat.chat import Chat
+    from alignkit.pretrained.names import ModelSource
 
 Head = Literal["sequence", "token", "logit"]
 TWO_LAYERS = ("Qwen2ForRewardModel", "InternLM2ForRewardModel")
@@ -43,7 +43,7 @@ class RewardFolder:
 
     def __init__(self, model: str | None, *, judge: str) -> None:
         from alignkit.judging.auto import newest_run
-        from alignkit.policy.names import find_model
+        from alignkit.pretrained.names import find_model
 
         if model is None:
             run = newest_run(method="reward")
@@ -101,11 +101,12 @@ class RewardFolder:
         Raises:
             InputError: as `data.weights.weight_files`.
         """
-        from alignkit.data.weights import weight_files
+        from alignkit.pretrained.weights import weight_files
 
         folder, digest = self.source.folder, hashlib.sha256()
-        for file in sorted({file for file in folder.iterdir() if file.suffix in _HASHED}
-                           | set(weight_files(folder).values())):  # fmt: skip
+        for file in sorted(
+            {file for file in folder.iterdir() if file.suffix in _HASHED} | set(weight_files(folder).values())
+        ):
             with open(file, "rb") as opened:
                 name = file.relative_to(folder).as_posix()
                 digest.update(f"{name}\0{hashlib.file_digest(opened, 'sha256').hexdigest()}\0".encode())
@@ -114,7 +115,7 @@ class RewardFolder:
     @cached_property
     def tokenizer_fingerprint(self) -> str:
         """Hash of tokenizer, template and settings alone; the folder needs no weights."""
-        from alignkit.data.weights import settings_fingerprint
+        from alignkit.pretrained.weights import settings_fingerprint
 
         return settings_fingerprint(self.source.folder)
 
@@ -125,7 +126,7 @@ class RewardFolder:
         Raises:
             InputError: it has none.
         """
-        from alignkit.config import ModelSection
+        from alignkit.config.settings import ModelSection
         from alignkit.policy.chat_settings import make_chat
 
         return make_chat(self.source, ModelSection())

@@ -18,7 +18,7 @@ from alignkit.scoring.judge import Item, Judge, JudgeConfig, Missing, Scored, un
 from alignkit_plugins.reward_folder import RewardFolder, conversation
 
 if TYPE_CHECKING:
-    from alignkit.data.trees import Tree
+    from alignkit.data.trees.trees import Tree
     from alignkit.policy.policy import Policy
 
 _ROW_TOKENS = 4096
@@ -28,8 +28,7 @@ class RewardModelConfig(JudgeConfig):
     """Which model, and how it computes."""
 
     model: str | None = Field(
-        None,
-        description="a reward run's name or folder, or such a folder; default: the newest reward run",
+        None, description="a reward run's name or folder, or such a folder; default: the newest reward run"
     )
     precision: str = Field(
         "auto", pattern="^(auto|bf16|fp32)$", description="fp32, bf16 autocast, or what suits the device"
@@ -70,7 +69,7 @@ class RewardModel(Judge):
         """Score items; completions of one prompt share its computation. What is no valid Unicode is missing."""
         import torch
 
-        from alignkit.data.packs import lay_out, pack
+        from alignkit.data.trees.packs import lay_out, pack
 
         answers: dict[int, Scored | Missing] = {}
         groups: dict[tuple[tuple[str, str], ...], list[int]] = {}
@@ -92,7 +91,7 @@ class RewardModel(Judge):
     def _tree(self, items: Sequence[Item]) -> Tree:
         import numpy as np
 
-        from alignkit.data.trees import tree
+        from alignkit.data.trees.trees import tree
 
         answers = [np.array(self._folder.answer_ids(item), np.int32) for item in items]
         prompt = np.array(self._folder.prompt_ids(items[0].prompt), np.int32)

@@ -68,10 +68,8 @@ class SFTLengthPenalty(Method):
     trains_on: ClassVar[str] = "chosen"
     presets: ClassVar[Mapping[str, Mapping[str, object]]] = {
         "paper": paper_numbers(SFTLengthPenaltyConfig),
-        "letter": {
-            "reduction": "example-sum", "penalty": 1e-3, "penalty_interval": 100, "max_penalty_ratio": None,
-        },
-    }  # fmt: skip
+        "letter": {"reduction": "example-sum", "penalty": 1e-3, "penalty_interval": 100, "max_penalty_ratio": None},
+    }
 
     def temperatures(self, step: int, config: SFTLengthPenaltyConfig) -> tuple[float, ...]:
         return (1.0,) * config.penalty_samples if step % config.penalty_interval == 0 else ()
@@ -81,7 +79,7 @@ class SFTLengthPenalty(Method):
         samples = batch.samples
         if samples is None:
             return likelihood
-        excess_N = (samples.num_tokens_N - samples.target_num_tokens_N).clamp(min=0).float()
+        excess_N = (samples.num_tokens_N - samples.reference_length_N).clamp(min=0).float()
         cost_N = excess_N**2  # squared tokens
         batch.log(excess_tokens=excess_N, length_penalty=config.penalty * cost_N)
         advantage_T = samples.spread(cost_N) - baseline(samples, cost_N)
@@ -101,7 +99,7 @@ def baseline(samples: Batch, cost_N: Tensor) -> Tensor:
     going_TN = (samples.spread(samples.group_N)[:, None] == samples.group_N) & (length_N >= length_T[:, None])
     going_TN &= samples.completion_T[:, None] != completions
     others_T = going_TN.sum(1)
-    ending_T = (length_T - samples.spread(samples.target_num_tokens_N)).clamp(min=0).float() ** 2
+    ending_T = (length_T - samples.spread(samples.reference_length_N)).clamp(min=0).float() ** 2
     return ((going_TN * cost_N).sum(1) / others_T.clamp(min=1)).where(others_T > 0, ending_T)
 
 

@@ -27,9 +27,14 @@ class Trackio(Tracker):
         import trackio
 
         self._run = trackio.init(
-            project=PROJECT, name=run_folder.resolve().name, config=dict(settings), resume="allow", embed=False,
-            auto_log_gpu=False, auto_log_cpu=False,
-        )  # fmt: skip
+            project=PROJECT,
+            name=run_folder.resolve().name,
+            config=dict(settings),
+            resume="allow",
+            embed=False,
+            auto_log_gpu=False,
+            auto_log_cpu=False,
+        )
 
     @classmethod
     def require(cls) -> None:

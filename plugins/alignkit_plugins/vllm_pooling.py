@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from alignkit.errors import InputError
-from alignkit.policy.vllm_engine import CPU_BLOCK, start_engine, stop_engine
 from alignkit_plugins.reward_folder import Head, RewardFolder
+from alignkit_plugins.vllm_engine import CPU_BLOCK, start_engine, stop_engine
 
 
 class PoolingEngine:
@@ -42,10 +42,15 @@ class PoolingEngine:
         self._params = PoolingParams(use_activation=False)
         overrides = {} if logit_of_token is None else _one_label(folder, logit_of_token)
         self._llm = start_engine(
-            folder.source.folder, runner="pooling", dtype=dtype, gpu_memory=gpu_memory, hf_overrides=overrides,
-            max_model_len=max_length, pooler_config=PoolerConfig(use_activation=False),
+            folder.source.folder,
+            runner="pooling",
+            dtype=dtype,
+            gpu_memory=gpu_memory,
+            hf_overrides=overrides,
+            max_model_len=max_length,
+            pooler_config=PoolerConfig(use_activation=False),
             block_size=None if torch.cuda.is_available() else CPU_BLOCK,  # two answers' prompt is computed once
-        )  # fmt: skip
+        )
 
     def rewards(self, ids: Sequence[Sequence[int]]) -> list[float]:
         """One raw reward for each row of token ids, in order."""
@@ -73,6 +78,8 @@ def _one_label(folder: RewardFolder, token: int) -> dict[str, Any]:
         raise InputError(f"{folder.source.folder}: its tokenizer has no token {token}; correct logit_of_token")
     architecture = folder.architectures[0].replace("ForCausalLM", "ForSequenceClassification")
     return {
-        "architectures": [architecture], "classifier_from_token": [text], "method": "no_post_processing",
+        "architectures": [architecture],
+        "classifier_from_token": [text],
+        "method": "no_post_processing",
         "num_labels": 1,
-    }  # fmt: skip
+    }

@@ -112,7 +112,7 @@ class VLLMReward(RemoteJudge):
             UsageError, InputError: they are not, with the ways out.
         """
         if not self.config.base_url:
-            from alignkit.policy.vllm_engine import require_vllm
+            from alignkit_plugins.vllm_engine import require_vllm
 
             require_vllm("judge 'vllm-reward'", otherwise="name a server by base_url, or score by --judge FOLDER")
             self._folder.head(logit_of_token=self.config.logit_of_token)
@@ -209,9 +209,13 @@ class VLLMReward(RemoteJudge):
 
         token = self.config.logit_of_token
         return PoolingEngine(
-            self._folder, self._folder.head(logit_of_token=token), logit_of_token=token, dtype=self._dtype,
-            max_length=self._max_length, gpu_memory=self.config.gpu_memory,
-        )  # fmt: skip
+            self._folder,
+            self._folder.head(logit_of_token=token),
+            logit_of_token=token,
+            dtype=self._dtype,
+            max_length=self._max_length,
+            gpu_memory=self.config.gpu_memory,
+        )
 
 
 @hookimpl

@@ -39,7 +39,7 @@ class VLLMSampler(CopyingSampler):
     name: ClassVar[str] = "vllm"
 
     def __init__(self, policy: Policy, *, end_ids: frozenset[int]) -> None:
-        from alignkit.policy.vllm_engine import require_vllm
+        from alignkit_plugins.vllm_engine import require_vllm
 
         super().__init__(policy, end_ids=end_ids)
         require_vllm("--sampler vllm", otherwise="--sampler transformers needs nothing more")
@@ -72,9 +72,12 @@ class VLLMSampler(CopyingSampler):
         def search(requests: Sequence[Request]) -> list[Completion]:
             with self._awake():
                 return beam_search(
-                    requests, partial(self._likeliest, num=2 * num_beams), num_beams=num_beams,
-                    length_penalty=length_penalty, end_ids=self.end_ids,
-                )  # fmt: skip
+                    requests,
+                    partial(self._likeliest, num=2 * num_beams),
+                    num_beams=num_beams,
+                    length_penalty=length_penalty,
+                    end_ids=self.end_ids,
+                )
 
         return self.checked([replace(request, temperature=0.0, top_p=1.0) for request in requests], search)
 
@@ -91,7 +94,7 @@ class VLLMSampler(CopyingSampler):
     def close(self) -> None:
         """Free the engine."""
         if "_engine" in vars(self):
-            from alignkit.policy.vllm_engine import stop_engine
+            from alignkit_plugins.vllm_engine import stop_engine
 
             stop_engine(self._engine)
             del self._engine
@@ -101,7 +104,7 @@ class VLLMSampler(CopyingSampler):
         """An engine of the policy's architecture; its first weights are random until the policy's are loaded."""
         import torch
 
-        from alignkit.policy.vllm_engine import CPU_BLOCK, start_engine
+        from alignkit_plugins.vllm_engine import CPU_BLOCK, start_engine
 
         folder = tempfile.TemporaryDirectory(prefix="alignkit-vllm-")
         weakref.finalize(self, folder.cleanup)
@@ -109,14 +112,21 @@ class VLLMSampler(CopyingSampler):
         bf16 = self.policy.autocast is torch.bfloat16
         on_cpu = self.policy.device.type == "cpu"
         return start_engine(
-            Path(folder.name), dtype="bfloat16" if bf16 else "float32", max_model_len=self.max_length,
-            gpu_memory=_GPU_MEMORY, load_format="dummy", skip_tokenizer_init=True, generation_config="vllm",
-            logprobs_mode="processed_logprobs", max_num_seqs=_MAX_SEQUENCES, enable_sleep_mode=self._sleeps,
+            Path(folder.name),
+            dtype="bfloat16" if bf16 else "float32",
+            max_model_len=self.max_length,
+            gpu_memory=_GPU_MEMORY,
+            load_format="dummy",
+            skip_tokenizer_init=True,
+            generation_config="vllm",
+            logprobs_mode="processed_logprobs",
+            max_num_seqs=_MAX_SEQUENCES,
+            enable_sleep_mode=self._sleeps,
             max_logprobs=-1,  # of any width of beam search
             block_size=CPU_BLOCK if self._searches_beams and on_cpu else None,
             # a seeded request whose prompt is computed in parts fails there: CPU generators cannot be set back
             enable_chunked_prefill=False if on_cpu else None,
-        )  # fmt: skip
+        )
 
     @contextmanager
     def _awake(self) -> Iterator[None]:
@@ -155,10 +165,22 @@ class VLLMSampler(CopyingSampler):
                 "transformers"
             )
         return SamplingParams(
-            n=1, temperature=request.temperature, top_p=request.top_p, top_k=0, min_p=0.0, seed=request.seed,
-            presence_penalty=0.0, frequency_penalty=0.0, repetition_penalty=1.0, max_tokens=request.max_new_tokens,
-            min_tokens=0, stop_token_ids=sorted(self.end_ids), ignore_eos=True, logprobs=0, detokenize=False,
-        )  # fmt: skip
+            n=1,
+            temperature=request.temperature,
+            top_p=request.top_p,
+            top_k=0,
+            min_p=0.0,
+            seed=request.seed,
+            presence_penalty=0.0,
+            frequency_penalty=0.0,
+            repetition_penalty=1.0,
+            max_tokens=request.max_new_tokens,
+            min_tokens=0,
+            stop_token_ids=sorted(self.end_ids),
+            ignore_eos=True,
+            logprobs=0,
+            detokenize=False,
+        )
 
 
 def _completion(output: Any, request: Request) -> Completion:

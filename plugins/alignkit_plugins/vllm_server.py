@@ -171,10 +171,12 @@ class VLLMServerSampler(CopyingSampler):
             if transfer is None:
                 self._ask(server, "POST", "/shutdown_weight_transfer_engine", timeout_s=_RELOAD_S)  # of a run before
                 transfer = connect(
-                    backend, ask=partial(self._ask, server, "POST", timeout_s=_RELOAD_S), weights=self.weights,
+                    backend,
+                    ask=partial(self._ask, server, "POST", timeout_s=_RELOAD_S),
+                    weights=self.weights,
                     address=(parts.hostname or "", parts.port or _PORTS[parts.scheme]),
                     num_workers=self._ask(server, "GET", "/get_world_size")["world_size"],
-                )  # fmt: skip
+                )
             transfer.send_weights()
         except (RuntimeError, OSError, LookupError) as error:
             started = f'--weight-transfer-config \'{{"backend": "{backend}"}}\''
@@ -196,12 +198,25 @@ class VLLMServerSampler(CopyingSampler):
     def _complete(self, requests: Sequence[Request], server: _Server, number: int) -> Completion:
         request = requests[number]
         body = {
-            "model": self._model[server.url], "prompt": list(request.prompt_ids), "n": 1,
-            "temperature": request.temperature, "top_p": request.top_p, "top_k": 0, "min_p": 0.0, "seed": request.seed,
-            "presence_penalty": 0.0, "frequency_penalty": 0.0, "repetition_penalty": 1.0, "min_tokens": 0,
-            "max_tokens": request.max_new_tokens, "stop_token_ids": sorted(self.end_ids), "ignore_eos": True,
-            "logprobs": 0, "return_token_ids": True, "skip_special_tokens": False,
-        }  # fmt: skip
+            "model": self._model[server.url],
+            "prompt": list(request.prompt_ids),
+            "n": 1,
+            "temperature": request.temperature,
+            "top_p": request.top_p,
+            "top_k": 0,
+            "min_p": 0.0,
+            "seed": request.seed,
+            "presence_penalty": 0.0,
+            "frequency_penalty": 0.0,
+            "repetition_penalty": 1.0,
+            "min_tokens": 0,
+            "max_tokens": request.max_new_tokens,
+            "stop_token_ids": sorted(self.end_ids),
+            "ignore_eos": True,
+            "logprobs": 0,
+            "return_token_ids": True,
+            "skip_special_tokens": False,
+        }
         answer = self._ask(server, "POST", "/v1/completions", body)
         try:
             (choice,) = answer["choices"]
@@ -216,9 +231,13 @@ class VLLMServerSampler(CopyingSampler):
         """Ask and return the JSON answer, {} where it has none."""
         try:
             answer = server.requests.send(
-                verb, f"{server.url}{path}", headers={"Content-Type": "application/json"}, max_body=_MAX_BODY,
-                timeout_s=timeout_s or _GENERATE_S, content=None if body is None else json.dumps(body).encode(),
-            )  # fmt: skip
+                verb,
+                f"{server.url}{path}",
+                headers={"Content-Type": "application/json"},
+                max_body=_MAX_BODY,
+                timeout_s=timeout_s or _GENERATE_S,
+                content=None if body is None else json.dumps(body).encode(),
+            )
         except (NotAnswered, Stopped) as error:
             raise ServerDown(f"cannot be reached ({error or type(error).__name__})") from error
         if answer.status != 200:

@@ -31,9 +31,14 @@ class WandB(Tracker):
         )
         place = str(run_folder.resolve())
         self._run = wandb.init(
-            project=os.environ.get("WANDB_PROJECT", "alignkit"), name=run_folder.resolve().name, dir=place,
-            id=hashlib.sha256(place.encode()).hexdigest()[:16], resume="allow", config=dict(settings), settings=quiet,
-        )  # fmt: skip
+            project=os.environ.get("WANDB_PROJECT", "alignkit"),
+            name=run_folder.resolve().name,
+            dir=place,
+            id=hashlib.sha256(place.encode()).hexdigest()[:16],
+            resume="allow",
+            config=dict(settings),
+            settings=quiet,
+        )
 
     @classmethod
     def require(cls) -> None:

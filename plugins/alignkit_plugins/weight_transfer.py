@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from alignkit.errors import UsageError
-from alignkit.policy.vllm_engine import require_vllm
+from alignkit_plugins.vllm_engine import require_vllm
 
 if TYPE_CHECKING:
     import torch

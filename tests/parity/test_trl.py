@@ -20,13 +20,13 @@ from alignkit_plugins.grpo import GRPO, GRPOConfig
 from alignkit_plugins.sft import SFT, SFTConfig
 from tiny_models import tiny_model
 
-from alignkit.data.packs import lay_out, pack
-from alignkit.data.trees import tree
+from alignkit.data.trees.packs import lay_out, pack
+from alignkit.data.trees.trees import tree
 from alignkit.methods import Method, MethodConfig
 from alignkit.policy.load import load_policy
-from alignkit.policy.reference import Reference
-from alignkit.training.optimizer import make_optimizer
-from alignkit.training.step import Micro, accumulate
+from alignkit.training.gradient.optimizer import make_optimizer
+from alignkit.training.gradient.reference import Reference
+from alignkit.training.gradient.step import MicroBatch, accumulate
 
 pytestmark = pytest.mark.slow
 RATE = 1e-3
@@ -85,11 +85,11 @@ def our_losses(name: str, data: list[dict[str, Any]], model: Path, *, lora_rank:
         tree(row["id"], np.array(row["prompt"]), [(np.array(c), np.ones(len(c), bool)) for c in row["completions"]])
         for row in data
     ]
-    micros = [Micro(lay_out([trees[n] for n in numbers])) for numbers in pack(trees, 40)]
+    micro_batches = [MicroBatch(lay_out([trees[n] for n in numbers])) for numbers in pack(trees, 40)]
     losses = []
     for _ in range(STEPS):
         optimizer.zero_grad()
-        losses.append(accumulate(policy, method, config, micros, reference=reference).loss)
+        losses.append(accumulate(policy, method, config, micro_batches, reference=reference).loss)
         torch.nn.utils.clip_grad_norm_(policy.parameters(), 1.0)
         optimizer.step()
     return losses
@@ -161,16 +161,18 @@ def test_the_grpo_loss_on_fixed_rollouts_is_trls(
         tree(row["id"], np.array(row["prompt"]), [(np.array(c), np.ones(len(c), bool)) for c in row["completions"]])
         for row in data
     ]
-    micros = []
+    micro_batches = []
     for one, row in zip(trees, data, strict=True):
         packed = lay_out([one])
         with torch.no_grad():
             fresh = policy(packed).logprob_T.numpy()
         behaviour, reference = (fresh + np.concatenate(row[name]) for name in ("noise", "reference_noise"))
-        micros.append(
-            Micro(packed, behaviour_T=behaviour, advantage_N=np.array(row["advantages"]), reference_T=reference)
+        micro_batches.append(
+            MicroBatch(
+                packed, sampler_logprob_T=behaviour, advantage_N=np.array(row["advantages"]), reference_T=reference
+            )
         )
     config = GRPOConfig(**{"kl": 0.0, "clip_ratio": 0.2, "max_new_tokens": longest, **ours})
-    found = accumulate(policy, GRPO(), config, micros)
+    found = accumulate(policy, GRPO(), config, micro_batches)
     assert found.logged["clipped"] > 0
     assert found.loss / (longest if in_completion_lengths else 1) == pytest.approx(expected, rel=1e-4)

@@ -108,11 +108,7 @@ def colour_of(rng: Random) -> Task:
 
 
 def _number_task(rng: Random, prompt: str, answer: int, statement: str) -> Task:
-    rules = [
-        rule("number", number=answer, at="last", weight=3),
-        rule("num_words", max=1, weight=3),
-        *plain_rules(),
-    ]
+    rules = [rule("number", number=answer, at="last", weight=3), rule("num_words", max=1, weight=3), *plain_rules()]
     wrong = answer + rng.choice((-2, -1, 1, 2, 10))
     return Task(prompt, str(answer), rules, str(wrong), statement, "this sum")
 

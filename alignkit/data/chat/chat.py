@@ -1,0 +1,183 @@
+"""Conversations -> text, with the part of it that the model must learn.
+
+The prompt is the template's rendering with the generation prompt; a completion is what the rendering of the whole
+conversation adds to it. Its scored part ends with the token that ends the turn, or the model would never learn to
+stop; what a template puts behind that token is not scored. No generation tags are needed. A template under which the
+prompt is not the beginning of the whole conversation is refused: its mask would be wrong.
+
+Templates are rendered in a limited process (alignkit.data.chat.template), once for each shape of conversation where
+they write contents as they are (alignkit.data.chat.layouts), else for each conversation.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from alignkit.data.chat.layouts import Job
+from alignkit.data.chat.shapes import Shapes
+from alignkit.data.chat.template import Template
+from alignkit.data.encoding.encoder import Encoder
+from alignkit.data.encoding.texts import TextWithSpans
+from alignkit.data.reading.rows import Message
+from alignkit.errors import InputError
+
+CHATML = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+_log = logging.getLogger(__name__)
+
+
+class Chat:
+    """One tokenizer's chat template with the run's settings.
+
+    Args:
+        tokenizer: a fast tokenizer of transformers.
+        template: a Jinja file, "chatml", or None for the tokenizer's own.
+        system: system message put before conversations that have none.
+        template_kwargs: further values for the template; `today` (YYYY-MM-DD) is the date that it sees.
+
+    Raises:
+        InputError: there is no template, or the file cannot be read.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Any,
+        *,
+        template: str | None = None,
+        system: str | None = None,
+        template_kwargs: Mapping[str, object] | None = None,
+    ) -> None:
+        self.tokenizer = tokenizer
+        self.system = system
+        self.template_kwargs = dict(template_kwargs or {})
+        self.template = _template_text(tokenizer, template)
+        values = {**tokenizer.special_tokens_map, **self.template_kwargs}
+        special = {str(t) for t in tokenizer.all_special_tokens} | {
+            str(t) for t in tokenizer.added_tokens_decoder.values() if t.special
+        }
+        self._special = re.compile(
+            "|".join(re.escape(token) for token in sorted(special, key=len, reverse=True)) or "(?!)"
+        )
+        rendered_by = Template(self.template, values=values, now=self._now())
+        self.shapes = Shapes(rendered_by, special, self._special)
+
+    @cached_property
+    def encoder(self) -> Encoder:
+        """What makes token ids of rendered texts."""
+        return Encoder(self.tokenizer, self._special)
+
+    @cached_property
+    def end_ids(self) -> frozenset[int]:
+        """Token ids that end a completion: the turn's end token and the tokenizer's end of text."""
+        eos = self.tokenizer.eos_token_id
+        return frozenset({self.turn_end_id} if eos is None else {self.turn_end_id, eos})
+
+    @cached_property
+    def turn_end_id(self) -> int:
+        """Token id that ends an assistant's turn."""
+        answer = self.answer([{"role": "user", "content": "Hi"}], [{"role": "assistant", "content": "Hello"}])
+        return int(self.encoder.ids(TextWithSpans(answer.text[: answer.spans[0][1]]))[-1])
+
+    @property
+    def looks_at_contents(self) -> bool:
+        """Whether some shape seen so far has to be rendered conversation by conversation."""
+        return self.shapes.looks_at_contents
+
+    def after_special(self, text: str) -> str | None:
+        """The end of a text behind its last special token; None where it has none."""
+        end = None
+        for match in self._special.finditer(text):
+            end = match.end()
+        return None if end is None else text[end:]
+
+    def prompt(self, messages: Sequence[Message]) -> str:
+        """Render messages and the generation prompt."""
+        return self._one(self.prompt_job(messages)).text
+
+    @property
+    def puts_space_before_texts(self) -> bool:
+        """Whether a text's first token holds a space that is not in the text (Llama 2's tokenizer, and others)."""
+        ids = self.tokenizer.encode("A", add_special_tokens=False)
+        return bool(ids) and str(self.tokenizer.convert_ids_to_tokens(ids)[0]).startswith("\u2581")
+
+    def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
+        """Token ids of messages and the generation prompt; what looks like a special token in a message is text."""
+        return self.encoder.ids(self._one(self.prompt_job(messages))).tolist()
+
+    def answer(self, prompt: Sequence[Message], answer: Sequence[Message]) -> TextWithSpans:
+        """Render what `answer` adds to the rendered prompt; its last assistant turn is scored."""
+        return self._one(self.answer_job(prompt, answer))
+
+    def conversation(self, messages: Sequence[Message]) -> TextWithSpans:
+        """Render a whole conversation; every assistant turn is scored."""
+        return self._one(self.conversation_job(messages))
+
+    def prompt_job(self, messages: Sequence[Message]) -> Job:
+        """What `prompt` renders."""
+        return Job(self._with_system(messages))
+
+    def answer_job(self, prompt: Sequence[Message], answer: Sequence[Message]) -> Job:
+        """What `answer` renders."""
+        messages = self._with_system((*prompt, *answer))
+        return Job(messages, len(messages) - len(answer), (len(messages) - 1,))
+
+    def conversation_job(self, messages: Sequence[Message]) -> Job:
+        """What `conversation` renders; a message of weight 0 is not scored."""
+        turns = self._with_system(messages)
+        own = (n for n, turn in enumerate(turns) if turn["role"] == "assistant" and turn.get("weight", 1) != 0)
+        return Job(turns, 0, tuple(own))
+
+    def render(self, jobs: Sequence[Job]) -> list[TextWithSpans | InputError]:
+        """Render many conversations: their texts, or why there is none. Raises as `Shapes.render`."""
+        return self.shapes.render(jobs)
+
+    def _one(self, job: Job) -> TextWithSpans:
+        (result,) = self.shapes.render([job])
+        if isinstance(result, InputError):
+            raise result
+        return result
+
+    def _with_system(self, messages: Sequence[Message]) -> tuple[Message, ...]:
+        if self.system is not None and not (messages and messages[0]["role"] == "system"):
+            return ({"role": "system", "content": self.system}, *messages)
+        return tuple(messages)
+
+    def _now(self) -> str:
+        today = self.template_kwargs.get("today")
+        if today is None:
+            if "strftime_now" in self.template:
+                _log.warning(
+                    "the chat template writes today's date into prompts; to have the same tomorrow give "
+                    "--template-kwargs today=%s",
+                    datetime.now().date(),
+                )
+            return datetime.now().isoformat(timespec="seconds")
+        try:
+            return datetime.fromisoformat(str(today)).isoformat()
+        except ValueError as error:
+            raise InputError(f"--template-kwargs today={today}: not a date; write it as YYYY-MM-DD") from error
+
+
+def _template_text(tokenizer: Any, template: str | None) -> str:
+    if template == "chatml":
+        return CHATML
+    if template is not None:
+        try:
+            return Path(template).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"chat template {template}: cannot be read: {error}") from error
+    own = tokenizer.chat_template
+    if not own:
+        raise InputError(
+            f"the tokenizer in {tokenizer.name_or_path} has no chat template; give one with --chat-template FILE or "
+            "--chat-template chatml"
+        )
+    return own if isinstance(own, str) else own["default"]

@@ -1,0 +1,76 @@
+"""Text in a message that looks like a special token, `<|im_end|>` in a question about chat templates: it is text.
+
+Before rendering, each is replaced by a placeholder that no tokenizer knows; afterwards the placeholders give the places
+of the text that must not be read as a token.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection
+
+from alignkit.data.chat.layouts import Job
+from alignkit.data.encoding.texts import TextWithSpans
+from alignkit.errors import InputError
+
+_OPEN, _CLOSE = "\ue002", "\ue003"
+Restore = Callable[[TextWithSpans], TextWithSpans]
+_PLACEHOLDER = re.compile(f"{_OPEN}([0-9]+){_CLOSE}")
+
+
+class Lookalikes:
+    """Finds and hides what looks like one of some special tokens."""
+
+    def __init__(self, special: Collection[str], pattern: re.Pattern[str]) -> None:
+        self._starts = tuple({token[:2] for token in special if token})
+        self._pattern = pattern
+
+    def hide(self, job: Job) -> tuple[Job, Restore | None]:
+        """Replace lookalikes in a conversation; None where there are none.
+
+        Raises:
+            InputError: a message has both lookalikes and the placeholder's own characters.
+        """
+        starts = self._starts
+        for message in job.messages:
+            content = message["content"]
+            for start in starts:
+                if start in content and self._pattern.search(content):
+                    return self._hidden(job)
+        return job, None
+
+    def _hidden(self, job: Job) -> tuple[Job, Restore]:
+        hidden: list[str] = []
+
+        def replaced(found: re.Match[str]) -> str:
+            hidden.append(found.group())
+            return f"{_OPEN}{len(hidden) - 1}{_CLOSE}"
+
+        messages = []
+        for message in job.messages:
+            if _PLACEHOLDER.search(message["content"]):
+                raise InputError(f"a message with special tokens and U+E002 in its text: {message['content'][:80]!r}")
+            messages.append({**message, "content": self._pattern.sub(replaced, message["content"])})
+        return Job(tuple(messages), job.cut, job.turns), lambda scored: _restored(scored, hidden)
+
+
+def _restored(scored: TextWithSpans, hidden: list[str]) -> TextWithSpans:
+    """Put the hidden text back, and say where it lies."""
+    parts, plain, moves = [], [], []
+    at = length = 0
+    for found in _PLACEHOLDER.finditer(scored.text):
+        text = hidden[int(found.group(1))]
+        parts += [scored.text[at : found.start()], text]
+        length += found.start() - at
+        plain.append((length, length + len(text)))
+        length += len(text)
+        moves.append((found.end(), length - found.end()))
+        at = found.end()
+    parts.append(scored.text[at:])
+    spans = tuple((_moved(start, moves), _moved(end, moves)) for start, end in scored.spans)
+    return TextWithSpans("".join(parts), spans, tuple(plain))
+
+
+def _moved(at: int, moves: list[tuple[int, int]]) -> int:
+    """Where a place lies after the replacements before it."""
+    return at + next((by for end, by in reversed(moves) if end <= at), 0)

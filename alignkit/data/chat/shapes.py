@@ -1,0 +1,277 @@
+"""Conversations -> rendered texts: spliced into the layout of their shape, or rendered in full where that is needed.
+
+A shape is analysed when it is first met: what closes its scored turns, whether its splice equals full renderings
+(alignkit.data.chat.layouts). Later a sample of each shape's conversations is rendered in full too and compared.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from alignkit._native import Splicer
+from alignkit.data.chat.layouts import Job, Layout, dropped, probes, sentinels
+from alignkit.data.chat.lookalikes import Lookalikes, Restore
+from alignkit.data.chat.template import Rendering, Template, texts
+from alignkit.data.encoding.texts import Texts, TextWithSpans, offsets_of
+from alignkit.errors import InputError
+
+_SAMPLED = 16  # the first conversations of each shape, rendered in full too, and then one in _SAMPLED_EVERY
+_SAMPLED_EVERY = 512
+_log = logging.getLogger(__name__)
+
+
+class Shape:
+    """What is known of a shape: why it is refused, what closes its scored turns, its layout where it has one.
+
+    `whole` and `ended` are the layout's numbers in the splicer: all of the text, and up to its last scored part.
+    """
+
+    def __init__(
+        self, closings: tuple[str, ...] = (), layout: Layout | None = None, refused: InputError | None = None
+    ) -> None:
+        self.closings, self.layout, self.refused = closings, layout, refused
+        self.whole = self.ended = -1
+        self.given = False  # whether results of it are out
+        self._seen = 0
+
+    def samples(self) -> bool:
+        """Whether the next conversation is one of the sample that is rendered in full too."""
+        self._seen += 1
+        return self._seen <= _SAMPLED or self._seen % _SAMPLED_EVERY == 0
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """Rendered conversations.
+
+    Args:
+        texts: in an order of their own.
+        text_of: int64 [conversations], the text of each.
+        layouts: int64 [texts], the layout that each was spliced into, -1 for none.
+        errors: why conversations, by number, have no text.
+    """
+
+    texts: Texts
+    text_of: np.ndarray
+    layouts: np.ndarray
+    errors: Mapping[int, InputError]
+
+
+class Shapes:
+    """Renders with one template.
+
+    Args:
+        special: the special tokens, and what matches one of them.
+    """
+
+    def __init__(self, template: Template, special: Collection[str], pattern: re.Pattern[str]) -> None:
+        self._template, self._special = template, pattern
+        self._lookalikes = Lookalikes(special, pattern)
+        self._splicer = Splicer([token for token in special if token])
+        self._ends: dict[int, str] = {}
+        self._shapes: dict[Any, Shape] = {}
+
+    @property
+    def looks_at_contents(self) -> bool:
+        """Whether some shape seen so far has to be rendered conversation by conversation."""
+        return any(shape.layout is None for shape in self._shapes.values())
+
+    def end_of(self, layout: int) -> str:
+        """What a layout has behind its last content."""
+        return self._ends[layout]
+
+    def render(self, jobs: Sequence[Job]) -> list[TextWithSpans | InputError]:
+        """Render conversations one by one: their texts, or why there is none.
+
+        Raises:
+            InputError: a splice was found wrong after others of its shape had been given out.
+        """
+        shapes = [self._shape(job) for job in jobs]
+        results, wrong = self._carefully(jobs, shapes, [shape.samples() for shape in shapes])
+        if wrong:
+            self._demote(wrong)
+            return self.render(jobs)
+        for shape in set(shapes):
+            shape.given = True
+        return results
+
+    def render_many(self, jobs: Sequence[Job], *, to_the_end: bool) -> Rendered:
+        """Render conversations into flat texts, as `render` does.
+
+        Args:
+            to_the_end: leave out what follows the last scored part of a conversation.
+
+        Raises:
+            InputError: as `render`.
+        """
+        shapes = [self._shape(job) for job in jobs]
+        is_slow = np.array([shape.layout is None or shape.samples() for shape in shapes], bool)
+        fast, sampled = np.flatnonzero(~is_slow).tolist(), np.flatnonzero(is_slow).tolist()
+        which = np.array([shapes[n].ended if to_the_end else shapes[n].whole for n in fast], np.int64)
+        contents = [message["content"] for n in fast for message in jobs[n].messages]
+        try:
+            spliced = self._splicer.splice(which, contents, offsets_of([len(jobs[n].messages) for n in fast]))
+        except UnicodeEncodeError:
+            return _failed(len(jobs), {n: error for n in fast if (error := _no_text(jobs[n])) is not None})
+        utf8, text_offsets, spans, span_offsets, has_special, is_normal = spliced
+        slow = sampled + [fast[n] for n in np.flatnonzero(has_special)]
+        is_sampled = [place < len(sampled) for place in range(len(slow))]
+        results, wrong = self._carefully([jobs[n] for n in slow], [shapes[n] for n in slow], is_sampled)
+        if wrong:
+            self._demote(wrong)
+            return self.render_many(jobs, to_the_end=to_the_end)
+        for shape in set(shapes):
+            shape.given = True
+        errors = {n: result for n, result in zip(slow, results, strict=True) if isinstance(result, InputError)}
+        errors |= {n: error for n in slow if (error := _no_text(jobs[n])) is not None}
+        if errors:
+            return _failed(len(jobs), errors)
+        careful = [result for result in results if isinstance(result, TextWithSpans)]
+        if to_the_end:
+            careful = [_to_the_end(text) if text.spans else text for text in careful]
+        text_of = np.zeros(len(jobs), np.int64)
+        text_of[fast] = np.arange(len(fast))
+        text_of[slow] = len(fast) + np.arange(len(slow))  # also those that the splicer left empty
+        flat = Texts(utf8, text_offsets, spans.reshape(-1, 2), span_offsets, is_normal) + Texts.of(careful)
+        layouts = np.concatenate([which, np.full(len(slow), -1)])
+        return Rendered(flat, text_of, layouts, {})
+
+    def _carefully(
+        self, jobs: Sequence[Job], shapes: Sequence[Shape], is_sampled: Sequence[bool]
+    ) -> tuple[list[TextWithSpans | InputError], set[Any]]:
+        """Render each by itself: in full where there is no layout, and compared with the layout where it is sampled.
+
+        Returns the results, and the shapes whose layout was found wrong.
+        """
+        results: list[TextWithSpans | InputError | None] = []
+        full: list[tuple[int, Job, Restore | None]] = []
+        for number, (job, shape, sampled) in enumerate(zip(jobs, shapes, is_sampled, strict=True)):
+            result: TextWithSpans | InputError | None = shape.refused
+            if result is None:
+                try:
+                    hidden, restore = self._lookalikes.hide(job)
+                except InputError as error:
+                    result = error
+                else:
+                    if shape.layout is None or sampled:
+                        full.append((number, hidden, restore))
+                    else:
+                        filled = shape.layout.fill(hidden.messages)
+                        result = filled if restore is None else restore(filled)
+            results.append(result)
+        rendered = self._in_full([(job, shapes[number].closings) for number, job, _ in full])
+        wrong = set()
+        for (number, job, restore), answer in zip(full, rendered, strict=True):
+            layout = shapes[number].layout
+            if layout is not None and layout.fill(job.messages) != answer:
+                wrong.add(job.shape)
+            results[number] = answer if restore is None or isinstance(answer, InputError) else restore(answer)
+        return [result for result in results if result is not None], wrong
+
+    def _demote(self, wrong: Collection[Any]) -> None:
+        """Render these shapes in full from now on."""
+        for key in wrong:
+            shape = self._shapes[key]
+            shape.layout = None
+            _log.warning("the chat template does not write every content as it is: rendered in full from here on")
+            if shape.given:
+                raise InputError(
+                    "this chat template looks at contents in a way that was not seen at once, so that earlier rows may "
+                    "be wrong; give another with --chat-template FILE or --chat-template chatml"
+                )
+
+    def _shape(self, job: Job) -> Shape:
+        key = job.shape
+        found = self._shapes.get(key)
+        if found is None:
+            found = self._shapes[key] = self._analysed(job)
+            if found.layout is not None:
+                found.whole = self._splicer.add(*found.layout.in_bytes())
+                found.ended = self._splicer.add(*found.layout.in_bytes(to_the_end=True)) if job.turns else found.whole
+                self._ends[found.whole] = found.layout.in_bytes()[0][-1]
+            elif found.refused is None:
+                _log.info("the chat template looks at contents: rendered in full for each %s", " ".join(key[0]))
+        return found
+
+    def _analysed(self, job: Job) -> Shape:
+        """Render a shape with sentinels, find what closes its turns, and show its splice equal on awkward contents."""
+        sample = sentinels(job)
+        cuts = [Rendering(sample.messages[: turn + 1], False) for turn in job.turns]
+        items = [Rendering(item.messages, item.generation_prompt, True) for item in sample.renderings()]
+        answers = self._template.render([*items, *cuts])
+        try:
+            found = texts(answers)
+            role = dropped(sample, found[0])
+            if role is not None:
+                raise InputError(
+                    f"this chat template leaves out a message of the role {role!r}; give another with "
+                    "--chat-template FILE or --chat-template chatml"
+                )
+            sample.check_beginnings(found)
+            closings = tuple(
+                self._closing(text, sample.messages[turn]["content"])
+                for text, turn in zip(found[len(items) :], job.turns, strict=True)
+            )
+            scored = sample.scored(found[: len(items)], closings)
+        except InputError as error:
+            return Shape(refused=error)
+        if any(answer[1] for answer in answers if not isinstance(answer, InputError)):
+            return Shape(closings)
+        layout = Layout(scored)
+        tried = probes(job)
+        rendered = self._in_full([(probe, closings) for probe in tried])
+        same = all(layout.fill(probe.messages) == result for probe, result in zip(tried, rendered, strict=True))
+        return Shape(closings, layout if same else None)
+
+    def _closing(self, text: str, content: str) -> str:
+        """What follows the last answer, up to and with the token that ends its turn."""
+        after = text.partition(content)[2]
+        end = self._special.search(after)
+        if end is None:
+            raise InputError(
+                "this chat template puts no end token after an answer, so that a model trained on it would never stop; "
+                "give another with --chat-template, for example chatml"
+            )
+        return after[: end.end()]
+
+    def _in_full(self, jobs: Sequence[tuple[Job, tuple[str, ...]]]) -> list[TextWithSpans | InputError]:
+        items = [job.renderings() for job, _ in jobs]
+        answers = self._template.render([item for own in items for item in own])
+        results: list[TextWithSpans | InputError] = []
+        at = 0
+        for (job, closings), own in zip(jobs, items, strict=True):
+            try:
+                results.append(job.scored(texts(answers[at : at + len(own)]), closings))
+            except InputError as error:
+                results.append(error)
+            at += len(own)
+        return results
+
+
+def _to_the_end(text: TextWithSpans) -> TextWithSpans:
+    """Leave out what follows the last scored text."""
+    end = text.spans[-1][1]
+    if end == len(text.text):
+        return text
+    return TextWithSpans(text.text[:end], text.spans, tuple(place for place in text.plain if place[1] <= end))
+
+
+def _no_text(job: Job) -> InputError | None:
+    """Say where a conversation's contents are no valid text."""
+    for message in job.messages:
+        try:
+            message["content"].encode()
+        except UnicodeEncodeError as error:
+            half = message["content"][error.start]
+            return InputError(f"half a character ({half!r}) in a message is no valid text; correct the row")
+    return None
+
+
+def _failed(num_jobs: int, errors: Mapping[int, InputError]) -> Rendered:
+    return Rendered(Texts.of([]), np.zeros(num_jobs, np.int64), np.zeros(0, np.int64), errors)

@@ -1,0 +1,298 @@
+"""Texts -> token ids, and which of them are scored, many at a time over flat arrays.
+
+gigatoken makes the ids where it is there, takes the vocabulary, and gives the same ids as `tokenizers` on a sample of
+the run's own texts; else `tokenizers` does. Its cache grows with what it has seen, so that it is made anew after
+_REBUILT_AFTER bytes. Vocabularies that lack a byte, which it refuses, get one for it that no text may end up with:
+texts that do are left to `tokenizers`.
+
+Where a token lies follows from the bytes of those before it. Texts for which that does not come out (normalised
+texts, bytes without a token), and texts in which something looks like a special token but is what a message says, take
+their places from the tokenizer's own offsets.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import re
+import unicodedata
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from pydantic_core import from_json, to_json
+
+from alignkit import _native
+from alignkit.data.encoding.texts import Texts, TextWithSpans, offsets_of
+from alignkit.errors import InputError
+
+UNSCORED = -100
+_SAMPLE = 128  # texts on which both tokenizers must agree
+_SAMPLE_BYTES = 200_000
+_REBUILT_AFTER = 256 << 20
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Token ids of many texts: text n has [offsets[n], offsets[n + 1]).
+
+    Args:
+        ids: int32 [tokens].
+        scored: bool [tokens], which lie wholly inside a span of their text.
+        offsets: int64 [texts + 1].
+    """
+
+    ids: np.ndarray
+    scored: np.ndarray
+    offsets: np.ndarray
+
+
+class Encoder:
+    """One tokenizer, made fast.
+
+    Args:
+        tokenizer: a fast tokenizer of transformers.
+        special: matches its special tokens.
+    """
+
+    def __init__(self, tokenizer: Any, special: re.Pattern[str]) -> None:
+        self._backend = tokenizer.backend_tokenizer
+        self._special = special
+        self._fast: _Gigatoken | None = None
+        self._is_compared = False
+
+    def load(self) -> None:
+        """Make now what the first many texts would make: tables of the vocabulary, and gigatoken's tokenizer."""
+        _ = self._token_lengths, self._normalizes, self._gigatoken, self.fingerprint
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A hash of the tokenizer as it was when this was first asked."""
+        return hashlib.sha256(self._backend.to_str().encode()).hexdigest()
+
+    def ids(self, text: TextWithSpans) -> np.ndarray:
+        """Return the token ids of one text, int32."""
+        if text.plain:
+            return self._with_offsets(text)[0]
+        return np.array(self._backend.encode(text.text, add_special_tokens=False).ids, np.int32)
+
+    def encode(self, texts: Texts) -> Encoded:
+        """Return the token ids of texts, and which are scored."""
+        ids, offsets = self._flat(texts)
+        lengths = np.diff(texts.offsets)
+        scored, unequal = _native.score_bytes(
+            ids, offsets, self._token_lengths, lengths, texts.spans, texts.span_offsets
+        )
+        slow = {int(row) for row in unequal} | set(texts.plain) | self._not_normal(texts)
+        if slow:
+            return self._patched(texts, Encoded(ids, scored, offsets), slow)
+        return Encoded(ids, scored, offsets)
+
+    def plain_ids(self, texts: Texts) -> tuple[np.ndarray, np.ndarray]:
+        """Return the token ids of texts, int32, and their offsets, int64."""
+        ids, offsets = self._flat(texts)
+        beyond = np.flatnonzero(ids >= self._num_tokens)
+        if len(beyond):
+            encoded = Encoded(ids, np.zeros(len(ids), bool), offsets)
+            rows = {int(row) for row in np.searchsorted(offsets, beyond, side="right") - 1}
+            encoded = self._patched(texts, encoded, rows)
+            return encoded.ids, encoded.offsets
+        return ids, offsets
+
+    @cached_property
+    def reads_left_to_right(self) -> bool:
+        """Whether tokens depend on what is near them alone: bytes, split into words before they are merged."""
+        own = self._backend.pre_tokenizer
+        return own is not None and "ByteLevel" in _kinds(from_json(own.__getstate__()))
+
+    def _not_normal(self, texts: Texts) -> set[int]:
+        """The texts that a normalizer changes: where their tokens lie does not follow from the tokens."""
+        if not self._normalizes:
+            return set()
+        unsure = np.flatnonzero(~texts.is_normal).tolist()
+        return {number for number in unsure if not unicodedata.is_normalized("NFC", texts.text(number))}
+
+    def _flat(self, texts: Texts) -> tuple[np.ndarray, np.ndarray]:
+        if not self._is_compared and len(texts.utf8) > _SAMPLE_BYTES // 4:  # a few texts are not worth it
+            self._is_compared = True
+            self._fast = self._compared(texts)
+        if self._fast is not None:
+            return self._fast.encode(texts.utf8, texts.offsets)
+        return self._by_tokenizers([texts.text(number) for number in range(len(texts))])
+
+    def _by_tokenizers(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        encoded = self._backend.encode_batch_fast(list(texts), add_special_tokens=False)
+        own = [np.array(encoding.ids, np.int32) for encoding in encoded]
+        return np.concatenate([np.zeros(0, np.int32), *own]), offsets_of([len(ids) for ids in own])
+
+    def _compared(self, texts: Texts) -> _Gigatoken | None:
+        """gigatoken, if it gives the ids of `tokenizers` on a sample of texts."""
+        fast = self._gigatoken
+        if fast is None:
+            return None
+        numbers = np.arange(0, len(texts), max(1, len(texts) // _SAMPLE))
+        lengths = np.diff(texts.offsets)[numbers]
+        numbers = numbers[: max(1, int(np.searchsorted(np.cumsum(lengths), _SAMPLE_BYTES, side="right")))]
+        sample = Texts.stretches(texts.utf8, texts.offsets[numbers, None], lengths[: len(numbers), None])
+        ids, offsets = fast.encode(sample.utf8, sample.offsets)
+        own, own_offsets = self._by_tokenizers([sample.text(number) for number in range(len(sample))])
+        for number in range(len(sample)):
+            found = ids[offsets[number] : offsets[number + 1]]
+            known = own[own_offsets[number] : own_offsets[number + 1]]
+            if (found < self._num_tokens).all() and not np.array_equal(found, known):
+                _log.warning("tokenized by tokenizers: gigatoken gives other ids on a sample of these texts")
+                return None
+        return fast
+
+    @cached_property
+    def _gigatoken(self) -> _Gigatoken | None:
+        """gigatoken with this vocabulary, where it is there and takes it."""
+        try:
+            return _Gigatoken(from_json(self._backend.to_str(), cache_strings="keys"))
+        except ImportError:
+            return None
+        except Exception as error:  # it refuses vocabularies with errors of many kinds
+            _log.info("tokenized by tokenizers: gigatoken refuses this vocabulary (%s)", str(error).splitlines()[:1])
+            return None
+
+    def _patched(self, texts: Texts, encoded: Encoded, rows: set[int]) -> Encoded:
+        """Encode some of the texts again, with the tokenizer's own offsets."""
+        lengths = np.diff(encoded.offsets)
+        all_ids, all_scored, at = [], [], 0
+        for row in sorted(rows):
+            text = texts.scored(row)
+            ids, starts, ends = self._with_offsets(text)
+            spans = np.array(text.spans, np.int64).reshape(-1, 2)
+            places = np.array([0, len(ids)]), np.array([0, len(spans)])
+            labels = _native.mask_labels(ids, starts, ends, places[0], spans, places[1])
+            before = slice(at, encoded.offsets[row])
+            all_ids += [encoded.ids[before], ids]
+            all_scored += [encoded.scored[before], labels != UNSCORED]
+            at, lengths[row] = encoded.offsets[row + 1], len(ids)
+        offsets = np.concatenate([[0], np.cumsum(lengths)])
+        ids, scored = np.concatenate([*all_ids, encoded.ids[at:]]), np.concatenate([*all_scored, encoded.scored[at:]])
+        return Encoded(ids, scored, offsets)
+
+    def _with_offsets(self, text: TextWithSpans) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Ids of a text, and where each begins and ends, in characters."""
+        if not text.plain:
+            return _places([(0, self._backend.encode(text.text, add_special_tokens=False))])
+        pieces = self._pieces(text)
+        hidden = _without(text)
+        whole = self._backend.encode(hidden, add_special_tokens=False).ids
+        if whole != [number for _, piece in self._encoded(hidden, pieces) for number in piece.ids]:
+            raise InputError(
+                "a message holds what looks like a special token, and this tokenizer cannot write it as text: "
+                f"{text.text[slice(*text.plain[0])]!r}; take it out of the row"
+            )
+        return _places(self._encoded(text.text, pieces))
+
+    def _pieces(self, text: TextWithSpans) -> list[tuple[int, int, bool]]:
+        """Split at the true special tokens: (start, end, whether it is one)."""
+        pieces, at = [], 0
+        for found in self._special.finditer(_without(text)):
+            pieces += [(at, found.start(), False), (*found.span(), True)]
+            at = found.end()
+        return [piece for piece in [*pieces, (at, len(text.text), False)] if piece[0] < piece[1]]
+
+    def _encoded(self, text: str, pieces: Sequence[tuple[int, int, bool]]) -> list[tuple[int, Any]]:
+        encoded = []
+        was = self._backend.encode_special_tokens
+        try:
+            for start, end, is_special in pieces:
+                self._backend.encode_special_tokens = not is_special
+                encoded.append((start, self._backend.encode(text[start:end], add_special_tokens=False)))
+        finally:
+            self._backend.encode_special_tokens = was
+        return encoded
+
+    @cached_property
+    def _normalizes(self) -> bool:
+        return self._backend.normalizer is not None
+
+    @cached_property
+    def _num_tokens(self) -> int:
+        return max(self._backend.get_vocab(with_added_tokens=True).values()) + 1
+
+    @cached_property
+    def _token_lengths(self) -> np.ndarray:
+        """Bytes of each token, int32; a byte-level token has a letter for each."""
+        vocabulary = self._backend.get_vocab(with_added_tokens=True)
+        lengths = np.zeros(self._num_tokens + 256, np.int32)  # and 256 for the bytes that gigatoken wants
+        lengths[np.fromiter(vocabulary.values(), np.int64, len(vocabulary))] = np.fromiter(
+            map(len, vocabulary), np.int32, len(vocabulary)
+        )
+        for number, token in self._backend.get_added_tokens_decoder().items():
+            lengths[number] = len(token.content.encode())
+        lengths[self._num_tokens :] = -(1 << 20)  # never comes out: texts with them are encoded again
+        return lengths
+
+
+class _Gigatoken:
+    """gigatoken on a tokenizer.json, made anew after a bounded volume of text."""
+
+    def __init__(self, settings: Mapping[str, Any]) -> None:
+        self._settings = _with_all_bytes(settings)
+        self._made = self._make()
+        self._num_bytes = 0
+
+    def encode(self, utf8: np.ndarray, offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return ids and offsets of texts end to end."""
+        self._num_bytes += len(utf8)
+        if self._num_bytes > _REBUILT_AFTER:
+            self._made, self._num_bytes = self._make(), 0
+        if len(offsets) == 1:
+            return np.zeros(0, np.int32), np.zeros(1, np.int64)
+        content = utf8.tobytes()
+        layout = self._made.encode_batch([content[start:end] for start, end in pairwise(offsets.tolist())]).layout
+        ends = np.asarray(layout.offsets.data, np.int64)
+        ids = np.asarray(layout.content.data).view(np.int32)[ends[0] : ends[-1]]
+        return ids, ends - ends[0]
+
+    def _make(self) -> Any:
+        import gigatoken
+
+        made = gigatoken.Tokenizer.from_json(self._settings)
+        made.encode_batch([b""])  # loads what it answers with
+        return made
+
+
+def _with_all_bytes(settings: Mapping[str, Any]) -> bytes:
+    """Add a token beyond the vocabulary for each byte that has none; the tokenizer.json of that."""
+    vocabulary = settings["model"]["vocab"]
+    used = [*vocabulary.values(), *(token["id"] for token in settings["added_tokens"])]
+    visible = {*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 256)}
+    hidden = iter(range(256, 512))
+    letters = [chr(byte) if byte in visible else chr(next(hidden)) for byte in range(256)]
+    missing = [letter for letter in letters if letter not in vocabulary]
+    more = {letter: max(used) + 1 + number for number, letter in enumerate(missing)}
+    model = {**settings["model"], "vocab": {**vocabulary, **more}} if missing else settings["model"]
+    return to_json({**settings, "model": model})
+
+
+def _places(encoded: Sequence[tuple[int, Any]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    ids = [number for _, piece in encoded for number in piece.ids]
+    places = [(at + start, at + end) for at, piece in encoded for start, end in piece.offsets]
+    starts, ends = np.array(places, np.int64).reshape(-1, 2).T
+    return np.array(ids, np.int32), np.ascontiguousarray(starts), np.ascontiguousarray(ends)
+
+
+def _without(text: TextWithSpans) -> str:
+    """The text with letters in place of what only looks like special tokens."""
+    parts, at = [], 0
+    for start, end in text.plain:
+        parts += [text.text[at:start], "x" * (end - start)]
+        at = end
+    return "".join([*parts, text.text[at:]])
+
+
+def _kinds(pre_tokenizer: Any) -> set[str]:
+    """The kinds of a pre-tokenizer and of those it is made of."""
+    if not isinstance(pre_tokenizer, dict):
+        return set()
+    inner = (_kinds(part) for part in pre_tokenizer.get("pretokenizers", ()))
+    return {str(pre_tokenizer.get("type"))}.union(*inner)

@@ -1,0 +1,285 @@
+"""Prepared rows are kept: the second run on the same data starts at once.
+
+The key hashes everything that decides a token: the data's fingerprint and selection, the tokenizer's files, the
+template's text and settings, the options, and this package's code. An entry is written into a folder of its own and
+renamed when it is whole; every byte is checked when it is read; a damaged one is prepared again. Processes that want
+the same entry wait for the one that makes it.
+
+A part `shard i of n` takes every n-th row. Where all n parts of a key are there, the whole is put together from them.
+"""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+import json
+import logging
+import os
+import re
+import shutil
+import tempfile
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from datetime import date
+from functools import cache
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from alignkit import _native
+from alignkit.data.chat.chat import Chat
+from alignkit.data.prepared import store
+from alignkit.data.prepared.store import Stored
+from alignkit.data.prepared.token_count import check
+from alignkit.data.prepared.tokens import Prepared, prepare
+from alignkit.data.reading.rows import Row
+from alignkit.errors import InputError
+
+_logger = logging.getLogger(__name__)
+MAX_BYTES = 20 * 2**30  # of all entries; those unused for longest go first
+CHUNK_ROWS, CHUNK_CHARACTERS = 1000, 4_000_000  # what is prepared at once: this bounds the memory
+_ORPHAN = re.compile(r"(?P<entry>[0-9a-f]{32}(\.[0-9]+-of-[0-9]+)?)\.[a-z0-9_]{8}\.part")  # as mkdtemp names them
+_CHUNKS_AHEAD = 1  # read while one is prepared
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """What is to be prepared, and how.
+
+    Args:
+        rows: gives the rows, in order; called only where they are not prepared yet.
+        data: hashes of the data and of which of its rows are meant.
+        columns: our name = the file's name, as the rows are read with.
+        options: of `tokens.prepare`, but truncation and max_skipped.
+        notes: gives what was seen while the rows were read, to be kept beside them.
+        unchanged: says whether `data` still holds; asked after reading.
+    """
+
+    rows: Callable[[], Iterable[Row]]
+    data: Mapping[str, object]
+    chat: Chat
+    columns: Mapping[str, str]
+    truncation: str | None
+    max_skipped: float
+    options: Mapping[str, Any]
+    notes: Callable[[], Mapping[str, Any]] = field(default=dict)
+    unchanged: Callable[[], bool] = field(default=lambda: True)
+
+    def key(self) -> str:
+        """Hash everything that decides a token."""
+        chat = self.chat
+        parts = {
+            "data": dict(self.data),
+            "columns": dict(self.columns),
+            "options": {**self.options, "truncation": self._truncation_of_parts()},
+            "tokenizer": [chat.encoder.fingerprint, sorted(map(str, chat.tokenizer.all_special_tokens))],
+            "template": chat.template,
+            "settings": {"system": chat.system, "template_kwargs": chat.template_kwargs},
+            "day": date.today().isoformat() if "strftime_now" in chat.template else None,
+            "code": _code_hash(),
+        }
+        return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:32]
+
+    def _truncation_of_parts(self) -> str:
+        """What is done with a long row of a part; whether there are too many is seen when all are counted."""
+        return "cut-completion" if self.truncation in (None, "stop") else self.truncation
+
+    def write(self, folder: Path, shard: tuple[int, int] | None, *, name: str = "") -> None:
+        """Prepare every row, or those of one shard (from 1), into a store of that name."""
+        writer = store.Writer(folder, columns=self.columns)
+        options = dict(self.options) | {"truncation": self._truncation_of_parts(), "max_skipped": 1.0}
+        try:
+            with _no_search_for_cycles():
+                for numbers, rows, part in self._parts(shard, options):
+                    place = dict(zip((row.id for row in rows), numbers, strict=True))
+                    writer.add(part, [place[row.id] for row in part.rows])
+            writer.finish(self.notes(), name=name)
+        finally:
+            writer.close()
+        if not self.unchanged():
+            raise InputError("the data changed while it was read; begin again when it is complete")
+
+    def _parts(
+        self, shard: tuple[int, int] | None, options: Mapping[str, Any]
+    ) -> Iterator[tuple[list[int], list[Row], Prepared]]:
+        """Prepare chunk after chunk in a second thread, while this one reads the next chunk and writes the last."""
+        waiting: deque[tuple[list[int], list[Row], Future[Prepared]]] = deque()
+        with ThreadPoolExecutor(1, "prepare") as thread:
+            for numbers, rows in chunks(self.rows(), shard):
+                waiting.append((numbers, rows, thread.submit(prepare, rows, self.chat, is_part=True, **options)))
+                if len(waiting) > _CHUNKS_AHEAD:
+                    numbers, rows, part = waiting.popleft()
+                    yield numbers, rows, part.result()
+            for numbers, rows, part in waiting:
+                yield numbers, rows, part.result()
+
+
+def prepare_cached(preparation: Preparation, folder: Path, *, shard: tuple[int, int] | None = None) -> Stored:
+    """Prepare rows, or take them from the cache; the result is that of `tokens.prepare`, lying in files.
+
+    Args:
+        folder: of all entries.
+        shard: (i, n), i from 1: every n-th row only; whether too many rows are skipped or cut is then not asked.
+
+    Raises:
+        InputError: as `tokens.prepare`; the folder cannot be written; the data changed meanwhile.
+    """
+    import filelock
+
+    key = preparation.key()
+    name = key if shard is None else f"{key}.{shard[0]}-of-{shard[1]}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with filelock.FileLock(folder / f"{name}.lock"):
+            stored = _entry(folder / name) or _made(preparation, folder / name, folder, key, shard)
+        _prune(folder, keep=name)
+        _remove_orphans(folder)
+    except OSError as error:
+        raise InputError(
+            f"{folder}: prepared data cannot be kept here: {error.strerror or error}; make room, or name another "
+            "folder in the environment variable ALIGNKIT_CACHE"
+        ) from error
+    if shard is None:
+        check(
+            stored,
+            max_length=preparation.options["max_length"],
+            truncation=preparation.truncation,
+            max_skipped=preparation.max_skipped,
+        )
+    return stored
+
+
+def _entry(path: Path) -> Stored | None:
+    """Read an entry; a damaged one is removed."""
+    if not path.exists():
+        return None
+    try:
+        stored = store.load(path, name=path.name)
+    except store.Damaged as error:
+        _logger.warning("prepared data is damaged and made again: %s", error)
+        shutil.rmtree(path)
+        return None
+    os.utime(path)
+    return replace(stored, from_cache=True)
+
+
+def _made(preparation: Preparation, path: Path, folder: Path, key: str, shard: tuple[int, int] | None) -> Stored:
+    working = Path(tempfile.mkdtemp(prefix=f"{path.name}.", suffix=".part", dir=folder))
+    try:
+        shards = None if shard is not None else _shards(folder, key)
+        if shards is None:
+            preparation.write(working, shard, name=path.name)
+        else:
+            _join(shards, working, preparation.columns, name=path.name)
+        working.rename(path)
+    finally:
+        shutil.rmtree(working, ignore_errors=True)
+    return store.load(path, name=path.name)
+
+
+def _shards(folder: Path, key: str) -> list[Stored] | None:
+    """Return every part of a key, where all n of n are there and whole."""
+    counts = sorted({int(path.name.rpartition("-")[2]) for path in folder.glob(f"{key}.*-of-*[0-9]") if path.is_dir()})
+    for count in counts:
+        parts = [_entry(folder / f"{key}.{number}-of-{count}") for number in range(1, count + 1)]
+        if all(part is not None for part in parts):
+            return [part for part in parts if part is not None]
+    return None
+
+
+def _join(parts: list[Stored], folder: Path, columns: Mapping[str, str], *, name: str) -> None:
+    """Write the parts' trees into one store of that name, in the rows' order."""
+    numbers = np.concatenate([part.numbers for part in parts])
+    owner = np.repeat(np.arange(len(parts)), [len(part.numbers) for part in parts])
+    inside = np.concatenate([np.arange(len(part.numbers)) for part in parts])
+    order = np.argsort(numbers, kind="stable")
+    writer = store.Writer(folder, columns=columns)
+    try:
+        for part in parts:
+            account = Prepared([], [], part.skipped, lengths=part.lengths, **store.counts_of(part))
+            writer.add(account, [])
+        for start in range(0, len(order), CHUNK_ROWS):
+            these = [(parts[owner[n]], int(inside[n])) for n in order[start : start + CHUNK_ROWS]]
+            trees = Prepared([part.trees[at] for part, at in these], [part.rows[at] for part, at in these])
+            writer.add(trees, numbers[order[start : start + CHUNK_ROWS]].tolist())
+        writer.finish(parts[0].notes, name=name)
+    finally:
+        writer.close()
+
+
+@contextmanager
+def _no_search_for_cycles() -> Iterator[None]:
+    """Rows hold no reference cycles: looking for some among all of torch's objects takes a quarter of the time."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
+def chunks(rows: Iterable[Row], shard: tuple[int, int] | None = None) -> Iterator[tuple[list[int], list[Row]]]:
+    """Cut a stream into lists that are small in rows and in text; with each row's place in the stream."""
+    numbered: Iterable[tuple[int, Row]] = enumerate(rows)
+    if shard is not None:
+        numbered = islice(numbered, shard[0] - 1, None, shard[1])
+    numbers: list[int] = []
+    chunk: list[Row] = []
+    characters = 0
+    for number, row in numbered:
+        numbers.append(number)
+        chunk.append(row)
+        characters += len(row.json) if row.json is not None else _characters(row)
+        if len(chunk) == CHUNK_ROWS or characters >= CHUNK_CHARACTERS:
+            yield numbers, chunk
+            numbers, chunk, characters = [], [], 0
+    if chunk:
+        yield numbers, chunk
+
+
+def _characters(row: Row) -> int:
+    return sum(len(m["content"]) for part in (row.prompt, row.chosen, row.rejected) for m in part or ())
+
+
+def _prune(folder: Path, *, keep: str) -> None:
+    """Remove the entries unused for longest until the others fit; files that are mapped live on until let go."""
+    entries = []
+    for path in folder.iterdir():
+        with suppress(FileNotFoundError, NotADirectoryError):  # another process may remove it meanwhile
+            if not path.name.endswith((".part", ".lock")):
+                size = sum(file.stat().st_size for file in path.iterdir())
+                entries.append((path.stat().st_mtime, size, path))
+    total = sum(size for _, size, _ in entries)
+    for _, size, path in sorted(entries):
+        if total <= MAX_BYTES:
+            return
+        if path.name != keep:
+            shutil.rmtree(path, ignore_errors=True)
+            total -= size
+
+
+def _remove_orphans(folder: Path) -> None:
+    """Remove what killed processes left half-prepared: an entry whose lock is free has no writer."""
+    import filelock
+
+    for path in folder.iterdir():
+        found = _ORPHAN.fullmatch(path.name)
+        if found is None:
+            continue
+        with suppress(filelock.Timeout), filelock.FileLock(folder / f"{found['entry']}.lock", timeout=0):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+@cache
+def _code_hash() -> str:
+    """Hash this package's modules and the native one."""
+    digest = hashlib.sha256()
+    for path in (*sorted(Path(__file__).parent.glob("*.py")), Path(_native.__file__ or "")):
+        digest.update(path.name.encode() + path.read_bytes())
+    return digest.hexdigest()

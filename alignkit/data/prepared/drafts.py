@@ -1,0 +1,221 @@
+"""Rows -> token ids and masks, before anything is cut: rendered and tokenized a few thousand rows at a time.
+
+Each prompt is tokenized once, however many answers it has; a reference that is the chosen answer is not tokenized
+again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from alignkit.data.chat.chat import Chat
+from alignkit.data.chat.layouts import Job
+from alignkit.data.chat.shapes import Rendered
+from alignkit.data.encoding.texts import Texts, TextWithSpans, offsets_of
+from alignkit.data.reading.rows import Message, Row, scores_all_turns
+from alignkit.data.trees.flat import equal_ranges, ranges
+from alignkit.errors import InputError
+
+_ROWS_AT_ONCE = 4096
+_NEAR = 128  # bytes on each side of a border that decide whether tokens cross it
+
+
+@dataclass
+class Drafts:
+    """Many rows' tokens, over flat arrays.
+
+    Args:
+        ids, scored: int32 and bool [tokens].
+        starts, ends: int64 [rows, 1 + completions], where each row's prompt and completions lie in them.
+        num_scored: int64 [rows, completions], scored tokens of each.
+        reference_length: int64 [rows], length of the reference in tokens, 0 for none.
+        is_otherwise: bool [rows], whether prompt and first completion as one text would have other ids.
+    """
+
+    ids: np.ndarray
+    scored: np.ndarray
+    starts: np.ndarray
+    ends: np.ndarray
+    num_scored: np.ndarray
+    reference_length: np.ndarray
+    is_otherwise: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Tokens of each row's prompt and completions, int64 [rows, 1 + completions]."""
+        return self.ends - self.starts
+
+    @property
+    def longest(self) -> np.ndarray:
+        """Tokens of each row's prompt with its longest completion, int64 [rows]."""
+        lengths = self.lengths
+        return lengths[:, 0] + (lengths[:, 1:].max(axis=1) if lengths.shape[1] > 1 else 0)
+
+    def replace(self, numbers: Sequence[int], others: Drafts) -> None:
+        """Put other drafts in the place of these rows'."""
+        by = len(self.ids)
+        self.ids = np.concatenate([self.ids, others.ids])
+        self.scored = np.concatenate([self.scored, others.scored])
+        self.starts[numbers], self.ends[numbers] = others.starts + by, others.ends + by
+        self.num_scored[numbers] = others.num_scored
+        self.reference_length[numbers] = others.reference_length
+        self.is_otherwise[numbers] = others.is_otherwise
+
+
+def draft_rows(rows: Sequence[Row], chat: Chat, *, trains_on: str, train_on: str | None, whole_answer: bool) -> Drafts:
+    """Tokenize rows.
+
+    Args:
+        trains_on, train_on, whole_answer: as `alignkit.data.prepared.tokens.prepare` has them.
+
+    Raises:
+        InputError: a row cannot be rendered, or the template allows no right mask for it; names the row.
+    """
+    parts = []
+    for at in range(0, max(1, len(rows)), _ROWS_AT_ONCE):
+        part = _Part(chat, trains_on, train_on)
+        for row in rows[at : at + _ROWS_AT_ONCE]:
+            part.add(row)
+        parts.append(part.drafts(whole_answer=whole_answer))
+    return parts[0] if len(parts) == 1 else _joined(parts)
+
+
+class _Part:
+    """Some rows: the prompt of each, then its answers, then its reference where that is another text."""
+
+    def __init__(self, chat: Chat, trains_on: str, train_on: str | None) -> None:
+        self.chat, self.trains_on, self.train_on = chat, trains_on, train_on
+        self.jobs: list[Job] = []
+        self.owners: list[Row] = []
+        self.plans: list[tuple[int, int, int]] = []  # first job, completions, the reference's job (-1: none)
+        self.whole: list[bool] = []  # one text without a prompt
+
+    def add(self, row: Row) -> None:
+        chat, first = self.chat, len(self.jobs)
+        is_whole = self.trains_on == "chosen" and scores_all_turns(row, self.train_on)
+        self.whole.append(is_whole)
+        if is_whole:
+            self.jobs.append(chat.conversation_job(_up_to_last_answer((*row.prompt, *(row.chosen or ())))))
+            self.plans.append((first, 1, -1))
+        else:
+            self.jobs.append(chat.prompt_job(row.prompt))
+            answers = {"chosen": (row.chosen,), "pairs": (row.chosen, row.rejected), "samples": ()}[self.trains_on]
+            own = [answer for answer in answers if answer is not None]
+            self.jobs += [chat.answer_job(row.prompt, answer) for answer in own]
+            target = -1
+            if row.reference is not None:
+                is_chosen = bool(own) and own[0] is row.chosen and len(own[0]) == 1
+                if is_chosen and own[0][0]["content"] == row.reference:
+                    target = first + 1
+                else:
+                    target = len(self.jobs)
+                    self.jobs.append(chat.answer_job(row.prompt, [{"role": "assistant", "content": row.reference}]))
+            self.plans.append((first, len(own), target))
+        self.owners += [row] * (len(self.jobs) - first)
+
+    def drafts(self, *, whole_answer: bool) -> Drafts:
+        rendered = self.chat.shapes.render_many(self.jobs, to_the_end=not whole_answer)
+        for number in sorted(rendered.errors)[:1]:
+            error = rendered.errors[number]
+            raise InputError(f"row {self.owners[number].id}: {error}") from error
+        encoded = self.chat.encoder.encode(rendered.texts)
+        counts = np.diff(np.concatenate([[0], np.cumsum(encoded.scored)])[encoded.offsets])[rendered.text_of]
+        jobs, target = self._places()
+        starts, ends = encoded.offsets[:-1][rendered.text_of], encoded.offsets[1:][rendered.text_of]
+        drafts = Drafts(
+            encoded.ids,
+            encoded.scored,
+            np.where(jobs < 0, 0, starts[jobs]) if len(starts) else np.zeros(jobs.shape, np.int64),
+            np.where(jobs < 0, 0, ends[jobs]) if len(ends) else np.zeros(jobs.shape, np.int64),
+            counts[jobs[:, 1:]] if len(counts) else np.zeros((0, jobs.shape[1] - 1), np.int64),
+            np.where(target < 0, 0, counts[target]) if len(counts) else target,
+            np.zeros(len(jobs), bool),
+        )
+        if jobs.shape[1] > 1:
+            self._mark_otherwise(drafts, rendered, jobs)
+        return drafts
+
+    def _places(self) -> tuple[np.ndarray, np.ndarray]:
+        """Which text is each row's prompt and completions (-1: no prompt), and its reference (-1: none)."""
+        num_completions = {"chosen": 1, "pairs": 2, "samples": 0}[self.trains_on]
+        plans = np.array(self.plans, np.int64).reshape(-1, 3)
+        is_whole = np.array(self.whole, bool)
+        completions = plans[:, :1] + ~is_whole[:, None] + np.arange(num_completions)
+        return np.concatenate([np.where(is_whole, -1, plans[:, 0])[:, None], completions], axis=1), plans[:, 2]
+
+    def _mark_otherwise(self, drafts: Drafts, rendered: Rendered, jobs: np.ndarray) -> None:
+        """Find the rows whose prompt and first completion, as one text, have other ids.
+
+        Where tokens depend on what is near them alone, what is near the border decides.
+        """
+        texts, encoder = rendered.texts, self.chat.encoder
+        rows = np.flatnonzero(jobs[:, 0] >= 0)
+        prompts, answers = rendered.text_of[jobs[rows, 0]], rendered.text_of[jobs[rows, 1]]
+        if texts.plain:
+            is_plain = np.isin(prompts, list(texts.plain)) | np.isin(answers, list(texts.plain))
+            rows, prompts, answers = rows[~is_plain], prompts[~is_plain], answers[~is_plain]
+        near = _NEAR if encoder.reads_left_to_right else None
+        ends: dict[str, int] = {}  # how prompts end, by number
+        which = self._prompt_ends(rendered, prompts, near, ends)
+        starts = texts.offsets[answers]
+        stops = starts + texts.spans[texts.span_offsets[answers + 1] - 1, 1]
+        if near is not None:
+            stops = texts.character_ends(np.minimum(texts.offsets[answers + 1], starts + near))
+        before = Texts.of([TextWithSpans(end) for end in ends])
+        utf8 = np.concatenate([before.utf8, texts.utf8])
+        pieces = np.stack([before.offsets[which], starts + len(before.utf8)], axis=1)
+        lengths = np.stack([np.diff(before.offsets)[which], stops - starts], axis=1)
+        joined = Texts.stretches(utf8, pieces, lengths)
+        after = Texts.stretches(utf8, pieces[:, 1:], lengths[:, 1:])
+        whole, whole_offsets = encoder.plain_ids(joined)
+        ids, offsets = encoder.plain_ids(before + after)
+        owns = np.stack([which, len(before) + np.arange(len(which))], axis=1).reshape(-1)
+        apart = ids[ranges(offsets[owns], np.diff(offsets)[owns])]
+        apart_offsets = offsets_of(np.diff(offsets)[owns])[::2]
+        is_equal = equal_ranges(
+            (whole, whole_offsets[:-1], whole_offsets[1:]), (apart, apart_offsets[:-1], apart_offsets[1:])
+        )
+        drafts.is_otherwise[rows[~is_equal]] = True
+
+    def _prompt_ends(
+        self, rendered: Rendered, prompts: np.ndarray, near: int | None, ends: dict[str, int]
+    ) -> np.ndarray:
+        """Number how each prompt ends behind its last special token, int64 [prompts]; adds new ends to `ends`."""
+        chat, layouts = self.chat, rendered.layouts[prompts]
+        which = np.full(len(prompts), -1, np.int64)
+        for layout in np.unique(layouts[layouts >= 0]).tolist():
+            end = chat.after_special(chat.shapes.end_of(layout))
+            if end is not None:
+                which[layouts == layout] = ends.setdefault(end, len(ends))
+        for place in np.flatnonzero(which < 0).tolist():
+            text = rendered.texts.text(int(prompts[place]))
+            end = chat.after_special(text)
+            end = text if end is None else end
+            which[place] = ends.setdefault(end if near is None else end[-near:], len(ends))
+        return which
+
+
+def _up_to_last_answer(turns: tuple[Message, ...]) -> tuple[Message, ...]:
+    """Leave out what follows the last turn of the assistant: nothing of it is scored, and nothing scored sees it."""
+    if turns and turns[-1]["role"] == "assistant":
+        return turns
+    last = max((number for number, turn in enumerate(turns) if turn["role"] == "assistant"), default=len(turns) - 1)
+    return turns[: last + 1]
+
+
+def _joined(parts: Sequence[Drafts]) -> Drafts:
+    by = np.cumsum([0, *(len(part.ids) for part in parts)])
+    columns = zip(
+        *(
+            (p.ids, p.scored, p.starts + at, p.ends + at, p.num_scored, p.reference_length, p.is_otherwise)
+            for p, at in zip(parts, by, strict=False)
+        ),
+        strict=True,
+    )
+    return Drafts(*(np.concatenate(column) for column in columns))

@@ -1,0 +1,269 @@
+"""Conversations -> trees: token ids of prompts and answers, masks, and what happens to rows that do not fit.
+
+The prompt's ids are those the sampler sends; an answer is tokenized apart. Rows whose whole text tokenizes to other
+ids are counted. A cut answer gets no forged end token; a prompt is never cut, but for old turns where
+`cut-old-turns` says so.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from alignkit.data.chat.chat import Chat
+from alignkit.data.prepared.drafts import Drafts, draft_rows
+from alignkit.data.reading.rows import TIE, Row, ends_with_user, has_user_twice, unusable_reason
+from alignkit.data.trees.flat import FlatTrees, ranges
+from alignkit.data.trees.trees import Tree
+from alignkit.errors import InputError
+from alignkit.pretrained.read import names_model, read_config, read_tokenizer
+
+_TOKENIZER_FILES = ("tokenizer.*", "vocab.*", "tekken.json")  # without any, transformers makes an empty tokenizer
+FREE_CUTS = 0.01  # more rows than this share are cut only by a named policy
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Rows as trees, and an account of every row that is not, or not whole, among them.
+
+    `lengths` holds the token counts of "prompt", "chosen", "rejected" before any cut, int64 arrays. Of the `num_cut`
+    rows, `num_shortened` lost old turns; `rows` holds them as they were trained on. Of conversations whose turns are
+    all scored, `num_ends_with_user` end with the user and `num_user_twice` have two turns of the user in a row.
+    Of pairs, `num_reversed` have scores that prefer the rejected answer.
+    """
+
+    trees: Sequence[Tree]
+    rows: Sequence[Row]
+    skipped: dict[str, str] = field(default_factory=dict)
+    num_cut: int = 0
+    num_dropped: int = 0
+    num_tokenized_otherwise: int = 0
+    lengths: Mapping[str, np.ndarray] = field(default_factory=dict)
+    num_shortened: int = 0
+    num_ends_with_user: int = 0
+    num_user_twice: int = 0
+    num_reversed: int = 0
+
+    @property
+    def ties(self) -> list[str]:
+        """Ids of the rows left out as ties; they are among the skipped, but not held against the data."""
+        return [row_id for row_id, reason in self.skipped.items() if reason == TIE]
+
+
+def load_tokenizer(folder: str | Path) -> Any:
+    """Load a fast tokenizer from a local folder.
+
+    Raises:
+        InputError: the folder has none, or beside it a config.json that cannot be read.
+    """
+    if not any(found for pattern in _TOKENIZER_FILES for found in Path(folder).glob(pattern)):
+        raise InputError(f"{folder}: no tokenizer in this model folder; copy the tokenizer.json of its model into it")
+    try:
+        tokenizer = read_tokenizer(folder)
+    except InputError as error:
+        if "its own code" not in str(error) and names_model(folder):
+            read_config(folder)  # transformers reads it first: where it is what is wrong, it is named
+        raise
+    if not tokenizer.is_fast:
+        raise InputError(f"{folder}: the tokenizer has no tokenizer.json; only fast tokenizers are read")
+    return tokenizer
+
+
+def prepare(
+    rows: Sequence[Row],
+    chat: Chat,
+    *,
+    trains_on: str,
+    max_length: int,
+    truncation: str | None = None,
+    max_skipped: float = 0.01,
+    train_on: str | None = None,
+    whole_answer: bool = False,
+    keep_unusable: bool = False,
+    is_part: bool = False,
+) -> Prepared:
+    """Make one tree of each usable row.
+
+    Args:
+        trains_on: "chosen" (one completion), "pairs" (chosen, rejected) or "samples" (the prompt alone).
+        max_length: longest prompt + completion, in tokens.
+        truncation: "cut-completion", "drop-row", "cut-old-turns", "stop", or None (stop when over 1 % are longer, else
+            cut completions).
+        max_skipped: stop when more than this share of the rows cannot be used.
+        train_on: "last", "all-assistant", or None for what suits each row.
+        keep_unusable: make trees also of rows that could not train (an empty answer), to look at them.
+        is_part: these are some of the rows, and none of them need be usable: the caller looks at the whole.
+        whole_answer: keep what the template puts behind the end token (unscored), for a head at the last token.
+
+    Raises:
+        InputError: too many rows are unusable or too long, or the template allows no right mask.
+    """
+    skipped: dict[str, str] = {}
+    usable = []
+    for row in rows:
+        reason = None if keep_unusable else unusable_reason(row, trains_on, train_on)
+        if reason is None:
+            usable.append(row)
+        else:
+            skipped[row.id] = reason
+    options: dict[str, Any] = {"trains_on": trains_on, "train_on": train_on, "whole_answer": whole_answer}
+    drafts = draft_rows(usable, chat, **options)
+    fitting = _Fitting(usable, drafts, skipped, max_length, truncation)
+    fitting.check_length()
+    if truncation == "cut-old-turns":
+        fitting.cut_old_turns(chat, options)
+    trees = fitting.trees()
+    total = len(rows)
+    check_skipped(skipped, total, max_skipped)
+    if not trees and not is_part:
+        raise InputError(f"none of the {total} rows can be used: {summary(skipped) or 'all were dropped as too long'}")
+    return Prepared(
+        trees,
+        fitting.kept,
+        skipped,
+        fitting.num_cut,
+        fitting.num_dropped,
+        int(drafts.is_otherwise.sum()),
+        _lengths(drafts),
+        len(fitting.shortened),
+        *_odd_turns(fitting.kept, trains_on),
+        sum(row.is_reversed for row in fitting.kept) if trains_on == "pairs" else 0,
+    )
+
+
+class _Fitting:
+    """Lays drafts into trees of at most `max_length` tokens."""
+
+    def __init__(
+        self, rows: list[Row], drafts: Drafts, skipped: dict[str, str], max_length: int, truncation: str | None
+    ) -> None:
+        self.rows, self.drafts, self.skipped = list(rows), drafts, skipped
+        self.max_length, self.truncation = max_length, truncation
+        self.kept: list[Row] = []
+        self.num_cut = self.num_dropped = 0
+        self.shortened: set[int] = set()
+
+    def check_length(self) -> None:
+        """Stop where too many rows are too long and nobody said what is to be done."""
+        total = len(self.rows) + len(self.skipped)
+        is_long = self.drafts.longest > self.max_length
+        if self.truncation != "stop":
+            is_long &= self.drafts.lengths[:, 0] < self.max_length
+        num_long = int(is_long.sum())
+        if num_long and (self.truncation == "stop" or (self.truncation is None and num_long > FREE_CUTS * total)):
+            raise InputError(
+                f"{num_long} of {total} rows ({100 * num_long / total:.1f} %) are longer than --max-length "
+                f"{self.max_length} tokens; name what is done with them: --truncation cut-completion, cut-old-turns or "
+                "drop-row, or raise --max-length"
+            )
+
+    def cut_old_turns(self, chat: Chat, options: Mapping[str, Any]) -> None:
+        """Leave out the oldest turns of rows that are too long, one more each time, until they fit or none is left."""
+        long = np.flatnonzero(self.drafts.longest > self.max_length).tolist()
+        while long:
+            shorter = {number: without_oldest_turn(self.rows[number]) for number in long}
+            usable = (options["trains_on"], options["train_on"])
+            found = [(n, row) for n, row in shorter.items() if row is not None and not unusable_reason(row, *usable)]
+            numbers = [number for number, _ in found]
+            self.drafts.replace(numbers, draft_rows([row for _, row in found], chat, **options))
+            for number, row in found:
+                self.rows[number] = row
+            self.shortened.update(numbers)
+            longest = self.drafts.longest
+            long = [number for number in numbers if longest[number] > self.max_length]
+
+    def trees(self) -> FlatTrees:
+        """Cut, drop or skip what does not fit, and lay out the others."""
+        drafts = self.drafts
+        lengths = drafts.lengths
+        wrong = np.flatnonzero((drafts.num_scored == 0).any(axis=1))
+        if len(wrong):
+            raise InputError(f"row {self.rows[wrong[0]].id}: no token of the answer is scored: the mask is wrong")
+        is_kept = lengths[:, 0] < self.max_length
+        for number in np.flatnonzero(~is_kept).tolist():
+            self.skipped[self.rows[number].id] = f"prompt does not fit --max-length {self.max_length} tokens"
+        is_long = is_kept & (drafts.longest > self.max_length)
+        if self.truncation == "drop-row":
+            self.num_dropped = int(is_long.sum())
+            is_kept &= ~is_long
+        else:
+            room = self.max_length - lengths[:, 0]
+            lengths[:, 1:] = np.minimum(lengths[:, 1:], np.maximum(room, 0)[:, None])
+            for number in np.flatnonzero(is_long).tolist():
+                places = zip(drafts.starts[number, 1:], lengths[number, 1:], strict=True)
+                if not all(drafts.scored[start : start + length].any() for start, length in places):
+                    reason = f"nothing of the answer is left within --max-length {self.max_length}"
+                    self.skipped[self.rows[number].id] = reason
+                    is_kept[number] = False
+        is_long[list(self.shortened)] = True
+        self.num_cut = int((is_kept & is_long).sum())
+        return self._laid_out(np.flatnonzero(is_kept), lengths)
+
+    def _laid_out(self, numbers: np.ndarray, lengths: np.ndarray) -> FlatTrees:
+        drafts = self.drafts
+        self.kept = [self.rows[number] for number in numbers.tolist()]
+        segment_lengths = lengths[numbers].reshape(-1)
+        places = ranges(drafts.starts[numbers].reshape(-1), segment_lengths)
+        num_segments = np.full(len(numbers), lengths.shape[1], np.int64)
+        trees = FlatTrees(
+            [row.id for row in self.kept],
+            drafts.ids[places],
+            drafts.scored[places],
+            segment_lengths,
+            np.stack([num_segments, drafts.reference_length[numbers]], axis=1),
+        )
+        trees.check()
+        return trees
+
+
+def without_oldest_turn(row: Row) -> Row | None:
+    """Leave out the oldest turn: the first message after the system's, and all up to the next of the user.
+
+    None where what is left would not begin with the user: the last question is never cut.
+    """
+    start = next((n for n, message in enumerate(row.prompt) if message["role"] != "system"), len(row.prompt))
+    later = (n for n, message in enumerate(row.prompt) if n > start and message["role"] == "user")
+    end = next(later, None)
+    return None if end is None else dataclasses.replace(row, prompt=(*row.prompt[:start], *row.prompt[end:]))
+
+
+def _lengths(drafts: Drafts) -> dict[str, np.ndarray]:
+    """Tokens of prompts and answers before any cut, by column."""
+    names = ("prompt", "chosen", "rejected")
+    return {name: np.ascontiguousarray(column) for name, column in zip(names, drafts.lengths.T, strict=False)}
+
+
+def _odd_turns(rows: Sequence[Row], trains_on: str) -> tuple[int, int]:
+    """Of conversations: how many end with the user, and how many have two turns of the user in a row."""
+    if trains_on != "chosen":
+        return 0, 0
+    talks = [row for row in rows if row.is_conversation]
+    return sum(map(ends_with_user, talks)), sum(map(has_user_twice, talks))
+
+
+def check_skipped(skipped: Mapping[str, str], total: int, max_skipped: float) -> None:
+    """Refuse too many skipped rows; ties are no fault of the data, and count neither as skipped nor among the rows."""
+    faulty = {row_id: reason for row_id, reason in skipped.items() if reason != TIE}
+    total -= len(skipped) - len(faulty)
+    if len(faulty) > max_skipped * total:
+        raise InputError(
+            f"{len(faulty)} of {total} rows ({100 * len(faulty) / total:.1f} %) cannot be used, more than "
+            f"--max-skipped {max_skipped:g}: {summary(faulty)}; correct them, or raise --max-skipped"
+        )
+
+
+def summary(skipped: Mapping[str, str]) -> str:
+    """ "3 empty chosen answer (a, b, ...), 1 ..." """
+    by_reason: dict[str, list[str]] = {}
+    for row_id, reason in skipped.items():
+        by_reason.setdefault(reason, []).append(row_id)
+    parts = []
+    for reason, ids in sorted(by_reason.items(), key=lambda item: -len(item[1]))[:4]:
+        shown = ", ".join(ids[:3]) + (", ..." if len(ids) > 3 else "")
+        parts.append(f"{len(ids)} {reason} ({shown})")
+    return "; ".join(parts)

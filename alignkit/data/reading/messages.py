@@ -1,0 +1,227 @@
+"""Messages of a row -> {"role", "content"}, whichever of the usual ways they are written in.
+
+A message is {"role", "content"} or ShareGPT's {"from", "value"}; its content is text, or a list of typed parts that
+are all text, which are joined with nothing between. Every other field is read, harmless, or refused
+(alignkit.data.reading.fields).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from alignkit.data.reading.fields import (
+    FLAGS,
+    MESSAGE_HARMLESS,
+    MESSAGE_READ,
+    MESSAGE_REFUSED,
+    ROLES,
+    TEXT_PARTS,
+    TOOL_ROLES,
+    is_missing,
+    kind_of,
+    refuse_fields,
+    says_nothing,
+    shown,
+)
+from alignkit.errors import InputError
+
+Message = Mapping[str, Any]
+"""{"role", "content"} as text, and {"weight": 0} where an assistant's turn is not to be scored."""
+Messages = tuple[Message, ...]
+_USUAL_ROLES = frozenset({"system", "user", "assistant"})
+_TRAINS = frozenset({"train", "training", "trainable"})
+_JSON_MESSAGES = re.compile(r"\s*\[?\s*\{\s*['\"](role|from|content|value)['\"]\s*:")  # JSON, or Python's own writing
+_BEFORE_JSON = frozenset("[{ \n\r\t")
+_ROLE, _CONTENT = re.compile(r"['\"](role|from)['\"]\s*:"), re.compile(r"['\"](content|value)['\"]\s*:")
+_HH_TURN = re.compile(r"(?:^|\n\n)(Human|Assistant):")
+_HH_ROLES = {"Human": "user", "Assistant": "assistant"}
+
+
+def read_messages(
+    value: Any, where: str, name: str, *, role: str = "user", columns: Mapping[str, str] | None = None
+) -> Messages:
+    """Read text, a message, a list of messages, or {"messages": [...]}.
+
+    Args:
+        name: the field's, for errors.
+        role: whose text it is where it is text; no text is no turn of the user, but an empty answer.
+        columns: message fields to leave unread, `message.NAME` = "".
+
+    Raises:
+        InputError: it is none of these, or a message cannot be read as it is.
+    """
+    if type(value) is list:
+        usual = [
+            {"role": own, "content": content}
+            for message in value
+            if type(message) is dict
+            and len(message) == 2
+            and type(own := message.get("role")) is str
+            and own in _USUAL_ROLES
+            and type(content := message.get("content")) is str
+        ]
+        return tuple(usual) if len(usual) == len(value) else _list(value, where, name, columns)
+    if isinstance(value, str):
+        refuse_messages_as_text(value, where, name)
+        return ({"role": role, "content": value},) if value or role == "assistant" else ()
+    if isinstance(value, dict):
+        inner = value.get("messages")
+        if inner is not None and "role" not in value and "from" not in value:
+            refuse_fields(value, where)
+            return _list(inner, where, name, columns)
+        return (_message(value, where, columns),)
+    return _list(value, where, name, columns)
+
+
+def may_be_messages(text: str) -> bool:
+    """Whether a text begins with a bracket, as messages written as text do; takes no time."""
+    return text[:1] in _BEFORE_JSON and text.lstrip()[:1] in ("[", "{")
+
+
+def refuse_messages_as_text(text: str, where: str, name: str) -> None:
+    """Refuse a message or a list of them that is written as text.
+
+    Raises:
+        InputError: names the field.
+    """
+    if (
+        may_be_messages(text)
+        and _JSON_MESSAGES.match(text)
+        and text.rstrip()[-1] in "]}"
+        and _ROLE.search(text)
+        and _CONTENT.search(text)
+    ):
+        raise InputError(
+            f"{where}: {name!r} holds messages written as text: write it as a list of messages, or leave it unread "
+            f"by --columns {name}="
+        )
+
+
+def _list(value: Any, where: str, name: str, columns: Mapping[str, str] | None) -> Messages:
+    if isinstance(value, (list, tuple)):
+        return tuple([_message(message, where, columns) for message in value])
+    hint = "; write numbers in quotes" if isinstance(value, (int, float)) else ""
+    raise InputError(f"{where}: expected text or a list of messages in {name!r}, found {kind_of(value)}{hint}")
+
+
+def _message(message: Any, where: str, columns: Mapping[str, str] | None) -> Message:
+    if not isinstance(message, dict):
+        raise InputError(f"{where}: expected text or a list of messages, found {shown(message)} in a list")
+    if columns:
+        unread = {name[8:] for name, theirs in columns.items() if not theirs and name.startswith("message.")}
+        message = {name: field for name, field in message.items() if name not in unread}
+    _refuse(message, where, MESSAGE_REFUSED)
+    _refuse_two(message, where)
+    role = _role(message, where)
+    content = _content(message, where)
+    _refuse(message, where, message)
+    is_scored = _is_scored(message, role, where)
+    return {"role": role, "content": content} if is_scored else {"role": role, "content": content, "weight": 0}
+
+
+def _refuse(message: Mapping[str, Any], where: str, names: Iterable[str]) -> None:
+    """Refuse fields that are not read; one that says nothing does no harm."""
+    for name in names:
+        if name in MESSAGE_READ or name in MESSAGE_HARMLESS or says_nothing(message.get(name)):
+            continue
+        why = MESSAGE_REFUSED.get(name, "alignkit does not know what it means")
+        raise InputError(
+            f"{where}: a message has the field {name!r}: {why}; take such rows out, or leave the field unread by "
+            f"--columns message.{name}="
+        )
+
+
+def _refuse_two(message: Mapping[str, Any], where: str) -> None:
+    """Refuse a message that is written in both ways, which differ."""
+    for ours, theirs in (("role", "from"), ("content", "value")):
+        one, other = message.get(ours), message.get(theirs)
+        if is_missing(one) or is_missing(other) or one == other:
+            continue
+        if ours == "role" and isinstance(one, str) and isinstance(other, str) and ROLES.get(one) == ROLES.get(other):
+            continue
+        raise InputError(
+            f"{where}: a message has both {ours!r} and {theirs!r}, which differ: take one out, or leave it unread by "
+            f"--columns message.{theirs}="
+        )
+
+
+def _role(message: Mapping[str, Any], where: str) -> str:
+    own = message.get("role")
+    if is_missing(own):
+        own = message.get("from")
+    if not isinstance(own, str):
+        raise InputError(
+            f"{where}: a message needs 'role' and 'content' as text (or 'from' and 'value'), found {shown(message)}"
+        )
+    role = ROLES.get(own)
+    if role is not None:
+        return role
+    if own in TOOL_ROLES:
+        raise InputError(
+            f"{where}: a message has the role {own!r}: tool calls and results are not rendered; take such rows out"
+        )
+    raise InputError(f"{where}: a message has the role {own!r}; known are {', '.join(ROLES)}: rename it")
+
+
+def _content(message: Mapping[str, Any], where: str) -> str:
+    content = message.get("content")
+    if is_missing(content):
+        content = message.get("value")
+    if isinstance(content, str):
+        return content
+    if isinstance(content, (list, tuple)) and content:
+        return "".join([_part(part, message, where) for part in content])
+    raise InputError(
+        f"{where}: a message needs 'role' and 'content' as text (or 'from' and 'value'), found {shown(message)}"
+    )
+
+
+def _part(part: Any, message: Mapping[str, Any], where: str) -> str:
+    kind = part.get("type") if isinstance(part, dict) else None
+    if not isinstance(kind, str):
+        raise InputError(
+            f"{where}: a message needs 'role' and 'content' as text, or as parts that have a type, found "
+            f"{shown(message)}"
+        )
+    if kind not in TEXT_PARTS:
+        raise InputError(f"{where}: a message has a part of type {kind!r}: only text is read; take such rows out")
+    other = next((n for n, value in part.items() if n not in ("type", "text") and not says_nothing(value)), None)
+    if other is not None:
+        raise InputError(f"{where}: a text part of a message has the field {other!r}, which is not read; take it out")
+    text = part.get("text")
+    if not isinstance(text, str):
+        raise InputError(f"{where}: a text part of a message needs 'text' as text, found {shown(part)}")
+    return text
+
+
+def _is_scored(message: Mapping[str, Any], role: str, where: str) -> bool:
+    is_scored = True
+    for name in FLAGS:
+        flag = message.get(name)
+        if is_missing(flag):
+            continue
+        if not isinstance(flag, (bool, int, float)) or flag not in (0, 1):
+            raise InputError(
+                f"{where}: a message's {name} is 1 (or true), or 0 (or false) for not scored, found {shown(message)}"
+            )
+        if flag and role != "assistant" and name in _TRAINS:
+            raise InputError(
+                f"{where}: a message of the {role} has {name}: true: only the assistant's turns are scored; take it out"
+            )
+        is_scored = is_scored and bool(flag)
+    return is_scored or role != "assistant"
+
+
+def read_transcript(text: str) -> Messages | None:
+    """Read a dialogue written as one text, Anthropic's "\\n\\nHuman: ...\\n\\nAssistant: ..."; None for other texts."""
+    text = text.replace("\r\n", "\n")
+    found = list(_HH_TURN.finditer(text))
+    if not found or text[: found[0].start()].strip() or found[0][1] != "Human":
+        return None
+    ends = [turn.start() for turn in found[1:]] + [len(text)]
+    return tuple(
+        {"role": _HH_ROLES[turn[1]], "content": text[turn.end() : end].strip()}
+        for turn, end in zip(found, ends, strict=True)
+    )

@@ -1,0 +1,181 @@
+"""Reads rows from where `--data` points: files, folders, a plugin's data set, the hub, or a mixture of them.
+
+Files are JSONL (also .gz and .zst) and Parquet. A folder's files are read in the order of their names. Rows come one
+after another; what is kept of each is its id, where ids must be told apart.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+
+from alignkit.data.reading import mixing
+from alignkit.data.reading.dataset import Dataset
+from alignkit.data.reading.files import SUFFIXES, Line, files_of, read_file
+from alignkit.data.reading.hub import hub_files
+from alignkit.data.reading.keys import OwnIds
+from alignkit.data.reading.rows import Row, row_id, to_row
+from alignkit.errors import InputError, UsageError, nearest
+from alignkit.registry import registry
+
+__all__ = ["SUFFIXES", "Source", "is_data", "read_rows"]
+
+
+@dataclass(frozen=True)
+class Source:
+    """The rows that `--data` names, to be read as often as needed, always the same and in the same order.
+
+    Args:
+        data: `--data`: FILE, folder, NAME[:PART], OWNER/NAME[:SPLIT], or several with commas and weights.
+        columns: our name = the file's name.
+        limit: at most this many rows, from the top.
+    """
+
+    data: str
+    columns: Mapping[str, str] = field(default_factory=dict)
+    limit: int | None = None
+
+    def rows(self, *, numbered: bool = True) -> Iterator[Row]:
+        """Yield the rows; those that share an id are numbered, `a`, `a#2`, ..., or they would be taken for one another.
+
+        Where a number is an id of its own already, another is given: `a`, `a#2.1` and `a#2`.
+
+        Args:
+            numbered: False: ids stay as they are, and none need be remembered.
+
+        Raises:
+            InputError: a file is missing or unreadable, a line is not JSON, a shape is unknown, or there is no row.
+            UsageError: no file, plugin or hub data set has that name.
+        """
+        times: dict[str, int] = {}
+        numbers: OwnIds | None = None
+        is_empty = True
+        for where, fields, json_ in islice(_lines(self.data), self.limit):
+            row = to_row(fields, where=where, columns=self.columns, json_=json_)
+            is_empty = False
+            if numbered:
+                count = times[row.id] = times.get(row.id, 0) + 1
+                if count > 1:
+                    numbers = numbers or self._own_ids()
+                    row = dataclasses.replace(row, id=numbers.numbered(row.id, count))
+            yield row
+        if is_empty:
+            raise InputError(f"{self.data}: no rows; give a file with a JSON object a line, or another --data")
+
+    def _own_ids(self) -> OwnIds:
+        """Read which of the rows' own ids look like numbered ones."""
+        found = OwnIds()
+        for _, fields, _ in islice(_lines(self.data), self.limit):
+            found.add(row_id(fields, self.columns))
+        return found
+
+    def some(self, is_wanted: np.ndarray, times: np.ndarray, watched: dict[int, str], own_ids: OwnIds) -> Iterator[Row]:
+        """Yield some of the rows, with the ids that `rows` gives them.
+
+        Args:
+            is_wanted: bool [rows].
+            times: int32 [rows], how often the row's id has stood up to there.
+            watched: places of rows; their ids are put in.
+            own_ids: all the rows' own ids, as far as they look like numbered ones.
+
+        Raises:
+            InputError, UsageError: as `rows`.
+        """
+        lines = islice(_lines(self.data), self.limit)
+        for number, (where, fields, json_) in enumerate(lines):
+            if is_wanted[number] or number in watched:
+                row = to_row(fields, where=where, columns=self.columns, json_=json_)
+                if times[number] > 1:
+                    row = dataclasses.replace(row, id=own_ids.numbered(row.id, int(times[number])))
+                if number in watched:
+                    watched[number] = row.id
+                if is_wanted[number]:
+                    yield row
+
+    def fingerprint(self) -> str:
+        """Hash what the rows are read from: the files' bytes, or, where rows are made by a plugin, the rows."""
+        digest = hashlib.sha256(repr((self.data, sorted(self.columns.items()), self.limit)).encode())
+        for name, _ in mixing.parse(self.data):
+            files = _files(name)
+            if files is None:
+                for where, fields, _ in _plugin(name):
+                    digest.update(f"{where}{json.dumps(fields, sort_keys=True, default=str)}".encode())
+                continue
+            for file in files:
+                try:
+                    with open(file, "rb") as opened:
+                        digest.update(file.name.encode() + hashlib.file_digest(opened, "sha256").digest())
+                except OSError as error:
+                    raise InputError(f"{file}: cannot be read: {error.strerror}; give a file you may read") from error
+        return digest.hexdigest()
+
+
+def read_rows(data: str, *, columns: Mapping[str, str] | None = None, limit: int | None = None) -> list[Row]:
+    """Read the rows that `data` names into memory, at most `limit`. Raises as `Source.rows`."""
+    return list(Source(data, columns or {}, limit).rows())
+
+
+def is_data(name: str) -> bool:
+    """Whether a name is a file, a folder or a plugin's data set that is here."""
+    return bool(name.strip()) and (
+        Path(name).expanduser().exists() or name.partition(":")[0] in registry().names("dataset")
+    )
+
+
+def _lines(data: str) -> Iterator[Line]:
+    sources = mixing.parse(data)
+    names = [name for name, _ in sources]
+    weights = [weight for _, weight in sources if weight is not None]
+    if weights:
+        yield from mixing.mix(names, weights, _source_lines)
+    else:
+        for name in names:
+            yield from _source_lines(name)
+
+
+def _source_lines(name: str) -> Iterator[Line]:
+    files = _files(name)
+    if files is None:
+        yield from _plugin(name)
+    else:
+        for file in files:
+            yield from read_file(file)
+
+
+def _files(data: str) -> list[Path] | None:
+    """Return the files that one source names, or None where it is a plugin's data set."""
+    path = Path(data).expanduser()
+    name, _, part = data.partition(":")
+    if path.exists():
+        return files_of(path)
+    if name in registry().names("dataset"):
+        return None
+    if path.name.endswith(SUFFIXES) or data.startswith((".", "/", "~")):
+        raise InputError(f"{path}: no such file; --data names a file, a folder, or what `alignkit plugins list` shows")
+    if name.count("/") == 1:
+        return hub_files(name, part or None)
+    known = registry().names("dataset")
+    raise UsageError(
+        f"no data is named {data!r}{nearest(name, known)}; give a file, a folder, OWNER/NAME[:SPLIT] of the hub, "
+        f"or one of: {', '.join(known) or 'none'}"
+    )
+
+
+def _plugin(data: str) -> Iterator[Line]:
+    name, _, part = data.partition(":")
+    part = part or "train"
+    cls = registry().find("dataset", name)
+    assert issubclass(cls, Dataset)
+    if part not in cls.parts:
+        raise UsageError(
+            f"data set {name!r} has no part {part!r}{nearest(part, list(cls.parts))}; it has {', '.join(cls.parts)}"
+        )
+    for number, fields in enumerate(cls().rows(part), start=1):
+        yield f"{name}:{part}, row {number}", fields, None

@@ -1,0 +1,524 @@
+"""Which fields of a row are its prompt and its answers: the shapes that data sets are published in.
+
+A preference (`chosen`, `rejected` under any of their names) goes before all else: what stands beside it as `prompt`,
+`messages` or `instruction` is its prompt. Nothing is taken silently from two places that disagree.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from alignkit.data.reading.fields import (
+    CHOSEN,
+    CONVERSATION,
+    LABEL,
+    PAIR_REFUSED,
+    PROMPT,
+    RATINGS,
+    REJECTED,
+    SCORES,
+    SYSTEM,
+    TIED,
+    is_missing,
+    kind_of,
+    says_nothing,
+    shown,
+)
+from alignkit.data.reading.messages import Message, Messages, read_messages, read_transcript, refuse_messages_as_text
+from alignkit.errors import InputError
+
+TIE = "tie: equal scores"
+_OTHER_PROMPTS = "chosen and rejected have different prompts"
+_SCORED_BY = ("overall_score", "fine-grained_score", "fine_grained_score")
+_ANSWERS = ("output", "completion")
+_OF_SHAPES = (*CONVERSATION, "prompt", "instruction", "chosen", "rejected", *_ANSWERS)
+_UNREAD = "name the one to read in [data.columns], and leave the other unread by --columns {}="
+
+SHAPES = (
+    "prompt + chosen [+ rejected]",
+    "chosen + rejected as whole conversations",
+    "chosen + rejected as one text with Human: and Assistant: turns",
+    "messages + chosen [+ rejected], or rejected_response",
+    "instruction [+ input] + chosen [+ rejected], or chosen_response",
+    "input.messages + preferred_output + non_preferred_output",
+    "instruction + completions with scores",
+    "prompt alone",
+    "messages",
+    "instruction [+ input] + output",
+    "conversations (ShareGPT)",
+    "prompt + completion [+ label (KTO)]",
+)
+
+
+class Split(NamedTuple):
+    """What a row's fields say.
+
+    Args:
+        prompt: messages before the answer.
+        chosen, rejected: the answers, None where there is none.
+        is_conversation: a list of turns whose assistant turns are all scored.
+        not_a_pair: why chosen and rejected are no preference.
+    """
+
+    prompt: Messages
+    chosen: Messages | None
+    rejected: Messages | None
+    is_conversation: bool = False
+    not_a_pair: str | None = None
+
+
+def split_row(fields: Mapping[str, Any], where: str, columns: Mapping[str, str] | None) -> Split:
+    """Read any shape.
+
+    Raises:
+        InputError: the shape is unknown, fields disagree, or a field cannot be read as it is.
+    """
+    return _Shape(fields, where, columns).split()
+
+
+class _Shape:
+    """One row's fields on their way to a `Split`."""
+
+    def __init__(self, fields: Mapping[str, Any], where: str, columns: Mapping[str, str] | None) -> None:
+        self.fields, self.where, self.columns = fields, where, columns
+        self.given = {name: value for name, value in fields.items() if not is_missing(value)}
+
+    def split(self) -> Split:
+        chosen_name, rejected_name = self._one_of(CHOSEN), self._one_of(REJECTED)
+        if chosen_name is None and rejected_name is None:
+            return self._without_preference()
+        chosen = None if chosen_name is None else self._answer(chosen_name)
+        rejected = None if rejected_name is None else self._answer(rejected_name)
+        if chosen is not None and _is_whole(chosen):
+            prompt, chosen = _cut(chosen)
+            prompt = self._agreed(prompt, chosen)
+        else:
+            prompt, chosen = self._prompt_beside(chosen, rejected)
+            self._refuse_other_prompts(prompt, "the prompt read")
+            if prompt and prompt[-1]["role"] == "assistant":
+                raise InputError(self._ends_with_answer())
+        self._refuse_other_answers(chosen)
+        prompt = self._with_system(prompt)
+        not_a_pair: str | None = None
+        if rejected is not None and _is_whole(rejected):
+            own, rejected = _cut(rejected)
+            if _without_system(own) != _without_system(prompt):
+                not_a_pair = _OTHER_PROMPTS
+        if chosen is None and rejected is None:
+            return Split(prompt, None, None, True)
+        if chosen is not None and rejected is not None:
+            self._refuse_beside_pair()
+        elif rejected is None and self._is_bad():
+            chosen, rejected = None, chosen
+        return Split(prompt, chosen, rejected, False, not_a_pair)
+
+    def _without_preference(self) -> Split:
+        given, fields = self.given, self.fields
+        if _are_scored(given.get("completions")) and ("instruction" in given or "prompt" in given):
+            return self._best_and_worst()
+        turns = self._conversation()
+        if turns is not None:
+            self._refuse_history()
+            self._refuse_other_prompts(turns, "the conversation")
+            if turns and turns[-1]["role"] == "assistant":
+                self._refuse_other_answers(turns[-1:])
+            turns = self._with_system(turns)
+            if not turns or turns[-1]["role"] != "assistant":
+                return Split(turns, None, None, True)
+            if self._is_bad():
+                return Split(turns[:-1], None, turns[-1:])
+            return Split(turns[:-1], turns[-1:], None, True)
+        names = [name for name in _ANSWERS if name in given]
+        if "instruction" in given and ("output" in fields or any(n in fields for n in (*CHOSEN, "completion"))):
+            prompt = self._instruction()
+        elif "prompt" in given or ("prompt" in fields and names):
+            prompt = self._prompt_field("prompt") if "prompt" in given else ()
+            names = [name for name in names if name == "completion"]
+            self._refuse_input_beside_prompt(is_answered=bool(names))
+        else:
+            raise InputError(self._unknown())
+        self._refuse_other_prompts(prompt, "the prompt read")
+        if prompt and prompt[-1]["role"] == "assistant":
+            raise InputError(self._ends_with_answer())
+        prompt = self._with_system(prompt)
+        if not names:
+            return Split(prompt, None, None)
+        answer = self._last_turns(names[0])
+        if "instruction" in given:
+            self._refuse_other_answers(answer)
+        return Split(prompt, None, answer) if self._is_bad() else Split(prompt, answer, None)
+
+    def _unknown(self) -> str:
+        found = ", ".join(sorted(map(str, self.given))) or "none"
+        return (
+            f"{self.where}: unknown row shape; fields found: {found}; shapes known: {'; '.join(SHAPES)}; "
+            "map foreign names in [data.columns]"
+        )
+
+    def _one_of(self, names: Sequence[str]) -> str | None:
+        """The name under which a thing is given; two that differ are refused."""
+        found = [name for name in names if name in self.given]
+        for other in found[1:]:
+            if self.given[other] != self.given[found[0]]:
+                unread = _UNREAD.format(other)
+                raise InputError(f"{self.where}: the row has both {found[0]!r} and {other!r}: {unread}")
+        return found[0] if found else None
+
+    def _read(self, name: str, *, role: str = "user") -> Messages:
+        return read_messages(self.given[name], self.where, name, role=role, columns=self.columns)
+
+    def _answer(self, name: str) -> Messages:
+        """Read an answer, or a whole conversation that ends with one."""
+        value = self.given[name]
+        if isinstance(value, str) and not any(field in self.given for field in (*PROMPT, *CONVERSATION)):
+            turns = read_transcript(value)
+            if turns is not None:
+                return turns
+        return self._last_turns(name)
+
+    def _last_turns(self, name: str) -> Messages:
+        """Read an answer; where its prompt is a transcript, the space behind "Assistant:" is none of it."""
+        turns = self._read(name, role="assistant") or ({"role": "assistant", "content": ""},)
+        may_be_whole = name not in _ANSWERS
+        if turns[-1]["role"] != "assistant" and not (may_be_whole and _is_whole(turns)):
+            raise InputError(f"{self.where}: {name!r} ends with the {turns[-1]['role']}: it is no answer")
+        if _is_whole(turns) and not may_be_whole:
+            raise InputError(f"{self.where}: {name!r} holds a whole conversation: write it as 'messages'")
+        if isinstance(self.given[name], str) and _transcript_prompt(self.given.get("prompt")) is not None:
+            return ({"role": "assistant", "content": turns[0]["content"].strip()},)
+        return turns
+
+    def _conversation(self) -> Messages | None:
+        """The turns of `messages` or `conversations`, None where there are none."""
+        found = [self._turns(name) for name in CONVERSATION if name in self.given]
+        if len(found) == 2 and found[0] != found[1]:
+            unread = _UNREAD.format(CONVERSATION[1])
+            raise InputError(f"{self.where}: 'messages' and 'conversations' hold different turns: {unread}")
+        return found[0] if found else None
+
+    def _turns(self, name: str) -> Messages:
+        value = self.given[name]
+        if not isinstance(value, (list, tuple)):
+            raise InputError(f"{self.where}: {name!r} must be a list of messages, found {kind_of(value)}")
+        return self._read(name)
+
+    def _prompt_beside(self, chosen: Messages | None, rejected: Messages | None) -> tuple[Messages, Messages | None]:
+        """The prompt of a preference whose answers are only answers, and the chosen one where the prompt holds it."""
+        given = self.given
+        turns = self._conversation()
+        if turns is not None:
+            self._refuse_history()
+            if chosen is None:  # beside a rejected answer, the conversation's last one is the chosen
+                return _cut(turns)
+            if turns and turns[-1]["role"] == "assistant" and turns[-1]["content"] == chosen[-1]["content"]:
+                return turns[:-1], chosen
+            return self._asked(turns), chosen
+        if "instruction" in given:
+            prompt = self._instruction()
+            return prompt, self._last_turns("output") if chosen is None and "output" in given else chosen
+        if "prompt" in given:
+            self._refuse_input_beside_prompt(is_answered=True)
+            prompt = self._prompt_field("prompt")
+            is_completed = chosen is None and "completion" in given
+            return prompt, self._last_turns("completion") if is_completed else chosen
+        for name in ("question", "input"):
+            if name in given:
+                return self._prompt_field(name), chosen
+        if "prompt" in self.fields or "instruction" in self.fields:
+            return (), chosen
+        if rejected is not None and _is_whole(rejected):
+            return _cut(rejected)[0], None
+        raise InputError(f"{self.where}: 'chosen' holds only the answer and there is no 'prompt'")
+
+    def _asked(self, turns: Messages) -> Messages:
+        """A conversation up to the turn that `prompt` repeats, where the row has one."""
+        asked = self.given.get("prompt")
+        if asked is None or not turns or turns[-1]["role"] != "assistant":
+            return turns
+        prompt = self._prompt_field("prompt")
+        if not prompt or _without_system(prompt) == _without_system(turns[:-1]) or prompt[-1] == turns[-2:-1][-1]:
+            return turns[:-1]
+        raise InputError(
+            f"{self.where}: 'prompt' is not what the conversation's last answer answers: {_UNREAD.format('prompt')}"
+        )
+
+    def _agreed(self, prompt: Messages, chosen: Messages | None) -> Messages:
+        """The prompt inside a whole conversation, with the system message of a prompt beside it.
+
+        Raises:
+            InputError: a prompt or a conversation beside it is another.
+        """
+        self._refuse_history()
+        turns = self._conversation()
+        if turns is not None:
+            self._refuse_other_turns(turns, prompt, chosen)
+        self._refuse_other_prompts(prompt, "what 'chosen' begins with")
+        beside = self.given.get("prompt")
+        if not isinstance(beside, (list, tuple)):
+            return prompt
+        own = self._read("prompt")
+        if _without_system(own) == _without_system(prompt):
+            return own if _has_system(own) else prompt
+        unread = "leave the one unread by --columns prompt="
+        raise InputError(f"{self.where}: 'prompt' is not what 'chosen' begins with: {unread}")
+
+    def _refuse_other_turns(self, turns: Messages, prompt: Messages, chosen: Messages | None) -> None:
+        """Refuse a conversation beside whole answers that is neither of them, nor their prompt."""
+        own, answer = _cut(_without_system(turns))
+        asked = _without_system(prompt)
+        if own == asked and (answer is None or chosen is None or _same(answer, chosen) or "rejected" in self.given):
+            return
+        if answer is not None and (*own, *answer) == asked:
+            return
+        name = next(name for name in CONVERSATION if name in self.given)
+        raise InputError(f"{self.where}: {name!r} and 'chosen' hold different turns: {_UNREAD.format(name)}")
+
+    def _refuse_other_prompts(self, prompt: Messages, read: str) -> None:
+        """Refuse a question beside a prompt that does not hold it."""
+        texts = [turn["content"].strip() for turn in prompt]
+        for name in ("prompt", "instruction", "question", *(("input",) if "chosen" in read else ())):
+            value = self.given.get(name)
+            if not isinstance(value, str) or not value.strip() or any(value.strip() in text for text in texts):
+                continue
+            transcript = _transcript_prompt(value)
+            if transcript is not None and _without_system(transcript) == _without_system(prompt):
+                continue
+            raise InputError(
+                f"{self.where}: {name!r} is not in {read}: write it into the prompt, or leave it unread "
+                f"by --columns {name}="
+            )
+
+    def _refuse_other_answers(self, chosen: Messages | None) -> None:
+        """Refuse an `output` or `completion` beside the answer that is read which is another."""
+        for name in _ANSWERS:
+            if chosen is None or name not in self.given:
+                continue
+            if isinstance(self.given[name], (str, list, tuple, dict)) and not _same(self._last_turns(name), chosen):
+                raise InputError(
+                    f"{self.where}: the row has {name!r} and another answer, which differ: {_UNREAD.format(name)}"
+                )
+
+    def _ends_with_answer(self) -> str:
+        return (
+            f"{self.where}: the prompt ends with an assistant message: answers that go on from it are not rendered; "
+            "write it into the answer, or end the prompt with the user"
+        )
+
+    def _prompt_field(self, name: str) -> Messages:
+        """Read a prompt: text (also a transcript that stops before the answer), or messages, with `history` before."""
+        transcript = _transcript_prompt(self.given[name])
+        return self._history() + (self._read(name) if transcript is None else transcript)
+
+    def _instruction(self) -> Messages:
+        """`instruction` and `input`, which are text, with `history` before."""
+        parts = []
+        for name in ("instruction", "input"):
+            value = self.given.get(name)
+            if value is None:
+                continue
+            if not isinstance(value, str):
+                if name == "instruction":
+                    return self._prompt_field(name)
+                raise InputError(f"{self.where}: 'input' must be text, found {kind_of(value)}; write it as text")
+            if value:
+                refuse_messages_as_text(value, self.where, name)
+                parts.append(value)
+        text = "\n\n".join(parts)
+        return (*self._history(), *(({"role": "user", "content": text},) if text else ()))
+
+    def _refuse_input_beside_prompt(self, *, is_answered: bool) -> None:
+        """`input` belongs to `instruction`; beside a prompt nobody knows whether it belongs to that."""
+        value = self.given.get("input")
+        renamed = bool(self.columns) and "prompt" in (self.columns or ())
+        if not isinstance(value, str) or not value or not (is_answered or renamed) or value == self.given.get("prompt"):
+            return
+        raise InputError(
+            f"{self.where}: the row has an 'input' beside its 'prompt': map the prompt to instruction to join them, or "
+            "leave the one unread by --columns input="
+        )
+
+    def _history(self) -> Messages:
+        """Turns before the question: [[question, answer], ...], or messages."""
+        value = self.given.get("history")
+        if says_nothing(value):
+            return ()
+        if not isinstance(value, (list, tuple)):
+            raise InputError(self._wrong_history())
+        if all(isinstance(turn, dict) for turn in value):
+            return read_messages(value, self.where, "history", columns=self.columns)
+        turns: list[Message] = []
+        for pair in value:
+            if not isinstance(pair, (list, tuple)) or len(pair) != 2 or not all(isinstance(t, str) for t in pair):
+                raise InputError(self._wrong_history())
+            turns += [{"role": "user", "content": pair[0]}, {"role": "assistant", "content": pair[1]}]
+        return tuple(turns)
+
+    def _wrong_history(self) -> str:
+        return (
+            f"{self.where}: 'history' must be a list of [question, answer], found {shown(self.given.get('history'))}; "
+            "leave it unread by --columns history="
+        )
+
+    def _refuse_history(self) -> None:
+        if not says_nothing(self.given.get("history")):
+            raise InputError(
+                f"{self.where}: the row has a 'history' beside a whole conversation: write its turns into the "
+                "conversation, or leave it unread by --columns history="
+            )
+
+    def _with_system(self, turns: Messages) -> Messages:
+        """Put the row's system message first, where it has one beside its turns."""
+        name = self._one_of([n for n in SYSTEM if not says_nothing(self.given.get(n))])
+        if name is None:
+            return turns
+        text = self.given[name]
+        if not isinstance(text, str):
+            raise InputError(
+                f"{self.where}: {name!r} must be text, found {kind_of(text)}; leave it unread by --columns {name}="
+            )
+        if not _has_system(turns):
+            return ({"role": "system", "content": text}, *turns)
+        if turns[0]["content"].strip() != text.strip():
+            raise InputError(
+                f"{self.where}: {name!r} and the conversation's own system message differ: leave the one unread by "
+                f"--columns {name}="
+            )
+        return turns
+
+    def _is_bad(self) -> bool:
+        """Whether a label marks the row's one answer as bad.
+
+        Raises:
+            InputError: a label is neither true nor false, nor 1 nor 0.
+        """
+        is_bad = False
+        for name in LABEL:
+            if name not in self.fields:
+                continue
+            value = self.fields[name]
+            if value is None and any(self.fields.get(field, "") is None for field in _OF_SHAPES):
+                continue  # a table of several shapes: each row has every column, and null in those of the others
+            if not isinstance(value, (bool, int, float)) or value not in (0, 1):
+                found = "nothing" if is_missing(value) else kind_of(value)
+                raise InputError(
+                    f"{self.where}: {name!r} must be true or false (or 1 or 0), found {found}; correct it, or leave it "
+                    f"unread by --columns {name}="
+                )
+            is_bad = is_bad or not value
+        return is_bad
+
+    def _refuse_beside_pair(self) -> None:
+        """Refuse what may say that the rejected answer is the better one."""
+        for name in PAIR_REFUSED:
+            value = self.given.get(name)
+            if (name in LABEL and value is False) or not (says_nothing(value) or (value is True and name in LABEL)):
+                raise InputError(
+                    f"{self.where}: the row has {name!r} beside 'chosen' and 'rejected': it may say which is "
+                    f"better, and is not read; leave it unread by --columns {name}="
+                )
+
+    def _best_and_worst(self) -> Split:
+        """openbmb's UltraFeedback: the completion with the highest score against the one with the lowest."""
+        prompt = self._instruction() if "instruction" in self.given else self._prompt_field("prompt")
+        scored = []
+        for completion in self.given["completions"]:
+            if not isinstance(completion["response"], str):
+                raise InputError(f"{self.where}: a completion needs 'response' as text, found {shown(completion)}")
+            scores = (number(completion.get(name)) for name in _SCORED_BY)
+            score = next((found for found in scores if found is not None), None)
+            if score is not None:
+                scored.append((score, completion["response"]))
+        prompt = self._with_system(prompt)
+        if not scored:
+            return Split(prompt, None, None)
+        best, worst = max(scored, key=lambda pair: pair[0]), min(scored, key=lambda pair: pair[0])
+        chosen, rejected = (({"role": "assistant", "content": text},) for _, text in (best, worst))
+        if len(scored) == 1:
+            return Split(prompt, chosen, None)
+        return Split(prompt, chosen, rejected, False, TIE if best[0] == worst[0] else None)
+
+
+def number(value: Any) -> float | None:
+    """A score as a number, also where it is written as text; None where it is none."""
+    if type(value) is float or type(value) is int:
+        return value if value == value else None
+    if isinstance(value, (bool, list, dict, tuple)) or value is None:
+        return None
+    try:
+        found = float(value)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return None if math.isnan(found) else found
+
+
+def scores_of(given: Mapping[str, Any], where: str) -> tuple[float, float] | None:
+    """The scores of the chosen and the rejected answer, under any of their names; None where one is missing.
+
+    Raises:
+        InputError: a score is a truth value, or no one value.
+    """
+    for better, worse in SCORES:
+        if better in given and worse in given:
+            for name in (better, worse):
+                if isinstance(given[name], (bool, list, tuple, dict)):
+                    raise InputError(
+                        f"{where}: {name!r} must be a number, found {kind_of(given[name])}; leave it unread by "
+                        f"--columns {name}="
+                    )
+            first, second = number(given[better]), number(given[worse])
+            if first is not None and second is not None:
+                return first, second
+    for name in RATINGS:
+        both = given.get(name)
+        if isinstance(both, dict) and {"chosen", "rejected"} <= both.keys():
+            both = [both["chosen"], both["rejected"]]
+        if isinstance(both, (list, tuple)) and len(both) == 2:
+            first, second = number(both[0]), number(both[1])
+            if first is not None and second is not None:
+                return first, second
+    return None
+
+
+def says_tie(given: Mapping[str, Any]) -> bool:
+    """Whether the row says by a word that its two answers tie."""
+    status = given.get("status")
+    return any(given.get(name) is True for name in TIED) or (isinstance(status, str) and status.lower() == "tie")
+
+
+def _are_scored(completions: Any) -> bool:
+    """Whether these are openbmb's completions; lists of other things are columns of the user's own."""
+    return isinstance(completions, (list, tuple)) and all(isinstance(c, dict) and "response" in c for c in completions)
+
+
+def _is_whole(turns: Messages) -> bool:
+    return bool(turns) and turns[0]["role"] != "assistant"
+
+
+def _cut(turns: Messages) -> tuple[Messages, Messages | None]:
+    """A conversation as the prompt and its last answer; it has none where it ends with the user."""
+    return (turns[:-1], turns[-1:]) if turns and turns[-1]["role"] == "assistant" else (turns, None)
+
+
+def _same(answer: Messages, other: Messages) -> bool:
+    return bool(answer[-1]["content"].strip() == other[-1]["content"].strip())
+
+
+def _has_system(turns: Messages) -> bool:
+    return bool(turns) and turns[0]["role"] == "system"
+
+
+def _without_system(turns: Messages) -> Messages:
+    return turns[1:] if _has_system(turns) else turns
+
+
+def _transcript_prompt(value: Any) -> Messages | None:
+    """Turns of a prompt that is written as "\\n\\nHuman: ...\\n\\nAssistant:", None for any other."""
+    if not isinstance(value, str):
+        return None
+    value = value.replace("\r\n", "\n")
+    if not value.lstrip().startswith("Human:") or not value.rstrip().endswith("\n\nAssistant:"):
+        return None
+    turns = read_transcript(value)
+    return None if turns is None else turns[:-1]

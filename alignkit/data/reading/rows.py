@@ -1,0 +1,261 @@
+"""Rows as every later stage sees them: a prompt, and up to two answers to it, whatever shape the file had.
+
+The shapes are in `row_shapes`, the fields that change what a row means in `fields`. Most rows are `prompt`, `chosen`,
+`rejected` as text or messages, `messages` or `instruction/input/output` and nothing else that is read: they take a
+short way.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any
+
+from alignkit.data.reading.fields import SCORED, SPECIAL, refuse_fields, suspects
+from alignkit.data.reading.messages import Message, Messages, may_be_messages, read_messages
+from alignkit.data.reading.row_shapes import SHAPES, TIE, says_tie, scores_of, split_row
+
+__all__ = ["SHAPES", "TIE", "Message", "Messages", "Row", "row_id", "text_of", "to_row", "unusable_reason"]
+
+_MESSAGES = frozenset({"messages"})
+_INSTRUCTION = (frozenset({"instruction", "input", "output"}), frozenset({"instruction", "output"}))
+_Parts = tuple[Messages, Messages | None, Messages | None, bool, str | None]
+"""A `Split` that takes no time to make."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One usable line of data.
+
+    Args:
+        id: the row's own `id`, else the hash of its content.
+        prompt: messages before the answer; usually ends with the user's.
+        chosen: the answer to learn, usually one assistant message; None for prompts alone.
+        rejected: the worse answer; None where there is none.
+        reference: text to compare lengths and BLEU with: the row's `reference`, else the chosen answer's text.
+        is_conversation: the row was a list of turns (all assistant turns are scored by default); where it ends with
+            the user, `prompt` is all of it and `chosen` None.
+        fields: every column as read; rewards and reports see this as `row`.
+        read_prompt: the prompt that `fields` hold; another object than `prompt` where turns were left out.
+        json: the JSON that `fields` were read from; None where they come from elsewhere.
+        not_a_pair: why chosen and rejected are no preference: equal scores, or answers to different prompts.
+        is_reversed: the row's own scores prefer the rejected answer.
+    """
+
+    id: str
+    prompt: Messages
+    chosen: Messages | None
+    rejected: Messages | None
+    reference: str | None
+    is_conversation: bool
+    fields: Mapping[str, Any]
+    read_prompt: Messages | None = field(default=None, compare=False, repr=False)
+    json: bytes | None = field(default=None, compare=False, repr=False)
+    not_a_pair: str | None = None
+    is_reversed: bool = False
+
+
+def to_row(
+    fields: Mapping[str, Any], *, where: str, columns: Mapping[str, str] | None = None, json_: bytes | None = None
+) -> Row:
+    """Read one line's fields into a row.
+
+    Args:
+        fields: the line's columns.
+        where: "FILE, line N", for errors.
+        columns: our name = the file's name; an empty one leaves the field unread.
+        json_: the JSON that the fields were read from.
+
+    Raises:
+        InputError: the shape is unknown, or a field or message cannot be read as it is; names where, and what it is.
+    """
+    named = _renamed(fields, columns) if columns else fields
+    if suspects(tuple(named)):
+        refuse_fields(named, where, columns)
+    split = _plain(named, where, columns) or split_row(named, where, columns)
+    prompt, chosen, rejected, is_conversation, not_a_pair = split
+    reference = named.get("reference")
+    if reference is None or reference != reference:
+        reference = chosen[-1]["content"] if chosen else None
+    elif not isinstance(reference, str):
+        reference = text_of(read_messages(reference, where, "reference", role="assistant", columns=columns))
+    own = named.get("id")
+    id_ = _hash(fields) if own is None or own != own else str(own)
+    is_reversed = False
+    if chosen and rejected and not SCORED.isdisjoint(named):
+        scores = scores_of(named, where)
+        if says_tie(named) or (scores is not None and scores[0] == scores[1]):
+            not_a_pair = TIE
+        is_reversed = scores is not None and scores[0] < scores[1]
+    return Row(
+        id_, prompt, chosen, rejected, reference, is_conversation, fields, prompt, json_, not_a_pair, is_reversed
+    )
+
+
+def row_id(fields: Mapping[str, Any], columns: Mapping[str, str] | None = None) -> str:
+    """Return a row's own `id`, else the hash of its content."""
+    own = fields.get("id") if not columns else _renamed(fields, columns).get("id")
+    return _hash(fields) if own is None or own != own else str(own)
+
+
+def _hash(fields: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(fields, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def _renamed(fields: Mapping[str, Any], columns: Mapping[str, str]) -> dict[str, Any]:
+    """The fields with those of other names under ours too, and without those to be left unread."""
+    renamed = {**fields, **{ours: fields[theirs] for ours, theirs in columns.items() if theirs in fields}}
+    for ours, theirs in columns.items():
+        if not theirs:
+            renamed.pop(ours, None)
+    return renamed
+
+
+def text_of(messages: Sequence[Message]) -> str:
+    """Return the text of the last message."""
+    return messages[-1]["content"] if messages else ""
+
+
+def unusable_reason(row: Row, trains_on: str, train_on: str | None = None) -> str | None:
+    """Say why a well-formed row cannot train a method, or None where it can.
+
+    Args:
+        trains_on: "chosen", "pairs" or "samples".
+        train_on: "last", "all-assistant", or None for what suits the row.
+    """
+    if not row.prompt and (trains_on == "samples" or not row.is_conversation):
+        return "empty prompt"
+    if trains_on == "samples":
+        return None
+    if trains_on == "pairs" and row.not_a_pair is not None:
+        return row.not_a_pair
+    if trains_on == "chosen" and scores_all_turns(row, train_on):
+        return _no_turn_to_score(row)
+    if row.chosen is None:
+        return _no_answer(row)
+    if not text_of(row.chosen).strip():
+        return "empty chosen answer"
+    if row.chosen[-1].get("weight") == 0:
+        return "the answer has weight 0"
+    if trains_on == "pairs":
+        if row.rejected is None:
+            return "no rejected answer"
+        if not text_of(row.rejected).strip():
+            return "empty rejected answer"
+        if row.rejected[-1].get("weight") == 0:
+            return "the rejected answer has weight 0"
+        if text_of(row.chosen) == text_of(row.rejected):
+            return "chosen equals rejected"
+    return None
+
+
+def scores_all_turns(row: Row, train_on: str | None) -> bool:
+    """Whether every assistant turn of a row is scored, where one completion is trained on."""
+    return train_on == "all-assistant" or (train_on is None and row.is_conversation)
+
+
+def ends_with_user(row: Row) -> bool:
+    """Whether a row is a conversation whose last turn is no answer."""
+    return row.is_conversation and row.chosen is None
+
+
+def has_user_twice(row: Row) -> bool:
+    """Whether two turns of the user follow one another in a row's conversation."""
+    roles = [message["role"] for message in row.prompt]
+    return roles.count("user") > 1 and ("user", "user") in pairwise(roles)
+
+
+def _no_answer(row: Row) -> str:
+    if row.rejected is not None:
+        return "no chosen answer, only a rejected one"
+    if row.is_conversation:
+        if not row.prompt:
+            return "an empty conversation"
+        return f"the conversation ends with the {row.prompt[-1]['role']}" + (
+            ", two user turns in a row" if has_user_twice(row) else ""
+        )
+    return "no chosen answer"
+
+
+def _no_turn_to_score(row: Row) -> str | None:
+    if row.chosen is not None and not text_of(row.chosen).strip():
+        return "empty chosen answer"
+    has_turn, is_scored = False, False
+    for message in (*row.prompt, *(row.chosen or ())):
+        if message["role"] == "assistant":
+            has_turn = True
+            if message.get("weight") != 0:
+                is_scored = True
+                if not message["content"].strip():
+                    return "an empty assistant turn"
+    if not has_turn or (row.chosen is None and not row.is_conversation):
+        return _no_answer(row)
+    return None if is_scored else "every assistant turn has weight 0"
+
+
+def _plain(named: Mapping[str, Any], where: str, columns: Mapping[str, str] | None) -> _Parts | None:
+    """Read the commonest shapes; None for all others and for whatever is unusual in these."""
+    if not SPECIAL.isdisjoint(named):
+        return _one_answer(named, where, columns)
+    asked, better, worse = named.get("prompt"), named.get("chosen"), named.get("rejected")
+    prompt: Messages
+    if type(asked) is str:
+        if (
+            not asked or asked[0] in "\n\r" or asked.startswith("Human:") or may_be_messages(asked)
+        ):  # perhaps a transcript, or JSON
+            return None
+        prompt = ({"role": "user", "content": asked},)
+    elif type(asked) is list:
+        prompt = read_messages(asked, where, "prompt", columns=columns)
+        if prompt and prompt[-1]["role"] == "assistant":
+            return None
+    else:
+        return None
+    chosen = None if better is None else _plain_answer(better)
+    rejected = None if worse is None else _plain_answer(worse)
+    if (chosen is None and better is not None) or (rejected is None and worse is not None):
+        return None
+    return prompt, chosen, rejected, False, None
+
+
+def _plain_answer(value: Any) -> Messages | None:
+    """Read an answer of text or one message; None for anything else."""
+    if type(value) is str:
+        if may_be_messages(value):
+            return None
+        return ({"role": "assistant", "content": value},)
+    if type(value) is list and len(value) == 1 and type(value[0]) is dict and len(value[0]) == 2:
+        content = value[0].get("content")
+        if value[0].get("role") == "assistant" and type(content) is str:
+            return ({"role": "assistant", "content": content},)
+    return None
+
+
+def _one_answer(named: Mapping[str, Any], where: str, columns: Mapping[str, str] | None) -> _Parts | None:
+    """Read a conversation, or an instruction with its output, where no other field that is read is there."""
+    if named.get("chosen") is not None or named.get("rejected") is not None:
+        return None
+    special = SPECIAL.intersection(named)
+    if special == _MESSAGES and type(named["messages"]) is list:
+        turns = read_messages(named["messages"], where, "messages", columns=columns)
+        asked = named.get("prompt")
+        if asked is not None and all(asked != turn["content"] for turn in turns):
+            return None
+        if turns and turns[-1]["role"] == "assistant":
+            return turns[:-1], turns[-1:], None, True, None
+        return turns, None, None, True, None
+    if special in _INSTRUCTION and named.get("prompt") is None:
+        asked, more, answer = named["instruction"], named.get("input"), named["output"]
+        if (
+            type(asked) is str
+            and type(answer) is str
+            and asked
+            and not (may_be_messages(asked) or may_be_messages(answer))
+            and (more is None or type(more) is str)
+        ):
+            text = f"{asked}\n\n{more}" if more else asked
+            return ({"role": "user", "content": text},), ({"role": "assistant", "content": answer},), None, False, None
+    return None

@@ -1,0 +1,83 @@
+"""The token tree: a prompt followed by one or more completions, what every method trains on.
+
+Stored as segments (token ids, parent segment, scored). Depth one is built: a root and its children.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A stretch of tokens that follows its parent.
+
+    Args:
+        ids: int32 [n], token ids.
+        parent: index of the segment before it in the same tree; -1 for the root.
+        scored: bool [n], which tokens the loss sees.
+    """
+
+    ids: np.ndarray
+    parent: int
+    scored: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+@dataclass(frozen=True)
+class Tree:
+    """The segments of one row: the prompt first, then its completions.
+
+    Args:
+        row_id: the data row's id.
+        segments: root first; every other segment's parent is the root.
+        reference_length: length of the row's reference answer with its end token, in tokens; 0 where it has none.
+    """
+
+    row_id: str
+    segments: tuple[Segment, ...]
+    reference_length: int = 0
+
+    def __post_init__(self) -> None:
+        parents = [segment.parent for segment in self.segments]
+        if parents != [-1] + [0] * (len(parents) - 1):
+            raise ValueError(f"tree {self.row_id}: parents {parents}; only a root and its children are built")
+        if self.segments[0].scored.any():
+            raise ValueError(f"tree {self.row_id}: the prompt is scored")
+        if len(self.prompt) == 0 and any(len(c) and c.scored[0] for c in self.completions):
+            raise ValueError(f"tree {self.row_id}: the first token of a text without prompt cannot be predicted")
+
+    @classmethod
+    def unchecked(cls, row_id: str, segments: tuple[Segment, ...], reference_length: int) -> Tree:
+        """Make a tree of segments that were checked before: many at once, or when they were stored."""
+        made = object.__new__(cls)
+        made.__dict__.update(row_id=row_id, segments=segments, reference_length=reference_length)
+        return made
+
+    @property
+    def prompt(self) -> Segment:
+        """The root."""
+        return self.segments[0]
+
+    @property
+    def completions(self) -> tuple[Segment, ...]:
+        """The root's children."""
+        return self.segments[1:]
+
+    def __len__(self) -> int:
+        """Tokens laid out, the prompt once."""
+        return sum(len(segment) for segment in self.segments)
+
+
+def tree(
+    row_id: str, prompt_ids: np.ndarray, completions: list[tuple[np.ndarray, np.ndarray]], *, reference_length: int = 0
+) -> Tree:
+    """Make a tree of depth one from a prompt and (ids, scored) of each completion."""
+    prompt_ids = np.asarray(prompt_ids, np.int32)
+    root = Segment(prompt_ids, -1, np.zeros(len(prompt_ids), bool))
+    children = (Segment(np.asarray(ids, np.int32), 0, np.asarray(scored, bool)) for ids, scored in completions)
+    return Tree(row_id, (root, *children), reference_length)

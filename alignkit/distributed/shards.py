@@ -1,0 +1,106 @@
+"""Tensors in safetensors files, whole or a piece a rank, which any number of ranks can read.
+
+    NAME.safetensors            of one process
+    NAME-2-of-4.safetensors     of rank 1 of 4: its rows of each tensor, as FSDP shards them along the first dimension
+
+The rows of a tensor are those of all files in order of ranks; what is not sharded (a count of steps) is in the first.
+A rank reads only its own rows. Nothing is gathered, neither to write nor to read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from alignkit.distributed.ranks import World
+
+
+def write_pieces(folder: Path, name: str, tensors: Mapping[str, Tensor], world: World) -> Path:
+    """Write this rank's piece of each tensor; returns the file. Raises OSError or SafetensorError."""
+    part = "" if world.size == 1 else f"-{world.rank + 1}-of-{world.size}"
+    file = folder / f"{name}{part}.safetensors"
+    pieces = {key: _local(tensor) for key, tensor in tensors.items() if _is_sharded(tensor) or world.is_first}
+    save_file({key: piece.contiguous() for key, piece in pieces.items() if piece.numel()}, file)
+    return file
+
+
+@contextmanager
+def read_pieces(folder: Path, name: str) -> Iterator[Pieces]:
+    """Open the pieces of a name, however many there are."""
+    files = sorted(folder.glob(f"{name}-*-of-*.safetensors"), key=lambda file: int(file.stem.split("-")[-3]))
+    with ExitStack() as stack:
+        opened = [stack.enter_context(safe_open(f, "pt")) for f in files or [folder / f"{name}.safetensors"]]
+        yield Pieces(opened)
+
+
+class Pieces:
+    """Tensors of one or several open safetensors files."""
+
+    def __init__(self, opened: list[Any]) -> None:
+        self._opened = [(file, set(file.keys())) for file in opened]
+
+    def names(self) -> list[str]:
+        return list(dict.fromkeys(name for _, names in self._opened for name in sorted(names)))
+
+    def read(self, name: str, like: Tensor | None = None) -> Tensor:
+        """Return a tensor whole; or, where `like` is sharded, this rank's rows of it, sharded as `like` is."""
+        if like is None or not _is_sharded(like):
+            return self._rows(name, 0, None)
+        from torch.distributed.tensor import DTensor
+
+        own: Any = like
+        first, last = _own_rows(own)
+        local = self._rows(name, first, last).to(own.to_local().device)
+        if not local.ndim:
+            return local
+        return DTensor.from_local(
+            local, own.device_mesh, own.placements, run_check=False, shape=own.shape, stride=own.stride()
+        )
+
+    def _rows(self, name: str, first: int, last: int | None) -> Tensor:
+        parts: list[Tensor] = []
+        start = 0
+        for file, names in self._opened:
+            if name not in names:
+                continue
+            piece = file.get_slice(name)
+            shape = piece.get_shape()
+            if not shape:
+                scalar: Tensor = file.get_tensor(name)
+                return scalar
+            low, high = max(first - start, 0), shape[0] if last is None else min(last - start, shape[0])
+            if low < high or not parts:
+                parts.append(piece[low : max(low, high)])
+            start += shape[0]
+        return torch.cat(parts) if len(parts) > 1 else parts[0]
+
+
+def global_bytes(tensor: Tensor) -> int:
+    """Bytes of a tensor over all ranks."""
+    return tensor.numel() * tensor.element_size()
+
+
+def _is_sharded(tensor: Tensor) -> bool:
+    from torch.distributed.tensor import DTensor
+
+    return isinstance(tensor, DTensor)
+
+
+def _local(tensor: Tensor) -> Tensor:
+    return tensor.to_local() if _is_sharded(tensor) else tensor  # type: ignore[attr-defined]
+
+
+def _own_rows(tensor: Any) -> tuple[int, int]:
+    """First and last row of this rank's shard: as many to each rank as `torch.chunk` gives."""
+    mesh = tensor.device_mesh
+    rows = tensor.shape[0]
+    each = -(-rows // mesh.size())
+    first = min(each * mesh.get_local_rank(), rows)
+    return first, min(first + each, rows)

@@ -1,0 +1,120 @@
+"""What weakens a verdict: prompts that the model was trained or chosen on, a judge that also gave the reward.
+
+Each stamp is a sentence in the verdict; none changes the answer.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from alignkit.data.looking.overlap import overlap
+from alignkit.data.prepared.selection import prompt_key
+from alignkit.data.reading.read import is_data, read_rows
+from alignkit.data.reading.rows import Row
+from alignkit.data.reading.same_data import difference
+from alignkit.errors import AlignkitError, InputError
+from alignkit.runs import DataSettings, holds_run, read_run
+from alignkit.scoring.specs import NamedJudge
+
+
+def rows_of(settings: DataSettings, data: str | None = None) -> list[Row]:
+    """Read a run's rows again: of its data, or of the validation data that its split names.
+
+    Raises:
+        InputError: its data is no longer there.
+    """
+    if data is not None:
+        return read_rows(data, columns=settings.columns)
+    path = Path(settings.data)
+    if path.suffix and not path.exists() and path.is_absolute():
+        raise InputError(f"{path}: the data of the run is no longer there; give prompts with --data")
+    return read_rows(settings.data, columns=settings.columns, limit=settings.limit)
+
+
+def seen_in_training(rows: Sequence[Row], run: Path, *, name: str) -> list[str]:
+    """Say how many judged prompts the run was trained on, word for word or nearly, or its checkpoint chosen on."""
+    record = read_run(run)
+    try:
+        settings = record.config.data
+        rows_read = rows_of(settings)  # of a split by a file each part's ids are of its own file
+        apart = rows_of(settings, settings.split) if settings.split and is_data(settings.split) else rows_read
+        changed = difference(record)
+    except AlignkitError as error:
+        return [f"whether judged prompts were in the training set of {name} could not be checked: {error}"]
+    keys = [prompt_key(row) for row in rows]
+    trained, held = set(record.rows.training.ids), set(record.rows.validation.ids)
+    parts = {
+        "training": {prompt_key(row) for row in rows_read if row.id in trained},
+        "validation": {prompt_key(row) for row in apart if row.id in held},
+    }
+    stamps = []
+    if changed:
+        stamps.append(f"{changed}; more of the judged prompts may be in the training set of {name} than are found")
+    common = sum(key in parts["training"] for key in keys)
+    if common:
+        stamps.append(f"{common} of {len(rows)} judged prompts are in the training set of {name}")
+    near = overlap((row for row in rows_read if row.id in trained), rows)
+    others = len(
+        {found.id for found in near.found}
+        - {row.id for row, key in zip(rows, keys, strict=True) if key in parts["training"]}
+    )
+    if others:
+        stamps.append(
+            f"{others} of {len(rows)} judged prompts share at least {100 * near.threshold:.0f} % of their runs of "
+            f"{near.size} words with the training set of {name} (alignkit data overlap lists them)"
+        )
+    if record.options.get("early_stopping_steps") is not None:
+        common = sum(key in parts["validation"] for key in keys)
+        if common:
+            stamps.append(
+                f"{common} of {len(rows)} judged prompts also chose the checkpoint of {name} (early stopping)"
+            )
+    return stamps
+
+
+def judge_gave_reward(run: Path | None, named: NamedJudge) -> list[str]:
+    """A model whose training reward was a learned or remote judge needs another one to decide; so has its parents'."""
+    stamps: list[str] = []
+    seen: set[Path] = set()
+    while run is not None and run not in seen and holds_run(run):
+        seen.add(run)
+        try:
+            record = read_run(run)
+        except InputError as error:
+            return [*stamps, f"whether {named.label!r} also gave the training reward of {run} is not known: {error}"]
+        same = [
+            r
+            for r in record.rewards
+            if (r.plain_name or r.name) == named.label or r.judge == named.judge.name != "function"
+        ]
+        whose = "the training reward" if len(seen) == 1 else f"the training reward of {run}, which it started from"
+        if same and named.judge.verifiable:
+            stamps.append(f"the judge {named.label!r} was also {whose}; it is a rule that can be checked")
+        elif same:
+            stamps.append(f"the judge {named.label!r} was also {whose}: this is no evidence; let another judge decide")
+        run = Path(record.parent) if record.parent else None
+    return stamps
+
+
+def judged_other_runs(run: Path, *, fingerprint: str) -> list[str]:
+    """Say which runs beside this one were judged on the same prompts: if the best was picked, they chose a setting."""
+    names = []
+    for other in sorted(run.parent.glob("*/verdicts")):
+        if other.parent != run and any(_fingerprint(file) == fingerprint for file in other.glob("*.json")):
+            names.append(other.parent.name)
+    if not names:
+        return []
+    shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    runs = f"{len(names)} other run{'' if len(names) == 1 else 's'} ({shown})"
+    advice = "if this one was picked for its verdict, judge it on fresh prompts with --data"
+    return [f"the same prompts judged {runs}: {advice}"]
+
+
+def _fingerprint(file: Path) -> str | None:
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    return content.get("fingerprint") if isinstance(content, dict) else None

@@ -1,0 +1,202 @@
+"""Layers that keep less for the backward pass and make fewer passes over memory, in an unforked transformers model.
+
+Under autocast a linear layer keeps a bf16 copy of its weight and of its input, once more for each of q, k, v, gate and
+up; a norm keeps what it can make again; a gated MLP keeps its activation and the product. Here
+
+    Linear      keeps its input in the compute type, and the fp32 weight that is there anyway, cast again when needed
+    RMSNorm     keeps its input and one number a token, and gives the compute type
+    gated MLP   keeps gate and up; activation and product are made again (two passes, no matrix product)
+    Embedding   adds its gradient to the rows that were read; autograd makes one of the table's size
+
+What norm and MLP keep lies apart from what is freed at once (kept.py).
+
+Each kind is taken only where it is shown to give the module's own output on random numbers, and only on a CPU: a GPU's
+autocast kernels are not measured here. The start-up checks compare the whole policy with the plain path, which uses
+the modules as they are. Weight gradients go through `gradients`. Shapes: N tokens, K inputs, M outputs.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import silu
+
+from alignkit.policy import gradients
+from alignkit.policy.cpu import activation_arena as kept
+
+_TOLERANCE = 1e-5  # relative L2 to the module's own output, fp32
+
+
+Forward = Callable[..., Tensor]
+
+
+def find(body: nn.Module) -> list[tuple[nn.Module, Forward]]:
+    """Return the modules that are known, each with its lean forward."""
+    pairs = ((module, _lean_forward(module)) for module in body.modules())
+    return [(module, forward) for module, forward in pairs if forward is not None]
+
+
+def switch(found: list[tuple[nn.Module, Forward]], on: bool) -> None:
+    """Let modules compute leanly, or by their own forward again."""
+    for module, forward in found:
+        module.__dict__.pop("forward", None)
+        if on:
+            module.forward = forward
+
+
+def _lean_forward(module: nn.Module) -> Forward | None:
+    if type(module) is nn.Linear:
+        return functools.partial(_linear, module)
+    if type(module) is nn.Embedding and module.max_norm is None and not module.scale_grad_by_freq:
+        return functools.partial(_embedding, module)
+    weight = getattr(module, "weight", None)
+    if type(module).__name__.endswith("RMSNorm") and isinstance(weight, Tensor):
+        return _if_equal(module, functools.partial(_norm, module, type(module).forward), weight.shape[-1])
+    parts: list[Any] = [getattr(module, name, None) for name in ("gate_proj", "up_proj", "down_proj")]
+    if all(type(part) is nn.Linear and part.bias is None for part in parts):
+        return _if_equal(module, functools.partial(_mlp, *parts), parts[0].in_features)
+    return None
+
+
+def _if_equal(module: nn.Module, forward: Forward, width: int) -> Forward | None:
+    """Return `forward` where it gives what the module gives."""
+    weight = next(module.parameters())
+    if weight.device.type != "cpu" or weight.dtype not in (torch.float32, torch.float64):
+        return None
+    generator = torch.Generator().manual_seed(0)
+    x = 3 * torch.randn(4, width, generator=generator, dtype=weight.dtype)
+    with torch.no_grad(), torch.autocast("cpu", enabled=False):
+        own, ours = module(x), forward(x)
+    same = own.shape == ours.shape and (own - ours).norm() <= _TOLERANCE * own.norm()
+    return forward if same else None
+
+
+def compute_type(x: Tensor) -> torch.dtype:
+    """Type that a layer on the CPU computes in: autocast's, else that of its input."""
+    return torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
+
+
+def _linear(module: nn.Linear, x: Tensor) -> Tensor:
+    apply: Forward = _Linear.apply
+    return apply(x.to(compute_type(x)), module.weight, module.bias)
+
+
+class _Linear(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight_MK: Tensor, bias_M: Tensor | None) -> Tensor:
+        ctx.save_for_backward(x)
+        ctx.weight, ctx.bias = weight_MK, bias_M
+        bias = None if bias_M is None else bias_M.to(x.dtype)
+        return nn.functional.linear(x, weight_MK.to(x.dtype), bias)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        (x,), (grad,) = ctx.saved_tensors, grads
+        grad_x = grad @ ctx.weight.to(grad.dtype) if ctx.needs_input_grad[0] else None
+        grad_NM = grad.flatten(0, -2)
+        grad_weight = _weight_grad(ctx.weight, grad_NM, x.flatten(0, -2)) if ctx.needs_input_grad[1] else None
+        grad_bias = gradients.give(ctx.bias, grad_NM.sum(0)) if ctx.needs_input_grad[2] else None
+        return grad_x, grad_weight, grad_bias
+
+
+def _weight_grad(weight_MK: Tensor, grad_NM: Tensor, x_NK: Tensor) -> Tensor | None:
+    return gradients.give(weight_MK, grad_NM.t() @ x_NK)
+
+
+def _norm(module: Any, own: Forward, x: Tensor) -> Tensor:
+    """x / rms(x) * weight, where x is fp32 or fp64 (a norm of queries or keys gets bf16 and stays as it is)."""
+    if x.dtype != module.weight.dtype:
+        return own(module, x)
+    eps = getattr(module, "variance_epsilon", getattr(module, "eps", 0.0))
+    apply: Forward = _RMSNorm.apply
+    return apply(x, module.weight, eps, compute_type(x), kept.current())
+
+
+class _RMSNorm(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight_K: Tensor, eps: float, compute: torch.dtype, chunks: kept.Chunks | None
+    ) -> Tensor:
+        inverse = (torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_() / x.shape[-1] + eps).rsqrt_()
+        ctx.save_for_backward(*(kept.moved(chunks, tensor, tensor.dtype) for tensor in (x, inverse)))
+        ctx.weight = weight_K
+        return kept.moved(chunks, (x * inverse).mul_(weight_K), compute)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        x, inverse = ctx.saved_tensors
+        normed, grad = x * inverse, grads[0].to(x.dtype)
+        product = grad * normed
+        grad_weight = None
+        if ctx.needs_input_grad[1]:
+            grad_weight = gradients.give(ctx.weight, product.flatten(0, -2).sum(0))
+        # d (x / rms) = (g w - x / rms mean(g w x / rms)) / rms
+        mean = (product @ ctx.weight / x.shape[-1])[..., None]
+        return torch.addcmul(grad * ctx.weight, normed, mean, value=-1).mul_(inverse), grad_weight, None, None, None
+
+
+def _mlp(gate: nn.Linear, up: nn.Linear, down: nn.Linear, x: Tensor) -> Tensor:
+    apply: Forward = _GatedMLP.apply
+    return apply(x.to(compute_type(x)), kept.current(), gate.weight, up.weight, down.weight)
+
+
+class _GatedMLP(torch.autograd.Function):
+    """down(silu(gate(x)) up(x))."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, chunks: kept.Chunks | None, *weights: Tensor) -> Tensor:
+        x_NK = x.flatten(0, -2)
+        wide = [kept.empty(chunks, (len(x_NK), len(weight)), x.dtype) for weight in weights[:2]]
+        for y_NM, weight in zip(wide, weights, strict=False):
+            torch.mm(x_NK, weight.to(x.dtype).t(), out=y_NM)
+        gate, up = (y_NM.view(*x.shape[:-1], -1) for y_NM in wide)
+        ctx.save_for_backward(x, gate, up)
+        ctx.weights = weights
+        return nn.functional.linear(silu(gate).mul_(up), weights[2].to(x.dtype))
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        (x, gate, up), (grad,) = ctx.saved_tensors, grads
+        x_NK, grad_NK, (gate_NM, up_NM) = x.flatten(0, -2), grad.flatten(0, -2), (y.flatten(0, -2) for y in (gate, up))
+        needed, weights = ctx.needs_input_grad[2:], ctx.weights
+        active_NM = silu(gate_NM)
+        given: list[Tensor | None] = [None] * 3
+        if needed[2]:
+            given[2] = _weight_grad(weights[2], grad_NK, active_NM * up_NM)
+        grad_product_NM = grad_NK @ weights[2].to(x.dtype)
+        grad_up_NM = active_NM.mul_(grad_product_NM)
+        grad_gate_NM = torch.ops.aten.silu_backward(grad_product_NM.mul_(up_NM), gate_NM)
+        for n, part_NM in enumerate((grad_gate_NM, grad_up_NM)):
+            if needed[n]:
+                given[n] = _weight_grad(weights[n], part_NM, x_NK)
+        grad_x = grad_gate_NM @ weights[0].to(x.dtype)
+        grad_x.addmm_(grad_up_NM, weights[1].to(x.dtype))
+        return grad_x.view(x.shape), None, *given
+
+
+def _embedding(module: nn.Embedding, ids: Tensor) -> Tensor:
+    apply: Forward = _Embedding.apply
+    return apply(module.weight, ids, module.padding_idx)
+
+
+class _Embedding(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, ids: Tensor, padding: int | None) -> Tensor:
+        ctx.save_for_backward(ids)
+        ctx.weight, ctx.padding = weight, padding
+        return nn.functional.embedding(ids, weight)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, None, None]:
+        (ids,), (grad,) = ctx.saved_tensors, grads
+        table = gradients.room(ctx.weight)
+        total = torch.zeros_like(ctx.weight) if table is None else table
+        rows, ids = grad.flatten(0, -2).to(total.dtype), ids.flatten()
+        if ctx.padding is not None:
+            rows = rows * (ids != ctx.padding)[:, None]
+        total.index_add_(0, ids, rows)
+        return None if table is not None else total, None, None

@@ -1,0 +1,217 @@
+"""The one place where a folder's files are handed to transformers: no code of the folder is run, nothing is fetched.
+
+`trust_remote_code=False` stands in every call, because without it transformers asks on the terminal whether the
+folder's code may run. Weights are safetensors inside the folder, never pickles. Whatever transformers raises about a
+folder's content is an InputError: a wrong type in config.json is the folder's fault, not ours.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from logging.handlers import MemoryHandler
+from pathlib import Path
+from typing import Any, TypeVar
+
+from alignkit.display import LogFormatter
+from alignkit.errors import AlignkitError, InputError
+from alignkit.pretrained.weights import check_weights, first_line
+
+_Loaded = TypeVar("_Loaded")
+_TOKENIZER_JSON = "tokenizer.json"
+_SET_AFTERWARDS = ("pre_tokenizer", "post_processor", "decoder")
+_UNUSUAL = "a \U0010fffd"  # in no vocabulary
+
+
+def read_config(folder: str | Path, **options: Any) -> Any:
+    """Read config.json.
+
+    Args:
+        options: settings laid over the folder's own, such as `num_labels`.
+
+    Raises:
+        InputError: it is missing, damaged, of an unknown architecture, or wants code of its own.
+    """
+    from transformers import AutoConfig
+
+    def load() -> Any:
+        return AutoConfig.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False, **options)
+
+    config = _loaded(folder, load, "no readable config.json")
+    _leave_out_hub_kernels(config)
+    return config
+
+
+def names_model(folder: str | Path) -> bool:
+    """Whether there is a config.json for `read_config`; a tokenizer's folder has none, or one without a model type."""
+    try:
+        content = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return False
+    except (OSError, ValueError, RecursionError):
+        return True
+    return not isinstance(content, dict) or "model_type" in content or "architectures" in content
+
+
+def read_model(kind: Any, folder: str | Path, *, config: Any = None, what: str = "a model", **options: Any) -> Any:
+    """Load a model's weights by one of transformers' Auto classes.
+
+    Args:
+        kind: AutoModelForCausalLM or one of its like.
+        config: as `read_config` gave it; default: the folder's own.
+        what: what messages call it: "a causal model".
+        options: further ones of `from_pretrained`.
+
+    Raises:
+        InputError: the weights are damaged, no safetensors, lie elsewhere, or do not fit config.json.
+    """
+    if "gguf_file" not in options:  # that one is known by its checksum, and the folder holds no safetensors
+        check_weights(Path(folder))
+    if config is not None:
+        options["config"] = config
+
+    def load() -> Any:
+        return kind.from_pretrained(
+            str(folder), local_files_only=True, use_safetensors=True, trust_remote_code=False, **options
+        )
+
+    return _loaded(folder, load, f"cannot be loaded as {what}", todo="; it needs config.json and whole safetensors")
+
+
+def empty_model(kind: Any, folder: str | Path, *, config: Any) -> Any:
+    """Make a model of a folder's configuration without weights.
+
+    Raises:
+        InputError: its numbers make no model.
+    """
+    import torch
+
+    def make() -> Any:
+        with torch.device("meta"):
+            return kind.from_config(config, trust_remote_code=False)
+
+    return _loaded(folder, make, "config.json describes no model")
+
+
+def read_tokenizer(folder: str | Path, **options: Any) -> Any:
+    """Load a tokenizer that can encode any text. Where there is a tokenizer.json, ids are those of that file.
+
+    Raises:
+        InputError: it is damaged, wants code of its own, or does not know the token that it has for unknown text.
+    """
+    from transformers import AutoTokenizer
+
+    def load() -> Any:
+        tokenizer = AutoTokenizer.from_pretrained(
+            str(folder), local_files_only=True, trust_remote_code=False, **options
+        )
+        if "gguf_file" not in options and tokenizer.is_fast and (Path(folder) / _TOKENIZER_JSON).is_file():
+            _follow_the_file(tokenizer, Path(folder))
+        tokenizer.encode(_UNUSUAL, add_special_tokens=False)
+        return tokenizer
+
+    return _loaded(folder, load, "no tokenizer that can be loaded")
+
+
+def _follow_the_file(tokenizer: Any, folder: Path) -> None:
+    """Put what tokenizer.json says in place of what transformers made of it.
+
+    The class that transformers picks by the model's type may build a normalizer, a splitting of words and a decoder of
+    its own, and takes the vocabulary alone from the file. Where it differs in more than can be set afterwards, the
+    file is read whole by the general class, which adds the tokens that tokenizer_config.json names. Padding and cutting
+    that the file holds are left out: here the caller decides them. A token that only the class names, and that is in
+    neither file, is none.
+    """
+    from pydantic_core import from_json
+    from tokenizers import Tokenizer
+    from transformers import PreTrainedTokenizerFast
+
+    own = from_json((folder / _TOKENIZER_JSON).read_bytes(), cache_strings="keys")
+    backend = tokenizer.backend_tokenizer
+    if type(tokenizer) is not PreTrainedTokenizerFast:
+        made = from_json(backend.to_str(), cache_strings="keys")
+        if _set_while_reading(made) != _set_while_reading(own):
+            general: Any = PreTrainedTokenizerFast.from_pretrained(
+                str(folder), local_files_only=True, trust_remote_code=False
+            )
+            tokenizer._tokenizer = backend = general.backend_tokenizer
+    bare = {"type": "WordLevel", "vocab": {}, "unk_token": ""}
+    parts = {name: own.get(name) for name in _SET_AFTERWARDS}
+    file = Tokenizer.from_str(json.dumps({"version": "1.0", "added_tokens": [], "model": bare} | parts))
+    for name in _SET_AFTERWARDS:
+        setattr(backend, name, getattr(file, name))
+    backend.no_padding()
+    backend.no_truncation()
+    vocabulary = backend.get_vocab(with_added_tokens=True)
+    for name, token in dict(tokenizer.special_tokens_map).items():
+        if isinstance(token, str) and token not in vocabulary:
+            setattr(tokenizer, name, None)
+
+
+def _set_while_reading(settings: Mapping[str, Any]) -> list[Any]:
+    """The model, the normalizer and the added tokens of a tokenizer.json; merges in the newer of their two spellings.
+
+    What is left out of the model, null, false or empty is the same.
+    Added tokens are looked for in normalised texts: a normalizer that is set after them comes too late.
+    """
+    model = {name: value for name, value in settings["model"].items() if value}
+    if "merges" in model:
+        model["merges"] = [merge.split(" ") if isinstance(merge, str) else merge for merge in model["merges"]]
+    return [model, settings.get("normalizer"), settings.get("added_tokens")]
+
+
+def _loaded(folder: str | Path, load: Callable[[], _Loaded], problem: str, *, todo: str = "") -> _Loaded:
+    """Run one of transformers' loaders; whatever it raises is about the folder, but for a lack of memory.
+
+    A Rust panic (in tokenizers, on a damaged tokenizer.json) is no Exception.
+    """
+    try:
+        with _held_back():
+            return load()
+    except (MemoryError, AlignkitError, KeyboardInterrupt, SystemExit, GeneratorExit):
+        raise
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        if "trust_remote_code" in str(error):
+            raise InputError(f"{folder}: the folder wants to run its own code; alignkit never does") from error
+        raise InputError(f"{folder}: {problem} ({_named(error)}){todo}") from error
+
+
+@contextmanager
+def _held_back() -> Iterator[None]:
+    """Keep what transformers logs until its loader returns; where it raises, the exception says it, once.
+
+    What it logs repeats the folder's texts, so it speaks of errors alone, and nothing in it steers the terminal.
+    """
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.set_verbosity_error()
+    logger = logging.getLogger("transformers")
+    handlers, logger.propagate = list(logger.handlers), False  # it propagates where the environment has CI=true
+    held = MemoryHandler(capacity=1_000, flushLevel=logging.CRITICAL + 1, flushOnClose=False)
+    logger.handlers = [held]
+    try:
+        yield
+    finally:
+        logger.handlers = handlers
+    for handler in handlers:
+        handler.setFormatter(LogFormatter("[transformers] %(message)s"))
+    for record in held.buffer:
+        logger.handle(record)
+
+
+def _named(error: BaseException) -> str:
+    """An exception's first line, behind its name where the line alone says little."""
+    line = first_line(error)
+    return line if isinstance(error, OSError | ValueError | RuntimeError) else f"{type(error).__name__}: {line}"
+
+
+def _leave_out_hub_kernels(config: Any) -> None:
+    """Forget an attention that the folder wants fetched from the hub ("owner/name"): it is code."""
+    for part in (config, *(getattr(config, name, None) for name in getattr(config, "sub_configs", None) or ())):
+        for name in ("_attn_implementation_internal", "_experts_implementation_internal"):
+            if "/" in str(getattr(part, name, None)):
+                setattr(part, name, None)

@@ -1,0 +1,154 @@
+"""What stops a run before it is spoilt (non-finite numbers) and what is worth a line (spikes), with their rows."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+
+import torch
+
+from alignkit.distributed.ranks import ALONE, World
+from alignkit.errors import RunStopped
+from alignkit.policy.finite import non_finite
+from alignkit.policy.policy import Policy
+from alignkit.training.gradient.step import MicroBatch
+
+MIN_LOSSES = 8  # before these many no step is called a spike
+MAX_LOSSES = 50  # that a spike is compared with
+SPIKE_DEVIATIONS = 8.0  # robust standard deviations above the median
+_MIN_RISE = 0.2  # of the median: a loss that hardly moves has no spikes
+_SHOWN = 8
+
+
+def refuse_non_finite(
+    name: str,
+    value: float,
+    whole: Callable[[], AbstractContextManager[Policy]],
+    micro_batches: Sequence[MicroBatch],
+    *,
+    step: int,
+    world: World = ALONE,
+) -> None:
+    """Stop before the optimizer's step where the loss or the gradient norm is nan or infinite, on all ranks.
+
+    Args:
+        value: the same on every rank.
+        whole: gives the policy with all its weights.
+        micro_batches: this rank's.
+
+    Raises:
+        RunStopped: names the rows whose own log-probs are not finite, or all of the step's where there are none.
+    """
+    if math.isfinite(value):
+        return
+    with whole() as policy:
+        rows = _rows(policy, micro_batches, world)
+    text = (
+        f"the {name} of step {step} is {value}; {rows}; no weight was changed and nothing was saved or pruned: look at "
+        "these rows, lower --learning-rate, or leave the rows out"
+    )
+    raise world.reported_by_rank0(RunStopped(text))
+
+
+def refuse_non_finite_validation(
+    value: float, policy: Policy, micro_batches: Sequence[MicroBatch], *, step: int, world: World = ALONE
+) -> None:
+    """Stop before anything is saved of weights whose validation loss is nan or infinite, on all ranks.
+
+    Args:
+        policy: with all its weights.
+        micro_batches: this rank's.
+
+    Raises:
+        RunStopped: names the rows, as `refuse_non_finite`.
+    """
+    if math.isfinite(value):
+        return
+    text = (
+        f"the validation loss after step {step} is {value}; {_rows(policy, micro_batches, world)}; nothing was saved "
+        "or pruned since the last checkpoint: lower --learning-rate, or leave the rows out"
+    )
+    raise world.reported_by_rank0(RunStopped(text))
+
+
+def refuse_non_finite_weights(policy: Policy, *, step: int, saved: str, world: World = ALONE) -> None:
+    """Stop after an optimizer's step that left a weight nan or infinite, before anything is saved, on all ranks.
+
+    Args:
+        saved: says what is on disk and how the run goes on.
+
+    Raises:
+        RunStopped: names the first such tensor.
+    """
+    own = non_finite((name, p) for name, p in policy.named_parameters() if p.requires_grad)
+    names = list(dict.fromkeys(name for part in world.gather(own) for name in part))
+    if not names:
+        return
+    more = f" and {len(names) - 1} more tensors" if len(names) > 1 else ""
+    text = (
+        f"step {step} left weights that are not finite ({names[0]}{more}); nothing of them was saved: lower "
+        f"--learning-rate; {saved}"
+    )
+    raise world.reported_by_rank0(RunStopped(text))
+
+
+def spike(losses: Sequence[float], loss: float) -> str | None:
+    """Say by how much a loss stands out from those of the steps before it, or None where it does not.
+
+    Compared with the median of the last `MAX_LOSSES`, in deviations of 1.4826 x the median absolute deviation.
+    """
+    recent = losses[-MAX_LOSSES:]
+    if len(recent) < MIN_LOSSES:
+        return None
+    median = statistics.median(recent)
+    deviation = 1.4826 * statistics.median(abs(x - median) for x in recent)
+    if loss <= median + max(SPIKE_DEVIATIONS * deviation, _MIN_RISE * abs(median)):
+        return None
+    return f"loss {loss:.3g}, where the median of the {len(recent)} steps before is {median:.3g}"
+
+
+def spike_line(
+    losses: Sequence[float], loss: float, micro_batches: Sequence[MicroBatch], *, step: int, world: World = ALONE
+) -> str | None:
+    """Return the line that flags a loss spike with its rows, or None; the same on every rank."""
+    found = spike(losses, loss)
+    return (
+        None if found is None else f"spike at step {step}: {found}; its rows: {_listed(row_ids(micro_batches, world))}"
+    )
+
+
+def row_ids(micro_batches: Sequence[MicroBatch], world: World = ALONE) -> list[str]:
+    """Ids of the rows that a step trained on, over all ranks."""
+    own = [
+        tree.row_id for micro_batch in micro_batches if not micro_batch.is_padding for tree in micro_batch.pack.trees
+    ]
+    return [row_id for part in world.gather(own) for row_id in part]
+
+
+def _rows(policy: Policy, micro_batches: Sequence[MicroBatch], world: World) -> str:
+    """Name the rows whose own log-probs or values are not finite, or all where there are none; every rank must ask."""
+    found = world.run_on_all(lambda: _guilty(policy, micro_batches))
+    guilty = list(dict.fromkeys(row_id for part in found for row_id in part))
+    return f"caused by {_listed(guilty)}" if guilty else f"its rows: {_listed(row_ids(micro_batches, world))}"
+
+
+def _guilty(policy: Policy, micro_batches: Sequence[MicroBatch]) -> list[str]:
+    """Ids of the rows with a scored token whose log-prob, or a completion whose value, is not finite."""
+    found = []
+    with torch.no_grad():
+        for micro_batch in micro_batches:
+            output = policy(micro_batch.pack, micro_batch.temperature_N)
+            bad_N = torch.zeros(micro_batch.pack.num_completions, dtype=torch.bool)
+            bad_T = ~output.logprob_T.isfinite().cpu()
+            bad_N[torch.as_tensor(micro_batch.pack.completion_T)[bad_T]] = True
+            if output.value_N is not None:
+                bad_N |= ~output.value_N.isfinite().cpu()
+            bad = set(micro_batch.pack.group_N[bad_N.numpy()].tolist())
+            found += [tree.row_id for number, tree in enumerate(micro_batch.pack.trees) if number in bad]
+    return found
+
+
+def _listed(ids: Sequence[str]) -> str:
+    return ", ".join(ids[:_SHOWN]) + (f" and {len(ids) - _SHOWN} more" if len(ids) > _SHOWN else "")

@@ -1,0 +1,105 @@
+"""The frozen reference: the weights the run started from, in the same precision as the policy."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from alignkit.data.trees.packs import Pack
+from alignkit.policy.policy import Policy
+from alignkit.training.gradient.reference_cache import CachedLogprobs
+
+
+class Reference:
+    """Log-probs under the starting weights.
+
+    They come from what is known before (`known`), else from a frozen copy, or from the policy with its LoRA adapter
+    disabled. A frozen copy given as `load` is loaded when it is first needed and dropped by `release`. `know` computes
+    what is known before, now and by `know_again`.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        *,
+        frozen: Policy | None = None,
+        load: Callable[[], Policy] | None = None,
+        known: Sequence[CachedLogprobs] = (),
+        know: Callable[[Policy], Sequence[CachedLogprobs]] | None = None,
+    ) -> None:
+        self._policy, self._load, self._know = policy, load, know
+        self._known = list(known) if know is None else list(know(policy))
+        self._frozen = None if frozen is None else frozen.requires_grad_(False).eval()
+        if frozen is None and load is None and not hasattr(policy.model, "disable_adapter"):
+            raise ValueError("a reference needs a frozen copy, or a policy with an adapter")
+
+    @property
+    def is_cached(self) -> bool:
+        """Whether log-probs of the data's rows are known before the first step."""
+        return bool(self._known)
+
+    def know_again(self, policy: Policy) -> None:
+        """Compute what is known before once more, by a policy that still has the reference's weights."""
+        if self._know is not None:
+            self._known[:] = self._know(policy)
+
+    def under(self, policy: Policy) -> Reference:
+        """The same, with another policy's adapter disabled: one that holds the same weights otherwise."""
+        other = copy.copy(self)
+        other._policy = policy
+        return other
+
+    @contextlib.contextmanager
+    def policy(self) -> Iterator[Policy]:
+        """The reference as a policy, without gradient."""
+        with torch.no_grad():
+            if self._frozen is None and self._load is not None:
+                self._frozen = self._load().requires_grad_(False).eval()
+            if self._frozen is not None:
+                yield self._frozen
+            else:
+                with self._policy.model.disable_adapter():
+                    yield self._policy
+
+    @property
+    def frozen(self) -> Policy | None:
+        """The frozen copy that is held now, if there is one."""
+        return self._frozen
+
+    def release(self) -> None:
+        """Drop a frozen copy that can be loaded again."""
+        if self._load is not None:
+            self._frozen = None
+
+    def logprobs(self, pack: Pack, temperature_N: np.ndarray | None = None) -> Tensor:
+        """Return float32 [T] without gradient."""
+        for known in self._known:
+            found = known.of(pack, temperature_N)
+            if found is not None:
+                return torch.as_tensor(found, device=self._policy.device)
+        with self.policy() as policy:
+            logprob_T: Tensor = policy(pack, temperature_N).logprob_T
+        return logprob_T
+
+
+def exact_kl(policy: Policy, reference: Reference, pack: Pack, *, chunk_bytes: int = 2**26) -> Tensor:
+    """KL(policy || reference) at each scored position, exact over the vocabulary, at temperature 1: float32 [T].
+
+    sum_v p(v) (log p(v) - log q(v)), in chunks of positions. No gradient.
+    """
+    with torch.no_grad(), policy.computing():
+        ours = policy.scored_states(pack)
+    with reference.policy() as frozen, frozen.computing():
+        theirs = frozen.scored_states(pack)
+        size = max(1, chunk_bytes // (4 * policy.base.get_output_embeddings().weight.shape[0]))
+        kl_T = torch.empty(len(ours), dtype=torch.float32, device=ours.device)
+        for at in range(0, len(ours), size):
+            chunk = slice(at, at + size)
+            logp, logq = (x.logits(states[chunk]).log_softmax(-1) for x, states in ((policy, ours), (frozen, theirs)))
+            kl_T[chunk] = (logp.exp() * (logp - logq)).sum(-1)
+    return kl_T

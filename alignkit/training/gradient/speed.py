@@ -1,0 +1,112 @@
+"""Model FLOPs utilisation: the share of a GPU's dense bf16 peak that a step's own arithmetic reaches.
+
+    FLOP = 6 B computed tokens + 6 V H scored tokens + 12 L A pairs          (4, 4 and 12 with a frozen base under LoRA)
+    MFU  = FLOP / seconds of forward, backward and update / (GPUs x peak)
+
+B parameters of the layers, V x H of the head, L layers, A heads x head size, pairs (query, key) that see each other;
+two FLOP a multiplication, forward once and backward twice. What is computed again going backward does not count, nor
+does what prompts shared among completions save. As in Chowdhery et al., 2022 (PaLM), appendix B, with the attention
+that is really there. Peaks are the makers' figures without sparsity.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from alignkit.data.trees.packs import Pack
+from alignkit.distributed.ranks import World
+from alignkit.memory import device_name, peak_mib
+from alignkit.policy.policy import Policy
+from alignkit.training.gradient.step import MicroBatch
+
+PEAKS = {  # TFLOP/s in bf16, the first name found in the device's
+    "B200": 2250.0,
+    "H200": 989.4,
+    "H100 PCIe": 756.0,
+    "H100 NVL": 835.0,
+    "H100": 989.4,
+    "H800": 989.4,
+    "A100": 311.9,
+    "A800": 311.9,
+    "L40S": 362.1,
+    "L40": 181.0,
+    "L4": 121.0,
+    "A10G": 70.0,
+    "A10": 125.0,
+    "A40": 149.7,
+    "RTX 4090": 165.2,
+    "RTX 3090": 71.0,
+    "RTX A6000": 154.8,
+}
+
+
+def peak_flops(device_name: str) -> float | None:
+    """Dense bf16 peak of a GPU, FLOP/s, or None where it is not known."""
+    found = next((peak for name, peak in PEAKS.items() if name.lower() in device_name.lower()), None)
+    return None if found is None else found * 1e12
+
+
+@dataclass(frozen=True)
+class Arithmetic:
+    """What a policy computes.
+
+    Args:
+        layers: parameters of the layers (B).
+        head: parameters of the head (V x H); 0 with a scalar head.
+        attention: layers x heads x head size (L A).
+        is_adapter: the base is frozen.
+    """
+
+    layers: int
+    head: int
+    attention: int
+    is_adapter: bool = False
+
+    @classmethod
+    def of(cls, policy: Policy) -> Arithmetic:
+        config = policy.config.get_text_config()
+        size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        vocab = policy.base.get_input_embeddings().weight.numel()
+        layers = sum(p.numel() for p in policy.body.parameters()) - vocab
+        attention = config.num_hidden_layers * config.num_attention_heads * size
+        return cls(layers, 0 if policy.scalar_head else vocab, attention, hasattr(policy.model, "disable_adapter"))
+
+    def flops(self, packs: Sequence[Pack]) -> float:
+        """FLOP of forward and backward passes over these rows."""
+        each = 4 if self.is_adapter else 6
+        computed, scored = sum(len(pack.ids_S) for pack in packs), sum(len(pack.target_T) for pack in packs)
+        pairs = sum(_pairs(pack) for pack in packs)
+        return each * (self.layers * computed + self.head * scored) + 12.0 * self.attention * pairs
+
+
+def _pairs(pack: Pack) -> float:
+    """Queries times the keys that they see."""
+    total = 0.0
+    for span in pack.spans:
+        prompt = span.prompt_end - span.start
+        total += prompt * (prompt + 1) / 2
+        total += sum((end - start) * (prompt + (end - start + 1) / 2) for start, end in span.completions)
+    return total
+
+
+def packs_of(micro_batches: Sequence[MicroBatch]) -> list[Pack]:
+    """All rows of a step, those of samples beside rows too."""
+    return [
+        part.pack for micro_batch in micro_batches for part in (micro_batch, micro_batch.samples) if part is not None
+    ]
+
+
+class Utilisation:
+    """What a step used of the device: peak memory so far (MiB), and MFU where the GPU's peak is known."""
+
+    def __init__(self, policy: Policy, world: World) -> None:
+        self._arithmetic, self._peak, self._world = Arithmetic.of(policy), peak_flops(device_name(policy.device)), world
+
+    def of(self, micro_batches: Sequence[MicroBatch], seconds: float) -> dict[str, float]:
+        """Return {"memory_mib", "mfu"}; `seconds` of forward, backward and update."""
+        found = {"memory_mib": peak_mib()}
+        if self._peak is not None:
+            flops = self._world.all_reduce_sums({"flops": self._arithmetic.flops(packs_of(micro_batches))})["flops"]
+            found["mfu"] = flops / seconds / (self._world.size * self._peak)
+        return found

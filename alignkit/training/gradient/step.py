@@ -1,0 +1,324 @@
+"""One optimizer step's gradient, exact for any split into micro-batches.
+
+Denominators (tokens, completions, pairs, groups) are counted over the whole step before the first forward pass, so
+that each micro-batch's loss is its share of the step's and the gradients add up. A loss of named terms has each
+further term back-propagated apart and its gradient scaled down to `max_NAME_ratio` times the first term's norm, where
+that is not None.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from alignkit.data.trees.packs import Pack
+from alignkit.distributed.fsdp import total_norm
+from alignkit.distributed.ranks import ALONE, World
+from alignkit.methods import Batch, Method, MethodConfig
+from alignkit.policy.cpu import activation_arena as kept
+from alignkit.policy.gradients import straight_into_grad
+from alignkit.policy.policy import Policy
+from alignkit.training.gradient.reference import Reference
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """One row of trees and what is known of its completions; a micro-batch.
+
+    Args:
+        pack: the row.
+        temperature_N: float32 [N], default 1.
+        sampler_logprob_T, old_logprob_T, advantage_N: for samples, float32 [T], [T] and [N].
+        reference_T: float32 [T], the reference's log-probs where they are known before the step.
+        samples: completions drawn for the prompts of this row, or None.
+        is_padding: it counts for nothing: a rank without rows computes it to keep step with the others.
+    """
+
+    pack: Pack
+    temperature_N: np.ndarray | None = None
+    sampler_logprob_T: np.ndarray | None = None
+    old_logprob_T: np.ndarray | None = None
+    advantage_N: np.ndarray | None = None
+    reference_T: np.ndarray | None = None
+    samples: MicroBatch | None = None
+    is_padding: bool = False
+
+
+@dataclass
+class StepResult:
+    """The loss (its first term; further ones are logged as `loss/NAME`) and logs of the step; norms before clipping.
+
+    `limited` says of each further term whether its gradient was scaled down.
+    """
+
+    loss: float
+    logged: dict[str, float]
+    grad_norms: dict[str, float] = field(default_factory=dict)
+    limited: dict[str, bool] = field(default_factory=dict)
+
+
+def count(
+    micro_batches: Sequence[MicroBatch], world: World = ALONE, *, left_out: Mapping[str, int] | None = None
+) -> tuple[dict[str, int], dict[str, int]]:
+    """Count what the whole step's means divide by, over all ranks, of its rows and of their samples; never 0.
+
+    Args:
+        left_out: what belongs to the step and is not computed, because its loss and gradient are 0; the same on every
+            rank.
+    """
+    own = [micro_batch for micro_batch in micro_batches if not micro_batch.is_padding]
+    counts = _counts([micro_batch.pack for micro_batch in own], "")
+    counts |= _counts([micro_batch.samples.pack for micro_batch in own if micro_batch.samples is not None], "samples ")
+    whole = {name: max(1, int(number)) for name, number in world.all_reduce_sums(counts).items()}
+    names = ("tokens", "completions", "pairs", "groups")
+    beside = left_out or {}
+    return {name: whole[name] + beside.get(name, 0) for name in names}, {
+        name: whole[f"samples {name}"] for name in names
+    }
+
+
+def _counts(packs: Sequence[Pack], prefix: str) -> dict[str, int]:
+    groups = sum(len(pack.trees) for pack in packs)
+    return {
+        f"{prefix}tokens": sum(int(pack.num_tokens_N.sum()) for pack in packs),
+        f"{prefix}completions": sum(pack.num_completions for pack in packs),
+        f"{prefix}pairs": groups,
+        f"{prefix}groups": groups,
+    }
+
+
+def tokens_of(micro_batches: Sequence[MicroBatch]) -> dict[str, int]:
+    """Count the tokens that are computed for these rows and their samples, and the scored ones among them."""
+    packs = [m.pack for m in micro_batches] + [m.samples.pack for m in micro_batches if m.samples]
+    return {"computed": sum(len(p.ids_S) for p in packs), "scored": sum(len(p.target_T) for p in packs)}
+
+
+def make_batch(
+    policy: Policy,
+    micro_batch: MicroBatch,
+    *,
+    denominators: Mapping[str, int],
+    sample_denominators: Mapping[str, int] | None = None,
+    reference: Reference | None = None,
+    logged: dict[str, list[Tensor]] | None = None,
+) -> Batch:
+    """Run the forward passes of one micro-batch."""
+    pack, device = micro_batch.pack, policy.device
+    logged = {} if logged is None else logged
+    output = policy(pack, micro_batch.temperature_N, entropy=micro_batch.sampler_logprob_T is not None)
+    if output.entropy_T is not None:
+        logged.setdefault("entropy", []).append(output.entropy_T)
+    samples = None
+    if micro_batch.samples is not None:
+        assert sample_denominators is not None
+        samples = make_batch(
+            policy, micro_batch.samples, denominators=sample_denominators, reference=reference, logged=logged
+        )
+
+    def tensor(x: np.ndarray | None, dtype: torch.dtype) -> Tensor | None:
+        return None if x is None else torch.as_tensor(x, dtype=dtype, device=device)
+
+    return Batch(
+        logprob_T=output.logprob_T,
+        completion_T=torch.as_tensor(pack.completion_T, device=device),
+        group_N=torch.as_tensor(pack.group_N, device=device),
+        num_tokens_N=torch.as_tensor(pack.num_tokens_N, device=device),
+        reference_length_N=torch.as_tensor(pack.reference_length_N, device=device),
+        denominators=denominators,
+        reference_T=_reference(micro_batch, reference, device),
+        sampler_logprob_T=tensor(micro_batch.sampler_logprob_T, torch.float32),
+        old_logprob_T=tensor(micro_batch.old_logprob_T, torch.float32),
+        value_N=output.value_N,
+        advantage_N=tensor(micro_batch.advantage_N, torch.float32),
+        samples=samples,
+        logged=logged,
+    )
+
+
+def _reference(micro_batch: MicroBatch, reference: Reference | None, device: torch.device) -> Tensor | None:
+    if micro_batch.reference_T is not None:
+        return torch.as_tensor(micro_batch.reference_T, dtype=torch.float32, device=device)
+    return None if reference is None else reference.logprobs(micro_batch.pack, micro_batch.temperature_N)
+
+
+def accumulate(
+    policy: Policy,
+    method: Method,
+    config: MethodConfig,
+    micro_batches: Sequence[MicroBatch],
+    *,
+    reference: Reference | None = None,
+    world: World = ALONE,
+    left_out: Mapping[str, int] | None = None,
+) -> StepResult:
+    """Add the step's gradient to the policy's `.grad`; returns the whole step's loss and logs.
+
+    Args:
+        micro_batches: this rank's rows, at least one.
+        left_out: as `count` takes it.
+    """
+    batch_of = _batches(policy, micro_batches, reference, world, left_out)
+    parameters = [p for p in policy.parameters() if p.requires_grad]
+    further: dict[str, list[Tensor]] = {}
+    logged: dict[str, list[Tensor]] = {}
+    totals: dict[str, float] = {}
+    computed = _in_step(micro_batches, world)
+    with kept.in_chunks(not policy.computes_again) as chunks:
+        for micro_batch in computed:
+            terms = _named(method.loss(batch_of(micro_batch, {} if micro_batch.is_padding else logged), config))
+            _count_in(totals, terms, counts=not micro_batch.is_padding)
+            if world.size == 1:
+                for name, term in list(terms.items())[1:]:
+                    grads = torch.autograd.grad(term, parameters, retain_graph=True, allow_unused=True)
+                    _add(further.setdefault(name, [torch.zeros_like(p) for p in parameters]), grads)
+            main = next(iter(terms.values()))
+            with straight_into_grad() if world.size == 1 else nullcontext():
+                (main * 0.0 if micro_batch.is_padding else main).backward()
+            del terms, main  # with them goes the graph, and what it kept
+            chunks.close()
+    if world.size > 1:
+
+        def term_of(micro_batch: MicroBatch, name: str) -> Tensor:
+            return _named(method.loss(batch_of(micro_batch, {}), config))[name]
+
+        further = {name: _gradient_apart(parameters, computed, name, term_of) for name in list(totals)[1:]}
+    norms, limited = _combine(parameters, further, config)
+    return replace(_result(world.gather([totals, _sums(logged)])), grad_norms=norms, limited=limited)
+
+
+def _batches(
+    policy: Policy,
+    micro_batches: Sequence[MicroBatch],
+    reference: Reference | None,
+    world: World,
+    left_out: Mapping[str, int] | None = None,
+) -> Callable[[MicroBatch, dict[str, list[Tensor]]], Batch]:
+    """Return what runs a micro-batch's forward passes, with the denominators of the whole step."""
+    denominators, sample_denominators = count(micro_batches, world, left_out=left_out)
+
+    def batch_of(micro_batch: MicroBatch, logged: dict[str, list[Tensor]]) -> Batch:
+        return make_batch(
+            policy,
+            micro_batch,
+            denominators=denominators,
+            sample_denominators=sample_denominators,
+            reference=reference,
+            logged=logged,
+        )
+
+    return batch_of
+
+
+def _in_step(micro_batches: Sequence[MicroBatch], world: World) -> list[MicroBatch]:
+    """Add spares until this rank computes as many micro-batches as each other: shards are gathered in each."""
+    most = max(world.gather(len(micro_batches)))
+    shortest = min(micro_batches, key=lambda micro_batch: len(micro_batch.pack.ids_S))
+    return [*micro_batches, *[replace(shortest, is_padding=True)] * (most - len(micro_batches))]
+
+
+def _gradient_apart(
+    parameters: Sequence[Any],
+    micro_batches: Sequence[MicroBatch],
+    name: str,
+    term_of: Callable[[MicroBatch, str], Tensor],
+) -> list[Tensor]:
+    """Gradient of a further term by forward passes of its own: FSDP's hooks expect one backward pass for each."""
+    first = [p.grad for p in parameters]
+    for parameter in parameters:
+        parameter.grad = None
+    for micro_batch in micro_batches:
+        term = term_of(micro_batch, name)
+        (term * 0.0 if micro_batch.is_padding else term).backward()
+    found = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
+    for parameter, grad in zip(parameters, first, strict=True):
+        parameter.grad = grad
+    return found
+
+
+def evaluate(
+    policy: Policy,
+    method: Method,
+    config: MethodConfig,
+    micro_batches: Sequence[MicroBatch],
+    *,
+    reference: Reference | None = None,
+    world: World = ALONE,
+) -> StepResult:
+    """The same loss and logs without gradient, over all ranks' micro-batches as if they were one step."""
+    batch_of = _batches(policy, micro_batches, reference, world)
+
+    def compute() -> list[Any]:
+        logged: dict[str, list[Tensor]] = {}
+        totals: dict[str, float] = {}
+        with torch.no_grad():
+            for micro_batch in micro_batches:
+                _count_in(totals, _named(method.loss(batch_of(micro_batch, logged), config)))
+        return [totals, _sums(logged)]
+
+    return _result(world.run_on_all(compute))
+
+
+def _result(parts: Sequence[Any]) -> StepResult:
+    """Put the ranks' losses and sums of what was logged together."""
+    totals: dict[str, float] = {}
+    sums: dict[str, tuple[float, int]] = {}
+    for losses, logged in parts:
+        for name, x in losses.items():
+            totals[name] = totals.get(name, 0.0) + x
+        for name, (x, number) in logged.items():
+            before, count_before = sums.get(name, (0.0, 0))
+            sums[name] = before + x, count_before + number
+    loss, *further = totals.items()
+    means = {name: x / number for name, (x, number) in sums.items()}
+    return StepResult(loss[1], means | {f"loss/{name}": x for name, x in further})
+
+
+def _sums(logged: Mapping[str, list[Tensor]]) -> dict[str, tuple[float, int]]:
+    """Sum and number of everything logged under each name."""
+    joined = {name: torch.cat(parts).double() for name, parts in logged.items() if sum(len(p) for p in parts)}
+    return {name: (float(x.sum()), len(x)) for name, x in joined.items()}
+
+
+def _count_in(totals: dict[str, float], terms: Mapping[str, Tensor], *, counts: bool = True) -> None:
+    for name, term in terms.items():
+        totals[name] = totals.get(name, 0.0) + (float(term.detach()) if counts else 0.0)
+
+
+def _named(loss: Tensor | dict[str, Tensor]) -> dict[str, Tensor]:
+    return loss if isinstance(loss, dict) else {"loss": loss}
+
+
+def _add(totals: list[Tensor], grads: Sequence[Tensor | None]) -> None:
+    for total, grad in zip(totals, grads, strict=True):
+        if grad is not None:
+            total.add_(grad)
+
+
+def _combine(
+    parameters: list[Any], further: Mapping[str, list[Tensor]], config: MethodConfig
+) -> tuple[dict[str, float], dict[str, bool]]:
+    """Scale each further term's gradient down to its ratio of the first term's norm and add it.
+
+    Returns:
+        the norms before, and which terms were scaled down.
+    """
+    if not further:
+        return {}, {}
+    first = total_norm([p.grad for p in parameters if p.grad is not None])
+    norms, limited = {"likelihood": first}, {}
+    for name, grads in further.items():
+        norms[name], ratio = total_norm(grads), getattr(config, f"max_{name}_ratio")
+        allowed = math.inf if ratio is None else ratio * first
+        scale = min(1.0, allowed / norms[name]) if norms[name] > 0 else 0.0
+        limited[name] = norms[name] > allowed
+        for parameter, grad in zip(parameters, grads, strict=True):
+            grad.mul_(scale)
+            parameter.grad = grad if parameter.grad is None else parameter.grad.add_(grad)
+    return norms, limited

@@ -1,0 +1,368 @@
+"""Everything before the first step: rows, trees, judges, policy, reference, sampler. Cheap checks come first."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from alignkit.config.file import Resolved
+from alignkit.data.chat.chat import Chat
+from alignkit.data.prepared.selection import Selection
+from alignkit.data.prepared.store import Stored
+from alignkit.data.reading.rows import Row
+from alignkit.distributed.fsdp import shard_and_pack
+from alignkit.distributed.ranks import ALONE, World
+from alignkit.errors import InputError, RunStopped, UsageError
+from alignkit.methods import Method
+from alignkit.policy import four_bits
+from alignkit.policy.architecture import read_architecture
+from alignkit.policy.chat_settings import context_length, make_chat, refuse_ids_without_rows
+from alignkit.policy.computable import refuse_uncomputed
+from alignkit.policy.load import load_policy
+from alignkit.policy.policy import Policy
+from alignkit.pretrained.names import ModelSource, find_model
+from alignkit.pretrained.weights import folder_fingerprint
+from alignkit.registry import registry
+from alignkit.rollouts.sampler import Sampler
+from alignkit.scoring.functions import FunctionJudge
+from alignkit.scoring.ledger import canonical
+from alignkit.scoring.sources import place_of, sources_sha256
+from alignkit.scoring.specs import NamedJudge, distinct, function_file, make_judge
+from alignkit.training.gradient.optimizer import require_eight_bits
+from alignkit.training.gradient.reference import Reference
+from alignkit.training.gradient.reference_cache import CachedLogprobs, known_logprobs
+from alignkit.training.gradient.step_rows import ROW_CAPACITY, StepRows
+from alignkit.training.inputs.models import Models
+from alignkit.trust import require
+
+if TYPE_CHECKING:
+    import torch
+
+_logger = logging.getLogger(__name__)
+
+
+def micro_batch_tokens(device: torch.device) -> int:
+    """Tokens of a micro-batch: a GPU needs long rows to be busy, a CPU's caches hold short ones.
+
+    Only memory and time depend on it: loss and gradient are the step's, however its trees are laid into rows.
+    """
+    return ROW_CAPACITY if device.type == "cuda" else ROW_CAPACITY // 4
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a run needs before its model is loaded."""
+
+    source: ModelSource
+    chat: Chat
+    max_length: int
+    training: Stored
+    validation: Stored
+    judges: tuple[NamedJudge, ...]
+    fingerprints: Mapping[str, str]
+    drops_duplicates: bool = False
+    num_prompts: int | None = None
+    limit: int | None = None
+
+
+def read_inputs(method: Method, resolved: Resolved, *, asks_judges: bool = True) -> Inputs:
+    """Find the model, read and split the rows, make their trees, and check that the judges can score.
+
+    Args:
+        asks_judges: of several ranks the first alone.
+
+    Raises:
+        AlignkitError: anything of it cannot be used; nothing was written.
+    """
+    if resolved.rollouts.sampler != "transformers":
+        require(resolved, ("rollouts", "servers"), ("rollouts", "server_weights"))
+    require(resolved, ("train", method.name))
+    _caches_reference(method, resolved)
+    require_eight_bits(resolved.method)
+    if resolved.model.quantize is not None:
+        four_bits.require(resolved.model.lora_rank)
+    source = find_model(resolved.model.model)
+    chat = make_chat(source, resolved.model)
+    refuse_untrainable(method, resolved, source, chat)
+    named = _named_judges(method, resolved, resolved.rollouts.reward)
+    max_length, training, validation = prepare_parts(method, resolved, source, chat)
+    judges = _judges(method, resolved, named, training.rows, asks=asks_judges)
+    return Inputs(
+        source,
+        chat,
+        max_length,
+        training,
+        validation,
+        judges,
+        _fingerprints(source, chat, training, validation, judges) | _reward_fingerprints(resolved, judges),
+        resolved.data.duplicates == "drop",
+        resolved.method.num_prompts,
+        resolved.data.limit,
+    )
+
+
+def refuse_untrainable(method: Method, resolved: Resolved, source: ModelSource, chat: Chat) -> None:
+    """Check by its configuration that a model can be trained, before its data are prepared.
+
+    Raises:
+        InputError: its architecture is not computed, or its tokenizer has more ids than its embedding has rows.
+        UsageError: --quantize, and it has no layer to be held in 4 bits; --max-length, and it has fewer positions.
+    """
+    found = read_architecture(source.folder, scalar_head="scalar_head" in method.needs)
+    refuse_ids_without_rows(chat, found.vocab, source.folder)
+    if resolved.model.quantize is not None and not found.num_narrow:
+        raise UsageError(
+            f"--quantize {resolved.model.quantize}: {source.folder}: no layer of a {found.model_type} model can "
+            "be held in 4 bits; leave it out"
+        )
+    longest = resolved.data.max_length
+    if found.positions is not None and longest is not None and longest > found.positions:
+        raise UsageError(
+            f"--max-length {longest}: {source.folder} has a table of {found.positions} positions; lower it"
+        )
+
+
+def prepare_parts(
+    method: Method, resolved: Resolved, source: ModelSource, chat: Chat, *, shard: tuple[int, int] | None = None
+) -> tuple[int, Stored, Stored]:
+    """Return the longest row in tokens, the training rows and the validation rows, or one shard (i, n) of them.
+
+    Raises:
+        AlignkitError: the rows cannot be read or used, or --pack-scope epoch was asked for samples.
+    """
+    if method.trains_on == "samples" and resolved.method.pack_scope == "epoch":
+        raise UsageError(f"--pack-scope epoch: how long {method.name}'s samples will be is not known; leave it out")
+    section, config = resolved.data, resolved.method
+    max_length = section.max_length or min(context_length(source.folder), 2048)
+    draws = type(method).temperatures is not Method.temperatures  # samples need a prompt to answer
+    if section.train_on == "all-assistant" and (draws or method.trains_on != "chosen"):
+        raise UsageError(
+            f"--train-on all-assistant: {method.name} trains on the last answer alone; leave it out, or use sft"
+        )
+    train_on = "last" if draws else section.train_on
+    longest_prompt = (
+        max_length if method.trains_on != "samples" else context_length(source.folder) - config.max_new_tokens
+    )
+    options: dict[str, Any] = {
+        "trains_on": method.trains_on,
+        "max_length": min(max_length, longest_prompt) if method.trains_on == "samples" else max_length,
+        "train_on": train_on,
+        "whole_answer": "scalar_head" in method.needs,
+    }
+    selection = Selection(section, num_prompts=config.num_prompts, seed=config.seed)
+    training = selection.prepare("training", chat, options, shard=shard)
+    validation = selection.prepare("validation", chat, options, shard=shard)
+    return max_length, training, validation
+
+
+def load_models(method: Method, resolved: Resolved, inputs: Inputs, world: World = ALONE) -> Models:
+    """Load the policy, its frozen reference where the method needs one, and the sampler; whole, on every rank."""
+    section = resolved.model
+    options = _load_options(method, resolved)
+    policy = load_policy(
+        inputs.source.folder,
+        lora_rank=section.lora_rank,
+        gradient_checkpointing=section.gradient_checkpointing,
+        compiled=section.compile,
+        in_four_bits=section.quantize is not None,
+        dropout=_keeps_dropout(method),
+        **options,
+    )
+    refuse_uncomputed(policy, inputs.source.folder)
+    reference = (
+        _reference(method, resolved, inputs, policy, options, world) if needs_reference(method, resolved) else None
+    )
+    sampler = make_sampler(resolved.rollouts.sampler, policy, inputs.chat)
+    sampler.connect(resolved.rollouts.servers, resolved.rollouts.server_weights)
+    if type(method).temperatures is not Method.temperatures:
+        _refuse_long_prompts(sampler, inputs, resolved.method.max_new_tokens)
+    return Models(policy, reference, sampler)
+
+
+def load_start(method: Method, resolved: Resolved, inputs: Inputs, go_on: Callable[[], str]) -> Policy:
+    """Load a whole model as it was before the first step once more, on the CPU.
+
+    Raises:
+        RunStopped: its weights on disk are no longer those that the run began with.
+    """
+    import torch
+
+    folder = inputs.source.folder
+    if folder_fingerprint(folder) != inputs.fingerprints["model"]:
+        raise RunStopped(
+            f"{folder}: the weights that the run began with changed since, and no validation was better than "
+            f"theirs; put them back and go on with: {go_on()}"
+        )
+    return load_policy(folder, device=torch.device("cpu"), **_load_options(method, resolved))
+
+
+def _load_options(method: Method, resolved: Resolved) -> dict[str, Any]:
+    """What the policy and the reference are loaded with alike."""
+    return {
+        "precision": resolved.model.precision,
+        "attention": resolved.model.attention,
+        "scalar_head": "scalar_head" in method.needs,
+        "seed": resolved.method.seed,
+    }
+
+
+def _keeps_dropout(method: Method) -> bool:
+    """Whether training drops out as the model came: only where no log-prob is compared with that of other weights.
+
+    A reference, a sampler and the other completion of a pair know nothing of the units that a pass dropped.
+    """
+    return method.trains_on == "chosen" and type(method).temperatures is Method.temperatures
+
+
+def _refuse_long_prompts(sampler: Sampler, inputs: Inputs, max_new_tokens: int) -> None:
+    if sampler.max_length is None:
+        return
+    room = sampler.max_length - max_new_tokens
+    long = [t.row_id for part in (inputs.training, inputs.validation) for t in part.trees if len(t.prompt) > room]
+    if long:
+        raise InputError(
+            f"{len(long)} prompts leave no room for --max-new-tokens {max_new_tokens} in the {sampler.max_length:,} "
+            f"tokens that --sampler {sampler.name} takes (rows {', '.join(long[:5])}{', ...' if long[5:] else ''}): "
+            "lower it, leave those rows out, or use --sampler transformers"
+        )
+
+
+def _reference(
+    method: Method, resolved: Resolved, inputs: Inputs, policy: Policy, options: Mapping[str, Any], world: World
+) -> Reference:
+    """Make the reference; where its log-probs are cached, `policy` still has the reference's weights here."""
+
+    def load() -> Policy:
+        return load_policy(inputs.source.folder, **options)
+
+    has_adapter = resolved.model.lora_rank is not None
+    if not _caches_reference(method, resolved):
+        return Reference(policy, frozen=None if has_adapter else load())
+    capacity = micro_batch_tokens(policy.device)
+
+    def know(policy: Policy) -> list[CachedLogprobs]:
+        by_step = StepRows(inputs.training, resolved.method, micro_batch_tokens=capacity, world=world)
+        validated, is_padding = shard_and_pack(inputs.validation.trees, capacity, world)
+        parts = ((inputs.training, list(by_step.from_step(1))), (inputs.validation, [] if is_padding else validated))
+        weights = inputs.fingerprints["model"] + (resolved.model.quantize or "")
+        policy.eval()
+        with policy.model.disable_adapter() if has_adapter else nullcontext():
+            known = [
+                known_logprobs(policy, part.trees, weights=weights, capacity=capacity, rows=rows, world=world)
+                for part, rows in parts
+            ]
+        policy.train()
+        return known
+
+    return Reference(policy, load=None if has_adapter else load, know=know)
+
+
+def needs_reference(method: Method, resolved: Resolved) -> bool:
+    """Whether the frozen reference is there in training: not where no loss reads it, unless it is asked for by name."""
+    asked = resolved.model.reference is not None
+    return "reference" in method.needs and (asked or resolved.method.reads_reference)
+
+
+def _caches_reference(method: Method, resolved: Resolved) -> bool:
+    """Whether the reference's log-probs are computed before the first step.
+
+    Raises:
+        UsageError: --reference was given to a method that reads none, or cached to one that trains on samples.
+    """
+    asked = resolved.model.reference
+    if asked is not None and "reference" not in method.needs:
+        raise UsageError(f"--reference {asked}: {method.name} has no reference; leave it out")
+    if asked == "cached" and method.trains_on == "samples":
+        raise UsageError(f"--reference cached: {method.name}'s samples are not known beforehand; leave it out")
+    return "reference" in method.needs and method.trains_on != "samples" and asked != "online"
+
+
+def make_sampler(name: str, policy: Policy, chat: Chat) -> Sampler:
+    """Make the sampler of that name for a policy."""
+    cls = registry().find("sampler", name)
+    assert issubclass(cls, Sampler)
+    return cls(policy, end_ids=chat.end_ids)
+
+
+def _named_judges(method: Method, resolved: Resolved, specs: Sequence[str]) -> tuple[NamedJudge, ...]:
+    """Make the judges that rewards name; their files are imported, and refused where they cannot be used."""
+    if method.trains_on != "samples":
+        return ()
+    judges = distinct([make_judge(spec, resolved, named_at=("rollouts", "reward")) for spec in specs])
+    for named in judges:
+        if named.judge.pairwise:
+            raise UsageError(f"reward {named.label!r} compares two answers, it gives none a score: name it by --judge")
+    if judges and not any(named.weight for named in judges):
+        raise UsageError("every --reward has the weight 0: nothing would be learnt; give one another weight")
+    return judges
+
+
+def _judges(
+    method: Method, resolved: Resolved, named: tuple[NamedJudge, ...], rows: Sequence[Row], *, asks: bool
+) -> tuple[NamedJudge, ...]:
+    """The named judges, or the rows' default one, once they can score these rows."""
+    if method.trains_on != "samples":
+        return ()
+    fields = [row.fields for row in rows]
+    if not named:
+        spec = _default_reward(fields)
+        _logger.info("reward: %s", spec)
+        named = _named_judges(method, resolved, [spec])
+    for one in named if asks else ():
+        if one.judge.paid:
+            one.judge.check_key()  # its address is asked after the cost was agreed to
+        else:
+            one.judge.ready(fields)
+    return named
+
+
+def _default_reward(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The rows' own rules, else the paper's reward model where it can be reached."""
+    judges = registry().names("judge")
+    if "rules" in judges and any(row.get("rules") for row in rows):
+        return "rules"
+    if "nemotron" in judges and os.environ.get("NVIDIA_API_KEY"):
+        return "nemotron"
+    raise UsageError(
+        "no reward: the rows carry no rules and none was named; give --reward FILE.py:function (your own), --reward "
+        "RUN (a reward model: alignkit train reward), or rows with rules"
+    )
+
+
+def _fingerprints(
+    source: ModelSource, chat: Chat, training: Stored, validation: Stored, judges: Sequence[NamedJudge]
+) -> dict[str, str]:
+    """Hashes of what a resume must find unchanged: of rows the tokens, and where rewards read them every column."""
+    data = [training.fingerprint, validation.fingerprint]
+    if judges:
+        data += [training.content, validation.content]
+    return {
+        "model": folder_fingerprint(source.folder),
+        "data": hashlib.sha256(" ".join(data).encode()).hexdigest(),
+        "template": hashlib.sha256(chat.template.encode()).hexdigest(),
+    }
+
+
+def reward_fingerprints(resolved: Resolved) -> dict[str, str]:
+    """Hashes of the reward files and of what they import, without running them."""
+    fingerprints: dict[str, str] = {}
+    for path in dict.fromkeys(filter(None, map(function_file, resolved.rollouts.reward))):
+        name = path.name if f"reward {path.name}" not in fingerprints else str(path)
+        fingerprints[f"reward {name}"] = sources_sha256(place_of(path))
+    return fingerprints
+
+
+def _reward_fingerprints(resolved: Resolved, judges: Sequence[NamedJudge]) -> dict[str, str]:
+    """What gives the rewards: files by their content, judges by everything that decides their scores."""
+    others = [named for named in judges if not isinstance(named.judge, FunctionJudge)]
+    return reward_fingerprints(resolved) | {
+        f"reward {n.label}": hashlib.sha256(
+            canonical([n.judge.name, n.judge.version, n.judge.parameters()]).encode()
+        ).hexdigest()
+        for n in others
+    }

@@ -1,0 +1,135 @@
+"""What is measured on the validation rows: the method's own loss and KL to the reference; samples of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from alignkit.data.reading.rows import Row
+from alignkit.data.trees.packs import Pack, lay_out
+from alignkit.data.trees.trees import Tree
+from alignkit.distributed.fsdp import shard_and_pack
+from alignkit.methods import Method, MethodConfig
+from alignkit.training.gradient import health_checks as guards
+from alignkit.training.gradient.reference import exact_kl
+from alignkit.training.gradient.step import MicroBatch, evaluate
+from alignkit.training.inputs.models import Models
+from alignkit.training.inputs.pair_accuracy import PairAccuracy, pair_accuracy
+from alignkit.training.inputs.setup import Inputs, micro_batch_tokens
+from alignkit.training.lifecycle.deadlines import Deadlines
+from alignkit.training.rollouts.sampling import Group, draw
+
+MAX_SHOWN = 8  # prompts whose samples are written to samples.jsonl
+
+
+@dataclass(frozen=True)
+class Validation:
+    """Numbers by metric name, and the one that decides which weights are best (lower is better; nan: none)."""
+
+    metrics: dict[str, float]
+    objective: float
+
+
+def validate(
+    method: Method, config: MethodConfig, inputs: Inputs, models: Models, sampled: Callable[[], Validation], step: int
+) -> Validation:
+    """Measure the policy on the validation rows, by `sampled` where the method trains on samples.
+
+    Each rank computes its share.
+
+    Raises:
+        RunStopped: the loss after this step (from 1) is not finite.
+    """
+    models.policy.eval()
+    try:
+        if not inputs.validation.trees:
+            return Validation({}, math.nan)
+        if method.trains_on == "samples":
+            return sampled()
+        return _validate_rows(method, config, inputs, models, step)
+    finally:
+        models.policy.train()
+        if models.reference is not None:
+            models.reference.release()
+
+
+def held_out_pairs(inputs: Inputs, models: Models) -> PairAccuracy | None:
+    """Measure a reward model on the validation pairs, against length and surface; None without any."""
+    trees = inputs.validation.trees
+    if not trees:
+        return None
+
+    def compute() -> list[tuple[int, float]]:
+        margins: list[tuple[int, float]] = []
+        with torch.no_grad():
+            for numbers in rank_rows(trees, models):
+                value_N = models.policy(lay_out([trees[n] for n in numbers])).value_N
+                assert value_N is not None
+                value_P2 = value_N.double().cpu().numpy().reshape(-1, 2)  # chosen, rejected
+                margins += zip(numbers, (value_P2[:, 0] - value_P2[:, 1]).tolist(), strict=True)
+        return margins
+
+    models.policy.eval()
+    try:
+        margins = dict(pair for part in models.world.run_on_all(compute) for pair in part)
+    finally:
+        models.policy.train()
+    margin_P = np.array([margins[n] for n in range(len(trees))])
+    return pair_accuracy(margin_P, list(inputs.validation.rows), inputs.training.rows)
+
+
+def show_samples(
+    config: MethodConfig, inputs: Inputs, models: Models, *, step: int, deadlines: Deadlines
+) -> list[Group]:
+    """Draw one likeliest-token completion for the first validation prompts."""
+    pairs = [(row, tree) for row, tree in _rows(inputs) if len(tree.prompt)][:MAX_SHOWN]
+    return draw(
+        models.sampler,
+        inputs.chat,
+        pairs,
+        temperatures=(0.0,),
+        max_new_tokens=config.max_new_tokens,
+        seed=config.seed,
+        step=step,
+        purpose="show",
+        deadlines=deadlines,
+    )
+
+
+def _validate_rows(method: Method, config: MethodConfig, inputs: Inputs, models: Models, step: int) -> Validation:
+    trees = inputs.validation.trees
+    packs = [lay_out([trees[n] for n in numbers]) for numbers in rank_rows(trees, models)]
+    micro_batches = [MicroBatch(p) for p in packs]
+    result = evaluate(models.policy, method, config, micro_batches, reference=models.reference, world=models.world)
+    if step:
+        guards.refuse_non_finite_validation(result.loss, models.policy, micro_batches, step=step, world=models.world)
+    metrics = {"validation/loss": result.loss} | {f"validation/{name}": x for name, x in result.logged.items()}
+    if models.reference is not None:
+        metrics["validation/kl"] = mean_kl(models, packs)
+    return Validation(metrics, result.loss)
+
+
+def mean_kl(models: Models, packs: Sequence[Pack]) -> float:
+    """Mean KL to the reference over the scored tokens of all ranks' rows, nats."""
+
+    def compute() -> list[float]:
+        assert models.reference is not None
+        kl_T = [exact_kl(models.policy, models.reference, p).double() for p in packs]
+        return [float(torch.cat(kl_T).sum()), sum(len(x) for x in kl_T)] if kl_T else [0.0, 0]
+
+    sums, counts = zip(*models.world.run_on_all(compute), strict=True)
+    return sum(sums) / sum(counts)
+
+
+def rank_rows(trees: Sequence[Tree], models: Models) -> list[list[int]]:
+    """Pack this rank's share of the trees into rows; there may be none."""
+    rows, is_padding = shard_and_pack(trees, micro_batch_tokens(models.policy.device), models.world)
+    return [] if is_padding else rows
+
+
+def _rows(inputs: Inputs) -> Sequence[tuple[Row, Tree]]:
+    return list(zip(inputs.validation.rows, inputs.validation.trees, strict=True))

@@ -1,0 +1,372 @@
+"""The sampled half of an optimizer step: draw completions, score them, turn rewards into advantages and rows of trees.
+
+A *batch* is what is drawn and scored together; `updates_per_batch` optimizer steps train on it, and everything about it
+follows from (seed, batch number). P prompts, G group, N completions, T scored tokens.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from alignkit.data.reading.rows import Row
+from alignkit.data.reading.split import derived_seed
+from alignkit.data.trees.trees import Tree
+from alignkit.distributed.ranks import ALONE, World
+from alignkit.errors import RunStopped, UsageError
+from alignkit.methods import Method, MethodConfig, sampled_options
+from alignkit.rollouts.agreement import MAX_UNKNOWN
+from alignkit.scoring.rewards import Rewards, joined
+from alignkit.training.checkpoints.checkpoint import own_steps
+from alignkit.training.checkpoints.run_folder import RunFolder
+from alignkit.training.gradient.order import step_rows
+from alignkit.training.gradient.step import MicroBatch
+from alignkit.training.inputs.models import Models
+from alignkit.training.inputs.setup import Inputs, micro_batch_tokens
+from alignkit.training.rollouts.eval_loss import Validation
+from alignkit.training.rollouts.eval_rollouts import HeldOut
+from alignkit.training.rollouts.hacking import Watch
+from alignkit.training.rollouts.journal import FOLDER, journal_key
+from alignkit.training.rollouts.rescoring import recomputed, reference_kl
+from alignkit.training.rollouts.reward_signal import RewardSignal
+from alignkit.training.rollouts.sample_lines import (
+    finding_lines,
+    ranked_lines,
+    reward_metrics,
+    sample_text,
+    scored_examples,
+    zero_variance_groups,
+)
+from alignkit.training.rollouts.sampling import Group, counts_left_out, draw, grouped, sample_micro_batches, without_cut
+from alignkit.training.rollouts.scoring_step import Scoring
+from alignkit.training.rollouts.shared_rollouts import make_journal
+
+_logger = logging.getLogger(__name__)
+MAX_GAP = {"fp32": 1e-3, "bf16": 0.1}
+"""How far the log-probs of fresh samples may lie from their sampler's at the first step: mean, nats a token.
+
+In fp32 both compute the same numbers in another order. Under bf16 autocast rounding differs between one token a pass
+and whole rows; samples scored at a wrong temperature lie further off.
+"""
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Scored groups, and the seconds that drawing and scoring them took."""
+
+    groups: tuple[Group, ...]
+    rewards: Rewards
+    generate_s: float
+    score_s: float
+
+
+@dataclass(frozen=True)
+class RewardedBatch:
+    """A batch ready to train on: its rows of trees, what its means count beside them, and its numbers."""
+
+    number: int
+    micro_batches: list[MicroBatch]
+    left_out: Mapping[str, int]
+    metrics: dict[str, float]
+
+
+class RolloutStep:
+    """Draws and rewards the samples of a run's steps.
+
+    Args:
+        scoring: gives rewards, or saves the run and stops it.
+        prompts_per_step: prompts of a batch.
+        save: writes a checkpoint of the weights as they are.
+        note: tells whoever watches a line.
+    """
+
+    def __init__(
+        self,
+        method: Method,
+        config: MethodConfig,
+        inputs: Inputs,
+        models: Models,
+        run: RunFolder,
+        *,
+        scoring: Scoring,
+        prompts_per_step: int,
+        save: Callable[[], None],
+        note: Callable[[str], None],
+    ) -> None:
+        self.method, self.config, self.inputs, self.models, self.run = method, config, inputs, models, run
+        self.sampled = sampled_options(config)
+        self.scoring, self.prompts_per_step, self._save, self._note = scoring, prompts_per_step, save, note
+        self._batch: RewardedBatch | None = None
+        self.journal = make_journal(run.path / FOLDER, run.id, models.world)
+        self.held_out = HeldOut(config, inputs, run, scoring=scoring)
+        self.watch = Watch()
+        self.signal = RewardSignal()
+        if self.sampled.reads_old_logprobs and models.world.size > 1:
+            text = (
+                "--importance-sampling-correction: several ranks sample with transformers, as they train; leave it out"
+            )
+            raise models.world.reported_by_rank0(UsageError(text))
+
+    def step(self, step: int) -> tuple[list[MicroBatch], dict[str, float]]:
+        """Return the rows of trees of an optimizer step (from 1), and numbers where the step draws a batch.
+
+        Raises:
+            RunStopped: a judge failed, too many scores are missing, or the reward is hacked; a checkpoint was saved.
+        """
+        number, updates_before = divmod(step - 1, self.sampled.updates_per_batch)
+        if self._batch is None or self._batch.number != number + 1:
+            self._batch = self._new_batch(number + 1, step)
+        return self._batch.micro_batches, {} if updates_before else self._batch.metrics
+
+    @property
+    def left_out(self) -> Mapping[str, int]:
+        """What the last step's means divide by beside its rows of trees."""
+        return {} if self._batch is None else self._batch.left_out
+
+    def validate(self, step: int, models: Models) -> Validation:
+        """Evaluate on the held-out prompts. Raises as `HeldOut.measure`."""
+        return self.held_out.measure(step, models, oldest=self._oldest_step())
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps, of JSON types."""
+        signal = asdict(self.signal)
+        return {"watch": self.watch.state(), "signal": signal, "reference_scores": self.held_out.reference_scores}
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Go back to a checkpoint's state."""
+        self.watch = Watch(**state["watch"])
+        self.signal = RewardSignal(**state.get("signal", {}))
+        self.held_out.reference_scores = dict(state["reference_scores"])
+
+    def draw(
+        self,
+        pairs: Sequence[tuple[Row, Tree]],
+        temperatures: Sequence[float],
+        number: int,
+        *,
+        round_: int = 0,
+        sync: bool = True,
+    ) -> list[Group]:
+        """Draw `len(temperatures)` completions for each row's prompt from the weights as they are now."""
+        with self.scoring.saving(f"batch {number}"):
+            return draw(
+                self.models.sampler,
+                self.inputs.chat,
+                pairs,
+                temperatures=temperatures,
+                seed=self.config.seed,
+                step=number,
+                max_new_tokens=self.config.max_new_tokens,
+                sync=sync,
+                deadlines=self.scoring.deadlines,
+                purpose=f"train {round_}" if round_ else "train",
+                top_p=getattr(self.config, "top_p", 1.0),
+            )
+
+    def check_ratio(self, logged: dict[str, float], step: int) -> None:
+        """Stop where the first step's samples have other log-probs in training than they were drawn with.
+
+        Raises:
+            RunStopped: they lie further apart than MAX_GAP; or most tokens of a step have no finite log-prob of the
+                sampler's, and so none that trains. This step changed nothing.
+        """
+        if (unknown := logged.get("unknown_logprobs", 0.0)) > MAX_UNKNOWN:
+            raise RunStopped(
+                f"step {step}: the sampler gave {unknown:.0%} of the tokens no finite log-prob, so they are left out "
+                "of the loss; nothing was changed; try --sampler transformers, or --ratio none"
+            )
+        gap = logged.get("sampling_gap")
+        if step != 1 or gap is None:
+            return
+        limit = MAX_GAP["fp32" if self.models.policy.autocast is None else "bf16"]
+        if not gap <= limit:
+            raise RunStopped(
+                f"the first step's ratio is not 1: log-probs in training lie {gap:.2g} nats a token from those the "
+                f"samples were drawn with, {limit:g} at most is sound; {self._why_they_differ()}"
+            )
+
+    def _why_they_differ(self) -> str:
+        name = self.models.sampler.name
+        if name in ("transformers", "shared"):  # the weights that are trained draw too
+            return (
+                "the same weights give other log-probs in rows than token by token; try --precision fp32, or "
+                "--attention plain"
+            )
+        return (
+            f"--sampler {name} and training differ in temperature, weights or precision; try --sampler transformers, "
+            "or --precision fp32"
+        )
+
+    def _new_batch(self, number: int, step: int) -> RewardedBatch:
+        self.journal.prune(self._oldest_step() // self.sampled.updates_per_batch + 1)
+        numbers = step_rows(
+            len(self.inputs.training.trees), self.prompts_per_step, seed=self.config.seed, step=number
+        ).tolist()
+        drawn = self._round(numbers, number, step, 0)
+        metrics: dict[str, float] = {}
+        if self.sampled.zero_variance_groups == "resample":
+            drawn, metrics = self._resampled(drawn, set(numbers), number, step)
+        rewards_PG = drawn.rewards.total_PG
+        if self.sampled.kl_in_reward:
+            kl_PG = reference_kl(self.models, drawn.groups)
+            rewards_PG = rewards_PG - self.sampled.kl_in_reward * kl_PG
+            metrics["reward_kl"] = float(kl_PG.mean())
+        capacity, equal_P = micro_batch_tokens(self.models.policy.device), zero_variance_groups(rewards_PG)
+        micro_batches, left_out = rewarded_micro_batches(
+            self.method, self.config, drawn.groups, rewards_PG, capacity=capacity, world=self.models.world
+        )
+        if self.sampled.reads_old_logprobs:
+            key = journal_key(
+                self.config.model_dump(mode="json"), [len(micro_batch.pack.target_T) for micro_batch in micro_batches]
+            )
+            micro_batches = recomputed(self.models.policy, micro_batches, self.journal, number, key)
+        if number % self.config.sample_interval == 0 or number == 1:
+            self.run.add_samples(ranked_lines(drawn.groups, drawn.rewards.total_PG, step))
+        if step == 1:
+            for line in scored_examples(drawn.groups, drawn.rewards):
+                self._note(line)
+        metrics |= reward_metrics(drawn.groups, drawn.rewards, equal_P)
+        metrics |= self._watched(drawn, number, step)
+        self._see_signal(drawn, number)
+        return RewardedBatch(number, micro_batches, left_out, metrics | _seconds(drawn, equal_P))
+
+    def _round(self, numbers: Sequence[int], number: int, step: int, round_: int) -> Drawn:
+        """Draw and score the groups of some rows, or read them from the journal where they were before."""
+        pairs = [(self.inputs.training.rows[n], self.inputs.training.trees[n]) for n in numbers]
+        temperatures = self.method.temperatures(number, self.config)
+        key = journal_key(self.config.model_dump(mode="json"), [row.id for row, _ in pairs], temperatures)
+        began = time.monotonic()
+        known = self.journal.drawn(number, round_, key)
+        where = f"step {step}"
+        if known is None:
+            size = self.config.batch_size if self.scoring.is_remote else len(pairs)
+            parts = (
+                self.draw(pairs[at : at + size], temperatures, number, round_=round_, sync=at == 0)
+                for at in range(0, len(pairs), size)
+            )
+            groups, rewards_of = self.scoring.score_parts(parts, where)
+            self.journal.keep_drawn(number, round_, key, [c for group in groups for c in group.completions])
+        else:
+            groups = grouped(self.inputs.chat, pairs, temperatures, known)
+            rewards_of = partial(self.scoring.score, groups, where)
+        drawn = time.monotonic()
+        scored_key = journal_key(key, self.scoring.key)
+        rewards = self.journal.scored(number, round_, scored_key)
+        if rewards is None:
+            rewards = rewards_of()
+            self.journal.keep_scored(number, round_, scored_key, rewards)
+        return Drawn(tuple(groups), rewards, drawn - began, time.monotonic() - drawn)
+
+    def _see_signal(self, drawn: Drawn, number: int) -> None:
+        """Count the groups that teach something, and warn while none did."""
+        rewards_PG = drawn.rewards.total_PG
+        advantages_PG = self.method.advantages(rewards_PG, self.config)
+        if self.sampled.cut_completions == "mask":
+            advantages_PG = without_cut(advantages_PG, drawn.groups)
+        self.signal.see(number, rewards_PG, advantages_PG, drawn.rewards.reasons)
+        if (warning := self.signal.warning()) is not None:
+            self._note(f"warning: {warning}")
+            _logger.warning("%s", warning)
+
+    def _watched(self, drawn: Drawn, number: int, step: int) -> dict[str, float]:
+        """Look for reward hacking in a batch and those before it, and say it once when it begins.
+
+        Raises:
+            RunStopped: it was found, and --reward-hacking stop was given; a checkpoint was saved.
+        """
+        metrics = self.watch.see(number, drawn.groups, drawn.rewards.total_PG)
+        finding = self.watch.finding()
+        if finding is None:
+            return metrics
+        if finding.alarms and not self.watch.rang:
+            lines = finding_lines(finding, drawn.groups, drawn.rewards.total_PG, step)
+            self.run.add_samples(lines)
+            for text in (finding.line(), *map(sample_text, lines)):
+                self._note(text)
+                _logger.warning("step %d: %s", step, text)
+            if self.sampled.reward_hacking == "stop":
+                self._save()
+                text = (
+                    f"step {step}: {finding.line()}; stopped by --reward-hacking stop; the run is saved, go on with: "
+                    + self.scoring.go_on(["reward_hacking"], instead={"reward_hacking": "warn"})
+                )
+                raise self.models.world.reported_by_rank0(RunStopped(text))
+        self.watch.rang = finding.alarms
+        return metrics | {"reward_explained_by_form": finding.share}
+
+    def _resampled(self, drawn: Drawn, used: set[int], number: int, step: int) -> tuple[Drawn, dict[str, float]]:
+        """Put other prompts' groups in the place of those with equal rewards, round by round."""
+        seconds, replaced = 0.0, 0
+        for round_ in range(1, self.sampled.max_resamples + 1):
+            equal_P = zero_variance_groups(drawn.rewards.total_PG)
+            order = np.random.Generator(
+                np.random.Philox(key=derived_seed(self.config.seed, "resample", number, round_))
+            ).permutation(len(self.inputs.training.trees))
+            others = [int(n) for n in order if int(n) not in used][: int(equal_P.sum())]
+            if not others:
+                break
+            used |= set(others)
+            new = self._round(others, number, step, round_)
+            seconds += new.generate_s + new.score_s
+            replaced += len(others)
+            drawn = _replaced(drawn, np.flatnonzero(equal_P)[: len(others)], new)
+        return drawn, {"resampled_groups": float(replaced), "resampling_s": seconds}
+
+    def _oldest_step(self) -> int:
+        """The older of the last two checkpoints: a resume goes back no further."""
+        kept = own_steps(self.run.checkpoints, self.run.id)
+        return kept[-2] if len(kept) > 1 else 0
+
+
+def rewarded_micro_batches(
+    method: Method,
+    config: MethodConfig,
+    groups: Sequence[Group],
+    rewards_PG: np.ndarray,
+    *,
+    capacity: int,
+    world: World = ALONE,
+) -> tuple[list[MicroBatch], dict[str, int]]:
+    """Turn rewards into advantages and lay this rank's samples into rows of trees.
+
+    A group of equal rewards has advantages of 0. Where the loss has no KL it adds nothing to the gradient and is not
+    computed. It is counted all the same: the step's means are over all groups that were drawn, whatever their rewards.
+
+    Returns:
+        the rows; and what the step's means divide by beside them.
+    """
+    sampled = sampled_options(config)
+    advantages_PG, equal_P = method.advantages(rewards_PG, config), zero_variance_groups(rewards_PG)
+    advantages_PG[equal_P] *= 0.0  # nan stays nan
+    if sampled.cut_completions == "mask":
+        advantages_PG = without_cut(advantages_PG, groups)
+    kept_P = ~equal_P | (sampled.zero_variance_groups == "keep" or sampled.kl_in_loss > 0)
+    micro_batches = sample_micro_batches(groups, advantages_PG, capacity, kept_P=kept_P, world=world)
+    return micro_batches, counts_left_out(groups, advantages_PG, kept_P)
+
+
+def _replaced(drawn: Drawn, places: np.ndarray, new: Drawn) -> Drawn:
+    """Put new groups in some places; seconds add up."""
+    which = np.arange(len(drawn.groups))
+    which[places] = len(drawn.groups) + np.arange(len(places))
+    groups = (*drawn.groups, *new.groups)
+    return replace(
+        drawn,
+        groups=tuple(groups[n] for n in which),
+        rewards=joined(drawn.rewards, new.rewards, which),
+        generate_s=drawn.generate_s + new.generate_s,
+        score_s=drawn.score_s + new.score_s,
+    )
+
+
+def _seconds(drawn: Drawn, equal_P: np.ndarray) -> dict[str, float]:
+    """What drawing and scoring took, and how much of it went into groups that teach nothing, by their tokens."""
+    tokens_P = np.array([sum(len(c.ids) for c in group.completions) for group in drawn.groups], float)
+    wasted = float(tokens_P[equal_P].sum() / tokens_P.sum()) * (drawn.generate_s + drawn.score_s)
+    return {"generate_s": drawn.generate_s, "score_s": drawn.score_s, "equal_groups_s": wasted}

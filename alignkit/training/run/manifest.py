@@ -1,0 +1,129 @@
+"""What is known of a run before it begins: run.json, and the lines that account for its rows."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+
+from alignkit.config import file as config_file
+from alignkit.config.file import Resolved
+from alignkit.data.looking.lengths import of_prepared
+from alignkit.data.prepared.store import Stored
+from alignkit.data.reading.rows import TIE
+from alignkit.distributed.ranks import World
+from alignkit.methods import Method
+from alignkit.registry import registry
+from alignkit.training.inputs.setup import Inputs
+from alignkit.training.run.resume import code_fingerprint, hardware
+
+_NEARLY_ALL = 0.9
+_PACKAGES = ("alignkit", "alignkit-plugins", "torch", "transformers", "tokenizers", "peft", "safetensors", "numpy")
+
+
+def describe(method: Method, resolved: Resolved, inputs: Inputs, world: World) -> dict[str, Any]:
+    """What run.json holds."""
+    parts: dict[str, Stored] = {"training": inputs.training, "validation": inputs.validation}
+    return {
+        "method": method.name,
+        "config": config_file.dump(resolved),
+        "preset": resolved.run.preset,
+        "fingerprints": {**inputs.fingerprints, "code": code_fingerprint(type(method).__module__)},
+        "data_files": dict(inputs.training.notes["files"]),
+        "versions": {name: importlib.metadata.version(name) for name in _PACKAGES},
+        "plugins": sorted({f"{p.distribution} {p.version}" for p in registry().plugins()}),
+        "python": platform.python_version(),
+        "hardware": hardware(world.size),
+        "parent": str(inputs.source.run) if inputs.source.run else None,
+        "model": str(inputs.source.folder),
+        "max_length": inputs.max_length,
+        "rewards": [
+            {
+                "name": n.label,
+                "judge": n.judge.name,
+                "version": n.judge.version,
+                "weight": n.weight,
+                "verifiable": n.judge.verifiable,
+                "plain_name": n.plain_label or n.label,
+            }
+            for n in inputs.judges
+        ],
+        "rows": {
+            name: {
+                "used": len(part.trees),
+                "skipped": dict(part.skipped),
+                "cut": part.num_cut,
+                "dropped": part.num_dropped,
+                "ties": len(part.ties),
+                "tokenized_otherwise": part.num_tokenized_otherwise,
+                "ends_with_user": part.num_ends_with_user,
+                "user_twice": part.num_user_twice,
+                "reversed": part.num_reversed,
+                "lengths": [asdict(column) for column in of_prepared(part.lengths)],
+                "ids": part.trees.ids(),
+            }
+            for name, part in parts.items()
+        },
+    }
+
+
+def account(inputs: Inputs) -> list[str]:
+    """Say what was read, cut and skipped before anything is trained."""
+    lines = []
+    if duplicates := inputs.training.notes["duplicates"]:
+        shown = ", ".join(inputs.training.notes["duplicate_ids"])
+        done = "left out" if inputs.drops_duplicates else "kept: --duplicates drop leaves them out"
+        lines.append(f"data: {duplicates} rows repeat an earlier one exactly ({shown}, ...), {done}")
+    for name, part in (("training", inputs.training), ("validation", inputs.validation)):
+        text = f"{name}: {_taken(inputs, part) if name == 'training' else f'{len(part.trees)} rows'}"
+        text += " (prepared before)" if part.from_cache else ""
+        if part.num_cut:
+            text += f", {part.num_cut} answers cut at {inputs.max_length} tokens"
+        if part.num_dropped:
+            text += f", {part.num_dropped} dropped as longer than {inputs.max_length} tokens"
+        if part.num_tokenized_otherwise:
+            text += f", {part.num_tokenized_otherwise} whose whole text tokenizes otherwise"
+        if part.num_ends_with_user:
+            text += f", {part.num_ends_with_user} conversations that end with the user (their answers are trained on)"
+        if part.num_user_twice:
+            text += f", {part.num_user_twice} with two user turns in a row"
+        if count := part.num_reversed:
+            pairs = "1 pair" if count == 1 else f"{count} pairs"
+            text += f", {pairs} whose scores prefer the rejected answer; they are trained as they stand"
+        if ties := len(part.ties):
+            text += f", {ties} tie{'' if ties == 1 else 's'} (equal scores) left out"
+        if len(part.skipped) > ties:
+            reasons = sorted(set(part.skipped.values()) - {TIE})
+            text += f", {len(part.skipped) - ties} skipped ({'; '.join(reasons[:3])}; listed in run.json)"
+        lines.append(text)
+    training = inputs.training
+    if training.num_tokenized_otherwise >= _NEARLY_ALL * len(training.trees) and inputs.chat.puts_space_before_texts:
+        lines.append(
+            "answers: this tokenizer puts a space before every text, so nearly every answer begins with a space token "
+            "that does not stand behind its prompt in the whole text; the model learns to write it"
+        )
+    for column, lengths in inputs.training.lengths.items():
+        middle, high, highest = np.quantile(lengths, [0.5, 0.9, 0.99])
+        lines.append(
+            f"{column}: {middle:.0f} tokens at the median, {high:.0f} at 90 %, {highest:.0f} at 99 %, "
+            f"{lengths.max()} longest"
+        )
+    return lines
+
+
+def _taken(inputs: Inputs, training: Stored) -> str:
+    """How many rows train, of how many, where an option leaves some out; rows past --limit are not read, nor counted.
+
+    Rows that an older version prepared have no such counts.
+    """
+    of, options = "", []
+    available, limit = training.notes.get("num_drawn_from", 0), inputs.limit
+    if inputs.num_prompts is not None and inputs.num_prompts < available:
+        of = f" of {available}"
+        options.append(f"--num-prompts {inputs.num_prompts}")
+    if limit is not None and training.notes.get("num_read", 0) == limit:
+        options.append(f"--limit {limit}: only the first {limit} were read")
+    return f"{len(training.trees)}{of} rows" + (f" ({'; '.join(options)})" if options else "")

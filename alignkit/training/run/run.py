@@ -1,0 +1,453 @@
+"""A training run from its configuration to its model: what `alignkit train` does."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import math
+import secrets
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from functools import partial
+from io import TextIOWrapper
+from pathlib import Path
+from typing import Any
+
+from alignkit.config.file import Resolved, dump
+from alignkit.display import LogFormatter
+from alignkit.distributed.fsdp import refuse_unshared
+from alignkit.distributed.ranks import World, is_restarted, joined
+from alignkit.errors import InputError, RunStopped, UsageError
+from alignkit.memory import is_out_of_memory, memory_bytes, peak_mib, reset_peak
+from alignkit.methods import Method, MethodConfig, sampled_options
+from alignkit.policy.computable import COMPUTE_ERRORS, not_computed
+from alignkit.progress import Progress, Silent
+from alignkit.registry import registry
+from alignkit.rollouts.copying import CopyingSampler
+from alignkit.runs import hash_model
+from alignkit.scoring.confirm_cost import agree
+from alignkit.storage import open_private
+from alignkit.tracking import MetricsFile, Tracker
+from alignkit.training.checkpoints.checkpoint import read_state
+from alignkit.training.checkpoints.run_folder import FollowedRun, RunFolder, open_run
+from alignkit.training.gradient import tally
+from alignkit.training.gradient.order import steps_per_epoch
+from alignkit.training.gradient.step_rows import StepRows
+from alignkit.training.inputs.models import Models, shared
+from alignkit.training.inputs.setup import (
+    Inputs,
+    load_models,
+    load_start,
+    micro_batch_tokens,
+    read_inputs,
+    reward_fingerprints,
+)
+from alignkit.training.lifecycle.deadlines import Deadlines
+from alignkit.training.lifecycle.signals import held_signals, terminated_as_interrupted
+from alignkit.training.loop.loop import Loop
+from alignkit.training.rollouts.journal import FOLDER, Journal
+from alignkit.training.run.export import export
+from alignkit.training.run.manifest import account, describe
+from alignkit.training.run.plan import disk_warning, make_plan, out_of_memory_explained
+from alignkit.training.run.resume import (
+    refuse_changes,
+    refuse_unread_options,
+    resume_command,
+    resume_point,
+    warn_of_other_hardware,
+)
+from alignkit.training.run.self_checks import Check, first_margins, plain_factor, ranks_check, run_checks, small_trees
+
+_DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM}
+
+
+def train_run(method: Method, resolved: Resolved, *, progress: Progress) -> Path:
+    """Train one method and return the run's folder, finished.
+
+    Raises:
+        AlignkitError: wrong input (nothing is left behind), a stopped run, or an interruption (both resumable).
+    """
+    places: list[Path] = []
+
+    def go_on() -> str:
+        return resume_command(resolved, places[0] if places else None, resolved.run.allow_changed)
+
+    with terminated_as_interrupted(), joined(go_on) as world:
+        progress = progress if world.is_first else Silent()
+        run = _open(method, resolved, world)
+        places.append(run.path)
+        try:
+            if world.run_on_rank0(lambda: run.finished() and _has_its_options(run, resolved)):
+                progress.note(f"run {run.path} is done: its model is {run.model}")
+                return run.path
+            with _logging(run.path, world):
+                _train(method, resolved, run, progress, world)
+        except OSError as error:
+            if error.errno not in _DISK_ERRORS:
+                raise
+            raise RunStopped(f"{run.path}: {error.strerror}; make room and go on with: {go_on()}") from error
+        finally:
+            run.remove_if_new()
+            run.unlock()
+    return run.path
+
+
+def _has_its_options(run: RunFolder, resolved: Resolved) -> bool:
+    """Whether a finished run was trained with the options given now. Raises UsageError where it was not."""
+    refuse_unread_options(run.record(), resolved)
+    return True
+
+
+def _open(method: Method, resolved: Resolved, world: World) -> RunFolder:
+    """Open the run's folder, for writing on rank 0 and for reading on the others."""
+    options = resolved.run
+    opened: list[RunFolder] = []
+
+    def open_for_all() -> str:
+        opened.append(open_run(method.name, out=options.out, resume=options.resume or is_restarted()))
+        return str(opened[0].path)
+
+    path = world.run_on_rank0(open_for_all)
+    return opened[0] if opened else FollowedRun(Path(path))
+
+
+def _read(method: Method, resolved: Resolved, world: World) -> Inputs:
+    """Read the inputs on rank 0, then on the others, which find the data prepared.
+
+    Raises:
+        UsageError: ranks find other data or another model than rank 0, or cannot share the sampler.
+    """
+    refuse_unshared(resolved, world)
+    read: list[Inputs] = []
+    world.run_on_rank0(lambda: read.append(read_inputs(method, resolved)))
+    if world.size == 1:
+        return read[0]
+    inputs = read[0] if read else read_inputs(method, resolved, asks_judges=False)
+    found = world.gather(dict(inputs.fingerprints))
+    other = [rank for rank, fingerprints in enumerate(found) if fingerprints != found[0]]
+    if other:
+        names = sorted(name for name in found[0] if found[other[0]].get(name) != found[0][name])
+        text = f"rank {other[0]} reads another {' and '.join(names)} than rank 0: all nodes must see the same files"
+        raise world.reported_by_rank0(UsageError(text))
+    return inputs
+
+
+def _train(method: Method, resolved: Resolved, run: RunFolder, progress: Progress, world: World) -> None:
+    for cls in _tracker_classes(resolved):
+        cls.require()
+    world.run_on_rank0(lambda: _refuse_known_changes(method, resolved, run))
+    inputs = _read(method, resolved, world)
+    description: dict[str, Any] = {}
+    changed: list[str] = []
+
+    def begin() -> tuple[bool, str]:
+        description.update(describe(method, resolved, inputs, world))
+        resumes = run.holds_run
+        if not resumes and run.checkpoints.exists():
+            raise InputError(f"{run.path} has checkpoints but no run.json; bring that back, or give another --out")
+        before = run.record() if resumes else None
+        run.id = (before and before.id) or secrets.token_hex(16)
+        description["id"] = run.id
+        if before is not None:
+            changed.extend(refuse_changes(before, description, resolved.run.allow_changed))
+            warn_of_other_hardware(before, description)
+        return resumes, run.id
+
+    resumes, run.id = world.run_on_rank0(begin)
+    for line in account(inputs):
+        progress.note(line)
+    planned = make_plan(method, resolved, longest=int(inputs.training.trees.lengths().max()))
+    progress.note(planned.line())
+    if (warning := disk_warning(planned, run.path)) is not None:
+        progress.note(warning)
+    world.run_on_rank0(lambda: _agree(method, resolved, inputs))
+    reset_peak()
+    go_on = partial(resume_command, resolved, run.path)
+    with out_of_memory_explained(method, resolved, planned, available=memory_bytes(), go_on=go_on):
+        finished = _compute(
+            method, resolved, run, progress, inputs, description, world, resumes=resumes, changed=changed
+        )
+    end = {"finished": finished | {"planned_mib": planned.total / 2**20}}
+    world.run_on_rank0(lambda: run.write_json("run.json", description | {"model_files": hash_model(run.model)} | end))
+    progress.note(
+        f"memory: planned {planned.total / 2**20:,.0f} MiB, peak {finished['peak_mib']:,.0f} MiB"
+        + (" on the fullest rank" if world.size > 1 else "")
+        + (" with Python and its libraries" if planned.device == "cpu" else "")
+    )
+    if (dtype := finished["exported_dtype"]) != "float32":
+        rounding = finished["exported_rounding_nats"]
+        progress.note(f"saved in {dtype}, as the model came: rounding moves log-probs by up to {rounding:.2g} nats")
+    progress.note(f"{method.name}: {finished['steps']} steps, model in {run.model}")
+
+
+def _refuse_known_changes(method: Method, resolved: Resolved, run: RunFolder) -> None:
+    """Refuse what can be seen to have changed before any code of the configuration runs: keys, and reward files."""
+    if not run.holds_run:
+        return
+    before = run.record()
+    fingerprints = before.fingerprints | reward_fingerprints(resolved)
+    now = {"method": method.name, "config": dump(resolved), "fingerprints": fingerprints, "versions": before.versions}
+    refuse_changes(before, now, resolved.run.allow_changed)
+
+
+def _compute(
+    method: Method,
+    resolved: Resolved,
+    run: RunFolder,
+    progress: Progress,
+    inputs: Inputs,
+    description: dict[str, Any],
+    world: World,
+    *,
+    resumes: bool,
+    changed: Sequence[str],
+) -> dict[str, Any]:
+    """Load the models, train and export; returns what run.json says of a finished run."""
+    needs_best = resolved.method.early_stopping_steps is not None
+
+    def find() -> str | None:
+        if not resumes:
+            return None
+        other_rewards = any(key.startswith("fingerprint of reward ") for key in changed)
+        point = resume_point(
+            run, needs_best=needs_best, allowed=resolved.run.allow_changed, other_rewards=other_rewards
+        )
+        if changed:
+            _forget_later_samples(run, 0 if point is None else read_state(point)["step"], resolved.method)
+        return None if point is None else str(point)
+
+    found = world.run_on_rank0(find)
+    models = load_models(method, resolved, inputs, world)
+    if (line := models.policy.dropout.line(method.name)) is not None:
+        progress.note(line)
+    started = time.monotonic()
+    trackers = _trackers(resolved, run, description["config"]) if world.is_first else []
+    run.write_json("run.json", description)
+    if found is None:
+        loaded = models.policy.path
+        world.run_on_rank0(lambda: _check(run, models, inputs, progress, method, resolved.method))
+        chosen = world.gather(models.policy.path)[0]
+        models.policy.use_path(loaded)
+        models.use_path(chosen)  # on all ranks; the reference's log-probs follow
+        _check_reference(run, models, inputs, progress, method, resolved.method, world)
+    if world.size > 1:
+        models = _shared(run, models, inputs, world, compiled=resolved.model.compile, checks=found is None)
+    deadlines = Deadlines(resolved.rollouts.timeouts_s, log=run.log)
+    go_on = partial(resume_command, resolved, run.path)
+    loop = Loop(
+        method,
+        resolved.method,
+        inputs,
+        models,
+        run,
+        trackers=trackers,
+        progress=progress,
+        max_missing=resolved.rollouts.max_missing,
+        deadlines=deadlines,
+        load_start=lambda: load_start(method, resolved, inputs, go_on),
+        go_on=go_on,
+    )
+    try:
+        with deadlines:
+            if found is not None:
+                loop.resume(Path(found))
+            loop.train()
+        exported = _export(loop, models, inputs, run)
+    finally:
+        for tracker in trackers:
+            tracker.close()
+        for named in inputs.judges:
+            named.judge.close()
+        models.sampler.close()
+    return {
+        "steps": loop.position.step,
+        "kept_step": loop.kept_step,
+        "seconds": loop.position.seconds,
+        "wall_seconds": time.monotonic() - started,
+        "peak_mib": max(world.gather(peak_mib())),
+        "tokens": loop.position.tokens_seen,
+        "tally": tally.as_json(loop.position.tally),
+        "exported_difference_nats": exported["difference"],
+        "exported_rounding_nats": exported["rounding"],
+        "exported_dtype": exported["dtype"],
+    }
+
+
+def _forget_later_samples(run: RunFolder, step: int, config: MethodConfig) -> None:
+    """Something changed: the samples that the next batch trains on are those it would draw, later ones are not."""
+    batch = step // sampled_options(config).updates_per_batch + 1
+    Journal(run.path / FOLDER).remove_after(batch)
+    Journal(run.path / FOLDER / "validation").remove_after(step)
+
+
+def _export(loop: Loop, models: Models, inputs: Inputs, run: RunFolder) -> dict[str, Any]:
+    """Write the model; a signal meanwhile saves the last step first (an adapter is saved before it is merged).
+
+    Rank 0 writes it; the others wait.
+    """
+    if hasattr(models.policy.model, "merge_and_unload"):
+        loop.save()
+    world = models.world
+    try:
+        with models.whole_policy() as policy, terminated_as_interrupted() if world.is_first else held_signals():
+            trees = small_trees(inputs.training.trees)
+            source = inputs.source.folder
+            export_it = partial(export, policy, inputs.chat, run.model, trees=trees, source=source, go_on=loop.go_on)
+            return world.run_on_rank0(lambda: asdict(export_it()))
+    except KeyboardInterrupt:
+        loop.stop_interrupted()
+
+
+def _agree(method: Method, resolved: Resolved, inputs: Inputs) -> None:
+    """Show what paid rewards would take before anything is loaded; a terminal is asked."""
+    config = resolved.method
+    sampled = sampled_options(config)
+    rows = config.batch_size * config.accumulation
+    batches = config.epochs * steps_per_epoch(len(inputs.training.trees), rows)
+    steps = min(batches * sampled.updates_per_batch, config.max_steps or math.inf)
+    batches = min(batches, math.ceil(steps / sampled.updates_per_batch))
+    validated = (2 + int(steps) // config.validation_interval) * min(
+        sampled.validation_prompts, len(inputs.validation.trees)
+    )
+    rounds = 1 + (sampled.max_resamples if sampled.zero_variance_groups == "resample" else 0)
+    num_items = batches * rounds * rows * len(method.temperatures(1, config)) + validated
+    was_typed = bool(resolved.rollouts.reward) and ("rollouts", "reward") not in resolved.from_files
+    agree(inputs.judges, num_items, yes=resolved.run.yes, unattended=was_typed)
+    for named in inputs.judges:
+        if named.judge.paid:
+            named.judge.ready([row.fields for row in inputs.training.rows])
+
+
+def _check(
+    run: RunFolder, models: Models, inputs: Inputs, progress: Progress, method: Method, config: MethodConfig
+) -> None:
+    """Run the start-up checks; the tree path falls back to the plain one, anything else stops the run."""
+    checks, reason = _checked(models, inputs)
+    if reason and models.policy.path == "tree":
+        progress.note(f"this model takes the plain path: start-up checks differ ({reason})")
+        models.policy.use_path("plain")
+        checks, reason = _checked(models, inputs)
+    if models.policy.path == "plain":
+        drawn = len(method.temperatures(1, config)) if method.trains_on == "samples" else 0
+        factor = plain_factor(inputs.training.trees, num_samples=drawn, sample_tokens=config.max_new_tokens)
+        progress.note(f"plain path: computes {factor:.1f} times the tokens, a prompt for each of its completions")
+    rows = {
+        "name": "masks: every row has scored tokens, none in its prompt",
+        "rows": len(inputs.training.trees),
+        "ok": True,
+    }
+    run.write_json("checks.json", [*(check.as_json() for check in checks), rows])
+    if reason:
+        raise RunStopped(f"{run.path}: start-up check failed: {reason}")
+
+
+def _checked(models: Models, inputs: Inputs) -> tuple[list[Check], str]:
+    """Run the start-up checks; returns them and what is wrong, or "". Code of any model may raise anything."""
+    draws = not isinstance(models.sampler, CopyingSampler)
+    reference = models.reference
+    if reference is not None and reference.is_cached:  # `_check_reference` looks at the cached values
+        reference = None
+    try:
+        checks = run_checks(models.policy, inputs.training.trees, reference=reference, samples=draws)
+    except COMPUTE_ERRORS as error:
+        if is_out_of_memory(error):
+            raise
+        return [], not_computed(models.policy, error)
+    wrong = [check for check in checks if not check.ok]
+    return checks, "; ".join(f"{c.name}: {c.value:.2g} {c.unit}, tolerance {c.tolerance:.2g}" for c in wrong)
+
+
+def _check_reference(
+    run: RunFolder,
+    models: Models,
+    inputs: Inputs,
+    progress: Progress,
+    method: Method,
+    config: MethodConfig,
+    world: World,
+) -> None:
+    """Check on all ranks that a loss on rows that reads a reference starts at it, and say what rounding moves it by."""
+    if models.reference is None or method.trains_on == "samples":
+        return
+    policy = models.policy
+    layout = StepRows(inputs.training, config, micro_batch_tokens=micro_batch_tokens(policy.device), world=world)
+    weight = float(getattr(config, "beta", 1.0))
+    margins = first_margins(policy, models.reference, layout, weight=weight, world=world)
+    check = margins.check(in_fp32=policy.autocast is None, repeats=policy.device.type == "cpu")
+    noise = {
+        "name": "what rounding moves that margin by: beta x rms",
+        "value": margins.noise,
+        "ok": True,
+        "mean": float(margins.rounding_N.mean()),
+        "pairs": len(margins.rounding_N),
+        "unit": "of the loss",
+    }
+
+    world.run_on_rank0(lambda: _add_check(run, check, noise))
+    if policy.autocast is not None:
+        progress.note(
+            f"reference: the margin starts at {margins.first_N.mean():.2g} (mean); bf16 rounding moves it by "
+            f"{margins.noise:.2g} (beta x rms of {len(margins.rounding_N)})"
+        )
+
+
+def _add_check(run: RunFolder, check: Check, *facts: Mapping[str, Any]) -> None:
+    """Add a check, and facts beside it, to checks.json; one that failed stops the run."""
+    run.write_json("checks.json", [*run.read_json("checks.json"), check.as_json(), *facts])
+    if not check.ok:
+        raise RunStopped(
+            f"{run.path}: start-up check failed: {check.name}: {check.value:.2g} {check.unit}, tolerance "
+            f"{check.tolerance:.2g}"
+        )
+
+
+def _shared(run: RunFolder, models: Models, inputs: Inputs, world: World, *, compiled: bool, checks: bool) -> Models:
+    """Shard the policy among the ranks; `checks` compares their gradient with one process's, noted in checks.json."""
+    models.policy.use_path(world.gather(models.policy.path)[0])  # the start-up checks ran on rank 0
+    models = shared(models, world, compiled=compiled)
+    if not checks:
+        return models
+    check = ranks_check(models, inputs.training.trees)
+
+    world.run_on_rank0(lambda: _add_check(run, check))
+    return models
+
+
+def _tracker_classes(resolved: Resolved) -> list[type[Tracker]]:
+    classes = [registry().find("tracker", name) for name in resolved.run.track]
+    return [MetricsFile, *(cls for cls in classes if issubclass(cls, Tracker))]
+
+
+def _trackers(resolved: Resolved, run: RunFolder, settings: Mapping[str, object]) -> list[Tracker]:
+    return [cls(run.path, settings) for cls in _tracker_classes(resolved)]
+
+
+class _PrivateLog(logging.FileHandler):
+    """A log that is its owner's alone to read."""
+
+    def _open(self) -> TextIOWrapper:
+        return open(self.baseFilename, self.mode, encoding=self.encoding, opener=open_private)  # type: ignore[return-value]
+
+
+@contextmanager
+def _logging(folder: Path, world: World) -> Iterator[None]:
+    """Keep alignkit's log lines in log.txt; rank 0 speaks for all."""
+    logger = logging.getLogger("alignkit")
+    if not world.is_first:
+        before = logger.level
+        logger.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            logger.setLevel(before)
+        return
+    handler = _PrivateLog(folder / "log.txt", encoding="utf-8", delay=True)
+    handler.setFormatter(LogFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        handler.close()

