@@ -1,0 +1,167 @@
+"""The rule of a verdict, and its text."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+from scipy.stats import norm
+from verdicts import rated, verdict_on
+
+from alignkit.judging.length import Bucket, LengthFacts
+from alignkit.judging.statistics import WinRate, win_rate
+from alignkit.judging.verdict import JudgeName, Verdict, decide, level_of, prompts_needed
+from alignkit.judging.verdict_text import as_json, facts, headline, lines, rule, table
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "answer"),
+    [
+        (50.1, 60.0, "better"),
+        (40.0, 49.9, "worse"),
+        (50.1, 50.9, "better"),  # certain before small
+        (47.0, 53.0, "no difference that matters"),
+        (50.0, 52.0, "no difference that matters"),
+        (46.9, 52.0, "not enough evidence"),
+        (48.0, 53.1, "not enough evidence"),
+        (50.0, 60.0, "not enough evidence"),
+        (0.0, 100.0, "not enough evidence"),
+    ],
+)
+def test_the_rule_is_applied_in_its_order(low: float, high: float, answer: str) -> None:
+    assert decide(rated((low + high) / 2, low, high), margin=3.0) == answer
+
+
+def test_without_a_margin_no_difference_is_small_enough() -> None:
+    assert decide(rated(50.0, 49.9, 50.1), margin=0.0) == "not enough evidence"
+
+
+REACH = 1 + norm.ppf(0.8) / norm.ppf(0.975)  # for 80 of 100 cases, in half-widths of the interval
+
+
+def test_prompts_needed_shrink_the_half_width_below_the_difference() -> None:
+    # half-width 5, difference 2.5: twice as narrow takes four times the prompts, for 80 of 100 cases twice that
+    assert prompts_needed(rated(52.5, 47.5, 57.5, 200), margin=0.0) == math.ceil(800 * REACH**2)
+    # margin 3.5 leaves 1 on the other side: the difference is the nearer target
+    assert prompts_needed(rated(52.5, 47.5, 57.5, 200), margin=3.5) == math.ceil(800 * REACH**2)
+
+
+def test_prompts_needed_fit_the_interval_into_the_margin_where_that_is_nearer() -> None:
+    # difference 0.5, margin 3: the interval has to shrink from 5 to 2.5
+    assert prompts_needed(rated(50.5, 45.5, 55.5, 200), margin=3.0) == math.ceil(800 * REACH**2)
+
+
+def test_so_many_prompts_of_the_same_kind_do_settle_it() -> None:
+    few = np.array([1.0] * 40 + [0.5] * 30 + [0.0] * 30)
+    first = win_rate(few, seed=0)
+    assert decide(first, margin=3.0) == "not enough evidence"
+    needed = prompts_needed(first, margin=3.0)
+    assert needed is not None
+    assert 400 < needed < 800
+    repeats = math.ceil(needed / len(few))
+    assert decide(win_rate(np.tile(few, repeats), seed=0), margin=3.0) == "better"
+
+
+@pytest.mark.parametrize(
+    ("win_rate", "margin"),
+    [(rated(50.0, 40.0, 60.0), 0.0), (rated(None, 0.0, 100.0, 0), 3.0), (rated(100.0, 0.0, 100.0, 1), 3.0)],
+)
+def test_prompts_needed_is_silent_where_no_number_can_be_given(win_rate: WinRate, margin: float) -> None:
+    assert prompts_needed(win_rate, margin=margin) is None
+
+
+def test_only_missing_evidence_asks_for_more_prompts() -> None:
+    assert verdict_on(rated(60.0, 52.0, 68.0)).num_prompts_needed is None
+    open_verdict = verdict_on(rated(55.0, 45.0, 65.0))
+    assert open_verdict.num_prompts_needed == math.ceil(400 * REACH**2)
+    assert f"about {open_verdict.num_prompts_needed} prompts would settle it in 80 of 100 cases" in headline(
+        open_verdict
+    )
+
+
+def test_a_verdict_survives_json() -> None:
+    verdict = verdict_on(rated(60.0, 52.0, 68.0), stamps=["the judge was also the training reward"])
+    assert verdict.ours.perplexity is None
+    assert Verdict.model_validate_json(verdict.model_dump_json()) == verdict
+    nothing = verdict_on(win_rate(np.array([math.nan]), seed=0))
+    assert Verdict.model_validate_json(nothing.model_dump_json()) == nothing
+
+
+def test_the_headline_gives_answer_rate_interval_and_prompts() -> None:
+    text = headline(verdict_on(rated(60.04, 52.0, 68.0, num_prompts=1200)))
+    assert text == "better: runs/dpo wins 60.0 % against base, 95 % interval 52.0 to 68.0, 1,200 prompts"
+
+
+def test_a_verdict_without_scores_says_so() -> None:
+    verdict = verdict_on(win_rate(np.full(7, math.nan), seed=0))
+    assert verdict.answer == "not enough evidence"
+    assert headline(verdict).endswith("has no prompt that both have a score for (7 missing)")
+    one = verdict_on(win_rate(np.array([1.0]), seed=0))
+    assert headline(one) == "not enough evidence: runs/dpo wins 100.0 % against base, no interval, 1 prompt"
+
+
+def test_the_text_holds_rule_stamps_judge_and_both_columns() -> None:
+    verdict = verdict_on(rated(60.0, 52.0, 68.0, num_missing=2), stamps=["prompts overlap the training set"])
+    text = lines(verdict)
+    assert str(verdict) == "\n".join(text)
+    assert text[1] == "note: prompts overlap the training set"
+    assert rule(verdict) in text
+    assert "within 50 +- 3;" in rule(verdict)
+    assert "judge: rules 2 (verifiable: a rule that anyone can check)" in text
+    assert dict(facts(verdict))["outcomes"] == "100 wins, 0 ties, 0 losses; 2 prompts left out for a missing score"
+    assert dict(facts(verdict))["BLEU"] == "tok:13a"
+    assert ("BLEU-4", "10.2", "-") in table(verdict)
+    assert ("perplexity of the references", "-", "7.5") in table(verdict)
+    assert ("cut at the limit, %", "50.0", "0.0") in table(verdict)
+
+
+def test_a_judge_that_nobody_can_check_is_called_so() -> None:
+    judge = JudgeName(name="reward-model", version="1", verifiable=False)
+    assert "not verifiable" in dict(facts(verdict_on(rated(60.0, 52.0, 68.0), judge=judge)))["judge"]
+
+
+def test_a_better_verdict_says_where_the_rate_at_equal_length_does_not_agree() -> None:
+    nothing = Bucket(name="within 10 %", num_prompts=0, rate=None, low=0.0, high=100.0)
+
+    def lengths(low: float | None, high: float | None) -> LengthFacts:
+        rate = None if low is None or high is None else (low + high) / 2
+        return LengthFacts(
+            estimator="length_adjusted_win_rate",
+            rate=rate,
+            low=low,
+            high=high,
+            reason="",
+            near_equal=nothing,
+            buckets=(),
+            longer_wins=0.8,
+            num_decided=90,
+            pearson=0.5,
+            spearman=0.5,
+        )
+
+    won = rated(60.0, 52.0, 68.0)
+    doubted = verdict_on(won, length=lengths(47.0, 56.0))
+    assert (doubted.answer, doubted.at_equal_length) == ("better", False)
+    assert headline(doubted).startswith("better, but not at equal length, as a model reads it: runs/dpo wins 60.0 %")
+    sure = verdict_on(won, length=lengths(51.0, 66.0))
+    assert (sure.at_equal_length, headline(sure)[:8]) == (True, "better: ")
+    lost = verdict_on(rated(40.0, 32.0, 48.0), length=lengths(47.0, 56.0))
+    assert headline(lost).startswith("worse, but not at equal length, as a model reads it")
+    assert verdict_on(won, length=lengths(None, None)).at_equal_length is None
+    assert verdict_on(rated(55.0, 45.0, 65.0), length=lengths(47.0, 56.0)).at_equal_length is None
+
+
+def test_further_looks_split_the_level_and_say_so() -> None:
+    assert [level_of(look) for look in (None, 1, 2, 4)] == pytest.approx([0.95, 0.95, 0.975, 0.9875])
+    assert "the 3rd look at this pair: 5 % is split into 3" in rule(verdict_on(rated(60.0, 52.0, 68.0), look=3))
+    assert "look at this pair" not in rule(verdict_on(rated(60.0, 52.0, 68.0), look=1))
+    assert dict(facts(verdict_on(rated(60.0, 52.0, 68.0))))["look"] == "not counted"
+
+
+def test_the_json_form_is_flat_and_in_percent() -> None:
+    content = json.loads(as_json(verdict_on(win_rate(np.array([1.0] * 70 + [0.0] * 30), seed=0))))
+    assert (content["answer"], content["win_rate"], content["num_prompts"]) == ("better", 70.0, 100)
+    assert content["standard_error"] == pytest.approx(100 * math.sqrt(0.21 * 100 / 99) / 10)
+    assert content["low"] < 70 < content["high"]
+    assert content["length_adjusted_win_rate"] is None
+    assert content["length_controlled_win_rate"] is None
