@@ -11,7 +11,7 @@ from alignkit.config import file as config_file
 from alignkit.errors import UsageError
 from alignkit.progress import Progress, Silent, is_first_rank
 from alignkit.registry import registry
-from alignkit.scoring.given import names_of
+from alignkit.scoring.functions.given import names_of
 
 
 def train(
@@ -32,7 +32,7 @@ def train(
         like: a run whose configuration this one starts from.
         options: any option of `alignkit train METHOD --help`, by its Python name; `preset` is one of the method's.
             `reward` may be a function (completion: str, row: dict) -> float | None, or a list with such: it runs in
-            this process (alignkit.scoring.given says what that means).
+            this process (alignkit.scoring.functions.given says what that means).
 
     Raises:
         AlignkitError: a wrong option or input, a stopped run, an interruption.

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from alignkit.config import file as config_file
 from alignkit.errors import InputError
 from alignkit.progress import Progress, Silent
-from alignkit.scoring.given import give
+from alignkit.scoring.functions.given import give
 
 if TYPE_CHECKING:
     from alignkit.judging.verdict import Verdict

@@ -13,8 +13,8 @@ from alignkit.config.file import Settings
 from alignkit.errors import UsageError
 from alignkit.registry import registry
 from alignkit.runs import holds_run, places
-from alignkit.scoring.functions import FunctionJudge
-from alignkit.scoring.given import PREFIX, GivenFunction
+from alignkit.scoring.functions.given import PREFIX, GivenFunction
+from alignkit.scoring.functions.judge import FunctionJudge
 from alignkit.scoring.judge import Item, Judge, Missing, Scored
 from alignkit.scoring.score_cache import remembered_scores
 from alignkit.storage import is_too_long

@@ -16,9 +16,9 @@ from pydantic import Field
 
 from alignkit import hookimpl
 from alignkit.errors import UsageError
-from alignkit.scoring.client_config import ClientConfig, read_key
 from alignkit.scoring.judge import Item, Judge, JudgeConfig, Missing, Scored
-from alignkit.scoring.remote import RemoteJudge
+from alignkit.scoring.remote.judge import ClientConfig, RemoteJudge
+from alignkit.scoring.remote.keys import read_key
 
 if TYPE_CHECKING:
     from pydantic import SecretStr

@@ -20,9 +20,9 @@ from pydantic import Field, field_validator
 
 from alignkit import hookimpl
 from alignkit.errors import UsageError
-from alignkit.scoring.client_config import ClientConfig, read_key
 from alignkit.scoring.judge import Item, Judge, JudgeConfig, Missing, Scored
-from alignkit.scoring.remote import RemoteJudge
+from alignkit.scoring.remote.judge import ClientConfig, RemoteJudge
+from alignkit.scoring.remote.keys import read_key
 from alignkit_plugins.reward_folder import RewardFolder, conversation
 
 if TYPE_CHECKING:

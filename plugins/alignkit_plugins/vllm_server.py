@@ -31,7 +31,7 @@ from alignkit.errors import RunStopped, UsageError
 from alignkit.rollouts.copying import CopyingSampler
 from alignkit.rollouts.sampler import Completion, Request
 from alignkit.rollouts.spreading import ServerDown, Spread
-from alignkit.scoring.http import NotAnswered, Requests, Stopped
+from alignkit.services.http import NotAnswered, Requests, Stopped
 from alignkit_plugins.weight_transfer import backend_of, connect
 from alignkit_plugins.weights_folder import WeightsFolder
 

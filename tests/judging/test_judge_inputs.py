@@ -271,7 +271,7 @@ def test_the_key_is_in_no_run_report_log_or_traceback(
         assert main([*training, *common]) == 0
         assert main([*judging, "--max-new-tokens", "3", *common]) == 0
         with monkeypatch.context() as broken:
-            broken.setattr("alignkit.scoring.client.read_reply", None)
+            broken.setattr("alignkit.scoring.remote.client.read_reply", None)
             assert main([*judging, "--max-new-tokens", "4", *common]) == 70
     out, err = capsys.readouterr()
     assert "Traceback" in err and "'NoneType' object is not callable" in err and "was also the training reward" in out

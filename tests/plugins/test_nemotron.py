@@ -19,14 +19,13 @@ from hypothesis import strategies as st
 
 from alignkit.cli.main import main
 from alignkit.errors import RunStopped, UsageError
-from alignkit.scoring.client_config import may_carry_key, read_key
 from alignkit.scoring.confirm_cost import agree
-from alignkit.scoring.endpoints import Endpoint, Endpoints, Turn
 from alignkit.scoring.judge import Item, Missing, Scored
 from alignkit.scoring.ledger import open_ledger
-from alignkit.scoring.limits import Breaker, TokenBucket
-from alignkit.scoring.replies import Again, Dead, Refused, Useful, read_reply, retry_after
+from alignkit.scoring.remote.keys import may_carry_key, read_key
+from alignkit.scoring.remote.replies import Fatal, Ok, Rejected, Retry, read_reply, retry_after
 from alignkit.scoring.specs import NamedJudge
+from alignkit.services.addresses import Address, Addresses, Breaker, Lease, TokenBucket
 
 CANARY = "nvapi-canary-0123456789"
 QUICK: dict[str, Any] = {
@@ -98,21 +97,21 @@ def test_a_score_comes_back_as_it_was_sent(value: float) -> None:
 @pytest.mark.parametrize(
     ("status", "body", "kind"),
     [
-        (200, '{"choices": []}', Useful),
-        (200, "<html>", Again),
-        (400, '{"detail": "Function id \'f\': DEGRADED function cannot be invoked"}', Again),
-        (400, '{"detail": "too long"}', Refused),
-        (422, "", Refused),
-        (401, "", Dead),
-        (402, "", Dead),
-        (403, '{"title": "Forbidden", "detail": "Authorization failed"}', Dead),
-        (404, "{\"detail\": \"Function 'f': Not found for account 'a'\"}", Dead),
-        (410, "The model has reached its end of life", Dead),
-        (307, "", Dead),
-        (408, "", Again),
-        (429, '{"status": 429, "title": "Too Many Requests"}', Again),
-        (500, "", Again),
-        (504, "", Again),
+        (200, '{"choices": []}', Ok),
+        (200, "<html>", Retry),
+        (400, '{"detail": "Function id \'f\': DEGRADED function cannot be invoked"}', Retry),
+        (400, '{"detail": "too long"}', Rejected),
+        (422, "", Rejected),
+        (401, "", Fatal),
+        (402, "", Fatal),
+        (403, '{"title": "Forbidden", "detail": "Authorization failed"}', Fatal),
+        (404, "{\"detail\": \"Function 'f': Not found for account 'a'\"}", Fatal),
+        (410, "The model has reached its end of life", Fatal),
+        (307, "", Fatal),
+        (408, "", Retry),
+        (429, '{"status": 429, "title": "Too Many Requests"}', Retry),
+        (500, "", Retry),
+        (504, "", Retry),
     ],
 )
 def test_the_retry_table(status: int, body: str, kind: type) -> None:
@@ -237,15 +236,15 @@ def test_the_key_is_in_no_file_log_message_or_traceback(
 
 def test_requests_that_go_on_failing_are_told_of_in_one_counted_line() -> None:
     now, said = [0.0], list[str]()
-    one = Endpoint("http://one", TokenBucket(1e6), Breaker(failures=10**6, cooldown_s=1.0, max_cooldown_s=1.0))
-    points = Endpoints([one], patience_s=600.0, pause_s=1.0, max_pause_s=1.0, clock=lambda: now[0], say=said.append)
+    one = Address("http://one", TokenBucket(1e6), Breaker(failures=10**6, cooldown_s=1.0, max_cooldown_s=1.0))
+    points = Addresses([one], patience_s=600.0, pause_s=1.0, max_pause_s=1.0, clock=lambda: now[0], say=said.append)
     for _ in range(64):
-        points.failed(Turn(one, trial=False), "no chat completion")
+        points.failed(Lease(one, trial=False), "no chat completion")
         now[0] += 1.0
     last = "the last: http://one: no chat completion"
     assert said == [f"6 requests failed or had answers that cannot be used in 5 s; asking goes on; {last}"]
     now[0] += 600.0
-    points.slow_down(Turn(one, trial=False), "429", None)
+    points.slow_down(Lease(one, trial=False), "429", None)
     assert len(said) == 1
 
 

@@ -16,7 +16,7 @@ from tiny_models import tiny_model
 import alignkit
 from alignkit.cli.main import main
 from alignkit.errors import InputError, Interrupted, RunStopped, UsageError
-from alignkit.scoring.given import GivenFunction, give
+from alignkit.scoring.functions.given import GivenFunction, give
 from alignkit.scoring.judge import Item, Missing, Scored
 
 

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import SecretStr
 
-from alignkit.scoring.key_cleaning import KeyCleaner
-from alignkit.scoring.replies import Again, Refused, read_reply
+from alignkit.scoring.remote.keys import KeyCleaner
+from alignkit.scoring.remote.replies import Rejected, Retry, read_reply
 
 KEY = "nvapi-canary-0123456789"
 CLEANER = KeyCleaner(SecretStr(KEY))
@@ -95,4 +95,4 @@ def test_no_half_of_a_key_is_left_where_an_error_is_shortened() -> None:
                 json.dumps(["." * at, like]),
             ):
                 reply = read_reply(status, {}, body.encode(), clean=CLEANER.text)
-                assert not isinstance(reply, Again | Refused) or "nvapi" not in reply.reason
+                assert not isinstance(reply, Retry | Rejected) or "nvapi" not in reply.reason

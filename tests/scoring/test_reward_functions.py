@@ -17,10 +17,10 @@ from pathlib import Path
 import pytest
 
 from alignkit.errors import InputError, RunStopped, UsageError
-from alignkit.scoring import function_process
-from alignkit.scoring.functions import FunctionJudge
+from alignkit.scoring.functions import process as function_process
+from alignkit.scoring.functions.judge import FunctionJudge
+from alignkit.scoring.functions.sources import place_of, sources_sha256
 from alignkit.scoring.judge import Item, Missing, Scored
-from alignkit.scoring.sources import place_of, sources_sha256
 
 
 def item(text: str = "some text", **row: object) -> Item:
@@ -242,7 +242,7 @@ def test_whatever_takes_a_completion_and_a_row_is_taken(tmp_path: Path, definiti
 def test_a_file_that_cannot_be_imported_is_refused_with_its_own_traceback(tmp_path: Path, code: str, said: str) -> None:
     with pytest.raises(InputError, match=said) as caught:
         judge(tmp_path, code)
-    assert "function_worker" not in str(caught.value)
+    assert "worker.py" not in str(caught.value)
 
 
 def test_an_import_that_hangs_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -382,7 +382,7 @@ def test_a_function_that_swallows_everything_is_ended_by_a_deadline_and_says_whe
 def test_no_function_outlives_alignkit(tmp_path: Path, number: signal.Signals) -> None:
     (tmp_path / "mine.py").write_text(HANGS)
     code = (
-        "import sys\nfrom pathlib import Path\nfrom alignkit.scoring.functions import FunctionJudge\n"
+        "import sys\nfrom pathlib import Path\nfrom alignkit.scoring.functions.judge import FunctionJudge\n"
         "from alignkit.scoring.judge import Item\n"
         "FunctionJudge(Path('mine.py'), 'f').score([Item([], 'x', {'pid': 'pid'})])\n"
     )

@@ -29,9 +29,9 @@ from alignkit.pretrained.names import ModelSource, find_model
 from alignkit.pretrained.weights import folder_fingerprint
 from alignkit.registry import registry
 from alignkit.rollouts.sampler import Sampler
-from alignkit.scoring.functions import FunctionJudge
+from alignkit.scoring.functions.judge import FunctionJudge
+from alignkit.scoring.functions.sources import place_of, sources_sha256
 from alignkit.scoring.ledger import canonical
-from alignkit.scoring.sources import place_of, sources_sha256
 from alignkit.scoring.specs import NamedJudge, distinct, function_file, make_judge
 from alignkit.training.gradient.optimizer import require_eight_bits
 from alignkit.training.gradient.reference import Reference

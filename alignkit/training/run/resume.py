@@ -22,7 +22,7 @@ from alignkit.config.settings import TIMEOUTS
 from alignkit.display import as_typed
 from alignkit.errors import InputError, UsageError
 from alignkit.runs import RunRecord
-from alignkit.scoring.given import PREFIX
+from alignkit.scoring.functions.given import PREFIX
 from alignkit.training.checkpoints import checkpoint
 from alignkit.training.checkpoints.run_folder import RunFolder
 from alignkit.training.rollouts.journal import FOLDER, Journal

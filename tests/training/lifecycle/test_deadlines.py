@@ -26,7 +26,7 @@ from tiny_models import tiny_model
 import alignkit
 from alignkit.cli.main import main
 from alignkit.scoring import rewards
-from alignkit.scoring.functions import FunctionJudge
+from alignkit.scoring.functions.judge import FunctionJudge
 from alignkit.scoring.judge import Scored
 from alignkit.training.lifecycle import deadlines
 from alignkit.training.loop.loop import Loop
@@ -114,7 +114,7 @@ def test_what_never_listens_is_ended_from_outside_within_the_grace_with_3(
     )
     script = (
         "import ctypes, os, sys, time; from alignkit.training import deadlines; deadlines.GRACE_S = 1.0\n"
-        "from alignkit.scoring.functions import FunctionJudge; score = FunctionJudge.score\n"
+        "from alignkit.scoring.functions.judge import FunctionJudge; score = FunctionJudge.score\n"
         "from alignkit.training.loop.loop import Loop; step = Loop._step\n"
         f"def hanging():\n{textwrap.indent(HANGS[how], '  ')}\n"
         "def scoring(self, items):\n  return hanging() if os.path.exists('now') else score(self, items)\n"

@@ -123,7 +123,7 @@ def test_the_agreement_of_weights_passes_over_tokens_without_a_log_prob_but_not_
 def test_a_run_whose_scores_are_missing_pauses_and_goes_on_without_drawing_again(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from alignkit.scoring.functions import FunctionJudge
+    from alignkit.scoring.functions.judge import FunctionJudge
 
     out = tmp_path / "run"
     given = options(model, tmp_path, out, VOWELS, max_steps=3, split="0.1", validation_interval=100)

@@ -1,8 +1,8 @@
-"""A key that a service repeats is cut out of all that is kept or shown, in other writings too.
+"""Keys of services: read from the environment, sent to https or this machine only, and cut out of what comes back.
 
-Where it stands as it is, it alone is cut out. So is what only looks like it: its ASCII letters and digits in their
-order, in either case, full-width or otherwise styled, with other dashes, spaces, line ends, invisible or other
-characters between them. Where it stands in another writing (\\u006e, %6e, &#110;, base64, hex, or one inside
+Where a service repeats a key as it is, the key alone is cut out. So is what only looks like it: its ASCII letters and
+digits in their order, in either case, full-width or otherwise styled, with other dashes, spaces, line ends, invisible
+or other characters between them. Where it stands in another writing (\\u006e, %6e, &#110;, base64, hex, or one inside
 another), the place is not known, and the whole text is left out.
 """
 
@@ -10,12 +10,16 @@ from __future__ import annotations
 
 import base64
 import html
+import os
 import re
 import unicodedata
 from typing import Any
-from urllib.parse import unquote
+from urllib.parse import unquote, urlsplit
 
 from pydantic import SecretStr
+
+from alignkit.errors import UsageError
+from alignkit.services.addresses import is_this_machine
 
 _MARK = "[key]"
 _LEFT_OUT = "[a text that repeats the key is left out]"
@@ -28,6 +32,25 @@ _BETWEEN = re.compile(r"[^0-9A-Za-z]+")
 _ESCAPE = re.compile(
     r"\\+(?:u\{([0-9a-fA-F]{1,6})\}|u([0-9a-fA-F]{4})|U([0-9a-fA-F]{8})|x([0-9a-fA-F]{2})|([0-7]{3})|(.))", re.S
 )
+
+
+def read_key(variable: str) -> SecretStr | None:
+    """Read a key from the environment; None where it is not set.
+
+    Raises:
+        UsageError: it has characters that no key has, which would be refused on its way with the key in the message.
+    """
+    key = os.environ.get(variable, "").strip()
+    if not key:
+        return None
+    if not (key.isascii() and key.isprintable() and " " not in key):
+        raise UsageError(f"{variable} holds spaces or characters that no key has: set it again, the key alone")
+    return SecretStr(key)
+
+
+def may_carry_key(url: str) -> bool:
+    """Whether a key may be sent there: encrypted, or not leaving this machine."""
+    return urlsplit(url).scheme == "https" or is_this_machine(url)
 
 
 class KeyCleaner:

@@ -1,4 +1,7 @@
-"""A judge that asks a service: what those have in common. Its subclass says what is sent and what an answer means."""
+"""A judge that asks a service: its options, and what such judges have in common. Nothing of HTTP is imported yet.
+
+A subclass says what is sent for an item (`body`), what an answer means (`read`) and where its key comes from (`key`).
+"""
 
 from __future__ import annotations
 
@@ -7,14 +10,47 @@ from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
+from urllib.parse import urlsplit
 
-from alignkit.scoring.client_config import ClientConfig, client_cost
-from alignkit.scoring.judge import Cost, Item, Judge, Missing, Scored, unreadable
+from pydantic import Field, field_validator
+
+from alignkit.scoring.judge import Cost, Item, Judge, JudgeConfig, Missing, Scored, unreadable
 
 if TYPE_CHECKING:
     from pydantic import SecretStr
 
-    from alignkit.scoring.client import ChatClient
+    from alignkit.scoring.remote.client import ChatClient
+
+
+class ClientConfig(JudgeConfig):
+    """Where a remote judge is, and how it is asked. None of these changes a score."""
+
+    base_url: list[str] = Field(description="addresses of the service, up to /v1; requests go to them in turn")
+    requests_per_minute: float = Field(35.0, gt=0, description="to each address")
+    max_in_flight: int = Field(8, ge=1, le=256, description="requests under way at once")
+    timeout_s: float = Field(120.0, gt=0, description="longest wait for one answer, in seconds")
+    max_attempts: int = Field(12, ge=1, description="times that one completion is sent before its score is missing")
+    backoff_s: float = Field(1.0, gt=0, description="wait after the first failure, in seconds; doubles, with jitter")
+    max_backoff_s: float = Field(60.0, gt=0, description="longest wait between two attempts, in seconds")
+    max_outage_s: float = Field(600.0, gt=0, description="how long every address may fail before scores are missing")
+    price_per_1000: float | None = Field(None, ge=0, description="price of 1,000 requests, for the estimate")
+
+    def variable_of_key(self) -> str | None:
+        """The environment variable whose key is sent to these addresses, where there is one."""
+        return None
+
+    @field_validator("base_url")
+    @classmethod
+    def _addresses(cls, urls: list[str]) -> list[str]:
+        if not urls:
+            raise ValueError("at least one address is needed")
+        for url in urls:
+            parts = urlsplit(url)
+            if parts.scheme not in ("http", "https") or not parts.hostname:
+                raise ValueError(f"{url!r} is no address such as https://host/v1")
+            if parts.username or parts.password or parts.query or parts.fragment:
+                raise ValueError("an address holds no user, password or query: a key belongs in the environment")
+        return [url.rstrip("/") for url in urls]
 
 
 class RemoteJudge(Judge):
@@ -113,6 +149,17 @@ class RemoteJudge(Judge):
     @cached_property
     def client(self) -> ChatClient:
         """The connections, made with the first request."""
-        from alignkit.scoring.client import ChatClient
+        from alignkit.scoring.remote.client import ChatClient
 
         return ChatClient(self.config, label=self.name, key=self.key(), paths=self.paths, models=self.models)
+
+
+def client_cost(config: ClientConfig, num_items: int) -> Cost:
+    """Requests, seconds at the allowed rate, and the price where it is known."""
+    seconds = 60.0 * num_items / (config.requests_per_minute * max(1, len(config.base_url)))
+    price = (
+        "price unknown (set price_per_1000 to see it)"
+        if config.price_per_1000 is None
+        else f"about {config.price_per_1000 * num_items / 1000:,.2f} in your currency"
+    )
+    return Cost(num_items, seconds, price)

@@ -1,7 +1,7 @@
 """A thin client of one scoring service: many requests at once, none lost, none sent twice without need.
 
-Retries are per item (`max_attempts`); what is wrong with an endpoint is not held against the item that met it: while a
-breaker is open or an endpoint asks to slow down, items wait, at most `max_outage_s`. Answers are handed on as they
+Retries are per item (`max_attempts`); what is wrong with an address is not held against the item that met it: while a
+breaker is open or an address asks to slow down, items wait, at most `max_outage_s`. Answers are handed on as they
 arrive. The key is read from the environment, sent in one header to https or this machine only, and cut out of every
 text that comes back. A request has one deadline for all of it (http.py), and Ctrl-C waits for no answer.
 """
@@ -29,13 +29,12 @@ from tenacity import (
 )
 
 from alignkit.errors import RunStopped, UsageError
-from alignkit.scoring.client_config import ClientConfig, may_carry_key
-from alignkit.scoring.endpoints import Down, Endpoint, Endpoints, NoneLeft, Turn
-from alignkit.scoring.http import Answer, NotAnswered, Requests, Stopped
 from alignkit.scoring.judge import Missing, Scored
-from alignkit.scoring.key_cleaning import KeyCleaner
-from alignkit.scoring.limits import Breaker, TokenBucket
-from alignkit.scoring.replies import Again, Dead, Refused, Useful, read_reply
+from alignkit.scoring.remote.judge import ClientConfig
+from alignkit.scoring.remote.keys import KeyCleaner, may_carry_key
+from alignkit.scoring.remote.replies import Fatal, Ok, Rejected, Retry, read_reply
+from alignkit.services.addresses import Address, Addresses, Breaker, Exhausted, Lease, TokenBucket, Unavailable
+from alignkit.services.http import Answer, NotAnswered, Requests, Stopped
 
 _logger = logging.getLogger(__name__)
 _MAX_BODY = 1 << 20  # bytes of an answer
@@ -45,12 +44,12 @@ _LONG = 8.0  # times the usual wait, for a degraded model
 Read = Callable[[Mapping[str, Any], str], Scored | Missing]
 
 
-class _Again(Exception):
+class _Retry(Exception):
     """An attempt failed in a way that may pass."""
 
-    def __init__(self, again: Again) -> None:
-        super().__init__(again.reason)
-        self.again = again
+    def __init__(self, reply: Retry) -> None:
+        super().__init__(reply.reason)
+        self.reply = reply
 
 
 @dataclass(frozen=True)
@@ -85,9 +84,9 @@ class ChatClient:
             config.base_url, max_connections=config.max_in_flight, connect_s=min(_CONNECT_S, config.timeout_s)
         )
         self._stopping = threading.Event()
-        self._endpoints = Endpoints(
+        self._addresses = Addresses(
             [
-                Endpoint(
+                Address(
                     url,
                     TokenBucket(config.requests_per_minute, capacity=max(1.0, config.requests_per_minute / 60)),
                     Breaker(cooldown_s=5 * config.backoff_s, max_cooldown_s=config.max_backoff_s),
@@ -160,7 +159,7 @@ class ChatClient:
     def close(self) -> None:
         """Close the connections."""
         self._stopping.set()
-        self._endpoints.wake()
+        self._addresses.wake()
         self._http.close()
 
     def _work(
@@ -177,7 +176,7 @@ class ChatClient:
                 if answer is None:
                     return
                 arrived.put((number, answer))
-        except NoneLeft as error:
+        except Exhausted as error:
             arrived.put((-1, _Failure(RunStopped(f"judge {self.label!r} refuses: {error}"))))
         except BaseException as error:
             arrived.put((-1, _Failure(error)))
@@ -186,7 +185,7 @@ class ChatClient:
         """Send nothing more, wait so long for answers that are under way (None: as long as they may take), and end."""
         self._stopping.set()
         room.release(len(threads) + 1)
-        self._endpoints.wake()
+        self._addresses.wake()
         until = time.monotonic() + (self.config.timeout_s if wait_s is None else wait_s)
         for thread in threads:
             thread.join(max(0.0, until - time.monotonic()))
@@ -197,7 +196,7 @@ class ChatClient:
     def _ask(self, body: bytes, read: Read) -> Scored | Missing | None:
         """Send one body until it is answered; None where the work was stopped before."""
         retrying = Retrying(
-            retry=retry_if_exception_type(_Again),
+            retry=retry_if_exception_type(_Retry),
             stop=stop_after_attempt(self.config.max_attempts) | stop_when_event_set(self._stopping),
             wait=self._wait,
             sleep=sleep_using_event(self._stopping),
@@ -205,51 +204,51 @@ class ChatClient:
         )
         try:
             return retrying(self._attempt, body, read)
-        except _Again as error:
+        except _Retry as error:
             if self._stopping.is_set():
                 return None
             return Missing(f"{self.config.max_attempts} attempts failed, the last with {error}")
-        except Down as error:
+        except Unavailable as error:
             return Missing(str(error))
         except Stopped:
             return None
 
     def _attempt(self, body: bytes, read: Read) -> Scored | Missing | None:
-        """Send one body once, not counting what an endpoint's own trouble cost."""
-        while (turn := self._endpoints.turn(self._stopping)) is not None:
-            reply = self._send(turn, body)
-            if isinstance(reply, Again) and reply.slow_down:
-                self._endpoints.slow_down(turn, reply.reason, reply.after_s)
-            elif isinstance(reply, Again):
-                self._endpoints.failed(turn, reply.reason)
-                if not turn.trial:
-                    raise _Again(reply)
-            elif isinstance(reply, Dead):
-                _logger.warning("%s: %s: %s", self.label, turn.endpoint.url, reply.reason)
-                self._endpoints.refuse(turn, reply.reason)
-            elif isinstance(reply, Refused):
-                self._endpoints.worked(turn)
+        """Send one body once, not counting what an address's own trouble cost."""
+        while (lease := self._addresses.lease(self._stopping)) is not None:
+            reply = self._send(lease, body)
+            if isinstance(reply, Retry) and reply.slow_down:
+                self._addresses.slow_down(lease, reply.reason, reply.after_s)
+            elif isinstance(reply, Retry):
+                self._addresses.failed(lease, reply.reason)
+                if not lease.trial:
+                    raise _Retry(reply)
+            elif isinstance(reply, Fatal):
+                _logger.warning("%s: %s: %s", self.label, lease.address.url, reply.reason)
+                self._addresses.refuse(lease, reply.reason)
+            elif isinstance(reply, Rejected):
+                self._addresses.worked(lease)
                 return Missing(reply.reason)
             else:
                 try:
                     answer = self._cleaned(read(reply.body, reply.text))
                 except (ValueError, RecursionError) as error:
                     said = self._clean(str(error))
-                    self._endpoints.failed(turn, said)
-                    raise _Again(Again(said)) from None
-                self._endpoints.worked(turn)
+                    self._addresses.failed(lease, said)
+                    raise _Retry(Retry(said)) from None
+                self._addresses.worked(lease)
                 return answer
         return None
 
-    def _send(self, turn: Turn, body: bytes) -> Any:
+    def _send(self, lease: Lease, body: bytes) -> Any:
         """Send one request and read its answer, whatever happens; None where the work was stopped."""
-        url = f"{turn.endpoint.url}{self.path}"
+        url = f"{lease.address.url}{self.path}"
         try:
             return self._read(self._request("POST", url, timeout_s=self.config.timeout_s, content=body))
         except NotAnswered as error:
-            return Again(self._clean(str(error)))
+            return Retry(self._clean(str(error)))
         except RecursionError:
-            return Again("an answer that is nested too deep")
+            return Retry("an answer that is nested too deep")
 
     def _request(self, verb: str, url: str, *, timeout_s: float, content: bytes | None = None) -> Answer:
         """Send a request; only what was sent content to is read to its end."""
@@ -267,8 +266,8 @@ class ChatClient:
         headers = {name: self._clean(value) for name, value in answer.headers.items()}
         plain = self._cleaner.plain(answer.body.decode("utf-8", "replace"))
         reply = read_reply(answer.status, headers, plain.encode(), clean=self._clean)
-        if isinstance(reply, Useful):
-            return Useful(self._cleaner.value(reply.body), self._clean(reply.text))
+        if isinstance(reply, Ok):
+            return Ok(self._cleaner.value(reply.body), self._clean(reply.text))
         return replace(reply, reason=self._clean(reply.reason))
 
     def _cleaned(self, answer: Scored | Missing) -> Scored | Missing:
@@ -290,9 +289,9 @@ class ChatClient:
     def _wait(self, state: RetryCallState) -> float:
         """Seconds before the next attempt: doubling, with jitter, not sooner than asked for."""
         error = state.outcome.exception() if state.outcome is not None else None
-        again = error.again if isinstance(error, _Again) else Again("")
-        longest = self.config.backoff_s * 2.0 ** min(state.attempt_number - 1, 30) * (_LONG if again.long else 1.0)
-        asked_s = min(again.after_s or 0.0, self.config.max_outage_s)
+        reply = error.reply if isinstance(error, _Retry) else Retry("")
+        longest = self.config.backoff_s * 2.0 ** min(state.attempt_number - 1, 30) * (_LONG if reply.long else 1.0)
+        asked_s = min(reply.after_s or 0.0, self.config.max_outage_s)
         return max(asked_s, min(self.config.max_backoff_s, longest) * (0.5 + 0.5 * random.random()))
 
     def _status(self, url: str) -> int | None:

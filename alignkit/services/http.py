@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from alignkit.errors import UsageError
-from alignkit.scoring.client_config import is_this_machine
+from alignkit.services.addresses import is_this_machine
 
 if TYPE_CHECKING:
     import httpx

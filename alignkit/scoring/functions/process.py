@@ -1,4 +1,4 @@
-"""The process that the functions of one reward file run in (alignkit.scoring.function_worker), seen from alignkit.
+"""The process that the functions of one reward file run in (alignkit.scoring.functions.worker), seen from alignkit.
 
 It is started before anything large is loaded. Whatever ends it, ends a request with `Ended`, which says how; a signal
 or a deadline that comes while a request is under way ends it. It has a session of its own, so that Ctrl-C on a terminal
@@ -31,7 +31,7 @@ _CLOSE_S = 2.0  # that it may take to end by itself
 _STACKS_S = 2.0  # that its stacks may take
 _TICK_S = 0.25  # between two looks at whether it lives: what it forked may hold its end of the pipe
 _MAX_ANSWER = 1 << 20  # bytes
-_WORKER = Path(__file__).with_name("function_worker.py")
+_WORKER = Path(__file__).with_name("worker.py")
 _LENGTH = struct.Struct(">Q")
 
 

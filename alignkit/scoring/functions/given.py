@@ -1,6 +1,6 @@
 """A function handed over in Python as a judge: `alignkit.train(..., reward=f)`, `alignkit.judge(judge=f)`.
 
-It takes and returns what a function of a reward file does (functions.py), but runs in the caller's process, which it
+It takes and returns what a function of a reward file does (judge.py), but runs in the caller's process, which it
 shares with the training: it can be guarded only as far as Python can. What it raises, SystemExit and GeneratorExit as
 well, stops the run with the row's id, and so does what is no number; its deadline interrupts Python. Not guarded:
 `os._exit`, a crash in native code, memory, what it does to the process (streams, folder, random numbers), and a
@@ -19,8 +19,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 from alignkit.errors import UsageError
-from alignkit.scoring.function_worker import answer_of, taken_kind
-from alignkit.scoring.functions import failed, refused
+from alignkit.scoring.functions.judge import failed, refused
+from alignkit.scoring.functions.worker import answer_of, taken_kind
 from alignkit.scoring.judge import Item, Judge, Missing, Scored
 
 PREFIX = "python:"

@@ -28,7 +28,7 @@ _SHOWN = 200  # characters of an error body
 
 
 @dataclass(frozen=True)
-class Useful:
+class Ok:
     """A JSON object, and the text it was read from."""
 
     body: dict[str, Any]
@@ -36,7 +36,7 @@ class Useful:
 
 
 @dataclass(frozen=True)
-class Again:
+class Retry:
     """Ask again. `after_s` is what the other side asked for; `slow_down` says that it was too much at once."""
 
     reason: str
@@ -46,20 +46,20 @@ class Again:
 
 
 @dataclass(frozen=True)
-class Refused:
+class Rejected:
     """This item cannot be scored as it is."""
 
     reason: str
 
 
 @dataclass(frozen=True)
-class Dead:
+class Fatal:
     """Nothing will be scored there: why, and what to do."""
 
     reason: str
 
 
-Reply = Useful | Again | Refused | Dead
+Reply = Ok | Retry | Rejected | Fatal
 
 
 def read_reply(
@@ -82,11 +82,11 @@ def read_reply(
         return _useful(text, headers.get("content-type", ""), clean)
     said = f"{status} {_short(clean(_detail(text)))}".strip()
     if status == 400 and "DEGRADED" in text:
-        return Again(said, long=True)
+        return Retry(said, long=True)
     if status == 429:
-        return Again(said, after_s=retry_after(headers.get("retry-after"), now=now), slow_down=True)
+        return Retry(said, after_s=retry_after(headers.get("retry-after"), now=now), slow_down=True)
     if status in (408, 425) or status >= 500:
-        return Again(said, after_s=retry_after(headers.get("retry-after"), now=now))
+        return Retry(said, after_s=retry_after(headers.get("retry-after"), now=now))
     todo = {
         401: "the key is missing or not accepted: set the environment variable that holds it",
         403: "the key is not accepted for this model: make another one, or name another model",
@@ -95,10 +95,10 @@ def read_reply(
         410: "this model is served no longer: name another model, or judge with a local reward model",
     }
     if status in todo:
-        return Dead(f"{said}; {todo[status]}")
+        return Fatal(f"{said}; {todo[status]}")
     if status < 400:
-        return Dead(f"{status} to {headers.get('location', 'nowhere')!r}; set base_url to where the service is")
-    return Refused(said)
+        return Fatal(f"{status} to {headers.get('location', 'nowhere')!r}; set base_url to where the service is")
+    return Rejected(said)
 
 
 def retry_after(value: str | None, *, now: datetime | None = None) -> float | None:
@@ -124,10 +124,10 @@ def _useful(text: str, content_type: str, clean: Callable[[str], str]) -> Reply:
         body = json.loads(text)
     except (ValueError, RecursionError):
         kind = content_type.partition(";")[0] or "no content type"
-        return Again(f"200 with {kind} in place of JSON (is base_url right?): {_short(clean(text))}")
+        return Retry(f"200 with {kind} in place of JSON (is base_url right?): {_short(clean(text))}")
     if not isinstance(body, dict):
-        return Again(f"200 with JSON that is no object: {_short(clean(text))}")
-    return Useful(body, text)
+        return Retry(f"200 with JSON that is no object: {_short(clean(text))}")
+    return Ok(body, text)
 
 
 def _detail(text: str) -> str:

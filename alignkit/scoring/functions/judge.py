@@ -1,7 +1,7 @@
 """A user's own function as a judge: `--reward FILE.py:function`.
 
 The function takes `(completion: str, row: dict)` and returns a number, or None for *does not apply*. Its file is
-imported from where it lies, in a process of its own (function_process.py), which all functions of the file share; the
+imported from where it lies, in a process of its own (process.py), which all functions of the file share; the
 hash of the file, and of what it imports from its own folder, is a part of its scores' key in the ledger. What it raises
 stops the run with the row's id and its own traceback; NaN or a non-number counts as an exception. Where it ends its
 process, or that is ended, the run stops and says how.
@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from alignkit.errors import AlignkitError, InputError, RunStopped, UsageError, nearest
-from alignkit.scoring.function_process import Ended, FunctionProcess, function_process
-from alignkit.scoring.function_worker import WANTED
+from alignkit.scoring.functions.process import Ended, FunctionProcess, function_process
+from alignkit.scoring.functions.sources import place_of, sources_sha256
+from alignkit.scoring.functions.worker import WANTED
 from alignkit.scoring.judge import Item, Judge, Missing, Scored
-from alignkit.scoring.sources import place_of, sources_sha256
 
 _PART = 64  # items whose scores the ledger keeps at once
 

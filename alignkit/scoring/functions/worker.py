@@ -1,8 +1,8 @@
 """Runs the functions of one reward file in a process of its own: whatever they do to it, the run is not hurt.
 
-Started by alignkit.scoring.function_process as a script, so that it imports nothing but what the file imports:
+Started by alignkit.scoring.functions.process as a script, so that it imports nothing but what the file imports:
 
-    python -P function_worker.py REQUESTS ANSWERS STACKS PARENT
+    python -P worker.py REQUESTS ANSWERS STACKS PARENT
 
 The first three are file descriptors. A request is a pickle that alignkit wrote, an answer is JSON, each behind its
 length; nothing that comes back is ever unpickled. Requests and answers have pipes of their own: what the functions
