@@ -25,14 +25,16 @@ from alignkit.data.reading.rows import Row
 from alignkit.errors import UsageError
 from alignkit.judging.answers import Answer, Answering, Answers, Generation
 from alignkit.judging.bleu import corpus_bleu
-from alignkit.judging.statistics import mean_interval, outcomes, win_rate
+from alignkit.judging.scores import values
 from alignkit.pretrained import embedded
 from alignkit.pretrained.names import find_model
 from alignkit.progress import Progress
 from alignkit.reports.run_report import write_quickstart_report
 from alignkit.scoring.judge import Item, Missing, Scored
-from alignkit.scoring.repetition import repetition
 from alignkit.scoring.specs import make_judge
+from alignkit.statistics.intervals import mean_interval
+from alignkit.statistics.texts import repetition
+from alignkit.statistics.win_rate import outcomes, win_rate
 from alignkit.storage import read_object, write_atomically
 
 STARTS = {"base": None, "sft": "base", "sft-lenpen": "base", "dpo": "sft", "grpo": "sft"}
@@ -189,8 +191,8 @@ def _row(
 ) -> dict[str, Any]:
     """One row of table.json; rates in percent, differences in points, null where meaningless."""
     entrant, start = entrants[name], STARTS[name]
-    against_base = _rate(name, "base", entrants, seed) if name != "base" else None
-    against_start = _rate(name, start, entrants, seed) if start else None
+    against_base = _rate(entrant.scores, entrants["base"].scores, seed) if name != "base" else None
+    against_start = _rate(entrant.scores, entrants[start].scores, seed) if start else None
     excess_P = _excess(entrant, rows)
     beyond = (
         mean_interval(excess_P - _excess(entrants["sft"], rows), seed=seed) if name not in {"base", "sft"} else None
@@ -239,7 +241,7 @@ def notes(table: Sequence[Mapping[str, Any]]) -> str:
 def _extra(name: str, entrants: Mapping[str, Entrant], seed: int) -> dict[str, Any]:
     """What the printed table and the report show beside table.json's columns."""
     entrant = entrants[name]
-    second = win_rate(outcomes(entrant.second, entrants["base"].second), seed=seed) if name != "base" else None
+    second = _rate(entrant.second, entrants["base"].second, seed) if name != "base" else None
     return {
         "repetition": repetition(entrant.answers.texts),
         "second_opinion": second.rate if second else None,
@@ -252,8 +254,8 @@ def _extra(name: str, entrants: Mapping[str, Entrant], seed: int) -> dict[str, A
     }
 
 
-def _rate(name: str, other: str, entrants: Mapping[str, Entrant], seed: int) -> Any:
-    return win_rate(outcomes(entrants[name].scores, entrants[other].scores), seed=seed)
+def _rate(ours: Sequence[Scored | Missing], theirs: Sequence[Scored | Missing], seed: int) -> Any:
+    return win_rate(outcomes(values(ours), values(theirs)), seed=seed)
 
 
 def _excess(entrant: Entrant, rows: Sequence[Row]) -> np.ndarray:

@@ -39,10 +39,10 @@ import numpy as np
 from alignkit.data.looking.overlap import overlap
 from alignkit.data.reading.rows import Row
 from alignkit.judging.length_control import Tables, length_controlled, length_controlled_resamples
-from alignkit.judging.statistics import win_rate
 from alignkit.scoring.judge import Item, Scored
 from alignkit.scoring.specs import NamedJudge, make_judge
 from alignkit.statistics.resampling import Clusters, resampled_counts, resampled_means
+from alignkit.statistics.win_rate import win_rate
 
 NUM_PROMPTS = 2000
 NUM_RESAMPLES = 10_000

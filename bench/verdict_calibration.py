@@ -38,9 +38,9 @@ import numpy as np
 from scipy.stats import multivariate_normal, norm
 
 from alignkit.judging.planner import DIFFERENCE, detectable, prompts_for
-from alignkit.judging.statistics import win_rate
 from alignkit.judging.verdict import decide
 from alignkit.statistics.resampling import Clusters
+from alignkit.statistics.win_rate import win_rate
 
 NUM_PROCESSES = 2
 NUM_JUDGEMENTS = 2000

@@ -13,9 +13,9 @@ from alignkit.progress import Progress, Silent
 from alignkit.scoring.functions.given import give
 
 if TYPE_CHECKING:
+    from alignkit.judging.probes import Accuracy
     from alignkit.judging.verdict import Verdict
     from alignkit.scoring.ledger import Ledger
-    from alignkit.scoring.probes import Accuracy
 
 
 def judge(
@@ -73,9 +73,9 @@ def probe(
         data: JSONL rows of prompt, chosen, rejected and subset, as RewardBench's; default: twelve of alignkit's own.
         yes: agree to a judge that costs money.
     """
-    from alignkit.scoring import probes
+    from alignkit.judging import probes
+    from alignkit.judging.probe_rows import ROWS
     from alignkit.scoring.confirm_cost import agree
-    from alignkit.scoring.probe_rows import ROWS
     from alignkit.scoring.specs import make_judge
 
     settings = config_file.judge_settings({}, config, settings=set)

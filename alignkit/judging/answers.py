@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,7 +19,6 @@ from alignkit.data.reading.rows import Row
 from alignkit.data.reading.split import derived_seed
 from alignkit.data.trees.packs import lay_out, pack
 from alignkit.errors import InputError, UsageError
-from alignkit.judging.thinking import split_thinking
 from alignkit.policy.chat_settings import context_length, make_chat, refuse_ids_without_rows
 from alignkit.policy.load import load_policy
 from alignkit.policy.policy import Policy
@@ -29,6 +29,7 @@ from alignkit.rollouts.sampler import Completion, Request, Sampler
 from alignkit.training.gradient.step_rows import ROW_CAPACITY
 from alignkit.training.inputs.setup import make_sampler
 
+_THINKING = re.compile(r"<think>.*?(?:</think>|\Z)", re.DOTALL)
 _SHOWN_AT_ONCE = 16  # prompts between two movements of the progress bar
 
 
@@ -272,3 +273,19 @@ def answers_of(
     if (missing := fit.missing()) is not None:
         progress.note(f"perplexity of {source.name}: {missing}")
     return Answers(source.name, tuple(answers), fit.perplexity, spoken_by)
+
+
+def split_thinking(text: str) -> tuple[str, str]:
+    """Return (answer, thinking), each stripped of outer white space where thinking was found; else (text, "").
+
+    Thinking stands between <think> and </think>. An opening mark without a closing one is thinking to the end (the
+    answer was truncated); a closing mark without an opening one ends thinking that the chat template began.
+    """
+    opened, closed = text.find("<think>"), text.find("</think>")
+    head = ""
+    if closed >= 0 and (opened < 0 or closed < opened):
+        head, text = text[: closed + len("</think>")], text[closed + len("</think>") :]
+    thinking = "".join([head, *_THINKING.findall(text)])
+    if not thinking:
+        return text, ""
+    return _THINKING.sub("", text).strip(), thinking.strip()

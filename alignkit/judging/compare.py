@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import math
 from collections.abc import Callable, Sequence
 from contextlib import closing
 
@@ -23,20 +22,19 @@ from alignkit.judging.health import Texts, measure
 from alignkit.judging.length import Pairs, length_facts
 from alignkit.judging.planner import POWER, detectable
 from alignkit.judging.prompts import Prompts, choose_prompts
-from alignkit.judging.statistics import win_rate
-from alignkit.judging.text_health import cut_share
+from alignkit.judging.scores import BothScores, score_both, values
 from alignkit.judging.verdict import JudgeName, JudgeNoise, Side, Unscored, Verdict, level_of, reach
 from alignkit.pretrained.names import ModelSource, find_model
 from alignkit.pretrained.weights import check_weights, weights_fingerprint
 from alignkit.progress import Progress
 from alignkit.runs import read_run
 from alignkit.scoring.confirm_cost import agree
-from alignkit.scoring.judge import Item, Missing, Scored, counted
+from alignkit.scoring.judge import Item, Missing, counted
 from alignkit.scoring.ledger import canonical, open_ledger, pair_of
-from alignkit.scoring.pairs import BothScores, score_both
-from alignkit.scoring.repetition import repetition
 from alignkit.scoring.specs import NamedJudge, make_judge
 from alignkit.statistics.resampling import Clusters
+from alignkit.statistics.texts import cut_share, repetition
+from alignkit.statistics.win_rate import outcomes, win_rate
 
 _LARGEST = 1e100
 
@@ -67,14 +65,14 @@ def judge_model(model: str | None, settings: Settings, *, data_given: bool, yes:
         )
         scored = [score_both(named, items(ours), items(theirs), repeat=k) for k in range(1 + section.rejudge)]
         look_id = _look_id(prompts, settings, named, (ours, theirs))
-    scorings = [(_values(one.ours), _values(one.theirs)) for one in scored]
-    outcomes = [_outcomes(a_P, b_P) for a_P, b_P in scorings]
-    missing, is_unscored = _missing(scored[0]), bool(np.isnan(outcomes[0]).all())
+    scorings = [(values(one.ours), values(one.theirs)) for one in scored]
+    results = [outcomes(a_P, b_P) for a_P, b_P in scorings]
+    missing, is_unscored = _missing(scored[0]), bool(np.isnan(results[0]).all())
     look = None if is_unscored else _count_look((source, vs), weights, look_id)
     level = level_of(look)
-    pairs = Pairs(outcomes[0], _chars(ours), _chars(theirs), _differences(*scorings[0]), clusters)
+    pairs = Pairs(results[0], _chars(ours), _chars(theirs), _differences(*scorings[0]), clusters)
     verdict = reach(
-        win_rate(outcomes[0], seed=section.seed, level=level, clusters=clusters),
+        win_rate(results[0], seed=section.seed, level=level, clusters=clusters),
         run=source.name,
         vs=vs.name,
         judge=JudgeName(name=named.label, version=named.judge.version, verifiable=named.judge.verifiable),
@@ -89,7 +87,7 @@ def judge_model(model: str | None, settings: Settings, *, data_given: bool, yes:
         pair=pair_of(weights),
         look_id=look_id,
         units=units,
-        noise=judge_noise(outcomes),
+        noise=judge_noise(results),
         health=measure(
             [row.id for row in prompts.rows],
             [text_of(row.prompt) for row in prompts.rows],
@@ -183,22 +181,11 @@ def _power(clusters: Clusters) -> str:
     return f"{n} prompts find {what} in {100 * POWER:.0f} of 100 cases"
 
 
-def _values(scores: Sequence[Scored | Missing]) -> np.ndarray:
-    """float64 [P], nan where missing."""
-    return np.array([s.value if isinstance(s, Scored) else math.nan for s in scores], dtype=np.float64)
-
-
 def _missing(scores: BothScores) -> str | None:
     """Say how many scores are missing, and why; None where none is."""
     both = [*scores.ours, *scores.theirs]
     reasons = [score.reason for score in both if isinstance(score, Missing)]
     return f"{len(reasons)} of {len(both)} scores are missing: {counted(reasons)}" if reasons else None
-
-
-def _outcomes(ours_P: np.ndarray, theirs_P: np.ndarray) -> np.ndarray:
-    """1, 0.5 or 0; nan where either is missing."""
-    wins_P = (ours_P > theirs_P).astype(np.float64) - (ours_P < theirs_P)  # a difference may be beyond any float
-    return np.where(np.isnan(ours_P) | np.isnan(theirs_P), math.nan, (wins_P + 1) / 2)
 
 
 def _differences(ours_P: np.ndarray, theirs_P: np.ndarray) -> np.ndarray:
@@ -215,17 +202,17 @@ def _chars(answers: Answers) -> np.ndarray:
     return np.array([len(text) for text in answers.texts], dtype=np.float64)
 
 
-def judge_noise(outcomes: Sequence[np.ndarray]) -> JudgeNoise | None:
+def judge_noise(results: Sequence[np.ndarray]) -> JudgeNoise | None:
     """Compare the outcomes of several scorings of the same answers, each [P]; None of one scoring."""
-    if len(outcomes) < 2:
+    if len(results) < 2:
         return None
-    rates = [100 * float(np.nanmean(x_P)) for x_P in outcomes if not np.isnan(x_P).all()]
-    both = [(x_P, ~np.isnan(x_P) & ~np.isnan(outcomes[0])) for x_P in outcomes[1:]]
-    changed = [float((x_P[known_P] != outcomes[0][known_P]).mean()) for x_P, known_P in both if known_P.any()]
+    rates = [100 * float(np.nanmean(x_P)) for x_P in results if not np.isnan(x_P).all()]
+    both = [(x_P, ~np.isnan(x_P) & ~np.isnan(results[0])) for x_P in results[1:]]
+    changed = [float((x_P[known_P] != results[0][known_P]).mean()) for x_P, known_P in both if known_P.any()]
     if not rates or not changed:
         return None
     return JudgeNoise(
-        num_repeats=len(outcomes) - 1, changed=float(np.mean(changed)), lowest=min(rates), highest=max(rates)
+        num_repeats=len(results) - 1, changed=float(np.mean(changed)), lowest=min(rates), highest=max(rates)
     )
 
 

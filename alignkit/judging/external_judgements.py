@@ -10,8 +10,8 @@ from alignkit.errors import InputError, UsageError
 from alignkit.judging.clustering import find_clusters
 from alignkit.judging.judgements import Judgements, read_judgements, read_tables
 from alignkit.judging.length import LengthFacts, Pairs, length_facts
-from alignkit.judging.statistics import win_rate
 from alignkit.judging.verdict import LEVEL, JudgeName, Side, Unscored, Verdict, reach
+from alignkit.statistics.win_rate import win_rate
 
 _UNMEASURED = Side(bleu=None, perplexity=None, mean_length_tokens=None, repetition=None, cut_share=None)
 

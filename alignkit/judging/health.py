@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from alignkit.judging import text_health
 from alignkit.judging.boilerplate import Boilerplate, boilerplate
-from alignkit.judging.statistics import mean_interval
-from alignkit.scoring.repetition import repeated_share
+from alignkit.statistics import texts as text_health
+from alignkit.statistics.intervals import mean_interval
+from alignkit.statistics.texts import repeated_share
 
 _NUM_RESAMPLES = 2000
 _NUM_WORST = 3

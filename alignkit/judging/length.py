@@ -18,8 +18,8 @@ from scipy.stats import rankdata
 
 from alignkit.judging.length_adjusted import Adjusted, length_adjusted
 from alignkit.judging.length_control import Tables, length_controlled, length_controlled_resamples
-from alignkit.judging.statistics import WinRate, win_rate
 from alignkit.statistics.resampling import Clusters, bounds, resampled_counts, tail
+from alignkit.statistics.win_rate import WinRate, win_rate
 
 NEAR = 0.1  # lengths that differ by at most this share of the longer one count as equal
 _EDGES = (0.5, 0.9, 1 / 0.9, 2.0)  # of the ratio ours / theirs

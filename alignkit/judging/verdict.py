@@ -27,7 +27,7 @@ from alignkit.judging.bleu import Bleu
 from alignkit.judging.health import Measure
 from alignkit.judging.length import LengthFacts, agrees
 from alignkit.judging.planner import POWER
-from alignkit.judging.statistics import WinRate
+from alignkit.statistics.win_rate import WinRate
 
 Answer = Literal["better", "worse", "no difference that matters", "not enough evidence"]
 LEVEL = 0.95

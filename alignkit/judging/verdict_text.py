@@ -7,8 +7,8 @@ from typing import Any
 
 from alignkit.judging import health
 from alignkit.judging.length import LengthFacts
-from alignkit.judging.statistics import WinRate
 from alignkit.judging.verdict import Side, Verdict
+from alignkit.statistics.win_rate import WinRate
 
 _NONE = "-"
 _AT_EQUAL_LENGTH = {"length_adjusted_win_rate": "length-adjusted", "length_controlled_win_rate": "length-controlled"}

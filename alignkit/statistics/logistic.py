@@ -11,6 +11,7 @@ Shape letters: P prompts (rows), K columns, B resamples.
 from __future__ import annotations
 
 import numpy as np
+from scipy.optimize import minimize
 
 _MAX_NEWTON_STEPS = 100
 _TOLERANCE = 1e-10
@@ -44,7 +45,7 @@ def fit_l1(x_PK: np.ndarray, y_P: np.ndarray, weight_P: np.ndarray, *, C: float,
     for _ in range(_MAX_NEWTON_STEPS):
         p_P = sigmoid(x_PK @ w_K)
         gradient_K = C * (x_PK.T @ (weight_P * (p_P - y_P)))
-        hessian_KK = C * (x_PK.T * (weight_P * p_P * (1 - p_P))) @ x_PK
+        hessian_KK = C * _curvature(x_PK, weight_P, w_K)
         step_K = _soft_threshold_step(w_K, gradient_K, hessian_KK)
         size = 1.0
         while (tried := _objective(x_PK, y_P, weight_P, w_K + size * step_K, C)) > objective and size > 1e-8:
@@ -55,6 +56,28 @@ def fit_l1(x_PK: np.ndarray, y_P: np.ndarray, weight_P: np.ndarray, *, C: float,
         if moved < _TOLERANCE or tried > objective:
             return w_K
     raise ArithmeticError(f"the logistic fit did not settle in {_MAX_NEWTON_STEPS} steps; its last weights are {w_K}")
+
+
+def fit_ridge(x_PK: np.ndarray, y_P: np.ndarray, *, ridge: float) -> np.ndarray:
+    """Minimise the log loss + ridge / 2 x sum w^2 by scipy's trust-region Newton method; there is no intercept.
+
+    Args:
+        x_PK, y_P: float64; `y_P` in [0, 1].
+
+    Returns:
+        w, float64 [K], where every element of the gradient is below 1e-6.
+    """
+    ones_P = np.ones(len(y_P))
+    found = minimize(
+        lambda w_K: log_loss(x_PK, y_P, ones_P, w_K) + ridge / 2 * float(w_K @ w_K),
+        np.zeros(x_PK.shape[1]),
+        jac=lambda w_K: x_PK.T @ (sigmoid(x_PK @ w_K) - y_P) + ridge * w_K,
+        hess=lambda w_K: _curvature(x_PK, ones_P, w_K) + ridge * np.eye(x_PK.shape[1]),
+        method="trust-exact",
+        options={"gtol": 1e-8},
+    )
+    w_K: np.ndarray = found.x
+    return w_K
 
 
 def fit_resamples(
@@ -124,6 +147,13 @@ def log_loss(x_PK: np.ndarray, y_P: np.ndarray, weight_P: np.ndarray, w_K: np.nd
 
 def _objective(x_PK: np.ndarray, y_P: np.ndarray, weight_P: np.ndarray, w_K: np.ndarray, C: float) -> float:
     return C * log_loss(x_PK, y_P, weight_P, w_K) + float(np.abs(w_K).sum())
+
+
+def _curvature(x_PK: np.ndarray, weight_P: np.ndarray, w_K: np.ndarray) -> np.ndarray:
+    """Second derivatives of the weighted log loss, [K, K]."""
+    p_P = sigmoid(x_PK @ w_K)
+    curvature_KK: np.ndarray = (x_PK.T * (weight_P * p_P * (1 - p_P))) @ x_PK
+    return curvature_KK
 
 
 def _soft_threshold_step(w_K: np.ndarray, gradient_K: np.ndarray, hessian_KK: np.ndarray) -> np.ndarray:

@@ -1,7 +1,7 @@
 """`llm`: a chat model compares two answers to a prompt, over any OpenAI-compatible endpoint.
 
-It is asked twice a prompt, each answer once in the first place (`alignkit.scoring.pairs` combines the two). It says why
-and then [[A]], [[B]] or [[C]] for a tie; an answer without such a mark is missing, never a tie.
+It is asked twice per prompt, each answer once in the first place (`alignkit.judging.scores` combines the two). It says
+why and then [[A]], [[B]] or [[C]] for a tie; an answer without such a mark is missing, never a tie.
 """
 
 from __future__ import annotations

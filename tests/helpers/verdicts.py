@@ -6,8 +6,8 @@ import math
 from typing import Any
 
 from alignkit.judging.bleu import Bleu
-from alignkit.judging.statistics import WinRate
 from alignkit.judging.verdict import JudgeName, Side, Verdict, reach
+from alignkit.statistics.win_rate import WinRate
 
 
 def rated(rate: float | None, low: float, high: float, num_prompts: int = 100, num_missing: int = 0) -> WinRate:

@@ -5,8 +5,7 @@ import math
 import pytest
 
 from alignkit.judging.bleu import corpus_bleu
-from alignkit.judging.text_health import cut_share
-from alignkit.scoring.repetition import repetition
+from alignkit.statistics.texts import cut_share, repetition
 
 
 def test_bleu_of_a_hand_computed_case() -> None:

@@ -6,12 +6,12 @@ import math
 
 import pytest
 
+from alignkit.judging.answers import split_thinking
 from alignkit.judging.bleu import sentence_bleu_mean
 from alignkit.judging.boilerplate import boilerplate
 from alignkit.judging.clustering import find_clusters
 from alignkit.judging.health import Texts, lines, measure
-from alignkit.judging.text_health import compression_ratio, has_phrase, loop_share, marks_per_100_words
-from alignkit.judging.thinking import split_thinking
+from alignkit.statistics.texts import compression_ratio, has_phrase, loop_share, marks_per_100_words
 
 TOPICS = "rivers bread stars trains cats salt winter maps glass sleep music rain".split()
 

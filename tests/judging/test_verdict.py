@@ -9,9 +9,9 @@ from scipy.stats import norm
 from verdicts import rated, verdict_on
 
 from alignkit.judging.length import Bucket, LengthFacts
-from alignkit.judging.statistics import WinRate, win_rate
 from alignkit.judging.verdict import JudgeName, Verdict, decide, level_of, prompts_needed
 from alignkit.judging.verdict_text import as_json, facts, headline, lines, rule, table
+from alignkit.statistics.win_rate import WinRate, win_rate
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,8 @@ import pytest
 from alignkit_plugins.llm_judge import LLMConfig, LLMJudge
 
 from alignkit.errors import UsageError
+from alignkit.judging.scores import outcome, score_both
 from alignkit.scoring.judge import Item, Missing, Scored
-from alignkit.scoring.pairs import outcome, score_both
 from alignkit.scoring.specs import NamedJudge
 
 

@@ -13,10 +13,10 @@ import pytest
 
 from alignkit.errors import InputError, RunStopped
 from alignkit.judging.bleu import Bleu
-from alignkit.judging.statistics import win_rate
 from alignkit.judging.verdict import JudgeName, Side, Verdict, reach
 from alignkit.reports.page import Column, Curve, Example, Section, write_report
 from alignkit.reports.plots import MAX_POINTS, Whisker, curve_figure, curve_text, forest_figure, read_curves
+from alignkit.statistics.win_rate import win_rate
 
 EVIL = "</script><script>alert('from the model')</script><img src=x onerror=alert(1)>"
 TABLE = [

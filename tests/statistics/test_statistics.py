@@ -10,10 +10,12 @@ from scipy.stats import norm
 
 from alignkit.config.settings import JudgeSection
 from alignkit.judging import planner
-from alignkit.judging.statistics import mean_interval, outcomes, win_rate
+from alignkit.judging.scores import values
 from alignkit.scoring.judge import Missing, Scored
 from alignkit.statistics import resampling
+from alignkit.statistics.intervals import mean_interval
 from alignkit.statistics.resampling import Clusters
+from alignkit.statistics.win_rate import outcomes, win_rate
 
 MISSING = Missing("no answer")
 outcome_lists = st.lists(st.sampled_from([1.0, 0.5, 0.0, math.nan]), max_size=80)
@@ -26,17 +28,17 @@ def made(num_wins: int, num_ties: int, num_losses: int) -> np.ndarray:
 def test_outcomes_are_wins_ties_losses_and_missing() -> None:
     ours = [Scored(2.0), Scored(1.0), Scored(-3.0), MISSING, Scored(1.0)]
     theirs = [Scored(1.0), Scored(1.0), Scored(-2.0), Scored(0.0), MISSING]
-    np.testing.assert_array_equal(outcomes(ours, theirs), [1.0, 0.5, 0.0, math.nan, math.nan])
+    np.testing.assert_array_equal(outcomes(values(ours), values(theirs)), [1.0, 0.5, 0.0, math.nan, math.nan])
 
 
 def test_scores_within_the_tolerance_tie() -> None:
     ours, theirs = [Scored(1.0), Scored(1.0), Scored(1.0)], [Scored(1.25), Scored(0.75), Scored(0.5)]
-    np.testing.assert_array_equal(outcomes(ours, theirs, tie_tolerance=0.25), [0.5, 0.5, 1.0])
+    np.testing.assert_array_equal(outcomes(values(ours), values(theirs), tie_tolerance=0.25), [0.5, 0.5, 1.0])
 
 
 def test_sides_of_different_length_are_refused() -> None:
     with pytest.raises(ValueError, match="2 scores of one side and 1"):
-        outcomes([Scored(1.0), Scored(1.0)], [Scored(1.0)])
+        outcomes(np.ones(2), np.ones(1))
 
 
 def test_ties_count_half_and_missing_scores_count_nothing() -> None:

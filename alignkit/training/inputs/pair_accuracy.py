@@ -22,15 +22,15 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import t
 
 from alignkit.data.reading.rows import Row, text_of
-from alignkit.scoring.probes import wilson
+from alignkit.statistics.intervals import error_over, student, wilson
+from alignkit.statistics.logistic import fit_ridge
+from alignkit.statistics.resampling import Clusters
 
 MIN_PROMPTS = 10  # fewer say too little for an interval
 MAX_FITTED = 5_000  # training pairs that the surface model sees
 _NUM_BINS = 10
-_NEWTON_STEPS = 50
 _RIDGE = 1.0
 _ITEM = re.compile(r"^[^\S\n]*(?:[-*+•]|\d+[.)])\s", re.M)  # no line end in the first part: linear
 _WORD = re.compile(r"\w+")
@@ -95,9 +95,9 @@ def pair_accuracy(margin_P: np.ndarray, held_out: Sequence[Row], training: Seque
     units = [str(row.prompt) for row in held_out]
     right_P, longer_P = _right(margin_P), _right(chars_P2[:, 0] - chars_P2[:, 1])
     surface_P = None
-    if len(training) >= 2 * _features(held_out[0]).shape[-1]:
+    if len(training) >= 2 * surface_features(held_out[0]).shape[-1]:
         weight_K, scale_K = fit_surface([training[n] for n in range(min(len(training), MAX_FITTED))])
-        surface_P = _right(np.stack([_features(row) for row in held_out]) / scale_K @ weight_K)
+        surface_P = _right(np.stack([surface_features(row) for row in held_out]) / scale_K @ weight_K)
     return PairAccuracy(
         num_pairs=len(held_out),
         accuracy=share_over(right_P, units),
@@ -112,11 +112,11 @@ def pair_accuracy(margin_P: np.ndarray, held_out: Sequence[Row], training: Seque
 
 def difference_over(x_P: np.ndarray, units: Sequence[Hashable]) -> Difference:
     """Mean of differences from -1 to 1 with Student's 95 % interval over units, which ends there too."""
-    mean, num_units = float(x_P.mean()), len(set(units))
-    if num_units < MIN_PROMPTS:
+    mean, clusters = float(x_P.mean()), Clusters.of(units)
+    if clusters.num < MIN_PROMPTS:
         return Difference(mean, math.nan, math.nan)
-    reach = float(t.ppf(0.975, num_units - 1)) * _error(x_P, units)
-    return Difference(mean, max(-1.0, mean - reach), min(1.0, mean + reach))
+    low, high = student(mean, error_over(x_P, clusters), clusters.num)
+    return Difference(mean, max(-1.0, low), min(1.0, high))
 
 
 def share_over(x_P: np.ndarray, units: Sequence[Hashable]) -> Difference:
@@ -125,19 +125,12 @@ def share_over(x_P: np.ndarray, units: Sequence[Hashable]) -> Difference:
     Of mean (1 - mean) / se^2 pairs, se without its G / (G - 1), at most as many as there are: fewer where pairs of one
     unit are alike. Where all are equal, and no spread tells, each unit counts as one.
     """
-    mean, num_units = float(x_P.mean()), len(set(units))
-    if num_units < MIN_PROMPTS:
+    mean, clusters = float(x_P.mean()), Clusters.of(units)
+    if clusters.num < MIN_PROMPTS:
         return Difference(mean, math.nan, math.nan)
-    error = _error(x_P, units)
+    error, num_units = error_over(x_P, clusters), clusters.num
     worth = mean * (1 - mean) / error**2 * num_units / (num_units - 1) if error else float(num_units)
     return Difference(mean, *wilson(mean, min(float(len(x_P)), worth)))
-
-
-def _error(x_P: np.ndarray, units: Sequence[Hashable]) -> float:
-    """Standard error of the mean over units: se^2 = G / (G - 1) sum_g (sum of (x - mean) in g)^2 / P^2."""
-    number = {unit: n for n, unit in enumerate(dict.fromkeys(units))}
-    sums_G = np.bincount([number[unit] for unit in units], x_P - x_P.mean())
-    return math.sqrt(len(number) / (len(number) - 1) * float((sums_G**2).sum())) / len(x_P)
 
 
 def calibration_error(margin_P: np.ndarray) -> float:
@@ -153,27 +146,18 @@ def calibration_error(margin_P: np.ndarray) -> float:
 
 
 def fit_surface(rows: Sequence[Row]) -> tuple[np.ndarray, np.ndarray]:
-    """Fit the surface model by Newton's method; returns its weights [K] and the features' scales [K].
+    """Fit the surface model; returns its weights [K] and the features' scales [K].
 
     minimise  sum_p log(1 + exp(-w . x_p)) + ridge / 2 |w|^2        x_p: chosen features minus rejected ones, scaled
     """
-    x_PK = np.stack([_features(row) for row in rows])
+    x_PK = np.stack([surface_features(row) for row in rows])
     scale_K = np.sqrt((x_PK**2).mean(0))
     scale_K[scale_K == 0] = 1.0
-    x_PK = x_PK / scale_K
-    weight_K = np.zeros(x_PK.shape[1])
-    for _ in range(_NEWTON_STEPS):
-        wrong_P = 0.5 * (1 - np.tanh(x_PK @ weight_K / 2))
-        gradient_K = -x_PK.T @ wrong_P + _RIDGE * weight_K
-        hessian_KK = (x_PK.T * (wrong_P * (1 - wrong_P))) @ x_PK + _RIDGE * np.eye(len(weight_K))
-        step_K = np.linalg.solve(hessian_KK, gradient_K)
-        weight_K = weight_K - step_K
-        if np.abs(step_K).max() < 1e-9:
-            break
-    return weight_K, scale_K
+    # a pair is a won comparison: the label is 1 in every row
+    return fit_ridge(x_PK / scale_K, np.ones(len(x_PK)), ridge=_RIDGE), scale_K
 
 
-def _features(row: Row) -> np.ndarray:
+def surface_features(row: Row) -> np.ndarray:
     """Surface features of the chosen answer minus those of the rejected one, float64 [K]."""
     asked = set(_WORD.findall(text_of(row.prompt).lower()))
     chosen_K, rejected_K = (_surface(text, asked) for text in _texts(row))

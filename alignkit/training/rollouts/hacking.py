@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from alignkit.scoring.repetition import repeated_share
+from alignkit.statistics.texts import repeated_share
 from alignkit.training.rollouts.sampling import Group
 
 WINDOW = 10  # batches at the start, and as many at the end, that are compared

@@ -8,8 +8,8 @@ from pathlib import Path
 from alignkit.api.runs import Run
 from alignkit.judging.answer_file import AnswerFile
 from alignkit.judging.judgements import read_judgements
+from alignkit.judging.probes import read_probe_rows
 from alignkit.reports.plots import read_curves
-from alignkit.scoring.probes import read_probe_rows
 from alignkit.tracking import append_lines, split_lines
 
 ODD = "one\u2028two\u2029three\x85four\x0bfive\x0csix\x1cseven"

@@ -15,12 +15,12 @@ from scipy.stats import binomtest, ttest_1samp
 
 from alignkit.data.reading.rows import Row, to_row
 from alignkit.training.inputs.pair_accuracy import (
-    _features,
     calibration_error,
     difference_over,
     fit_surface,
     pair_accuracy,
     share_over,
+    surface_features,
 )
 
 SHARED = BESIDE / "data" / "preference-dev.jsonl.gz"
@@ -90,7 +90,7 @@ def test_the_surface_model_is_at_its_optimum() -> None:
     texts = [" ".join(rng.choice(words, rng.integers(1, 30))) for _ in range(400)]
     rows = [row(f"Say {n} red", *sorted(texts[n : n + 2], key=lambda x: len(x) * rng.random())) for n in range(398)]
     weight, scale = fit_surface(rows)
-    x = np.stack([_features(one) for one in rows]) / scale
+    x = np.stack([surface_features(one) for one in rows]) / scale
 
     def objective(w: np.ndarray) -> float:
         return float(np.logaddexp(0, -x @ w).sum() + 0.5 * w @ w)

@@ -3,7 +3,7 @@ fluent wrong one. Made for this project; too few to rank good judges, enough to 
 
 from __future__ import annotations
 
-from alignkit.scoring.probes import ProbeRow
+from alignkit.judging.probes import ProbeRow
 
 _TEXTS = (
     ("What is 17 times 6?", "17 times 6 is 102.", "17 times 6 is 112."),

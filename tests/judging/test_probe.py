@@ -9,8 +9,9 @@ import pytest
 from scipy.stats import binomtest
 
 from alignkit.cli.main import main
+from alignkit.judging.probes import credit
 from alignkit.scoring.judge import Missing, Scored
-from alignkit.scoring.probes import credit, wilson
+from alignkit.statistics.intervals import wilson
 
 
 def pair(chosen: float, rejected: float) -> tuple[Scored, Scored]:

@@ -12,9 +12,12 @@ by the text: the flip rate counts these prompts; with a small difference in qual
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
+
+import numpy as np
 
 from alignkit.scoring.judge import Item, Missing, Scored
 from alignkit.scoring.specs import NamedJudge
@@ -73,6 +76,11 @@ def score_both(
     if both.flip_note:
         _logger.info("%s: %s", named.label, both.flip_note)
     return both
+
+
+def values(scores: Sequence[Scored | Missing]) -> np.ndarray:
+    """Return scores as float64 [P], nan where missing."""
+    return np.array([s.value if isinstance(s, Scored) else math.nan for s in scores], dtype=np.float64)
 
 
 def outcome(forward: float, backward: float, *, tie_rule: TieRule) -> float:

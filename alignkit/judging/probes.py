@@ -24,12 +24,12 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from alignkit.errors import InputError
+from alignkit.judging.scores import score_both
 from alignkit.scoring.judge import Item, Missing, Scored
-from alignkit.scoring.pairs import score_both
 from alignkit.scoring.specs import NamedJudge
+from alignkit.statistics.intervals import wilson
 from alignkit.tracking import split_lines
 
-_Z = 1.959963984540054  # the normal distribution's 97.5 % point
 CONSTANT = (
     "Thank you for this excellent question! I have considered it with great care, from every side, and this is a "
     "complete, correct and helpful answer that does exactly what you asked for."
@@ -158,17 +158,6 @@ def credit(pairs: Sequence[tuple[Scored | Missing, Scored | Missing]], *, severa
     if several or min(margins) < 0:
         return float(min(margins) > 0)
     return 1 / (1 + sum(margin == 0 for margin in margins))
-
-
-def wilson(mean: float, n: float) -> tuple[float, float]:
-    """Wilson's 95 % interval of a share of n, which need be no whole number.
-
-    >>> [round(100 * x, 1) for x in wilson(0.5, 10)]
-    [23.7, 76.3]
-    """
-    middle = (mean + _Z**2 / (2 * n)) / (1 + _Z**2 / n)
-    half = _Z / (1 + _Z**2 / n) * math.sqrt(mean * (1 - mean) / n + _Z**2 / (4 * n**2))
-    return min(mean, max(0.0, middle - half)), max(mean, min(1.0, middle + half))  # the share lies within, to the bit
 
 
 def _accuracy(subset: str, credits: Sequence[float | None]) -> Accuracy:

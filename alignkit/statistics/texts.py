@@ -1,4 +1,4 @@
-"""Signs that one text is unwell: repetition, loops, stock phrases, much formatting. One number a text.
+"""Signs that one text is unwell: repetition, loops, stock phrases, much formatting. One number per text.
 
 Words are what white space separates; a language written without spaces is one long word here, for which only the
 compression ratio, emptiness and cuts say something.
@@ -38,6 +38,21 @@ _PHRASE = re.compile("|".join(rf"(?<!\w){re.escape(phrase)}(?!\w)" for phrase in
 def cut_share(cuts: Sequence[bool]) -> float:
     """Share of answers that the length limit ended, from 0 to 1; 0 without answers."""
     return sum(cuts) / max(1, len(cuts))
+
+
+def repeated_share(text: str, n: int = 4) -> float:
+    """Share of a text's word n-grams that repeat an earlier one: 1 - unique / all n-grams; 0 below n words.
+
+    Source: seq-rep-n of Welleck et al. 2019, arXiv 1908.04319 (there on tokens; words need no tokenizer).
+    """
+    words = text.split()
+    ngrams = [tuple(words[at : at + n]) for at in range(len(words) - n + 1)]
+    return 1 - len(set(ngrams)) / len(ngrams) if ngrams else 0.0
+
+
+def repetition(texts: Sequence[str], n: int = 4) -> float:
+    """Mean of `repeated_share` over texts; 0 without texts."""
+    return sum(repeated_share(text, n) for text in texts) / max(1, len(texts))
 
 
 def loop_share(text: str) -> float:

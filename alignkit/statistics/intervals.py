@@ -1,0 +1,128 @@
+"""Intervals of means and shares, each at a two-sided level, each by one function.
+
+    score_interval    a difference of paired proportions (Tango 1998); Wilson's (1927) where nothing ties
+    wilson            a share of n, which need be no whole number (scipy's takes counts alone)
+    student           a mean with its standard error
+    mean_interval     one number per prompt: the bias-corrected and accelerated bootstrap (Efron 1987) from 30 prompts
+                      on, Student's t below
+    error_over        the standard error of a mean over clusters
+
+Shape letters: P prompts, G clusters.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.optimize import brentq
+from scipy.stats import bootstrap, norm, t
+
+from alignkit.statistics.resampling import Clusters
+
+MIN_PROMPTS = 30  # fewer are not resampled
+_DRAWN_AT_ONCE = 1 << 22  # numbers the bootstrap holds in memory at once
+
+
+@dataclass(frozen=True)
+class MeanInterval:
+    """A mean with a two-sided interval, in the unit of the data.
+
+    `mean` is None without a number, `low` and `high` below two of them. `num_missing` numbers were nan.
+    """
+
+    mean: float | None
+    low: float | None
+    high: float | None
+    level: float
+    method: str
+    num_prompts: int
+    num_missing: int
+
+
+def mean_interval(x_P: np.ndarray, *, seed: int, level: float = 0.95, num_resamples: int = 10_000) -> MeanInterval:
+    """Mean of one number per prompt, such as a paired difference, with its interval over prompts.
+
+    Args:
+        x_P: float64 [P], in any unit; nan is left out and counted.
+        seed, level, num_resamples: as for `win_rate`.
+    """
+    present_P = np.asarray(x_P, dtype=np.float64)
+    present_P = present_P[~np.isnan(present_P)]
+    n = len(present_P)
+    mean = float(present_P.mean()) if n else None
+    low: float | None = None
+    high: float | None = None
+    if n < 2:
+        method = f"none: {n} number{'' if n == 1 else 's'}"
+    elif np.ptp(present_P) == 0:
+        low, high, method = mean, mean, "none: every prompt has the same number"
+    elif n < MIN_PROMPTS:
+        low, high = student(float(present_P.mean()), float(present_P.std(ddof=1)) / math.sqrt(n), n, level)
+        method = "Student's t"
+    else:
+        low, high = _bootstrap(present_P, seed=seed, level=level, num_resamples=num_resamples)
+        method = f"BCa bootstrap over prompts, {num_resamples:,} resamples"
+    return MeanInterval(mean, low, high, level, method, n, len(x_P) - n)
+
+
+def wilson(share: float, n: float, level: float = 0.95) -> tuple[float, float]:
+    """Interval of a share of n, from 0 to 1.
+
+    >>> [round(100 * x, 1) for x in wilson(0.5, 10)]
+    [23.7, 76.3]
+    """
+    z = float(norm.ppf((1 + level) / 2))
+    middle = (share + z**2 / (2 * n)) / (1 + z**2 / n)
+    half = z / (1 + z**2 / n) * math.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
+    return min(share, max(0.0, middle - half)), max(share, min(1.0, middle + half))  # it holds the share, to the bit
+
+
+def student(mean: float, error: float, n: int, level: float = 0.95) -> tuple[float, float]:
+    """Interval of a mean of n independent units, at least 2, whose standard error is `error`."""
+    half = float(t.ppf((1 + level) / 2, n - 1)) * error
+    return mean - half, mean + half
+
+
+def error_over(x_P: np.ndarray, clusters: Clusters) -> float:
+    """Standard error of the mean over clusters: se^2 = G / (G - 1) sum_g (sum of (x - mean) in g)^2 / P^2."""
+    sums_G = np.bincount(clusters.number_P, x_P - x_P.mean(), minlength=clusters.num)
+    return math.sqrt(clusters.num / (clusters.num - 1) * float((sums_G**2).sum())) / len(x_P)
+
+
+def score_interval(num_wins: float, num_losses: float, n: float, level: float) -> tuple[float, float]:
+    """Interval of the mean outcome, from 0 to 1: all differences d of win and loss shares that a score test keeps.
+
+    z(d) = (wins - losses - n d) / sqrt(n (2 q + d (1 - d))), with q the likeliest loss share given d.
+    Source: Tango 1998, Statistics in Medicine 17:891-908, with d in [-1, 1] mapped to (1 + d) / 2.
+    """
+    z = float(norm.ppf((1 + level) / 2))
+
+    def score(d: float) -> float:
+        b = -num_wins - num_losses + (2 * n - num_wins + num_losses) * d
+        c = -num_losses * d * (1 - d)
+        q = (math.sqrt(max(b * b - 8 * n * c, 0.0)) - b) / (4 * n)
+        return (num_wins - num_losses - n * d) / math.sqrt(max(n * (2 * q + d * (1 - d)), 1e-12))
+
+    estimate = (num_wins - num_losses) / n
+    low = -1.0 if num_losses == n else brentq(lambda d: score(d) - z, -1.0, estimate, xtol=1e-12)
+    high = 1.0 if num_wins == n else brentq(lambda d: score(d) + z, estimate, 1.0, xtol=1e-12)
+    return (1 + low) / 2, (1 + high) / 2
+
+
+def _bootstrap(x_P: np.ndarray, *, seed: int, level: float, num_resamples: int) -> tuple[float, float]:
+    result = bootstrap(
+        (x_P,),
+        np.mean,
+        vectorized=True,
+        method="BCa",
+        confidence_level=level,
+        n_resamples=num_resamples,
+        batch=max(1, _DRAWN_AT_ONCE // len(x_P)),
+        rng=np.random.default_rng(seed),
+    )
+    low, high = (float(bound) for bound in result.confidence_interval)
+    if not (math.isfinite(low) and math.isfinite(high)):
+        raise ArithmeticError(f"no bootstrap interval of {len(x_P)} numbers between {x_P.min()} and {x_P.max()}")
+    return low, high

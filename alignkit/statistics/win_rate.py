@@ -1,0 +1,128 @@
+"""The win rate with its interval; the resampled unit is the prompt, or a cluster of prompts.
+
+A prompt's outcome is 1 (win), 0.5 (tie), 0 (loss), a probability of winning between them where a judge gives one, or
+nan (a score is missing). The win rate is the mean over the prompts that have one: ties count half, missing ones are
+left out and counted, never scored as losses.
+
+The interval is the expanded percentile bootstrap of resampling.py, over clusters where some are named. With
+less to resample (under 30 prompts, or under 10 outcomes that differ from the commonest) a bootstrap says more than it
+knows, and nothing at all on constant data: there it is the score interval of a difference of paired proportions (Tango
+1998), which is Wilson's interval when nothing ties; of as many outcomes as there are effective clusters.
+
+Left out: the spread between training runs, which no resampling of prompts can show; it needs several seeds.
+Shape letter: P prompts.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from alignkit.statistics.intervals import MIN_PROMPTS, score_interval
+from alignkit.statistics.resampling import Clusters, bounds, resampled_means, tail
+
+MIN_UNCOMMON = 10  # outcomes that differ from the commonest; with fewer the resamples are nearly all alike
+
+
+@dataclass(frozen=True)
+class WinRate:
+    """How often ours beats theirs, in percent, with a two-sided interval.
+
+    `rate` is None without a prompt that both sides have a score for; below two such prompts there is no interval: it
+    is 0 to 100 and `method` says so. `level` is a share (0.95). `num_prompts` = wins + ties + losses; `num_missing`
+    prompts come on top of it. `standard_error` = sd (n - 1) / sqrt(n) in points, as if prompts were independent.
+    `num_clusters` is None where every prompt stands for itself.
+    """
+
+    rate: float | None
+    low: float
+    high: float
+    level: float
+    method: str
+    num_prompts: int
+    num_wins: int
+    num_ties: int
+    num_losses: int
+    num_missing: int
+    standard_error: float | None = None
+    num_clusters: int | None = None
+
+
+def outcomes(ours_P: np.ndarray, theirs_P: np.ndarray, *, tie_tolerance: float = 0.0) -> np.ndarray:
+    """Compare two models' scores prompt by prompt.
+
+    Args:
+        ours_P, theirs_P: float64 [P], one judge's scores in the same order, nan where missing.
+        tie_tolerance: scores at most this far apart are a tie, in the judge's unit.
+
+    Returns:
+        float64 [P] of 1 (ours is higher), 0.5, 0, and nan where either score is missing.
+    """
+    if len(ours_P) != len(theirs_P):
+        raise ValueError(f"{len(ours_P)} scores of one side and {len(theirs_P)} of the other")
+    with np.errstate(over="ignore"):  # two large scores may differ by more than any float
+        difference_P = ours_P - theirs_P
+    result_P = np.where(np.abs(difference_P) <= tie_tolerance, 0.5, (difference_P > 0).astype(np.float64))
+    return np.where(np.isnan(difference_P), math.nan, result_P)
+
+
+def win_rate(
+    outcomes_P: np.ndarray,
+    *,
+    seed: int,
+    level: float = 0.95,
+    num_resamples: int = 10_000,
+    clusters: Clusters | None = None,
+) -> WinRate:
+    """Mean outcome in percent with its interval over prompts, or over clusters of them.
+
+    Swapping the sides mirrors everything at 50.
+
+    Args:
+        outcomes_P: float64 [P] from 0 to 1, or nan, from `outcomes`; above 0.5 is a win, 0.5 a tie.
+        seed: of the resampling; the same seed gives the same interval to the bit.
+        level: share of such intervals that hold the true rate, between 0 and 1.
+        clusters: of all prompts, those with nan too; default: every prompt by itself.
+    """
+    known_P = ~np.isnan(outcomes_P)
+    present_P = outcomes_P[known_P]
+    if len(present_P) and not 0 <= present_P.min() <= present_P.max() <= 1:
+        raise ValueError("an outcome is a number from 0 to 1, or nan")
+    n = len(present_P)
+    units = Clusters.single(n) if clusters is None else clusters.where(known_P)
+    low, high, method = _interval(present_P, units, seed=seed, level=level, num_resamples=num_resamples)
+    return WinRate(
+        rate=100 * float(present_P.mean()) if n else None,
+        low=100 * low,
+        high=100 * high,
+        level=level,
+        method=method,
+        num_prompts=n,
+        num_wins=int((present_P > 0.5).sum()),
+        num_ties=int((present_P == 0.5).sum()),
+        num_losses=int((present_P < 0.5).sum()),
+        num_missing=len(outcomes_P) - n,
+        standard_error=100 * float(present_P.std(ddof=1)) / math.sqrt(n) if n > 1 else None,
+        num_clusters=units.num if units.num < n else None,
+    )
+
+
+def _interval(
+    x_P: np.ndarray, units: Clusters, *, seed: int, level: float, num_resamples: int
+) -> tuple[float, float, str]:
+    n, over = len(x_P), "prompts" if units.num == len(x_P) else f"{units.num} clusters of prompts"
+    if n < 2:
+        return 0.0, 1.0, f"none: {n} prompt{'' if n == 1 else 's'} scored on both sides"
+    share = tail(units, level)
+    if share is None:
+        return 0.0, 1.0, f"none: nearly all prompts are in one of {units.num} clusters"
+    wins, losses = int((x_P > 0.5).sum()), int((x_P < 0.5).sum())
+    if n < MIN_PROMPTS or n - np.unique(x_P, return_counts=True)[1].max() < MIN_UNCOMMON:
+        effective = units.effective / n
+        low, high = score_interval(wins * effective, losses * effective, n * effective, level)
+        mean = float(x_P.mean())  # of soft outcomes it is not the mean of wins and ties; the interval holds both
+        return min(low, mean), max(high, mean), f"paired score interval (Tango 1998) over {over}"
+    means_B = resampled_means(x_P, units, rng=np.random.default_rng(seed), num_resamples=num_resamples)
+    return *bounds(means_B, share), f"expanded percentile bootstrap over {over}, {num_resamples:,} resamples"
