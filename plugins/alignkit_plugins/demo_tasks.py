@@ -14,9 +14,7 @@ from itertools import zip_longest
 from random import Random
 from typing import Any, ClassVar
 
-import alignkit
-from alignkit.data.reading.dataset import Dataset
-from alignkit.errors import UsageError, nearest
+from alignkit.plugin import Dataset, UsageError, hookimpl, nearest
 from alignkit_plugins.demo import answers, closed, forms, free_text
 from alignkit_plugins.demo.grammar import Family, Task
 from alignkit_plugins.demo.own import OWN
@@ -100,7 +98,7 @@ class DemoTasks(Dataset):
         raise AssertionError(f"family {family.name} makes only {len(drawn)} of {size} prompts: give it more words")
 
 
-@alignkit.hookimpl
+@hookimpl
 def register_datasets(register: Callable[[type[Dataset]], None]) -> None:
     """Add the data set `demo`."""
     register(DemoTasks)

@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from alignkit.methods import leave_one_out_baseline
+from alignkit.plugin import leave_one_out_baseline
 
 if TYPE_CHECKING:
     import numpy as np

@@ -35,8 +35,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from alignkit import Batch, Method, MethodConfig, hookimpl
-from alignkit.methods import SampledConfig, paper_numbers
+from alignkit.plugin import Batch, Method, MethodConfig, SampledConfig, hookimpl, paper_numbers
 from alignkit_plugins.group_advantages import group_advantages
 from alignkit_plugins.kl_in_loss import KL_IN_LOSS, ratio_of
 

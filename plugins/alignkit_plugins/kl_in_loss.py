@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from alignkit import Batch
+    from alignkit.plugin import Batch
 
 MAX_LOG_RATIO = 20.0
 """A log-ratio is cut here before it is exponentiated: exp(89) is infinite in float32, and inf x 0 is nan in the loss.

@@ -14,11 +14,18 @@ from urllib.parse import urlsplit
 
 from pydantic import Field
 
-from alignkit import hookimpl
-from alignkit.errors import UsageError
-from alignkit.scoring.judge import Item, Judge, JudgeConfig, Missing, Scored
-from alignkit.scoring.remote.judge import ClientConfig, RemoteJudge
-from alignkit.scoring.remote.keys import read_key
+from alignkit.plugin import (
+    ClientConfig,
+    Item,
+    Judge,
+    JudgeConfig,
+    Missing,
+    RemoteJudge,
+    Scored,
+    UsageError,
+    hookimpl,
+    read_key,
+)
 
 if TYPE_CHECKING:
     from pydantic import SecretStr

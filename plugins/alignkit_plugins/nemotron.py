@@ -21,11 +21,19 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from alignkit import hookimpl
-from alignkit.errors import UsageError
-from alignkit.scoring.judge import Item, Judge, JudgeConfig, Missing, Scored, unreadable
-from alignkit.scoring.remote.judge import ClientConfig, RemoteJudge
-from alignkit.scoring.remote.keys import read_key
+from alignkit.plugin import (
+    ClientConfig,
+    Item,
+    Judge,
+    JudgeConfig,
+    Missing,
+    RemoteJudge,
+    Scored,
+    UsageError,
+    hookimpl,
+    read_key,
+    unreadable,
+)
 
 if TYPE_CHECKING:
     from pydantic import SecretStr
@@ -100,8 +108,7 @@ class Nemotron(RemoteJudge):
     def _count_tokens(self) -> Callable[[str], int]:
         if self.config.tokenizer is None:
             return lambda text: math.ceil(len(text.encode()) / _BYTES_A_TOKEN)
-        from alignkit.data.prepared.tokens import load_tokenizer
-        from alignkit.pretrained.names import find_model
+        from alignkit.plugin import find_model, load_tokenizer
 
         tokenizer: Any = load_tokenizer(find_model(self.config.tokenizer).folder)
         return lambda text: len(tokenizer(text, add_special_tokens=False)["input_ids"])

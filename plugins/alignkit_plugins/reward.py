@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
-from alignkit import Batch, Method, MethodConfig, hookimpl
+from alignkit.plugin import Batch, Method, MethodConfig, hookimpl
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -15,13 +15,10 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
-from alignkit.errors import InputError, UsageError
-from alignkit.scoring.judge import Item
-from alignkit.storage import read_object
+from alignkit.plugin import InputError, Item, UsageError, read_object
 
 if TYPE_CHECKING:
-    from alignkit.data.chat.chat import Chat
-    from alignkit.pretrained.names import ModelSource
+    from alignkit.plugin import Chat, ModelSource
 
 Head = Literal["sequence", "token", "logit"]
 TWO_LAYERS = ("Qwen2ForRewardModel", "InternLM2ForRewardModel")
@@ -42,8 +39,7 @@ class RewardFolder:
     """
 
     def __init__(self, model: str | None, *, judge: str) -> None:
-        from alignkit.judging.auto import newest_run
-        from alignkit.pretrained.names import find_model
+        from alignkit.plugin import find_model, newest_run
 
         if model is None:
             run = newest_run(method="reward")
@@ -101,7 +97,7 @@ class RewardFolder:
         Raises:
             InputError: as `data.weights.weight_files`.
         """
-        from alignkit.pretrained.weights import weight_files
+        from alignkit.plugin import weight_files
 
         folder, digest = self.source.folder, hashlib.sha256()
         for file in sorted(
@@ -115,7 +111,7 @@ class RewardFolder:
     @cached_property
     def tokenizer_fingerprint(self) -> str:
         """Hash of tokenizer, template and settings alone; the folder needs no weights."""
-        from alignkit.pretrained.weights import settings_fingerprint
+        from alignkit.plugin import settings_fingerprint
 
         return settings_fingerprint(self.source.folder)
 
@@ -126,15 +122,14 @@ class RewardFolder:
         Raises:
             InputError: it has none.
         """
-        from alignkit.config.settings import ModelSection
-        from alignkit.policy.chat_settings import make_chat
+        from alignkit.plugin import ModelSection, make_chat
 
         return make_chat(self.source, ModelSection())
 
     @cached_property
     def max_length(self) -> int:
         """Tokens that it takes."""
-        from alignkit.policy.chat_settings import context_length
+        from alignkit.plugin import context_length
 
         return context_length(self.source.folder)
 

@@ -12,14 +12,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
-from alignkit import hookimpl
-from alignkit.errors import InputError
-from alignkit.scoring.judge import Item, Judge, JudgeConfig, Missing, Scored, unreadable
+from alignkit.plugin import InputError, Item, Judge, JudgeConfig, Missing, Scored, hookimpl, unreadable
 from alignkit_plugins.reward_folder import RewardFolder, conversation
 
 if TYPE_CHECKING:
-    from alignkit.data.trees.trees import Tree
-    from alignkit.policy.policy import Policy
+    from alignkit.plugin import Policy, Tree
 
 _ROW_TOKENS = 4096
 
@@ -69,7 +66,7 @@ class RewardModel(Judge):
         """Score items; completions of one prompt share its computation. What is no valid Unicode is missing."""
         import torch
 
-        from alignkit.data.trees.packs import lay_out, pack
+        from alignkit.plugin import lay_out, pack
 
         answers: dict[int, Scored | Missing] = {}
         groups: dict[tuple[tuple[str, str], ...], list[int]] = {}
@@ -91,7 +88,7 @@ class RewardModel(Judge):
     def _tree(self, items: Sequence[Item]) -> Tree:
         import numpy as np
 
-        from alignkit.data.trees.trees import tree
+        from alignkit.plugin import tree
 
         answers = [np.array(self._folder.answer_ids(item), np.int32) for item in items]
         prompt = np.array(self._folder.prompt_ids(items[0].prompt), np.int32)
@@ -103,8 +100,7 @@ class RewardModel(Judge):
 
     @cached_property
     def _policy(self) -> Policy:
-        from alignkit.policy.chat_settings import refuse_ids_without_rows
-        from alignkit.policy.load import load_policy
+        from alignkit.plugin import load_policy, refuse_ids_without_rows
 
         folder = self._folder.source.folder
         policy = load_policy(folder, precision=self.config.precision, scalar_head=True).eval()

@@ -18,9 +18,7 @@ from typing import Any, ClassVar
 
 from pydantic import ValidationError, validate_call
 
-import alignkit
-from alignkit.errors import InputError, UsageError, nearest
-from alignkit.scoring.judge import Item, Judge, Missing, Scored
+from alignkit.plugin import InputError, Item, Judge, Missing, Scored, UsageError, hookimpl, nearest
 from alignkit_plugins.rule_kinds import KINDS
 
 _CHECKED: dict[str, Callable[..., float]] = {kind: validate_call(function) for kind, function in KINDS.items()}
@@ -89,7 +87,7 @@ def score_rules(rules: Any, completion: str, *, row_id: str) -> float:
     return satisfied / total if completion.strip() else 0.0
 
 
-@alignkit.hookimpl
+@hookimpl
 def register_judges(register: Callable[[type[Judge]], None]) -> None:
     """Add the judge `rules`."""
     register(Rules)

@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
-from alignkit import Batch, Method, MethodConfig, hookimpl
-from alignkit.methods import paper_numbers
+from alignkit.plugin import Batch, Method, MethodConfig, hookimpl, paper_numbers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -29,8 +29,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
-from alignkit import Batch, Method, MethodConfig, hookimpl
-from alignkit.methods import paper_numbers
+from alignkit.plugin import Batch, Method, MethodConfig, hookimpl, paper_numbers
 from alignkit_plugins.sft import SFTConfig, likelihood_loss
 
 if TYPE_CHECKING:

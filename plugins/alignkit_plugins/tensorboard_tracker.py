@@ -9,8 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
-from alignkit import hookimpl
-from alignkit.tracking import Tracker, needs_extra
+from alignkit.plugin import Tracker, hookimpl, needs_extra
 
 FOLDER = "tensorboard"  # in the run's folder
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, ClassVar
 
-from alignkit import hookimpl
-from alignkit.rollouts.sampler import Completion, Request, Sampler
+from alignkit.plugin import Completion, Request, Sampler, hookimpl
 
 if TYPE_CHECKING:
-    from alignkit.policy.policy import Policy
+    from alignkit.plugin import Policy
 
 
 class TransformersSampler(Sampler):
@@ -18,7 +17,7 @@ class TransformersSampler(Sampler):
     name: ClassVar[str] = "transformers"
 
     def __init__(self, policy: Policy, *, end_ids: frozenset[int]) -> None:
-        from alignkit.rollouts.batched import BatchedGeneration  # imports torch: only when a sampler is made
+        from alignkit.plugin import BatchedGeneration  # imports torch: only when a sampler is made
 
         super().__init__(policy, end_ids=end_ids)
         self._generation = BatchedGeneration(policy, end_ids=end_ids)
@@ -27,7 +26,7 @@ class TransformersSampler(Sampler):
         return self._generation.generate(requests)
 
     def beam_search(self, requests: Sequence[Request], *, num_beams: int, length_penalty: float) -> list[Completion]:
-        from alignkit.rollouts.beam_generation import BeamGeneration
+        from alignkit.plugin import BeamGeneration
 
         generation = BeamGeneration(self.policy, end_ids=self.end_ids)
         return generation.search(requests, num_beams=num_beams, length_penalty=length_penalty)

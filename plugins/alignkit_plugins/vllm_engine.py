@@ -14,8 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from alignkit.errors import InputError, UsageError
-from alignkit.pretrained.weights import check_weights
+from alignkit.plugin import InputError, UsageError, check_weights
 
 # Read by vLLM when it is imported or starts; a user's own setting of any of them holds.
 _ENVIRONMENT = {

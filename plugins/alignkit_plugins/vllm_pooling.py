@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from alignkit.errors import InputError
+from alignkit.plugin import InputError
 from alignkit_plugins.reward_folder import Head, RewardFolder
 from alignkit_plugins.vllm_engine import CPU_BLOCK, start_engine, stop_engine
 

@@ -18,11 +18,18 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
-from alignkit import hookimpl
-from alignkit.errors import UsageError
-from alignkit.scoring.judge import Item, Judge, JudgeConfig, Missing, Scored
-from alignkit.scoring.remote.judge import ClientConfig, RemoteJudge
-from alignkit.scoring.remote.keys import read_key
+from alignkit.plugin import (
+    ClientConfig,
+    Item,
+    Judge,
+    JudgeConfig,
+    Missing,
+    RemoteJudge,
+    Scored,
+    UsageError,
+    hookimpl,
+    read_key,
+)
 from alignkit_plugins.reward_folder import RewardFolder, conversation
 
 if TYPE_CHECKING:
@@ -174,7 +181,7 @@ class VLLMReward(RemoteJudge):
 
     @cached_property
     def _dtype(self) -> str:
-        from alignkit.policy.load import autocast_type, pick_device
+        from alignkit.plugin import autocast_type, pick_device
 
         return "float32" if autocast_type(self.config.precision, pick_device()) is None else "bfloat16"
 

@@ -16,16 +16,12 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from alignkit import hookimpl
-from alignkit.errors import RunStopped, UsageError
-from alignkit.rollouts.copying import CopyingSampler
-from alignkit.rollouts.sampler import Completion, Request, Sampler
+from alignkit.plugin import Completion, CopyingSampler, Request, RunStopped, Sampler, UsageError, hookimpl
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from alignkit.policy.policy import Policy
-    from alignkit.rollouts.beams import Candidates
+    from alignkit.plugin import Candidates, Policy
 
 MAX_LENGTH = 4096  # tokens, prompt and completion: a longer engine's cache would hold fewer sequences at once
 MIN_TEMPERATURE = 0.01  # what vLLM raises lower ones to, 0 excepted
@@ -65,7 +61,7 @@ class VLLMSampler(CopyingSampler):
 
     def beam_search(self, requests: Sequence[Request], *, num_beams: int, length_penalty: float) -> list[Completion]:
         """See `Sampler`; each live beam asks for one token more, its past is in the engine's prefix cache."""
-        from alignkit.rollouts.beams import beam_search
+        from alignkit.plugin import beam_search
 
         self._searches_beams = True
 

@@ -27,11 +27,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 from urllib.parse import urlsplit
 
-from alignkit.errors import RunStopped, UsageError
-from alignkit.rollouts.copying import CopyingSampler
-from alignkit.rollouts.sampler import Completion, Request
-from alignkit.rollouts.spreading import ServerDown, Spread
-from alignkit.services.http import NotAnswered, Requests, Stopped
+from alignkit.plugin import (
+    Completion,
+    CopyingSampler,
+    NotAnswered,
+    Request,
+    Requests,
+    RunStopped,
+    ServerDown,
+    Spread,
+    Stopped,
+    UsageError,
+)
 from alignkit_plugins.weight_transfer import backend_of, connect
 from alignkit_plugins.weights_folder import WeightsFolder
 
@@ -39,7 +46,7 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
-    from alignkit.policy.policy import Policy
+    from alignkit.plugin import Policy
 
 _logger = logging.getLogger(__name__)
 _IN_FLIGHT = 64  # requests a server

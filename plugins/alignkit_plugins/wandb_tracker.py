@@ -12,9 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
-from alignkit import hookimpl
-from alignkit.errors import UsageError
-from alignkit.tracking import Tracker, needs_extra
+from alignkit.plugin import Tracker, UsageError, hookimpl, needs_extra
 
 
 class WandB(Tracker):

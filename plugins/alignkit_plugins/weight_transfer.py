@@ -11,7 +11,7 @@ import socket
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from alignkit.errors import UsageError
+from alignkit.plugin import UsageError
 from alignkit_plugins.vllm_engine import require_vllm
 
 if TYPE_CHECKING:

@@ -14,8 +14,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from alignkit.errors import UsageError
-from alignkit.storage import check_path, sync_file
+from alignkit.plugin import UsageError, check_path, sync_file
 
 if TYPE_CHECKING:
     from torch import Tensor

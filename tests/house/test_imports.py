@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import subprocess
 import sys
 import tomllib
@@ -9,6 +10,8 @@ from pathlib import Path
 
 import pytest
 from places import ROOT
+
+from alignkit import plugin
 
 HEAVY = {"torch", "transformers", "vllm", "peft", "accelerate", "datasets", "trl"}
 SLOW_TO_IMPORT = HEAVY | {"numpy", "polars", "scipy", "plotly", "huggingface_hub", "sacrebleu"}
@@ -33,6 +36,28 @@ def test_the_house_imports_one_way_and_never_a_plugin() -> None:
     command = [str(lint_imports), "--no-cache"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stdout
+
+
+def test_plugins_import_the_public_surface_alone() -> None:
+    private = {}
+    for path in sorted((ROOT / "plugins" / "alignkit_plugins").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                modules = [alias.name for alias in node.names]
+            else:
+                modules = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            for module in modules:
+                if module.partition(".")[0] == "alignkit" and module != "alignkit.plugin":
+                    private[f"{path.name}:{node.lineno}"] = module
+    assert not private
+
+
+def test_every_name_of_the_public_surface_is_there_and_no_other() -> None:
+    assert all(getattr(plugin, name) is not None for name in plugin.__all__)
+    with pytest.raises(ImportError, match=r"cannot import name 'load_any' from 'alignkit\.plugin'"):
+        from alignkit.plugin import load_any  # noqa: F401
+    with pytest.raises(AttributeError, match="a plugin may import what its __all__ lists"):
+        plugin.load_any  # noqa: B018
 
 
 def test_the_contract_modules_import_nothing_heavy() -> None:

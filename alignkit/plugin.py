@@ -1,0 +1,143 @@
+"""All that a plugin may import from alignkit. Every other module is private and may change without notice.
+
+The classes to derive from, their records and the errors are here at once and import no torch. What works on models,
+token ids or servers is looked up on first use, because some of it imports torch: import those names inside functions,
+so that listing plugins stays quick. docs/plugins.md says what each name is for.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+from alignkit.data.reading.dataset import Dataset
+from alignkit.errors import AlignkitError, InputError, RunStopped, UsageError, nearest
+from alignkit.methods import Batch, Method, MethodConfig, SampledConfig, leave_one_out_baseline, paper_numbers
+from alignkit.registry import hookimpl
+from alignkit.rollouts.copying import CopyingSampler
+from alignkit.rollouts.sampler import Completion, Request, Sampler
+from alignkit.scoring.judge import Item, Judge, JudgeConfig, Missing, Scored, unreadable
+from alignkit.scoring.remote.judge import ClientConfig, RemoteJudge
+from alignkit.scoring.remote.keys import read_key
+from alignkit.storage import check_path, read_object, sync_file
+from alignkit.tracking import Tracker, needs_extra
+
+if TYPE_CHECKING:
+    from alignkit.config.settings import ModelSection
+    from alignkit.data.chat.chat import Chat
+    from alignkit.data.prepared.tokens import load_tokenizer
+    from alignkit.data.trees.packs import lay_out, pack
+    from alignkit.data.trees.trees import Tree, tree
+    from alignkit.judging.auto import newest_run
+    from alignkit.policy.chat_settings import context_length, make_chat, refuse_ids_without_rows
+    from alignkit.policy.load import autocast_type, load_policy, pick_device
+    from alignkit.policy.policy import Policy
+    from alignkit.pretrained.names import ModelSource, find_model
+    from alignkit.pretrained.weights import check_weights, settings_fingerprint, weight_files
+    from alignkit.rollouts.batched import BatchedGeneration
+    from alignkit.rollouts.beam_generation import BeamGeneration
+    from alignkit.rollouts.beams import Candidates, beam_search
+    from alignkit.rollouts.spreading import ServerDown, Spread
+    from alignkit.services.http import NotAnswered, Requests, Stopped
+
+_ON_FIRST_USE = {
+    "BatchedGeneration": "alignkit.rollouts.batched",
+    "BeamGeneration": "alignkit.rollouts.beam_generation",
+    "Candidates": "alignkit.rollouts.beams",
+    "Chat": "alignkit.data.chat.chat",
+    "ModelSection": "alignkit.config.settings",
+    "ModelSource": "alignkit.pretrained.names",
+    "NotAnswered": "alignkit.services.http",
+    "Policy": "alignkit.policy.policy",
+    "Requests": "alignkit.services.http",
+    "ServerDown": "alignkit.rollouts.spreading",
+    "Spread": "alignkit.rollouts.spreading",
+    "Stopped": "alignkit.services.http",
+    "Tree": "alignkit.data.trees.trees",
+    "autocast_type": "alignkit.policy.load",
+    "beam_search": "alignkit.rollouts.beams",
+    "check_weights": "alignkit.pretrained.weights",
+    "context_length": "alignkit.policy.chat_settings",
+    "find_model": "alignkit.pretrained.names",
+    "lay_out": "alignkit.data.trees.packs",
+    "load_policy": "alignkit.policy.load",
+    "load_tokenizer": "alignkit.data.prepared.tokens",
+    "make_chat": "alignkit.policy.chat_settings",
+    "newest_run": "alignkit.judging.auto",
+    "pack": "alignkit.data.trees.packs",
+    "pick_device": "alignkit.policy.load",
+    "refuse_ids_without_rows": "alignkit.policy.chat_settings",
+    "settings_fingerprint": "alignkit.pretrained.weights",
+    "tree": "alignkit.data.trees.trees",
+    "weight_files": "alignkit.pretrained.weights",
+}
+
+__all__ = [
+    "AlignkitError",
+    "Batch",
+    "BatchedGeneration",
+    "BeamGeneration",
+    "Candidates",
+    "Chat",
+    "ClientConfig",
+    "Completion",
+    "CopyingSampler",
+    "Dataset",
+    "InputError",
+    "Item",
+    "Judge",
+    "JudgeConfig",
+    "Method",
+    "MethodConfig",
+    "Missing",
+    "ModelSection",
+    "ModelSource",
+    "NotAnswered",
+    "Policy",
+    "RemoteJudge",
+    "Request",
+    "Requests",
+    "RunStopped",
+    "SampledConfig",
+    "Sampler",
+    "Scored",
+    "ServerDown",
+    "Spread",
+    "Stopped",
+    "Tracker",
+    "Tree",
+    "UsageError",
+    "autocast_type",
+    "beam_search",
+    "check_path",
+    "check_weights",
+    "context_length",
+    "find_model",
+    "hookimpl",
+    "lay_out",
+    "leave_one_out_baseline",
+    "load_policy",
+    "load_tokenizer",
+    "make_chat",
+    "nearest",
+    "needs_extra",
+    "newest_run",
+    "pack",
+    "paper_numbers",
+    "pick_device",
+    "read_key",
+    "read_object",
+    "refuse_ids_without_rows",
+    "settings_fingerprint",
+    "sync_file",
+    "tree",
+    "unreadable",
+    "weight_files",
+]
+
+if not TYPE_CHECKING:  # so that a type checker refuses a name that is not listed above
+
+    def __getattr__(name: str) -> object:
+        if name in _ON_FIRST_USE:
+            return getattr(importlib.import_module(_ON_FIRST_USE[name]), name)
+        raise AttributeError(f"alignkit.plugin has no {name!r}: a plugin may import what its __all__ lists")
