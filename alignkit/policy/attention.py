@@ -4,9 +4,9 @@ A completion sees its prompt and itself; trees of one row do not see each other.
 `AttentionInterface` under a name that has no mask function, so that the model passes no mask and the layout travels
 as the keyword argument `tree`.
 
-CPU: split_attention.py. CUDA: FlexAttention with one block mask a forward pass. The stock kernels build a wrong mask
-for trees from position ids.
-Shapes: B = 1, H query heads, K key heads, S tokens of the row, D head size.
+Here FlexAttention computes it, with one block mask per forward pass; on a CPU the policy gives a layout of policy/cpu.
+The stock kernels build a wrong mask for trees from position ids.
+Shapes: H query heads, K key heads, S tokens of the row, D head size; the batch is 1.
 """
 
 from __future__ import annotations
@@ -14,30 +14,42 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from alignkit.data.trees.packs import Span
-from alignkit.policy.cpu import split_attention
-from alignkit.policy.cpu.layers import compute_type
-from alignkit.policy.cpu.split_attention import Split
 from alignkit.policy.dropout import config_rates
 
 NAME = "alignkit-tree"
 
 
+class TreeLayout(Protocol):
+    """Where the trees of a row lie, and how a device attends within them."""
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, scale: float | None) -> Tensor:
+        """Attend within trees: query [1, H, S, D], key and value [1, K, S, D] -> [1, S, H, D]."""
+
+
 @dataclass(frozen=True)
-class BlockMask:
-    """FlexAttention's mask of a row of trees."""
+class FlexLayout:
+    """A row of trees as FlexAttention's block mask."""
 
     mask: Any
 
+    @classmethod
+    def of(cls, spans: Sequence[Span], device: torch.device) -> FlexLayout:
+        """Make the mask, once for all layers of a forward pass."""
+        from torch.nn.attention.flex_attention import create_block_mask
 
-def layout(spans: Sequence[Span], device: torch.device) -> Split | BlockMask:
-    """Describe a row of trees for the attention function of this device."""
-    return BlockMask(_block_mask(spans, device)) if device.type == "cuda" else Split.of(spans)
+        tree_S, segment_S = (x.to(device) for x in marks(spans))
+        size = len(tree_S)
+        return cls(create_block_mask(sees(tree_S, segment_S), None, None, size, size, device=str(device)))
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, scale: float | None) -> Tensor:
+        attended = _compiled_flex()(query, key, value, block_mask=self.mask, scale=scale, enable_gqa=True)
+        return attended.transpose(1, 2).contiguous()
 
 
 def tree_attention(
@@ -48,18 +60,15 @@ def tree_attention(
     attention_mask: Tensor | None,
     scaling: float | None = None,
     dropout: float = 0.0,
-    tree: Split | BlockMask | None = None,
+    tree: TreeLayout | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
-    """Attend within trees: query [1, H, S, D], key and value [1, K, S, D] -> [1, S, H, D]."""
+    """Attend within trees, as transformers calls an attention function: query [1, H, S, D] -> [1, S, H, D]."""
     if tree is None:
         raise ValueError("tree attention was called without the keyword argument tree")
     if attention_mask is not None or dropout:
         raise ValueError("tree attention takes no attention mask and no dropout")
-    if isinstance(tree, BlockMask):
-        attended = _compiled_flex()(query, key, value, block_mask=tree.mask, scale=scaling, enable_gqa=True)
-        return attended.transpose(1, 2).contiguous(), None
-    return split_attention.attend(query, key, value, tree, scaling, compute=compute_type(query)), None
+    return tree.attend(query, key, value, scaling), None
 
 
 def marks(spans: Sequence[Span]) -> tuple[Tensor, Tensor]:
@@ -82,14 +91,6 @@ def sees(tree_S: Tensor, segment_S: Tensor) -> Any:
         return (query >= key) & same_tree & on_path
 
     return mask
-
-
-def _block_mask(spans: Sequence[Span], device: torch.device) -> Any:
-    from torch.nn.attention.flex_attention import create_block_mask
-
-    tree_S, segment_S = (x.to(device) for x in marks(spans))
-    size = len(tree_S)
-    return create_block_mask(sees(tree_S, segment_S), None, None, size, size, device=str(device))
 
 
 @cache

@@ -15,6 +15,7 @@ Shapes: T scored tokens, H hidden size, V vocabulary.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -22,11 +23,47 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from alignkit.policy import gradients
-
 CHUNK_BYTES = 8 * 2**20  # of a tile's fp32 logits; about five times as much is held beside the gradients
 KNOWN_BYTES = 16 * 2**20  # of the first tiles' logits in the compute type, which are not computed again
 MIN_TILE = 256  # columns
+
+
+_in_place = False
+
+
+@contextlib.contextmanager
+def accumulate_in_place() -> Iterator[None]:
+    """Let the head and the layers of policy/cpu add to `.grad` themselves in a plain `backward()` of one process.
+
+    For a head of 152k x 896 a weight gradient is 544 MB, and autograd makes one for each use of a tied weight and each
+    micro-batch. Elsewhere gradients go by autograd's own way, so that `torch.autograd.grad`, hooks and FSDP2 see them.
+    """
+    global _in_place
+    before, _in_place = _in_place, not (torch.distributed.is_available() and torch.distributed.is_initialized())
+    try:
+        yield
+    finally:
+        _in_place = before
+
+
+def accumulate_grad(parameter: Tensor, grad: Tensor) -> Tensor | None:
+    """Add to `parameter.grad` and return None, or return the gradient for autograd to add."""
+    if not _in_place or not parameter.is_leaf:
+        return grad.to(parameter.dtype)
+    if parameter.grad is None:
+        parameter.grad = grad.to(parameter.dtype)
+    else:
+        parameter.grad.add_(grad)
+    return None
+
+
+def grad_buffer(parameter: Tensor) -> Tensor | None:
+    """Return `parameter.grad` to add to, zeros where there was none; None where autograd is to add."""
+    if not _in_place or not parameter.is_leaf:
+        return None
+    if parameter.grad is None:
+        parameter.grad = torch.zeros_like(parameter)
+    return parameter.grad
 
 
 @dataclass(frozen=True)
@@ -149,7 +186,7 @@ class _TokenLogprobs(torch.autograd.Function):
         weight_VH, bias_V, form = ctx.weight, ctx.bias, ctx.form
         scale_T = (grads[0] / temperature_T).to(normalizer_T.dtype) * form.scale
         wide_hidden = hidden_TH.new_zeros(hidden_TH.shape, dtype=normalizer_T.dtype)
-        total_VH = gradients.room(weight_VH) if ctx.needs_input_grad[1] else None
+        total_VH = grad_buffer(weight_VH) if ctx.needs_input_grad[1] else None
         grad_weight = torch.empty_like(weight_VH) if ctx.needs_input_grad[1] and total_VH is None else None
         grad_bias = torch.empty_like(bias_V) if ctx.needs_input_grad[2] else None
         for start, weight in _tiles(weight_VH, ctx.width, hidden_TH.dtype):
@@ -175,7 +212,7 @@ class _TokenLogprobs(torch.autograd.Function):
                 elif grad_weight is not None:
                     grad_weight[rows] = _product(columns.t(), hidden_TH)
             del weight, product, logits, slope, share, narrow, columns
-        grad_bias = None if grad_bias is None else gradients.give(bias_V, grad_bias)
+        grad_bias = None if grad_bias is None else accumulate_grad(bias_V, grad_bias)
         return wide_hidden.to(hidden_TH.dtype), grad_weight, grad_bias, None, None, None, None, None
 
 

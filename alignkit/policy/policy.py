@@ -7,8 +7,8 @@ the model's own attention) is its reference and the fallback for models that the
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,10 +18,11 @@ from torch import Tensor, nn
 from alignkit.data.trees.packs import Pack
 from alignkit.policy import attention
 from alignkit.policy.architecture import num_positions
-from alignkit.policy.cpu import layers as lean
+from alignkit.policy.attention import FlexLayout
+from alignkit.policy.cpu.kernels import CpuKernels
 from alignkit.policy.dropout import Dropout
 from alignkit.policy.head import find_form
-from alignkit.policy.logprobs import PLAIN, head_logits, token_logprobs_and_entropies
+from alignkit.policy.logprobs import PLAIN, accumulate_in_place, head_logits, token_logprobs_and_entropies
 
 
 class Output(NamedTuple):
@@ -60,7 +61,7 @@ class Policy(nn.Module):
         self.path = path
         self.dropout = Dropout()
         """What the model came with."""
-        self._lean = lean.find(self.body) if self.device.type == "cpu" else []
+        self._cpu = CpuKernels(self.body) if self.device.type == "cpu" else None
         self.use_path(path)
 
     @property
@@ -92,14 +93,15 @@ class Policy(nn.Module):
         return bool(getattr(self.base, "is_gradient_checkpointing", False))
 
     def use_path(self, path: str) -> None:
-        """Switch between the tree path, whose layers are lean on a CPU, and the plain path."""
+        """Switch between the tree path and the plain path."""
         self.path = path
-        lean.switch(self._lean, path == "tree")
+        if self._cpu is not None:
+            self._cpu.switch(path == "tree")
         if path == "tree":
             attention.register()
         self.base.set_attn_implementation(attention.NAME if path == "tree" else attention.plain_kind(self.base))
 
-    @contextlib.contextmanager
+    @contextmanager
     def on_path(self, path: str) -> Iterator[None]:
         """Compute on another path for a while."""
         before = self.path
@@ -109,7 +111,20 @@ class Policy(nn.Module):
         finally:
             self.use_path(before)
 
-    @contextlib.contextmanager
+    def activation_memory(self) -> AbstractContextManager[object]:
+        """Memory of one micro-batch's activations, given back at the end of the block.
+
+        The graph must go before the block ends. On a GPU this is torch's own allocator; with gradient checkpointing
+        too, because a layer's activations are then freed at once.
+        """
+        return nullcontext() if self._cpu is None or self.computes_again else self._cpu.activation_memory()
+
+    def backward(self, loss: Tensor) -> None:
+        """Add a loss's gradient to the weights' `.grad`."""
+        with accumulate_in_place():
+            loss.backward()
+
+    @contextmanager
     def computing(self) -> Iterator[None]:
         """Autocast as configured."""
         with torch.autocast(self.device.type, dtype=self.autocast, enabled=self.autocast is not None):
@@ -161,7 +176,7 @@ class Policy(nn.Module):
         device = self.device
         ids = torch.as_tensor(pack.ids_S, device=device)[None]
         positions = torch.as_tensor(pack.position_S, device=device)[None]
-        tree = attention.layout(pack.spans, device)
+        tree = FlexLayout.of(pack.spans, device) if self._cpu is None else self._cpu.layout(pack.spans)
         out = self.body(input_ids=ids, position_ids=positions, use_cache=False, tree=tree)
         states = out.last_hidden_state[0]
         return states[torch.as_tensor(pack.source_T, device=device)], states[

@@ -30,7 +30,7 @@ HEADS: dict[str, tuple[dict[str, Any], HeadForm]] = {
 
 
 def loaded(kind: str, folder: Path) -> Policy:
-    """A policy in fp64 with logits of many sizes; on the plain path: norms stay fp32 and round otherwise when lean."""
+    """A fp64 policy with logits of many sizes, on the plain path: policy/cpu's norms stay fp32 and round otherwise."""
     made = tiny_model(folder, kind=kind, tied=kind == "cohere", **HEADS[kind][0])
     policy = load_policy(made, precision="fp32", attention="plain")
     policy = policy.double().eval()

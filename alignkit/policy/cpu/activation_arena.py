@@ -1,8 +1,8 @@
-"""Room for what a forward pass on the CPU keeps for the backward pass, apart from what it frees at once.
+"""Memory for what a forward pass on the CPU saves for the backward pass, apart from what it frees at once.
 
-In one heap the two interleave, and what is freed leaves holes that fit nothing later: 414 MiB of them in a dpo step of
-SmolLM2 with rows of 1,042 tokens. Here kept tensors lie one after another in large chunks, which the backward pass
-empties one after another from the end: each goes back to the system while the gradients grow.
+In one heap the two interleave, and what is freed leaves holes that fit nothing later: 414 MiB of them in a DPO step of
+SmolLM2 with rows of 1,042 tokens. Here saved tensors lie one after another in large chunks. The backward pass empties
+the chunks one after another from the end, and each goes back to the system while the gradients grow.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ CHUNK_BYTES = 40 * 2**20  # above 32 MiB glibc always maps: what is freed goes b
 _ALIGNMENT = 64  # bytes, a cache line
 
 
-class Chunks:
-    """Gives out tensors that stay until the backward pass; a chunk goes with the last tensor that lies in it."""
+class Arena:
+    """Gives out tensors that stay until the backward pass. A chunk is freed with the last tensor that lies in it."""
 
     def __init__(self) -> None:
         self._last: torch.UntypedStorage | None = None
-        self._end = 0  # of what the last chunk holds
+        self._end = 0  # bytes used of the last chunk
 
     def empty(self, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
         """Return an uninitialised contiguous tensor."""
@@ -34,8 +34,8 @@ class Chunks:
             return torch.empty(tuple(shape), dtype=dtype)
         if self._last is None or self._end + size > CHUNK_BYTES:
             self._last, self._end = torch.UntypedStorage(CHUNK_BYTES), 0
-        start = self._end // dtype.itemsize
-        self._end += -(-size // _ALIGNMENT) * _ALIGNMENT
+        start = self._end // dtype.itemsize  # `set_` counts in elements; whole cache lines hold whole elements
+        self._end += -(-size // _ALIGNMENT) * _ALIGNMENT  # rounded up
         strides = [math.prod(shape[n + 1 :]) for n in range(len(shape))]
         return torch.empty(0, dtype=dtype).set_(self._last, start, tuple(shape), tuple(strides))
 
@@ -46,31 +46,32 @@ class Chunks:
         self._last = None
 
 
-_chunks: Chunks | None = None
+_arena: Arena | None = None
 
 
 @contextlib.contextmanager
-def in_chunks(on: bool = True) -> Iterator[Chunks]:
-    """Keep what forward passes inside keep for the backward pass in chunks, which are freed afterwards."""
-    global _chunks
-    before, made = _chunks, Chunks()
-    _chunks = made if on else None
+def use_arena() -> Iterator[Arena]:
+    """Put what forward passes inside save for the backward pass into a new arena, which ends with the block."""
+    global _arena
+    before, made = _arena, Arena()
+    _arena = made
     try:
         yield made
     finally:
-        _chunks = before
+        _arena = before
+        made.close()
 
 
-def current() -> Chunks | None:
-    """Return the chunks to use, or None: none are in use, or nothing is kept because nothing needs a gradient."""
-    return _chunks if torch.is_grad_enabled() else None
+def current() -> Arena | None:
+    """Return the arena in use, or None: there is none, or nothing is saved because nothing needs a gradient."""
+    return _arena if torch.is_grad_enabled() else None
 
 
-def empty(chunks: Chunks | None, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
-    """Return an uninitialised tensor on the CPU, in chunks where there are any."""
-    return torch.empty(tuple(shape), dtype=dtype) if chunks is None else chunks.empty(shape, dtype)
+def empty(arena: Arena | None, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+    """Return an uninitialised tensor on the CPU, in the arena where there is one."""
+    return torch.empty(tuple(shape), dtype=dtype) if arena is None else arena.empty(shape, dtype)
 
 
-def moved(chunks: Chunks | None, x: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return `x` in another type, copied into chunks where there are any."""
-    return x.to(dtype) if chunks is None else chunks.empty(x.shape, dtype).copy_(x)
+def cast(arena: Arena | None, x: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return `x` in another type, copied into the arena where there is one."""
+    return x.to(dtype) if arena is None else arena.empty(x.shape, dtype).copy_(x)

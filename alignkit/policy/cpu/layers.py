@@ -1,18 +1,19 @@
-"""Layers that keep less for the backward pass and make fewer passes over memory, in an unforked transformers model.
+"""Layers that save less for the backward pass and make fewer passes over memory, in an unforked transformers model.
 
-Under autocast a linear layer keeps a bf16 copy of its weight and of its input, once more for each of q, k, v, gate and
-up; a norm keeps what it can make again; a gated MLP keeps its activation and the product. Here
+Under autocast a linear layer saves a bf16 copy of its weight and of its input, once more for each of q, k, v, gate and
+up; a norm saves what it can make again; a gated MLP saves its activation and the product. Here
 
-    Linear      keeps its input in the compute type, and the fp32 weight that is there anyway, cast again when needed
-    RMSNorm     keeps its input and one number a token, and gives the compute type
-    gated MLP   keeps gate and up; activation and product are made again (two passes, no matrix product)
-    Embedding   adds its gradient to the rows that were read; autograd makes one of the table's size
+    Linear      saves its input in the compute type; its weight is cast from fp32 again when it is needed
+    RMSNorm     saves its input and one number per token, and gives the compute type
+    gated MLP   saves gate and up; activation and product are made again (two passes, no matrix product)
+    Embedding   adds its gradient to the rows that were read; autograd makes a gradient of the table's size
 
-What norm and MLP keep lies apart from what is freed at once (kept.py).
+What norm and MLP save lies apart from what is freed at once (activation_arena.py).
 
-Each kind is taken only where it is shown to give the module's own output on random numbers, and only on a CPU: a GPU's
-autocast kernels are not measured here. The start-up checks compare the whole policy with the plain path, which uses
-the modules as they are. Weight gradients go through `gradients`. Shapes: N tokens, K inputs, M outputs.
+Each kind is taken only where it gives the module's own output on random numbers, and only on a CPU: a GPU's autocast
+kernels are not measured here. The start-up checks compare the whole policy with the plain path, which uses the modules
+as they are. Weight gradients go through `accumulate_grad` and `grad_buffer` of logprobs.py.
+Shapes, in this file: N tokens, K inputs, M outputs of a layer.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
-from alignkit.policy import gradients
-from alignkit.policy.cpu import activation_arena as kept
+from alignkit.policy.cpu import activation_arena
+from alignkit.policy.logprobs import accumulate_grad, grad_buffer
 
 _TOLERANCE = 1e-5  # relative L2 to the module's own output, fp32
 
@@ -35,20 +36,20 @@ Forward = Callable[..., Tensor]
 
 
 def find(body: nn.Module) -> list[tuple[nn.Module, Forward]]:
-    """Return the modules that are known, each with its lean forward."""
-    pairs = ((module, _lean_forward(module)) for module in body.modules())
+    """Return the modules of a known kind, each with the forward that replaces its own."""
+    pairs = ((module, _replacement(module)) for module in body.modules())
     return [(module, forward) for module, forward in pairs if forward is not None]
 
 
 def switch(found: list[tuple[nn.Module, Forward]], on: bool) -> None:
-    """Let modules compute leanly, or by their own forward again."""
+    """Let modules compute by the forwards that `find` gave, or by their own again."""
     for module, forward in found:
         module.__dict__.pop("forward", None)
         if on:
             module.forward = forward
 
 
-def _lean_forward(module: nn.Module) -> Forward | None:
+def _replacement(module: nn.Module) -> Forward | None:
     if type(module) is nn.Linear:
         return functools.partial(_linear, module)
     if type(module) is nn.Embedding and module.max_norm is None and not module.scale_grad_by_freq:
@@ -86,9 +87,12 @@ def _linear(module: nn.Linear, x: Tensor) -> Tensor:
 
 
 class _Linear(torch.autograd.Function):
+    """y = x W^T + b."""
+
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight_MK: Tensor, bias_M: Tensor | None) -> Tensor:
         ctx.save_for_backward(x)
+        # A parameter is held by ctx, not saved: it is there anyway, and its `.grad` is added to in the backward pass.
         ctx.weight, ctx.bias = weight_MK, bias_M
         bias = None if bias_M is None else bias_M.to(x.dtype)
         return nn.functional.linear(x, weight_MK.to(x.dtype), bias)
@@ -96,15 +100,17 @@ class _Linear(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         (x,), (grad,) = ctx.saved_tensors, grads
+        # dx = dy W,  dW = dy^T x,  db = sum of dy over the tokens
         grad_x = grad @ ctx.weight.to(grad.dtype) if ctx.needs_input_grad[0] else None
         grad_NM = grad.flatten(0, -2)
         grad_weight = _weight_grad(ctx.weight, grad_NM, x.flatten(0, -2)) if ctx.needs_input_grad[1] else None
-        grad_bias = gradients.give(ctx.bias, grad_NM.sum(0)) if ctx.needs_input_grad[2] else None
+        grad_bias = accumulate_grad(ctx.bias, grad_NM.sum(0)) if ctx.needs_input_grad[2] else None
         return grad_x, grad_weight, grad_bias
 
 
 def _weight_grad(weight_MK: Tensor, grad_NM: Tensor, x_NK: Tensor) -> Tensor | None:
-    return gradients.give(weight_MK, grad_NM.t() @ x_NK)
+    """Add dW = dy^T x to the weight's gradient, or return it for autograd to add."""
+    return accumulate_grad(weight_MK, grad_NM.t() @ x_NK)
 
 
 def _norm(module: Any, own: Forward, x: Tensor) -> Tensor:
@@ -113,46 +119,50 @@ def _norm(module: Any, own: Forward, x: Tensor) -> Tensor:
         return own(module, x)
     eps = getattr(module, "variance_epsilon", getattr(module, "eps", 0.0))
     apply: Forward = _RMSNorm.apply
-    return apply(x, module.weight, eps, compute_type(x), kept.current())
+    return apply(x, module.weight, eps, compute_type(x), activation_arena.current())
 
 
 class _RMSNorm(torch.autograd.Function):
+    """y = w x / rms(x), in x's type and rounded once at the end: the residual stream stays fp32."""
+
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight_K: Tensor, eps: float, compute: torch.dtype, chunks: kept.Chunks | None
+        ctx: Any, x: Tensor, weight_K: Tensor, eps: float, compute: torch.dtype, arena: activation_arena.Arena | None
     ) -> Tensor:
+        # 1 / rms(x) [N, 1]. The norm's square is the sum of squares, without a tensor of x's size for the squares.
         inverse = (torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_() / x.shape[-1] + eps).rsqrt_()
-        ctx.save_for_backward(*(kept.moved(chunks, tensor, tensor.dtype) for tensor in (x, inverse)))
+        ctx.save_for_backward(*(activation_arena.cast(arena, tensor, tensor.dtype) for tensor in (x, inverse)))
         ctx.weight = weight_K
-        return kept.moved(chunks, (x * inverse).mul_(weight_K), compute)
+        return activation_arena.cast(arena, (x * inverse).mul_(weight_K), compute)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         x, inverse = ctx.saved_tensors
+        # The gradient comes in the compute type; the sums below run over K or N numbers, and are formed in x's type.
         normed, grad = x * inverse, grads[0].to(x.dtype)
         product = grad * normed
         grad_weight = None
         if ctx.needs_input_grad[1]:
-            grad_weight = gradients.give(ctx.weight, product.flatten(0, -2).sum(0))
-        # d (x / rms) = (g w - x / rms mean(g w x / rms)) / rms
+            grad_weight = accumulate_grad(ctx.weight, product.flatten(0, -2).sum(0))  # dw = sum of dy x / rms(x)
+        # dx = (dy w - x / rms mean(dy w x / rms)) / rms; the second term is what x changes of its own rms.
         mean = (product @ ctx.weight / x.shape[-1])[..., None]
         return torch.addcmul(grad * ctx.weight, normed, mean, value=-1).mul_(inverse), grad_weight, None, None, None
 
 
 def _mlp(gate: nn.Linear, up: nn.Linear, down: nn.Linear, x: Tensor) -> Tensor:
     apply: Forward = _GatedMLP.apply
-    return apply(x.to(compute_type(x)), kept.current(), gate.weight, up.weight, down.weight)
+    return apply(x.to(compute_type(x)), activation_arena.current(), gate.weight, up.weight, down.weight)
 
 
 class _GatedMLP(torch.autograd.Function):
-    """down(silu(gate(x)) up(x))."""
+    """y = D (a * u), where a = silu(g), g = G x and u = U x."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, chunks: kept.Chunks | None, *weights: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, arena: activation_arena.Arena | None, *weights: Tensor) -> Tensor:
         x_NK = x.flatten(0, -2)
-        wide = [kept.empty(chunks, (len(x_NK), len(weight)), x.dtype) for weight in weights[:2]]
+        wide = [activation_arena.empty(arena, (len(x_NK), len(weight)), x.dtype) for weight in weights[:2]]
         for y_NM, weight in zip(wide, weights, strict=False):
-            torch.mm(x_NK, weight.to(x.dtype).t(), out=y_NM)
+            torch.mm(x_NK, weight.to(x.dtype).t(), out=y_NM)  # straight into the arena, without a copy
         gate, up = (y_NM.view(*x.shape[:-1], -1) for y_NM in wide)
         ctx.save_for_backward(x, gate, up)
         ctx.weights = weights
@@ -163,17 +173,19 @@ class _GatedMLP(torch.autograd.Function):
         (x, gate, up), (grad,) = ctx.saved_tensors, grads
         x_NK, grad_NK, (gate_NM, up_NM) = x.flatten(0, -2), grad.flatten(0, -2), (y.flatten(0, -2) for y in (gate, up))
         needed, weights = ctx.needs_input_grad[2:], ctx.weights
-        active_NM = silu(gate_NM)
+        active_NM = silu(gate_NM)  # a, made again: an elementwise pass costs less than holding it
         given: list[Tensor | None] = [None] * 3
+        # dD = dy^T (a u) comes first, because the steps below overwrite a
         if needed[2]:
             given[2] = _weight_grad(weights[2], grad_NK, active_NM * up_NM)
-        grad_product_NM = grad_NK @ weights[2].to(x.dtype)
-        grad_up_NM = active_NM.mul_(grad_product_NM)
+        grad_product_NM = grad_NK @ weights[2].to(x.dtype)  # d(a u) = dy D
+        grad_up_NM = active_NM.mul_(grad_product_NM)  # du = a d(a u), in a's memory
+        # da = u d(a u), in d(a u)'s memory now that du is formed; dg = silu'(g) da
         grad_gate_NM = torch.ops.aten.silu_backward(grad_product_NM.mul_(up_NM), gate_NM)
         for n, part_NM in enumerate((grad_gate_NM, grad_up_NM)):
             if needed[n]:
-                given[n] = _weight_grad(weights[n], part_NM, x_NK)
-        grad_x = grad_gate_NM @ weights[0].to(x.dtype)
+                given[n] = _weight_grad(weights[n], part_NM, x_NK)  # dG = dg^T x,  dU = du^T x
+        grad_x = grad_gate_NM @ weights[0].to(x.dtype)  # dx = dg G + du U, the second added within its product
         grad_x.addmm_(grad_up_NM, weights[1].to(x.dtype))
         return grad_x.view(x.shape), None, *given
 
@@ -184,6 +196,8 @@ def _embedding(module: nn.Embedding, ids: Tensor) -> Tensor:
 
 
 class _Embedding(torch.autograd.Function):
+    """Rows of a table by ids; a padding id's row gets no gradient, as in torch."""
+
     @staticmethod
     def forward(ctx: Any, weight: Tensor, ids: Tensor, padding: int | None) -> Tensor:
         ctx.save_for_backward(ids)
@@ -193,10 +207,10 @@ class _Embedding(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, None, None]:
         (ids,), (grad,) = ctx.saved_tensors, grads
-        table = gradients.room(ctx.weight)
-        total = torch.zeros_like(ctx.weight) if table is None else table
+        buffer = grad_buffer(ctx.weight)
+        total = torch.zeros_like(ctx.weight) if buffer is None else buffer
         rows, ids = grad.flatten(0, -2).to(total.dtype), ids.flatten()
         if ctx.padding is not None:
             rows = rows * (ids != ctx.padding)[:, None]
-        total.index_add_(0, ids, rows)
-        return None if table is not None else total, None, None
+        total.index_add_(0, ids, rows)  # an id that occurs twice adds twice
+        return None if buffer is not None else total, None, None

@@ -6,9 +6,10 @@ output, s the scale):
     S = s Q K^T     P = softmax(S)     dV = P^T G     dS = P (G V^T - rowsum(P G V^T))     dQ = s dS K     dK = s dS^T Q
 
 S and P are formed in fp32, products of bf16 matrices as autocast forms them. bench/results/train_step.json is measured
-with it: torch's kernel takes 1.4 to 2.8 times as long on 2 cores, and through autograd a prompt's keys and values would
-be kept once more for each completion, each mask in each layer, and the output in two layouts.
-Shapes: H query heads, K key heads, S tokens of the row, D head size, n queries of a block, M keys that they see.
+with it: torch's kernel takes 1.4 to 2.8 times as long on 2 cores. Through autograd, a prompt's keys and values would be
+saved once more for each completion, each mask in each layer, and the output in two layouts.
+Shapes as in attention.py (H query heads, K key heads, S tokens of the row, D head size); in this file also n queries of
+a block, and M keys that they see.
 """
 
 from __future__ import annotations
@@ -22,9 +23,10 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from alignkit.data.trees.packs import Span
-from alignkit.policy.cpu import activation_arena as kept
+from alignkit.policy.cpu import activation_arena
+from alignkit.policy.cpu.layers import compute_type
 
-BLOCK = 256  # queries of a block: what is held of it is H x BLOCK x M numbers
+BLOCK = 256  # queries of a block; H x BLOCK x M numbers are held at a time
 
 
 @dataclass(frozen=True)
@@ -50,14 +52,14 @@ class Segment:
 
 
 @dataclass(frozen=True)
-class Split:
+class SegmentLayout:
     """A row of trees as segments, in the order they lie."""
 
     segments: Sequence[Segment]
     _masks: dict[Any, Tensor] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, spans: Sequence[Span]) -> Split:
+    def of(cls, spans: Sequence[Span]) -> SegmentLayout:
         segments = []
         for span in spans:
             prompt = slice(span.start, span.prompt_end)
@@ -65,48 +67,61 @@ class Split:
             segments += [Segment(slice(*completion), prompt) for completion in span.completions]
         return cls(segments)
 
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, scale: float | None) -> Tensor:
+        """Attend within trees in autocast's type, as attention.py's `TreeLayout` says."""
+        return attend(query, key, value, self, scale, compute=compute_type(query))
+
     def mask(self, segment: Segment, dtype: torch.dtype) -> Tensor | None:
-        """Return 0 where a completion's tokens see and -inf where not, [n, M]; made once for all layers."""
+        """Return 0 where a completion's tokens see and -inf where not, [n, M]. It is made once for all layers.
+
+        A segment with nothing before it needs no mask: torch's kernel has a causal mode.
+        """
         if not segment.before:
             return None
         key = segment.size, segment.before, dtype
         if key not in self._masks:
             mask = torch.full((segment.size, segment.before + segment.size), -torch.inf, dtype=dtype)
-            self._masks[key] = mask.triu_(segment.before + 1)
+            self._masks[key] = mask.triu_(segment.before + 1)  # query i sees the prompt and the keys up to its own
         return self._masks[key]
 
 
 def attend(
-    query: Tensor, key: Tensor, value: Tensor, split: Split, scale: float | None, *, compute: torch.dtype | None = None
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    layout: SegmentLayout,
+    scale: float | None,
+    *,
+    compute: torch.dtype | None = None,
 ) -> Tensor:
     """Attend within trees: query [1, H, S, D], key and value [1, K, S, D] -> [1, S, H, D].
 
     Args:
         scale: of the scores; default 1 / sqrt(D).
-        compute: type of what is kept and of the result; default the query's.
+        compute: type of what is saved and of the result; default the query's.
     """
-    apply: Any = _Attention.apply
+    apply: Any = _SplitAttention.apply
     scale = query.shape[-1] ** -0.5 if scale is None else scale
-    return apply(query, key, value, split, scale, compute or query.dtype, kept.current())
+    return apply(query, key, value, layout, scale, compute or query.dtype, activation_arena.current())
 
 
-class _Attention(torch.autograd.Function):
+class _SplitAttention(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
         query: Tensor,
         key: Tensor,
         value: Tensor,
-        split: Split,
+        layout: SegmentLayout,
         scale: float,
         compute: torch.dtype,
-        chunks: kept.Chunks | None,
+        arena: activation_arena.Arena | None,
     ) -> Tensor:
         ctx.types = [x.dtype for x in (query, key, value)]
-        query, key, value = (kept.moved(chunks, x, compute) for x in (query, key, value))
-        attended = kept.empty(chunks, query.transpose(1, 2).shape, compute)
-        for one in split.segments:
-            mask = split.mask(one, query.dtype)
+        query, key, value = (activation_arena.cast(arena, x, compute) for x in (query, key, value))
+        attended = activation_arena.empty(arena, query.transpose(1, 2).shape, compute)
+        for one in layout.segments:
+            mask = layout.mask(one, query.dtype)
             out = scaled_dot_product_attention(
                 query[:, :, one.own],
                 one.seen(key),
@@ -118,22 +133,23 @@ class _Attention(torch.autograd.Function):
             )
             attended[:, one.own] = out.transpose(1, 2)
         ctx.save_for_backward(query, key, value)
-        ctx.split, ctx.scale = split, scale
+        ctx.layout, ctx.scale = layout, scale
         return attended
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         query, key, value = ctx.saved_tensors
-        grad_query = torch.empty_like(query)
-        # many blocks' shares of a key's and a value's gradient are summed in fp32
+        grad_query = torch.empty_like(query)  # each query is in one block, so its gradient is written once
+        # A prompt's keys and values get a share from each block of each completion: many small terms, summed in fp32.
         grad_key, grad_value = (torch.zeros_like(x, dtype=_wide(x)) for x in (key, value))
-        for one in ctx.split.segments:
+        for one in ctx.layout.segments:
             for block, shares in _blocks(query, key, value, grads[0], one, ctx.scale):
                 grad_query[:, :, block] = shares[0]
-                seen = block.stop - one.own.start
+                seen = block.stop - one.own.start  # own keys that the block sees, after the prompt's
                 for total, share in ((grad_key, shares[1]), (grad_value, shares[2])):
                     total[:, :, one.prompt] += share[:, : one.before]
                     total[:, :, one.own][:, :, :seen] += share[:, one.before :]
+        # back to the types that came in, which autocast may have rounded from
         found = zip((grad_query, grad_key, grad_value), ctx.types, strict=True)
         return *(x.to(dtype) for x, dtype in found), None, None, None, None
 
@@ -144,25 +160,28 @@ def _blocks(
     """Yield each block's queries, their gradient [H, n, D], and its share of the keys' and values' [K, M, D]."""
     _, heads, _, size = query.shape
     keys, values = one.seen(key)[0], one.seen(value)[0]
-    wide_keys = keys.to(_wide(key)).mul(scale)
+    wide_keys = keys.to(_wide(key)).mul(scale)  # s K, once for all blocks
     for start in range(one.own.start, one.own.stop, BLOCK):
         block = slice(start, min(start + BLOCK, one.own.stop))
         seen = one.before + block.stop - one.own.start
-        grouped = (len(keys), -1, size)  # the heads that share keys stand one after another: one product for them
+        grouped = (len(keys), -1, size)  # [K, H / K x n, D]: heads that share keys lie side by side, one product each
         own = query[0, :, block].reshape(grouped)
         own_grad = grad[0, block].transpose(0, 1).reshape(grouped)
-        weights = _weights(own, wide_keys[:, :seen], num_queries=block.stop - block.start)
-        of_values = weights.transpose(1, 2) @ own_grad
-        of_scores = own_grad @ values[:, :seen].transpose(1, 2)
-        of_scores = torch._softmax_backward_data(of_scores, weights, -1, weights.dtype)
-        of_query = (of_scores @ keys[:, :seen]).mul_(scale)
-        of_keys = (of_scores.transpose(1, 2) @ own).mul_(scale)
-        yield block, (of_query.view(heads, -1, size), of_keys, of_values)
+        weights = _weights(own, wide_keys[:, :seen], num_queries=block.stop - block.start)  # P, made again
+        grad_values = weights.transpose(1, 2) @ own_grad  # dV = P^T G, already summed over the heads of a key head
+        grad_weights = own_grad @ values[:, :seen].transpose(1, 2)  # dP = G V^T
+        grad_scores = torch._softmax_backward_data(
+            grad_weights, weights, -1, weights.dtype
+        )  # dS = P (dP - rowsum(P dP))
+        grad_query = (grad_scores @ keys[:, :seen]).mul_(scale)  # dQ = s dS K
+        grad_keys = (grad_scores.transpose(1, 2) @ own).mul_(scale)  # dK = s dS^T Q
+        yield block, (grad_query.view(heads, -1, size), grad_keys, grad_values)
 
 
 def _weights(query: Tensor, wide_keys: Tensor, *, num_queries: int) -> Tensor:
     """softmax(S) of a block, whose queries are the last of the keys: [K, H / K x n, M], in the queries' type."""
     scores = query.to(wide_keys.dtype) @ wide_keys.transpose(1, 2)
+    # Of the block's own n keys, which come last, a query sees those up to itself.
     later = torch.full((num_queries, num_queries), -torch.inf, dtype=scores.dtype).triu_(1)
     scores.unflatten(1, (-1, num_queries))[..., -num_queries:] += later
     return scores.softmax(-1).to(query.dtype)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -22,8 +21,6 @@ from alignkit.data.trees.packs import Pack
 from alignkit.distributed.fsdp import total_norm
 from alignkit.distributed.ranks import ALONE, World
 from alignkit.methods import Batch, Method, MethodConfig
-from alignkit.policy.cpu import activation_arena as kept
-from alignkit.policy.gradients import straight_into_grad
 from alignkit.policy.policy import Policy
 from alignkit.training.gradient.reference import Reference
 
@@ -170,8 +167,8 @@ def accumulate(
     logged: dict[str, list[Tensor]] = {}
     totals: dict[str, float] = {}
     computed = _in_step(micro_batches, world)
-    with kept.in_chunks(not policy.computes_again) as chunks:
-        for micro_batch in computed:
+    for micro_batch in computed:
+        with policy.activation_memory():
             terms = _named(method.loss(batch_of(micro_batch, {} if micro_batch.is_padding else logged), config))
             _count_in(totals, terms, counts=not micro_batch.is_padding)
             if world.size == 1:
@@ -179,10 +176,8 @@ def accumulate(
                     grads = torch.autograd.grad(term, parameters, retain_graph=True, allow_unused=True)
                     _add(further.setdefault(name, [torch.zeros_like(p) for p in parameters]), grads)
             main = next(iter(terms.values()))
-            with straight_into_grad() if world.size == 1 else nullcontext():
-                (main * 0.0 if micro_batch.is_padding else main).backward()
-            del terms, main  # with them goes the graph, and what it kept
-            chunks.close()
+            policy.backward(main * 0.0 if micro_batch.is_padding else main)
+            del terms, main  # with them goes the graph, and what it saved
     if world.size > 1:
 
         def term_of(micro_batch: MicroBatch, name: str) -> Tensor:

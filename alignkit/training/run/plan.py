@@ -5,7 +5,7 @@
     reference            4 bytes a parameter, where a frozen copy stays: --reference online without LoRA
     gathered             4 bytes a parameter on each of several ranks, for validation and samples
     activations          tokens of a row x layers x what a layer keeps for the backward pass, c bytes a number
-                         CPU, tree path: 8 H + c (4 H + 2 K + 2 I)       (policy/lean.py; the residuals stay fp32)
+                         CPU, tree path: 8 H + c (4 H + 2 K + 2 I)       (policy/cpu/layers.py; the residuals stay fp32)
                          else: 16 H + c (8 H + 2 K + 4 I), and c bytes a parameter for autocast's copies
                          with --gradient-checkpointing 4 H, and one layer's of the above
     logits               one tile of fp32 logits, four times

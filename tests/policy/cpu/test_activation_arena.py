@@ -1,4 +1,4 @@
-"""Chunks for what the backward pass needs: laid out densely, gone with the last tensor that lies in them."""
+"""Memory for what the backward pass needs: laid out densely in chunks, each freed with its last tensor."""
 
 from __future__ import annotations
 
@@ -14,20 +14,15 @@ from torch.multiprocessing.reductions import StorageWeakRef
 
 from alignkit.data.trees.packs import lay_out
 from alignkit.data.trees.trees import tree
-from alignkit.policy.cpu import activation_arena as kept
-from alignkit.policy.cpu.activation_arena import CHUNK_BYTES, Chunks
+from alignkit.policy.cpu.activation_arena import CHUNK_BYTES, Arena, current, use_arena
 from alignkit.policy.load import load_policy
 from alignkit.policy.policy import Policy
 from alignkit.training.gradient.step import MicroBatch, accumulate
 
 
 def test_tensors_lie_apart_in_one_chunk_and_hold_what_is_written() -> None:
-    chunks = Chunks()
-    made = [
-        chunks.empty((3, 5), torch.bfloat16),
-        chunks.empty((7,), torch.float64),
-        chunks.empty((2, 1, 4), torch.int8),
-    ]
+    arena = Arena()
+    made = [arena.empty((3, 5), torch.bfloat16), arena.empty((7,), torch.float64), arena.empty((2, 1, 4), torch.int8)]
     for number, tensor in enumerate(made):
         assert tensor.is_contiguous() and tensor.data_ptr() % 64 == 0
         tensor.fill_(number)
@@ -36,10 +31,10 @@ def test_tensors_lie_apart_in_one_chunk_and_hold_what_is_written() -> None:
 
 
 def test_a_chunk_goes_with_its_last_tensor() -> None:
-    chunks = Chunks()
-    view = chunks.empty((CHUNK_BYTES - 64,), torch.uint8)[5:9]
-    beside = chunks.empty((64,), torch.uint8)
-    first, later = StorageWeakRef(view.untyped_storage()), chunks.empty((64,), torch.uint8)
+    arena = Arena()
+    view = arena.empty((CHUNK_BYTES - 64,), torch.uint8)[5:9]
+    beside = arena.empty((64,), torch.uint8)
+    first, later = StorageWeakRef(view.untyped_storage()), arena.empty((64,), torch.uint8)
     assert later.data_ptr() != beside.data_ptr() + 64  # the first chunk is full
     del beside
     assert not first.expired() and view.fill_(1).sum() == 4
@@ -48,28 +43,29 @@ def test_a_chunk_goes_with_its_last_tensor() -> None:
     last = StorageWeakRef(later.untyped_storage())
     del later
     assert not last.expired()  # there is room in it
-    chunks.close()
+    arena.close()
     assert last.expired()
 
 
 def test_what_is_larger_than_a_chunk_has_memory_of_its_own() -> None:
-    chunks = Chunks()
-    large = chunks.empty((CHUNK_BYTES + 1,), torch.uint8)
-    assert large.untyped_storage().nbytes() == CHUNK_BYTES + 1 and chunks.empty((0, 3), torch.float32).shape == (0, 3)
+    arena = Arena()
+    large = arena.empty((CHUNK_BYTES + 1,), torch.uint8)
+    assert large.untyped_storage().nbytes() == CHUNK_BYTES + 1 and arena.empty((0, 3), torch.float32).shape == (0, 3)
 
 
-def test_nothing_is_kept_where_nothing_needs_a_gradient() -> None:
-    assert kept.current() is None
-    with kept.in_chunks() as chunks:
-        assert kept.current() is chunks
+def test_nothing_is_saved_where_nothing_needs_a_gradient() -> None:
+    assert current() is None
+    with use_arena() as arena:
+        assert current() is arena
         with torch.no_grad():
-            assert kept.current() is None
-    with kept.in_chunks(False):
-        assert kept.current() is None
-    assert kept.current() is None
+            assert current() is None
+        with use_arena() as inner:
+            assert current() is inner
+        assert current() is arena
+    assert current() is None
 
 
-def test_a_steps_gradient_is_the_same_in_chunks_and_a_micro_batchs_are_gone_before_the_next(
+def test_a_steps_gradient_is_the_same_in_an_arena_and_a_micro_batchs_is_gone_before_the_next(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     policy = load_policy(tiny_model(tmp_path), precision="fp32")
@@ -78,14 +74,14 @@ def test_a_steps_gradient_is_the_same_in_chunks_and_a_micro_batchs_are_gone_befo
     micro_batches = [MicroBatch(lay_out([one])) for one in trees]
     made: list[StorageWeakRef] = []
     gone: list[bool] = []
-    empty, close = Chunks.empty, Chunks.close
+    empty, close = Arena.empty, Arena.close
 
-    def noted_empty(self: Chunks, shape: Any, dtype: torch.dtype) -> torch.Tensor:
+    def noted_empty(self: Arena, shape: Any, dtype: torch.dtype) -> torch.Tensor:
         tensor = empty(self, shape, dtype)
         made.append(StorageWeakRef(tensor.untyped_storage()))
         return tensor
 
-    def noted_close(self: Chunks) -> None:
+    def noted_close(self: Arena) -> None:
         close(self)
         gone.append(bool(made) and all(chunk.expired() for chunk in made))
 
@@ -95,9 +91,9 @@ def test_a_steps_gradient_is_the_same_in_chunks_and_a_micro_batchs_are_gone_befo
         return [p.grad.clone() for p in policy.parameters() if p.grad is not None]
 
     with monkeypatch.context() as patch:
-        patch.setattr(Chunks, "empty", noted_empty)
-        patch.setattr(Chunks, "close", noted_close)
+        patch.setattr(Arena, "empty", noted_empty)
+        patch.setattr(Arena, "close", noted_close)
         found = gradient()
     assert gone == [True] * 3
-    monkeypatch.setattr(Policy, "computes_again", True)  # then no chunks are used
+    monkeypatch.setattr(Policy, "computes_again", True)  # then no arena is used
     assert all(torch.equal(a, b) for a, b in zip(found, gradient(), strict=True))

@@ -1,4 +1,4 @@
-"""Layers that keep less: the modules' own outputs and gradients, whichever way the gradients go."""
+"""Layers that save less: the modules' own outputs and gradients, whichever way the gradients go."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from torch import nn
 
 from alignkit.data.trees.packs import lay_out
 from alignkit.data.trees.trees import tree
-from alignkit.policy.cpu import layers as lean
-from alignkit.policy.gradients import straight_into_grad
+from alignkit.policy.cpu import layers
 from alignkit.policy.load import load_policy
+from alignkit.policy.logprobs import accumulate_in_place
 from alignkit.policy.policy import Policy
 
 
@@ -32,13 +32,13 @@ def pack_of(seed: int = 0) -> Any:
     return lay_out(trees)
 
 
-def gradients_of(policy: Policy, straight: bool, times: int = 2) -> dict[str, torch.Tensor]:
+def gradients_of(policy: Policy, in_place: bool, times: int = 2) -> dict[str, torch.Tensor]:
     policy.zero_grad(set_to_none=True)
     for seed in range(times):
         scores = policy(pack_of(seed)).logprob_T
         loss = (scores * torch.linspace(-1, 1, len(scores))).sum()
-        if straight:
-            with straight_into_grad():
+        if in_place:
+            with accumulate_in_place():
                 loss.backward()
         else:
             loss.backward()
@@ -46,14 +46,14 @@ def gradients_of(policy: Policy, straight: bool, times: int = 2) -> dict[str, to
 
 
 @pytest.mark.parametrize(("tied", "lora_rank"), [(True, None), (False, None), (True, 4)])
-def test_gradients_added_straight_are_those_that_autograd_adds(
+def test_gradients_added_in_place_are_those_that_autograd_adds(
     tied: bool, lora_rank: int | None, tmp_path: Path
 ) -> None:
     policy = load_policy(tiny_model(tmp_path, tied=tied), precision="fp32", lora_rank=lora_rank)
-    straight, usual = gradients_of(policy, True), gradients_of(policy, False)
-    assert straight.keys() == usual.keys() == {n for n, p in policy.named_parameters() if p.requires_grad}
+    in_place, usual = gradients_of(policy, True), gradients_of(policy, False)
+    assert in_place.keys() == usual.keys() == {n for n, p in policy.named_parameters() if p.requires_grad}
     for name in usual:
-        assert torch.allclose(straight[name], usual[name], rtol=1e-5, atol=1e-6 * float(usual[name].abs().max())), name
+        assert torch.allclose(in_place[name], usual[name], rtol=1e-5, atol=1e-6 * float(usual[name].abs().max())), name
 
 
 def test_a_padding_id_gets_no_gradient_as_in_torch() -> None:
@@ -61,43 +61,43 @@ def test_a_padding_id_gets_no_gradient_as_in_torch() -> None:
     found = []
     for turned in (True, False):
         module = nn.Embedding(4, 3, padding_idx=0, _weight=weight.clone())
-        lean.switch(lean.find(module), turned)
+        layers.switch(layers.find(module), turned)
         (module(ids) * torch.arange(4.0)[:, None]).sum().backward()
         found.append(module.weight.grad)
     assert torch.equal(found[0], found[1]) and not found[0][0].any() and found[0][1].any()
 
 
-def kept_bytes(policy: Policy) -> int:
-    """Bytes that a forward pass keeps for the backward pass, without the weights."""
-    kept: dict[int, torch.UntypedStorage] = {}
+def saved_bytes(policy: Policy) -> int:
+    """Bytes that a forward pass saves for the backward pass, without the weights."""
+    saved: dict[int, torch.UntypedStorage] = {}
     own = {p.untyped_storage().data_ptr() for p in policy.parameters()}
 
-    def keep(x: torch.Tensor) -> torch.Tensor:
+    def note(x: torch.Tensor) -> torch.Tensor:
         storage = x.untyped_storage()
         if storage.data_ptr() not in own:
-            kept[storage.data_ptr()] = storage  # held, so that no other gets its place
+            saved[storage.data_ptr()] = storage  # held, so that no other gets its place
         return x
 
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda x: x):
         output = policy(lay_out([tree("r", np.arange(100), [(np.arange(100), np.ones(100, bool))])]))
     assert output.logprob_T.requires_grad
-    return sum(storage.nbytes() for storage in kept.values())
+    return sum(storage.nbytes() for storage in saved.values())
 
 
-def test_less_than_two_thirds_is_kept_for_the_backward_pass(tmp_path: Path) -> None:
+def test_less_than_two_thirds_is_saved_for_the_backward_pass(tmp_path: Path) -> None:
     policy = load_policy(tiny_model(tmp_path, hidden_size=64, intermediate_size=192), precision="bf16")
-    leanly = kept_bytes(policy)
-    lean.switch(policy._lean, False)
-    assert leanly < 0.66 * kept_bytes(policy)
+    ours = saved_bytes(policy)
+    layers.switch(layers.find(policy.body), False)
+    assert ours < 0.66 * saved_bytes(policy)
 
 
 @pytest.mark.parametrize("lora_rank", [None, 4])
-def test_gradient_checkpointing_keeps_less_and_changes_no_gradient(lora_rank: int | None, tmp_path: Path) -> None:
+def test_gradient_checkpointing_saves_less_and_changes_no_gradient(lora_rank: int | None, tmp_path: Path) -> None:
     folder = tiny_model(tmp_path, num_hidden_layers=4)
     usual, again = (
         load_policy(folder, precision="fp32", lora_rank=lora_rank, gradient_checkpointing=on) for on in (False, True)
     )
-    assert kept_bytes(again) < 0.5 * kept_bytes(usual)
+    assert saved_bytes(again) < 0.5 * saved_bytes(usual)
     theirs, ours = gradients_of(usual, True), gradients_of(again, True)
     assert ours.keys() == theirs.keys()
     for name in theirs:
@@ -118,9 +118,9 @@ def test_under_bf16_the_gradient_is_as_near_to_fp32s_as_the_modules_own(tmp_path
         found = gradients_of(policy, True)
         return relative(*(torch.cat([g[name].flatten() for name in exact]) for g in (found, exact)))
 
-    leanly = error()
-    lean.switch(policy._lean, False)
-    assert leanly < 1.1 * error()
+    ours = error()
+    layers.switch(layers.find(policy.body), False)
+    assert ours < 1.1 * error()
 
 
 def test_a_module_that_computes_something_else_keeps_its_own_forward() -> None:
@@ -143,5 +143,5 @@ def test_a_module_that_computes_something_else_keeps_its_own_forward() -> None:
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return self.down_proj(nn.functional.gelu(self.gate_proj(x)) * self.up_proj(x))
 
-    assert lean.find(ShiftedRMSNorm()) == []
-    assert [type(module) for module, _ in lean.find(GeluMLP())] == [nn.Linear] * 3
+    assert layers.find(ShiftedRMSNorm()) == []
+    assert [type(module) for module, _ in layers.find(GeluMLP())] == [nn.Linear] * 3

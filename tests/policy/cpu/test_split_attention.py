@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from alignkit.data.trees.packs import Span
-from alignkit.policy.cpu.split_attention import BLOCK, Split, attend
+from alignkit.policy.cpu.split_attention import BLOCK, SegmentLayout, attend
 
 SHORT = [Span(0, 4, ((4, 9), (9, 10))), Span(10, 10, ((10, 16),)), Span(16, 17, ((17, 20),))]
 LONG = [Span(0, BLOCK + 40, ((BLOCK + 40, 2 * BLOCK + 60), (2 * BLOCK + 60, 2 * BLOCK + 63)))]
@@ -47,7 +47,7 @@ def test_outputs_and_gradients_are_those_of_one_dense_mask(
     spans: list[Span], heads: int, key_heads: int, scale: float | None
 ) -> None:
     given = inputs(spans, torch.float64, heads=heads, key_heads=key_heads)
-    found = results(attend, Split.of(spans), given, scale)
+    found = results(attend, SegmentLayout.of(spans), given, scale)
     for ours, theirs in zip(found, results(plain, spans, given, scale), strict=True):
         assert torch.allclose(ours, theirs, rtol=1e-10, atol=1e-12)
 
@@ -56,13 +56,13 @@ def test_outputs_and_gradients_are_those_of_one_dense_mask(
 def test_bf16_lies_no_further_from_the_exact_gradient_than_torchs_kernel(spans: list[Span]) -> None:
     given = inputs(spans, torch.bfloat16, heads=6, key_heads=2)
     exact = results(plain, spans, [x.double() for x in given], None)
-    ours = results(attend, Split.of(spans), given, None)
+    ours = results(attend, SegmentLayout.of(spans), given, None)
     theirs = results(plain, spans, given, None)
     for mine, torchs, true in zip(ours, theirs, exact, strict=True):
         assert (mine - true).norm() <= 1.5 * (torchs - true).norm() <= 0.02 * true.norm()
 
 
 def test_a_mask_is_made_once_for_all_layers() -> None:
-    split = Split.of(SHORT)
-    first, same = (split.mask(split.segments[1], torch.float32) for _ in range(2))
-    assert first is same and split.mask(split.segments[0], torch.float32) is None
+    layout = SegmentLayout.of(SHORT)
+    first, same = (layout.mask(layout.segments[1], torch.float32) for _ in range(2))
+    assert first is same and layout.mask(layout.segments[0], torch.float32) is None

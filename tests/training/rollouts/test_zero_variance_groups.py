@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -28,7 +29,6 @@ TEMPERATURES = (0.6, 1.2)
 class Tabular(nn.Module):
     """A policy of two prompts, each with a table of its own; as a reference it has other tables."""
 
-    computes_again = False
     device = torch.device("cpu")
 
     def __init__(self, tables: Sequence[Tensor]) -> None:
@@ -44,6 +44,12 @@ class Tabular(nn.Module):
             place = {p: k for k, p in enumerate(world.prefixes)}
             found += [logprob[place[tuple(ids[:t].tolist())], int(ids[t])] for t in range(len(ids))]
         return Output(torch.stack(found))
+
+    def activation_memory(self) -> AbstractContextManager[object]:
+        return nullcontext()
+
+    def backward(self, loss: Tensor) -> None:
+        loss.backward()
 
     def logprobs(self, pack: Pack, temperature_N: np.ndarray) -> Tensor:
         return self(pack, temperature_N).logprob_T.detach()
