@@ -25,20 +25,12 @@ Over = Literal["tokens", "completions", "pairs", "groups"]
 class MethodConfig(Options):
     """The options every method has; a method's own class adds its own and sets its defaults.
 
-    One optimizer step is `batch_size` x `accumulation` prompts (with all their completions). Every interval counts
-    optimizer steps.
+    One optimizer step sees `batch_size` prompts, each with all its completions, in as many micro-batches as memory asks
+    for. Every interval counts optimizer steps.
     """
 
     learning_rate: float = Field(1e-5, gt=0, le=1, description="peak learning rate")
-    batch_size: int = Field(2, ge=1, description="prompts a batch, each with all its completions")
-    accumulation: int = Field(
-        2, ge=1, description="batches a step: one optimizer step sees batch-size x accumulation prompts"
-    )
-    pack_scope: Literal["step", "epoch"] = Field(
-        "step",
-        description="what is packed together: a step's prompts, or the epoch's: rows are fuller, and steps then see "
-        "other prompts and not always as many",
-    )
+    batch_size: int = Field(4, ge=1, description="prompts per optimizer step, each with all its completions")
     epochs: int = Field(1, ge=1, description="passes over the training rows")
     max_steps: int | None = Field(None, ge=1, description="stop after this many optimizer steps, whatever the epochs")
     num_prompts: int | None = Field(None, ge=1, description="train on this many rows, drawn by the seed; default: all")

@@ -54,7 +54,6 @@ _COMMON: dict[str, Any] = {
     "split": "0.04",
     "limit": 320,
     "max_new_tokens": MAX_NEW_TOKENS,
-    "accumulation": 1,
     "warmup_steps": 4,
     "sample_interval": 10_000,
     "validation_interval": 10_000,

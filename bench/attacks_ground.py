@@ -169,8 +169,9 @@ class Ground:
 def training(method: str, ground: Ground, out: str, *, steps: int = 7) -> list[str]:
     """The command of a short run on the ground's model and rows."""
     command = ["train", method, "--model", str(ground.model), "--data", str(ground.rows), "--out", out, "--resume"]
-    command += ["--precision", "fp32", "--split", "0.2", "--max-new-tokens", "4", "--batch-size", "2", "--max-steps"]
-    command += [str(steps), "--checkpoint-interval", "2", "--validation-interval", "4", "--learning-rate", "1e-3"]
+    command += ["--precision", "fp32", "--split", "0.2", "--max-new-tokens", "4", "--max-steps", str(steps)]
+    command += ["--batch-size", "2" if method == "grpo" else "4", "--learning-rate", "1e-3"]
+    command += ["--checkpoint-interval", "2", "--validation-interval", "4"]
     return [*command, "--reward", f"{ground.rewards}:letters"] if method == "grpo" else command
 
 

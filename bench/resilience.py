@@ -133,7 +133,8 @@ def work(method: str, folder: Path, out: Path, *, die_at: int | None = None) -> 
 def _training(method: str, folder: Path, out: Path) -> list[str]:
     command = ["train", method, "--model", str(folder / "model"), "--data", str(folder / "rows.jsonl")]
     command += ["--out", str(out), "--resume", "--precision", "fp32", "--split", "0.2", "--max-new-tokens", "6"]
-    command += ["--batch-size", "2", "--max-steps", "7", "--checkpoint-interval", "2", "--validation-interval", "3"]
+    command += ["--batch-size", "2" if method == "grpo" else "4", "--max-steps", "7"]
+    command += ["--checkpoint-interval", "2", "--validation-interval", "3"]
     command += ["--learning-rate", "1e-3", "--warmup-steps", "2"]
     if method == "grpo":
         return [*command, "--reward", f"{folder / 'rewards.py'}:sum_of_letters", "--updates-per-batch", "2"]

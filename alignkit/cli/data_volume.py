@@ -113,9 +113,8 @@ def _show_account(account: Mapping[str, Any]) -> None:
             print(f"conversations that {what}, of which the answers are trained on: {count:,}")
     print(f"rows that repeat an earlier one exactly: {account['duplicates']:,}")
     if "fill" in account:
-        for scope, share in account["fill"].items():
-            many, capacity = account["rows"][scope], account["micro_batch_tokens"]
-            print(f"pack scope {scope}: {many:,} rows of {capacity:,} tokens, {100 * share:.2f} % full")
+        many, capacity = account["rows"], account["micro_batch_tokens"]
+        print(f"packed per step: {many:,} rows of {capacity:,} tokens, {100 * account['fill']:.2f} % full")
         if account["ranks"] > 1:
             print(f"{account['ranks']} ranks: the most loaded computes {account['balance']:.4f} times the mean")
     print(f"{account['seconds']:.1f} s")

@@ -50,8 +50,7 @@ class GRPOConfig(SampledConfig):
     """The paper's numbers; it names neither temperatures nor a clip ratio."""
 
     learning_rate: float = Field(5e-6, gt=0, le=1, description="peak learning rate (the paper's)")
-    batch_size: int = Field(2, ge=1, description="prompts a batch, each with its group (the paper's)")
-    accumulation: int = Field(1, ge=1, description="batches a step (the paper names none)")
+    batch_size: int = Field(2, ge=1, description="prompts per optimizer step, each with its group (the paper's)")
     epochs: int = Field(1000, ge=1, description="passes over the prompts; max-steps ends the run first")
     max_steps: int | None = Field(1000, ge=1, description="optimizer steps (the paper's)")
     num_prompts: int | None = Field(50, ge=1, description="train on this many rows, drawn by the seed (the paper's)")

@@ -25,8 +25,7 @@ class RewardConfig(MethodConfig):
     """Not in the paper; common numbers for small models."""
 
     learning_rate: float = Field(1e-5, gt=0, le=1, description="peak learning rate")
-    batch_size: int = Field(8, ge=1, description="pairs a batch")
-    accumulation: int = Field(2, ge=1, description="batches a step")
+    batch_size: int = Field(16, ge=1, description="pairs per optimizer step")
     epochs: int = Field(1, ge=1, description="passes over the training pairs")
 
 

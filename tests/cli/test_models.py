@@ -157,11 +157,11 @@ def test_a_failed_start_up_check_ends_doctor_with_3(
 def test_two_commands_lead_from_rows_to_a_verdict(model: str, rows: str, capsys: pytest.CaptureFixture[str]) -> None:
     Path("length.py").write_text("def brevity(completion, row):\n    return -len(completion)\n")
     training = ["train", "sft", "--model", model, "--data", rows, "--out", "runs/first", "--max-steps", "2"]
-    assert main([*training, "--set", "train.batch_size=3", "--split", "0.3"]) == 0
+    assert main([*training, "--set", "train.batch_size=6", "--split", "0.3"]) == 0
     out = capsys.readouterr().out
     assert out == "runs/first\nnext: alignkit judge runs/first\n"
     config = json.loads(Path("runs/first/run.json").read_text())["config"]
-    assert (config["train"]["sft"]["max_steps"], config["train"]["sft"]["batch_size"]) == (2, 3)
+    assert (config["train"]["sft"]["max_steps"], config["train"]["sft"]["batch_size"]) == (2, 6)
     assert config["data"]["split"] == "0.3"
     report = Path("runs/first/report.html").read_text()
     assert "Lengths of the training rows" in report and "longer than 1,024" in report

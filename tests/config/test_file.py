@@ -82,7 +82,7 @@ def test_each_layer_overrides_the_one_before_it() -> None:
     like = {"train": {"probe-method": {"learning_rate": 1.0, "seed": 1, "epochs": 1, "batch_size": 2, "beta": 0.9}}}
     (run / "run.json").write_text(json.dumps({"config": like | {"model": {"system": "be kind"}}}))
     write(
-        "[train]\nseed = 2\nepochs = 2\nbatch_size = 3\naccumulation = 5\n"
+        '[train]\nseed = 2\nepochs = 2\nbatch_size = 3\nschedule = "cosine"\n'
         "[train.probe-method]\nepochs = 3\nbatch_size = 4\n"
     )
 
@@ -96,14 +96,14 @@ def test_each_layer_overrides_the_one_before_it() -> None:
 
     method = result.method
     assert (method.learning_rate, method.seed, method.epochs, method.batch_size) == (1.0, 2, 4, 6)
-    assert (method.accumulation, method.beta, result.model.system) == (5, 0.9, "be kind")
+    assert (method.schedule, method.beta, result.model.system) == ("cosine", 0.9, "be kind")
     sources = {key.rpartition(".")[2]: place for key, place in result.sources.items()}
     assert sources == {
         "learning_rate": "runs/first/run.json",
         "beta": "runs/first/run.json",
         "system": "runs/first/run.json",
         "seed": "alignkit.toml:2",
-        "accumulation": "alignkit.toml:5",
+        "schedule": "alignkit.toml:5",
         "epochs": "--set",
         "batch_size": "option",
     }

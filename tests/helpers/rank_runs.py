@@ -116,7 +116,6 @@ def train(
         "split": "first-6",
         "max_new_tokens": 5,
         "batch_size": 5,
-        "accumulation": 1,
         "max_steps": steps,
         "checkpoint_interval": 2,
         "validation_interval": 4,

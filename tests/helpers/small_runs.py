@@ -46,7 +46,7 @@ def command(model: Path, data: Path, out: Path, **more: Any) -> list[str]:
         "precision": "fp32",
         "split": "0.2",
         "max_new_tokens": 4,
-        "batch_size": 2,
+        "batch_size": 4,
         "max_steps": 8,
         "checkpoint_interval": 2,
         "validation_interval": 100,

@@ -68,7 +68,7 @@ def train_and_judge(model: str, size: Size, capsys: pytest.CaptureFixture[str]) 
     common = (
         f"--data {shlex.quote(str(ROWS))} --limit {NUM_ROWS} --max-skipped 0.2 --truncation cut-completion "
         f"--split {size.split} --max-length {size.max_length} --max-new-tokens {size.max_new_tokens} "
-        f"--max-steps {size.steps} --batch-size 2 --accumulation 1 --precision fp32"
+        f"--max-steps {size.steps} --batch-size 2 --precision fp32"
     )
     commands = {
         "sft": f"train sft --model {model}",

@@ -200,7 +200,7 @@ def test_auto_takes_rules_then_nemotron_then_a_reward_run_and_says_why(
     ]
     Path("pairs.jsonl").write_text("\n".join(map(json.dumps, pairs)))
     training = ["train", "reward", "--model", str(models / "one"), "--data", "pairs.jsonl", "--out", "runs/reward-1"]
-    assert main([*training, "--max-steps", "1", "--split", "0.3", "--batch-size", "2", "--precision", "fp32"]) == 0
+    assert main([*training, "--max-steps", "1", "--split", "0.3", "--batch-size", "4", "--precision", "fp32"]) == 0
     assert "held out:" in capsys.readouterr().err
     assert main(judged(models, plain, judge="auto")) == 0
     out, err = capsys.readouterr()

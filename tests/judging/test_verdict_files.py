@@ -120,7 +120,7 @@ def _train(models: Path) -> None:
         "--max-steps",
         "1",
     ]
-    assert main([*command, "--split", "0.5", "--batch-size", "2", "--precision", "fp32", "--max-new-tokens", "2"]) == 0
+    assert main([*command, "--split", "0.5", "--batch-size", "4", "--precision", "fp32", "--max-new-tokens", "2"]) == 0
 
 
 def write_rows(name: str, rows: list[dict[str, Any]]) -> None:

@@ -62,7 +62,6 @@ def test_the_penalty_brings_sampled_length_towards_the_references_and_keeps_the_
         "data": str(training),
         "split": "0.1",
         "batch_size": 16,
-        "accumulation": 1,
         "max_new_tokens": 48,
         "precision": "fp32",
         "schedule": "constant",

@@ -172,17 +172,10 @@ def test_grpo_cycles_its_temperatures_in_the_group() -> None:
 
 def test_defaults_are_the_papers_numbers() -> None:
     sft, dpo, grpo = SFTLengthPenaltyConfig(), DPOConfig(), GRPOConfig()
-    assert (sft.learning_rate, sft.batch_size, sft.accumulation, sft.epochs, sft.seed) == (1e-4, 2, 2, 10, 16)
+    assert (sft.learning_rate, sft.batch_size, sft.epochs, sft.seed) == (1e-4, 4, 10, 16)
     assert (sft.warmup_steps, sft.penalty, sft.penalty_interval, sft.early_stopping_steps) == (10, 1e-3, 100, 2000)
     assert (sft.schedule, sft.optimizer, sft.max_new_tokens) == ("linear", "adam", 350)
-    assert (dpo.learning_rate, dpo.batch_size, dpo.accumulation, dpo.epochs, dpo.beta, dpo.seed) == (
-        5e-6,
-        2,
-        2,
-        3,
-        0.1,
-        42,
-    )
+    assert (dpo.learning_rate, dpo.batch_size, dpo.epochs, dpo.beta, dpo.seed) == (5e-6, 4, 3, 0.1, 42)
     assert (dpo.early_stopping_steps, dpo.validation_interval, dpo.sample_interval, dpo.max_new_tokens) == (
         2500,
         250,

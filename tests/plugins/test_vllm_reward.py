@@ -63,7 +63,6 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
         out=str(folder / "run"),
         max_steps=3,
         batch_size=4,
-        accumulation=1,
         learning_rate=1e-3,
         split="0.25",
         precision="fp32",

@@ -10,9 +10,9 @@ from alignkit.data.prepared.store import Stored
 from alignkit.distributed.fsdp import shard_and_pack
 from alignkit.distributed.ranks import World
 from alignkit.methods import MethodConfig
-from alignkit.training.gradient.order import EpochPacking, step_rows, steps_per_epoch
+from alignkit.training.gradient.order import step_rows, steps_per_epoch
 
-ROW_CAPACITY = 4096  # tokens, as the data commands count rows and as epochs are packed
+ROW_CAPACITY = 4096  # tokens, as the data commands count rows
 
 
 class StepRows:
@@ -30,20 +30,12 @@ class StepRows:
             micro_batch_tokens,
             world,
         )
-        self.prompts_per_step = config.batch_size * config.accumulation
+        self.prompts_per_step = config.batch_size
         self.steps_per_epoch = steps_per_epoch(len(self.trees), self.prompts_per_step)
-        self._packing = None
-        if config.pack_scope == "epoch":
-            self._packing = EpochPacking(
-                self.trees.lengths(), capacity=ROW_CAPACITY, prompts_per_step=self.prompts_per_step, seed=config.seed
-            )
-            self.steps_per_epoch = self._packing.steps_per_epoch
 
     def numbers(self, step: int) -> np.ndarray:
         """Return the numbers of the trees of a step (from 1), of all ranks."""
-        if self._packing is None:
-            return step_rows(len(self.trees), self.prompts_per_step, seed=self.seed, step=step)
-        return np.concatenate(self._packing.step(step))
+        return step_rows(len(self.trees), self.prompts_per_step, seed=self.seed, step=step)
 
     def own(self, step: int) -> tuple[list[list[int]], bool]:
         """Return this rank's rows of a step as places in `numbers`, and whether they count for nothing."""

@@ -133,10 +133,8 @@ def prepare_parts(
     """Return the longest row in tokens, the training rows and the validation rows, or one shard (i, n) of them.
 
     Raises:
-        AlignkitError: the rows cannot be read or used, or --pack-scope epoch was asked for samples.
+        AlignkitError: the rows cannot be read or used.
     """
-    if method.trains_on == "samples" and resolved.method.pack_scope == "epoch":
-        raise UsageError(f"--pack-scope epoch: how long {method.name}'s samples will be is not known; leave it out")
     section, config = resolved.data, resolved.method
     max_length = section.max_length or min(context_length(source.folder), 2048)
     draws = type(method).temperatures is not Method.temperatures  # samples need a prompt to answer

@@ -82,7 +82,7 @@ class Loop:
         self._saved_at: tuple[int, int] | None = None
         self._is_whole = True  # False while an optimizer step changes the weights
         self.utilisation = Utilisation(models.policy, models.world)
-        prompts_per_step = config.batch_size * config.accumulation
+        prompts_per_step = config.batch_size
         scoring = Scoring(
             inputs.judges, max_missing=max_missing, save=self.save, deadlines=deadlines, world=models.world, go_on=go_on
         )

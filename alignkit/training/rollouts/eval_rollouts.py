@@ -26,10 +26,8 @@ from alignkit.training.inputs.setup import Inputs
 from alignkit.training.rollouts.eval_loss import Validation, mean_kl, rank_rows
 from alignkit.training.rollouts.journal import FOLDER, journal_key
 from alignkit.training.rollouts.sampling import Group, draw, grouped
-from alignkit.training.rollouts.scoring_step import Scoring
+from alignkit.training.rollouts.scoring_step import PART, Scoring
 from alignkit.training.rollouts.shared_rollouts import make_journal
-
-_PART = 8  # prompts that are drawn while a remote judge scores those before
 
 
 class HeldOut:
@@ -57,7 +55,7 @@ class HeldOut:
         scored_key = journal_key(key, self.scoring.key)
         known = self.journal.drawn(step, 0, key)
         if known is None:
-            size = _PART if self.scoring.is_remote else len(pairs)
+            size = PART if self.scoring.is_remote else len(pairs)
             parts = (self._draw(models, pairs[at : at + size], sync=at == 0) for at in range(0, len(pairs), size))
             groups, rewards_of = self.scoring.score_parts(parts, where)
             self.journal.keep_drawn(step, 0, key, [group.completions[0] for group in groups])

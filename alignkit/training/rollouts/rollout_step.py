@@ -44,7 +44,7 @@ from alignkit.training.rollouts.sample_lines import (
     zero_variance_groups,
 )
 from alignkit.training.rollouts.sampling import Group, counts_left_out, draw, grouped, sample_micro_batches, without_cut
-from alignkit.training.rollouts.scoring_step import Scoring
+from alignkit.training.rollouts.scoring_step import PART, Scoring
 from alignkit.training.rollouts.shared_rollouts import make_journal
 
 _logger = logging.getLogger(__name__)
@@ -245,7 +245,7 @@ class RolloutStep:
         known = self.journal.drawn(number, round_, key)
         where = f"step {step}"
         if known is None:
-            size = self.config.batch_size if self.scoring.is_remote else len(pairs)
+            size = PART if self.scoring.is_remote else len(pairs)
             parts = (
                 self.draw(pairs[at : at + size], temperatures, number, round_=round_, sync=at == 0)
                 for at in range(0, len(pairs), size)

@@ -26,6 +26,7 @@ from alignkit.training.rollouts.sampling import Group
 from alignkit.training.rollouts.shared_rollouts import shared_rewards
 
 _logger = logging.getLogger(__name__)
+PART = 8  # prompts whose completions are drawn while a remote judge scores those before
 
 
 class Scoring:

@@ -173,9 +173,9 @@ def that_fit(method: Method, resolved: Resolved, available: int, longest: int | 
     allowed = _longest(resolved, sizes)
     halved = max(8, (allowed if longest is None else min(allowed, longest)) // 2)
     changes: list[tuple[str, Resolved]] = []
-    if train.batch_size * train.accumulation > 1:
-        smaller = train.model_copy(update={"batch_size": 1, "accumulation": 1})
-        changes.append(("--batch-size 1 --accumulation 1", replace(resolved, method=smaller)))
+    if train.batch_size > 1:
+        smaller = train.model_copy(update={"batch_size": 1})
+        changes.append(("--batch-size 1", replace(resolved, method=smaller)))
     shorter = resolved.data.model_copy(update={"max_length": halved})
     changes.append((f"--max-length {halved}", replace(resolved, data=shorter)))
     if not model.gradient_checkpointing:
@@ -239,7 +239,7 @@ def _longest(resolved: Resolved, sizes: Architecture) -> int:
 
 def _row_tokens(method: Method, resolved: Resolved, sizes: Architecture, capacity: int, longest: int | None) -> int:
     """Tokens of the fullest row that a step can have: trees are laid into rows, and a longer tree has its own."""
-    trees = resolved.method.batch_size * resolved.method.accumulation
+    trees = resolved.method.batch_size
     drawn = len(method.temperatures(1, resolved.method)) * resolved.method.max_new_tokens
     longest_row = _longest(resolved, sizes)
     most = longest_row * {"pairs": 2}.get(method.trains_on, 1)
@@ -255,7 +255,7 @@ def _rollouts(method: Method, resolved: Resolved, sizes: Architecture) -> int:
 
     if "scalar_head" in method.needs:
         return 0
-    prompts = resolved.method.batch_size * resolved.method.accumulation
+    prompts = resolved.method.batch_size
     drawn = max(
         prompts * len(method.temperatures(1, resolved.method)), sampled_options(resolved.method).validation_prompts
     )

@@ -15,7 +15,7 @@ from alignkit.methods import Method, MethodConfig
 from alignkit.policy.chat_settings import make_chat
 from alignkit.pretrained.names import find_model
 from alignkit.pretrained.read import names_model
-from alignkit.training.gradient.order import EpochPacking, step_rows, steps_per_epoch
+from alignkit.training.gradient.order import step_rows, steps_per_epoch
 from alignkit.training.gradient.step_rows import ROW_CAPACITY
 from alignkit.training.inputs.setup import prepare_parts, refuse_untrainable
 
@@ -24,8 +24,8 @@ def prepare_data(method: Method, resolved: Resolved, *, shard: str | None, ranks
     """Prepare the rows of a run, or one shard of them.
 
     Returns: {"training", "validation": an account each, "duplicates", "max_length", "seconds"}, and of all training
-    rows "fill", the share of the rows' space that holds tokens, by pack scope, and "balance", the attention
-    cost of each step's most loaded rank divided by the mean rank's, over an epoch.
+    rows "rows", into how many each step packs its own, "fill", the share of their space that holds tokens, and
+    "balance", the attention cost of each step's most loaded rank divided by the mean rank's, over an epoch.
 
     Raises:
         UsageError: the shard is not i/n with i from 1 to n.
@@ -65,24 +65,23 @@ def parse_shard(text: str) -> tuple[int, int]:
 
 
 def packing(training: Stored, config: MethodConfig, *, ranks: int) -> dict[str, Any]:
-    """Return the fill of the first epoch in both scopes, and how evenly its rows load the ranks."""
+    """Return the fill of the first epoch's rows, and how evenly they load the ranks."""
     length_P = training.trees.lengths()
-    prompts_per_step = config.batch_size * config.accumulation
+    prompts_per_step = config.batch_size
     num_steps = steps_per_epoch(len(length_P), prompts_per_step)
     cost_P = attention_costs(training.trees)
-    by_step: list[list[int]] = []
+    packed: list[list[int]] = []
     slowest = 0  # sum over steps: ranks wait for each other
     for step in range(1, num_steps + 1):
         order = step_rows(len(length_P), prompts_per_step, seed=config.seed, step=step)
         rows = [order[row].tolist() for row in pack_lengths(length_P[order], ROW_CAPACITY)]
         costs = [int(cost_P[row].sum()) for row in rows]
         slowest += max(sum(costs[n] for n in own) for own in share_rows(costs, ranks, equally_many=True))
-        by_step += rows
-    epoch = EpochPacking(length_P, capacity=ROW_CAPACITY, prompts_per_step=prompts_per_step, seed=config.seed)
+        packed += rows
     return {
         "micro_batch_tokens": ROW_CAPACITY,
-        "fill": {"step": fill(length_P, by_step, ROW_CAPACITY), "epoch": fill(length_P, epoch.rows, ROW_CAPACITY)},
-        "rows": {"step": len(by_step), "epoch": len(epoch.rows)},
+        "fill": fill(length_P, packed, ROW_CAPACITY),
+        "rows": len(packed),
         "ranks": ranks,
         "balance": slowest * ranks / int(cost_P.sum()),
     }

@@ -304,7 +304,7 @@ def _agree(method: Method, resolved: Resolved, inputs: Inputs) -> None:
     """Show what paid rewards would take before anything is loaded; a terminal is asked."""
     config = resolved.method
     sampled = sampled_options(config)
-    rows = config.batch_size * config.accumulation
+    rows = config.batch_size
     batches = config.epochs * steps_per_epoch(len(inputs.training.trees), rows)
     steps = min(batches * sampled.updates_per_batch, config.max_steps or math.inf)
     batches = min(batches, math.ceil(steps / sampled.updates_per_batch))

@@ -55,9 +55,7 @@ def test_preparing_fills_the_cache_and_accounts_for_every_row(capsys: pytest.Cap
     first = printed(capsys, *options)
     assert (first["training"]["used"], first["training"]["dropped"]) == (23, 7)  # 26 + n + 1 tokens
     assert (first["validation"]["used"], first["duplicates"]) == (11, 1)  # the twin's prompt is one of them
-    assert (
-        first["rows"]["epoch"] == 1 < first["rows"]["step"] and 0 < first["fill"]["step"] < first["fill"]["epoch"] < 1
-    )
+    assert first["rows"] == 6 and 0 < first["fill"] < 1  # 23 pairs, four per step
     assert not first["training"]["from_cache"]
     second = printed(capsys, *options, "--set", "train.seed=7", "--ranks", "2")
     assert second["training"]["from_cache"] and second["validation"]["from_cache"]
@@ -75,7 +73,7 @@ def test_shards_are_put_together_by_the_preparation_of_the_whole(capsys: pytest.
     assert main(["data", *options, "--model", "model", "--data", "rows.jsonl"]) == 0
     shown = capsys.readouterr().out
     assert "rows that repeat an earlier one exactly: 1" in shown
-    assert "pack scope epoch: 1 rows of 4,096 tokens, " in shown
+    assert "packed per step: " in shown and " rows of 4,096 tokens, " in shown
 
 
 def test_a_tokenizer_alone_is_enough_and_ties_and_odd_turns_are_counted_by_name(
@@ -117,12 +115,6 @@ def test_conversations_that_end_with_the_user_are_trained_on_and_counted(capsys:
 def test_a_shard_that_is_none_is_refused(shard: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["data", "prepare", "--model", "model", "--data", "rows.jsonl", "--shard", shard]) == 2
     assert f"--shard {shard}: write i/n with i from 1 to n" in capsys.readouterr().err
-
-
-def test_epoch_packing_of_samples_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    command = ["data", "prepare", "--method", "grpo", "--model", "model", "--data", "rows.jsonl"]
-    assert main([*command, "--set", "train.pack_scope=epoch"]) == 2
-    assert "--pack-scope epoch: how long grpo's samples will be is not known" in capsys.readouterr().err
 
 
 def test_scoring_all_turns_is_refused_where_a_method_trains_on_the_last(capsys: pytest.CaptureFixture[str]) -> None:

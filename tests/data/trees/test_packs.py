@@ -1,4 +1,4 @@
-"""Trees in rows: what a row holds, both pack scopes, and rows shared among ranks."""
+"""Trees in rows: what a row holds, and rows shared among ranks."""
 
 from __future__ import annotations
 
@@ -23,7 +23,6 @@ from alignkit.data.trees.packs import (
     share_rows,
 )
 from alignkit.data.trees.trees import Tree, tree
-from alignkit.training.gradient.order import EpochPacking, steps_per_epoch
 
 
 @st.composite
@@ -146,32 +145,3 @@ def test_what_cannot_be_shared_is_named() -> None:
         _native.share_rows(np.array([1, -5]), 2, 1)
     with pytest.raises(ValueError, match="3 rows, but the ranks take 2"):
         _native.share_rows(np.array([1, 1, 1]), 2, 1)
-
-
-LENGTHS = st.lists(st.integers(0, 120), min_size=1, max_size=60).map(lambda x: np.array(x, np.int64))
-
-
-@given(LENGTHS, st.integers(1, 9), st.integers(0, 2**63))
-def test_an_epoch_has_every_tree_once_and_no_row_over_capacity(length_P: np.ndarray, per_step: int, seed: int) -> None:
-    packing = EpochPacking(length_P, capacity=100, prompts_per_step=per_step, seed=seed)
-    assert 1 <= packing.steps_per_epoch <= steps_per_epoch(len(length_P), per_step)
-    again = EpochPacking(length_P, capacity=100, prompts_per_step=per_step, seed=seed)
-    for epoch in range(2):
-        steps = range(1 + epoch * packing.steps_per_epoch, 1 + (epoch + 1) * packing.steps_per_epoch)
-        rows = [packing.step(step) for step in steps]
-        assert all(rows)
-        assert sorted(itertools.chain(*itertools.chain(*rows))) == list(range(len(length_P)))
-        for row in itertools.chain(*rows):
-            assert length_P[row].sum() <= 100 or len(row) == 1
-        assert [again.step(step) for step in reversed(steps)] == rows[::-1]  # from the step alone, as after a resume
-
-
-def test_epochs_differ_and_fill_rows_better_than_steps_do() -> None:
-    length_P = np.clip(np.random.default_rng(0).lognormal(5.5, 0.8, 2000), 1, 2048).astype(np.int64)
-    packing = EpochPacking(length_P, capacity=4096, prompts_per_step=16, seed=1)
-    first = [sorted(row) for step in range(1, packing.steps_per_epoch + 1) for row in packing.step(step)]
-    second = [sorted(row) for row in itertools.chain(*[packing.step(packing.steps_per_epoch + 1)])]
-    assert second[0] not in first
-    by_step = [row for at in range(0, 2000, 16) for row in pack_lengths(length_P[at : at + 16], 4096)]
-    whole = fill(length_P, first, 4096)
-    assert whole > 0.99 > fill(length_P, by_step, 4096)

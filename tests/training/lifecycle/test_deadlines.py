@@ -278,7 +278,7 @@ def test_a_remote_judge_scores_while_the_next_prompts_are_drawn_with_the_same_re
         f"import sys; sys.path.insert(0, {here!r})\n"
         "    from chaos_server import true_score\n    return true_score(completion)"
     )
-    more: dict[str, Any] = {"accumulation": 3, "learning_rate": 1e-2, "warmup_steps": 0, "validation_prompts": 3}
+    more: dict[str, Any] = {"batch_size": 20, "learning_rate": 1e-2, "warmup_steps": 0, "validation_prompts": 3}
     given = options(model, tmp_path, tmp_path / "serial", function, **more)
     serial = alignkit.train("grpo", **given)
     drawing: list[float] = []

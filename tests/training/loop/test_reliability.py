@@ -251,7 +251,7 @@ def test_sigterm_during_validation_ends_it_and_the_resumed_run_is_the_same(
     given: dict[str, Any] = {
         "model": str(model),
         "data": str(data),
-        "batch_size": 2,
+        "batch_size": 4,
         "max_steps": 6,
         "validation_interval": 3,
         "precision": "fp32",

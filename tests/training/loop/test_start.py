@@ -32,7 +32,6 @@ def given(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         "split": str(folder / "reversed.jsonl"),
         "max_steps": 12,
         "batch_size": 2,
-        "accumulation": 1,
         "max_new_tokens": 4,
         "precision": "fp32",
         **WORSE,

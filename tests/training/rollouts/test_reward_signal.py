@@ -89,7 +89,7 @@ def test_a_run_whose_rewards_teach_nothing_stops_with_3_and_goes_on_once_they_do
     monkeypatch.setattr(reward_signal, "SAID_AFTER", 2)
     body, said, extra = NOTHING[name]
     out = tmp_path / "run"
-    more: dict[str, Any] = {"max_steps": 4, "batch_size": 2, "accumulation": 1, "checkpoint_interval": 2}
+    more: dict[str, Any] = {"max_steps": 4, "batch_size": 2, "checkpoint_interval": 2}
     more |= {"split": "0.1"} | extra
     given = options(model, tmp_path, out, body, **more)
     assert main(command(given)) == 3
@@ -115,7 +115,7 @@ def test_rewards_that_were_all_missing_are_asked_for_again_by_the_same_command(
     out, blocker = tmp_path / "run", tmp_path / "in the way"
     blocker.touch()
     body = f"import os; return None if os.path.exists({str(blocker)!r}) else float(len(completion))"
-    more: dict[str, Any] = {"max_steps": 2, "batch_size": 2, "accumulation": 1, "split": "0.1"}
+    more: dict[str, Any] = {"max_steps": 2, "batch_size": 2, "split": "0.1"}
     more |= {"checkpoint_interval": interval}
     given = options(model, tmp_path, out, body, **more)
     assert main(command(given)) == 3

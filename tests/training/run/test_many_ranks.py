@@ -203,7 +203,6 @@ def test_a_rank_of_torchrun_that_is_killed_ends_the_run_which_then_goes_on(folde
         "split": "first-6",
         "max-new-tokens": 5,
         "batch-size": 5,
-        "accumulation": 1,
         "epochs": 50,
         "max-steps": 150,
         "checkpoint-interval": 2,

@@ -42,13 +42,11 @@ def test_rows_are_as_long_as_micro_batches_here_or_as_the_longest_tree(
 ) -> None:
     monkeypatch.setattr("alignkit.training.run.plan.micro_batch_tokens", lambda device: 1024)
     assert planned("sft", model, batch_size=64).tokens == 1024
-    assert planned("sft", model, longest=30, batch_size=2, accumulation=2).tokens == 120
-    assert planned("dpo", model, longest=1020, batch_size=1, accumulation=1).tokens == 1020
+    assert planned("sft", model, longest=30, batch_size=4).tokens == 120
+    assert planned("dpo", model, longest=1020, batch_size=1).tokens == 1020
     assert planned("dpo", model, longest=1500).tokens == 1024  # two rows of 512, the model's context
-    assert planned("dpo", model, max_length=100, batch_size=1, accumulation=1).tokens == 200
-    assert (
-        planned("grpo", model, longest=40, group_size=4, max_new_tokens=10, batch_size=1, accumulation=1).tokens == 80
-    )
+    assert planned("dpo", model, max_length=100, batch_size=1).tokens == 200
+    assert planned("grpo", model, longest=40, group_size=4, max_new_tokens=10, batch_size=1).tokens == 80
 
 
 def test_a_frozen_copy_counts_where_one_stays(model: Path) -> None:
@@ -76,7 +74,7 @@ def test_the_plan_of_a_real_model_is_within_a_quarter_of_the_measured_peak(tmp_p
         "import alignkit, sys\n"
         "model, data, out = sys.argv[1:]\n"
         "alignkit.train('dpo', model=model, data=data, out=out, max_steps=1, split='0.2', max_new_tokens=2,"
-        " batch_size=1, accumulation=2)"
+        " batch_size=2)"
     )
     arguments = [embedded.NAME, str(tmp_path / "rows.jsonl"), str(tmp_path / "run")]
     subprocess.run([sys.executable, "-c", code, *arguments], check=True, capture_output=True)

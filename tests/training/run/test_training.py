@@ -1,4 +1,4 @@
-"""The loop: exact accumulation, order from the seed, checkpoints, a resume that is the same run."""
+"""The loop: order from the seed, checkpoints, a resume that is the same run."""
 
 from __future__ import annotations
 
@@ -56,14 +56,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def options(model: Path, data: Path, out: Path, **more: Any) -> dict[str, Any]:
-    common = {
-        "batch_size": 4,
-        "accumulation": 1,
-        "max_steps": 6,
-        "max_new_tokens": 8,
-        "precision": "fp32",
-        "split": "0.2",
-    }
+    common = {"batch_size": 4, "max_steps": 6, "max_new_tokens": 8, "precision": "fp32", "split": "0.2"}
     return {"model": str(model), "data": str(data), "out": str(out), **common, **more}
 
 

@@ -97,13 +97,13 @@ def test_a_reward_that_raised_is_corrected_and_goes_on_by_what_was_printed(
 def test_a_run_without_enough_memory_goes_on_by_what_would_fit(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    given = command(model, write_numbered_rows(tmp_path / "rows.jsonl"), tmp_path / "run", accumulation=2)
+    given = command(model, write_numbered_rows(tmp_path / "rows.jsonl"), tmp_path / "run")
     with monkeypatch.context() as patch:
         stop_at(3, patch)
         assert main(given) == 130
     words = dict(zip(given[2::2], given[3::2], strict=True))
     typed = {name.removeprefix("--").replace("-", "_"): value for name, value in words.items()}
-    numbers = ("batch_size", "max_steps", "checkpoint_interval", "validation_interval", "warmup_steps", "accumulation")
+    numbers = ("batch_size", "max_steps", "checkpoint_interval", "validation_interval", "warmup_steps")
     typed |= {key: int(typed[key]) for key in (*numbers, "max_new_tokens")} | {"learning_rate": 1e-3}  # type: ignore[dict-item]
     method = registry().find("method", "sft")
     told = resolve(method, options=typed, config=None)
@@ -119,10 +119,10 @@ def test_a_run_without_enough_memory_goes_on_by_what_would_fit(
         ),
     ):
         raise MemoryError
-    assert "by the plan these need less: --batch-size 1 --accumulation 1 (" in str(stopped.value)
+    assert "by the plan these need less: --batch-size 1 (" in str(stopped.value)
     assert main(way_on(str(stopped.value))) == 0, capsys.readouterr().err
     config = json.loads((tmp_path / "run/run.json").read_text())["config"]["train"]["sft"]
-    assert (config["batch_size"], config["accumulation"]) == (1, 1)
+    assert config["batch_size"] == 1
 
 
 def test_the_next_command_after_a_reward_run_trains_on_its_own_data(
