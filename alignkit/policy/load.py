@@ -1,26 +1,30 @@
-"""Model folder -> policy. Safetensors only, no remote code, fp32 weights."""
+"""Model folder -> policy: safetensors only, no remote code, finite weights in fp32, and code that computes."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from alignkit.errors import InputError, UsageError
-from alignkit.memory import bound_kernels
+from alignkit.errors import InputError, RunStopped, UsageError
+from alignkit.memory import bound_kernels, is_out_of_memory
 from alignkit.policy import four_bits
 from alignkit.policy.architecture import refusal, tree_refusal
 from alignkit.policy.attention import supports_trees
 from alignkit.policy.dropout import find, switch_off
-from alignkit.policy.finite import non_finite
 from alignkit.policy.head import UnknownHeadError
 from alignkit.policy.policy import Policy
 from alignkit.pretrained.log_filters import quieten
 from alignkit.pretrained.read import read_config, read_model
+from alignkit.pretrained.weights import first_line
 
 _logger = logging.getLogger(__name__)
+
+COMPUTE_ERRORS = (AttributeError, LookupError, RuntimeError, TypeError, ValueError)  # what a model's code raises
 
 
 def pick_device() -> torch.device:
@@ -100,6 +104,49 @@ def load_policy(
     if compiled:
         compile_layers(policy)
     return policy
+
+
+def not_computed(policy: Policy, error: Exception) -> str:
+    """Name the type of a model and what its code raised in a forward pass."""
+    return f"a model of type {policy.config.model_type} cannot be computed: {type(error).__name__}: {first_line(error)}"
+
+
+def refuse_uncomputed(policy: Policy, folder: Path) -> None:
+    """Compute two tokens on the model's own path, before anything else is computed with it.
+
+    Raises:
+        RunStopped: its code fails; sizes that do not fit each other are seen nowhere else.
+    """
+    ids = torch.zeros(1, 2, dtype=torch.long, device=policy.device)
+    was_training = policy.training
+    policy.eval()  # a pass that drops out would move the random numbers of training
+    try:
+        with policy.on_path("plain"), policy.computing(), torch.no_grad(), torch.compiler.set_stance("force_eager"):
+            policy.body(input_ids=ids, use_cache=False)
+    except COMPUTE_ERRORS as error:
+        if is_out_of_memory(error):
+            raise
+        raise RunStopped(f"{folder}: start-up check failed: {not_computed(policy, error)}") from error
+    finally:
+        policy.train(was_training)
+
+
+def non_finite(named: Iterable[tuple[str, Tensor]]) -> list[str]:
+    """Return the names of tensors that hold nan or an infinity; of sharded ones, in this rank's shards.
+
+    A sum is not finite where one of its terms is not, and is computed in one pass without a copy; finite terms whose
+    sum overflows are told apart by a second look.
+    """
+    from torch.distributed.tensor import DTensor
+
+    own = [(name, x.detach()) for name, x in named]
+    local = [(name, x.to_local() if isinstance(x, DTensor) else x) for name, x in own]
+    looked_at = [(name, x) for name, x in local if x.is_floating_point() and not x.is_meta]
+    if not looked_at:
+        return []
+    sums = torch.stack([x.sum(dtype=torch.float32) for _, x in looked_at]).isfinite().tolist()
+    suspect = (one for one, is_finite in zip(looked_at, sums, strict=True) if not is_finite)
+    return [name for name, x in suspect if not bool(x.isfinite().all())]
 
 
 def _checkpoint(policy: Policy, folder: str | Path) -> None:

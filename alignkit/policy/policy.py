@@ -21,6 +21,7 @@ from alignkit.policy.architecture import num_positions
 from alignkit.policy.attention import FlexLayout
 from alignkit.policy.cpu.kernels import CpuKernels
 from alignkit.policy.dropout import Dropout
+from alignkit.policy.four_bits import numbers
 from alignkit.policy.head import find_form
 from alignkit.policy.logprobs import PLAIN, accumulate_in_place, head_logits, token_logprobs_and_entropies
 
@@ -65,9 +66,14 @@ class Policy(nn.Module):
         self.use_path(path)
 
     @property
+    def has_adapter(self) -> bool:
+        """Whether a LoRA adapter is trained on frozen weights."""
+        return hasattr(self.model, "disable_adapter")
+
+    @property
     def base(self) -> Any:
         """The transformers model, without peft's wrapper (adapters stay in place)."""
-        return self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
+        return self.model.get_base_model() if self.has_adapter else self.model
 
     @property
     def body(self) -> nn.Module:
@@ -110,6 +116,31 @@ class Policy(nn.Module):
             yield
         finally:
             self.use_path(before)
+
+    @contextmanager
+    def base_weights(self) -> Iterator[None]:
+        """Compute for a while with the weights under the adapter, where there is one."""
+        with self.model.disable_adapter() if self.has_adapter else nullcontext():
+            yield
+
+    def merged_weights(self) -> Iterator[tuple[str, Tensor]]:
+        """Yield every tensor by its name in the checkpoint format; an adapted one as W + scaling B A.
+
+        The policy is left alone: merging in place and taking it back would round the frozen weights. A tied head is
+        named like the rest.
+        """
+        for name, tensor in self.base.state_dict().items():
+            if ".lora_" in name:
+                continue
+            owner, _, kind = name.rpartition(".base_layer.")
+            if not owner:
+                yield name, tensor
+            elif kind == "weight":
+                layer = self.base.get_submodule(owner)
+                deltas = [layer.get_delta_weight(adapter) for adapter in layer.active_adapters]
+                yield f"{owner}.{kind}", (numbers(layer.base_layer) + sum(deltas)).detach()
+            elif not kind.startswith("weight."):  # a 4-bit weight's scales
+                yield f"{owner}.{kind}", tensor
 
     def activation_memory(self) -> AbstractContextManager[object]:
         """Memory of one micro-batch's activations, given back at the end of the block.

@@ -46,9 +46,7 @@ class CopyingSampler(Sampler):
 
     def weights(self) -> Iterable[tuple[str, Tensor]]:
         """What is handed over: the policy's weights, LoRA adapters merged."""
-        from alignkit.policy.lora_merge import merged_weights
-
-        return merged_weights(self.policy)
+        return self.policy.merged_weights()
 
     def sync(self) -> None:
         """Renew the copy."""

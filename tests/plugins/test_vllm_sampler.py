@@ -17,7 +17,6 @@ from vllm_engines import needs_vllm, one_worker, shared_sampler, sharing_the_eng
 from alignkit.cli.main import main
 from alignkit.errors import InputError, RunStopped, UsageError
 from alignkit.policy.load import load_policy
-from alignkit.policy.lora_merge import merged_weights
 from alignkit.policy.policy import Policy
 from alignkit.pretrained import embedded
 from alignkit.registry import registry
@@ -75,7 +74,7 @@ def test_stale_weights_stop_by_that_name(
     if handed is skipped:
         monkeypatch.setattr(sampler, "load", lambda weights: None)
     else:
-        monkeypatch.setattr(sampler, "weights", lambda: handed(lambda: merged_weights(sampler.policy)))
+        monkeypatch.setattr(sampler, "weights", lambda: handed(sampler.policy.merged_weights))
     update(sampler.policy)
     sampler.sync()
     with pytest.raises(RunStopped, match="stale weights: --sampler vllm") as stopped:
@@ -101,7 +100,7 @@ def test_adapters_are_merged_without_touching_the_policy(tmp_path: Path) -> None
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.1)
     before = {name: tensor.clone() for name, tensor in policy.state_dict().items()}
-    ours = dict(merged_weights(policy))
+    ours = dict(policy.merged_weights())
     assert all(torch.equal(before[name], tensor) for name, tensor in policy.state_dict().items())
     theirs = policy.model.merge_and_unload().state_dict()
     assert ours.keys() == theirs.keys()

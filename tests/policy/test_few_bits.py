@@ -16,7 +16,6 @@ from alignkit.config import file as config_file
 from alignkit.errors import UsageError
 from alignkit.policy.four_bits import is_narrow
 from alignkit.policy.load import load_policy
-from alignkit.policy.lora_merge import merged_weights
 from alignkit.registry import registry
 from alignkit.training.checkpoints import checkpoint
 from alignkit.training.loop.loop import Loop
@@ -89,7 +88,7 @@ def test_weights_merged_for_a_sampler_are_those_of_an_export(given: dict[str, An
     policy = load_policy(given["model"], precision="fp32", lora_rank=4, in_four_bits=True)
     whole = load_policy(given["model"], precision="fp32")
     names = dict(whole.base.state_dict())
-    found = dict(merged_weights(policy))
+    found = dict(policy.merged_weights())
     assert {name: tuple(x.shape) for name, x in found.items()} == {name: tuple(x.shape) for name, x in names.items()}
     off = [float((found[name] - x).norm() / x.norm()) for name, x in names.items() if "proj" in name]
     assert min(off) > 0.02 and max(off) < 0.2  # 4 bits are not nothing, and not noise

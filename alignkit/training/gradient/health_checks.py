@@ -11,7 +11,7 @@ import torch
 
 from alignkit.distributed.ranks import ALONE, World
 from alignkit.errors import RunStopped
-from alignkit.policy.finite import non_finite
+from alignkit.policy.load import non_finite
 from alignkit.policy.policy import Policy
 from alignkit.training.gradient.step import MicroBatch
 

@@ -35,7 +35,7 @@ class Reference:
         self._policy, self._load, self._know = policy, load, know
         self._known = list(known) if know is None else list(know(policy))
         self._frozen = None if frozen is None else frozen.requires_grad_(False).eval()
-        if frozen is None and load is None and not hasattr(policy.model, "disable_adapter"):
+        if frozen is None and load is None and not policy.has_adapter:
             raise ValueError("a reference needs a frozen copy, or a policy with an adapter")
 
     @property
@@ -63,7 +63,7 @@ class Reference:
             if self._frozen is not None:
                 yield self._frozen
             else:
-                with self._policy.model.disable_adapter():
+                with self._policy.base_weights():
                     yield self._policy
 
     @property

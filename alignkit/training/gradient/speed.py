@@ -70,7 +70,7 @@ class Arithmetic:
         vocab = policy.base.get_input_embeddings().weight.numel()
         layers = sum(p.numel() for p in policy.body.parameters()) - vocab
         attention = config.num_hidden_layers * config.num_attention_heads * size
-        return cls(layers, 0 if policy.scalar_head else vocab, attention, hasattr(policy.model, "disable_adapter"))
+        return cls(layers, 0 if policy.scalar_head else vocab, attention, policy.has_adapter)
 
     def flops(self, packs: Sequence[Pack]) -> float:
         """FLOP of forward and backward passes over these rows."""

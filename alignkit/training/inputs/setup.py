@@ -6,7 +6,6 @@ import hashlib
 import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -22,8 +21,7 @@ from alignkit.methods import Method
 from alignkit.policy import four_bits
 from alignkit.policy.architecture import read_architecture
 from alignkit.policy.chat_settings import context_length, make_chat, refuse_ids_without_rows
-from alignkit.policy.computable import refuse_uncomputed
-from alignkit.policy.load import load_policy
+from alignkit.policy.load import load_policy, refuse_uncomputed
 from alignkit.policy.policy import Policy
 from alignkit.pretrained.names import ModelSource, find_model
 from alignkit.pretrained.weights import folder_fingerprint
@@ -249,7 +247,7 @@ def _reference(
         parts = ((inputs.training, list(by_step.from_step(1))), (inputs.validation, [] if is_padding else validated))
         weights = inputs.fingerprints["model"] + (resolved.model.quantize or "")
         policy.eval()
-        with policy.model.disable_adapter() if has_adapter else nullcontext():
+        with policy.base_weights():
             known = [
                 known_logprobs(policy, part.trees, weights=weights, capacity=capacity, rows=rows, world=world)
                 for part, rows in parts

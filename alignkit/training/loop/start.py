@@ -23,7 +23,7 @@ def put_back(policy: Policy, load: Callable[[], Policy]) -> None:
     for parameter in policy.parameters():
         parameter.grad = None
     with torch.no_grad():
-        if hasattr(policy.model, "disable_adapter"):
+        if policy.has_adapter:
             _reset_adapter(policy)
             return
         before = dict(load().named_parameters())

@@ -123,10 +123,9 @@ def source_dtype(folder: Path) -> torch.dtype:
 
 
 def _merge(policy: Policy) -> None:
-    model: Any = policy.model
-    if hasattr(model, "merge_and_unload"):
-        four_bits.restore(model)
-        policy.model = model.merge_and_unload()
+    if policy.has_adapter:
+        four_bits.restore(policy.model)
+        policy.model = policy.model.merge_and_unload()
 
 
 def _round(policy: Policy, dtype: torch.dtype) -> None:

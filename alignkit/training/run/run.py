@@ -22,7 +22,7 @@ from alignkit.distributed.ranks import World, is_restarted, joined
 from alignkit.errors import InputError, RunStopped, UsageError
 from alignkit.memory import is_out_of_memory, memory_bytes, peak_mib, reset_peak
 from alignkit.methods import Method, MethodConfig, sampled_options
-from alignkit.policy.computable import COMPUTE_ERRORS, not_computed
+from alignkit.policy.load import COMPUTE_ERRORS, not_computed
 from alignkit.progress import Progress, Silent
 from alignkit.registry import registry
 from alignkit.rollouts.copying import CopyingSampler
@@ -287,7 +287,7 @@ def _export(loop: Loop, models: Models, inputs: Inputs, run: RunFolder) -> dict[
 
     Rank 0 writes it; the others wait.
     """
-    if hasattr(models.policy.model, "merge_and_unload"):
+    if models.policy.has_adapter:
         loop.save()
     world = models.world
     try:
