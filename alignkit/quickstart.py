@@ -167,7 +167,8 @@ def _answer(
     model = Answering(source, ModelSection(), generation)
     progress.note(f"answers of {name}")
     judged, outside = (
-        Answers(name, tuple(model.answer(asked, progress=progress)), model.perplexity(asked)) for asked in (rows, own)
+        Answers(name, tuple(model.answer(asked, progress=progress)), model.perplexity(asked).perplexity)
+        for asked in (rows, own)
     )
     return judged, outside
 

@@ -105,7 +105,7 @@ def evaluate(
     answering = _answering(model, settings)
     rows = _rows(answering.source, settings, data_given="data" in options)
     answers = answering.answer(rows, progress=progress or Silent())
-    return evaluate_answers(answers, answering.fit(rows), seed=settings.judge.seed)
+    return evaluate_answers(answers, answering.perplexity(rows), seed=settings.judge.seed)
 
 
 def chat_session(model: str, *, config: Path | None = None, set: Sequence[str] = (), **options: object) -> Answering:
@@ -148,7 +148,7 @@ def _generated(answer: Answer) -> dict[str, Any]:
         "completion": answer.text,
         "num_tokens": answer.num_tokens,
         "num_prompt_tokens": answer.num_prompt_tokens,
-        "finish": "length" if answer.cut else "stop",
+        "finish": "length" if answer.truncated else "stop",
     }
 
 

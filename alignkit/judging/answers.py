@@ -75,7 +75,7 @@ class Generation:
 
 @dataclass(frozen=True)
 class Answer:
-    """One model's answer to one row. `num_tokens` counts the end token; `cut` says that the limit ended it.
+    """One model's answer to one row. `num_tokens` counts the end token; `truncated` says that the limit ended it.
 
     Where thinking is stripped, `text` and `num_tokens` are without it and `num_thinking_tokens` counts it.
     """
@@ -83,13 +83,13 @@ class Answer:
     row: Row
     text: str
     num_tokens: int
-    cut: bool
+    truncated: bool
     num_thinking_tokens: int = 0
     num_prompt_tokens: int = 0
 
 
 @dataclass(frozen=True)
-class Fit:
+class PerplexityResult:
     """How well a model predicts texts: perplexity a token, bits a UTF-8 byte; over `num_tokens`, end tokens included.
 
     Perplexity = exp(-sum log p / tokens), over the corpus, not a mean of texts'; it compares models of one tokenizer
@@ -186,11 +186,7 @@ class Answering:
         text: str = self.chat.tokenizer.decode(ids if completion.cut else ids[:-1], skip_special_tokens=True)
         return text
 
-    def perplexity(self, rows: Sequence[Row]) -> float:
-        """Perplexity on the rows' references; nan where no row has one."""
-        return self.fit(rows).perplexity
-
-    def fit(self, rows: Sequence[Row]) -> Fit:
+    def perplexity(self, rows: Sequence[Row]) -> PerplexityResult:
         """Measure how well the rows' references are predicted, with the chat template and at temperature 1.
 
         A reference longer than the row (at most 2,048 tokens) is cut, and then the bytes of its cut text count; one
@@ -202,7 +198,7 @@ class Answering:
             if row.reference and row.reference.strip()
         ]
         if not known:
-            return Fit(math.nan, math.nan, 0)
+            return PerplexityResult(math.nan, math.nan, 0)
         prepared = prepare(
             known,
             self.chat,
@@ -222,9 +218,9 @@ class Answering:
                 num_bytes += sum(self._num_bytes(tree.completions[0]) for tree in trees)
         num_left_out = len(known) - len(prepared.trees)
         if not count:
-            return Fit(math.nan, math.nan, 0, num_left_out=num_left_out)
+            return PerplexityResult(math.nan, math.nan, 0, num_left_out=num_left_out)
         bits = -total / (math.log(2) * num_bytes) if num_bytes else math.nan
-        return Fit(math.exp(-total / count), bits, count, prepared.num_cut, num_left_out)
+        return PerplexityResult(math.exp(-total / count), bits, count, prepared.num_cut, num_left_out)
 
     def _num_bytes(self, completion: Any) -> int:
         """UTF-8 bytes of the scored text; the end token has none."""
@@ -269,10 +265,10 @@ def answers_of(
     finally:
         model.sampler.close()
     spoken_by = settings_identity(source.folder, model.chat)
-    fit = model.fit(rows)
-    if (missing := fit.missing()) is not None:
+    predicted = model.perplexity(rows)
+    if (missing := predicted.missing()) is not None:
         progress.note(f"perplexity of {source.name}: {missing}")
-    return Answers(source.name, tuple(answers), fit.perplexity, spoken_by)
+    return Answers(source.name, tuple(answers), predicted.perplexity, spoken_by)
 
 
 def split_thinking(text: str) -> tuple[str, str]:

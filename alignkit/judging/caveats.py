@@ -1,6 +1,6 @@
 """What weakens a verdict: prompts that the model was trained or chosen on, a judge that also gave the reward.
 
-Each stamp is a sentence in the verdict; none changes the answer.
+Each caveat is a sentence in the verdict; none changes the answer.
 """
 
 from __future__ import annotations
@@ -49,41 +49,41 @@ def seen_in_training(rows: Sequence[Row], run: Path, *, name: str) -> list[str]:
         "training": {prompt_key(row) for row in rows_read if row.id in trained},
         "validation": {prompt_key(row) for row in apart if row.id in held},
     }
-    stamps = []
+    caveats = []
     if changed:
-        stamps.append(f"{changed}; more of the judged prompts may be in the training set of {name} than are found")
+        caveats.append(f"{changed}; more of the judged prompts may be in the training set of {name} than are found")
     common = sum(key in parts["training"] for key in keys)
     if common:
-        stamps.append(f"{common} of {len(rows)} judged prompts are in the training set of {name}")
+        caveats.append(f"{common} of {len(rows)} judged prompts are in the training set of {name}")
     near = overlap((row for row in rows_read if row.id in trained), rows)
     others = len(
         {found.id for found in near.found}
         - {row.id for row, key in zip(rows, keys, strict=True) if key in parts["training"]}
     )
     if others:
-        stamps.append(
+        caveats.append(
             f"{others} of {len(rows)} judged prompts share at least {100 * near.threshold:.0f} % of their runs of "
             f"{near.size} words with the training set of {name} (alignkit data overlap lists them)"
         )
     if record.options.get("early_stopping_steps") is not None:
         common = sum(key in parts["validation"] for key in keys)
         if common:
-            stamps.append(
+            caveats.append(
                 f"{common} of {len(rows)} judged prompts also chose the checkpoint of {name} (early stopping)"
             )
-    return stamps
+    return caveats
 
 
 def judge_gave_reward(run: Path | None, named: NamedJudge) -> list[str]:
     """A model whose training reward was a learned or remote judge needs another one to decide; so has its parents'."""
-    stamps: list[str] = []
+    caveats: list[str] = []
     seen: set[Path] = set()
     while run is not None and run not in seen and holds_run(run):
         seen.add(run)
         try:
             record = read_run(run)
         except InputError as error:
-            return [*stamps, f"whether {named.label!r} also gave the training reward of {run} is not known: {error}"]
+            return [*caveats, f"whether {named.label!r} also gave the training reward of {run} is not known: {error}"]
         same = [
             r
             for r in record.rewards
@@ -91,11 +91,11 @@ def judge_gave_reward(run: Path | None, named: NamedJudge) -> list[str]:
         ]
         whose = "the training reward" if len(seen) == 1 else f"the training reward of {run}, which it started from"
         if same and named.judge.verifiable:
-            stamps.append(f"the judge {named.label!r} was also {whose}; it is a rule that can be checked")
+            caveats.append(f"the judge {named.label!r} was also {whose}; it is a rule that can be checked")
         elif same:
-            stamps.append(f"the judge {named.label!r} was also {whose}: this is no evidence; let another judge decide")
+            caveats.append(f"the judge {named.label!r} was also {whose}: this is no evidence; let another judge decide")
         run = Path(record.parent) if record.parent else None
-    return stamps
+    return caveats
 
 
 def judged_other_runs(run: Path, *, fingerprint: str) -> list[str]:

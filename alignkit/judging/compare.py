@@ -23,7 +23,7 @@ from alignkit.judging.length import Pairs, length_facts
 from alignkit.judging.planner import POWER, detectable
 from alignkit.judging.prompts import Prompts, choose_prompts
 from alignkit.judging.scores import BothScores, score_both, values
-from alignkit.judging.verdict import JudgeName, JudgeNoise, Side, Unscored, Verdict, level_of, reach
+from alignkit.judging.verdict import JudgeName, JudgeNoise, Side, Unscored, Verdict, level_of, make_verdict
 from alignkit.pretrained.names import ModelSource, find_model
 from alignkit.pretrained.weights import check_weights, weights_fingerprint
 from alignkit.progress import Progress
@@ -71,7 +71,7 @@ def judge_model(model: str | None, settings: Settings, *, data_given: bool, yes:
     look = None if is_unscored else _count_look((source, vs), weights, look_id)
     level = level_of(look)
     pairs = Pairs(results[0], _chars(ours), _chars(theirs), _differences(*scorings[0]), clusters)
-    verdict = reach(
+    verdict = make_verdict(
         win_rate(results[0], seed=section.seed, level=level, clusters=clusters),
         run=source.name,
         vs=vs.name,
@@ -81,7 +81,7 @@ def judge_model(model: str | None, settings: Settings, *, data_given: bool, yes:
         theirs=side(theirs),
         prompts=prompts.source,
         seed=section.seed,
-        stamps=[*_stamps(source, vs, prompts, named, ours, theirs), *filter(None, [scored[0].flip_note, missing])],
+        caveats=[*_caveats(source, vs, prompts, named, ours, theirs), *filter(None, [scored[0].flip_note, missing])],
         length=length_facts(pairs, seed=section.seed, level=level),
         look=look,
         pair=pair_of(weights),
@@ -143,7 +143,7 @@ def side(answers: Answers) -> Side:
         perplexity=answers.perplexity,
         mean_length_tokens=float(np.mean([a.num_tokens for a in answers.answers])),
         repetition=repetition(answers.texts),
-        cut_share=cut_share([a.cut for a in answers.answers]),
+        cut_share=cut_share([a.truncated for a in answers.answers]),
         thinking_tokens=float(np.mean(thinking)) if any(thinking) else None,
     )
 
@@ -195,7 +195,7 @@ def _differences(ours_P: np.ndarray, theirs_P: np.ndarray) -> np.ndarray:
 
 
 def _texts(answers: Answers) -> Texts:
-    return Texts(texts=tuple(answers.texts), cuts=tuple(answer.cut for answer in answers.answers))
+    return Texts(texts=tuple(answers.texts), cuts=tuple(answer.truncated for answer in answers.answers))
 
 
 def _chars(answers: Answers) -> np.ndarray:
@@ -216,25 +216,25 @@ def judge_noise(results: Sequence[np.ndarray]) -> JudgeNoise | None:
     )
 
 
-def _stamps(
+def _caveats(
     source: ModelSource, vs: ModelSource, prompts: Prompts, named: NamedJudge, ours: Answers, theirs: Answers
 ) -> list[str]:
-    stamps = [*prompts.stamps, *judge_gave_reward(source.run, named)]
+    caveats = [*prompts.caveats, *judge_gave_reward(source.run, named)]
     if source.folder.resolve() == vs.folder.resolve():
-        stamps.append("a model against itself, under another sampling seed where it samples: what chance alone makes")
+        caveats.append("a model against itself, under another sampling seed where it samples: what chance alone makes")
     if len(prompts.rows) == 1:
-        stamps.append("one prompt only: nothing can be said of others")
+        caveats.append("one prompt only: nothing can be said of others")
     repeated = len(prompts.rows) - len(set(prompts.keys))
     if repeated:
-        stamps.append(f"{repeated} of {len(prompts.rows)} prompts repeat another; copies are resampled together")
+        caveats.append(f"{repeated} of {len(prompts.rows)} prompts repeat another; copies are resampled together")
     empty = [sum(not text.strip() for text in side.texts) for side in (ours, theirs)]
     if any(empty):
-        stamps.append(
+        caveats.append(
             f"empty answers: {empty[0]} of {source.name}, {empty[1]} of {vs.name}; they are judged as they are"
         )
     if source.run is not None:
-        stamps += judged_other_runs(source.run, fingerprint=prompts.fingerprint)
-    return stamps
+        caveats += judged_other_runs(source.run, fingerprint=prompts.fingerprint)
+    return caveats
 
 
 def _look_id(prompts: Prompts, settings: Settings, named: NamedJudge, sides: tuple[Answers, Answers]) -> str:

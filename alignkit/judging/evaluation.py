@@ -20,14 +20,14 @@ from typing import Any
 import numpy as np
 
 from alignkit.data.reading.rows import text_of
-from alignkit.judging.answers import Answer, Fit
+from alignkit.judging.answers import Answer, PerplexityResult
 from alignkit.judging.bleu import SENTENCE_MODES, corpus_bleu, sentence_bleu_mean, sentence_signature
 from alignkit.judging.health import Texts, measure
 
 _NUM_RESAMPLES = 1000
 
 
-def evaluate_answers(answers: Sequence[Answer], fit: Fit, *, seed: int) -> dict[str, Any]:
+def evaluate_answers(answers: Sequence[Answer], predicted: PerplexityResult, *, seed: int) -> dict[str, Any]:
     """Put the figures together; BLEU from 0 to 100, JSON types."""
     texts, references = [answer.text for answer in answers], [answer.row.reference for answer in answers]
     bleu = corpus_bleu(texts, references, num_resamples=_NUM_RESAMPLES)
@@ -41,17 +41,17 @@ def evaluate_answers(answers: Sequence[Answer], fit: Fit, *, seed: int) -> dict[
     for mode in SENTENCE_MODES:
         figures[f"bleu4_sentence_{mode}"] = sentence_bleu_mean(texts, references, mode=mode)
         figures[f"signature_sentence_{mode}"] = sentence_signature(mode) if bleu else None
-    figures["perplexity"] = None if math.isnan(fit.perplexity) else fit.perplexity
-    figures["bits_per_byte"] = None if math.isnan(fit.bits_per_byte) else fit.bits_per_byte
-    figures["perplexity_tokens"] = fit.num_tokens
-    figures["perplexity_cut"], figures["perplexity_left_out"] = fit.num_cut, fit.num_left_out
-    figures["perplexity_missing"] = fit.missing()
+    figures["perplexity"] = None if math.isnan(predicted.perplexity) else predicted.perplexity
+    figures["bits_per_byte"] = None if math.isnan(predicted.bits_per_byte) else predicted.bits_per_byte
+    figures["perplexity_tokens"] = predicted.num_tokens
+    figures["perplexity_cut"], figures["perplexity_left_out"] = predicted.num_cut, predicted.num_left_out
+    figures["perplexity_missing"] = predicted.missing()
     figures["mean_length"] = float(np.mean([answer.num_tokens for answer in answers]))
     figures["mean_thinking"] = float(np.mean([answer.num_thinking_tokens for answer in answers]))
     measures = measure(
         [answer.row.id for answer in answers],
         [text_of(answer.row.prompt) for answer in answers],
-        Texts(texts=tuple(texts), cuts=tuple(answer.cut for answer in answers)),
+        Texts(texts=tuple(texts), cuts=tuple(answer.truncated for answer in answers)),
         None,
         seed=seed,
     )

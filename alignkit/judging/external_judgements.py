@@ -10,7 +10,7 @@ from alignkit.errors import InputError, UsageError
 from alignkit.judging.clustering import find_clusters
 from alignkit.judging.judgements import Judgements, read_judgements, read_tables
 from alignkit.judging.length import LengthFacts, Pairs, length_facts
-from alignkit.judging.verdict import LEVEL, JudgeName, Side, Unscored, Verdict, reach
+from alignkit.judging.verdict import LEVEL, JudgeName, Side, Unscored, Verdict, make_verdict
 from alignkit.statistics.win_rate import win_rate
 
 _UNMEASURED = Side(bleu=None, perplexity=None, mean_length_tokens=None, repetition=None, cut_share=None)
@@ -50,7 +50,7 @@ def judge_file(
         length = _length(path, given, pairs, difficulties, regularisation, seed)
     elif difficulties is not None:
         raise InputError(f"{path}: AlpacaEval's estimator needs the columns baseline_chars and model_chars")
-    verdict = reach(
+    verdict = make_verdict(
         win_rate(given.outcome_P, seed=seed, level=LEVEL, clusters=clusters),
         run="the model",
         vs="the baseline",

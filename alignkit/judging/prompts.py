@@ -28,7 +28,7 @@ class Prompts:
 
     rows: tuple[Row, ...]
     source: str
-    stamps: tuple[str, ...]
+    caveats: tuple[str, ...]
 
     @property
     def keys(self) -> list[str]:
@@ -58,12 +58,12 @@ def choose_prompts(
     Raises:
         InputError: there are none.
     """
-    stamps: list[str] = []
+    caveats: list[str] = []
     if source.run is None or data_given:
         rows = read_rows(section.data, columns=section.columns, limit=section.limit)
         where = section.data
     else:
-        rows, where, stamps = _held_out(source.run)
+        rows, where, caveats = _held_out(source.run)
     rows = [row for row in rows if row.prompt]
     if not rows:
         raise InputError(f"{where}: no prompts to judge on")
@@ -72,8 +72,8 @@ def choose_prompts(
     chosen = tuple(rows[number] for number in sorted(order))
     for model in (source, vs):
         if model is not None and model.run is not None and (data_given or model is not source):
-            stamps += seen_in_training(chosen, model.run, name=model.name)
-    return Prompts(chosen, where, tuple(stamps))
+            caveats += seen_in_training(chosen, model.run, name=model.name)
+    return Prompts(chosen, where, tuple(caveats))
 
 
 def _held_out(run: Path) -> tuple[list[Row], str, list[str]]:
@@ -91,10 +91,10 @@ def _held_out(run: Path) -> tuple[list[Row], str, list[str]]:
         )
     held = set(record.rows.validation.ids)
     rows = [row for row in rows_of(settings, settings.split if apart else None) if row.id in held]
-    where, stamps = f"the validation prompts of {run}", []
+    where, caveats = f"the validation prompts of {run}", []
     if changed := difference(record):
         where = f"rows that have the ids of the validation prompts of {run}"
-        stamps.append(f"{changed}; these may be other prompts, and trained on: judge on others with --data")
+        caveats.append(f"{changed}; these may be other prompts, and trained on: judge on others with --data")
     if record.options.get("early_stopping_steps") is not None:
-        stamps.append("these prompts also chose the run's checkpoint (early stopping); judge on others with --data")
-    return rows, where, stamps
+        caveats.append("these prompts also chose the run's checkpoint (early stopping); judge on others with --data")
+    return rows, where, caveats

@@ -90,7 +90,7 @@ class Verdict(BaseModel):
     num_prompts_needed: int | None = Field(description="prompts that would settle it; None where it is, or none would")
     ours: Side
     theirs: Side
-    stamps: tuple[str, ...] = Field(description="what weakens this verdict, a sentence each")
+    caveats: tuple[str, ...] = Field(description="what weakens this verdict, a sentence each")
     prompts: str = Field(description="where the prompts came from")
     seed: int
     created: datetime
@@ -124,7 +124,7 @@ class Unscored(RunStopped):
         self.verdict = verdict
 
 
-def reach(
+def make_verdict(
     win_rate: WinRate,
     *,
     run: str,
@@ -135,7 +135,7 @@ def reach(
     theirs: Side,
     prompts: str,
     seed: int,
-    stamps: Sequence[str] = (),
+    caveats: Sequence[str] = (),
     length: LengthFacts | None = None,
     look: int | None = None,
     pair: str | None = None,
@@ -158,7 +158,7 @@ def reach(
         num_prompts_needed=needed,
         ours=ours,
         theirs=theirs,
-        stamps=tuple(stamps),
+        caveats=tuple(caveats),
         prompts=prompts,
         seed=seed,
         created=datetime.now(UTC).replace(microsecond=0),
@@ -205,5 +205,5 @@ def prompts_needed(win_rate: WinRate, *, margin: float) -> int | None:
     if target <= 0:
         return None
     half_width = (win_rate.high - win_rate.low) / 2
-    reach = 1 + float(norm.ppf(POWER)) / float(norm.ppf((1 + win_rate.level) / 2))
-    return max(n + 1, math.ceil(n * (reach * half_width / target) ** 2))
+    widening = 1 + float(norm.ppf(POWER)) / float(norm.ppf((1 + win_rate.level) / 2))
+    return max(n + 1, math.ceil(n * (widening * half_width / target) ** 2))

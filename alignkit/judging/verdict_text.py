@@ -78,13 +78,13 @@ def table(verdict: Verdict) -> list[tuple[str, str, str]]:
 
 
 def lines(verdict: Verdict) -> list[str]:
-    """The whole verdict as plain text, a line each: headline, stamps, rule, facts, table."""
+    """The whole verdict as plain text, a line each: headline, caveats, rule, facts, table."""
     rows = [("", verdict.run, verdict.vs), *table(verdict)]
     widths = [max(len(row[n]) for row in rows) for n in range(3)]
     shown = [f"{name:<{widths[0]}}  {ours:>{widths[1]}}  {theirs:>{widths[2]}}" for name, ours, theirs in rows]
     return [
         headline(verdict),
-        *(f"note: {stamp}" for stamp in verdict.stamps),
+        *(f"note: {caveat}" for caveat in verdict.caveats),
         rule(verdict),
         *(f"{name}: {text}" for name, text in facts(verdict)),
         *(["", *shown] if len(rows) > 1 else []),

@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from alignkit.judging.bleu import Bleu
-from alignkit.judging.verdict import JudgeName, Side, Verdict, reach
+from alignkit.judging.verdict import JudgeName, Side, Verdict, make_verdict
 from alignkit.statistics.win_rate import WinRate
 
 
@@ -33,4 +33,4 @@ def verdict_on(win_rate: WinRate, **changes: Any) -> Verdict:
         "prompts": "demo-tasks:test",
         "seed": 5,
     }
-    return reach(win_rate, **(given | changes))
+    return make_verdict(win_rate, **(given | changes))

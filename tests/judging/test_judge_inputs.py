@@ -100,13 +100,13 @@ def test_one_prompt_repeated_prompts_and_empty_answers_are_said(
     assert main(judged(models, write_rows(PROMPTS[0]))) == 0
     verdict = json.loads(capsys.readouterr().out)
     assert verdict["answer"] == "not enough evidence" and verdict["num_prompts"] == 1
-    assert any("one prompt only" in stamp for stamp in verdict["stamps"])
+    assert any("one prompt only" in caveat for caveat in verdict["caveats"])
     repeated = [row | {"id": f"again-{row['id']}"} for row in PROMPTS[:2]]
     monkeypatch.setattr("alignkit.judging.answers.split_thinking", lambda text: ("", ""))
     assert main(judged(models, write_rows(*PROMPTS, *repeated))) == 0
     verdict = json.loads(capsys.readouterr().out)
-    assert any("2 of 6 prompts repeat another" in stamp for stamp in verdict["stamps"])
-    assert any("empty answers: 6 of" in stamp for stamp in verdict["stamps"]) and verdict["num_ties"] == 6
+    assert any("2 of 6 prompts repeat another" in caveat for caveat in verdict["caveats"])
+    assert any("empty answers: 6 of" in caveat for caveat in verdict["caveats"]) and verdict["num_ties"] == 6
     assert verdict["num_clusters"] == 4
 
 
@@ -126,7 +126,7 @@ def test_a_verdict_without_a_single_score_is_none_and_says_why(
     assert capsys.readouterr().out == ""
     assert main(judged(models, "rows.jsonl", judge="length.py:some")) == 0
     verdict = json.loads(capsys.readouterr().out)
-    assert "2 of 8 scores are missing: 2 does not apply" in verdict["stamps"] and verdict["look"] == 1
+    assert "2 of 8 scores are missing: 2 does not apply" in verdict["caveats"] and verdict["look"] == 1
     with pytest.raises(Unscored) as caught:
         alignkit.judge(
             models / "one", vs=str(models / "other"), data="rows.jsonl", judge="length.py:length", max_new_tokens=3
@@ -303,7 +303,7 @@ def test_a_model_against_itself_under_another_seed_is_neither_better_nor_worse(
     verdict = json.loads(capsys.readouterr().out)
     assert verdict["answer"] in {"not enough evidence", "no difference that matters"}
     assert 0 < verdict["num_ties"] < 32 and verdict["num_prompts"] == 32  # the two were drawn apart
-    assert any("a model against itself" in stamp for stamp in verdict["stamps"])
+    assert any("a model against itself" in caveat for caveat in verdict["caveats"])
 
 
 def test_a_judge_that_nobody_named_is_a_usage_error() -> None:

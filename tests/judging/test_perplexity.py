@@ -25,7 +25,7 @@ def test_perplexity_is_micro_with_the_end_token_and_bytes_are_those_of_the_texts
         to_row({"id": str(n), "prompt": f"Ask {n}", "reference": text}, where="") for n, text in enumerate(REFERENCES)
     ]
     answering = Answering(find_model(str(folder)), ModelSection(precision="fp32"), Generation())
-    found = answering.fit(rows)
+    found = answering.perplexity(rows)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     total, count, means = 0.0, 0, []
@@ -46,16 +46,16 @@ def test_perplexity_is_micro_with_the_end_token_and_bytes_are_those_of_the_texts
     num_bytes = sum(len(str(text).encode()) for text in REFERENCES[:3])
     assert found.bits_per_byte == pytest.approx(total / math.log(2) / num_bytes, rel=1e-4)
     assert abs(found.perplexity - sum(means) / 3) > 1e-3  # not a mean of the texts'
-    assert answering.perplexity(rows[3:]) != answering.perplexity(rows[3:])  # nan: nothing to read
+    assert math.isnan(answering.perplexity(rows[3:]).perplexity)  # nan: nothing to read
 
 
 def test_references_that_do_not_fit_are_counted_and_said(tmp_path: Path) -> None:
     folder = tiny_model(tmp_path, max_position_embeddings=96)
     asked = [("Short?", "yes"), ("Long?", "word " * 40), ("What of " + "this " * 30, "no")]
     rows = [to_row({"id": str(n), "prompt": p, "reference": r}, where="") for n, (p, r) in enumerate(asked)]
-    fit = Answering(find_model(str(folder)), ModelSection(precision="fp32"), Generation()).fit(rows)
-    assert (fit.num_cut, fit.num_left_out) == (1, 1)
-    assert fit.missing() == "1 references cut at the end of their row, 1 left out, whose prompts leave no room"
-    figures = evaluate_answers([Answer(rows[0], "yes", 4, False)], fit, seed=0)
+    predicted = Answering(find_model(str(folder)), ModelSection(precision="fp32"), Generation()).perplexity(rows)
+    assert (predicted.num_cut, predicted.num_left_out) == (1, 1)
+    assert predicted.missing() == "1 references cut at the end of their row, 1 left out, whose prompts leave no room"
+    figures = evaluate_answers([Answer(rows[0], "yes", 4, False)], predicted, seed=0)
     assert (figures["perplexity_cut"], figures["perplexity_left_out"]) == (1, 1)
     assert any("(1 references cut at the end of their row, 1 left out" in line for line in lines(figures))

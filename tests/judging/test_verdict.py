@@ -80,7 +80,7 @@ def test_only_missing_evidence_asks_for_more_prompts() -> None:
 
 
 def test_a_verdict_survives_json() -> None:
-    verdict = verdict_on(rated(60.0, 52.0, 68.0), stamps=["the judge was also the training reward"])
+    verdict = verdict_on(rated(60.0, 52.0, 68.0), caveats=["the judge was also the training reward"])
     assert verdict.ours.perplexity is None
     assert Verdict.model_validate_json(verdict.model_dump_json()) == verdict
     nothing = verdict_on(win_rate(np.array([math.nan]), seed=0))
@@ -100,8 +100,8 @@ def test_a_verdict_without_scores_says_so() -> None:
     assert headline(one) == "not enough evidence: runs/dpo wins 100.0 % against base, no interval, 1 prompt"
 
 
-def test_the_text_holds_rule_stamps_judge_and_both_columns() -> None:
-    verdict = verdict_on(rated(60.0, 52.0, 68.0, num_missing=2), stamps=["prompts overlap the training set"])
+def test_the_text_holds_rule_caveats_judge_and_both_columns() -> None:
+    verdict = verdict_on(rated(60.0, 52.0, 68.0, num_missing=2), caveats=["prompts overlap the training set"])
     text = lines(verdict)
     assert str(verdict) == "\n".join(text)
     assert text[1] == "note: prompts overlap the training set"

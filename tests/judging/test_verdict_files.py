@@ -178,13 +178,13 @@ def test_data_that_changed_since_the_run_are_said_and_never_called_its_validatio
     shutil.copy("rows.jsonl", "secret.jsonl")
     before, on_secret = judged(models, capsys), judged(models, capsys, "--data", "secret.jsonl")
     assert before["prompts"] == "the validation prompts of run"
-    assert any("judged prompts are in the training set of run" in stamp for stamp in on_secret["stamps"])
-    assert not any("has changed" in stamp for stamp in [*before["stamps"], *on_secret["stamps"]])
+    assert any("judged prompts are in the training set of run" in caveat for caveat in on_secret["caveats"])
+    assert not any("has changed" in caveat for caveat in [*before["caveats"], *on_secret["caveats"]])
     write_rows("rows.jsonl", [row | {"prompt": f"Something else, number {n}"} for n, row in enumerate(ROWS)])
     after, on_secret = judged(models, capsys), judged(models, capsys, "--data", "secret.jsonl")
     assert after["prompts"] == "rows that have the ids of the validation prompts of run"
     for found in (after, on_secret):
-        assert any("the data file has changed since the run: rows.jsonl" in stamp for stamp in found["stamps"])
+        assert any("the data file has changed since the run: rows.jsonl" in caveat for caveat in found["caveats"])
 
 
 def test_the_verdicts_of_a_run_are_its_owners_alone(

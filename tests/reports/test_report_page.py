@@ -13,7 +13,7 @@ import pytest
 
 from alignkit.errors import InputError, RunStopped
 from alignkit.judging.bleu import Bleu
-from alignkit.judging.verdict import JudgeName, Side, Verdict, reach
+from alignkit.judging.verdict import JudgeName, Side, Verdict, make_verdict
 from alignkit.reports.page import Column, Curve, Example, Section, write_report
 from alignkit.reports.plots import MAX_POINTS, Whisker, curve_figure, curve_text, forest_figure, read_curves
 from alignkit.statistics.win_rate import win_rate
@@ -69,7 +69,7 @@ class Page(HTMLParser):
 
 def a_verdict() -> Verdict:
     side = Side(bleu=Bleu(30, 20, 10, "tok:13a"), perplexity=7, mean_length_tokens=40, repetition=0.1, cut_share=0.2)
-    return reach(
+    return make_verdict(
         win_rate(np.array([1.0] * 80 + [0.0] * 40), seed=0),
         run="runs/dpo",
         vs=EVIL,
@@ -79,7 +79,7 @@ def a_verdict() -> Verdict:
         judge=JudgeName(name="rules", version="1", verifiable=True),
         prompts="demo",
         seed=0,
-        stamps=[f"stamp {EVIL}"],
+        caveats=[f"caveat {EVIL}"],
     )
 
 
@@ -164,11 +164,11 @@ def test_negative_numbers_have_a_minus_sign(tmp_path: Path) -> None:
     assert "\N{MINUS SIGN}1.50 \N{MINUS SIGN}2.25 to \N{MINUS SIGN}0.75" in text
 
 
-def test_a_verdict_is_shown_with_its_rule_and_stamps(tmp_path: Path) -> None:
+def test_a_verdict_is_shown_with_its_rule_and_caveats(tmp_path: Path) -> None:
     page = full_page(tmp_path / "report.html")
     assert "better: runs/dpo wins 66.7 %" in page.text
     assert "rule: better or worse if the 95 % interval" in page.text
-    assert "stamp </script>" in page.text
+    assert "caveat </script>" in page.text
     assert "80 wins, 0 ties, 40 losses" in page.text
 
 
