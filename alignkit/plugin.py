@@ -24,15 +24,14 @@ from alignkit.tracking import Tracker, needs_extra
 
 if TYPE_CHECKING:
     from alignkit.config.settings import ModelSection
-    from alignkit.data.chat.chat import Chat
-    from alignkit.data.prepared.tokens import load_tokenizer
+    from alignkit.data.chat.chat import Chat, make_chat, refuse_ids_without_rows
     from alignkit.data.trees.packs import lay_out, pack
     from alignkit.data.trees.trees import Tree, tree
     from alignkit.judging.auto import newest_run
-    from alignkit.policy.chat_settings import context_length, make_chat, refuse_ids_without_rows
     from alignkit.policy.load import autocast_type, load_policy, pick_device
     from alignkit.policy.policy import Policy
     from alignkit.pretrained.names import ModelSource, find_model
+    from alignkit.pretrained.read import context_length, load_tokenizer
     from alignkit.pretrained.weights import check_weights, settings_fingerprint, weight_files
     from alignkit.rollouts.batched import BatchedGeneration
     from alignkit.rollouts.beam_generation import BeamGeneration
@@ -57,16 +56,16 @@ _ON_FIRST_USE = {
     "autocast_type": "alignkit.policy.load",
     "beam_search": "alignkit.rollouts.beams",
     "check_weights": "alignkit.pretrained.weights",
-    "context_length": "alignkit.policy.chat_settings",
+    "context_length": "alignkit.pretrained.read",
     "find_model": "alignkit.pretrained.names",
     "lay_out": "alignkit.data.trees.packs",
     "load_policy": "alignkit.policy.load",
-    "load_tokenizer": "alignkit.data.prepared.tokens",
-    "make_chat": "alignkit.policy.chat_settings",
+    "load_tokenizer": "alignkit.pretrained.read",
+    "make_chat": "alignkit.data.chat.chat",
     "newest_run": "alignkit.judging.auto",
     "pack": "alignkit.data.trees.packs",
     "pick_device": "alignkit.policy.load",
-    "refuse_ids_without_rows": "alignkit.policy.chat_settings",
+    "refuse_ids_without_rows": "alignkit.data.chat.chat",
     "settings_fingerprint": "alignkit.pretrained.weights",
     "tree": "alignkit.data.trees.trees",
     "weight_files": "alignkit.pretrained.weights",

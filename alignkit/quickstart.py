@@ -268,6 +268,6 @@ def _excess(entrant: Entrant, rows: Sequence[Row]) -> np.ndarray:
 
 
 def _tokenizer() -> Any:
-    from alignkit.data.prepared.tokens import load_tokenizer
+    from alignkit.pretrained.read import load_tokenizer
 
     return load_tokenizer(embedded.folder())

@@ -158,9 +158,9 @@ def first_batch(model: str, data: str) -> dict[str, float]:
 
     import alignkit.training.loop.loop  # noqa: F401
     from alignkit.config import file as config_file
+    from alignkit.data.chat.chat import make_chat
     from alignkit.data.trees.packs import lay_out, pack
     from alignkit.memory import peak_mib, reset_peak
-    from alignkit.policy.chat_settings import make_chat
     from alignkit.pretrained.names import find_model
     from alignkit.registry import registry
     from alignkit.training.gradient.order import step_rows
@@ -185,7 +185,7 @@ def first_batch(model: str, data: str) -> dict[str, float]:
 
 def _chat(model: str) -> Any:
     from alignkit.config.settings import ModelSection
-    from alignkit.policy.chat_settings import make_chat
+    from alignkit.data.chat.chat import make_chat
     from alignkit.pretrained.names import find_model
 
     os.environ.setdefault("RAYON_NUM_THREADS", "2")

@@ -63,10 +63,10 @@ def generate_file(
     """
     import dataclasses
 
+    from alignkit.data.chat.chat import make_chat, settings_identity
     from alignkit.judging.answer_file import AnswerFile
     from alignkit.judging.answers import Answering
-    from alignkit.policy.chat_settings import make_chat
-    from alignkit.pretrained.weights import settings_identity, weights_fingerprint
+    from alignkit.pretrained.weights import weights_fingerprint
 
     settings = config_file.judge_settings(options, config, settings=set)
     source = _found(model)

@@ -23,10 +23,10 @@ def show_rows(*, config: Path | None = None, set: Sequence[str] = (), **options:
     A completion is whole: also what the template puts behind the end token, which is never scored. Of a row that does
     not fit `max_length`, {"id", "skipped": the reason}. "note" says why methods leave a row out, None where none does.
     """
+    from alignkit.data.chat.chat import make_chat
     from alignkit.data.prepared.tokens import prepare
     from alignkit.data.reading.read import read_rows
     from alignkit.data.reading.rows import unusable_reason
-    from alignkit.policy.chat_settings import make_chat
     from alignkit.pretrained.names import find_model
 
     settings = config_file.judge_settings(options, config, settings=set)
@@ -69,9 +69,9 @@ def show_rows(*, config: Path | None = None, set: Sequence[str] = (), **options:
 
 def data_lengths(*, config: Path | None = None, set: Sequence[str] = (), **options: object) -> list[ColumnLengths]:
     """Token counts of prompts and answers, by column; of whole rows; and of pairs, how they differ."""
+    from alignkit.data.chat.chat import make_chat
     from alignkit.data.looking.lengths import measure, summarise
     from alignkit.data.reading.read import Source
-    from alignkit.policy.chat_settings import make_chat
     from alignkit.pretrained.names import find_model
 
     settings = config_file.judge_settings(options, config, settings=set)

@@ -67,9 +67,9 @@ def plan(
 def start_up_checks(model: str) -> list[dict[str, Any]]:
     """Run the start-up checks on a model with own rows: [{"name", "ok", "value", "tolerance", "unit"}]."""
     from alignkit.config.settings import ModelSection
+    from alignkit.data.chat.chat import make_chat
     from alignkit.data.prepared.tokens import prepare
     from alignkit.data.reading.rows import to_row
-    from alignkit.policy.chat_settings import make_chat
     from alignkit.policy.load import load_policy
     from alignkit.pretrained.names import find_model
     from alignkit.training.run.self_checks import run_checks

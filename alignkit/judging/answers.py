@@ -13,17 +13,16 @@ import torch
 
 from alignkit.config.file import Settings
 from alignkit.config.settings import ModelSection
-from alignkit.data.chat.chat import Chat
+from alignkit.data.chat.chat import Chat, make_chat, refuse_ids_without_rows, settings_identity
 from alignkit.data.prepared.tokens import prepare
 from alignkit.data.reading.rows import Row
 from alignkit.data.reading.split import derived_seed
 from alignkit.data.trees.packs import lay_out, pack
 from alignkit.errors import InputError, UsageError
-from alignkit.policy.chat_settings import context_length, make_chat, refuse_ids_without_rows
 from alignkit.policy.load import load_policy
 from alignkit.policy.policy import Policy
 from alignkit.pretrained.names import ModelSource
-from alignkit.pretrained.weights import settings_identity
+from alignkit.pretrained.read import context_length
 from alignkit.progress import Progress
 from alignkit.rollouts.sampler import Completion, Request, Sampler
 from alignkit.training.gradient.step_rows import ROW_CAPACITY

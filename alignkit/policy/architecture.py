@@ -19,7 +19,7 @@ from torch import nn
 from alignkit.errors import InputError
 from alignkit.policy.head import UnknownHeadError, find_form
 from alignkit.pretrained.log_filters import quieten
-from alignkit.pretrained.read import empty_model, read_config
+from alignkit.pretrained.read import empty_model, named_context, read_config
 from alignkit.pretrained.weights import check_weights, weight_files
 
 _NAMED = {"hidden_size": "hidden size", "num_hidden_layers": "number of layers", "num_attention_heads": "heads"}
@@ -63,15 +63,6 @@ def read_architecture(folder: Path, *, scalar_head: bool = False) -> Architectur
     except OSError as error:
         raise InputError(f"{folder}: no readable config.json ({error.strerror})") from error
     return _examined(folder, content, scalar_head)
-
-
-def context_length(folder: Path) -> int | None:
-    """Longest sequence that config.json says the model was made for, in tokens; None where it says none.
-
-    Raises:
-        InputError: config.json is damaged.
-    """
-    return _context(folder, read_config(folder).get_text_config())
 
 
 def tensor_sizes(folder: Path) -> list[int]:
@@ -153,7 +144,7 @@ def _examined(folder: Path, content: bytes, scalar_head: bool) -> Architecture:
         layers=num_layers,
         inner=max((int(shape[0]) for shape in shapes), default=hidden),
         key_width=(getattr(text, "num_key_value_heads", None) or heads) * head_size,
-        context=_context(folder, text),
+        context=named_context(folder, config),
         positions=num_positions(model),
         matrices=tuple((int(a), int(b)) for a, b in shapes),
         num_narrow=sum(m.weight.numel() for m in linear),
@@ -180,15 +171,6 @@ def _empty(folder: Path, config: Any, scalar_head: bool) -> Any:
         known = "classifier, which a reward model is," if scalar_head else "causal language model"
         raise _refused(folder, config, f"transformers has no {known} of it")
     return empty_model(kind, folder, config=config)
-
-
-def _context(folder: Path, text: Any) -> int | None:
-    found = getattr(text, "max_position_embeddings", None)
-    if found is None:
-        return None
-    if not isinstance(found, int) or isinstance(found, bool) or found < 1:
-        raise InputError(f"{folder}/config.json: max_position_embeddings is {found!r}, a number of tokens is needed")
-    return found
 
 
 def _refused(folder: Path, config: Any, reason: str) -> InputError:

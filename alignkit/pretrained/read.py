@@ -21,7 +21,9 @@ from alignkit.pretrained.weights import check_weights, first_line
 
 _Loaded = TypeVar("_Loaded")
 _TOKENIZER_JSON = "tokenizer.json"
+_TOKENIZER_FILES = ("tokenizer.*", "vocab.*", "tekken.json")  # without any, transformers makes an empty tokenizer
 _SET_AFTERWARDS = ("pre_tokenizer", "post_processor", "decoder")
+_CONTEXT = 2048  # tokens, where a folder names none
 _UNUSUAL = "a \U0010fffd"  # in no vocabulary
 
 
@@ -113,6 +115,50 @@ def read_tokenizer(folder: str | Path, **options: Any) -> Any:
         return tokenizer
 
     return _loaded(folder, load, "no tokenizer that can be loaded")
+
+
+def load_tokenizer(folder: str | Path) -> Any:
+    """Load a fast tokenizer from a local folder.
+
+    Raises:
+        InputError: the folder has none, or beside it a config.json that cannot be read.
+    """
+    if not any(found for pattern in _TOKENIZER_FILES for found in Path(folder).glob(pattern)):
+        raise InputError(f"{folder}: no tokenizer in this model folder; copy the tokenizer.json of its model into it")
+    try:
+        tokenizer = read_tokenizer(folder)
+    except InputError as error:
+        if "its own code" not in str(error) and names_model(folder):
+            read_config(folder)  # transformers reads it first: where it is what is wrong, it is named
+        raise
+    if not tokenizer.is_fast:
+        raise InputError(f"{folder}: the tokenizer has no tokenizer.json; only fast tokenizers are read")
+    return tokenizer
+
+
+def context_length(folder: Path) -> int:
+    """Longest sequence a model was made for, in tokens; 2,048 where nothing says so, as in a tokenizer's folder.
+
+    Raises:
+        InputError: config.json is damaged.
+    """
+    if not names_model(folder):
+        return _CONTEXT
+    return named_context(folder, read_config(folder)) or _CONTEXT
+
+
+def named_context(folder: Path, config: Any) -> int | None:
+    """Longest sequence that a configuration names, in tokens; None where it names none.
+
+    Raises:
+        InputError: what it names is no number of tokens.
+    """
+    found = getattr(config.get_text_config(), "max_position_embeddings", None)
+    if found is None:
+        return None
+    if not isinstance(found, int) or isinstance(found, bool) or found < 1:
+        raise InputError(f"{folder}/config.json: max_position_embeddings is {found!r}, a number of tokens is needed")
+    return found
 
 
 def _follow_the_file(tokenizer: Any, folder: Path) -> None:

@@ -10,12 +10,9 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from alignkit.errors import InputError
-
-if TYPE_CHECKING:
-    from alignkit.data.chat.chat import Chat
 
 _ONE = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
@@ -111,19 +108,6 @@ def first_line(error: BaseException) -> str:
 def folder_fingerprint(folder: Path) -> str:
     """Hash the weights and the settings. Raises as `weight_files`."""
     return hashlib.sha256(f"{weights_fingerprint(folder)} {settings_fingerprint(folder)}".encode()).hexdigest()
-
-
-def settings_identity(folder: Path, chat: Chat) -> dict[str, str]:
-    """What makes other answers of the same weights, as hashes by name.
-
-    Args:
-        chat: its template, system message and template values as they are used.
-    """
-    spoken = json.dumps([chat.template, chat.system, chat.template_kwargs], sort_keys=True, default=str)
-    return {
-        "config and tokenizer": settings_fingerprint(folder),
-        "chat template": hashlib.sha256(spoken.encode("utf-8", "backslashreplace")).hexdigest(),
-    }
 
 
 def _content(file: Path) -> bytes:

@@ -18,8 +18,8 @@ from alignkit.data.trees.packs import lay_out
 from alignkit.data.trees.trees import tree
 from alignkit.errors import InputError
 from alignkit.policy.architecture import Architecture, read_architecture
-from alignkit.policy.chat_settings import context_length
 from alignkit.policy.load import load_policy
+from alignkit.pretrained.read import context_length
 from alignkit.rollouts.batched import BatchedGeneration
 from alignkit.rollouts.sampler import Request
 from alignkit.training.run import self_checks as startup

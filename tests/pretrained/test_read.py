@@ -20,10 +20,9 @@ from tokenizers import Tokenizer
 
 from alignkit.data.encoding.encoder import Encoder
 from alignkit.data.encoding.texts import TextWithSpans
-from alignkit.data.prepared.tokens import load_tokenizer
 from alignkit.errors import InputError
 from alignkit.policy.load import load_policy
-from alignkit.pretrained.read import read_config
+from alignkit.pretrained.read import load_tokenizer, read_config
 from alignkit.pretrained.weights import check_weights
 
 SOURCES = [*(ROOT / "alignkit").rglob("*.py"), *(ROOT / "plugins").rglob("*.py")]

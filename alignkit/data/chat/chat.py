@@ -11,6 +11,8 @@ they write contents as they are (alignkit.data.chat.layouts), else for each conv
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 import re
 from collections.abc import Mapping, Sequence
@@ -19,6 +21,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from alignkit.config.settings import ModelSection
 from alignkit.data.chat.layouts import Job
 from alignkit.data.chat.shapes import Shapes
 from alignkit.data.chat.template import Template
@@ -26,6 +29,10 @@ from alignkit.data.encoding.encoder import Encoder
 from alignkit.data.encoding.texts import TextWithSpans
 from alignkit.data.reading.rows import Message
 from alignkit.errors import InputError
+from alignkit.pretrained.names import ModelSource
+from alignkit.pretrained.read import load_tokenizer
+from alignkit.pretrained.weights import settings_fingerprint
+from alignkit.runs import read_run
 
 CHATML = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
@@ -164,6 +171,50 @@ class Chat:
             return datetime.fromisoformat(str(today)).isoformat()
         except ValueError as error:
             raise InputError(f"--template-kwargs today={today}: not a date; write it as YYYY-MM-DD") from error
+
+
+def make_chat(source: ModelSource, section: ModelSection) -> Chat:
+    """Load the tokenizer and its template with a run's settings.
+
+    System message and template values of the run a model came from hold where `section` names none.
+    """
+    system, template_kwargs = section.system, section.template_kwargs
+    if source.run is not None:
+        inherited = read_run(source.run).config.model
+        system = inherited.system if system is None else system
+        template_kwargs = template_kwargs or inherited.template_kwargs or {}
+    tokenizer = load_tokenizer(source.folder)
+    return Chat(tokenizer, template=section.chat_template, system=system, template_kwargs=template_kwargs)
+
+
+def refuse_ids_without_rows(chat: Chat, rows: int, folder: Path) -> None:
+    """Check that each id of a model's tokenizer has a row in its embedding.
+
+    Args:
+        rows: of the embedding.
+
+    Raises:
+        InputError: there are more ids.
+    """
+    highest = max(chat.tokenizer.get_vocab().values(), default=0)
+    if highest >= rows:
+        raise InputError(
+            f"{folder}: the tokenizer has ids up to {highest}, the embedding {rows} rows; take "
+            f"the model's own tokenizer, or give the model more rows (model.resize_token_embeddings({highest + 1}))"
+        )
+
+
+def settings_identity(folder: Path, chat: Chat) -> dict[str, str]:
+    """What makes other answers of the same weights, as hashes by name.
+
+    Args:
+        chat: its template, system message and template values as they are used.
+    """
+    spoken = json.dumps([chat.template, chat.system, chat.template_kwargs], sort_keys=True, default=str)
+    return {
+        "config and tokenizer": settings_fingerprint(folder),
+        "chat template": hashlib.sha256(spoken.encode("utf-8", "backslashreplace")).hexdigest(),
+    }
 
 
 def _template_text(tokenizer: Any, template: str | None) -> str:

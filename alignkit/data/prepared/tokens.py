@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,9 +20,7 @@ from alignkit.data.reading.rows import TIE, Row, ends_with_user, has_user_twice,
 from alignkit.data.trees.flat import FlatTrees, ranges
 from alignkit.data.trees.trees import Tree
 from alignkit.errors import InputError
-from alignkit.pretrained.read import names_model, read_config, read_tokenizer
 
-_TOKENIZER_FILES = ("tokenizer.*", "vocab.*", "tekken.json")  # without any, transformers makes an empty tokenizer
 FREE_CUTS = 0.01  # more rows than this share are cut only by a named policy
 
 
@@ -53,25 +50,6 @@ class Prepared:
     def ties(self) -> list[str]:
         """Ids of the rows left out as ties; they are among the skipped, but not held against the data."""
         return [row_id for row_id, reason in self.skipped.items() if reason == TIE]
-
-
-def load_tokenizer(folder: str | Path) -> Any:
-    """Load a fast tokenizer from a local folder.
-
-    Raises:
-        InputError: the folder has none, or beside it a config.json that cannot be read.
-    """
-    if not any(found for pattern in _TOKENIZER_FILES for found in Path(folder).glob(pattern)):
-        raise InputError(f"{folder}: no tokenizer in this model folder; copy the tokenizer.json of its model into it")
-    try:
-        tokenizer = read_tokenizer(folder)
-    except InputError as error:
-        if "its own code" not in str(error) and names_model(folder):
-            read_config(folder)  # transformers reads it first: where it is what is wrong, it is named
-        raise
-    if not tokenizer.is_fast:
-        raise InputError(f"{folder}: the tokenizer has no tokenizer.json; only fast tokenizers are read")
-    return tokenizer
 
 
 def prepare(

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from alignkit.config.file import Resolved
-from alignkit.data.chat.chat import Chat
+from alignkit.data.chat.chat import Chat, make_chat, refuse_ids_without_rows
 from alignkit.data.prepared.selection import Selection
 from alignkit.data.prepared.store import Stored
 from alignkit.data.reading.rows import Row
@@ -20,10 +20,10 @@ from alignkit.errors import InputError, RunStopped, UsageError
 from alignkit.methods import Method
 from alignkit.policy import four_bits
 from alignkit.policy.architecture import read_architecture
-from alignkit.policy.chat_settings import context_length, make_chat, refuse_ids_without_rows
 from alignkit.policy.load import load_policy, refuse_uncomputed
 from alignkit.policy.policy import Policy
 from alignkit.pretrained.names import ModelSource, find_model
+from alignkit.pretrained.read import context_length
 from alignkit.pretrained.weights import folder_fingerprint
 from alignkit.registry import registry
 from alignkit.rollouts.sampler import Sampler

@@ -8,11 +8,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from alignkit.config.file import Resolved
+from alignkit.data.chat.chat import make_chat
 from alignkit.data.prepared.store import Stored
 from alignkit.data.trees.packs import attention_costs, fill, pack_lengths, share_rows
 from alignkit.errors import UsageError
 from alignkit.methods import Method, MethodConfig
-from alignkit.policy.chat_settings import make_chat
 from alignkit.pretrained.names import find_model
 from alignkit.pretrained.read import names_model
 from alignkit.training.gradient.order import step_rows, steps_per_epoch

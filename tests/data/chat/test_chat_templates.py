@@ -18,11 +18,12 @@ from marked_templates import FOLDER, KNOWN, marked, write_tokenizer
 from qwen_vocabulary import is_available, qwen_tokenizer
 
 from alignkit.data.chat.chat import CHATML, Chat
-from alignkit.data.prepared.tokens import load_tokenizer, prepare
+from alignkit.data.prepared.tokens import prepare
 from alignkit.data.reading.rows import Row, to_row, unusable_reason
 from alignkit.data.trees.flat import FlatTrees
 from alignkit.errors import InputError
 from alignkit.pretrained import embedded
+from alignkit.pretrained.read import load_tokenizer
 
 pytestmark = pytest.mark.skipif(not FOLDER.exists(), reason="the shared real data is not here")
 Spans = list[list[list[int]]]

@@ -17,8 +17,8 @@ from tiny_models import tiny_tokenizer
 from alignkit._native import Splicer
 from alignkit.data.chat.chat import CHATML, Chat
 from alignkit.data.encoding.texts import TextWithSpans
-from alignkit.data.prepared.tokens import load_tokenizer
 from alignkit.errors import InputError
+from alignkit.pretrained.read import load_tokenizer
 
 # The same text, but by a template that looks at every content.
 LOOKS = CHATML.replace("{{ message['content'] }}", "{{ message['content'] if message['content'] != '\x01' else '' }}")

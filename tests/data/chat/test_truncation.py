@@ -8,9 +8,10 @@ import pytest
 from tiny_models import tiny_tokenizer
 
 from alignkit.data.chat.chat import Chat
-from alignkit.data.prepared.tokens import load_tokenizer, prepare, without_oldest_turn
+from alignkit.data.prepared.tokens import prepare, without_oldest_turn
 from alignkit.data.reading.rows import Row, to_row
 from alignkit.errors import InputError
+from alignkit.pretrained.read import load_tokenizer
 
 IM_START, IM_END = 257, 258
 

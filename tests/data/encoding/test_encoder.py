@@ -22,10 +22,11 @@ from alignkit.data.chat.chat import CHATML, Chat
 from alignkit.data.encoding import encoder as module
 from alignkit.data.encoding.encoder import Encoder
 from alignkit.data.encoding.texts import Texts, TextWithSpans
-from alignkit.data.prepared.tokens import load_tokenizer, prepare
+from alignkit.data.prepared.tokens import prepare
 from alignkit.data.reading.rows import to_row
 from alignkit.errors import InputError
 from alignkit.pretrained import embedded
+from alignkit.pretrained.read import load_tokenizer
 
 SHARED = BESIDE / "data" / "preference-dev.jsonl.gz"
 NEVER = re.compile("(?!)")

@@ -20,10 +20,11 @@ from alignkit.data.chat.chat import CHATML, Chat
 from alignkit.data.prepared import cache
 from alignkit.data.prepared.cache import Preparation, prepare_cached
 from alignkit.data.prepared.store import Stored
-from alignkit.data.prepared.tokens import Prepared, load_tokenizer, prepare
+from alignkit.data.prepared.tokens import Prepared, prepare
 from alignkit.data.reading.rows import Row, to_row
 from alignkit.data.trees.trees import Segment, Tree
 from alignkit.errors import InputError
+from alignkit.pretrained.read import load_tokenizer
 
 OPTIONS: dict[str, Any] = {"trains_on": "pairs", "max_length": 100, "train_on": None, "whole_answer": False}
 

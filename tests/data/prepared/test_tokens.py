@@ -13,9 +13,10 @@ from places import BESIDE
 from tiny_models import tiny_tokenizer
 
 from alignkit.data.chat.chat import CHATML, Chat
-from alignkit.data.prepared.tokens import load_tokenizer, prepare
+from alignkit.data.prepared.tokens import prepare
 from alignkit.data.reading.rows import Row, to_row
 from alignkit.errors import InputError
+from alignkit.pretrained.read import load_tokenizer
 
 IM_START, IM_END = 257, 258
 

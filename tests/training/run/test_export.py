@@ -14,15 +14,13 @@ from tiny_models import SPECIAL, tiny_model
 
 import alignkit
 from alignkit.config.settings import ModelSection
-from alignkit.data.chat.chat import CHATML
-from alignkit.data.prepared.tokens import load_tokenizer
+from alignkit.data.chat.chat import CHATML, make_chat
 from alignkit.data.trees.trees import Tree, tree
 from alignkit.errors import RunStopped
-from alignkit.policy.chat_settings import make_chat
 from alignkit.policy.load import load_policy
 from alignkit.policy.policy import Policy
 from alignkit.pretrained.names import find_model
-from alignkit.pretrained.read import read_config
+from alignkit.pretrained.read import load_tokenizer, read_config
 from alignkit.training.run.export import export
 
 

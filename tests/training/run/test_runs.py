@@ -24,13 +24,14 @@ from alignkit import runs
 from alignkit.cli.main import main
 from alignkit.config.file import resolve
 from alignkit.config.settings import DataSection, ModelSection
+from alignkit.data.chat.chat import make_chat
 from alignkit.data.reading.same_data import difference
 from alignkit.errors import AlignkitError, InputError, UsageError
 from alignkit.judging.auto import newest_run
 from alignkit.judging.caveats import seen_in_training
 from alignkit.judging.prompts import choose_prompts
-from alignkit.policy.chat_settings import context_length, make_chat
 from alignkit.pretrained.names import ModelSource, find_model
+from alignkit.pretrained.read import context_length
 from alignkit.registry import registry
 from alignkit.reports.run_report import write_training_report
 from alignkit.rollouts.sampler import Completion
