@@ -76,7 +76,7 @@ class Ground:
         """Write it all; afterwards this process has imported what commands import."""
         os.environ |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "XDG_CONFIG_HOME": str(self.folder / "config")}
         os.environ |= {"ALIGNKIT_CACHE": str(self.folder / "cache"), "PYTHONDONTWRITEBYTECODE": "1"}
-        self._made(self._write_inputs)
+        self._made(self.write_inputs)
         # one process imports what training and judging import, writes the names down, and this one does the same
         modules = self.folder / "modules.txt"
         self._made(partial(self._train_and_judge, self.folder / "done"), modules=modules)
@@ -125,8 +125,9 @@ class Ground:
         if code := in_child(work, log=log, modules=modules):
             raise SystemExit(f"the ground could not be made, {code}:\n{log.read_text(encoding='utf-8')}")
 
-    def _write_inputs(self) -> int:
-        sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+    def write_inputs(self) -> int:
+        """Write models, rows and a reward file."""
+        sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "helpers"))
         from tiny_models import tiny_model
 
         tiny_model(self.model)

@@ -171,7 +171,7 @@ def _metrics(run: Path) -> list[dict[str, Any]]:
 
 
 def write_inputs(folder: Path) -> int:
-    sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+    sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "helpers"))
     from tiny_models import tiny_model
 
     tiny_model(folder / "model")

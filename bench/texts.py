@@ -63,7 +63,7 @@ def write_tokenizer(folder: Path, vocabulary: str) -> Path:
             if file.suffix != ".safetensors":
                 shutil.copy(file, folder / file.name)
     else:
-        sys.path.insert(0, str(ROOT / "tests"))
+        sys.path.insert(0, str(ROOT / "tests" / "helpers"))
         from qwen_vocabulary import VOCAB_SIZE, qwen_tokenizer
 
         from alignkit.data.chat.chat import CHATML

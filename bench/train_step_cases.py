@@ -37,7 +37,7 @@ def write_model(folder: Path, name: str) -> Path:
     import torch
     from transformers import AutoModelForCausalLM, Qwen2Config
 
-    sys.path.insert(0, str(ROOT / "tests"))
+    sys.path.insert(0, str(ROOT / "tests" / "helpers"))
     from qwen_vocabulary import qwen_tokenizer
 
     from alignkit.data.chat.chat import CHATML
