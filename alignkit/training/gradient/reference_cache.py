@@ -28,7 +28,7 @@ from alignkit.data.trees.packs import Pack, lay_out, pack
 from alignkit.data.trees.trees import Tree
 from alignkit.distributed.ranks import ALONE, World
 from alignkit.policy.policy import Policy
-from alignkit.pretrained.embedded import cache_folder
+from alignkit.storage import cache_folder
 
 _logger = logging.getLogger(__name__)
 _PART = ".reference-"  # begins the name of a file that is being written
