@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alignkit.config import file as config_file
+from alignkit.errors import UsageError
 from alignkit.registry import registry
 
 if TYPE_CHECKING:
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     from alignkit.data.looking.overlap import Overlap
 
 _SHOWN_ROWS = 5
+_MAX_RANKS = 65_536  # the largest clusters have fewer; memory for the shares grows with it
+_MAX_WORDS = 10_000  # no prompt has a longer run of words to look for
 _TOKENS_A_CHARACTER = 4  # bytes of the longest in UTF-8
 
 
@@ -95,9 +98,13 @@ def data_prepare(
     Args:
         shard: "i/n", i from 1: every n-th row only; when all n are there, training puts them together.
         ranks: over how many ranks to share rows when their balance is measured.
+
+    Raises:
+        UsageError: `ranks` is below 1 or above 65,536.
     """
     from alignkit.training.run.prepare import prepare_data
 
+    _refuse_beyond("--ranks", ranks, _MAX_RANKS)
     cls = registry().find("method", method)
     resolved = config_file.resolve(cls, options=options, config=config, settings=set)
     return prepare_data(cls(), resolved, shard=shard, ranks=ranks)
@@ -112,14 +119,24 @@ def data_overlap(
     set: Sequence[str] = (),
     **options: object,
 ) -> Overlap:
-    """Find prompts of `other` whose runs of `size` words stand in prompts of `data`."""
+    """Find prompts of `other` whose runs of `size` words stand in prompts of `data`.
+
+    Raises:
+        UsageError: `size` is below 1 or above 10,000.
+    """
     from alignkit.data.looking.overlap import SIZE, THRESHOLD, overlap
     from alignkit.data.reading.read import Source
 
+    _refuse_beyond("--words", SIZE if size is None else size, _MAX_WORDS)
     section = config_file.judge_settings(options, config, settings=set).data
     rows = Source(section.data, section.columns, section.limit).rows()
     prompts = Source(other, section.columns).rows()
     return overlap(rows, prompts, size=size or SIZE, threshold=threshold or THRESHOLD)
+
+
+def _refuse_beyond(option: str, number: int, most: int) -> None:
+    if not 1 <= number <= most:
+        raise UsageError(f"{option} {number}: give a number from 1 to {most:,}")
 
 
 def _token_texts(tokenizer: Any, ids: Sequence[int]) -> list[str]:

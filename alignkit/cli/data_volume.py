@@ -73,7 +73,7 @@ def prepare(
         str | None,
         typer.Option("--shard", metavar="I/N", help="every N-th row only, from the I-th; all N make the whole"),
     ] = None,
-    ranks: Annotated[int, typer.Option("--ranks", min=1, help="share the rows of an epoch among so many ranks")] = 1,
+    ranks: Annotated[int, typer.Option("--ranks", help="share the rows of an epoch among so many ranks")] = 1,
     json: Json = False,
     config: Config = None,
     set_: Set = None,
@@ -126,7 +126,7 @@ def overlap(
     ctx: typer.Context,
     given: dict[str, Any],
     other: Annotated[str, typer.Option("--with", metavar="OTHER", help="the prompts to look for, named as --data is")],
-    words: Annotated[int | None, typer.Option("--words", min=1, help="words of a run; default: 8")] = None,
+    words: Annotated[int | None, typer.Option("--words", help="words of a run; default: 8")] = None,
     share: Annotated[
         float | None, typer.Option("--share", min=0.001, max=1.0, help="share of a prompt's runs; default: 0.5")
     ] = None,

@@ -117,6 +117,20 @@ def test_a_shard_that_is_none_is_refused(shard: str, capsys: pytest.CaptureFixtu
     assert f"--shard {shard}: write i/n with i from 1 to n" in capsys.readouterr().err
 
 
+BOUNDS = [("prepare", "--ranks", 65_536), ("overlap", "--words", 10_000)]
+
+
+@pytest.mark.parametrize(("command", "option", "most"), BOUNDS)
+def test_a_number_that_no_computer_counts_to_is_refused(
+    command: str, option: str, most: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = ["--data", "rows.jsonl", *(["--with", "rows.jsonl"] if command == "overlap" else ["--model", "model"])]
+    for number in ("0", str(most + 1), "1" + "0" * 25):
+        assert main(["data", command, *rows, option, number]) == 2
+        assert f"{option} {number}: give a number from 1 to {most:,}" in capsys.readouterr().err
+    assert main(["data", command, *rows, option, str(most)]) == 0
+
+
 def test_scoring_all_turns_is_refused_where_a_method_trains_on_the_last(capsys: pytest.CaptureFixture[str]) -> None:
     for method in ("dpo", "sft-lenpen", "grpo"):
         command = ["data", "prepare", "--method", method, "--model", "model", "--data", "rows.jsonl"]
