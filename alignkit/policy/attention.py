@@ -6,7 +6,7 @@ as the keyword argument `tree`.
 
 Here FlexAttention computes it, with one block mask per forward pass; on a CPU the policy gives a layout of policy/cpu.
 The stock kernels build a wrong mask for trees from position ids.
-Shapes: H query heads, K key heads, S tokens of the row, D head size; the batch is 1.
+Shape letters: alignkit/policy/__init__.py; the batch is 1, a row of trees.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class TreeLayout(Protocol):
     """Where the trees of a row lie, and how a device attends within them."""
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, scale: float | None) -> Tensor:
-        """Attend within trees: query [1, H, S, D], key and value [1, K, S, D] -> [1, S, H, D]."""
+        """Attend within trees: query [1, A, S, D], key and value [1, K, S, D] -> [1, S, A, D]."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def tree_attention(
     tree: TreeLayout | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
-    """Attend within trees, as transformers calls an attention function: query [1, H, S, D] -> [1, S, H, D]."""
+    """Attend within trees, as transformers calls an attention function: query [1, A, S, D] -> [1, S, A, D]."""
     if tree is None:
         raise ValueError("tree attention was called without the keyword argument tree")
     if attention_mask is not None or dropout:

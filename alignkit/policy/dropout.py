@@ -1,9 +1,9 @@
 """A model's dropout: which rates it has, and how they are switched off while its modules stay in training mode.
 
-transformers has no one name for a rate: attention_dropout, attn_pdrop, resid_pdrop, hidden_dropout_prob, layerdrop. It
-stands in `nn.Dropout` modules, in numbers that modules keep for `functional.dropout`, and in the configuration that
-some read while they compute. All are found by what they are or by "drop" in their name. `eval()` would switch dropout
-off too, and gradient checkpointing with it.
+transformers has no one name for a rate: attention_dropout, attn_pdrop, resid_pdrop, hidden_dropout_prob, layerdrop. A
+rate stands in `nn.Dropout` modules, in numbers that modules keep for `functional.dropout`, and in the configuration,
+which some modules read while they compute. All are found by what they are or by "drop" in their name. `eval()` would
+switch dropout off too, but gradient checkpointing with it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class Dropout:
 
     Args:
         rates: by name, those above 0.
-        attention: the largest of them inside attention, which the tree path does not compute.
+        attention: the largest rate inside attention, which the tree path does not compute.
         is_on: False where it was switched off.
         configured: what its configuration said: (configuration, name, rate), kept for the saved model.
     """
@@ -34,7 +34,7 @@ class Dropout:
     configured: tuple[tuple[Any, str, Any], ...] = ()
 
     def line(self, method: str) -> str | None:
-        """Say what training does with it; None where there is none."""
+        """Return what the run logs of it; None where there is none."""
         if not self.rates:
             return None
         rates = ", ".join(f"{name} {rate:g}" for name, rate in sorted(self.rates.items()))
@@ -53,7 +53,7 @@ class Dropout:
             _set(now)
 
 
-def find(model: nn.Module) -> Dropout:
+def find_dropout(model: nn.Module) -> Dropout:
     """Find a model's rates above 0."""
     rates: dict[str, float] = {}
     attention = [0.0]
@@ -64,9 +64,9 @@ def find(model: nn.Module) -> Dropout:
     return Dropout(rates, max(attention))
 
 
-def switch_off(model: nn.Module) -> Dropout:
-    """Set every rate of a model to 0, in its modules and its configuration; returns what there was."""
-    found = find(model)
+def switch_off_dropout(model: nn.Module) -> Dropout:
+    """Set every rate of a model to 0, in its modules and its configuration, and return what there was."""
+    found = find_dropout(model)
     configured = tuple(_configured(model))
     for module in model.modules():
         if isinstance(module, _DropoutNd):
@@ -78,7 +78,7 @@ def switch_off(model: nn.Module) -> Dropout:
 
 
 def _is_inside_attention(kind: str, name: str) -> bool:
-    """Whether a rate is of attention's weights, and not of what attention gives (resid_dropout, post_attention_...)."""
+    """Whether a rate is of attention's weights, not of attention's output (resid_dropout, post_attention_...)."""
     return ("att" in name or "attention" in kind) and not name.startswith(("post", "resid"))
 
 

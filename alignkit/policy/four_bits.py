@@ -1,9 +1,9 @@
 """Base weights in 4 bits under a LoRA adapter (QLoRA; Dettmers et al., 2023): NF4 with doubly quantized scales.
 
-The linear layers hold 4 bits a weight and compute with the numbers those stand for, under autocast like any other;
-embeddings, head and norms stay fp32. What is trained is an adapter to *these* numbers, so they, not the folder's, are
-what an export merges it into: the saved model is the one that was trained. Needs the extra `bitsandbytes`. Tried on a
-CPU; made for a GPU.
+The linear layers hold 4 bits per weight and compute with the numbers those stand for, under autocast like any other
+layer. Embeddings, head and norms stay fp32. The adapter is trained on *these* numbers, so an export merges it into them
+and not into the folder's weights: the saved model is the one that was trained. This needs the extra `bitsandbytes`. It
+was tried on a CPU; it is made for a GPU.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from torch import Tensor, nn
 
 from alignkit.errors import UsageError
 
-BYTES_A_WEIGHT = 0.516  # 4 bits, 8 bits for the scale of 64, and a share of the scales' own
+BYTES_PER_WEIGHT = 0.516  # 4 bits, 8 bits for the scale of 64, and a share of the scales' own
 
 
 def require(lora_rank: int | None) -> None:
-    """Say what 4-bit base weights lack, before anything is loaded.
+    """Check that 4-bit base weights have what they need, before anything is loaded.
 
     Raises:
         UsageError: no adapter is trained, or bitsandbytes is not installed.
@@ -60,7 +60,10 @@ def quantize(model: nn.Module, head: nn.Module | None, device: torch.device) -> 
 
 
 def _forward(layer: Any, x: Tensor) -> Tensor:
-    """The layer's own product: bitsandbytes' CPU kernels have no backward pass once they were used without gradient."""
+    """Compute x W^T + b by a product of our own.
+
+    bitsandbytes' CPU kernels have no backward pass once they were used without gradient.
+    """
     kind = x.device.type
     compute = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
     apply: Callable[..., Tensor] = _NarrowLinear.apply
@@ -68,26 +71,26 @@ def _forward(layer: Any, x: Tensor) -> Tensor:
 
 
 class _NarrowLinear(torch.autograd.Function):
-    """x W' + b, where W is formed from its 4 bits forward and again backward, and is frozen."""
+    """x W^T + b. W is frozen, and formed from its 4 bits in the forward pass and once more in the backward pass."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, layer: Any) -> Tensor:
         ctx.layer = layer
         bias = None if layer.bias is None else layer.bias.to(x.dtype)
-        return nn.functional.linear(x, numbers(layer).to(x.dtype), bias)
+        return nn.functional.linear(x, computed_weight(layer).to(x.dtype), bias)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
         (grad,) = grads
-        return grad @ numbers(ctx.layer).to(grad.dtype), None
+        return grad @ computed_weight(ctx.layer).to(grad.dtype), None  # dx = dy W; a frozen W gets no gradient
 
 
 def restore(model: nn.Module) -> None:
-    """Give every 4-bit layer back as a linear layer of the numbers that it computed with."""
+    """Turn every 4-bit layer back into a linear layer of the numbers that it computed with."""
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):
             if is_narrow(child):
-                weight = numbers(child)
+                weight = computed_weight(child)
                 wide = nn.Linear(weight.shape[1], weight.shape[0], bias=child.bias is not None, device="meta")
                 wide.weight, wide.bias = nn.Parameter(weight, requires_grad=False), child.bias  # type: ignore[assignment]
                 setattr(parent, name, wide)
@@ -97,8 +100,8 @@ def is_narrow(module: nn.Module) -> bool:
     return type(module).__name__ == "Linear4bit"
 
 
-def numbers(layer: Any) -> Tensor:
-    """The weight that a linear layer computes with, fp32 where it has 4 bits."""
+def computed_weight(layer: Any) -> Tensor:
+    """Return the weight that a linear layer computes with [O, I]; fp32 where it has 4 bits."""
     if not is_narrow(layer):
         weight: Tensor = layer.weight
         return weight

@@ -1,13 +1,14 @@
 """What a model makes of W h + b before the softmax, measured on its own forward pass.
 
-Names of config fields do not tell: Granite divides by `logits_scaling`, HyperCLOVA X multiplies by it. So the body is
-made to return chosen hidden states, a small random matrix takes the head's place, and what the model gives is compared
-with the one form that `logprobs` computes, which covers the heads known so far:
+The names of config fields do not say it: Granite divides by `logits_scaling`, HyperCLOVA X multiplies by it. So the
+body is made to return chosen hidden states, a small random matrix takes the head's place, and the model's logits are
+compared with the one form that logprobs.py computes. It covers the heads known so far:
 
     logits = c tanh(s (W h + b) / c),   or s (W h + b)
 
-s is read where W h + b is tiny, c where it is huge, and both are then tried on numbers between. Only the class and its
-configuration matter, so a model without weights will do, and the answer is there before anything is loaded.
+s is read where W h + b is tiny, because a soft-cap is linear there; c is read where it is huge. Both are then tried on
+numbers between. Only the class and its configuration matter, so a model without weights will do, and the answer is
+known before anything is loaded.
 """
 
 from __future__ import annotations
@@ -52,9 +53,10 @@ def find_form(model: Any) -> HeadForm:
             return factor * whole, logits
 
         inputs, logits = given(_TINY)
+        # least squares of logits = s inputs
         scale = _as_configured(float((logits * inputs).sum() / inputs.square().sum()), model.config)
         inputs, logits = given(_HUGE)
-        largest = float(logits.abs().max())
+        largest = float(logits.abs().max())  # c where there is a soft-cap: tanh is 1 here
         is_capped = largest < 0.5 * abs(scale) * float(inputs.abs().max())
         form = HeadForm(scale, _as_configured(largest, model.config) if is_capped else None)
         for factor in (_TINY, 1.0, 30.0, 1000.0):

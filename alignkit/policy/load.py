@@ -15,7 +15,7 @@ from alignkit.memory import bound_kernels, is_out_of_memory
 from alignkit.policy import four_bits
 from alignkit.policy.architecture import refusal, tree_refusal
 from alignkit.policy.attention import supports_trees
-from alignkit.policy.dropout import find, switch_off
+from alignkit.policy.dropout import find_dropout, switch_off_dropout
 from alignkit.policy.head import UnknownHeadError
 from alignkit.policy.policy import Policy
 from alignkit.pretrained.read import quieten, read_config, read_model
@@ -61,9 +61,9 @@ def load_policy(
         lora_rank: add a LoRA adapter of this rank and freeze the rest.
         scalar_head: a sequence-classification head of one value, new where the folder has none.
         seed: of new weights (head, adapter).
-        gradient_checkpointing: keep each layer's input alone, and compute the layer again going backward.
-        compiled: compile each layer by torch.compile, on CUDA alone.
-        in_four_bits: hold the linear layers in 4 bits; with `lora_rank` alone.
+        gradient_checkpointing: save each layer's input alone; the backward pass computes the layer again.
+        compiled: compile each layer by torch.compile; on CUDA only.
+        in_four_bits: hold the linear layers in 4 bits; needs `lora_rank`.
         dropout: keep the dropout that the model came with, in training mode; else it is switched off.
 
     Raises:
@@ -76,7 +76,7 @@ def load_policy(
         bound_kernels()
     torch.manual_seed(seed)
     model = _load_model(Path(folder), scalar_head)
-    known = find(model) if dropout else switch_off(model)
+    known = find_dropout(model) if dropout else switch_off_dropout(model)
     reason = supports_trees(model.config) or tree_refusal(model)
     if reason is None and known.is_on and known.attention:
         reason = f"attention dropout {known.attention:g}"
@@ -149,7 +149,7 @@ def non_finite(named: Iterable[tuple[str, Tensor]]) -> list[str]:
 
 
 def _checkpoint(policy: Policy, folder: str | Path) -> None:
-    """Let every layer be computed again going backward.
+    """Let the backward pass compute every layer again.
 
     Raises:
         UsageError: the architecture does not know how.
@@ -160,7 +160,7 @@ def _checkpoint(policy: Policy, folder: str | Path) -> None:
 
 
 def compile_layers(policy: Policy) -> None:
-    """Compile each layer by torch.compile, on CUDA alone."""
+    """Compile each layer by torch.compile, on CUDA only."""
     if policy.device.type != "cuda":
         _logger.warning("--compile is for CUDA: left out on %s", policy.device.type)
         return

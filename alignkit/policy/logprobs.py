@@ -6,11 +6,13 @@
     g(a) = s a, or c tanh(s a / c) where the model soft-caps         g'(a) = s, or s (1 - (g(a) / c)^2)
 
 Most heads have s = 1 and no b. Phi's has a bias, Cohere and Granite scale, Gemma 2 soft-caps (head.py finds out).
-The backward pass computes most tiles' logits again. Precision under a bf16 compute type: a tile's share of the hidden
-states' gradient is summed over the tiles in fp32 and never rounded before, since rounding each share biases training.
-A tile's rows of W's gradient come from one product over all the tokens, whose sums are fp32 as well; on CUDA it stays
-fp32, on a CPU it is rounded once a micro-batch, as autocast rounds every other layer's. Micro-batches add up in fp32.
-Shapes: T scored tokens, H hidden size, V vocabulary.
+The backward pass computes most tiles' logits again.
+
+Precision under a bf16 compute type: the hidden states' gradient is summed over the tiles in fp32 and rounded once at
+the end, because a rounding of each tile's share biases training. A tile's rows of W's gradient come from one product
+over all the tokens, whose sums are fp32 as well. On CUDA the result stays fp32. On a CPU it is rounded once per
+micro-batch, as autocast rounds every other layer's. Micro-batches add up in fp32.
+Shape letters: alignkit/policy/__init__.py.
 """
 
 from __future__ import annotations
@@ -68,13 +70,13 @@ def grad_buffer(parameter: Tensor) -> Tensor | None:
 
 @dataclass(frozen=True)
 class HeadForm:
-    """What a model makes of a = W h + b before the softmax: `scale` a, soft-capped where `softcap` is given."""
+    """What a model makes of a = W h + b before the softmax: s a, or c tanh(s a / c); s is `scale`, c is `softcap`."""
 
     scale: float = 1.0
     softcap: float | None = None
 
     def logits_(self, product: Tensor) -> Tensor:
-        """g(a), in place."""
+        """Return g(a), computed in place of a [T, V]."""
         if self.softcap is not None:
             return product.mul_(self.scale / self.softcap).tanh_().mul_(self.softcap)
         return product if self.scale == 1 else product.mul_(self.scale)
@@ -154,9 +156,10 @@ class _TokenLogprobs(torch.autograd.Function):
         width: int,
         entropy: bool,
     ) -> tuple[Tensor, Tensor]:
-        chosen_T, mean_T = (hidden_TH.new_zeros(len(target_T), dtype=_wide(hidden_TH)) for _ in "zm")
+        chosen_T, mean_T = (hidden_TH.new_zeros(len(target_T), dtype=_wide(hidden_TH)) for _ in range(2))
         normalizer_T = torch.full_like(chosen_T, -torch.inf)
         known: dict[int, Tensor] = {}
+        # A log-sum-exp over tiles, as FlashAttention's: each tile adds its own to what the tiles before it gave.
         for start, weight in _tiles(weight_VH, width, hidden_TH.dtype):
             product = hidden_TH @ weight.t()
             if (len(known) + 1) * product.nbytes <= KNOWN_BYTES and any(ctx.needs_input_grad):
@@ -164,17 +167,19 @@ class _TokenLogprobs(torch.autograd.Function):
             logits = _logits(product, _part(bias_V, start, weight), form).div_(temperature_T[:, None])
             inside, column = _place(target_T, start, len(weight))
             chosen_T = torch.where(inside, logits.gather(-1, column[:, None])[:, 0], chosen_T)
-            largest_T = logits.amax(-1)
+            largest_T = logits.amax(-1)  # subtracted before exp, so that nothing overflows
             shifted = logits.sub_(largest_T[:, None])
             powers = shifted.exp() if entropy else shifted.exp_()
             sum_T = powers.sum(-1)
             tile_T = largest_T + sum_T.log()
             before_T, normalizer_T = normalizer_T, torch.logaddexp(normalizer_T, tile_T)
             if entropy:
+                # mean_T = sum p z over the tiles so far: the old mean and the tile's own, each by its share of the mass
                 tile_mean_T = powers.mul_(shifted).sum(-1) / sum_T + largest_T
                 mean_T = mean_T * (before_T - normalizer_T).exp() + tile_mean_T * (tile_T - normalizer_T).exp()
             del weight, product, logits, shifted, powers  # before the next tile's are made
         ctx.save_for_backward(hidden_TH, target_T, temperature_T, normalizer_T)
+        # Parameters are held by ctx, not saved: they are there anyway, and their `.grad` is added to.
         ctx.weight, ctx.bias, ctx.form, ctx.width, ctx.known = weight_VH, bias_V, form, width, known
         entropy_T = normalizer_T - mean_T
         ctx.mark_non_differentiable(entropy_T)
@@ -184,26 +189,26 @@ class _TokenLogprobs(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         hidden_TH, target_T, temperature_T, normalizer_T = ctx.saved_tensors
         weight_VH, bias_V, form = ctx.weight, ctx.bias, ctx.form
-        scale_T = (grads[0] / temperature_T).to(normalizer_T.dtype) * form.scale
+        scale_T = (grads[0] / temperature_T).to(normalizer_T.dtype) * form.scale  # dL/dlogprob / temperature x s
         wide_hidden = hidden_TH.new_zeros(hidden_TH.shape, dtype=normalizer_T.dtype)
         total_VH = grad_buffer(weight_VH) if ctx.needs_input_grad[1] else None
         grad_weight = torch.empty_like(weight_VH) if ctx.needs_input_grad[1] and total_VH is None else None
         grad_bias = torch.empty_like(bias_V) if ctx.needs_input_grad[2] else None
         for start, weight in _tiles(weight_VH, ctx.width, hidden_TH.dtype):
-            # d logprob / d a = (onehot(y) - softmax(z)) g'(a) / temperature
+            # share = dL/da of this tile = scale (onehot(y) - softmax(z)) g'(a) / s, formed in the logits' own memory
             product = ctx.known.pop(start, None)
             product = hidden_TH @ weight.t() if product is None else product
             logits = _logits(product, _part(bias_V, start, weight), form)
-            slope = None if form.softcap is None else _slope(logits, form)
+            slope = None if form.softcap is None else _slope(logits, form)  # from g(a), so before that is overwritten
             share = logits.div_(temperature_T[:, None])
-            share.sub_(normalizer_T[:, None]).exp_().mul_(-scale_T[:, None])
+            share.sub_(normalizer_T[:, None]).exp_().mul_(-scale_T[:, None])  # exp(z - log-sum-exp) = softmax(z)
             inside, column = _place(target_T, start, len(weight))
             share.scatter_add_(-1, column[:, None], torch.where(inside, scale_T, 0)[:, None])
             if slope is not None:
                 share.mul_(slope)
             if grad_bias is not None:
                 grad_bias[start : start + len(weight)] = share.sum(0)
-            narrow = share.to(hidden_TH.dtype)
+            narrow = share.to(hidden_TH.dtype)  # dh += share W and dW = share^T h are products in the compute type
             _add_product(wide_hidden, share, narrow, weight_VH[start : start + len(weight)], weight)
             for rows in _rows(start, start + len(weight), hidden_TH.shape[1]):
                 columns = narrow[:, rows.start - start : rows.stop - start]
@@ -246,7 +251,7 @@ def _slope(logits: Tensor, form: HeadForm) -> Tensor:
 
 
 def _place(target_T: Tensor, start: int, width: int) -> tuple[Tensor, Tensor]:
-    """Say which targets lie in the tile, and in which column (0 where they do not)."""
+    """Return which targets lie in the tile, bool [T], and their column in it, 0 for the others, int64 [T]."""
     column = target_T - start
     inside = (column >= 0) & (column < width)
     return inside, torch.where(inside, column, 0)
@@ -260,8 +265,9 @@ def _wide(x: Tensor) -> torch.dtype:
 def _add_product(total_TH: Tensor, share: Tensor, narrow: Tensor, weight: Tensor, narrow_weight: Tensor) -> None:
     """total += share @ weight, not rounded on the way: products of narrow matrices whose sums stay fp32.
 
-    A CPU has no such product; there the first product's rounding error is a second one, formed by the kernel before it
-    rounds: 3e-6 off where one product is 2e-3 off, and faster than a product of fp32 matrices.
+    A CPU has no such product. There a second product gives the rounding error of the first: `addmm` forms
+    narrow @ weight - high in fp32 and rounds only that. The sum is 3e-6 off where one product is 2e-3 off, and faster
+    than a product of fp32 matrices.
     """
     if narrow.dtype == total_TH.dtype:
         total_TH.addmm_(share, weight)
@@ -273,6 +279,7 @@ def _add_product(total_TH: Tensor, share: Tensor, narrow: Tensor, weight: Tensor
 
 
 def _product(a: Tensor, b: Tensor) -> Tensor:
+    """a @ b, in fp32 on CUDA; a CPU rounds the sums to the compute type once."""
     if a.device.type == "cuda" and a.dtype in (torch.float16, torch.bfloat16):
         return torch.mm(a, b, out_dtype=torch.float32)
     return torch.mm(a, b)

@@ -1,8 +1,9 @@
 """The policy: one module, `forward(pack) -> log-probs of the scored tokens`, body and head inside.
 
-FSDP2 shards this module, compile compiles it and checkpointing wraps it; calling the inner model and a head by hand
-would fail there. The tree path computes a prompt once for all its completions; the plain path (one completion a row,
-the model's own attention) is its reference and the fallback for models that the tree path does not know.
+FSDP2 shards this module, compile compiles it and checkpointing wraps it; a call of the inner model and a head by hand
+would fail there. The tree path computes a prompt once for all its completions. The plain path (one completion per row,
+the model's own attention) is its reference, and the fallback for models that the tree path does not know.
+Shape letters: alignkit/policy/__init__.py.
 """
 
 from __future__ import annotations
@@ -21,18 +22,18 @@ from alignkit.policy.architecture import num_positions
 from alignkit.policy.attention import FlexLayout
 from alignkit.policy.cpu.kernels import CpuKernels
 from alignkit.policy.dropout import Dropout
-from alignkit.policy.four_bits import numbers
+from alignkit.policy.four_bits import computed_weight
 from alignkit.policy.head import find_form
 from alignkit.policy.logprobs import PLAIN, accumulate_in_place, head_logits, token_logprobs_and_entropies
 
 
 class Output(NamedTuple):
-    """What one forward pass gives; a tuple, so that FSDP finds the tensors in it.
+    """What one forward pass gives. It is a tuple, so that FSDP finds the tensors in it.
 
     Args:
         logprob_T: float32 [T], with gradient.
         value_N: float32 [N], with a scalar head.
-        entropy_T: float32 [T], nats, without gradient, where it was asked for.
+        entropy_T: float32 [T], nats, without gradient; only where it was asked for.
     """
 
     logprob_T: Tensor
@@ -95,7 +96,7 @@ class Policy(nn.Module):
 
     @property
     def computes_again(self) -> bool:
-        """Whether layers are computed again going backward (gradient checkpointing)."""
+        """Whether the backward pass computes layers again (gradient checkpointing)."""
         return bool(getattr(self.base, "is_gradient_checkpointing", False))
 
     def use_path(self, path: str) -> None:
@@ -138,7 +139,7 @@ class Policy(nn.Module):
             elif kind == "weight":
                 layer = self.base.get_submodule(owner)
                 deltas = [layer.get_delta_weight(adapter) for adapter in layer.active_adapters]
-                yield f"{owner}.{kind}", (numbers(layer.base_layer) + sum(deltas)).detach()
+                yield f"{owner}.{kind}", (computed_weight(layer.base_layer) + sum(deltas)).detach()
             elif not kind.startswith("weight."):  # a 4-bit weight's scales
                 yield f"{owner}.{kind}", tensor
 

@@ -54,7 +54,7 @@ def test_dropout_of_any_name_is_found_and_switched_off_in_training_mode(
     assert on.dropout.is_on and on.path == path
     assert _gaps(on) > 1e-3 and _gaps(off) == 0.0
     assert off.training and off.computes_again and not off.dropout.is_on
-    assert dropout.find(off).rates == {} and dropout.config_rates(off.config) == {}
+    assert dropout.find_dropout(off).rates == {} and dropout.config_rates(off.config) == {}
     before = json.loads((model / "config.json").read_text())
     with off.dropout.as_configured():
         assert {name: x for name, x in off.config.to_dict().items() if "drop" in name} == {
@@ -82,10 +82,10 @@ def test_rates_in_modules_and_in_configurations_within_configurations_are_found(
             self.config.inner = Inner()  # type: ignore[attr-defined]
 
     model = Attention()
-    found = dropout.find(model)
+    found = dropout.find_dropout(model)
     assert found.rates == {"attn_dropout": 0.2, "resid_dropout": 0.3, "dropout": 0.4} and found.attention == 0.2
-    dropout.switch_off(model)
-    assert dropout.find(model).rates == {} and dropout.config_rates(model.config) == {}
+    dropout.switch_off_dropout(model)
+    assert dropout.find_dropout(model).rates == {} and dropout.config_rates(model.config) == {}
 
 
 @pytest.mark.parametrize("method", ["dpo", "sft", "sft-lenpen", "grpo"])

@@ -13,7 +13,7 @@ What norm and MLP save lies apart from what is freed at once (activation_arena.p
 Each kind is taken only where it gives the module's own output on random numbers, and only on a CPU: a GPU's autocast
 kernels are not measured here. The start-up checks compare the whole policy with the plain path, which uses the modules
 as they are. Weight gradients go through `accumulate_grad` and `grad_buffer` of logprobs.py.
-Shapes, in this file: N tokens, K inputs, M outputs of a layer.
+Shape letters: alignkit/policy/__init__.py.
 """
 
 from __future__ import annotations
@@ -90,27 +90,27 @@ class _Linear(torch.autograd.Function):
     """y = x W^T + b."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight_MK: Tensor, bias_M: Tensor | None) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight_OI: Tensor, bias_O: Tensor | None) -> Tensor:
         ctx.save_for_backward(x)
         # A parameter is held by ctx, not saved: it is there anyway, and its `.grad` is added to in the backward pass.
-        ctx.weight, ctx.bias = weight_MK, bias_M
-        bias = None if bias_M is None else bias_M.to(x.dtype)
-        return nn.functional.linear(x, weight_MK.to(x.dtype), bias)
+        ctx.weight, ctx.bias = weight_OI, bias_O
+        bias = None if bias_O is None else bias_O.to(x.dtype)
+        return nn.functional.linear(x, weight_OI.to(x.dtype), bias)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         (x,), (grad,) = ctx.saved_tensors, grads
         # dx = dy W,  dW = dy^T x,  db = sum of dy over the tokens
         grad_x = grad @ ctx.weight.to(grad.dtype) if ctx.needs_input_grad[0] else None
-        grad_NM = grad.flatten(0, -2)
-        grad_weight = _weight_grad(ctx.weight, grad_NM, x.flatten(0, -2)) if ctx.needs_input_grad[1] else None
-        grad_bias = accumulate_grad(ctx.bias, grad_NM.sum(0)) if ctx.needs_input_grad[2] else None
+        grad_SO = grad.flatten(0, -2)
+        grad_weight = _weight_grad(ctx.weight, grad_SO, x.flatten(0, -2)) if ctx.needs_input_grad[1] else None
+        grad_bias = accumulate_grad(ctx.bias, grad_SO.sum(0)) if ctx.needs_input_grad[2] else None
         return grad_x, grad_weight, grad_bias
 
 
-def _weight_grad(weight_MK: Tensor, grad_NM: Tensor, x_NK: Tensor) -> Tensor | None:
+def _weight_grad(weight_OI: Tensor, grad_SO: Tensor, x_SI: Tensor) -> Tensor | None:
     """Add dW = dy^T x to the weight's gradient, or return it for autograd to add."""
-    return accumulate_grad(weight_MK, grad_NM.t() @ x_NK)
+    return accumulate_grad(weight_OI, grad_SO.t() @ x_SI)
 
 
 def _norm(module: Any, own: Forward, x: Tensor) -> Tensor:
@@ -127,18 +127,18 @@ class _RMSNorm(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight_K: Tensor, eps: float, compute: torch.dtype, arena: activation_arena.Arena | None
+        ctx: Any, x: Tensor, weight_I: Tensor, eps: float, compute: torch.dtype, arena: activation_arena.Arena | None
     ) -> Tensor:
-        # 1 / rms(x) [N, 1]. The norm's square is the sum of squares, without a tensor of x's size for the squares.
+        # 1 / rms(x) [S, 1]. The norm's square is the sum of squares, without a tensor of x's size for the squares.
         inverse = (torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_() / x.shape[-1] + eps).rsqrt_()
         ctx.save_for_backward(*(activation_arena.cast(arena, tensor, tensor.dtype) for tensor in (x, inverse)))
-        ctx.weight = weight_K
-        return activation_arena.cast(arena, (x * inverse).mul_(weight_K), compute)
+        ctx.weight = weight_I
+        return activation_arena.cast(arena, (x * inverse).mul_(weight_I), compute)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         x, inverse = ctx.saved_tensors
-        # The gradient comes in the compute type; the sums below run over K or N numbers, and are formed in x's type.
+        # The gradient comes in the compute type; the sums below run over I or S numbers, and are formed in x's type.
         normed, grad = x * inverse, grads[0].to(x.dtype)
         product = grad * normed
         grad_weight = None
@@ -159,11 +159,11 @@ class _GatedMLP(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, arena: activation_arena.Arena | None, *weights: Tensor) -> Tensor:
-        x_NK = x.flatten(0, -2)
-        wide = [activation_arena.empty(arena, (len(x_NK), len(weight)), x.dtype) for weight in weights[:2]]
-        for y_NM, weight in zip(wide, weights, strict=False):
-            torch.mm(x_NK, weight.to(x.dtype).t(), out=y_NM)  # straight into the arena, without a copy
-        gate, up = (y_NM.view(*x.shape[:-1], -1) for y_NM in wide)
+        x_SI = x.flatten(0, -2)
+        wide = [activation_arena.empty(arena, (len(x_SI), len(weight)), x.dtype) for weight in weights[:2]]
+        for y_SO, weight in zip(wide, weights, strict=False):
+            torch.mm(x_SI, weight.to(x.dtype).t(), out=y_SO)  # straight into the arena, without a copy
+        gate, up = (y_SO.view(*x.shape[:-1], -1) for y_SO in wide)
         ctx.save_for_backward(x, gate, up)
         ctx.weights = weights
         return nn.functional.linear(silu(gate).mul_(up), weights[2].to(x.dtype))
@@ -171,22 +171,22 @@ class _GatedMLP(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         (x, gate, up), (grad,) = ctx.saved_tensors, grads
-        x_NK, grad_NK, (gate_NM, up_NM) = x.flatten(0, -2), grad.flatten(0, -2), (y.flatten(0, -2) for y in (gate, up))
+        x_SI, grad_SI, (gate_SO, up_SO) = x.flatten(0, -2), grad.flatten(0, -2), (y.flatten(0, -2) for y in (gate, up))
         needed, weights = ctx.needs_input_grad[2:], ctx.weights
-        active_NM = silu(gate_NM)  # a, made again: an elementwise pass costs less than holding it
+        active_SO = silu(gate_SO)  # a, made again: an elementwise pass costs less than holding it
         given: list[Tensor | None] = [None] * 3
         # dD = dy^T (a u) comes first, because the steps below overwrite a
         if needed[2]:
-            given[2] = _weight_grad(weights[2], grad_NK, active_NM * up_NM)
-        grad_product_NM = grad_NK @ weights[2].to(x.dtype)  # d(a u) = dy D
-        grad_up_NM = active_NM.mul_(grad_product_NM)  # du = a d(a u), in a's memory
+            given[2] = _weight_grad(weights[2], grad_SI, active_SO * up_SO)
+        grad_product_SO = grad_SI @ weights[2].to(x.dtype)  # d(a u) = dy D
+        grad_up_SO = active_SO.mul_(grad_product_SO)  # du = a d(a u), in a's memory
         # da = u d(a u), in d(a u)'s memory now that du is formed; dg = silu'(g) da
-        grad_gate_NM = torch.ops.aten.silu_backward(grad_product_NM.mul_(up_NM), gate_NM)
-        for n, part_NM in enumerate((grad_gate_NM, grad_up_NM)):
+        grad_gate_SO = torch.ops.aten.silu_backward(grad_product_SO.mul_(up_SO), gate_SO)
+        for n, part_SO in enumerate((grad_gate_SO, grad_up_SO)):
             if needed[n]:
-                given[n] = _weight_grad(weights[n], part_NM, x_NK)  # dG = dg^T x,  dU = du^T x
-        grad_x = grad_gate_NM @ weights[0].to(x.dtype)  # dx = dg G + du U, the second added within its product
-        grad_x.addmm_(grad_up_NM, weights[1].to(x.dtype))
+                given[n] = _weight_grad(weights[n], part_SO, x_SI)  # dG = dg^T x,  dU = du^T x
+        grad_x = grad_gate_SO @ weights[0].to(x.dtype)  # dx = dg G + du U, the second added within its product
+        grad_x.addmm_(grad_up_SO, weights[1].to(x.dtype))
         return grad_x.view(x.shape), None, *given
 
 

@@ -8,8 +8,7 @@ output, s the scale):
 S and P are formed in fp32, products of bf16 matrices as autocast forms them. bench/results/train_step.json is measured
 with it: torch's kernel takes 1.4 to 2.8 times as long on 2 cores. Through autograd, a prompt's keys and values would be
 saved once more for each completion, each mask in each layer, and the output in two layouts.
-Shapes as in attention.py (H query heads, K key heads, S tokens of the row, D head size); in this file also n queries of
-a block, and M keys that they see.
+Shape letters: alignkit/policy/__init__.py.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from alignkit.data.trees.packs import Span
 from alignkit.policy.cpu import activation_arena
 from alignkit.policy.cpu.layers import compute_type
 
-BLOCK = 256  # queries of a block; H x BLOCK x M numbers are held at a time
+BLOCK = 256  # queries of a block; A x BLOCK x M numbers are held at a time
 
 
 @dataclass(frozen=True)
@@ -72,7 +71,7 @@ class SegmentLayout:
         return attend(query, key, value, self, scale, compute=compute_type(query))
 
     def mask(self, segment: Segment, dtype: torch.dtype) -> Tensor | None:
-        """Return 0 where a completion's tokens see and -inf where not, [n, M]. It is made once for all layers.
+        """Return 0 where a completion's tokens see and -inf where not, [B, M]. It is made once for all layers.
 
         A segment with nothing before it needs no mask: torch's kernel has a causal mode.
         """
@@ -94,7 +93,7 @@ def attend(
     *,
     compute: torch.dtype | None = None,
 ) -> Tensor:
-    """Attend within trees: query [1, H, S, D], key and value [1, K, S, D] -> [1, S, H, D].
+    """Attend within trees: query [1, A, S, D], key and value [1, K, S, D] -> [1, S, A, D].
 
     Args:
         scale: of the scores; default 1 / sqrt(D).
@@ -157,14 +156,14 @@ class _SplitAttention(torch.autograd.Function):
 def _blocks(
     query: Tensor, key: Tensor, value: Tensor, grad: Tensor, one: Segment, scale: float
 ) -> Iterator[tuple[slice, tuple[Tensor, Tensor, Tensor]]]:
-    """Yield each block's queries, their gradient [H, n, D], and its share of the keys' and values' [K, M, D]."""
+    """Yield each block's queries, their gradient [A, B, D], and its share of the keys' and values' [K, M, D]."""
     _, heads, _, size = query.shape
     keys, values = one.seen(key)[0], one.seen(value)[0]
     wide_keys = keys.to(_wide(key)).mul(scale)  # s K, once for all blocks
     for start in range(one.own.start, one.own.stop, BLOCK):
         block = slice(start, min(start + BLOCK, one.own.stop))
         seen = one.before + block.stop - one.own.start
-        grouped = (len(keys), -1, size)  # [K, H / K x n, D]: heads that share keys lie side by side, one product each
+        grouped = (len(keys), -1, size)  # [K, A / K x B, D]: heads that share keys lie side by side, one product each
         own = query[0, :, block].reshape(grouped)
         own_grad = grad[0, block].transpose(0, 1).reshape(grouped)
         weights = _weights(own, wide_keys[:, :seen], num_queries=block.stop - block.start)  # P, made again
@@ -179,9 +178,9 @@ def _blocks(
 
 
 def _weights(query: Tensor, wide_keys: Tensor, *, num_queries: int) -> Tensor:
-    """softmax(S) of a block, whose queries are the last of the keys: [K, H / K x n, M], in the queries' type."""
+    """softmax(S) of a block, whose queries are the last of the keys: [K, A / K x B, M], in the queries' type."""
     scores = query.to(wide_keys.dtype) @ wide_keys.transpose(1, 2)
-    # Of the block's own n keys, which come last, a query sees those up to itself.
+    # Of the block's own B keys, which come last, a query sees those up to itself.
     later = torch.full((num_queries, num_queries), -torch.inf, dtype=scores.dtype).triu_(1)
     scores.unflatten(1, (-1, num_queries))[..., -num_queries:] += later
     return scores.softmax(-1).to(query.dtype)

@@ -35,7 +35,7 @@ from alignkit.errors import InputError, RunStopped
 from alignkit.memory import KERNEL_BYTES, KERNELS, is_out_of_memory
 from alignkit.methods import Method, sampled_options
 from alignkit.policy.architecture import Architecture, read_architecture, tensor_sizes
-from alignkit.policy.four_bits import BYTES_A_WEIGHT
+from alignkit.policy.four_bits import BYTES_PER_WEIGHT
 from alignkit.policy.load import autocast_type, pick_device
 from alignkit.policy.logprobs import CHUNK_BYTES
 from alignkit.pretrained.names import find_model
@@ -110,7 +110,7 @@ def make_plan(method: Method, resolved: Resolved, *, longest: int | None = None)
     device = pick_device()
     size = 4 if autocast_type(resolved.model.precision, device) is None else 2
     tokens = _row_tokens(method, resolved, sizes, micro_batch_tokens(device), longest)
-    is_lean = device.type == "cpu" and resolved.model.attention != "plain"
+    on_cpu_layers = device.type == "cpu" and resolved.model.attention != "plain"
     ranks = num_started()
     memory = {
         "weights": _weights(resolved, parameters, sizes) // ranks,
@@ -118,8 +118,9 @@ def make_plan(method: Method, resolved: Resolved, *, longest: int | None = None)
         "optimizer": (2 if resolved.method.optimizer.endswith("-8bit") else 8) * trained // ranks,
         "gathered": 4 * parameters if ranks > 1 else 0,
         "reference": 4 * parameters if _keeps_copy(method, resolved) else 0,
-        "activations": tokens * _kept_a_token(sizes, size, is_lean, resolved.model.gradient_checkpointing)
-        + (0 if is_lean or size == 4 else size * parameters),
+        "activations": tokens
+        * _activation_bytes_per_token(sizes, size, on_cpu_layers, resolved.model.gradient_checkpointing)
+        + (0 if on_cpu_layers or size == 4 else size * parameters),
         "logits": 0 if "scalar_head" in method.needs else 4 * CHUNK_BYTES,
         "rollouts": _rollouts(method, resolved, sizes) * size,
         "kernels": int(KERNELS * KERNEL_BYTES) if device.type == "cpu" and size == 2 else 0,
@@ -130,7 +131,7 @@ def make_plan(method: Method, resolved: Resolved, *, longest: int | None = None)
 
 def _weights(resolved: Resolved, parameters: int, sizes: Architecture) -> int:
     narrow = 0 if resolved.model.quantize is None else sizes.num_narrow
-    return int(4 * (parameters - narrow) + BYTES_A_WEIGHT * narrow)
+    return int(4 * (parameters - narrow) + BYTES_PER_WEIGHT * narrow)
 
 
 def _keeps_copy(method: Method, resolved: Resolved) -> bool:
@@ -140,14 +141,14 @@ def _keeps_copy(method: Method, resolved: Resolved) -> bool:
     return method.trains_on == "samples" or resolved.model.reference == "online"
 
 
-def _kept_a_token(sizes: Architecture, size: int, is_lean: bool, checkpointing: bool) -> int:
+def _activation_bytes_per_token(sizes: Architecture, size: int, on_cpu_layers: bool, checkpointing: bool) -> int:
     """Bytes that all layers keep of a token for the backward pass."""
     hidden, layers, inner = sizes.hidden, sizes.layers, sizes.inner
     keys = 2 * sizes.key_width
-    kept = 8 * hidden + size * (4 * hidden + keys + 2 * inner)
-    if not is_lean:
-        kept = 16 * hidden + size * (8 * hidden + keys + 4 * inner)
-    return layers * 4 * hidden + kept if checkpointing else layers * kept
+    saved = 8 * hidden + size * (4 * hidden + keys + 2 * inner)
+    if not on_cpu_layers:
+        saved = 16 * hidden + size * (8 * hidden + keys + 4 * inner)
+    return layers * 4 * hidden + saved if checkpointing else layers * saved
 
 
 def plan(method: Method, resolved: Resolved) -> list[str]:
