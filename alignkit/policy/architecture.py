@@ -87,16 +87,6 @@ def refusal(config: Any) -> str | None:
     return None
 
 
-def tree_refusal(model: Any) -> str | None:
-    """Say why a model's class rules tree attention out, or None: its attention and positions must be open to us."""
-    if not model._can_set_attn_implementation():
-        return "attention code of its own"
-    body = model.get_decoder()
-    if "position_ids" not in inspect.signature(type(body).forward).parameters:
-        return "positions that cannot be given"
-    return None
-
-
 def num_positions(model: Any) -> int | None:
     """Return how many positions a model has where they are rows of a learned table, as GPT-2's; else None."""
     context = getattr(model.config.get_text_config(), "max_position_embeddings", None)

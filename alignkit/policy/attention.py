@@ -11,6 +11,7 @@ Shape letters: alignkit/policy/__init__.py; the batch is 1, a row of trees.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -113,12 +114,21 @@ def plain_kind(model: Any) -> str:
     return "eager" if capped or not getattr(model, "_supports_sdpa", False) else "sdpa"
 
 
-def supports_trees(config: Any) -> str | None:
-    """Say why a model's configuration rules tree attention out, or None where it can be used.
+def tree_refusal(model: Any) -> str | None:
+    """Return why a model rules tree attention out, or None: its attention and its positions must be open to us.
 
     The plain path then serves; so it does when the start-up check finds a difference.
     """
-    text = config.get_text_config()
+    if (reason := _config_refusal(model.config.get_text_config())) is not None:
+        return reason
+    if not model._can_set_attn_implementation():
+        return "attention code of its own"
+    if "position_ids" not in inspect.signature(type(model.get_decoder()).forward).parameters:
+        return "positions that cannot be given"
+    return None
+
+
+def _config_refusal(text: Any) -> str | None:
     kinds = set(getattr(text, "layer_types", None) or ["full_attention"])
     if kinds != {"full_attention"}:
         return f"layers of kind {', '.join(sorted(kinds - {'full_attention'}))}"

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from alignkit.errors import InputError, RunStopped, UsageError
 from alignkit.memory import bound_kernels, is_out_of_memory
 from alignkit.policy import four_bits
-from alignkit.policy.architecture import refusal, tree_refusal
-from alignkit.policy.attention import supports_trees
+from alignkit.policy.architecture import refusal
+from alignkit.policy.attention import tree_refusal
 from alignkit.policy.dropout import find_dropout, switch_off_dropout
 from alignkit.policy.head import UnknownHeadError
-from alignkit.policy.policy import Policy
+from alignkit.policy.policy import Policy, non_finite
 from alignkit.pretrained.read import quieten, read_config, read_model
 from alignkit.pretrained.weights import first_line
 
@@ -77,7 +75,7 @@ def load_policy(
     torch.manual_seed(seed)
     model = _load_model(Path(folder), scalar_head)
     known = find_dropout(model) if dropout else switch_off_dropout(model)
-    reason = supports_trees(model.config) or tree_refusal(model)
+    reason = tree_refusal(model)
     if reason is None and known.is_on and known.attention:
         reason = f"attention dropout {known.attention:g}"
     if reason and attention == "tree":
@@ -128,24 +126,6 @@ def refuse_uncomputed(policy: Policy, folder: Path) -> None:
         raise RunStopped(f"{folder}: start-up check failed: {not_computed(policy, error)}") from error
     finally:
         policy.train(was_training)
-
-
-def non_finite(named: Iterable[tuple[str, Tensor]]) -> list[str]:
-    """Return the names of tensors that hold nan or an infinity; of sharded ones, in this rank's shards.
-
-    A sum is not finite where one of its terms is not, and is computed in one pass without a copy; finite terms whose
-    sum overflows are told apart by a second look.
-    """
-    from torch.distributed.tensor import DTensor
-
-    own = [(name, x.detach()) for name, x in named]
-    local = [(name, x.to_local() if isinstance(x, DTensor) else x) for name, x in own]
-    looked_at = [(name, x) for name, x in local if x.is_floating_point() and not x.is_meta]
-    if not looked_at:
-        return []
-    sums = torch.stack([x.sum(dtype=torch.float32) for _, x in looked_at]).isfinite().tolist()
-    suspect = (one for one, is_finite in zip(looked_at, sums, strict=True) if not is_finite)
-    return [name for name, x in suspect if not bool(x.isfinite().all())]
 
 
 def _checkpoint(policy: Policy, folder: str | Path) -> None:

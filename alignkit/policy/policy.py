@@ -8,7 +8,7 @@ Shape letters: alignkit/policy/__init__.py.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, NamedTuple
 
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from alignkit.data.trees.packs import Pack
 from alignkit.policy import attention
 from alignkit.policy.architecture import num_positions
-from alignkit.policy.attention import FlexLayout
+from alignkit.policy.attention import FlexLayout, tree_refusal
 from alignkit.policy.cpu.kernels import CpuKernels
 from alignkit.policy.dropout import Dropout
 from alignkit.policy.four_bits import computed_weight
@@ -59,6 +59,8 @@ class Policy(nn.Module):
         self.autocast = autocast
         self.scalar_head = scalar_head
         self.num_positions = num_positions(self.base)
+        self.tree_refusal = tree_refusal(self.base)
+        """Why the tree path does not compute this model; None where it does."""
         self.head_form = PLAIN if scalar_head else find_form(self.base)
         self.path = path
         self.dropout = Dropout()
@@ -227,3 +229,21 @@ class Policy(nn.Module):
                 hidden.append(states[torch.as_tensor(sources, device=self.device)])
                 last.append(states[-1])
         return torch.cat(hidden), torch.stack(last)
+
+
+def non_finite(named: Iterable[tuple[str, Tensor]]) -> list[str]:
+    """Return the names of tensors that hold nan or an infinity; of sharded ones, in this rank's shards.
+
+    A sum is not finite where one of its terms is not, and is computed in one pass without a copy; finite terms whose
+    sum overflows are told apart by a second look.
+    """
+    from torch.distributed.tensor import DTensor
+
+    own = [(name, x.detach()) for name, x in named]
+    local = [(name, x.to_local() if isinstance(x, DTensor) else x) for name, x in own]
+    looked_at = [(name, x) for name, x in local if x.is_floating_point() and not x.is_meta]
+    if not looked_at:
+        return []
+    sums = torch.stack([x.sum(dtype=torch.float32) for _, x in looked_at]).isfinite().tolist()
+    suspect = (one for one, is_finite in zip(looked_at, sums, strict=True) if not is_finite)
+    return [name for name, x in suspect if not bool(x.isfinite().all())]

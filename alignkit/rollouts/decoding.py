@@ -19,8 +19,6 @@ from transformers import AttentionInterface, AttentionMaskInterface, DynamicCach
 from transformers.cache_utils import DynamicLayer
 from transformers.masking_utils import sdpa_mask
 
-from alignkit.policy.architecture import tree_refusal
-from alignkit.policy.attention import supports_trees
 from alignkit.policy.policy import Policy
 
 NAME = "alignkit-decode"
@@ -64,7 +62,7 @@ def make_cache(policy: Policy) -> DynamicCache:
 @contextmanager
 def grouped_attention(policy: Policy) -> Iterator[None]:
     """Attend by `attend` for a while, where the model's attention is the plain one; else leave the model's own."""
-    if (supports_trees(policy.config) or tree_refusal(policy.base)) is not None:
+    if policy.tree_refusal is not None:
         yield
         return
     AttentionInterface.register(NAME, attend)

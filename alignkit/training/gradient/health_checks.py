@@ -11,8 +11,7 @@ import torch
 
 from alignkit.distributed.ranks import ALONE, World
 from alignkit.errors import RunStopped
-from alignkit.policy.load import non_finite
-from alignkit.policy.policy import Policy
+from alignkit.policy.policy import Policy, non_finite
 from alignkit.training.gradient.step import MicroBatch
 
 MIN_LOSSES = 8  # before these many no step is called a spike

@@ -24,7 +24,7 @@ from tiny_models import tiny_model
 import alignkit
 from alignkit.cli.main import main
 from alignkit.errors import Interrupted
-from alignkit.policy.load import non_finite
+from alignkit.policy.policy import non_finite
 from alignkit.training.checkpoints import checkpoint
 from alignkit.training.gradient import health_checks as guards
 from alignkit.training.lifecycle.signals import noted_signals
