@@ -1,4 +1,4 @@
-"""Memory there is, and the peak of a stretch of work: the GPU's where there is one, else this process's own."""
+"""How much memory there is, and the peak that some work used: the GPU's where there is one, else this process's."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ if TYPE_CHECKING:
     import torch
 
 
-KERNELS = 256  # with 128, a step of thirty segments compiles again what it just dropped, and takes 1.5 times as long
-KERNEL_BYTES = 0.7 * 2**20  # of a compiled kernel, with what each of both stores holds of it
-_FULL = ("can't allocate memory", "not enough memory", "out of memory")  # how a RuntimeError says so
+KERNELS = 256  # with 128, a step of thirty segments compiles kernels again that it just dropped: 1.5 times as long
+KERNEL_BYTES = 0.7 * 2**20  # of one compiled kernel, in both stores together
+_FULL = ("can't allocate memory", "not enough memory", "out of memory")  # in the text of a RuntimeError
 
 
 def reset_peak() -> None:
-    """Forget the peak so far (on Linux and CUDA; elsewhere the peak stays the process's)."""
+    """Forget the peak so far, on Linux and CUDA. Elsewhere the peak stays that of the whole process."""
     import torch
 
     if torch.cuda.is_available():
@@ -30,7 +30,7 @@ def reset_peak() -> None:
 
 
 def give_back() -> None:
-    """Return freed memory to the system: glibc keeps what loading and preparing used, and it would stay in the peak."""
+    """Return freed memory to the system. glibc keeps what loading and preparing used, and the peak would contain it."""
     import ctypes
 
     with contextlib.suppress(OSError, AttributeError):  # another C library
@@ -38,11 +38,11 @@ def give_back() -> None:
 
 
 def bound_kernels() -> None:
-    """Let oneDNN and torch's own store above it keep `KERNELS` compiled kernels each, unless the environment says more.
+    """Let oneDNN, and torch's own store above it, keep `KERNELS` compiled kernels each, unless the environment sets it.
 
-    A CPU's products of bf16 matrices are compiled for each new shape, and a step of other rows has other shapes. Both
-    keep 1,024 otherwise, 0.7 MiB each: a model of 3M parameters grew from 860 to 1,590 MiB. Both read their limit
-    when they are first used.
+    A CPU's products of bf16 matrices are compiled for each new shape, and a step of other rows has other shapes. By
+    default both stores keep 1,024 kernels of 0.7 MiB, and a model of 3M parameters grew from 860 to 1,590 MiB. Both
+    read their limit when they are first used.
     """
     for name in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
         os.environ.setdefault(name, str(KERNELS))
@@ -64,14 +64,14 @@ def peak_mib() -> float:
 
 
 def device_name(device: torch.device) -> str:
-    """Name of a GPU as its driver gives it; "cpu" elsewhere."""
+    """Return the name of a GPU as its driver gives it; "cpu" elsewhere."""
     import torch
 
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
 def memory_bytes() -> int:
-    """Memory this process may use: the GPU's, else the machine's, or its container's limit where that is smaller."""
+    """Return the bytes this process may use: the GPU's, else the machine's or its container's, whichever are fewer."""
     import torch
 
     if torch.cuda.is_available():
@@ -80,7 +80,7 @@ def memory_bytes() -> int:
 
 
 def machine_bytes() -> int:
-    """Memory of the machine, or of its container where that is limited."""
+    """Return the bytes of the machine's memory, or of its container's where that is limited."""
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     for name in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
         try:
@@ -93,7 +93,7 @@ def machine_bytes() -> int:
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Say whether the device or the machine had no memory left, which a RuntimeError may mean as well."""
+    """Return whether the device or the machine had no memory left; some RuntimeErrors mean that too."""
     import torch
 
     if isinstance(error, torch.OutOfMemoryError | MemoryError):

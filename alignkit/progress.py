@@ -1,4 +1,4 @@
-"""What long work tells whoever watches: how far it is, and what is worth a line."""
+"""Progress of long work: how far it is, and lines worth reading."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from typing import Protocol
 
 
 def is_first_rank() -> bool:
-    """Whether this process speaks and writes for all that torchrun started; alone it does."""
+    """Whether this process logs and writes for all that torchrun started; a process alone does."""
     return os.environ.get("RANK", "0") == "0"
 
 
 class Progress(Protocol):
-    """Receives progress of one task at a time; `start` ends the task before it.
+    """Receives the progress of one task at a time; `start` ends the task before it.
 
     Args:
         description: what is being done, "training sft".
-        total: how many units there are (steps, prompts), or None where nobody knows.
+        total: how many units there are (steps, prompts), or None where it is not known.
         shown: numbers or texts to show beside the bar, such as loss=1.23.
     """
 
@@ -48,6 +48,6 @@ class Silent:
 
 
 def shown(metrics: Mapping[str, float]) -> dict[str, float]:
-    """What a progress line shows of a step's metrics."""
+    """Return the metrics of a step that a progress line shows."""
     names = ("loss", "reward", "accuracy", "samples_length", "tokens_per_s", "scored_tokens_per_s", "mfu", "memory_mib")
     return {name: metrics[name] for name in names if name in metrics and math.isfinite(metrics[name])}

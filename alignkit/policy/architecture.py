@@ -1,6 +1,6 @@
-"""What a model is, found from config.json and its class alone: sizes by whatever names, and what rules it out.
+"""What a model is, from config.json and its class alone: its sizes, whatever their names, and what rules it out.
 
-The class is made without weights, so a run learns what it cannot train before any data are prepared. Sizes are read by
+The class is made without weights, so a run refuses what it cannot train before any data are prepared. Sizes are read by
 transformers' own common names (`attribute_map` leads `n_embd` to `hidden_size`), widths of layers from the layers.
 """
 
@@ -33,10 +33,10 @@ class Architecture:
         vocab: rows of the embedding.
         hidden, layers, inner: hidden size, number of layers, and the widest input of a layer's matrices.
         key_width: keys of a token in a layer.
-        context: positions that it was made for, None where it names none.
-        positions: how many it can have at all, where they are rows of a table.
+        context: positions that the model was made for; None where it names none.
+        positions: the most it can have, where positions are rows of a table; else None.
         matrices: (inputs, outputs) of each matrix of the layers, which an adapter is put on.
-        num_narrow: weights of those that `--quantize 4bit` holds in 4 bits.
+        num_narrow: how many of their weights `--quantize 4bit` holds in 4 bits.
     """
 
     model_type: str
@@ -65,7 +65,7 @@ def read_architecture(folder: Path, *, scalar_head: bool = False) -> Architectur
 
 
 def tensor_sizes(folder: Path) -> list[int]:
-    """Numbers in each tensor of a model's weights, from their files' headers.
+    """Return how many numbers each tensor of a model's weights has, from the files' headers.
 
     Raises:
         InputError: as `check_weights`.
@@ -75,7 +75,7 @@ def tensor_sizes(folder: Path) -> list[int]:
 
 
 def refusal(config: Any) -> str | None:
-    """Say why a model of this configuration is not trained, or None."""
+    """Return why a model of this configuration cannot be trained, or None."""
     text = config.get_text_config()
     if getattr(config, "is_encoder_decoder", False):
         return "it has an encoder, which is not computed"

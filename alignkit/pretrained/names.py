@@ -42,11 +42,11 @@ def find_model(name: str, *, tokenizer_is_enough: bool = False) -> ModelSource:
     """Resolve a run's name or folder, a model folder, the embedded model, or a hub name (name@revision).
 
     Args:
-        tokenizer_is_enough: take a folder with a tokenizer and nothing else too, to look at data.
+        tokenizer_is_enough: also take a folder with a tokenizer and nothing else, to look at data.
 
     Raises:
-        InputError: nothing of that name is here and the hub has it not or cannot be reached; or it is a run that is
-            unfinished, unreadable, or whose model is not the one that it wrote.
+        InputError: nothing here has that name, and the hub does not have it or cannot be reached; or it is a run that
+            is unfinished or unreadable, or whose model is not the one that it wrote.
     """
     if not name or is_too_long(name):
         raise InputError(f"model {name[:60]!r}: {'File name too long' if name else 'an empty name'}; name another")

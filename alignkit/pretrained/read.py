@@ -175,8 +175,8 @@ def _follow_the_file(tokenizer: Any, folder: Path) -> None:
     The class that transformers picks by the model's type may build a normalizer, a splitting of words and a decoder of
     its own, and takes the vocabulary alone from the file. Where it differs in more than can be set afterwards, the
     file is read whole by the general class, which adds the tokens that tokenizer_config.json names. Padding and cutting
-    that the file holds are left out: here the caller decides them. A token that only the class names, and that is in
-    neither file, is none.
+    in the file are left out, because the caller decides them here. A token that only the class names, and neither file,
+    is dropped.
     """
     from pydantic_core import from_json
     from tokenizers import Tokenizer
@@ -207,8 +207,8 @@ def _follow_the_file(tokenizer: Any, folder: Path) -> None:
 def _set_while_reading(settings: Mapping[str, Any]) -> list[Any]:
     """The model, the normalizer and the added tokens of a tokenizer.json; merges in the newer of their two spellings.
 
-    What is left out of the model, null, false or empty is the same.
-    Added tokens are looked for in normalised texts: a normalizer that is set after them comes too late.
+    A value of the model that is left out, null, false or empty means the same. Added tokens are looked for in
+    normalised texts, so a normalizer that is set after them comes too late.
     """
     model = {name: value for name, value in settings["model"].items() if value}
     if "merges" in model:
@@ -217,9 +217,9 @@ def _set_while_reading(settings: Mapping[str, Any]) -> list[Any]:
 
 
 def _loaded(folder: str | Path, load: Callable[[], _Loaded], problem: str, *, todo: str = "") -> _Loaded:
-    """Run one of transformers' loaders; whatever it raises is about the folder, but for a lack of memory.
+    """Run one of transformers' loaders. Whatever it raises is about the folder, except a lack of memory.
 
-    A Rust panic (in tokenizers, on a damaged tokenizer.json) is no Exception.
+    A Rust panic (in tokenizers, of a damaged tokenizer.json) is not an Exception.
     """
     try:
         with _held_back():
@@ -236,9 +236,9 @@ def _loaded(folder: str | Path, load: Callable[[], _Loaded], problem: str, *, to
 
 @contextmanager
 def _held_back() -> Iterator[None]:
-    """Keep what transformers logs until its loader returns; where it raises, the exception says it, once.
+    """Hold back what transformers logs until its loader returns; where it raises, the exception alone says it.
 
-    What it logs repeats the folder's texts, so it speaks of errors alone, and nothing in it steers the terminal.
+    Its logs repeat texts of the folder. So only errors are logged, and control characters are made visible.
     """
     from transformers.utils import logging as transformers_logging
 
@@ -258,7 +258,7 @@ def _held_back() -> Iterator[None]:
 
 
 def _named(error: BaseException) -> str:
-    """An exception's first line, behind its name where the line alone says little."""
+    """Return an exception's first line, after its name where the line alone says little."""
     line = first_line(error)
     return line if isinstance(error, OSError | ValueError | RuntimeError) else f"{type(error).__name__}: {line}"
 

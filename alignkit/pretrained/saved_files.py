@@ -1,10 +1,9 @@
 """A saved folder's settings in the form that transformers 4 and 5 both read, and servers built on either.
 
-What version 5 writes is not what version 4 reads: `rope_parameters` for `rope_theta` (version 4 would compute with
-10,000 instead, without a word), a list `extra_special_tokens`, the class TokenizersBackend. Version 5 reads the older
-form. So the files of the folder that the model came from are kept, and what training changed is set in them: end and
-pad tokens, the chat template, labels, rows of the embedding. Where there are no such files, those just saved are
-rewritten.
+What version 5 writes is not what version 4 reads: `rope_parameters` for `rope_theta` (version 4 would silently
+compute with 10,000 instead), a list `extra_special_tokens`, the class TokenizersBackend. Version 5 reads the older
+form. So the files of the folder that the model came from are kept, and only what training changed is set in them: end
+and pad tokens, the chat template, labels, rows of the embedding. Without such files, those just saved are rewritten.
 """
 
 from __future__ import annotations
@@ -56,7 +55,7 @@ def settle_tokenizer(folder: Path, source: Path | None, tokenizer: Any, *, added
 
     Args:
         source: the folder that it came from.
-        added: it has a token that the source's has not.
+        added: it has a token that the source's does not have.
     """
     saved = _read(folder / "tokenizer_config.json")
     own = _read(source / "tokenizer_config.json") if source is not None else {}
@@ -89,7 +88,7 @@ def settle_tokenizer(folder: Path, source: Path | None, tokenizer: Any, *, added
 
 
 def _add_older_rope(part: dict[str, Any]) -> None:
-    """Say in version 4's names what `rope_parameters` says."""
+    """Repeat `rope_parameters` under version 4's names."""
     rope = part.get("rope_parameters")
     if not isinstance(rope, dict):
         return

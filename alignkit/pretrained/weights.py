@@ -32,11 +32,11 @@ _SETTINGS = (
 
 
 def weight_files(folder: Path) -> dict[str, Path]:
-    """The safetensors files that hold a model's weights, by the name that the folder gives them, sorted.
+    """Return the safetensors files that hold a model's weights, by the name that the folder gives them, sorted.
 
     Raises:
-        InputError: there are none, they are an adapter's, or an index cannot be read, names what is no safetensors
-            file, or leads out of the folder. A link into the hub's own cache stays inside.
+        InputError: there are none, they are an adapter's, or an index cannot be read, names something that is not a
+            safetensors file, or leads out of the folder. A link into the hub's own cache stays inside.
     """
     if (folder / "adapter_config.json").exists():
         raise InputError(
@@ -57,7 +57,7 @@ def check_weights(folder: Path) -> None:
     """Check that every file of the weights is whole, without reading its tensors.
 
     Raises:
-        InputError: one is torn or no safetensors file, or as `weight_files`.
+        InputError: one is torn or not a safetensors file, or as `weight_files`.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -91,7 +91,7 @@ def weights_fingerprint(folder: Path) -> str:
 
 
 def settings_fingerprint(folder: Path) -> str:
-    """Hash what makes other answers of the same weights: config.json, the tokenizer, the chat template."""
+    """Hash what changes the answers of the same weights: config.json, the tokenizer, the chat template."""
     digest = hashlib.sha256()
     for file in sorted({file for pattern in _SETTINGS for file in folder.glob(pattern) if file.is_file()}):
         name = file.relative_to(folder).as_posix()
@@ -100,7 +100,7 @@ def settings_fingerprint(folder: Path) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """What an exception says, on one line; with the second line where the first announces it."""
+    """Return an exception's first line, with the second one where the first announces it."""
     first, *later = str(error).strip().splitlines() or [type(error).__name__]
     return (f"{first} {later[0].strip()}" if later and first.endswith(":") else first)[:_SHOWN]
 
@@ -119,7 +119,7 @@ def _content(file: Path) -> bytes:
 
 
 def _named_in_config(folder: Path) -> str | None:
-    """The file that config.json names for the weights; what it cannot be is for its own reader to say."""
+    """Return the file that config.json names for the weights; a damaged config.json is left to its own reader."""
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
@@ -135,7 +135,7 @@ def _named_in_config(folder: Path) -> str | None:
 
 
 def _weight_map(folder: Path, name: str) -> Mapping[str, str]:
-    """The index's tensor -> file, each of which is a safetensors file in the folder."""
+    """Return the index's map of tensor to file; each is a safetensors file in the folder."""
     index = folder / name
     try:
         content: Any = json.loads(index.read_text(encoding="utf-8"))
@@ -157,7 +157,7 @@ def _weight_map(folder: Path, name: str) -> Mapping[str, str]:
 
 
 def _refuse_outside(folder: Path, name: str, *, where: str) -> None:
-    """Refuse a name that leads out of the folder, but for the links of a snapshot in the hub's cache."""
+    """Refuse a name that leads out of the folder, except the links of a snapshot in the hub's cache."""
     is_plain = not Path(name).is_absolute() and ".." not in Path(name).parts and "\0" not in name
     try:
         is_inside = is_plain and _is_inside(folder.resolve(), folder / name)
@@ -170,7 +170,7 @@ def _refuse_outside(folder: Path, name: str, *, where: str) -> None:
 
 
 def _is_inside(folder: Path, file: Path) -> bool:
-    """Whether a file lies in a folder; the hub's cache keeps a snapshot's files in MODEL/blobs, wherever that is."""
+    """Whether a file lies in a folder. The hub's cache keeps a snapshot's files in MODEL/blobs, wherever that is."""
     if file.resolve().is_relative_to(folder):
         return True
     cache = next((parent.parent for parent in folder.parents if parent.name == "snapshots"), None)
