@@ -209,7 +209,7 @@ def head(which: str, repeats: int, vocab: int, hidden: int, num_tokens: int = 10
 
     def loss() -> torch.Tensor:
         if which == "own":
-            return -token_logprobs(states_TH[scored_T], weight_VH, target_T[scored_T], ones).mean()
+            return -token_logprobs(states_TH[scored_T], weight_VH, target_T[scored_T], ones)[0].mean()
         with torch.autocast("cpu", dtype=compute, enabled=compute is not None):
             if which == "plain":
                 logits = torch.nn.functional.linear(states_TH, weight_VH)

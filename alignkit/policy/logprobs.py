@@ -93,9 +93,10 @@ def token_logprobs(
     *,
     bias_V: Tensor | None = None,
     form: HeadForm = PLAIN,
+    entropy: bool = False,
     chunk_bytes: int = CHUNK_BYTES,
-) -> Tensor:
-    """Return float32 [T], the log-prob of each target under the tempered distribution, with gradient.
+) -> tuple[Tensor, Tensor | None]:
+    """Score targets under the tempered distributions.
 
     Args:
         hidden_TH: [T, H], hidden states that predict the targets, in the compute type.
@@ -104,25 +105,12 @@ def token_logprobs(
         temperature_T: float32 [T], above 0.
         bias_V: [V], the head's bias, where it has one.
         form: the model's scale and soft-cap.
+        entropy: also return the distributions' entropies.
         chunk_bytes: size of a tile: of its logits in fp32, and of its rows of W in the compute type.
+
+    Returns:
+        log-probs, float32 [T], with gradient; entropies in nats, float32 [T], without, or None.
     """
-    return token_logprobs_and_entropies(
-        hidden_TH, weight_VH, target_T, temperature_T, bias_V=bias_V, form=form, chunk_bytes=chunk_bytes
-    )[0]
-
-
-def token_logprobs_and_entropies(
-    hidden_TH: Tensor,
-    weight_VH: Tensor,
-    target_T: Tensor,
-    temperature_T: Tensor,
-    *,
-    bias_V: Tensor | None = None,
-    form: HeadForm = PLAIN,
-    entropy: bool = False,
-    chunk_bytes: int = CHUNK_BYTES,
-) -> tuple[Tensor, Tensor | None]:
-    """Return `token_logprobs` and, where asked for, the distributions' entropies in nats, float32 [T], no gradient."""
     num_tokens, size = hidden_TH.shape
     width = chunk_bytes // max(4 * num_tokens, hidden_TH.element_size() * size)
     width = max(min(MIN_TILE, weight_VH.shape[0]), width)
@@ -135,12 +123,6 @@ def head_logits(hidden_TH: Tensor, weight_VH: Tensor, bias_V: Tensor | None = No
     """Logits [T, V] in fp32, or fp64 for states of fp64, of W in the states' type. In place: without gradient."""
     product = (hidden_TH @ weight_VH.to(hidden_TH.dtype).t()).to(_wide(hidden_TH))
     return form.logits_(product if bias_V is None else product.add_(bias_V))
-
-
-def plain_token_logprobs(hidden_TH: Tensor, weight_VH: Tensor, target_T: Tensor, temperature_T: Tensor) -> Tensor:
-    """The same in one piece, by torch's own log-softmax: the reference for `token_logprobs`."""
-    logits = torch.nn.functional.linear(hidden_TH, weight_VH.to(hidden_TH.dtype)).float() / temperature_T[:, None]
-    return logits.log_softmax(-1).gather(-1, target_T[:, None])[:, 0]
 
 
 class _TokenLogprobs(torch.autograd.Function):

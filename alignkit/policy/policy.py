@@ -24,7 +24,7 @@ from alignkit.policy.cpu.kernels import CpuKernels
 from alignkit.policy.dropout import Dropout
 from alignkit.policy.four_bits import computed_weight
 from alignkit.policy.head import find_form
-from alignkit.policy.logprobs import PLAIN, accumulate_in_place, head_logits, token_logprobs_and_entropies
+from alignkit.policy.logprobs import PLAIN, accumulate_in_place, head_logits, token_logprobs
 
 
 class Output(NamedTuple):
@@ -184,7 +184,7 @@ class Policy(nn.Module):
             hidden_TH = hidden_TH.to(self.autocast or hidden_TH.dtype)
             head = self.base.get_output_embeddings()
             with torch.autocast(device.type, enabled=False):
-                logprob_T, entropy_T = token_logprobs_and_entropies(
+                logprob_T, entropy_T = token_logprobs(
                     hidden_TH,
                     head.weight,
                     target_T,

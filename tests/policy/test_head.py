@@ -14,7 +14,7 @@ from alignkit.data.trees.packs import Pack, lay_out
 from alignkit.data.trees.trees import tree
 from alignkit.policy.head import UnknownHeadError, find_form
 from alignkit.policy.load import load_policy
-from alignkit.policy.logprobs import HeadForm, head_logits, token_logprobs, token_logprobs_and_entropies
+from alignkit.policy.logprobs import HeadForm, head_logits, token_logprobs
 from alignkit.policy.policy import Policy
 from alignkit.training.gradient.reference import Reference, exact_kl
 
@@ -103,7 +103,7 @@ def test_the_tiled_heads_gradients_are_autograds(scale: float, softcap: float | 
     for tiled in (True, False):
         leaves = [x.clone().requires_grad_() for x in (hidden, weight, bias)]
         if tiled:
-            logprob = token_logprobs(*leaves[:2], target, temperature, bias_V=leaves[2], form=form, chunk_bytes=1)
+            logprob = token_logprobs(*leaves[:2], target, temperature, bias_V=leaves[2], form=form, chunk_bytes=1)[0]
         else:
             inner = scale * (leaves[0] @ leaves[1].t() + leaves[2])
             logits = inner if softcap is None else softcap * torch.tanh(inner / softcap)
@@ -112,9 +112,9 @@ def test_the_tiled_heads_gradients_are_autograds(scale: float, softcap: float | 
         results.append((logprob.detach(), *(x.grad for x in leaves)))
     for found, expected in zip(*results, strict=True):
         assert (found - expected).abs().max() < 1e-12
-    entropy = token_logprobs_and_entropies(
+    _, entropy = token_logprobs(
         hidden, weight, target, temperature, bias_V=bias, form=form, entropy=True, chunk_bytes=1
-    )[1]
+    )
     expected = torch.distributions.Categorical(logits=head_logits(hidden, weight, bias, form) / temperature[:, None])
     assert entropy is not None and (entropy - expected.entropy()).abs().max() < 1e-10
 

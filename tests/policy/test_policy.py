@@ -18,7 +18,7 @@ from alignkit.data.trees.trees import Tree, tree
 from alignkit.errors import InputError
 from alignkit.policy.attention import marks, sees
 from alignkit.policy.load import load_policy
-from alignkit.policy.logprobs import plain_token_logprobs, token_logprobs, token_logprobs_and_entropies
+from alignkit.policy.logprobs import token_logprobs
 from alignkit.policy.policy import Policy
 
 
@@ -110,6 +110,14 @@ def test_a_conversation_without_prompt_scores_its_later_tokens(policy: Policy) -
     assert len(found) == 5 and (found - expected).abs().max() < 1e-5
 
 
+def torchs_logprobs(
+    hidden: torch.Tensor, weight: torch.Tensor, target: torch.Tensor, temperature: torch.Tensor
+) -> torch.Tensor:
+    """The head in one piece, by torch's own log-softmax."""
+    logits = torch.nn.functional.linear(hidden, weight) / temperature[:, None]
+    return logits.log_softmax(-1).gather(-1, target[:, None])[:, 0]
+
+
 @pytest.mark.parametrize("chunk_bytes", [1, 4 * 50 * 3, 2**20])
 def test_chunked_head_equals_torchs_log_softmax_with_its_gradients(chunk_bytes: int) -> None:
     generator = torch.Generator().manual_seed(0)
@@ -117,7 +125,7 @@ def test_chunked_head_equals_torchs_log_softmax_with_its_gradients(chunk_bytes: 
     weight = torch.randn(50, 8, generator=generator)
     target, temperature = torch.randint(0, 50, (11,), generator=generator), torch.rand(11, generator=generator) + 0.5
     results = []
-    for function in (lambda *a: token_logprobs(*a, chunk_bytes=chunk_bytes), plain_token_logprobs):
+    for function in (lambda *a: token_logprobs(*a, chunk_bytes=chunk_bytes)[0], torchs_logprobs):
         h, w = hidden.clone().requires_grad_(), weight.clone().requires_grad_()
         logprob = function(h, w, target, temperature)
         (logprob * torch.linspace(-1, 2, 11)).sum().backward()
@@ -136,15 +144,15 @@ def head_inputs(num_tokens: int, hidden: int, vocab: int) -> tuple[torch.Tensor,
 def test_head_gradients_are_as_exact_in_many_tiles_as_in_one_under_bf16() -> None:
     states, weight, target, ones = head_inputs(512, 16, 2000)
 
-    def gradients(function: object, compute: torch.dtype, **options: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def gradients(compute: torch.dtype, **options: int) -> tuple[torch.Tensor, torch.Tensor]:
         w = weight.to(torch.bfloat16).to(torch.promote_types(compute, torch.float32)).requires_grad_()
         h = states.to(torch.bfloat16).to(compute).requires_grad_()
-        (function(h, w, target, ones, **options) * torch.linspace(-1, 2, 512)).sum().backward()
+        (token_logprobs(h, w, target, ones, **options)[0] * torch.linspace(-1, 2, 512)).sum().backward()
         return w.grad, h.grad
 
-    exact = gradients(token_logprobs, torch.float64)
-    whole = gradients(token_logprobs, torch.bfloat16, chunk_bytes=2**30)
-    tiled = gradients(token_logprobs, torch.bfloat16, chunk_bytes=1)
+    exact = gradients(torch.float64)
+    whole = gradients(torch.bfloat16, chunk_bytes=2**30)
+    tiled = gradients(torch.bfloat16, chunk_bytes=1)
     assert tiled[0].dtype == torch.float32
     for one, many, true in zip(whole, tiled, exact, strict=True):
         assert (many.double() - true).norm() <= 1.02 * (one.double() - true).norm() <= 2**-7 * true.norm()
@@ -153,7 +161,7 @@ def test_head_gradients_are_as_exact_in_many_tiles_as_in_one_under_bf16() -> Non
 def test_entropy_is_the_tempered_distributions() -> None:
     states, weight, target, _ = head_inputs(9, 8, 700)
     temperature = torch.linspace(0.5, 2, 9)
-    logprob, entropy = token_logprobs_and_entropies(states, weight, target, temperature, entropy=True, chunk_bytes=1)
+    logprob, entropy = token_logprobs(states, weight, target, temperature, entropy=True, chunk_bytes=1)
     expected = torch.distributions.Categorical(logits=states @ weight.t() / temperature[:, None])
     assert torch.allclose(entropy, expected.entropy(), atol=1e-5)
     assert torch.allclose(logprob, expected.log_prob(target), atol=1e-5)
@@ -168,13 +176,13 @@ def test_head_holds_little_beyond_its_gradient_at_a_large_vocabulary() -> None:
     code = """
 import torch
 from alignkit.memory import give_back, peak_mib, reset_peak
-from alignkit.policy.logprobs import token_logprobs_and_entropies
+from alignkit.policy.logprobs import token_logprobs
 weight = torch.nn.Parameter(torch.full((151_936, 896), 0.01))
 states = torch.randn(256, 896, dtype=torch.bfloat16, requires_grad=True)
 target, ones = torch.randint(0, 151_936, (256,)), torch.ones(256)
 def step(n):
     weight.grad = states.grad = None
-    token_logprobs_and_entropies(states[:n], weight, target[:n], ones[:n], entropy=True)[0].sum().backward()
+    token_logprobs(states[:n], weight, target[:n], ones[:n], entropy=True)[0].sum().backward()
 step(8)
 weight.grad = None
 give_back()
