@@ -1,8 +1,8 @@
 """Tree attention: a prompt computed once for all its completions, in an unforked transformers model.
 
-A completion sees its prompt and itself; trees of one row do not see each other. Registered with transformers'
-`AttentionInterface` under a name that has no mask function, so that the model passes no mask and the layout travels
-as the keyword argument `tree`.
+A completion sees its prompt and itself; trees of one row do not see each other. The function is registered with
+transformers' `AttentionInterface` under a name that has no mask function. So the model passes no mask, and the layout
+travels as the keyword argument `tree`.
 
 Here FlexAttention computes it, with one block mask per forward pass; on a CPU the policy gives a layout of policy/cpu.
 The stock kernels build a wrong mask for trees from position ids.
@@ -109,7 +109,7 @@ def register() -> None:
 
 
 def plain_kind(model: Any) -> str:
-    """Name the attention that computes what the model's own code does: transformers' sdpa leaves out a soft-cap."""
+    """Return the attention that computes what the model's own code does; transformers' sdpa leaves out a soft-cap."""
     capped = getattr(model.config.get_text_config(), "attn_logit_softcapping", None)
     return "eager" if capped or not getattr(model, "_supports_sdpa", False) else "sdpa"
 

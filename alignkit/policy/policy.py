@@ -212,19 +212,19 @@ class Policy(nn.Module):
         positions = torch.as_tensor(pack.position_S, device=device)[None]
         tree = FlexLayout.of(pack.spans, device) if self._cpu is None else self._cpu.layout(pack.spans)
         out = self.body(input_ids=ids, position_ids=positions, use_cache=False, tree=tree)
-        states = out.last_hidden_state[0]
-        return states[torch.as_tensor(pack.source_T, device=device)], states[
-            torch.as_tensor(pack.last_N, device=device)
-        ]
+        source_T, last_N = (torch.as_tensor(x, device=device) for x in (pack.source_T, pack.last_N))
+        states_SH = out.last_hidden_state[0]
+        return states_SH[source_T], states_SH[last_N]
 
     def _plain_states(self, pack: Pack) -> tuple[Tensor, Tensor]:
-        """One completion a row, each behind its own copy of the prompt, without any sharing or packing."""
+        """Compute one completion per row, each after its own copy of the prompt, without any sharing or packing."""
         hidden, last = [], []
         for tree in pack.trees:
             for completion in tree.completions:
                 ids = np.concatenate([tree.prompt.ids, completion.ids]).astype(np.int64)
                 out = self.body(input_ids=torch.as_tensor(ids, device=self.device)[None], use_cache=False)
                 states = out.last_hidden_state[0]
+                # a token is predicted by the state before it
                 sources = len(tree.prompt) + np.flatnonzero(completion.scored) - 1
                 hidden.append(states[torch.as_tensor(sources, device=self.device)])
                 last.append(states[-1])
@@ -234,8 +234,8 @@ class Policy(nn.Module):
 def non_finite(named: Iterable[tuple[str, Tensor]]) -> list[str]:
     """Return the names of tensors that hold nan or an infinity; of sharded ones, in this rank's shards.
 
-    A sum is not finite where one of its terms is not, and is computed in one pass without a copy; finite terms whose
-    sum overflows are told apart by a second look.
+    A sum with a term that is not finite is not finite, and takes one pass without a copy. A second look tells apart
+    finite terms whose sum overflows.
     """
     from torch.distributed.tensor import DTensor
 
