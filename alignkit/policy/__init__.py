@@ -6,7 +6,7 @@ beside it.
 
 Read policy.py (the module and its forward pass), attention.py (a prompt computed once for all its completions),
 logprobs.py (the head, a tile of the vocabulary at a time), then load.py (a folder becomes a policy), architecture.py
-and head.py (what a model is, and which ones are refused), dropout.py and four_bits.py. cpu/ is for a CPU alone.
+and head.py (what a model is, and which ones are refused), dropout.py and four_bits.py. cpu/ is needed on a CPU only.
 
 Shape letters of this room, as suffixes of names and in docstrings:
 

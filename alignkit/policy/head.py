@@ -75,7 +75,7 @@ def _own_logits(model: Any, states: Tensor, head: nn.Linear, factor: float) -> T
     from transformers.modeling_outputs import BaseModelOutputWithPast
 
     class Output(BaseModelOutputWithPast):
-        """The states alone, whatever else a model looks for."""
+        """Has the states, and None for whatever else a model looks for."""
 
         def __getattr__(self, name: str) -> None:
             if name.startswith("__"):
@@ -92,7 +92,7 @@ def _own_logits(model: Any, states: Tensor, head: nn.Linear, factor: float) -> T
     try:
         ids = torch.zeros((1, len(states)), dtype=torch.int64)
         logits = model(input_ids=ids, use_cache=False).logits
-    except Exception as error:  # code of any model: what it raises here says that it is made otherwise
+    except Exception as error:  # a model's code may raise anything; here it means that its head is of another form
         reason = f"{type(error).__name__}: {error}".splitlines()[0][:120]
         raise UnknownHeadError(f"it does not take hidden states from its body ({reason})") from error
     finally:

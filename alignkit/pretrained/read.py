@@ -159,7 +159,7 @@ def named_context(folder: Path, config: Any) -> int | None:
     """Longest sequence that a configuration names, in tokens; None where it names none.
 
     Raises:
-        InputError: what it names is no number of tokens.
+        InputError: what it names is not a number of tokens.
     """
     found = getattr(config.get_text_config(), "max_position_embeddings", None)
     if found is None:

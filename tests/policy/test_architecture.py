@@ -143,8 +143,8 @@ def test_ids_beyond_the_embedding_are_refused_with_both_numbers(
     for command in (["data", "prepare"], ["generate", str(model)]):
         given = [] if command[0] == "generate" else ["--model", str(model)]
         assert main([*command, *given, "--data", str(data)]) == 2
-    said = capsys.readouterr().err
-    assert said.count("the tokenizer has ids up to 278, the embedding 272 rows") == 3
+    logged = capsys.readouterr().err
+    assert logged.count("the tokenizer has ids up to 278, the embedding 272 rows") == 3
 
 
 @pytest.mark.parametrize(
@@ -176,11 +176,11 @@ def test_a_damaged_configuration_is_one_line(
     path = model / file
     path.write_text(content if isinstance(content, str) else json.dumps(json.loads(path.read_text()) | content))
     code = train(model, data, tmp_path / "run")
-    said = capsys.readouterr().err
+    logged = capsys.readouterr().err
     if file == "generation_config.json" and code == 0:
         return  # transformers passes over it
-    (line,) = (line for line in said.splitlines() if "error:" in line)
-    assert code == 2 and str(model) in line and "Traceback" not in said and "[transformers]" not in said
+    (line,) = (line for line in logged.splitlines() if "error:" in line)
+    assert code == 2 and str(model) in line and "Traceback" not in logged and "[transformers]" not in logged
     assert not (tmp_path / "run").exists()
 
 
@@ -261,6 +261,6 @@ def test_sizes_that_do_not_fit_each_other_are_one_line_for_every_method(
     (tmp_path / "own.py").write_text("def score(completion, row):\n    return len(completion)\n")
     more = ["--reward", f"{tmp_path / 'own.py'}:score"] if method == "grpo" else []
     assert main(["train", method, *map(str, [*given, *more])]) == 3
-    said = capsys.readouterr().err
-    assert "start-up check failed: a model of type stablelm cannot be computed: RuntimeError: " in said
-    assert "Traceback" not in said
+    logged = capsys.readouterr().err
+    assert "start-up check failed: a model of type stablelm cannot be computed: RuntimeError: " in logged
+    assert "Traceback" not in logged

@@ -89,7 +89,7 @@ def test_rates_in_modules_and_in_configurations_within_configurations_are_found(
 
 
 @pytest.mark.parametrize("method", ["dpo", "sft", "sft-lenpen", "grpo"])
-def test_dropout_is_on_in_sft_alone_and_said(
+def test_dropout_is_on_in_sft_alone_and_logged(
     method: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from alignkit.cli.main import main
@@ -101,11 +101,11 @@ def test_dropout_is_on_in_sft_alone_and_said(
     given += ["--reward", f"{tmp_path / 'rewards.py'}:length"] if method == "grpo" else []
     run = tmp_path / "run"
     assert main(["train", method, "--model", str(model), "--data", str(data), "--out", str(run), *given]) == 0
-    said = " ".join(capsys.readouterr().err.split())
+    logged = " ".join(capsys.readouterr().err.split())
     if method == "sft":
-        assert "dropout: dropout 0.1, as the model's config.json has it" in said
+        assert "dropout: dropout 0.1, as the model's config.json has it" in logged
     else:
-        assert f"dropout: the model's own (dropout 0.1) is off in {method}" in said
+        assert f"dropout: the model's own (dropout 0.1) is off in {method}" in logged
     if method == "dpo":
         metrics = alignkit.Run(run).metrics
         assert abs(metrics.filter((metrics["name"] == "margin") & (metrics["step"] == 1))["value"][0]) < 1e-5

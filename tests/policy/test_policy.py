@@ -251,7 +251,7 @@ WINDOWED: dict[str, tuple[dict[str, object], str]] = {
 
 
 @pytest.mark.parametrize("kind", WINDOWED)
-def test_a_model_with_other_layers_takes_the_plain_path_and_says_so(
+def test_a_model_with_other_layers_takes_the_plain_path_and_logs_it(
     kind: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     options, reason = WINDOWED[kind]

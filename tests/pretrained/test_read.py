@@ -99,17 +99,17 @@ def test_what_transformers_says_of_a_folder_steers_no_terminal(folder: Path, cap
     edit(folder / "config.json", model_type="evil\x1b[2J\nalignkit: error: x")
     with contextlib.suppress(InputError):
         load_tokenizer(folder)
-    assert "\x1b" not in (said := "".join(capfd.readouterr())) and "\nalignkit: error" not in said
+    assert "\x1b" not in (logged := "".join(capfd.readouterr())) and "\nalignkit: error" not in logged
 
 
 def assert_loads_or_is_named(load: Callable[..., Any], folder: Path) -> None:
     """Any other exception than one line about the folder fails the test."""
-    said = None
+    logged = None
     try:
         load(folder)
     except InputError as error:
-        said = str(error)
-    assert said is None or (str(folder) in said and "\n" not in said)
+        logged = str(error)
+    assert logged is None or (str(folder) in logged and "\n" not in logged)
 
 
 @pytest.mark.parametrize("key", ["vocab_size", "hidden_size", "model_type", "layer_types", "rope_parameters", "dtype"])

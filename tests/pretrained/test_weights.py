@@ -117,7 +117,7 @@ def _named(value: Any) -> Callable[[Path], None]:
 
 
 @pytest.mark.parametrize(
-    ("damage", "said"),
+    ("damage", "logged"),
     [
         (_map("x.bin"), "'x.bin' is no .safetensors file of this folder"),
         (_map("x.pt"), "no .safetensors file of this folder"),
@@ -146,17 +146,17 @@ def _named(value: Any) -> Callable[[Path], None]:
     ],
 )
 def test_weights_that_are_not_whole_safetensors_of_the_folder_are_refused_before_anything_is_loaded(
-    whole: Path, tmp_path: Path, damage: Callable[[Path], None], said: str, monkeypatch: pytest.MonkeyPatch
+    whole: Path, tmp_path: Path, damage: Callable[[Path], None], logged: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = sharded(whole, tmp_path / "model")
     shutil.copytree(folder, tmp_path / "outside")
     damage(folder)
     for look in (weight_files, check_weights, weights_fingerprint):
-        with pytest.raises(InputError, match=said) as caught:
+        with pytest.raises(InputError, match=logged) as caught:
             look(folder)
         assert "\n" not in str(caught.value)
     monkeypatch.setattr("transformers.AutoModelForCausalLM.from_pretrained", None)  # never reached
-    with pytest.raises(InputError, match=said):
+    with pytest.raises(InputError, match=logged):
         load_policy(folder)
 
 

@@ -104,7 +104,7 @@ def test_gradient_checkpointing_saves_less_and_changes_no_gradient(lora_rank: in
         assert torch.allclose(ours[name], theirs[name], rtol=1e-5, atol=1e-6 * float(theirs[name].abs().max())), name
 
 
-def test_compile_is_left_out_on_a_cpu_and_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_compile_is_left_out_on_a_cpu_and_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     load_policy(tiny_model(tmp_path), compiled=True, device=torch.device("cpu"))
     assert "--compile is for CUDA: left out on cpu" in caplog.text
 

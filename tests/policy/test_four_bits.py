@@ -61,7 +61,7 @@ def test_four_bits_without_an_adapter_are_refused(given: dict[str, Any]) -> None
         alignkit.train("sft", **(given | {"data": "none.jsonl"}), quantize="4bit")
 
 
-def test_few_bits_are_planned_with_less(given: dict[str, Any]) -> None:
+def test_four_bits_are_planned_with_less(given: dict[str, Any]) -> None:
     def memory(**options: Any) -> dict[str, int]:
         cls = registry().find("method", "sft")
         return make_plan(
