@@ -1,11 +1,11 @@
-"""A model folder that scores conversations: which kind of head it has, its hash, and the token ids that it reads.
+"""A model folder that scores conversations: its kind of head, its hash, and the token ids that it reads.
 
     sequence   *ForSequenceClassification of one label: a linear head at the last token
     token      Qwen2ForRewardModel, InternLM2ForRewardModel: a two-layer head at every token; the last token's counts
     logit      a causal model whose reward is one token's logit at the position after the conversation
 
-The conversation is the template's full rendering without a generation prompt, made as `alignkit train reward` makes it:
-the prompt's ids, then the answer's with everything that the template puts behind it. No special token is added to it.
+The conversation is the template's full rendering without a generation prompt, as `alignkit train reward` makes it: the
+prompt's ids, then the answer's, with everything that the template puts after it. No special token is added.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ class RewardFolder:
     """One reward model's files.
 
     Args:
-        model: a run, a folder or a hub name; None is the newest finished reward run under runs/.
-        judge: what messages call the judge.
+        model: a run, a folder or a hub name; None takes the newest finished reward run under runs/.
+        judge: the judge's name in messages.
 
     Raises:
-        UsageError: None, and there is no reward run.
+        UsageError: no model is named, and there is no reward run.
         InputError: there is no such model.
     """
 
@@ -63,13 +63,13 @@ class RewardFolder:
         return names
 
     def head(self, *, logit_of_token: int | None = None) -> Head:
-        """Which head scores.
+        """Return which kind of head scores.
 
         Args:
-            logit_of_token: the id whose logit is the reward, where the user says that it is one.
+            logit_of_token: the id whose logit is the reward, where the user names one.
 
         Raises:
-            InputError: the folder is no reward model, or one with several labels.
+            InputError: the folder is not a reward model, or has several labels.
         """
         folder, names = self.source.folder, ", ".join(self.architectures) or "this"
         if logit_of_token is not None:
@@ -95,7 +95,7 @@ class RewardFolder:
         """Hash of weights, tokenizer, template and settings; shards may lie in folders of their own.
 
         Raises:
-            InputError: as `data.weights.weight_files`.
+            InputError: as `weight_files` raises it.
         """
         from alignkit.plugin import weight_files
 
@@ -110,14 +110,14 @@ class RewardFolder:
 
     @cached_property
     def tokenizer_fingerprint(self) -> str:
-        """Hash of tokenizer, template and settings alone; the folder needs no weights."""
+        """Hash of tokenizer, template and settings, without weights."""
         from alignkit.plugin import settings_fingerprint
 
         return settings_fingerprint(self.source.folder)
 
     @cached_property
     def chat(self) -> Chat:
-        """Its chat template.
+        """The folder's chat template.
 
         Raises:
             InputError: it has none.
@@ -128,17 +128,17 @@ class RewardFolder:
 
     @cached_property
     def max_length(self) -> int:
-        """Tokens that it takes."""
+        """The longest conversation that it takes, in tokens."""
         from alignkit.plugin import context_length
 
         return context_length(self.source.folder)
 
     def prompt_ids(self, prompt: Sequence[Mapping[str, str]]) -> list[int]:
-        """Token ids of the conversation before the scored answer."""
+        """Return the token ids of the conversation before the scored answer."""
         return self.chat.prompt_ids([dict(message) for message in prompt])
 
     def answer_ids(self, item: Item) -> list[int]:
-        """Token ids of what the completion adds to them, to the end of the rendering."""
+        """Return the token ids that the completion adds, to the end of the rendering."""
         prompt = [dict(message) for message in item.prompt]
         answer = self.chat.answer(prompt, [{"role": "assistant", "content": item.completion}])
         ids: list[int] = self.chat.encoder.ids(answer).tolist()
@@ -146,5 +146,5 @@ class RewardFolder:
 
 
 def conversation(item: Item) -> dict[str, Any]:
-    """What a reward model looks at of an item, for the ledger's key."""
+    """Return what a reward model reads of an item, for the ledger's key."""
     return {"prompt": [[m["role"], m["content"]] for m in item.prompt], "completion": item.completion}

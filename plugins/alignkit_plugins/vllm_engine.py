@@ -1,7 +1,7 @@
-"""vLLM's engine in this process: what every engine is started with, and how one is let go.
+"""vLLM's engine in this process: how it is started and stopped.
 
 The engine shares the process with the policy: no engine process, no compilation (a policy's weights change every
-step), no thread pinning. vLLM is optional: it is imported here alone, inside functions.
+step), no thread pinning. vLLM is optional, so it is imported inside functions only.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 
 from alignkit.plugin import InputError, UsageError, check_weights
 
-# Read by vLLM when it is imported or starts; a user's own setting of any of them holds.
+# vLLM reads these when it is imported or starts. A user's own setting of any of them wins.
 _ENVIRONMENT = {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # in this process: weights are handed over, scheduling is deterministic
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # pinning this process's threads would slow training down
@@ -24,7 +24,7 @@ _ENVIRONMENT = {
     "VLLM_NO_USAGE_STATS": "1",
 }
 _CPU_CACHE_BYTES = 2**30  # keys and values, on the CPU
-CPU_BLOCK = 32  # tokens, vLLM's least on the CPU, where it takes 128: only whole blocks are found in the prefix cache
+CPU_BLOCK = 32  # tokens, the least on a CPU (default 128): the prefix cache finds only whole blocks
 
 
 def require_vllm(what: str, *, otherwise: str) -> None:
@@ -35,7 +35,7 @@ def require_vllm(what: str, *, otherwise: str) -> None:
         otherwise: what works without vLLM.
 
     Raises:
-        UsageError: it is not; the extra that brings it is named.
+        UsageError: it is not installed; the message names the extra.
     """
     if find_spec("vllm") is None:
         raise UsageError(
@@ -58,11 +58,12 @@ def start_engine(
     Args:
         dtype: "float32" or "bfloat16", of its weights and its arithmetic.
         max_model_len: longest sequence, in tokens.
-        gpu_memory: share of the GPU's memory that it may take, 0 to 1; on the CPU `cpu_cache_bytes` counts instead.
-        options: further ones of `vllm.LLM`.
+        gpu_memory: share of the GPU's memory that it may take, 0 to 1.
+        cpu_cache_bytes: what it takes on a CPU instead.
+        options: further options of `vllm.LLM`.
 
     Raises:
-        InputError: vLLM cannot serve this model here; with its reason.
+        InputError: vLLM cannot serve this model here; the message gives its reason.
     """
     import torch
 
@@ -74,7 +75,7 @@ def start_engine(
         options["kv_cache_memory_bytes"] = cpu_cache_bytes
     random_state = torch.get_rng_state()  # the engine seeds the process's generator
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # vLLM's own, none is about the model
+        warnings.simplefilter("ignore")  # vLLM's own; none is about the model
         try:
             from vllm import LLM
 

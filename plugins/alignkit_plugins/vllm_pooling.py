@@ -15,7 +15,7 @@ class PoolingEngine:
 
     Args:
         head: which value is the reward.
-        logit_of_token: of head "logit".
+        logit_of_token: the token, for head "logit".
         dtype: "float32" or "bfloat16"; the head computes in float32.
         max_length: most tokens of a conversation.
         gpu_memory: share of the GPU's memory it may take.
@@ -53,7 +53,7 @@ class PoolingEngine:
         )
 
     def rewards(self, ids: Sequence[Sequence[int]]) -> list[float]:
-        """One raw reward for each row of token ids, in order."""
+        """Return one raw reward for each row of token ids, in order."""
         if not ids:
             return []
         prompts: Any = [{"prompt_token_ids": list(row)} for row in ids]
@@ -66,13 +66,13 @@ class PoolingEngine:
         return [float(one.outputs.probs[0]) for one in classified]
 
     def close(self) -> None:
-        """Let the model go."""
+        """Free the model."""
         stop_engine(self._llm)
         del self._llm
 
 
 def _one_label(folder: RewardFolder, token: int) -> dict[str, Any]:
-    """Settings by which vLLM reads one row of the LM head as a head of one label."""
+    """Return the settings that let vLLM read one row of the LM head as a head of one label."""
     text = folder.chat.tokenizer.convert_ids_to_tokens(token)
     if text is None:
         raise InputError(f"{folder.source.folder}: its tokenizer has no token {token}; correct logit_of_token")

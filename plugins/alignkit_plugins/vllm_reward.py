@@ -1,10 +1,11 @@
 """`vllm-reward`: a reward model computed by vLLM, here or by a server of `vllm serve MODEL --runner pooling`.
 
-The score is the head's raw value at the last token (`reward_folder` says which heads there are): vLLM's own default is
-a sigmoid of it, which says 1.0 to every good answer. Token ids are sent, not text, to which vLLM would add a second
-beginning-of-text token. Over HTTP the server's tokenizer renders the messages, unless `tokenizer` names a folder here.
+The score is the head's raw value at the last token (reward_folder.py lists the kinds of heads). vLLM's own default is a
+sigmoid of it, which gives 1.0 to every good answer. Token ids are sent, because vLLM would add a second
+beginning-of-text token to a text. Over HTTP the server's tokenizer renders the messages, unless `tokenizer` names a
+folder here.
 
-Nemotron-70B-Reward-HF is a plain causal model; its reward is the logit of token 0 after the conversation
+Nemotron-70B-Reward-HF is a plain causal model. Its reward is the logit of token 0 after the conversation
 (logit_of_token = 0): vLLM takes that token's row of the LM head as a head of one label.
 """
 
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
 KEY = "VLLM_API_KEY"
 _MAX_LENGTH = 4096  # tokens
 _AT_ONCE = 256  # conversations between two parts that the ledger keeps
-_KEPT = 2000  # characters of an answer that the ledger keeps; a head at every token says more
+_KEPT = 2000  # characters of an answer that the ledger keeps; a head at every token answers with more
 _PROBE = Item([{"role": "user", "content": "Name a river."}], "The Rhine.")
 
 
@@ -86,7 +87,7 @@ class VLLMReward(RemoteJudge):
     config: VLLMRewardConfig
 
     def ask(self, items: Sequence[Item]) -> Iterator[Mapping[int, Scored | Missing]]:
-        """Yield scores as they come, of a server or of this process; what is too long for the model is missing.
+        """Yield scores as they come, from a server or from this process. An item too long for the model is missing.
 
         Raises:
             UsageError: vLLM is not installed, or there is no model.
@@ -95,7 +96,7 @@ class VLLMReward(RemoteJudge):
         return super().ask(items) if self.config.base_url else self._compute(items)
 
     def parameters(self) -> Mapping[str, Any]:
-        """The model (its files' hash, or its id and addresses), which value is the score, and the precision."""
+        """Return the model (its files' hash, or its id and addresses), which value is the score, and the precision."""
         config = self.config
         if config.base_url:
             where = {"model": config.model, "base_url": sorted(config.base_url)}
@@ -109,14 +110,14 @@ class VLLMReward(RemoteJudge):
         }
 
     def given(self, item: Item) -> Any:
-        """The conversation, the completion its last turn."""
+        """Return the conversation, whose last turn is the completion."""
         return conversation(item)
 
     def ready(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Check that vLLM and a reward model are there, or that the server answers with one score.
 
         Raises:
-            UsageError, InputError: they are not, with the ways out.
+            UsageError, InputError: they are not; the message says what to do.
         """
         if not self.config.base_url:
             from alignkit_plugins.vllm_engine import require_vllm
@@ -157,7 +158,7 @@ class VLLMReward(RemoteJudge):
         ).encode()
 
     def read(self, body: Mapping[str, Any], text: str) -> Scored | Missing:
-        """The raw value in an answer of /classify, or of /pooling: there a list of values, or one for each token."""
+        """Return the raw value in an answer of /classify, or of /pooling, which gives a list or one value per token."""
         data = body.get("data")
         first = data[0] if isinstance(data, list) and data and isinstance(data[0], dict) else {}
         values = first.get("probs", first.get("data"))
@@ -187,7 +188,7 @@ class VLLMReward(RemoteJudge):
 
     @cached_property
     def _max_length(self) -> int:
-        """Most tokens of a conversation; a longer engine's cache would hold fewer conversations at once."""
+        """Most tokens of a conversation. The cache of a longer engine would hold fewer conversations at once."""
         return min(self._folder.max_length, self.config.max_length or _MAX_LENGTH)
 
     def _compute(self, items: Sequence[Item]) -> Iterator[dict[int, Scored | Missing]]:

@@ -1,8 +1,8 @@
 """Weights to a vLLM server by vLLM's own transfer protocol, from device to device, without a folder.
 
-The trainer's half of a vLLM backend opens a group with the server's workers and sends every tensor; the server's routes
-(init, start, update, finish) say when. Here are the control plane over HTTP, the policy's weights as such a backend
-takes them, and where the two sides meet; the bytes are the backend's own.
+The trainer's half of a vLLM backend opens a group with the server's workers and sends every tensor. The server's routes
+(init, start, update, finish) say when. This file has the control plane over HTTP, the policy's weights in the form that
+a backend takes, and the place where the two sides meet. The backend itself sends the bytes.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-PREFIX = "vllm:"  # of --server-weights vllm:BACKEND
+PREFIX = "vllm:"  # in --server-weights vllm:BACKEND
 
 Ask = Callable[[str, object], Any]
 Weights = Callable[[], Iterable[tuple[str, "Tensor"]]]
@@ -31,14 +31,14 @@ def _nccl() -> type:
 
 
 BACKENDS: dict[str, Callable[[], type]] = {"nccl": _nccl}
-"""What the trainer's half of each backend is started with: master_address, master_port, world_size and rank."""
+"""The settings that start the trainer's half of each backend: master_address, master_port, world_size and rank."""
 
 
 class Control:
     """The control plane of one server, as vLLM's `VLLMWeightSyncClient` asks for it.
 
     Args:
-        ask: posts a body to a path of the server, or raises.
+        ask: posts a body to a path of the server and returns the answer, or raises.
     """
 
     def __init__(self, ask: Ask) -> None:
@@ -61,7 +61,7 @@ def backend_of(shared: str | None, device: torch.device) -> str | None:
     """Return the backend that `--server-weights vllm:BACKEND` names, or None for a folder.
 
     Raises:
-        UsageError: vLLM is not installed, the policy is not on a GPU, or a policy is not sent by this backend.
+        UsageError: vLLM is not installed, the policy is not on a GPU, or the backend is unknown.
     """
     if shared is None or not shared.startswith(PREFIX):
         return None
@@ -76,12 +76,12 @@ def backend_of(shared: str | None, device: torch.device) -> str | None:
 
 
 def connect(backend: str, *, ask: Ask, weights: Weights, address: tuple[str, int], num_workers: int) -> Any:
-    """Open a group of this process and one server's workers; its `send_weights()` renews the server's weights.
+    """Open a group of this process and one server's workers. Its `send_weights()` renews the server's weights.
 
     Args:
-        weights: gives the policy's tensors by their names in the checkpoint format, as they are when it is called.
-        address: host and port that the server listens at; its workers call this machine where it calls from.
-        num_workers: of the server.
+        weights: returns the policy's present tensors by their names in the checkpoint format.
+        address: host and port of the server; its workers call this machine at the address it calls from.
+        num_workers: how many workers the server has.
     """
     from vllm.distributed.weight_transfer.factory import WeightTransferTrainerFactory
 
@@ -103,7 +103,7 @@ def _source(weights: Weights) -> Any:
     from vllm.distributed.weight_transfer.base import ParamMeta, WeightSource
 
     class Policy(WeightSource):  # type: ignore[misc]
-        """The policy's weights, anew in each pass."""
+        """The policy's weights, read again in each pass."""
 
         def metadata(self) -> list[ParamMeta]:
             return [ParamMeta(name, tensor.dtype, tuple(tensor.shape)) for name, tensor in weights()]
