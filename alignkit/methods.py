@@ -77,8 +77,9 @@ class SampledConfig(MethodConfig):
     updates_per_batch: int = Field(
         1, ge=1, description="optimizer steps on one drawn batch; from the second on the ratio is clipped"
     )
-    cut_completions: Literal["train", "mask"] = Field(
-        "train", description="mask: a completion that max-new-tokens cut is compared with, but not trained on"
+    top_p: float = Field(1.0, gt=0, le=1, description="top-p of the samples")
+    mask_truncated_completions: bool = Field(
+        False, description="a completion that max-new-tokens truncated is compared with, but not trained on"
     )
     zero_variance_groups: Literal["skip", "keep", "resample"] = Field(
         "skip",

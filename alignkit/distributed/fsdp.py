@@ -210,9 +210,12 @@ class SharedSampler(Sampler):
 
 def packed(completions: Sequence[Completion]) -> list[list[Any]]:
     """Completions as JSON types."""
-    return [[c.ids.tolist(), c.logprobs.tolist(), c.cut] for c in completions]
+    return [[c.ids.tolist(), c.logprobs.tolist(), c.truncated] for c in completions]
 
 
 def unpacked(parts: Sequence[Sequence[Any]]) -> list[Completion]:
     """What `packed` was given."""
-    return [Completion(np.array(ids, np.int32), np.array(logprobs, np.float32), cut) for ids, logprobs, cut in parts]
+    return [
+        Completion(np.array(ids, np.int32), np.array(logprobs, np.float32), truncated)
+        for ids, logprobs, truncated in parts
+    ]

@@ -182,7 +182,7 @@ class Answering:
         request = self._request(row)
         completion = self._draw([request])[0]
         ids = completion.ids.tolist()
-        text: str = self.chat.tokenizer.decode(ids if completion.cut else ids[:-1], skip_special_tokens=True)
+        text: str = self.chat.tokenizer.decode(ids if completion.truncated else ids[:-1], skip_special_tokens=True)
         return text
 
     def perplexity(self, rows: Sequence[Row]) -> PerplexityResult:
@@ -229,13 +229,13 @@ class Answering:
 
     def _answer(self, row: Row, completion: Completion, num_prompt_tokens: int) -> Answer:
         ids = completion.ids.tolist()
-        text = self.chat.tokenizer.decode(ids if completion.cut else ids[:-1], skip_special_tokens=True)
+        text = self.chat.tokenizer.decode(ids if completion.truncated else ids[:-1], skip_special_tokens=True)
         if not self.generation.strip_thinking:
-            return Answer(row, text, len(ids), completion.cut, 0, num_prompt_tokens)
+            return Answer(row, text, len(ids), completion.truncated, 0, num_prompt_tokens)
         said, thinking = split_thinking(text)
         hidden = len(self.chat.tokenizer(thinking, add_special_tokens=False)["input_ids"]) if thinking else 0
         hidden = min(hidden, len(ids))
-        return Answer(row, said, len(ids) - hidden, completion.cut, hidden, num_prompt_tokens)
+        return Answer(row, said, len(ids) - hidden, completion.truncated, hidden, num_prompt_tokens)
 
     def _request(self, row: Row) -> Request:
         ids = self.chat.prompt_ids(row.prompt)

@@ -81,7 +81,7 @@ class BatchedGeneration:
                 row.logprobs.append(logprob)
                 ended = token in self.end_ids
                 if ended or len(row.ids) >= self._room(row.request):
-                    done.setdefault(row.number, _completion(row, cut=not ended))
+                    done.setdefault(row.number, _completion(row, truncated=not ended))
                 if row.number not in done:
                     alive.append(place)
             if not alive:
@@ -214,5 +214,5 @@ def _nucleus(prob_BV: Tensor, top_p_B: Tensor) -> Tensor:
     return torch.zeros_like(kept_BV).scatter(-1, order_BV, kept_BV)
 
 
-def _completion(row: Row, *, cut: bool) -> Completion:
-    return Completion(np.array(row.ids, np.int32), np.array(row.logprobs, np.float32), cut)
+def _completion(row: Row, *, truncated: bool) -> Completion:
+    return Completion(np.array(row.ids, np.int32), np.array(row.logprobs, np.float32), truncated)

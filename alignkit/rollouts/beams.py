@@ -74,7 +74,7 @@ class Search:
         return self.ended is not None and self._score(self.ended) >= self.live[0].total / longest
 
     def best(self) -> Completion:
-        """The completion of the highest score; cut where it has no end token."""
+        """The completion of the highest score; truncated where it has no end token."""
         beams = [*([self.ended] if self.ended else []), *self.live]
         chosen = max(beams, key=self._score)
         return Completion(

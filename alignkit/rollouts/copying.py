@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class CopyingSampler(Sampler):
-    """Leaves `draw` and `load` to its subclass; after each `sync`, what is drawn next is compared with the policy."""
+    """Leaves `sample` and `load` to its subclass; after each `sync`, what is drawn next is compared with the policy."""
 
     def __init__(self, policy: Policy, *, end_ids: frozenset[int]) -> None:
         super().__init__(policy, end_ids=end_ids)
@@ -28,7 +28,7 @@ class CopyingSampler(Sampler):
         self._is_checked = False
 
     @abstractmethod
-    def draw(self, requests: Sequence[Request]) -> list[Completion]:
+    def sample(self, requests: Sequence[Request]) -> list[Completion]:
         """Return one completion for each request, in order, from the copy."""
 
     @abstractmethod
@@ -62,7 +62,7 @@ class CopyingSampler(Sampler):
             InputError: a request is longer than the sampler takes.
             RunStopped: the copy's weights are stale.
         """
-        return self.checked(requests, self.draw)
+        return self.checked(requests, self.sample)
 
     def checked(
         self, requests: Sequence[Request], draw: Callable[[Sequence[Request]], list[Completion]]

@@ -24,7 +24,7 @@ class Request:
         temperature: 0 takes the likeliest token; otherwise logits are divided by it.
         top_p: keep the smallest set of tokens whose probability reaches this; 1 keeps all.
         seed: the whole randomness of this completion: it depends on nothing else in its batch (exactly so in fp32).
-        max_new_tokens: a completion that has no end token by then is cut.
+        max_new_tokens: a completion that has no end token by then is truncated.
     """
 
     prompt_ids: Sequence[int]
@@ -39,13 +39,13 @@ class Completion:
     """What was drawn.
 
     `ids` int32 [T] hold the end token where there is one; `logprobs` float32 [T] are those of the distribution at the
-    request's temperature, before top-p (nan where the sampler only knows those after it); `cut` says that
+    request's temperature, before top-p (nan where the sampler only knows those after it); `truncated` says that
     `max_new_tokens` ended it.
     """
 
     ids: np.ndarray
     logprobs: np.ndarray
-    cut: bool
+    truncated: bool
 
 
 class Sampler(ABC):

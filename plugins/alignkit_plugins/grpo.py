@@ -190,7 +190,7 @@ class GRPO(Method):
             "scale": "none",
             "aggregation": "completion-sum",
             "updates_per_batch": 1,
-            "cut_completions": "train",
+            "mask_truncated_completions": False,
         },
     }
 

@@ -12,7 +12,7 @@ with a leave-one-out baseline b_it over the samples of one prompt: the mean cost
 ended before token t. Where all others had, it is the cost of ending at t. Both depend on y_i only through its first t
 tokens, so that the gradient stays right on average; a baseline over all the others is right too, but teaches a sample
 that is the longest of its prompt not to end where it did. Samples are drawn at temperature 1 without top-p, every
-`penalty_interval` steps, for the prompts of that step. One cut at `max_new_tokens` counts with that length.
+`penalty_interval` steps, for the prompts of that step. One truncated at `max_new_tokens` counts with that length.
 
 c is in squared tokens, easily 10^4, and a single such step would ruin Adam's second moment for a long while. The
 penalty's gradient is therefore scaled down to at most `max_penalty_ratio` times the likelihood gradient's norm of the

@@ -47,7 +47,7 @@ class VLLMSampler(CopyingSampler):
     def max_length(self) -> int:
         return min(MAX_LENGTH, int(self.policy.config.max_position_embeddings))
 
-    def draw(self, requests: Sequence[Request]) -> list[Completion]:
+    def sample(self, requests: Sequence[Request]) -> list[Completion]:
         """Return one completion for each request, in order.
 
         Raises:
@@ -187,7 +187,7 @@ def _completion(output: Any, request: Request) -> Completion:
     logprobs = [step[token].logprob for step, token in zip(output.logprobs, ids, strict=True)]
     known = request.top_p == 1.0 or request.temperature == 0
     values = np.array(logprobs, np.float32) if known else np.full(len(ids), np.nan, np.float32)
-    return Completion(np.array(ids, np.int32), values, cut=output.finish_reason == "length")
+    return Completion(np.array(ids, np.int32), values, truncated=output.finish_reason == "length")
 
 
 @hookimpl

@@ -147,7 +147,7 @@ class VLLMServerSampler(CopyingSampler):
         if not self._alive:
             raise RunStopped(f"no server takes the weights: {'; '.join(problems)}")
 
-    def draw(self, requests: Sequence[Request]) -> list[Completion]:
+    def sample(self, requests: Sequence[Request]) -> list[Completion]:
         """Return one completion for each request, in order.
 
         Raises:
@@ -228,7 +228,7 @@ class VLLMServerSampler(CopyingSampler):
         try:
             (choice,) = answer["choices"]
             ids, logprobs = choice["token_ids"], choice["logprobs"]["token_logprobs"]
-            return Completion(*_arrays(ids, logprobs, request), cut=choice["finish_reason"] == "length")
+            return Completion(*_arrays(ids, logprobs, request), truncated=choice["finish_reason"] == "length")
         except (KeyError, TypeError, ValueError) as error:
             raise ServerDown(f"its answer is no completion with token ids ({error!r})") from error
 

@@ -122,7 +122,7 @@ def test_a_table_of_positions_ends_samples_and_bounds_rows(
     policy = load_policy(model, precision="fp32")
     requests = [Request(list(range(n)), 1.0, n, 20) for n in (4, 28, 32)]
     drawn = BatchedGeneration(policy, end_ids=frozenset()).generate(requests)
-    assert [len(one.ids) for one in drawn] == [20, 4, 1] and all(one.cut for one in drawn)
+    assert [len(one.ids) for one in drawn] == [20, 4, 1] and all(one.truncated for one in drawn)
     assert train(model, data, tmp_path / "run", "--max-length", 33) == 2
     assert "has a table of 32 positions; lower it" in capsys.readouterr().err
 

@@ -52,7 +52,7 @@ def test_a_beam_as_wide_as_everything_finds_the_best_of_all_completions(seed: in
         [request([0], longest)], expand, num_beams=81, length_penalty=length_penalty, end_ids=frozenset({END})
     )
     assert tuple(found.ids.tolist()) == max(whole, key=score)
-    assert found.cut == (found.ids[-1] != END)
+    assert found.truncated == (found.ids[-1] != END)
     assert float(found.logprobs.sum()) == pytest.approx(
         score(tuple(found.ids)) * len(found.ids) ** length_penalty, 1e-5
     )
@@ -96,7 +96,7 @@ def test_the_cache_finds_what_whole_texts_find_and_other_requests_change_nothing
     generation = BeamGeneration(policy, end_ids=end_ids)
     together, alone = generation.search(requests, **options), [generation.search([r], **options)[0] for r in requests]
     for one, other, third in zip(plain, together, alone, strict=True):
-        assert one.ids.tolist() == other.ids.tolist() == third.ids.tolist() and one.cut == other.cut
+        assert one.ids.tolist() == other.ids.tolist() == third.ids.tolist() and one.truncated == other.truncated
         np.testing.assert_allclose(one.logprobs, other.logprobs, atol=1e-4)
     if (
         num_beams == 4

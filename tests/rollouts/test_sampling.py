@@ -62,7 +62,7 @@ def requests(count: int, *, max_new_tokens: int = 12) -> list[Request]:
 def same(a: Completion, b: Completion) -> bool:
     return (
         a.ids.tolist() == b.ids.tolist()
-        and a.cut == b.cut
+        and a.truncated == b.truncated
         and np.allclose(a.logprobs, b.logprobs, atol=1e-5, equal_nan=True)
     )
 
@@ -102,8 +102,8 @@ def test_an_end_token_ends_a_completion_and_belongs_to_it(sampler: Sampler) -> N
     for free, stopped in zip(plain, ended, strict=True):
         place = free.ids.tolist().index(end) + 1 if end in free.ids else len(free.ids)
         assert stopped.ids.tolist() == free.ids[:place].tolist()
-        assert stopped.cut == (end not in free.ids)
-    assert not ended[1].cut and all(completion.cut for completion in plain)
+        assert stopped.truncated == (end not in free.ids)
+    assert not ended[1].truncated and all(completion.truncated for completion in plain)
 
 
 @pytest.mark.parametrize(("num_beams", "length_penalty"), [(1, 0.9), (4, 0.9), (4, 2.0)])
@@ -126,7 +126,7 @@ def test_beam_search_finds_the_same_on_every_engine(
     sampler.end_ids = end_ids
     found = sampler.beam_search(asked, **options)
     for one, other in zip(expected, found, strict=True):
-        assert one.ids.tolist() == other.ids.tolist() and one.cut == other.cut
+        assert one.ids.tolist() == other.ids.tolist() and one.truncated == other.truncated
         np.testing.assert_allclose(one.logprobs, other.logprobs, atol=1e-4)
     assert sampler.beam_search(asked[:1], **options)[0].ids.tolist() == found[0].ids.tolist()
 

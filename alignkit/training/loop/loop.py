@@ -43,7 +43,7 @@ from alignkit.training.loop import start
 from alignkit.training.loop.alarms import alarms
 from alignkit.training.loop.row_step import RowStep
 from alignkit.training.loop.state import TrainState
-from alignkit.training.rollouts.eval_loss import Validation, held_out_pairs, show_samples, validate
+from alignkit.training.rollouts.eval_loss import EvalResult, eval_pairs, show_samples, validate
 from alignkit.training.rollouts.rollout_step import RolloutStep
 from alignkit.training.rollouts.sample_lines import shown_line
 from alignkit.training.rollouts.sampling import Group
@@ -287,7 +287,7 @@ class Loop:
             if step == self.position.measured:
                 return
             started = time.monotonic()
-            validation, shown = Validation({}, math.nan), []
+            validation, shown = EvalResult({}, math.nan), []
             with self.models.whole() as models:
                 if validates:
                     sampled = partial(self.rollouts.validate, step, models)
@@ -350,7 +350,7 @@ class Loop:
         if "scalar_head" not in self.method.needs:
             return
         with self.models.whole() as models:
-            held_out = held_out_pairs(self.inputs, models)
+            held_out = eval_pairs(self.inputs, models)
         if held_out is not None:
             self._log(held_out.metrics())
             for line in held_out.lines():

@@ -43,7 +43,7 @@ class RowStep:
         training = self.inputs.training
         pairs = [(training.rows[n], training.trees[n]) for n in self.layout.numbers(step)]
         temperatures = self.method.temperatures(step, self.config)
-        groups = self.rollouts.draw(pairs, temperatures, step) if temperatures else []
+        groups = self.rollouts.sample(pairs, temperatures, step) if temperatures else []
         trees = [tree for _, tree in pairs]
         micro_batches = []
         rows, is_padding = self.layout.own(step)

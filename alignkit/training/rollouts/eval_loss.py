@@ -21,13 +21,13 @@ from alignkit.training.inputs.models import Models
 from alignkit.training.inputs.pair_accuracy import PairAccuracy, pair_accuracy
 from alignkit.training.inputs.setup import Inputs, micro_batch_tokens
 from alignkit.training.lifecycle.deadlines import Deadlines
-from alignkit.training.rollouts.sampling import Group, draw
+from alignkit.training.rollouts.sampling import Group, sample
 
 MAX_SHOWN = 8  # prompts whose samples are written to samples.jsonl
 
 
 @dataclass(frozen=True)
-class Validation:
+class EvalResult:
     """Numbers by metric name, and the one that decides which weights are best (lower is better; nan: none)."""
 
     metrics: dict[str, float]
@@ -35,8 +35,8 @@ class Validation:
 
 
 def validate(
-    method: Method, config: MethodConfig, inputs: Inputs, models: Models, sampled: Callable[[], Validation], step: int
-) -> Validation:
+    method: Method, config: MethodConfig, inputs: Inputs, models: Models, sampled: Callable[[], EvalResult], step: int
+) -> EvalResult:
     """Measure the policy on the validation rows, by `sampled` where the method trains on samples.
 
     Each rank computes its share.
@@ -47,7 +47,7 @@ def validate(
     models.policy.eval()
     try:
         if not inputs.validation.trees:
-            return Validation({}, math.nan)
+            return EvalResult({}, math.nan)
         if method.trains_on == "samples":
             return sampled()
         return _validate_rows(method, config, inputs, models, step)
@@ -57,7 +57,7 @@ def validate(
             models.reference.release()
 
 
-def held_out_pairs(inputs: Inputs, models: Models) -> PairAccuracy | None:
+def eval_pairs(inputs: Inputs, models: Models) -> PairAccuracy | None:
     """Measure a reward model on the validation pairs, against length and surface; None without any."""
     trees = inputs.validation.trees
     if not trees:
@@ -87,7 +87,7 @@ def show_samples(
 ) -> list[Group]:
     """Draw one likeliest-token completion for the first validation prompts."""
     pairs = [(row, tree) for row, tree in _rows(inputs) if len(tree.prompt)][:MAX_SHOWN]
-    return draw(
+    return sample(
         models.sampler,
         inputs.chat,
         pairs,
@@ -100,7 +100,7 @@ def show_samples(
     )
 
 
-def _validate_rows(method: Method, config: MethodConfig, inputs: Inputs, models: Models, step: int) -> Validation:
+def _validate_rows(method: Method, config: MethodConfig, inputs: Inputs, models: Models, step: int) -> EvalResult:
     trees = inputs.validation.trees
     packs = [lay_out([trees[n] for n in numbers]) for numbers in rank_rows(trees, models)]
     micro_batches = [MicroBatch(p) for p in packs]
@@ -110,7 +110,7 @@ def _validate_rows(method: Method, config: MethodConfig, inputs: Inputs, models:
     metrics = {"validation/loss": result.loss} | {f"validation/{name}": x for name, x in result.logged.items()}
     if models.reference is not None:
         metrics["validation/kl"] = mean_kl(models, packs)
-    return Validation(metrics, result.loss)
+    return EvalResult(metrics, result.loss)
 
 
 def mean_kl(models: Models, packs: Sequence[Pack]) -> float:

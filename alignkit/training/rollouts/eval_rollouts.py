@@ -23,14 +23,14 @@ from alignkit.methods import MethodConfig, sampled_options
 from alignkit.training.checkpoints.run_folder import RunFolder
 from alignkit.training.inputs.models import Models
 from alignkit.training.inputs.setup import Inputs
-from alignkit.training.rollouts.eval_loss import Validation, mean_kl, rank_rows
+from alignkit.training.rollouts.eval_loss import EvalResult, mean_kl, rank_rows
 from alignkit.training.rollouts.journal import FOLDER, journal_key
-from alignkit.training.rollouts.sampling import Group, draw, grouped
+from alignkit.training.rollouts.sampling import Group, grouped, sample
 from alignkit.training.rollouts.scoring_step import PART, Scoring
 from alignkit.training.rollouts.shared_rollouts import make_journal
 
 
-class HeldOut:
+class RolloutEval:
     """Evaluates a policy on held-out prompts."""
 
     def __init__(self, config: MethodConfig, inputs: Inputs, run: RunFolder, *, scoring: Scoring) -> None:
@@ -39,7 +39,7 @@ class HeldOut:
         self.reference_scores: dict[str, float] = {}
         """Row id -> score of the reference's sample, once the first evaluation is done."""
 
-    def measure(self, step: int, models: Models, *, oldest: int) -> Validation:
+    def measure(self, step: int, models: Models, *, oldest: int) -> EvalResult:
         """Evaluate the weights as they are after `step`.
 
         Args:
@@ -53,12 +53,12 @@ class HeldOut:
         pairs = self._pairs()
         key = journal_key(self.config.model_dump(mode="json"), [row.id for row, _ in pairs])
         scored_key = journal_key(key, self.scoring.key)
-        known = self.journal.drawn(step, 0, key)
+        known = self.journal.completions(step, 0, key)
         if known is None:
             size = PART if self.scoring.is_remote else len(pairs)
-            parts = (self._draw(models, pairs[at : at + size], sync=at == 0) for at in range(0, len(pairs), size))
+            parts = (self._sample(models, pairs[at : at + size], sync=at == 0) for at in range(0, len(pairs), size))
             groups, rewards_of = self.scoring.score_parts(parts, where)
-            self.journal.keep_drawn(step, 0, key, [group.completions[0] for group in groups])
+            self.journal.keep_completions(step, 0, key, [group.completions[0] for group in groups])
         else:
             groups = grouped(self.inputs.chat, pairs, (1.0,), known)
             rewards_of = partial(self.scoring.score, groups, where)
@@ -71,22 +71,22 @@ class HeldOut:
             self.reference_scores = scores
         metrics = {
             "validation/length": float(np.mean([len(group.completions[0].ids) for group in groups])),
-            "validation/cut_share": float(np.mean([group.completions[0].cut for group in groups])),
+            "validation/truncated_share": float(np.mean([group.completions[0].truncated for group in groups])),
             "validation/reward": _mean(list(scores.values())),
             "validation/beats_reference": beats(scores, self.reference_scores),
             "validation/kl": _kl(models, groups),
         }
         metrics = {name: x for name, x in metrics.items() if not math.isnan(x)}
-        return Validation(metrics, -metrics.get("validation/reward", math.nan))
+        return EvalResult(metrics, -metrics.get("validation/reward", math.nan))
 
     def _pairs(self) -> list[tuple[Row, Tree]]:
         validation = self.inputs.validation
         pairs = list(zip(validation.rows, validation.trees, strict=True))
         return pairs[: sampled_options(self.config).validation_prompts]
 
-    def _draw(self, models: Models, pairs: Sequence[tuple[Row, Tree]], *, sync: bool) -> list[Group]:
+    def _sample(self, models: Models, pairs: Sequence[tuple[Row, Tree]], *, sync: bool) -> list[Group]:
         with self.scoring.saving("validation"):
-            return draw(
+            return sample(
                 models.sampler,
                 self.inputs.chat,
                 pairs,

@@ -27,7 +27,7 @@ from alignkit.training.rollouts.sampling import Group
 
 WINDOW = 10  # batches at the start, and as many at the end, that are compared
 SHARE = 0.8
-Z = {"reward": 3.0, "length": 2.0, "repetition": 2.0}  # standard errors
+Z_THRESHOLD = {"reward": 3.0, "length": 2.0, "repetition": 2.0}  # standard errors
 FEATURES = ("length", "repetition")
 Sums = Mapping[str, float]
 _UNITS = {"length": "tokens", "repetition": "of the 4-grams"}
@@ -56,12 +56,12 @@ class Finding:
 
 
 @dataclass
-class Watch:
+class RewardHackingMonitor:
     """What is remembered of a run's batches: sums of the first and of the last WINDOW. Kept in checkpoints."""
 
     first: list[dict[str, float]] = field(default_factory=list)
     last: list[dict[str, float]] = field(default_factory=list)
-    rang: bool = False
+    alerted: bool = False
 
     def see(self, number: int, groups: Sequence[Group], rewards_PG: np.ndarray) -> dict[str, float]:
         """Take in a batch (from 1, each once) and return its correlations within groups, where they are defined."""
@@ -79,12 +79,12 @@ class Watch:
         if len(self.last) < WINDOW:
             return None
         rise, error = _growth(self.first, self.last, "reward")
-        if rise <= Z["reward"] * error or rise <= 0:
+        if rise <= Z_THRESHOLD["reward"] * error or rise <= 0:
             return None
         grown = {}
         for name in FEATURES:
             growth, growth_error = _growth(self.first, self.last, name)
-            if growth > Z[name] * growth_error and growth > 0:
+            if growth > Z_THRESHOLD[name] * growth_error and growth > 0:
                 grown[name] = (_mean(self.first, name), _mean(self.last, name))
         slopes = within_slopes([*self.first, *self.last], list(grown))
         paid = sum(max(0.0, slopes[name]) * (b - a) for name, (a, b) in grown.items())
@@ -92,7 +92,7 @@ class Watch:
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint keeps, of JSON types."""
-        return {"first": self.first, "last": self.last, "rang": self.rang}
+        return {"first": self.first, "last": self.last, "alerted": self.alerted}
 
 
 def batch_sums(groups: Sequence[Group], rewards_PG: np.ndarray) -> dict[str, float]:
@@ -134,7 +134,7 @@ def within_slopes(batches: Sequence[Sums], names: Sequence[str]) -> dict[str, fl
     return dict(zip(names, np.linalg.lstsq(product, with_reward, rcond=None)[0].tolist(), strict=True))
 
 
-def telling(groups: Sequence[Group], rewards_PG: np.ndarray, name: str) -> tuple[int, int, int]:
+def clearest_example(groups: Sequence[Group], rewards_PG: np.ndarray, name: str) -> tuple[int, int, int]:
     """The group whose best sample has most of a feature beyond its worst one's: (p, best k, worst k)."""
     found = []
     for p, (group, rewards_G) in enumerate(zip(groups, rewards_PG, strict=True)):

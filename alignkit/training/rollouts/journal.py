@@ -1,9 +1,9 @@
-"""The journal of rollouts: what was drawn and scored for a batch is on the disk before the weights change.
+"""The journal of rollouts: what was sampled and scored for a batch is on the disk before the weights change.
 
-    RUN/rollouts/NNNNNN-R.drawn.safetensors     round R of batch NNNNNN: token ids, log-probs, which were cut
-    RUN/rollouts/NNNNNN-0.recomputed.safetensors  the batch's log-probs as training computes them, where it reads them
-    RUN/rollouts/NNNNNN-R.scored.safetensors    its rewards, float64, nan where missing, with the reasons
-    RUN/rollouts/validation/NNNNNN-0...         the same of the held-out evaluation after step NNNNNN
+    RUN/rollouts/NNNNNN-R.completions.safetensors   round R of batch NNNNNN: token ids, log-probs, which are truncated
+    RUN/rollouts/NNNNNN-0.old-logprobs.safetensors  the batch's log-probs as training computes them, where it reads them
+    RUN/rollouts/NNNNNN-R.scored.safetensors        its rewards, float64, nan where missing, with the reasons
+    RUN/rollouts/validation/NNNNNN-0...             the same of the held-out evaluation after step NNNNNN
 
 Each file is whole or not there, and its hash covers its place and its run. A run that goes on reads them instead of
 drawing and scoring again: the samples are the same also where a sampler cannot repeat them, and what was missing
@@ -35,7 +35,7 @@ from alignkit.storage import PRIVATE_FOLDER, open_private
 _logger = logging.getLogger(__name__)
 FOLDER = "rollouts"
 _NAME = re.compile(
-    r"(?P<part>\.)?(?P<batch>[0-9]{6,18})-[0-9]{1,18}\.(drawn|recomputed|scored)\.safetensors(?(part)\.part)"
+    r"(?P<part>\.)?(?P<batch>[0-9]{6,18})-[0-9]{1,18}\.(completions|old-logprobs|scored)\.safetensors(?(part)\.part)"
 )
 
 
@@ -45,34 +45,36 @@ class Journal:
     def __init__(self, folder: Path, run: str = "") -> None:
         self.folder, self.run = folder, run
 
-    def drawn(self, batch: int, round_: int, key: str) -> list[Completion] | None:
+    def completions(self, batch: int, round_: int, key: str) -> list[Completion] | None:
         """Return the completions of a round in order, or None where they are not there."""
-        found = self._read(self._file(batch, round_, "drawn"), key)
+        found = self._read(self._file(batch, round_, "completions"), key)
         if found is None:
             return None
         arrays, _ = found
         ends = np.cumsum(arrays["length_N"])[:-1]
-        parts = zip(np.split(arrays["ids_T"], ends), np.split(arrays["logprob_T"], ends), arrays["cut_N"], strict=True)
-        return [Completion(ids, logprobs, bool(cut)) for ids, logprobs, cut in parts]
+        parts = zip(
+            np.split(arrays["ids_T"], ends), np.split(arrays["logprob_T"], ends), arrays["truncated_N"], strict=True
+        )
+        return [Completion(ids, logprobs, bool(truncated)) for ids, logprobs, truncated in parts]
 
-    def keep_drawn(self, batch: int, round_: int, key: str, completions: Sequence[Completion]) -> None:
+    def keep_completions(self, batch: int, round_: int, key: str, completions: Sequence[Completion]) -> None:
         """Write a round's completions, synced. Raises OSError where the disk refuses."""
         arrays = {
             "ids_T": np.concatenate([c.ids for c in completions]).astype(np.int32),
             "logprob_T": np.concatenate([c.logprobs for c in completions]).astype(np.float32),
             "length_N": np.array([len(c.ids) for c in completions], np.int64),
-            "cut_N": np.array([c.cut for c in completions], np.uint8),
+            "truncated_N": np.array([c.truncated for c in completions], np.uint8),
         }
-        self._write(self._file(batch, round_, "drawn"), key, arrays, {})
+        self._write(self._file(batch, round_, "completions"), key, arrays, {})
 
-    def recomputed(self, batch: int, key: str) -> np.ndarray | None:
+    def old_logprobs(self, batch: int, key: str) -> np.ndarray | None:
         """Return a batch's log-probs as training computed them, float32 [T], or None where they are not there."""
-        found = self._read(self._file(batch, 0, "recomputed"), key)
+        found = self._read(self._file(batch, 0, "old-logprobs"), key)
         return None if found is None else found[0]["logprob_T"]
 
-    def keep_recomputed(self, batch: int, key: str, logprob_T: np.ndarray) -> None:
+    def keep_old_logprobs(self, batch: int, key: str, logprob_T: np.ndarray) -> None:
         """Write them, synced. Raises OSError where the disk refuses."""
-        self._write(self._file(batch, 0, "recomputed"), key, {"logprob_T": logprob_T.astype(np.float32)}, {})
+        self._write(self._file(batch, 0, "old-logprobs"), key, {"logprob_T": logprob_T.astype(np.float32)}, {})
 
     def scored(self, batch: int, round_: int, key: str) -> Rewards | None:
         """Return a round's rewards, or None where they are not there, or all are missing: they are asked for again."""

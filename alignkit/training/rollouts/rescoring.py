@@ -55,18 +55,18 @@ def _known_logprobs(policy: Policy, micro_batch: MicroBatch) -> np.ndarray:
     return np.where(known_T, micro_batch.sampler_logprob_T, own_T)
 
 
-def recomputed(
+def with_old_logprobs(
     policy: Policy, micro_batches: Sequence[MicroBatch], journal: Journal, batch: int, key: str
 ) -> list[MicroBatch]:
     """Add what the weights that drew a batch give its samples in training: before its first update, journalled."""
     if not micro_batches:
         return []
     lengths = [len(micro_batch.pack.target_T) for micro_batch in micro_batches]
-    known_T = journal.recomputed(batch, key)
+    known_T = journal.old_logprobs(batch, key)
     if known_T is None:
         with torch.no_grad():
             found = [policy(m.pack, m.temperature_N).logprob_T.float().cpu().numpy() for m in micro_batches]
         known_T = np.concatenate(found)
-        journal.keep_recomputed(batch, key, known_T)
+        journal.keep_old_logprobs(batch, key, known_T)
     parts = np.split(known_T, np.cumsum(lengths)[:-1])
     return [replace(micro_batch, old_logprob_T=part) for micro_batch, part in zip(micro_batches, parts, strict=True)]

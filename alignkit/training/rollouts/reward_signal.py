@@ -1,9 +1,9 @@
 """Whether the rewards of a run can teach anything: they must differ within a group of samples of one prompt.
 
 A group teaches nothing where all its rewards are equal or differ by too little for float32, where fewer than two of its
-samples have one, or where no sample is left that is compared with another (all were cut, or have no sibling at their
-temperature). A run of such
-groups alone trained nothing, whatever it did to the weights (with --kl above 0 they were pulled towards the reference).
+samples have one, or where no sample is left that is compared with another (all were truncated, or have no sibling at
+their temperature). A run of such groups alone trained nothing, whatever it did to the weights (with --kl above 0 they
+were pulled towards the reference).
 P prompts, G group.
 """
 

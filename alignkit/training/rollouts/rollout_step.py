@@ -29,11 +29,11 @@ from alignkit.training.gradient.order import step_rows
 from alignkit.training.gradient.step import MicroBatch
 from alignkit.training.inputs.models import Models
 from alignkit.training.inputs.setup import Inputs, micro_batch_tokens
-from alignkit.training.rollouts.eval_loss import Validation
-from alignkit.training.rollouts.eval_rollouts import HeldOut
-from alignkit.training.rollouts.hacking import Watch
+from alignkit.training.rollouts.eval_loss import EvalResult
+from alignkit.training.rollouts.eval_rollouts import RolloutEval
+from alignkit.training.rollouts.hacking import RewardHackingMonitor
 from alignkit.training.rollouts.journal import FOLDER, journal_key
-from alignkit.training.rollouts.rescoring import recomputed, reference_kl
+from alignkit.training.rollouts.rescoring import reference_kl, with_old_logprobs
 from alignkit.training.rollouts.reward_signal import RewardSignal
 from alignkit.training.rollouts.sample_lines import (
     finding_lines,
@@ -43,7 +43,14 @@ from alignkit.training.rollouts.sample_lines import (
     scored_examples,
     zero_variance_groups,
 )
-from alignkit.training.rollouts.sampling import Group, counts_left_out, draw, grouped, sample_micro_batches, without_cut
+from alignkit.training.rollouts.sampling import (
+    Group,
+    counts_left_out,
+    drop_truncated,
+    grouped,
+    sample,
+    sample_micro_batches,
+)
 from alignkit.training.rollouts.scoring_step import PART, Scoring
 from alignkit.training.rollouts.shared_rollouts import make_journal
 
@@ -57,7 +64,7 @@ and whole rows; samples scored at a wrong temperature lie further off.
 
 
 @dataclass(frozen=True)
-class Drawn:
+class Rollouts:
     """Scored groups, and the seconds that drawing and scoring them took."""
 
     groups: tuple[Group, ...]
@@ -104,8 +111,8 @@ class RolloutStep:
         self.scoring, self.prompts_per_step, self._save, self._note = scoring, prompts_per_step, save, note
         self._batch: RewardedBatch | None = None
         self.journal = make_journal(run.path / FOLDER, run.id, models.world)
-        self.held_out = HeldOut(config, inputs, run, scoring=scoring)
-        self.watch = Watch()
+        self.evaluation = RolloutEval(config, inputs, run, scoring=scoring)
+        self.monitor = RewardHackingMonitor()
         self.signal = RewardSignal()
         if self.sampled.reads_old_logprobs and models.world.size > 1:
             text = (
@@ -129,22 +136,22 @@ class RolloutStep:
         """What the last step's means divide by beside its rows of trees."""
         return {} if self._batch is None else self._batch.left_out
 
-    def validate(self, step: int, models: Models) -> Validation:
-        """Evaluate on the held-out prompts. Raises as `HeldOut.measure`."""
-        return self.held_out.measure(step, models, oldest=self._oldest_step())
+    def validate(self, step: int, models: Models) -> EvalResult:
+        """Evaluate on the held-out prompts. Raises as `RolloutEval.measure`."""
+        return self.evaluation.measure(step, models, oldest=self._oldest_step())
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint keeps, of JSON types."""
         signal = asdict(self.signal)
-        return {"watch": self.watch.state(), "signal": signal, "reference_scores": self.held_out.reference_scores}
+        return {"monitor": self.monitor.state(), "signal": signal, "reference_scores": self.evaluation.reference_scores}
 
     def load(self, state: Mapping[str, Any]) -> None:
         """Go back to a checkpoint's state."""
-        self.watch = Watch(**state["watch"])
+        self.monitor = RewardHackingMonitor(**state["monitor"])
         self.signal = RewardSignal(**state.get("signal", {}))
-        self.held_out.reference_scores = dict(state["reference_scores"])
+        self.evaluation.reference_scores = dict(state["reference_scores"])
 
-    def draw(
+    def sample(
         self,
         pairs: Sequence[tuple[Row, Tree]],
         temperatures: Sequence[float],
@@ -155,7 +162,7 @@ class RolloutStep:
     ) -> list[Group]:
         """Draw `len(temperatures)` completions for each row's prompt from the weights as they are now."""
         with self.scoring.saving(f"batch {number}"):
-            return draw(
+            return sample(
                 self.models.sampler,
                 self.inputs.chat,
                 pairs,
@@ -166,7 +173,7 @@ class RolloutStep:
                 sync=sync,
                 deadlines=self.scoring.deadlines,
                 purpose=f"train {round_}" if round_ else "train",
-                top_p=getattr(self.config, "top_p", 1.0),
+                top_p=self.sampled.top_p,
             )
 
     def check_ratio(self, logged: dict[str, float], step: int) -> None:
@@ -225,33 +232,33 @@ class RolloutStep:
             key = journal_key(
                 self.config.model_dump(mode="json"), [len(micro_batch.pack.target_T) for micro_batch in micro_batches]
             )
-            micro_batches = recomputed(self.models.policy, micro_batches, self.journal, number, key)
+            micro_batches = with_old_logprobs(self.models.policy, micro_batches, self.journal, number, key)
         if number % self.config.sample_interval == 0 or number == 1:
             self.run.add_samples(ranked_lines(drawn.groups, drawn.rewards.total_PG, step))
         if step == 1:
             for line in scored_examples(drawn.groups, drawn.rewards):
                 self._note(line)
         metrics |= reward_metrics(drawn.groups, drawn.rewards, equal_P)
-        metrics |= self._watched(drawn, number, step)
+        metrics |= self._check_hacking(drawn, number, step)
         self._see_signal(drawn, number)
         return RewardedBatch(number, micro_batches, left_out, metrics | _seconds(drawn, equal_P))
 
-    def _round(self, numbers: Sequence[int], number: int, step: int, round_: int) -> Drawn:
+    def _round(self, numbers: Sequence[int], number: int, step: int, round_: int) -> Rollouts:
         """Draw and score the groups of some rows, or read them from the journal where they were before."""
         pairs = [(self.inputs.training.rows[n], self.inputs.training.trees[n]) for n in numbers]
         temperatures = self.method.temperatures(number, self.config)
         key = journal_key(self.config.model_dump(mode="json"), [row.id for row, _ in pairs], temperatures)
         began = time.monotonic()
-        known = self.journal.drawn(number, round_, key)
+        known = self.journal.completions(number, round_, key)
         where = f"step {step}"
         if known is None:
             size = PART if self.scoring.is_remote else len(pairs)
             parts = (
-                self.draw(pairs[at : at + size], temperatures, number, round_=round_, sync=at == 0)
+                self.sample(pairs[at : at + size], temperatures, number, round_=round_, sync=at == 0)
                 for at in range(0, len(pairs), size)
             )
             groups, rewards_of = self.scoring.score_parts(parts, where)
-            self.journal.keep_drawn(number, round_, key, [c for group in groups for c in group.completions])
+            self.journal.keep_completions(number, round_, key, [c for group in groups for c in group.completions])
         else:
             groups = grouped(self.inputs.chat, pairs, temperatures, known)
             rewards_of = partial(self.scoring.score, groups, where)
@@ -261,30 +268,30 @@ class RolloutStep:
         if rewards is None:
             rewards = rewards_of()
             self.journal.keep_scored(number, round_, scored_key, rewards)
-        return Drawn(tuple(groups), rewards, drawn - began, time.monotonic() - drawn)
+        return Rollouts(tuple(groups), rewards, drawn - began, time.monotonic() - drawn)
 
-    def _see_signal(self, drawn: Drawn, number: int) -> None:
+    def _see_signal(self, drawn: Rollouts, number: int) -> None:
         """Count the groups that teach something, and warn while none did."""
         rewards_PG = drawn.rewards.total_PG
         advantages_PG = self.method.advantages(rewards_PG, self.config)
-        if self.sampled.cut_completions == "mask":
-            advantages_PG = without_cut(advantages_PG, drawn.groups)
+        if self.sampled.mask_truncated_completions:
+            advantages_PG = drop_truncated(advantages_PG, drawn.groups)
         self.signal.see(number, rewards_PG, advantages_PG, drawn.rewards.reasons)
         if (warning := self.signal.warning()) is not None:
             self._note(f"warning: {warning}")
             _logger.warning("%s", warning)
 
-    def _watched(self, drawn: Drawn, number: int, step: int) -> dict[str, float]:
+    def _check_hacking(self, drawn: Rollouts, number: int, step: int) -> dict[str, float]:
         """Look for reward hacking in a batch and those before it, and say it once when it begins.
 
         Raises:
             RunStopped: it was found, and --reward-hacking stop was given; a checkpoint was saved.
         """
-        metrics = self.watch.see(number, drawn.groups, drawn.rewards.total_PG)
-        finding = self.watch.finding()
+        metrics = self.monitor.see(number, drawn.groups, drawn.rewards.total_PG)
+        finding = self.monitor.finding()
         if finding is None:
             return metrics
-        if finding.alarms and not self.watch.rang:
+        if finding.alarms and not self.monitor.alerted:
             lines = finding_lines(finding, drawn.groups, drawn.rewards.total_PG, step)
             self.run.add_samples(lines)
             for text in (finding.line(), *map(sample_text, lines)):
@@ -297,10 +304,10 @@ class RolloutStep:
                     + self.scoring.go_on(["reward_hacking"], instead={"reward_hacking": "warn"})
                 )
                 raise self.models.world.reported_by_rank0(RunStopped(text))
-        self.watch.rang = finding.alarms
+        self.monitor.alerted = finding.alarms
         return metrics | {"reward_explained_by_form": finding.share}
 
-    def _resampled(self, drawn: Drawn, used: set[int], number: int, step: int) -> tuple[Drawn, dict[str, float]]:
+    def _resampled(self, drawn: Rollouts, used: set[int], number: int, step: int) -> tuple[Rollouts, dict[str, float]]:
         """Put other prompts' groups in the place of those with equal rewards, round by round."""
         seconds, replaced = 0.0, 0
         for round_ in range(1, self.sampled.max_resamples + 1):
@@ -344,14 +351,14 @@ def rewarded_micro_batches(
     sampled = sampled_options(config)
     advantages_PG, equal_P = method.advantages(rewards_PG, config), zero_variance_groups(rewards_PG)
     advantages_PG[equal_P] *= 0.0  # nan stays nan
-    if sampled.cut_completions == "mask":
-        advantages_PG = without_cut(advantages_PG, groups)
+    if sampled.mask_truncated_completions:
+        advantages_PG = drop_truncated(advantages_PG, groups)
     kept_P = ~equal_P | (sampled.zero_variance_groups == "keep" or sampled.kl_in_loss > 0)
     micro_batches = sample_micro_batches(groups, advantages_PG, capacity, kept_P=kept_P, world=world)
     return micro_batches, counts_left_out(groups, advantages_PG, kept_P)
 
 
-def _replaced(drawn: Drawn, places: np.ndarray, new: Drawn) -> Drawn:
+def _replaced(drawn: Rollouts, places: np.ndarray, new: Rollouts) -> Rollouts:
     """Put new groups in some places; seconds add up."""
     which = np.arange(len(drawn.groups))
     which[places] = len(drawn.groups) + np.arange(len(places))
@@ -365,8 +372,8 @@ def _replaced(drawn: Drawn, places: np.ndarray, new: Drawn) -> Drawn:
     )
 
 
-def _seconds(drawn: Drawn, equal_P: np.ndarray) -> dict[str, float]:
+def _seconds(drawn: Rollouts, equal_P: np.ndarray) -> dict[str, float]:
     """What drawing and scoring took, and how much of it went into groups that teach nothing, by their tokens."""
     tokens_P = np.array([sum(len(c.ids) for c in group.completions) for group in drawn.groups], float)
     wasted = float(tokens_P[equal_P].sum() / tokens_P.sum()) * (drawn.generate_s + drawn.score_s)
-    return {"generate_s": drawn.generate_s, "score_s": drawn.score_s, "equal_groups_s": wasted}
+    return {"generate_s": drawn.generate_s, "score_s": drawn.score_s, "zero_variance_groups_s": wasted}

@@ -9,18 +9,18 @@ from typing import Any
 import numpy as np
 
 from alignkit.scoring.rewards import Rewards
-from alignkit.training.rollouts.hacking import Finding, telling
+from alignkit.training.rollouts.hacking import Finding, clearest_example
 from alignkit.training.rollouts.sampling import Group
 
 _SHOWN = 120  # characters of a completion in a line
 
 
 def lengths(groups: Sequence[Group]) -> dict[str, float]:
-    """Mean length of samples in tokens, end token included, and the share that was cut."""
+    """Mean length of samples in tokens, end token included, and the share that was truncated."""
     drawn = [completion for group in groups for completion in group.completions]
     return {
         "samples_length": float(np.mean([len(completion.ids) for completion in drawn])),
-        "samples_cut_share": float(np.mean([completion.cut for completion in drawn])),
+        "samples_truncated_share": float(np.mean([completion.truncated for completion in drawn])),
     }
 
 
@@ -71,7 +71,7 @@ def finding_lines(finding: Finding, groups: Sequence[Group], rewards_PG: np.ndar
     """For each feature that explains the reward: the best and the worst sample of the group where it shows most."""
     lines = []
     for name in finding.grown:
-        p, *pair = telling(groups, rewards_PG, name)
+        p, *pair = clearest_example(groups, rewards_PG, name)
         for k in dict.fromkeys(pair):
             line = _line(groups[p], k, step, "alarm")
             lines.append({**line, "reward": float(rewards_PG[p, k]), "shows": name})
@@ -108,7 +108,7 @@ def _line(group: Group, k: int, step: int, kind: str) -> dict[str, Any]:
         "completion": group.texts[k],
         "temperature": group.temperatures[k],
         "num_tokens": len(completion.ids),
-        "cut": completion.cut,
+        "truncated": completion.truncated,
     }
 
 

@@ -47,7 +47,7 @@ class Group:
         return tree(self.row.id, self.prompt_ids, parts, reference_length=self.reference_length)
 
 
-def draw(
+def sample(
     sampler: Sampler,
     chat: Chat,
     rows: Sequence[tuple[Row, Tree]],
@@ -104,7 +104,7 @@ def grouped(
 def text_of(chat: Chat, completion: Completion) -> str:
     """Decode a completion without its end token."""
     ids = completion.ids.tolist()
-    text: str = chat.tokenizer.decode(ids if completion.cut else ids[:-1], skip_special_tokens=True)
+    text: str = chat.tokenizer.decode(ids if completion.truncated else ids[:-1], skip_special_tokens=True)
     return text
 
 
@@ -139,10 +139,10 @@ def counts_left_out(groups: Sequence[Group], advantages_PG: np.ndarray, kept_P: 
     }
 
 
-def without_cut(advantages_PG: np.ndarray, groups: Sequence[Group]) -> np.ndarray:
-    """Advantages with nan where the completion was cut: its siblings were compared with it, it is not trained on."""
-    cut_PG = np.array([[completion.cut for completion in group.completions] for group in groups])
-    return np.where(cut_PG, np.nan, advantages_PG)
+def drop_truncated(advantages_PG: np.ndarray, groups: Sequence[Group]) -> np.ndarray:
+    """Put nan for truncated completions: their siblings were compared with them, they are not trained on."""
+    truncated_PG = np.array([[completion.truncated for completion in group.completions] for group in groups])
+    return np.where(truncated_PG, np.nan, advantages_PG)
 
 
 def unrewarded_micro_batch(groups: Sequence[Group]) -> MicroBatch:

@@ -27,16 +27,16 @@ class SharedJournal(Journal):
         super().__init__(folder, run)
         self._world = world
 
-    def drawn(self, batch: int, round_: int, key: str) -> list[Completion] | None:
+    def completions(self, batch: int, round_: int, key: str) -> list[Completion] | None:
         def read() -> list[list[Any]] | None:
-            found = super(SharedJournal, self).drawn(batch, round_, key)
+            found = super(SharedJournal, self).completions(batch, round_, key)
             return None if found is None else packed(found)
 
         found = self._world.run_on_rank0(read)
         return None if found is None else unpacked(found)
 
-    def keep_drawn(self, batch: int, round_: int, key: str, completions: Sequence[Completion]) -> None:
-        self._world.run_on_rank0(lambda: super(SharedJournal, self).keep_drawn(batch, round_, key, completions))
+    def keep_completions(self, batch: int, round_: int, key: str, completions: Sequence[Completion]) -> None:
+        self._world.run_on_rank0(lambda: super(SharedJournal, self).keep_completions(batch, round_, key, completions))
 
     def scored(self, batch: int, round_: int, key: str) -> Rewards | None:
         def read() -> dict[str, Any] | None:

@@ -15,7 +15,14 @@ from alignkit.data.reading.rows import to_row
 from alignkit.errors import RunStopped
 from alignkit.rollouts.sampler import Completion
 from alignkit.training.rollouts.eval_rollouts import beats
-from alignkit.training.rollouts.hacking import WINDOW, Watch, batch_sums, correlation, telling, within_slopes
+from alignkit.training.rollouts.hacking import (
+    WINDOW,
+    RewardHackingMonitor,
+    batch_sums,
+    clearest_example,
+    correlation,
+    within_slopes,
+)
 from alignkit.training.rollouts.sampling import Group
 
 
@@ -39,22 +46,24 @@ def test_a_missing_reward_is_in_no_sum() -> None:
     assert (sums["length"], sums["reward"], sums["length*length"], sums["reward*length"]) == (2.0, 1.5, 2.0, 1.0)
 
 
-def run(watch: Watch, rng: np.random.Generator, reward: object, lengths: tuple[float, float], batches: int) -> None:
+def run(
+    monitor: RewardHackingMonitor, rng: np.random.Generator, reward: object, lengths: tuple[float, float], batches: int
+) -> None:
     """Batches whose mean length goes from one value to the other."""
     for number in range(1, batches + 1):
         middle = np.interp(number, [1, batches], lengths)
         drawn = [np.maximum(1, rng.normal(middle, 4, 4)).astype(int).tolist() for _ in range(4)]
         groups = [group(lengths) for lengths in drawn]
-        watch.see(number, groups, np.array([[reward(n, number) for n in lengths] for lengths in drawn]))  # type: ignore[operator]
+        monitor.see(number, groups, np.array([[reward(n, number) for n in lengths] for lengths in drawn]))  # type: ignore[operator]
 
 
 def test_a_reward_of_length_rings_and_says_what_length_pays() -> None:
-    watch = Watch()
-    run(watch, np.random.default_rng(0), lambda length, number: 0.1 * length, (30, 80), 4 * WINDOW)
-    found = watch.finding()
+    monitor = RewardHackingMonitor()
+    run(monitor, np.random.default_rng(0), lambda length, number: 0.1 * length, (30, 80), 4 * WINDOW)
+    found = monitor.finding()
     assert found is not None and found.alarms and found.share == pytest.approx(1.0)
     assert list(found.grown) == ["length"] and "alarm: the reward rose by" in found.line()
-    assert within_slopes([*watch.first, *watch.last], ["length"])["length"] == pytest.approx(0.1)
+    assert within_slopes([*monitor.first, *monitor.last], ["length"])["length"] == pytest.approx(0.1)
 
 
 @pytest.mark.parametrize(
@@ -66,33 +75,33 @@ def test_a_reward_of_length_rings_and_says_what_length_pays() -> None:
     ],
 )
 def test_no_alarm_where_length_does_not_pay_for_the_rise(reward: object, lengths: tuple[float, float]) -> None:
-    watch, rng = Watch(), np.random.default_rng(1)
+    monitor, rng = RewardHackingMonitor(), np.random.default_rng(1)
     noisy = lambda length, number: reward(length, number) + 0.01 * rng.normal()  # type: ignore[operator]  # noqa: E731
-    run(watch, rng, noisy, lengths, 4 * WINDOW)
-    found = watch.finding()
+    run(monitor, rng, noisy, lengths, 4 * WINDOW)
+    found = monitor.finding()
     assert found is None or not found.alarms
 
 
 def test_repetition_rings_too_and_the_sample_that_shows_it_is_found() -> None:
     loop, plain = "so so so so so so so so", "one two three four five six seven eight"
-    watch = Watch()
+    monitor = RewardHackingMonitor()
     for number in range(1, 3 * WINDOW + 1):
         texts = [loop if number > WINDOW or (k == 0 and number % 3 == 0) else plain for k in range(3)] + [plain]
         groups = [group([8] * 4, texts)]
         rewards = np.array([[float(text == loop) for text in texts]])
-        watch.see(number, groups, rewards)
-    found = watch.finding()
+        monitor.see(number, groups, rewards)
+    found = monitor.finding()
     assert found is not None and found.alarms and list(found.grown) == ["repetition"]
-    assert telling(groups, rewards, "repetition") == (0, 0, 3)
+    assert clearest_example(groups, rewards, "repetition") == (0, 0, 3)
 
 
 def test_what_is_watched_survives_a_checkpoint_and_a_batch_counts_once() -> None:
-    watch = Watch()
-    run(watch, np.random.default_rng(0), lambda length, number: 0.1 * length, (30, 80), 4 * WINDOW)
-    again = Watch(**json.loads(json.dumps(watch.state())))
-    assert again == watch and again.finding() == watch.finding()
+    monitor = RewardHackingMonitor()
+    run(monitor, np.random.default_rng(0), lambda length, number: 0.1 * length, (30, 80), 4 * WINDOW)
+    again = RewardHackingMonitor(**json.loads(json.dumps(monitor.state())))
+    assert again == monitor and again.finding() == monitor.finding()
     again.see(4 * WINDOW, [group([1, 2])], np.array([[5.0, 6.0]]))
-    assert again == watch
+    assert again == monitor
 
 
 @pytest.mark.slow

@@ -168,7 +168,7 @@ def test_samples_that_an_earlier_reward_led_to_are_drawn_again(model: Path, tmp_
     rollouts = tmp_path / "run" / "rollouts"
 
     def batches() -> list[str]:
-        return sorted({file.name[:6] for file in rollouts.glob("*.drawn.*")})
+        return sorted({file.name[:6] for file in rollouts.glob("*.completions.*")})
 
     with pytest.MonkeyPatch.context() as patch:
         stop_at(4, patch)

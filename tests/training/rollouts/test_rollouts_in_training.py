@@ -29,7 +29,7 @@ from alignkit.scoring.judge import Missing
 from alignkit.scoring.rewards import Rewards
 from alignkit.training.rollouts.journal import Journal
 from alignkit.training.rollouts.sample_lines import zero_variance_groups
-from alignkit.training.rollouts.sampling import Group, sample_micro_batches, without_cut
+from alignkit.training.rollouts.sampling import Group, drop_truncated, sample_micro_batches
 
 
 @pytest.fixture(scope="module")
@@ -141,9 +141,9 @@ def test_a_run_whose_scores_are_missing_pauses_and_goes_on_without_drawing_again
         assert main(command(given)) == 3
         said = capsys.readouterr().err
         assert "8 of 8 scores are missing: 8 HTTP 500" in " ".join(said.split()) and "--resume" in said
-    drawn = (out / "rollouts" / "000002-0.drawn.safetensors").stat().st_mtime_ns
+    drawn = (out / "rollouts" / "000002-0.completions.safetensors").stat().st_mtime_ns
     run = alignkit.train("grpo", **given, resume=True)
-    assert (out / "rollouts" / "000002-0.drawn.safetensors").stat().st_mtime_ns == drawn
+    assert (out / "rollouts" / "000002-0.completions.safetensors").stat().st_mtime_ns == drawn
     ours, theirs = (load_file(x.path / "model" / "model.safetensors") for x in (run, whole))
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
@@ -153,7 +153,7 @@ def test_a_reward_that_is_always_the_same_trains_nothing_and_says_what_it_cost(m
     with pytest.raises(RunStopped, match="6 groups: 6 have equal rewards"):
         alignkit.train("grpo", **given)
     run = alignkit.Run(tmp_path / "run")
-    assert values(run, "zero_variance_groups") == [1.0] * 3 and min(values(run, "equal_groups_s")) > 0
+    assert values(run, "zero_variance_groups") == [1.0] * 3 and min(values(run, "zero_variance_groups_s")) > 0
     kept = next((run.path / "checkpoints" / "step-000002").glob("weights*"))
     before, after = load_file(model / "model.safetensors"), load_file(kept)
     assert sorted(after) == sorted(f"model.{name}" for name in before)
@@ -203,12 +203,12 @@ def test_equal_groups_are_told_by_their_rewards_and_not_by_rounded_advantages() 
     assert zero_variance_groups(rewards).tolist() == [True, False, False, True]
 
 
-def test_cut_completions_are_compared_with_but_not_trained_on() -> None:
+def test_truncated_completions_are_compared_with_but_not_trained_on() -> None:
     ids, logprobs = np.array([5], np.int32), np.array([-1.0], np.float32)
-    drawn = tuple(Completion(ids, logprobs, cut) for cut in (True, False, False))
+    drawn = tuple(Completion(ids, logprobs, truncated) for truncated in (True, False, False))
     group = Group(to_row({"id": "p", "prompt": "Hi"}, where="test"), ids, 0, drawn, (1.0,) * 3, ("a", "b", "c"))
     advantages = np.array([[2.0, -1.0, -1.0]])
-    kept = without_cut(advantages, [group])
+    kept = drop_truncated(advantages, [group])
     assert np.isnan(kept[0, 0]) and kept[0, 1:].tolist() == [-1.0, -1.0]
     (micro_batch,) = sample_micro_batches([group], kept, 64, kept_P=np.array([True]))
     assert micro_batch.advantage_N is not None and micro_batch.advantage_N.tolist() == [-1.0, -1.0]
@@ -241,21 +241,21 @@ def test_the_journal_gives_back_what_was_kept_and_nothing_else(
         Completion(np.array([7], np.int32), np.array([-2.5], np.float32), True),
     ]
     rewards = Rewards(np.array([[1.0, np.nan]]), {"one": np.array([[1.0, np.nan]])}, 1, ("timeout",))
-    journal.keep_drawn(3, 0, "key", drawn)
+    journal.keep_completions(3, 0, "key", drawn)
     journal.keep_scored(3, 0, "key", rewards)
-    found = journal.drawn(3, 0, "key")
+    found = journal.completions(3, 0, "key")
     assert found is not None
-    assert [(c.ids.tolist(), c.logprobs.tolist(), c.cut) for c in found] == [
+    assert [(c.ids.tolist(), c.logprobs.tolist(), c.truncated) for c in found] == [
         ([3, 4], [-1.0, -0.5], False),
         ([7], [-2.5], True),
     ]
     scored = journal.scored(3, 0, "key")
     assert scored is not None and np.array_equal(scored.total_PG, rewards.total_PG, equal_nan=True)
     assert (scored.num_missing, scored.reasons) == (1, ("timeout",))
-    assert journal.drawn(3, 0, "another key") is None and journal.drawn(4, 0, "key") is None
-    file = tmp_path / "rollouts" / "000003-0.drawn.safetensors"
+    assert journal.completions(3, 0, "another key") is None and journal.completions(4, 0, "key") is None
+    file = tmp_path / "rollouts" / "000003-0.completions.safetensors"
     file.write_bytes(file.read_bytes()[:-1] + b"x")
-    assert journal.drawn(3, 0, "key") is None and "it is not what was written" in caplog.text
+    assert journal.completions(3, 0, "key") is None and "it is not what was written" in caplog.text
     journal.prune(before=4)
     assert not list((tmp_path / "rollouts").iterdir())
 

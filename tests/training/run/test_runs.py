@@ -380,27 +380,31 @@ def test_a_damaged_line_of_a_run_is_named(line: str, here: Path) -> None:
 
 def test_a_journal_file_that_changed_or_is_anothers_is_drawn_again(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "rollouts", "mine")
-    drawn = [Completion(np.arange(3, dtype=np.int32), np.zeros(3, np.float32), cut=n == 1) for n in range(2)]
+    drawn = [Completion(np.arange(3, dtype=np.int32), np.zeros(3, np.float32), truncated=n == 1) for n in range(2)]
     rewards = Rewards(np.ones((1, 2)), {"a": np.ones((1, 2))}, 3, ("no answer",))
     for batch in (1, 2):
-        journal.keep_drawn(batch, 0, "key", drawn)
+        journal.keep_completions(batch, 0, "key", drawn)
         journal.keep_scored(batch, 0, "key", rewards)
-    assert journal.drawn(1, 0, "key") is not None and journal.scored(2, 0, "key") is not None
+    assert journal.completions(1, 0, "key") is not None and journal.scored(2, 0, "key") is not None
     assert Journal(tmp_path / "rollouts", "another's").scored(1, 0, "key") is None
     rng = random.Random(0)
-    for name in ("000001-0.drawn.safetensors", "000001-0.scored.safetensors"):
+    for name in ("000001-0.completions.safetensors", "000001-0.scored.safetensors"):
         file = tmp_path / "rollouts" / name
         whole = file.read_bytes()
         for _ in range(300):
             at = rng.randrange(len(whole))
             bit = bytes([whole[at] ^ (1 << rng.randrange(8))])
             file.write_bytes(rng.choice([whole[:at], whole[:at] + bit + whole[at + 1 :], whole[:at] + bytes(9)]))
-            assert journal.drawn(1, 0, "key") is None if "drawn" in name else journal.scored(1, 0, "key") is None
+            assert (
+                journal.completions(1, 0, "key") is None
+                if "completions" in name
+                else journal.scored(1, 0, "key") is None
+            )
         file.write_bytes(whole)
     _swap(tmp_path / "rollouts/000001-0.scored.safetensors", tmp_path / "rollouts/000002-0.scored.safetensors")
     assert journal.scored(1, 0, "key") is None and journal.scored(2, 0, "key") is None
     (tmp_path / "rollouts/zzz-1.safetensors").write_text("the user's")
-    (tmp_path / "rollouts/.000001-0.drawn.safetensors.part").write_text("half")
+    (tmp_path / "rollouts/.000001-0.completions.safetensors.part").write_text("half")
     journal.prune(2)
     assert not list((tmp_path / "rollouts").glob("*000001*")) and (tmp_path / "rollouts/zzz-1.safetensors").exists()
 
