@@ -19,7 +19,7 @@ from alignkit.rollouts.sampler import Completion, Request, Sampler
 from alignkit.scoring.judge import Item, Judge, JudgeConfig, Missing, Scored, unreadable
 from alignkit.scoring.remote.judge import ClientConfig, RemoteJudge
 from alignkit.scoring.remote.keys import read_key
-from alignkit.storage import check_path, read_object, sync_file
+from alignkit.storage import check_path, put_file_in_place, read_object
 from alignkit.tracking import Tracker, needs_extra
 
 if TYPE_CHECKING:
@@ -124,11 +124,11 @@ __all__ = [
     "pack",
     "paper_numbers",
     "pick_device",
+    "put_file_in_place",
     "read_key",
     "read_object",
     "refuse_ids_without_rows",
     "settings_fingerprint",
-    "sync_file",
     "tree",
     "unreadable",
     "weight_files",

@@ -16,10 +16,12 @@ import secrets
 import shutil
 import sys
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from functools import cache
+from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from alignkit.errors import InputError, RunStopped, UsageError
 
@@ -32,28 +34,40 @@ _SWAP = 2  # Linux's RENAME_EXCHANGE
 _HERE = -100  # AT_FDCWD: names are relative to the working folder
 
 
-def write_atomically(path: Path, text: str, *, private: bool = False) -> None:
-    """Write a text file whole or not at all, and remove what killed writers of the same file left.
+@contextmanager
+def new_file(path: Path, *, private: bool = False) -> Iterator[BinaryIO]:
+    """Yield a file beside `path` to write into; after the block it is on disk and has the name, or nothing changed.
+
+    What killed writers of the same file left is removed.
 
     Args:
         private: the file is its owner's alone to read.
 
     Raises:
-        RunStopped: the disk refuses.
+        OSError: the disk refuses.
     """
-    part = path.with_name(f".{path.name}.{secrets.token_hex(6)}.part")
+    part = _part_of(path)
     try:
-        mode = PRIVATE_FILE if private else 0o666
-        with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
+        with _synced(part, PRIVATE_FILE if private else 0o666) as file:
+            yield file
         part.replace(path)
-    except OSError as error:
+    finally:
         with suppress(OSError):
             part.unlink(missing_ok=True)
+    remove_orphans(path.parent, path.name)
+
+
+def write_atomically(path: Path, text: str, *, private: bool = False) -> None:
+    """Write a text file whole or not at all; see `new_file`.
+
+    Raises:
+        RunStopped: the disk refuses.
+    """
+    try:
+        with new_file(path, private=private) as file:
+            file.write(text.encode())
+    except OSError as error:
         raise RunStopped(f"{path}: cannot be written: {error.strerror or error}; make room and try again") from error
-    _remove_orphans(path)
 
 
 def write_numbered(folder: Path, text: str) -> Path:
@@ -65,13 +79,11 @@ def write_numbered(folder: Path, text: str) -> Path:
     Raises:
         RunStopped: the disk refuses.
     """
-    part = folder / f".numbered.{secrets.token_hex(6)}.part"
+    part = _part_of(folder / "numbered")
     try:
         folder.mkdir(mode=PRIVATE_FOLDER, exist_ok=True)
-        with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, PRIVATE_FILE), "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
+        with _synced(part, PRIVATE_FILE) as file:
+            file.write(text.encode())
         number = 0
         while True:
             there = [int(file.stem) for file in folder.iterdir() if re.fullmatch(r"[0-9]+\.json", file.name)]
@@ -88,7 +100,7 @@ def write_numbered(folder: Path, text: str) -> Path:
     finally:
         with suppress(OSError):
             part.unlink(missing_ok=True)
-    _remove_orphans(folder / "numbered")
+    remove_orphans(folder, "numbered")
     return final
 
 
@@ -104,9 +116,24 @@ def _put_new(part: Path, final: Path) -> None:
         part.replace(final)
 
 
-def _remove_orphans(path: Path) -> None:
-    pattern = re.compile(_PART.format(name=re.escape(path.name)))
-    for file in path.parent.iterdir():
+def _part_of(path: Path) -> Path:
+    """A name beside a file, for one writer of it."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(6)}.part")
+
+
+@contextmanager
+def _synced(part: Path, mode: int) -> Iterator[BinaryIO]:
+    """Yield a file that is new; after the block its content is on disk."""
+    with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def remove_orphans(folder: Path, name: str | None = None) -> None:
+    """Remove what killed writers left in a folder: of one file, or (None, in a folder of our own) of every file."""
+    pattern = re.compile(_PART.format(name=".+" if name is None else re.escape(name)))
+    for file in folder.iterdir():
         if pattern.fullmatch(file.name):
             with suppress(OSError):
                 if file.stat().st_mtime < time.time() - _ORPHAN_S:
@@ -200,6 +227,38 @@ def sync_tree(folder: Path) -> None:
         sync_folder(Path(parent))
 
 
+def put_file_in_place(written: Path, final: Path) -> None:
+    """Bring a file that was written beside its place to disk, and give it its name."""
+    sync_file(written)
+    written.replace(final)
+
+
+@contextmanager
+def new_folder(final: Path, *, is_synced: bool = True) -> Iterator[Path]:
+    """Yield an empty folder beside `final` that takes its place after the block; where the block fails, it is removed.
+
+    The caller holds a lock on `final`: what lies beside it under that name was left by a killed writer.
+
+    Args:
+        is_synced: bring all of it to disk first; False where whoever reads it checks every byte.
+    """
+    working = part_of_folder(final)
+    shutil.rmtree(working, ignore_errors=True)
+    working.mkdir(mode=PRIVATE_FOLDER)
+    try:
+        yield working
+        if is_synced:
+            sync_tree(working)
+        put_in_place(working, final)
+    finally:
+        shutil.rmtree(working, ignore_errors=True)
+
+
+def part_of_folder(final: Path) -> Path:
+    """Where a folder is written before it takes its place; whoever writes there holds a lock on the place."""
+    return final.with_name(f".{final.name}.part")
+
+
 def put_in_place(written: Path, final: Path) -> None:
     """Give a synced folder its final name; what stood there is kept until then, and removed after.
 
@@ -227,6 +286,21 @@ def restore(final: Path) -> None:
     if old.exists() and not final.exists():
         old.rename(final)
         sync_folder(final.parent)
+
+
+def remove_folder(folder: Path) -> None:
+    """Remove a folder: under another name first, `.NAME.removed`, so that half of one is never taken for one."""
+    away = folder.with_name(f".{folder.name}.removed")
+    shutil.rmtree(away, ignore_errors=True)
+    folder.rename(away)
+    shutil.rmtree(away)
+
+
+def set_aside(path: Path, why: str) -> Path:
+    """Give what lies at a path the next free name, `NAME.WHY-N`, and return that."""
+    free = next(p for n in count(1) if not os.path.lexists(p := path.with_name(f"{path.name}.{why}-{n}")))
+    path.rename(free)
+    return free
 
 
 def _aside(final: Path) -> Path:

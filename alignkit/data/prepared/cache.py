@@ -1,9 +1,9 @@
 """Prepared rows are kept: the second run on the same data starts at once.
 
 The key hashes everything that decides a token: the data's fingerprint and selection, the tokenizer's files, the
-template's text and settings, the options, and this package's code. An entry is written into a folder of its own and
-renamed when it is whole; every byte is checked when it is read; a damaged one is prepared again. Processes that want
-the same entry wait for the one that makes it.
+template's text and settings, the options, and this package's code. An entry takes its place when it is whole. Every
+byte is checked when it is read, and a damaged entry is prepared again. Processes that want the same entry wait for the
+one that makes it.
 
 A part `shard i of n` takes every n-th row. Where all n parts of a key are there, the whole is put together from them.
 """
@@ -17,7 +17,6 @@ import logging
 import os
 import re
 import shutil
-import tempfile
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -39,11 +38,12 @@ from alignkit.data.prepared.token_count import check
 from alignkit.data.prepared.tokens import Prepared, prepare
 from alignkit.data.reading.rows import Row
 from alignkit.errors import InputError
+from alignkit.storage import new_folder
 
 _logger = logging.getLogger(__name__)
 MAX_BYTES = 20 * 2**30  # of all entries; those unused for longest go first
 CHUNK_ROWS, CHUNK_CHARACTERS = 1000, 4_000_000  # what is prepared at once: this bounds the memory
-_ORPHAN = re.compile(r"(?P<entry>[0-9a-f]{32}(\.[0-9]+-of-[0-9]+)?)\.[a-z0-9_]{8}\.part")  # as mkdtemp names them
+_ORPHAN = re.compile(r"\.(?P<entry>[0-9a-f]{32}(\.[0-9]+-of-[0-9]+)?)\.(part|old)")  # as new_folder names them
 _CHUNKS_AHEAD = 1  # read while one is prepared
 
 
@@ -169,16 +169,12 @@ def _entry(path: Path) -> Stored | None:
 
 
 def _made(preparation: Preparation, path: Path, folder: Path, key: str, shard: tuple[int, int] | None) -> Stored:
-    working = Path(tempfile.mkdtemp(prefix=f"{path.name}.", suffix=".part", dir=folder))
-    try:
+    with new_folder(path, is_synced=False) as working:
         shards = None if shard is not None else _shards(folder, key)
         if shards is None:
             preparation.write(working, shard, name=path.name)
         else:
             _join(shards, working, preparation.columns, name=path.name)
-        working.rename(path)
-    finally:
-        shutil.rmtree(working, ignore_errors=True)
     return store.load(path, name=path.name)
 
 

@@ -19,7 +19,6 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from itertools import count
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -31,7 +30,18 @@ from alignkit.distributed.ranks import ALONE, World
 from alignkit.distributed.shards import global_bytes, read_pieces, write_pieces
 from alignkit.errors import InputError, RunStopped
 from alignkit.policy.policy import Policy
-from alignkit.storage import PRIVATE_FOLDER, file_hash, open_private, read_object, sync_file, sync_folder
+from alignkit.storage import (
+    PRIVATE_FOLDER,
+    file_hash,
+    new_file,
+    part_of_folder,
+    put_in_place,
+    read_object,
+    remove_folder,
+    set_aside,
+    sync_file,
+    sync_folder,
+)
 
 T = TypeVar("T")
 _logger = logging.getLogger(__name__)
@@ -62,7 +72,7 @@ def save(
     weights = {name: p.detach() for name, p in policy.named_parameters() if p.requires_grad}
     moments, scalars = _split(policy, optimizer)
     final = place(folder, step)
-    working = folder / f".{final.name}.part"
+    working = part_of_folder(final)
 
     needed = sum(global_bytes(x) for x in (*weights.values(), *moments.values()))
     text = json.dumps({**state, "step": step, "optimizer": scalars}, indent=1)
@@ -132,7 +142,7 @@ def remove_after(folder: Path, checkpoint: Path | None, run: str) -> None:
     """
     for step in own_steps(folder, run):
         if checkpoint is None or step > _step_of(checkpoint):
-            _remove(place(folder, step))
+            remove_folder(place(folder, step))
     _remove_left(folder)
 
 
@@ -203,18 +213,13 @@ def _finish(working: Path, final: Path, hashes: Mapping[str, str], state: str, w
     """Add the state and the manifest, and give the folder its name; what is there and not the run's is set aside."""
     run, step = whose
     file = working / "state.json"
-    with open(file, "w", encoding="utf-8", opener=open_private) as opened:
-        opened.write(state)
-    _seal(working, {"run": run, "step": step, "files": {**hashes, **dict([_synced(file)])}})
-    if os.path.lexists(final):
-        if _is_own(final.parent, step, run):
-            final.rename(_removed(final))
-        else:
-            aside = next(p for n in count(1) if not os.path.lexists(p := final.with_name(f"{final.name}.not-ours-{n}")))
-            final.rename(aside)
-            _logger.warning("%s is not this run's checkpoint: set aside as %s", final, aside.name)
-    working.rename(final)
-    sync_folder(final.parent)
+    with new_file(file, private=True) as opened:
+        opened.write(state.encode())
+    _seal(working, {"run": run, "step": step, "files": {**hashes, file.name: file_hash(file)}})
+    if os.path.lexists(final) and not _is_own(final.parent, step, run):
+        aside = set_aside(final, "not-ours")
+        _logger.warning("%s is not this run's checkpoint: set aside as %s", final, aside.name)
+    put_in_place(working, final)
 
 
 def _or_stop(work: Callable[[], T], folder: Path, step: int, go_on: Callable[[], str]) -> Callable[[], T]:
@@ -241,10 +246,8 @@ def _synced(file: Path) -> tuple[str, str]:
 
 def _seal(folder: Path, manifest: Mapping[str, Any]) -> None:
     """Write and sync the manifest."""
-    with open(folder / _MANIFEST, "w", encoding="utf-8", opener=open_private) as opened:
-        json.dump(manifest, opened, indent=1, sort_keys=True)
-        opened.flush()
-        os.fsync(opened.fileno())
+    with new_file(folder / _MANIFEST, private=True) as opened:
+        opened.write(json.dumps(manifest, indent=1, sort_keys=True).encode())
     sync_folder(folder)
 
 
@@ -293,25 +296,12 @@ def _step_of(checkpoint: Path) -> int:
 def _prune(folder: Path, run: str, *, best: int | None) -> None:
     for old in own_steps(folder, run)[:-_KEPT]:
         if old != best:
-            _remove(place(folder, old))
+            remove_folder(place(folder, old))
     _remove_left(folder)
 
 
 def _remove_left(folder: Path) -> None:
     """Remove what a killed process left half-written or half-removed; the run's lock is held."""
     for left in folder.glob(".step-*"):
-        if re.fullmatch(r"\.step-[0-9]{6,18}\.(part|removed)", left.name):
+        if re.fullmatch(r"\.step-[0-9]{6,18}\.(part|old|removed)", left.name):
             shutil.rmtree(left, ignore_errors=True)
-
-
-def _remove(checkpoint: Path) -> None:
-    """Remove a checkpoint: under another name first, so that half of one is never taken for one."""
-    away = _removed(checkpoint)
-    checkpoint.rename(away)
-    shutil.rmtree(away)
-
-
-def _removed(checkpoint: Path) -> Path:
-    away = checkpoint.with_name(f".{checkpoint.name}.removed")
-    shutil.rmtree(away, ignore_errors=True)
-    return away

@@ -9,15 +9,10 @@ checksum is compared, and a few of its trees are computed again. What does not f
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import logging
-import os
-import tempfile
-import time
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,11 +23,9 @@ from alignkit.data.trees.packs import Pack, lay_out, pack
 from alignkit.data.trees.trees import Tree
 from alignkit.distributed.ranks import ALONE, World
 from alignkit.policy.policy import Policy
-from alignkit.storage import cache_folder
+from alignkit.storage import cache_folder, new_file, remove_orphans
 
 _logger = logging.getLogger(__name__)
-_PART = ".reference-"  # begins the name of a file that is being written
-_ORPHAN_S = 3600.0  # a file that young may be between its making and its lock
 NUM_CHECKED = 4  # trees computed again on load
 TOLERANCES = {"fp32": 1e-3, "bf16": 0.01}  # nats a tree's mean token, computed in the same shape (bf16 rounds by it)
 
@@ -197,30 +190,13 @@ def _checksum(path: Path, flat: np.ndarray, checked: np.ndarray) -> bytes:
     return hashlib.sha256(path.name.encode() + flat.tobytes() + checked.tobytes()).digest()
 
 
-def _remove_orphans(folder: Path) -> None:
-    """Remove what killed processes left half-written: old, and locked by nobody."""
-    for file in folder.glob(f"{_PART}*"):
-        with suppress(OSError), open(file, "rb") as opened:
-            fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if file.stat().st_mtime < time.time() - _ORPHAN_S:
-                file.unlink()
-
-
 def _write(path: Path, flat: np.ndarray, checked: np.ndarray) -> None:
     """Write whole or not at all; a full disk costs only the cache."""
     checksum = np.frombuffer(_checksum(path, flat, checked), np.uint8)
-    working: str | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _remove_orphans(path.parent)
-        handle, working = tempfile.mkstemp(dir=path.parent, prefix=_PART)
-        with os.fdopen(handle, "wb") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+        remove_orphans(path.parent)
+        with new_file(path, private=True) as file:
             np.savez(file, logprob=flat, checked=checked, sha256=checksum)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(working, path)
     except OSError as error:
-        if working is not None:
-            Path(working).unlink(missing_ok=True)
         _logger.warning("%s: cannot be kept (%s); the next run computes it again", path, error)

@@ -17,7 +17,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -30,12 +29,13 @@ from safetensors.numpy import save
 from alignkit.rollouts.sampler import Completion
 from alignkit.scoring.ledger import canonical
 from alignkit.scoring.rewards import Rewards
-from alignkit.storage import PRIVATE_FOLDER, open_private
+from alignkit.storage import PRIVATE_FOLDER, new_file
 
 _logger = logging.getLogger(__name__)
 FOLDER = "rollouts"
 _NAME = re.compile(
-    r"(?P<part>\.)?(?P<batch>[0-9]{6,18})-[0-9]{1,18}\.(completions|old-logprobs|scored)\.safetensors(?(part)\.part)"
+    r"(?P<part>\.)?(?P<batch>[0-9]{6,18})-[0-9]{1,18}\.(completions|old-logprobs|scored)\.safetensors"
+    r"(?(part)\.[0-9a-f]{12}\.part)"
 )
 
 
@@ -114,19 +114,11 @@ class Journal:
 
     def _write(self, file: Path, key: str, arrays: dict[str, np.ndarray], more: dict[str, Any]) -> None:
         self.folder.mkdir(mode=PRIVATE_FOLDER, parents=True, exist_ok=True)
-        part = file.with_name(f".{file.name}.part")
         tensors = {name: np.ascontiguousarray(x) for name, x in arrays.items()}
         about = {"key": key, "more": json.dumps(more)}
         digest = self._digest(file, about, tensors)
-        try:
-            with open(part, "wb", opener=open_private) as opened:
-                opened.write(save(tensors, about | {"sha256": digest}))
-                opened.flush()
-                os.fsync(opened.fileno())
-            part.replace(file)
-        except OSError:
-            part.unlink(missing_ok=True)
-            raise
+        with new_file(file, private=True) as opened:
+            opened.write(save(tensors, about | {"sha256": digest}))
 
     def _read(self, file: Path, key: str) -> tuple[dict[str, np.ndarray], dict[str, Any]] | None:
         if not file.exists():

@@ -69,7 +69,7 @@ def export(
     Raises:
         RunStopped: the disk refuses, or the folder cannot be loaded or does not give the trained model's log-probs.
     """
-    working = folder.with_name(f".{folder.name}.part")
+    working = storage.part_of_folder(folder)
     checked = _checked(trees)
     trained = _measured(policy, checked)
     try:

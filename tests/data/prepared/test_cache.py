@@ -296,7 +296,7 @@ def test_what_a_killed_preparation_left_goes_and_a_living_one_keeps_its_own(chat
         os._exit(1)
     assert os.waitpid(child, 0)[1] == signal.SIGKILL
     (left,) = (path for path in tmp_path.iterdir() if path.name.endswith(".part"))
-    alive = tmp_path / f"{'a' * 32}.abcdefgh.part"
+    alive = tmp_path / f".{'a' * 32}.part"
     for folder in (alive, tmp_path / "users.part"):
         folder.mkdir()
     with filelock.FileLock(tmp_path / f"{'a' * 32}.lock"):

@@ -147,7 +147,7 @@ def test_a_file_under_another_files_name_and_what_killed_writers_left_are_not_ta
     keep(policy, other, tmp_path)
     (second,) = set(tmp_path.iterdir()) - {first}
     second.replace(first)
-    orphan, young = tmp_path / ".reference-orphan", tmp_path / ".reference-young"
+    orphan, young = (tmp_path / f".{letter * 64}.npz.{letter * 12}.part" for letter in "ab")
     for file in (orphan, young):
         file.write_bytes(b"half")
     os.utime(orphan, (0, 0))

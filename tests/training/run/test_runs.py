@@ -404,7 +404,7 @@ def test_a_journal_file_that_changed_or_is_anothers_is_drawn_again(tmp_path: Pat
     _swap(tmp_path / "rollouts/000001-0.scored.safetensors", tmp_path / "rollouts/000002-0.scored.safetensors")
     assert journal.scored(1, 0, "key") is None and journal.scored(2, 0, "key") is None
     (tmp_path / "rollouts/zzz-1.safetensors").write_text("the user's")
-    (tmp_path / "rollouts/.000001-0.completions.safetensors.part").write_text("half")
+    (tmp_path / "rollouts/.000001-0.completions.safetensors.0123456789ab.part").write_text("half")
     journal.prune(2)
     assert not list((tmp_path / "rollouts").glob("*000001*")) and (tmp_path / "rollouts/zzz-1.safetensors").exists()
 
