@@ -75,7 +75,7 @@ def probe(
     """
     from alignkit.judging import probes
     from alignkit.judging.probe_rows import ROWS
-    from alignkit.scoring.confirm_cost import agree
+    from alignkit.scoring.confirm_cost import confirm_cost
     from alignkit.scoring.specs import make_judge
 
     settings = config_file.judge_settings({}, config, settings=set)
@@ -83,7 +83,7 @@ def probe(
     named = make_judge(judge, settings)
     rows = [*rows, *probes.adversarial_rows(rows)]
     ours, theirs = probes.probe_items(rows)
-    agree([named], len(ours) + len(theirs), yes=yes)
+    confirm_cost([named], len(ours) + len(theirs), yes=yes)
     with closing(named.judge):
         named.judge.ready([row.model_dump() for row in rows])
         return probes.probe(named, rows)

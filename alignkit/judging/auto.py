@@ -12,7 +12,7 @@ from alignkit.config.file import Settings
 from alignkit.data.reading.rows import Row
 from alignkit.errors import AlignkitError, UsageError
 from alignkit.registry import registry
-from alignkit.scoring.confirm_cost import agree
+from alignkit.scoring.confirm_cost import confirm_cost
 from alignkit.scoring.judge import Item, Scored
 from alignkit.scoring.specs import make_judge
 
@@ -77,7 +77,7 @@ def _probe(spec: str, row: Row, settings: Settings, *, num_items: int, yes: bool
     """
     named = make_judge(spec, settings)
     try:
-        agree([named], num_items + 1, yes=yes)  # before anything is sent: a request for the models carries the key
+        confirm_cost([named], num_items + 1, yes=yes)  # before anything is sent: asking for models sends the key
         try:
             named.judge.ready([row.fields])
             answer = named.score([Item(row.prompt, row.reference or "Hello.", row.fields)])[0]

@@ -28,7 +28,7 @@ from alignkit.pretrained.names import ModelSource, find_model
 from alignkit.pretrained.weights import check_weights, weights_fingerprint
 from alignkit.progress import Progress
 from alignkit.runs import read_run
-from alignkit.scoring.confirm_cost import agree
+from alignkit.scoring.confirm_cost import confirm_cost
 from alignkit.scoring.judge import Item, Missing, counted
 from alignkit.scoring.ledger import canonical, open_ledger, pair_of
 from alignkit.scoring.specs import NamedJudge, make_judge
@@ -125,7 +125,7 @@ def _agreed_judge(prompts: Prompts, settings: Settings, *, yes: bool, note: Call
         chosen = choose_judge(prompts.rows, settings, num_items=num_items, yes=yes)
     note(f"judge: {chosen.spec}, because {chosen.why}; {len(prompts.rows)} prompts: {prompts.source}")
     named = make_judge(chosen.spec, settings, named_at=("judge", "judge"))
-    agree([named] if not chosen.is_agreed else [], num_items, yes=yes)
+    confirm_cost([named] if not chosen.is_agreed else [], num_items, yes=yes)
     return named
 
 

@@ -1,50 +1,30 @@
-"""Who is asking for which score just now: processes that share a ledger buy each score once.
+"""Who claims a score: the name of a process and its call, and whether its claim still holds.
 
-A process claims the scores that it is about to ask for; another one that wants them too waits and takes what the first
-one gets. A claim ends with its answer, with the call that made it, with its process (a killed one's claims are taken
-over at once, on the same machine) or when it was not renewed for `STALE_S` (another machine, a stopped process). Nobody
-waits while holding a claim that he is not working on, so no two processes wait for each other.
+Processes that share a ledger buy each score once. A process claims the scores that it is about to ask for. Another one
+that wants them too waits, and takes what the first one gets (score_cache.py). A claim ends with its answer, with the
+call that made it, with its process (on the same machine, a killed one's claims are taken over at once), or when it was
+not renewed for `STALE_S` (another machine, a stopped process). Nobody waits while holding a claim that he does not work
+on, so no two processes wait for each other.
 """
 
 from __future__ import annotations
 
 import hashlib
-import logging
 import os
 import socket
-import threading
 import time
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from alignkit.errors import AlignkitError
-
-if TYPE_CHECKING:
-    from alignkit.scoring.ledger import Ledger
-
-_logger = logging.getLogger(__name__)
-RENEWED_EVERY_S = 10.0
 STALE_S = 120.0
 
 
-@contextmanager
-def owner(ledger: Ledger) -> Iterator[str]:
-    """Yield a name to claim by, one for each call; its claims are renewed meanwhile and released at the end."""
+def new_owner() -> str:
+    """Return a name to claim by, of this process and one call."""
     pid = os.getpid()
-    name = f"{_place()} {pid} {_started(pid)} {uuid.uuid4().hex}"
-    ended = threading.Event()
-    thread = threading.Thread(target=_renew, args=(ledger, name, ended), daemon=True, name="claims")
-    thread.start()
-    try:
-        yield name
-    finally:
-        ended.set()
-        with suppress(AlignkitError):  # a ledger that cannot be written has been complained of; claims go stale
-            ledger.release(name)
+    return f"{_place()} {pid} {_started(pid)} {uuid.uuid4().hex}"
 
 
 def is_held(name: object, renewed: object) -> bool:
@@ -57,14 +37,6 @@ def is_held(name: object, renewed: object) -> bool:
     if not pid.isascii() or not pid.isdigit() or len(pid) > 10:
         return False
     return place != _place() or (started != "" and _started(int(pid)) == started)
-
-
-def _renew(ledger: Ledger, name: str, ended: threading.Event) -> None:
-    while not ended.wait(RENEWED_EVERY_S):
-        try:
-            ledger.renew(name)
-        except AlignkitError as error:
-            _logger.debug("claims were not renewed: %s", error)
 
 
 def _started(pid: int) -> str | None:

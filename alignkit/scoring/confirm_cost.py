@@ -11,7 +11,7 @@ from alignkit.scoring.score_cache import duration
 from alignkit.scoring.specs import NamedJudge
 
 
-def agree(judges: Sequence[NamedJudge], num_items: int, *, yes: bool, unattended: bool = False) -> None:
+def confirm_cost(judges: Sequence[NamedJudge], num_items: int, *, yes: bool, unattended: bool = False) -> None:
     """Show what scoring that many items by each paid judge would take at most, and go on only if that is agreed to.
 
     Args:

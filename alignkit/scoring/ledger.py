@@ -138,7 +138,7 @@ class Ledger:
         """Take those of the keys that have no score and that nobody else is asking for (claims.py).
 
         Args:
-            owner: as `claims.owner` names it.
+            owner: as `claims.new_owner` names it.
         """
         with self._change() as db:
             scores, damaged = _scores(db, keys)

@@ -1,6 +1,6 @@
 """Scoring through the ledger: what is known is read, the rest is asked once and kept before it is used.
 
-Scores that cost are claimed first (claims.py), so that processes that share a ledger ask for each once.
+Scores that cost money or time elsewhere are claimed first, so that processes that share a ledger ask for each once.
 """
 
 from __future__ import annotations
@@ -8,20 +8,23 @@ from __future__ import annotations
 import functools
 import logging
 import math
+import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 
-from alignkit.errors import RunStopped
-from alignkit.scoring import claims
+from alignkit.errors import AlignkitError, RunStopped
+from alignkit.scoring.claims import new_owner
 from alignkit.scoring.judge import Item, Judge, Missing, Scored
 from alignkit.scoring.ledger import Ledger, Source, open_ledger
 
 _logger = logging.getLogger(__name__)
 _SAID_EVERY_S = 30.0
+_RENEWED_EVERY_S = 10.0  # a claim; it is stale after claims.STALE_S
 _LOOKED_EVERY_S = 0.5  # whether another process has got a score
 
 
-def remembered_scores(
+def cached_scores(
     judge: Judge, items: Sequence[Item], *, label: str, repeat: int = 0, ledger: Ledger | None = None
 ) -> list[Scored | Missing]:
     """Return one answer for each item, in order; equal items are asked once.
@@ -50,11 +53,25 @@ def remembered_scores(
     return [answers[key] for key in keys]
 
 
-def count_unknown(judge: Judge, items: Sequence[Item], *, repeat: int = 0, ledger: Ledger | None = None) -> int:
-    """How many scores of these items would have to be asked for."""
-    source = Source.of(judge.name, judge.version, judge.parameters())
-    keys = list({source.key(judge.given(item), repeat=repeat) for item in items})
-    return len(keys) - len((ledger or open_ledger()).find(keys))
+@contextmanager
+def claiming(ledger: Ledger) -> Iterator[str]:
+    """Yield a name to claim by, one for each call; its claims are renewed meanwhile and released at the end."""
+    name, ended = new_owner(), threading.Event()
+
+    def renew() -> None:
+        while not ended.wait(_RENEWED_EVERY_S):
+            try:
+                ledger.renew(name)
+            except AlignkitError as error:
+                _logger.debug("claims were not renewed: %s", error)
+
+    threading.Thread(target=renew, daemon=True, name="claims").start()
+    try:
+        yield name
+    finally:
+        ended.set()
+        with suppress(AlignkitError):  # a ledger that cannot be written was reported; the claims go stale
+            ledger.release(name)
 
 
 def _ask_with_others(
@@ -70,7 +87,7 @@ def _ask_with_others(
     What another one could not get, or did not live to get, is asked for here.
     """
     said = -math.inf
-    with claims.owner(ledger) as owner:
+    with claiming(ledger) as owner:
         while left := [key for key in open_ones if key not in answers]:
             claimed = ledger.claim(left, owner)
             answers.update(claimed.scores)

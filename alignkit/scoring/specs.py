@@ -16,7 +16,7 @@ from alignkit.runs import holds_run, places
 from alignkit.scoring.functions.given import PREFIX, GivenFunction
 from alignkit.scoring.functions.judge import FunctionJudge
 from alignkit.scoring.judge import Item, Judge, Missing, Scored
-from alignkit.scoring.score_cache import remembered_scores
+from alignkit.scoring.score_cache import cached_scores
 from alignkit.storage import is_too_long
 from alignkit.trust import require
 
@@ -36,8 +36,8 @@ class NamedJudge:
     plain_label: str | None = None
 
     def score(self, items: Sequence[Item], *, repeat: int = 0) -> list[Scored | Missing]:
-        """Score items through the ledger; arguments and errors are those of `remembered_scores`."""
-        return remembered_scores(self.judge, items, label=self.label, repeat=repeat)
+        """Score items through the ledger; arguments and errors are those of `cached_scores`."""
+        return cached_scores(self.judge, items, label=self.label, repeat=repeat)
 
 
 def make_judge(spec: str, settings: Settings | None = None, *, named_at: tuple[str, str] | None = None) -> NamedJudge:

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from alignkit.cli.main import main
 from alignkit.errors import RunStopped, UsageError
-from alignkit.scoring.confirm_cost import agree
+from alignkit.scoring.confirm_cost import confirm_cost
 from alignkit.scoring.judge import Item, Missing, Scored
 from alignkit.scoring.ledger import open_ledger
 from alignkit.scoring.remote.keys import may_carry_key, read_key
@@ -258,8 +258,8 @@ def test_a_key_goes_only_to_encrypted_addresses_or_this_machine() -> None:
 def test_money_is_spent_only_after_it_was_agreed_to(capsys: pytest.CaptureFixture[str]) -> None:
     named = [NamedJudge("nemotron", judge(requests_per_minute=35, price_per_1000=2.0))]
     with pytest.raises(UsageError, match="agree with --yes"):
-        agree(named, 4000, yes=False)
+        confirm_cost(named, 4000, yes=False)
     shown = capsys.readouterr().err
     assert "at most 4,000 requests" in shown and "1.9 h" in shown and "about 8.00" in shown
-    agree(named, 4000, yes=True)
-    agree(named, 4000, yes=False, unattended=True)
+    confirm_cost(named, 4000, yes=True)
+    confirm_cost(named, 4000, yes=False, unattended=True)

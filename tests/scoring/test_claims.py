@@ -24,10 +24,11 @@ from alignkit.errors import RunStopped
 from alignkit.scoring import claims
 from alignkit.scoring.judge import Item, Judge, Missing, Scored
 from alignkit.scoring.ledger import Ledger, Source
-from alignkit.scoring.score_cache import remembered_scores
+from alignkit.scoring.score_cache import cached_scores, claiming
 
 NUM_ITEMS = 300
 IN_FLIGHT = 8
+PLACE = claims.new_owner().split()[0]
 SOURCE = Source.of("judge", "1", {})
 
 
@@ -89,7 +90,7 @@ def test_what_a_killed_judge_was_asking_for_is_taken_over_at_once() -> None:
 
 
 def _wait(path: Path, ready: Any) -> None:
-    with claims.owner(ledger := Ledger(path)) as name:
+    with claiming(ledger := Ledger(path)) as name:
         ledger.claim(["a"], name)
         ready.set()
         time.sleep(600)
@@ -102,7 +103,7 @@ def test_a_claim_holds_while_its_process_lives_and_not_a_moment_longer(tmp_path:
     other.start()
     assert ready.wait(60)
     ledger = Ledger(tmp_path / "l.sqlite")
-    with claims.owner(ledger) as name:
+    with claiming(ledger) as name:
         claimed = ledger.claim(["a", "b"], name)
         assert (claimed.mine, claimed.others) == (["b"], ["a"])
         assert other.pid is not None
@@ -116,7 +117,7 @@ def test_a_claim_holds_while_its_process_lives_and_not_a_moment_longer(tmp_path:
 
 def test_a_claim_of_another_machine_holds_until_it_is_stale(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ledger = Ledger(tmp_path / "l.sqlite")
-    far, mine = "0123456789abcdef 1 17 x", f"{claims._place()} {os.getpid()} {claims._started(os.getpid())} y"
+    far, mine = "0123456789abcdef 1 17 x", claims.new_owner()
     assert ledger.claim(["a"], far).mine == ["a"]
     assert ledger.claim(["a"], mine).others == ["a"]
     now = time.time()
@@ -128,11 +129,9 @@ def test_a_claim_of_another_machine_holds_until_it_is_stale(tmp_path: Path, monk
     assert ledger.claim(["a"], mine).mine == ["a"]
 
 
-@pytest.mark.parametrize(
-    "name", ["", "x", "x y z", f"{claims._place()} {10**30} 1 x", f"{claims._place()} -1 1 x", 3, None]
-)
+@pytest.mark.parametrize("name", ["", "x", "x y z", f"{PLACE} {10**30} 1 x", f"{PLACE} -1 1 x", 3, None])
 def test_a_claim_that_names_no_process_here_holds_nothing(name: object) -> None:
-    if isinstance(name, str) and not name.startswith(claims._place()):
+    if isinstance(name, str) and not name.startswith(PLACE):
         assert not claims.is_held(name, time.time() - 1e9)
     else:
         assert not claims.is_held(name, time.time())
@@ -146,7 +145,7 @@ def test_two_threads_of_one_process_buy_once_and_a_missing_score_is_asked_for_by
     found: list[Any] = [None, None]
 
     def work(number: int) -> None:
-        found[number] = remembered_scores(judges[number], items, label="p", ledger=Ledger(path))
+        found[number] = cached_scores(judges[number], items, label="p", ledger=Ledger(path))
 
     threads = [threading.Thread(target=work, args=(number,)) for number in range(2)]
     for thread in threads:
@@ -155,16 +154,16 @@ def test_two_threads_of_one_process_buy_once_and_a_missing_score_is_asked_for_by
         thread.join(60)
     assert found[0] == found[1] and len(judges[0].asked) + len(judges[1].asked) == 20
     more = [item(99)]
-    assert remembered_scores(Paid(fails=["Answer 99"]), more, label="p", ledger=Ledger(path)) == [Missing("no answer")]
-    assert remembered_scores(Paid(), more, label="p", ledger=Ledger(path)) == [Scored(9.0)]
+    assert cached_scores(Paid(fails=["Answer 99"]), more, label="p", ledger=Ledger(path)) == [Missing("no answer")]
+    assert cached_scores(Paid(), more, label="p", ledger=Ledger(path)) == [Scored(9.0)]
 
 
 def test_a_judge_that_fails_leaves_no_claim_behind(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path / "l.sqlite")
     with pytest.raises(RunStopped, match="the service is gone"):
-        remembered_scores(Paid(dies=True), [item(1), item(2)], label="p", ledger=ledger)
+        cached_scores(Paid(dies=True), [item(1), item(2)], label="p", ledger=ledger)
     with ledger._open() as db:
         assert db.execute("SELECT count(*) FROM claims").fetchone() == (0,)
     judge = Paid()
-    remembered_scores(judge, [item(1), item(2)], label="p", ledger=ledger)
+    cached_scores(judge, [item(1), item(2)], label="p", ledger=ledger)
     assert judge.asked == ["Answer 1", "Answer 2"]

@@ -19,7 +19,7 @@ from alignkit.cli.main import main
 from alignkit.errors import InputError, RunStopped
 from alignkit.scoring.judge import Item, Judge, Missing, Scored
 from alignkit.scoring.ledger import Ledger, Source, canonical, open_ledger
-from alignkit.scoring.score_cache import count_unknown, remembered_scores
+from alignkit.scoring.score_cache import cached_scores
 from alignkit.scoring.specs import NamedJudge, make_judge
 
 SOURCE = Source.of("judge", "1", {"model": "m"})
@@ -62,31 +62,30 @@ def item(text: str, **row: object) -> Item:
 def test_a_score_is_asked_for_once_and_equal_items_share_it() -> None:
     judge = Counting()
     items = [item("a"), item("bb"), item("a")]
-    assert remembered_scores(judge, items, label="c") == [Scored(1.0), Scored(2.0), Scored(1.0)]
+    assert cached_scores(judge, items, label="c") == [Scored(1.0), Scored(2.0), Scored(1.0)]
     assert judge.asked == ["a", "bb"]
-    assert remembered_scores(Counting(), items, label="c") == [Scored(1.0), Scored(2.0), Scored(1.0)]
-    assert count_unknown(judge, [*items, item("ccc")]) == 1
-    assert remembered_scores(judge, [item("a")], label="c")[0].raw == "raw text"  # type: ignore[union-attr]
+    assert cached_scores(Counting(), items, label="c") == [Scored(1.0), Scored(2.0), Scored(1.0)]
+    assert cached_scores(judge, [item("a")], label="c")[0].raw == "raw text"  # type: ignore[union-attr]
     assert judge.asked == ["a", "bb"]
 
 
 def test_another_row_version_parameter_or_repeat_is_another_score() -> None:
     judge = Counting()
-    remembered_scores(judge, [item("a", answer=1)], label="c")
-    remembered_scores(judge, [item("a", answer=2)], label="c")
-    remembered_scores(judge, [item("a", answer=1)], label="c", repeat=1)
+    cached_scores(judge, [item("a", answer=1)], label="c")
+    cached_scores(judge, [item("a", answer=2)], label="c")
+    cached_scores(judge, [item("a", answer=1)], label="c", repeat=1)
     judge.version = "2"  # type: ignore[misc]
-    remembered_scores(judge, [item("a", answer=1)], label="c")
+    cached_scores(judge, [item("a", answer=1)], label="c")
     assert judge.asked == ["a"] * 4
 
 
 def test_a_missing_score_is_noted_with_its_reason_and_asked_again() -> None:
     judge = Counting(fails=["bad"])
-    assert remembered_scores(judge, [item("bad")], label="c") == [Missing("no answer")]
-    remembered_scores(judge, [item("bad")], label="c")
+    assert cached_scores(judge, [item("bad")], label="c") == [Missing("no answer")]
+    cached_scores(judge, [item("bad")], label="c")
     (entry,) = open_ledger().export()
     assert (entry["reason"], entry["attempts"]) == ("no answer", 2) and "value" not in entry
-    assert remembered_scores(Counting(), [item("bad")], label="c") == [Scored(3.0)]
+    assert cached_scores(Counting(), [item("bad")], label="c") == [Scored(3.0)]
     (entry,) = open_ledger().export()
     assert entry["value"] == 3.0
 
@@ -99,9 +98,9 @@ def test_what_does_not_apply_leaves_no_note() -> None:
 def test_scores_that_arrived_before_the_judge_died_are_kept() -> None:
     items = [item(letter) for letter in "abcd"]
     with pytest.raises(RunStopped, match="gone"):
-        remembered_scores(Counting(dies_after=2), items, label="c")
+        cached_scores(Counting(dies_after=2), items, label="c")
     judge = Counting()
-    remembered_scores(judge, items, label="c")
+    cached_scores(judge, items, label="c")
     assert judge.asked == ["c", "d"]
 
 
@@ -121,7 +120,7 @@ def test_a_score_is_on_the_disk_before_it_is_handed_on(tmp_path: Path) -> None:
             assert sum(1 for _ in other.export()) == 1
             yield {1: Scored(2.0)}
 
-    assert len(remembered_scores(Looking(), [item("a"), item("b")], label="c", ledger=ledger)) == 2
+    assert len(cached_scores(Looking(), [item("a"), item("b")], label="c", ledger=ledger)) == 2
 
 
 def _write(path: Path, worker: int) -> None:
@@ -363,7 +362,7 @@ def test_ten_thousand_known_scores_are_read_within_two_seconds(tmp_path: Path) -
     source = Source.of("counting", "1", named.judge.parameters())
     ledger.keep(source, {source.key(named.judge.given(one)): Scored(1.0) for one in items})
     began = time.process_time()
-    assert remembered_scores(named.judge, items, label="c", ledger=ledger) == [Scored(1.0)] * 10_000
+    assert cached_scores(named.judge, items, label="c", ledger=ledger) == [Scored(1.0)] * 10_000
     assert time.process_time() - began < 2
 
 

@@ -27,7 +27,7 @@ from alignkit.progress import Progress, Silent
 from alignkit.registry import registry
 from alignkit.rollouts.copying import CopyingSampler
 from alignkit.runs import hash_model
-from alignkit.scoring.confirm_cost import agree
+from alignkit.scoring.confirm_cost import confirm_cost
 from alignkit.storage import open_private
 from alignkit.tracking import MetricsFile, Tracker
 from alignkit.training.checkpoints.checkpoint import read_state
@@ -314,7 +314,7 @@ def _agree(method: Method, resolved: Resolved, inputs: Inputs) -> None:
     rounds = 1 + (sampled.max_resamples if sampled.zero_variance_groups == "resample" else 0)
     num_items = batches * rounds * rows * len(method.temperatures(1, config)) + validated
     was_typed = bool(resolved.rollouts.reward) and ("rollouts", "reward") not in resolved.from_files
-    agree(inputs.judges, num_items, yes=resolved.run.yes, unattended=was_typed)
+    confirm_cost(inputs.judges, num_items, yes=resolved.run.yes, unattended=was_typed)
     for named in inputs.judges:
         if named.judge.paid:
             named.judge.ready([row.fields for row in inputs.training.rows])
