@@ -10,11 +10,12 @@ import gc
 import logging
 import os
 import warnings
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from alignkit.plugin import InputError, UsageError, check_weights
+from alignkit.plugin import Completion, InputError, Request, UsageError, check_weights
 
 # vLLM reads these when it is imported or starts. A user's own setting of any of them wins.
 _ENVIRONMENT = {
@@ -95,6 +96,35 @@ def start_engine(
         finally:
             torch.set_rng_state(random_state)
             logging.getLogger("vllm").setLevel(logging.ERROR)
+
+
+def sampling_fields(request: Request, end_ids: frozenset[int]) -> dict[str, Any]:
+    """Return every field of vLLM's sampling, so that none comes from the model's generation_config."""
+    return {
+        "n": 1,
+        "temperature": request.temperature,
+        "top_p": request.top_p,
+        "top_k": 0,
+        "min_p": 0.0,
+        "seed": request.seed,
+        "presence_penalty": 0.0,
+        "frequency_penalty": 0.0,
+        "repetition_penalty": 1.0,
+        "min_tokens": 0,
+        "max_tokens": request.max_new_tokens,
+        "stop_token_ids": sorted(end_ids),
+        "ignore_eos": True,
+        "logprobs": 0,
+    }
+
+
+def as_completion(ids: Sequence[int], logprobs: Sequence[float], request: Request, finish_reason: str) -> Completion:
+    """Return what vLLM drew. With top-p below 1 log-probs are nan: vLLM gives those after top-p."""
+    import numpy as np
+
+    known = request.top_p == 1.0 or request.temperature == 0
+    values = np.array(logprobs, np.float32) if known else np.full(len(ids), np.nan, np.float32)
+    return Completion(np.array(ids, np.int32), values, truncated=finish_reason == "length")
 
 
 def stop_engine(engine: Any) -> None:

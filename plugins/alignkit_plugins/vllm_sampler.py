@@ -17,6 +17,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from alignkit.plugin import Completion, CopyingSampler, Request, RunStopped, Sampler, UsageError, hookimpl
+from alignkit_plugins.vllm_engine import (
+    CPU_BLOCK,
+    as_completion,
+    require_vllm,
+    sampling_fields,
+    start_engine,
+    stop_engine,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -35,8 +43,6 @@ class VLLMSampler(CopyingSampler):
     name: ClassVar[str] = "vllm"
 
     def __init__(self, policy: Policy, *, end_ids: frozenset[int]) -> None:
-        from alignkit_plugins.vllm_engine import require_vllm
-
         super().__init__(policy, end_ids=end_ids)
         require_vllm("--sampler vllm", otherwise="--sampler transformers needs nothing more")
         self._sleeps = policy.device.type == "cuda"
@@ -90,8 +96,6 @@ class VLLMSampler(CopyingSampler):
     def close(self) -> None:
         """Free the engine."""
         if "_engine" in vars(self):
-            from alignkit_plugins.vllm_engine import stop_engine
-
             stop_engine(self._engine)
             del self._engine
 
@@ -99,8 +103,6 @@ class VLLMSampler(CopyingSampler):
     def _engine(self) -> Any:
         """An engine of the policy's architecture; its first weights are random until the policy's are loaded."""
         import torch
-
-        from alignkit_plugins.vllm_engine import CPU_BLOCK, start_engine
 
         folder = tempfile.TemporaryDirectory(prefix="alignkit-vllm-")
         weakref.finalize(self, folder.cleanup)
@@ -160,34 +162,12 @@ class VLLMSampler(CopyingSampler):
                 f"temperature {request.temperature:g}: vLLM samples at 0 or from {MIN_TEMPERATURE:g} on; use --sampler "
                 "transformers"
             )
-        return SamplingParams(
-            n=1,
-            temperature=request.temperature,
-            top_p=request.top_p,
-            top_k=0,
-            min_p=0.0,
-            seed=request.seed,
-            presence_penalty=0.0,
-            frequency_penalty=0.0,
-            repetition_penalty=1.0,
-            max_tokens=request.max_new_tokens,
-            min_tokens=0,
-            stop_token_ids=sorted(self.end_ids),
-            ignore_eos=True,
-            logprobs=0,
-            detokenize=False,
-        )
+        return SamplingParams(**sampling_fields(request, self.end_ids), detokenize=False)
 
 
 def _completion(output: Any, request: Request) -> Completion:
-    """One vLLM output; its log-probs are after top-p, so that below 1 those before it are not known."""
-    import numpy as np
-
-    ids = list(output.token_ids)
-    logprobs = [step[token].logprob for step, token in zip(output.logprobs, ids, strict=True)]
-    known = request.top_p == 1.0 or request.temperature == 0
-    values = np.array(logprobs, np.float32) if known else np.full(len(ids), np.nan, np.float32)
-    return Completion(np.array(ids, np.int32), values, truncated=output.finish_reason == "length")
+    logprobs = [step[token].logprob for step, token in zip(output.logprobs, output.token_ids, strict=True)]
+    return as_completion(list(output.token_ids), logprobs, request, output.finish_reason)
 
 
 @hookimpl

@@ -39,11 +39,11 @@ from alignkit.plugin import (
     Stopped,
     UsageError,
 )
+from alignkit_plugins.vllm_engine import as_completion, sampling_fields
 from alignkit_plugins.weight_transfer import backend_of, connect
 from alignkit_plugins.weights_folder import WeightsFolder
 
 if TYPE_CHECKING:
-    import numpy as np
     from torch import Tensor
 
     from alignkit.plugin import Policy
@@ -207,20 +207,7 @@ class VLLMServerSampler(CopyingSampler):
         body = {
             "model": self._model[server.url],
             "prompt": list(request.prompt_ids),
-            "n": 1,
-            "temperature": request.temperature,
-            "top_p": request.top_p,
-            "top_k": 0,
-            "min_p": 0.0,
-            "seed": request.seed,
-            "presence_penalty": 0.0,
-            "frequency_penalty": 0.0,
-            "repetition_penalty": 1.0,
-            "min_tokens": 0,
-            "max_tokens": request.max_new_tokens,
-            "stop_token_ids": sorted(self.end_ids),
-            "ignore_eos": True,
-            "logprobs": 0,
+            **sampling_fields(request, self.end_ids),
             "return_token_ids": True,
             "skip_special_tokens": False,
         }
@@ -228,7 +215,9 @@ class VLLMServerSampler(CopyingSampler):
         try:
             (choice,) = answer["choices"]
             ids, logprobs = choice["token_ids"], choice["logprobs"]["token_logprobs"]
-            return Completion(*_arrays(ids, logprobs, request), truncated=choice["finish_reason"] == "length")
+            if len(ids) != len(logprobs) or not 0 < len(ids) <= request.max_new_tokens:
+                raise ValueError(f"{len(ids)} tokens with {len(logprobs)} log-probs")
+            return as_completion(ids, logprobs, request, choice["finish_reason"])
         except (KeyError, TypeError, ValueError) as error:
             raise ServerDown(f"its answer is no completion with token ids ({error!r})") from error
 
@@ -258,14 +247,3 @@ class VLLMServerSampler(CopyingSampler):
         """Write the weights whole, a tied head beside its embedding: servers keep a copy of their own of each."""
         assert self._folder is not None
         self._folder.write(weights, self.policy.config)
-
-
-def _arrays(ids: list[int], logprobs: list[float], request: Request) -> tuple[np.ndarray, np.ndarray]:
-    """Ids and log-probs, the latter unknown where a top-p below 1 had cut the distribution."""
-    import numpy as np
-
-    if len(ids) != len(logprobs) or not 0 < len(ids) <= request.max_new_tokens:
-        raise ValueError(f"{len(ids)} tokens with {len(logprobs)} log-probs")
-    known = request.top_p == 1.0 or request.temperature == 0
-    values = np.array(logprobs, np.float32) if known else np.full(len(ids), np.nan, np.float32)
-    return np.array(ids, np.int32), values
