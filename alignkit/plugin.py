@@ -36,8 +36,8 @@ if TYPE_CHECKING:
     from alignkit.rollouts.batched import BatchedGeneration
     from alignkit.rollouts.beam_generation import BeamGeneration
     from alignkit.rollouts.beams import Candidates, beam_search
-    from alignkit.rollouts.spreading import ServerDown, Spread
     from alignkit.services.http import NotAnswered, Requests, Stopped
+    from alignkit.services.spreading import ServerDown, Spread
 
 _ON_FIRST_USE = {
     "BatchedGeneration": "alignkit.rollouts.batched",
@@ -49,8 +49,8 @@ _ON_FIRST_USE = {
     "NotAnswered": "alignkit.services.http",
     "Policy": "alignkit.policy.policy",
     "Requests": "alignkit.services.http",
-    "ServerDown": "alignkit.rollouts.spreading",
-    "Spread": "alignkit.rollouts.spreading",
+    "ServerDown": "alignkit.services.spreading",
+    "Spread": "alignkit.services.spreading",
     "Stopped": "alignkit.services.http",
     "Tree": "alignkit.data.trees.trees",
     "autocast_type": "alignkit.policy.load",

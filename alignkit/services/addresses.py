@@ -15,6 +15,7 @@ from __future__ import annotations
 import ipaddress
 import math
 import random
+import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -35,11 +36,19 @@ class Exhausted(Exception):
 
 @dataclass
 class Address:
-    """One address and what is known of it."""
+    """One address and what is known of it.
+
+    Args:
+        bucket: how often it may be asked; default: as often as wanted.
+        breaker: when it is left alone for a while; default: never.
+        max_in_flight: leases that may be out at a time.
+    """
 
     url: str
-    bucket: TokenBucket
-    breaker: Breaker
+    bucket: TokenBucket = field(default_factory=lambda: TokenBucket(1.0, capacity=math.inf))
+    breaker: Breaker = field(default_factory=lambda: Breaker(failures=sys.maxsize, cooldown_s=0.0, max_cooldown_s=0.0))
+    max_in_flight: float = math.inf
+    in_flight: int = 0
     paused_until: float = -math.inf
     num_slowed_down: int = 0
     failing_since: float | None = None
@@ -48,6 +57,9 @@ class Address:
     refuses: str | None = None
 
     def delay(self, now: float) -> float:
+        """Seconds until it may be asked; infinite until something else ends."""
+        if self.in_flight >= self.max_in_flight:
+            return math.inf
         return max(self.bucket.delay(now), self.breaker.delay(now), self.paused_until - now, 0.0)
 
 
@@ -71,9 +83,9 @@ class Addresses:
     """
 
     members: Sequence[Address]
-    patience_s: float
-    pause_s: float
-    max_pause_s: float
+    patience_s: float = math.inf
+    pause_s: float = 1.0
+    max_pause_s: float = 60.0
     clock: Callable[[], float] = time.monotonic
     jitter: Callable[[], float] = random.random
     say: Callable[[str], None] = lambda text: None
@@ -103,6 +115,7 @@ class Addresses:
                 if delay <= 0:
                     self._next += 1
                     best.bucket.take(now)
+                    best.in_flight += 1
                     return Lease(best, best.breaker.sent())
                 if all(self._is_down(address, now) for address in left):
                     raise Unavailable("; ".join(self._why_down(address, now) for address in left))
@@ -112,6 +125,7 @@ class Addresses:
     def worked(self, lease: Lease) -> None:
         """The address answered as it should."""
         with self._changed:
+            lease.address.in_flight -= 1
             lease.address.breaker.worked()
             lease.address.failing_since, lease.address.num_slowed_down = None, 0
             self._changed.notify_all()
@@ -120,6 +134,7 @@ class Addresses:
         """The address gave no answer, or one that cannot be used."""
         with self._changed:
             now = self.clock()
+            lease.address.in_flight -= 1
             self._note(lease.address, reason, now)
             lease.address.breaker.failed(now, trial=lease.trial)
             self._changed.notify_all()
@@ -128,6 +143,7 @@ class Addresses:
         """The address said that it was asked too often; nobody asks it before the pause is over."""
         with self._changed:
             now, address = self.clock(), lease.address
+            address.in_flight -= 1
             self._note(address, reason, now)
             if after_s is None:
                 longest = min(self.max_pause_s, self.pause_s * 2.0**address.num_slowed_down)
@@ -142,6 +158,7 @@ class Addresses:
     def refuse(self, lease: Lease, reason: str) -> None:
         """The address refuses for good."""
         with self._changed:
+            lease.address.in_flight -= 1
             lease.address.refuses = reason
             self._changed.notify_all()
 

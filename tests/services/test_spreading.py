@@ -9,7 +9,7 @@ from collections import Counter
 
 import pytest
 
-from alignkit.rollouts.spreading import ServerDown, Spread
+from alignkit.services.spreading import ServerDown, Spread
 
 
 @pytest.mark.parametrize("seed", range(10))
