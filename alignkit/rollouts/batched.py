@@ -2,7 +2,7 @@
 
 Every completion has its own temperature, top-p and random stream (Philox keyed by its seed, one uniform number a
 token, inverse cumulative probability), so that in fp32 it does not depend on what it is batched with. A prompt asked
-for several times is computed once. B rows of a batch, V vocabulary.
+for several times is computed once. B slots of a batch, V vocabulary.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ if TYPE_CHECKING:
 
 MAX_BATCH = 64
 _BLOCK = 256  # tokens of the vocabulary
-_COMPACT_BELOW = 0.75  # rows that are finished leave the batch when fewer than this share is left
+_COMPACT_BELOW = 0.75  # slots that are finished leave the batch when fewer than this share is left
 
 
 @dataclass
-class Row:
+class DecodeSlot:
     """A completion in the making."""
 
     number: int
@@ -53,8 +53,8 @@ class BatchedGeneration:
         order = sorted(range(len(requests)), key=lambda i: (len(requests[i].prompt_ids), requests[i].prompt_ids, i))
         with self.generating():
             for at in range(0, len(order), MAX_BATCH):
-                rows = [_row(number, requests[number]) for number in order[at : at + MAX_BATCH]]
-                done |= self._batch(rows)
+                slots = [_slot(number, requests[number]) for number in order[at : at + MAX_BATCH]]
+                done |= self._batch(slots)
         return [done[number] for number in range(len(requests))]
 
     @contextmanager
@@ -70,28 +70,28 @@ class BatchedGeneration:
         finally:
             policy.train(was_training)
 
-    def _batch(self, rows: list[Row]) -> dict[int, Completion]:
+    def _batch(self, slots: list[DecodeSlot]) -> dict[int, Completion]:
         done: dict[int, Completion] = {}
-        logits, cache, mask = self._prefill(rows)
+        logits, cache, mask = self._prefill(slots)
         while True:
-            picked = _pick(logits, rows)
+            picked = _pick(logits, slots)
             alive = []
-            for place, (row, (token, logprob)) in enumerate(zip(rows, picked, strict=True)):
-                row.ids.append(token)
-                row.logprobs.append(logprob)
+            for place, (slot, (token, logprob)) in enumerate(zip(slots, picked, strict=True)):
+                slot.ids.append(token)
+                slot.logprobs.append(logprob)
                 ended = token in self.end_ids
-                if ended or len(row.ids) >= self._room(row.request):
-                    done.setdefault(row.number, _completion(row, truncated=not ended))
-                if row.number not in done:
+                if ended or len(slot.ids) >= self._room(slot.request):
+                    done.setdefault(slot.number, _completion(slot, truncated=not ended))
+                if slot.number not in done:
                     alive.append(place)
             if not alive:
                 return done
-            if len(alive) < _COMPACT_BELOW * len(rows):
+            if len(alive) < _COMPACT_BELOW * len(slots):
                 keep = torch.tensor(alive, device=mask.device)
-                rows, mask = [rows[place] for place in alive], mask[keep]
+                slots, mask = [slots[place] for place in alive], mask[keep]
                 cache.batch_select_indices(keep)
-            mask = torch.cat([mask, mask.new_ones(len(rows), 1)], 1)
-            logits = self._decode(rows, cache, mask)
+            mask = torch.cat([mask, mask.new_ones(len(slots), 1)], 1)
+            logits = self._decode(slots, cache, mask)
 
     def _room(self, request: Request) -> int:
         """New tokens that a completion may have: where positions are rows of a table, there is an end to them."""
@@ -99,9 +99,9 @@ class BatchedGeneration:
         left = request.max_new_tokens if most is None else most - len(request.prompt_ids)
         return max(1, min(request.max_new_tokens, left))
 
-    def _prefill(self, rows: list[Row]) -> tuple[Tensor, DynamicCache, Tensor]:
+    def _prefill(self, slots: list[DecodeSlot]) -> tuple[Tensor, DynamicCache, Tensor]:
         """Compute each distinct prompt once, left-padded, then give every row its own copy of the cache."""
-        distinct = {tuple(row.request.prompt_ids): None for row in rows}
+        distinct = {tuple(slot.request.prompt_ids): None for slot in slots}
         place = {prompt: number for number, prompt in enumerate(distinct)}
         width = max(len(prompt) for prompt in distinct)
         ids = torch.zeros(len(distinct), width, dtype=torch.int64)
@@ -114,12 +114,12 @@ class BatchedGeneration:
         cache = make_cache(self.policy)
         positions = (mask.cumsum(1) - 1).clamp(min=0)
         logits = self._forward(ids, mask, positions, cache)
-        own = torch.tensor([place[tuple(row.request.prompt_ids)] for row in rows], device=device)
+        own = torch.tensor([place[tuple(slot.request.prompt_ids)] for slot in slots], device=device)
         cache.batch_select_indices(own)
         return logits[own], cache, mask[own]
 
-    def _decode(self, rows: list[Row], cache: DynamicCache, mask: Tensor) -> Tensor:
-        ids = torch.tensor([[row.ids[-1]] for row in rows], device=mask.device)
+    def _decode(self, slots: list[DecodeSlot], cache: DynamicCache, mask: Tensor) -> Tensor:
+        ids = torch.tensor([[slot.ids[-1]] for slot in slots], device=mask.device)
         return self._forward(ids, mask, mask.sum(1, keepdim=True) - 1, cache)
 
     def _forward(self, ids: Tensor, mask: Tensor, positions: Tensor, cache: DynamicCache) -> Tensor:
@@ -136,26 +136,26 @@ class BatchedGeneration:
         return logits
 
 
-def _row(number: int, request: Request) -> Row:
+def _slot(number: int, request: Request) -> DecodeSlot:
     uniform = np.random.Generator(np.random.Philox(key=request.seed)).random(request.max_new_tokens)
-    return Row(number, request, uniform)
+    return DecodeSlot(number, request, uniform)
 
 
-def _uniform(row: Row) -> float:
+def _uniform(slot: DecodeSlot) -> float:
     """The number that draws a row's next token."""
-    assert row.uniform is not None
-    return float(row.uniform[min(len(row.ids), len(row.uniform) - 1)])
+    assert slot.uniform is not None
+    return float(slot.uniform[min(len(slot.ids), len(slot.uniform) - 1)])
 
 
-def _pick(logits_BV: Tensor, rows: list[Row]) -> list[tuple[int, float]]:
+def _pick(logits_BV: Tensor, slots: list[DecodeSlot]) -> list[tuple[int, float]]:
     """Draw one token a row; returns (token, log-prob at the row's temperature, 1 where it is 0).
 
     Over the vocabulary there is one pass of exponentials, of weights exp(logit / t - highest) that are not normalised;
     `logits_BV` is changed.
     """
     device = logits_BV.device
-    greedy = torch.tensor([row.request.temperature == 0 for row in rows], device=device)
-    temperature = torch.tensor([row.request.temperature or 1.0 for row in rows], device=device)
+    greedy = torch.tensor([slot.request.temperature == 0 for slot in slots], device=device)
+    temperature = torch.tensor([slot.request.temperature or 1.0 for slot in slots], device=device)
     scaled_BV = logits_BV.div_(temperature[:, None])
     highest_B = scaled_BV.amax(-1)
     weight_BV = (scaled_BV - highest_B[:, None]).exp_()
@@ -163,8 +163,8 @@ def _pick(logits_BV: Tensor, rows: list[Row]) -> list[tuple[int, float]]:
     if bool(greedy.all()):
         token_B = scaled_BV.argmax(-1)
     else:
-        uniform = torch.tensor([_uniform(row) for row in rows], device=device)
-        top_p = torch.tensor([row.request.top_p for row in rows], device=device)
+        uniform = torch.tensor([_uniform(slot) for slot in slots], device=device)
+        top_p = torch.tensor([slot.request.top_p for slot in slots], device=device)
         kept_BV, kept_sums = weight_BV, sums
         if bool((top_p < 1).any()):
             kept_BV = weight_BV * _nucleus(weight_BV / sums.sum(-1, keepdim=True), top_p)
@@ -214,5 +214,5 @@ def _nucleus(prob_BV: Tensor, top_p_B: Tensor) -> Tensor:
     return torch.zeros_like(kept_BV).scatter(-1, order_BV, kept_BV)
 
 
-def _completion(row: Row, *, truncated: bool) -> Completion:
-    return Completion(np.array(row.ids, np.int32), np.array(row.logprobs, np.float32), truncated)
+def _completion(slot: DecodeSlot, *, truncated: bool) -> Completion:
+    return Completion(np.array(slot.ids, np.int32), np.array(slot.logprobs, np.float32), truncated)

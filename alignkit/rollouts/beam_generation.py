@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from alignkit.rollouts.batched import MAX_BATCH, BatchedGeneration, Row
+from alignkit.rollouts.batched import MAX_BATCH, BatchedGeneration, DecodeSlot
 from alignkit.rollouts.beams import Candidates, Search
 from alignkit.rollouts.sampler import Completion, Request
 
@@ -26,7 +26,7 @@ class BeamGeneration(BatchedGeneration):
         return [search.best() for search in searches]
 
     def _search(self, searches: list[Search]) -> None:
-        logits, cache, mask = self._prefill([_row(search.request, ()) for search in searches])
+        logits, cache, mask = self._prefill([_slot(search.request, ()) for search in searches])
         while True:
             offered = iter(_likeliest(logits, 2 * searches[0].num_beams))
             parents, first, going = [], 0, []
@@ -43,12 +43,12 @@ class BeamGeneration(BatchedGeneration):
             index = torch.tensor(parents, device=mask.device)
             cache.batch_select_indices(index)
             mask = torch.cat([mask[index], mask.new_ones(len(parents), 1)], 1)
-            rows = [_row(search.request, beam.ids) for search in searches for beam in search.live]
-            logits = self._decode(rows, cache, mask)
+            slots = [_slot(search.request, beam.ids) for search in searches for beam in search.live]
+            logits = self._decode(slots, cache, mask)
 
 
-def _row(request: Request, ids: tuple[int, ...]) -> Row:
-    return Row(0, request, ids=list(ids))
+def _slot(request: Request, ids: tuple[int, ...]) -> DecodeSlot:
+    return DecodeSlot(0, request, ids=list(ids))
 
 
 def _likeliest(logits_BV: Tensor, num: int) -> list[Candidates]:

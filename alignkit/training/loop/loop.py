@@ -44,10 +44,10 @@ from alignkit.training.loop.alarms import alarms
 from alignkit.training.loop.row_step import RowStep
 from alignkit.training.loop.state import TrainState
 from alignkit.training.rollouts.eval_loss import EvalResult, eval_pairs, show_samples, validate
-from alignkit.training.rollouts.rollout_step import RolloutStep
-from alignkit.training.rollouts.sample_lines import shown_line
+from alignkit.training.rollouts.sample_log import shown_line
 from alignkit.training.rollouts.sampling import Group
-from alignkit.training.rollouts.scoring_step import Scoring
+from alignkit.training.rollouts.scoring import Scoring
+from alignkit.training.rollouts.source import RolloutSource
 
 _logger = logging.getLogger(__name__)
 
@@ -86,16 +86,8 @@ class Loop:
         scoring = Scoring(
             inputs.judges, max_missing=max_missing, save=self.save, deadlines=deadlines, world=models.world, go_on=go_on
         )
-        self.rollouts = RolloutStep(
-            method,
-            config,
-            inputs,
-            models,
-            run,
-            scoring=scoring,
-            prompts_per_step=prompts_per_step,
-            save=self.save,
-            note=progress.note,
+        self.rollouts = RolloutSource(
+            method, config, inputs, models, run, scoring=scoring, prompts_per_step=prompts_per_step, note=progress.note
         )
         self.rows = RowStep(
             method,

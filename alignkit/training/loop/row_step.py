@@ -1,6 +1,6 @@
 """The micro-batches of a step on rows of the data, with samples for their prompts where the method draws some.
 
-Which rows a step takes follows from (seed, epoch, step) alone. The step on samples alone is rollout_step.py.
+Which rows a step takes follows from (seed, epoch, step) alone. The step on samples alone is rollouts/source.py.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from alignkit.methods import Method, MethodConfig
 from alignkit.training.gradient.step import MicroBatch
 from alignkit.training.gradient.step_rows import StepRows
 from alignkit.training.inputs.setup import Inputs
-from alignkit.training.rollouts.rollout_step import RolloutStep
-from alignkit.training.rollouts.sample_lines import lengths
-from alignkit.training.rollouts.sampling import unrewarded_micro_batch
+from alignkit.training.rollouts.micro_batches import unrewarded_micro_batch
+from alignkit.training.rollouts.sample_log import lengths
+from alignkit.training.rollouts.source import RolloutSource
 
 
 class RowStep:
@@ -31,7 +31,7 @@ class RowStep:
         inputs: Inputs,
         *,
         micro_batch_tokens: int,
-        rollouts: RolloutStep,
+        rollouts: RolloutSource,
         world: World,
     ) -> None:
         self.method, self.config, self.inputs, self.rollouts = method, config, inputs, rollouts

@@ -24,10 +24,9 @@ from alignkit.training.checkpoints.run_folder import RunFolder
 from alignkit.training.inputs.models import Models
 from alignkit.training.inputs.setup import Inputs
 from alignkit.training.rollouts.eval_loss import EvalResult, mean_kl, rank_rows
-from alignkit.training.rollouts.journal import FOLDER, journal_key
+from alignkit.training.rollouts.journal import FOLDER, journal_key, make_journal
 from alignkit.training.rollouts.sampling import Group, grouped, sample
-from alignkit.training.rollouts.scoring_step import PART, Scoring
-from alignkit.training.rollouts.shared_rollouts import make_journal
+from alignkit.training.rollouts.scoring import PART, Scoring
 
 
 class RolloutEval:

@@ -26,6 +26,8 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
+from alignkit.distributed.fsdp import packed, unpacked
+from alignkit.distributed.ranks import World
 from alignkit.rollouts.sampler import Completion
 from alignkit.scoring.ledger import canonical
 from alignkit.scoring.rewards import Rewards
@@ -148,6 +150,58 @@ class Journal:
         return digest.hexdigest()
 
 
+def make_journal(folder: Path, run: str, world: World) -> Journal:
+    """Return the journal of a run, named by its id, for this rank."""
+    return Journal(folder, run) if world.size == 1 else SharedJournal(folder, run, world)
+
+
+class SharedJournal(Journal):
+    """A journal that rank 0 reads and writes; every rank must ask."""
+
+    def __init__(self, folder: Path, run: str, world: World) -> None:
+        super().__init__(folder, run)
+        self._world = world
+
+    def completions(self, batch: int, round_: int, key: str) -> list[Completion] | None:
+        def read() -> list[list[Any]] | None:
+            found = super(SharedJournal, self).completions(batch, round_, key)
+            return None if found is None else packed(found)
+
+        found = self._world.run_on_rank0(read)
+        return None if found is None else unpacked(found)
+
+    def keep_completions(self, batch: int, round_: int, key: str, completions: Sequence[Completion]) -> None:
+        self._world.run_on_rank0(lambda: super(SharedJournal, self).keep_completions(batch, round_, key, completions))
+
+    def scored(self, batch: int, round_: int, key: str) -> Rewards | None:
+        def read() -> dict[str, Any] | None:
+            found = super(SharedJournal, self).scored(batch, round_, key)
+            return None if found is None else encoded(found)
+
+        found = self._world.run_on_rank0(read)
+        return None if found is None else decoded(found)
+
+    def keep_scored(self, batch: int, round_: int, key: str, rewards: Rewards) -> None:
+        self._world.run_on_rank0(lambda: super(SharedJournal, self).keep_scored(batch, round_, key, rewards))
+
+    def prune(self, before: int) -> None:
+        self._world.run_on_rank0(lambda: super(SharedJournal, self).prune(before))
+
+
 def journal_key(*parts: Any) -> str:
     """A hash of everything that decides what is drawn, or scored."""
     return hashlib.sha256(canonical(list(parts)).encode("ascii")).hexdigest()
+
+
+def encoded(rewards: Rewards) -> dict[str, Any]:
+    return {
+        "total": rewards.total_PG.tolist(),
+        "by_name": {name: x.tolist() for name, x in rewards.by_name.items()},
+        "num_missing": rewards.num_missing,
+        "reasons": list(rewards.reasons),
+    }
+
+
+def decoded(found: dict[str, Any]) -> Rewards:
+    by_name = {name: np.array(x, float) for name, x in found["by_name"].items()}
+    return Rewards(np.array(found["total"], float), by_name, found["num_missing"], tuple(found["reasons"]))

@@ -7,7 +7,7 @@ resume. Shape letters: P prompts, G group, N completions, T scored tokens.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,13 +15,9 @@ import numpy as np
 from alignkit.data.chat.chat import Chat
 from alignkit.data.reading.rows import Row
 from alignkit.data.reading.split import derived_seed
-from alignkit.data.trees.packs import lay_out
 from alignkit.data.trees.trees import Tree, tree
-from alignkit.distributed.fsdp import shard_and_pack
-from alignkit.distributed.ranks import ALONE, World
 from alignkit.rollouts.sampler import Completion, Request, Sampler
 from alignkit.scoring.judge import Item
-from alignkit.training.gradient.step import MicroBatch
 from alignkit.training.lifecycle.deadlines import Deadlines
 
 
@@ -106,59 +102,3 @@ def text_of(chat: Chat, completion: Completion) -> str:
     ids = completion.ids.tolist()
     text: str = chat.tokenizer.decode(ids if completion.truncated else ids[:-1], skip_special_tokens=True)
     return text
-
-
-def sample_micro_batches(
-    groups: Sequence[Group], advantages_PG: np.ndarray, capacity: int, *, kept_P: np.ndarray, world: World = ALONE
-) -> list[MicroBatch]:
-    """Lay this rank's samples of the kept groups into rows; a sample whose advantage is nan is left out."""
-    kept = [
-        (group, np.flatnonzero(~np.isnan(advantages)), advantages)
-        for group, advantages, is_kept in zip(groups, advantages_PG, kept_P, strict=True)
-        if is_kept and not np.isnan(advantages).all()
-    ]
-    trees = [group.tree(which.tolist()) for group, which, _ in kept]
-    rows, is_padding = shard_and_pack(trees, capacity, world)
-    made = [_micro([kept[n] for n in numbers], [trees[n] for n in numbers]) for numbers in rows]
-    return [replace(micro, is_padding=is_padding) for micro in made]
-
-
-def counts_left_out(groups: Sequence[Group], advantages_PG: np.ndarray, kept_P: np.ndarray) -> dict[str, int]:
-    """Count what the groups that are not kept would have had in the step, as the step's means divide by it."""
-    trained = [
-        [len(completion.ids) for completion, x in zip(group.completions, advantages, strict=True) if not np.isnan(x)]
-        for group, advantages, is_kept in zip(groups, advantages_PG, kept_P, strict=True)
-        if not is_kept
-    ]
-    num_groups = sum(bool(lengths) for lengths in trained)
-    return {
-        "tokens": sum(map(sum, trained)),
-        "completions": sum(map(len, trained)),
-        "pairs": num_groups,
-        "groups": num_groups,
-    }
-
-
-def drop_truncated(advantages_PG: np.ndarray, groups: Sequence[Group]) -> np.ndarray:
-    """Put nan for truncated completions: their siblings were compared with them, they are not trained on."""
-    truncated_PG = np.array([[completion.truncated for completion in group.completions] for group in groups])
-    return np.where(truncated_PG, np.nan, advantages_PG)
-
-
-def unrewarded_micro_batch(groups: Sequence[Group]) -> MicroBatch:
-    """Lay all samples of some prompts into one row, without advantages."""
-    everyone = np.arange(len(groups[0].completions))
-    kept = [(group, everyone, None) for group in groups]
-    return _micro(kept, [group.tree(everyone.tolist()) for group in groups])
-
-
-def _micro(kept: Sequence[tuple[Group, np.ndarray, np.ndarray | None]], trees: Sequence[Tree]) -> MicroBatch:
-    behaviour = [group.completions[k].logprobs for group, which, _ in kept for k in which]
-    temperature = [group.temperatures[k] for group, which, _ in kept for k in which]
-    advantage = [advantages[k] for _, which, advantages in kept if advantages is not None for k in which]
-    return MicroBatch(
-        lay_out(trees),
-        temperature_N=np.array(temperature, np.float32),
-        sampler_logprob_T=np.concatenate(behaviour),
-        advantage_N=np.array(advantage, np.float32) if advantage else None,
-    )

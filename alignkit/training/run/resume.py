@@ -26,7 +26,7 @@ from alignkit.scoring.functions.given import PREFIX
 from alignkit.training.checkpoints import checkpoint
 from alignkit.training.checkpoints.run_folder import RunFolder
 from alignkit.training.rollouts.journal import FOLDER, Journal
-from alignkit.training.rollouts.reward_signal import RewardSignal
+from alignkit.training.rollouts.reward_checks import RewardSignal
 
 _logger = logging.getLogger(__name__)
 _SHOWN = 6

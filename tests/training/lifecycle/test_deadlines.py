@@ -30,8 +30,8 @@ from alignkit.scoring.functions.judge import FunctionJudge
 from alignkit.scoring.judge import Scored
 from alignkit.training.lifecycle import deadlines
 from alignkit.training.loop.loop import Loop
-from alignkit.training.rollouts import scoring_step
-from alignkit.training.rollouts.scoring_step import Ahead
+from alignkit.training.rollouts import scoring
+from alignkit.training.rollouts.scoring import Ahead
 
 VOWELS = "return sum(letter in 'aeiou' for letter in completion) + len(completion)"
 
@@ -113,7 +113,7 @@ def test_what_never_listens_is_ended_from_outside_within_the_grace_with_3(
         validation_interval=100,
     )
     script = (
-        "import ctypes, os, sys, time; from alignkit.training import deadlines; deadlines.GRACE_S = 1.0\n"
+        "import ctypes, os, sys, time; from alignkit.training.lifecycle import deadlines; deadlines.GRACE_S = 1.0\n"
         "from alignkit.scoring.functions.judge import FunctionJudge; score = FunctionJudge.score\n"
         "from alignkit.training.loop.loop import Loop; step = Loop._step\n"
         f"def hanging():\n{textwrap.indent(HANGS[how], '  ')}\n"
@@ -296,7 +296,7 @@ def test_a_remote_judge_scores_while_the_next_prompts_are_drawn_with_the_same_re
         asked.append(time.monotonic())
         return rewards.reward(*arguments)
 
-    monkeypatch.setattr(scoring_step, "reward", reward)
+    monkeypatch.setattr(scoring, "reward", reward)
     with running(faults=0.0) as urls:
         remote(tmp_path, urls)
         more = given | {"reward": ["nemotron"]}
@@ -313,4 +313,4 @@ def test_a_remote_judge_scores_while_the_next_prompts_are_drawn_with_the_same_re
 def in_turn(self: Ahead, groups: Any) -> None:
     """Score a part before the next is drawn."""
     self._num_parts += 1
-    self._scored.put(scoring_step._rewards(groups, self._judges))
+    self._scored.put(scoring._rewards(groups, self._judges))

@@ -15,7 +15,7 @@ from alignkit.data.reading.rows import to_row
 from alignkit.errors import RunStopped
 from alignkit.rollouts.sampler import Completion
 from alignkit.training.rollouts.eval_rollouts import beats
-from alignkit.training.rollouts.hacking import (
+from alignkit.training.rollouts.reward_checks import (
     WINDOW,
     RewardHackingMonitor,
     batch_sums,

@@ -23,8 +23,8 @@ from alignkit.errors import RunStopped, UsageError
 from alignkit.scoring.judge import Item, Judge, Missing, Scored, counted
 from alignkit.scoring.rewards import reward
 from alignkit.scoring.specs import NamedJudge, make_judge
-from alignkit.training.rollouts import reward_signal
-from alignkit.training.rollouts.reward_signal import RewardSignal
+from alignkit.training.rollouts import reward_checks
+from alignkit.training.rollouts.reward_checks import RewardSignal
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +86,7 @@ NOTHING = {
 def test_a_run_whose_rewards_teach_nothing_stops_with_3_and_goes_on_once_they_do(
     name: str, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(reward_signal, "SAID_AFTER", 2)
+    monkeypatch.setattr(reward_checks, "SAID_AFTER", 2)
     body, said, extra = NOTHING[name]
     out = tmp_path / "run"
     more: dict[str, Any] = {"max_steps": 4, "batch_size": 2, "checkpoint_interval": 2}

@@ -28,8 +28,8 @@ from alignkit.rollouts.sampler import Completion, Request
 from alignkit.scoring.judge import Missing
 from alignkit.scoring.rewards import Rewards
 from alignkit.training.rollouts.journal import Journal
-from alignkit.training.rollouts.sample_lines import zero_variance_groups
-from alignkit.training.rollouts.sampling import Group, drop_truncated, sample_micro_batches
+from alignkit.training.rollouts.micro_batches import drop_truncated, sample_micro_batches, zero_variance_groups
+from alignkit.training.rollouts.sampling import Group
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ from alignkit.data.trees.packs import Pack
 from alignkit.policy.policy import Output
 from alignkit.rollouts.sampler import Completion
 from alignkit.training.gradient.step import accumulate
-from alignkit.training.rollouts.rollout_step import rewarded_micro_batches
+from alignkit.training.rollouts.micro_batches import rewarded_micro_batches
 from alignkit.training.rollouts.sampling import Group
 
 LONG, SHORT = World(2), World(1)

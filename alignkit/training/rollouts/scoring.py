@@ -21,9 +21,8 @@ from alignkit.scoring.judge import counted
 from alignkit.scoring.rewards import Rewards, joined, reward
 from alignkit.scoring.specs import NamedJudge
 from alignkit.training.lifecycle.deadlines import Deadlines
-from alignkit.training.rollouts.journal import journal_key
+from alignkit.training.rollouts.journal import decoded, encoded, journal_key
 from alignkit.training.rollouts.sampling import Group
-from alignkit.training.rollouts.shared_rollouts import shared_rewards
 
 _logger = logging.getLogger(__name__)
 PART = 8  # prompts whose completions are drawn while a remote judge scores those before
@@ -49,7 +48,7 @@ class Scoring:
         go_on: Callable[..., str],
     ) -> None:
         self.judges, self.max_missing, self.deadlines = judges, max_missing, deadlines
-        self._save, self.world, self.go_on = save, world, go_on
+        self.save, self.world, self.go_on = save, world, go_on
         self._said_reasons: set[str] = set()
         self.is_remote = bool(judges) and all(named.judge.remote for named in judges) and world.size == 1
 
@@ -65,9 +64,9 @@ class Scoring:
 
         Raises:
             RunStopped: a judge failed, or too many scores are missing; a checkpoint was saved.
-        InputError: the user's own reward failed on a row; a checkpoint was saved.
+            InputError: the user's own reward failed on a row; a checkpoint was saved.
         """
-        return self._checked(lambda: shared_rewards(lambda: _rewards(groups, self.judges), self.world), where)
+        return self._checked(lambda: _shared_rewards(lambda: _rewards(groups, self.judges), self.world), where)
 
     def score_parts(self, parts: Iterable[Sequence[Group]], where: str) -> tuple[list[Group], Callable[[], Rewards]]:
         """Draw parts one after another; a remote judge scores each while the next is drawn.
@@ -115,7 +114,7 @@ class Scoring:
         try:
             yield
         except (RunStopped, InputError) as error:
-            self._save()
+            self.save()
             if error.corrects is None:
                 how = f"the run is saved, go on with: {self.go_on()}"
             else:  # a KEY that is allowed to change need not: this goes on where nothing had to be corrected, too
@@ -141,7 +140,7 @@ class Ahead:
         self._parts.put(groups)
 
     def end(self) -> None:
-        """No more will come."""
+        """Say that no further part follows."""
         self._parts.put(None)
 
     def rewards(self) -> Rewards:
@@ -161,6 +160,11 @@ class Ahead:
             except BaseException as error:
                 self._scored.put(error)
                 return
+
+
+def _shared_rewards(work: Callable[[], Rewards], world: World) -> Rewards:
+    """Let rank 0 find rewards, and give them to every rank; what it raises, all raise."""
+    return work() if world.size == 1 else decoded(world.run_on_rank0(lambda: encoded(work())))
 
 
 def _rewards(groups: Sequence[Group], judges: Sequence[NamedJudge]) -> Rewards:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from alignkit.scoring.rewards import Rewards
-from alignkit.training.rollouts.hacking import Finding, clearest_example
+from alignkit.training.rollouts.reward_checks import Finding, clearest_example
 from alignkit.training.rollouts.sampling import Group
 
 _SHOWN = 120  # characters of a completion in a line
@@ -22,14 +22,6 @@ def lengths(groups: Sequence[Group]) -> dict[str, float]:
         "samples_length": float(np.mean([len(completion.ids) for completion in drawn])),
         "samples_truncated_share": float(np.mean([completion.truncated for completion in drawn])),
     }
-
-
-def zero_variance_groups(rewards_PG: np.ndarray) -> np.ndarray:
-    """Which groups have several rewards, all the same, and so teach nothing: bool [P]."""
-    present_P = (~np.isnan(rewards_PG)).sum(1)
-    highest_P = np.max(rewards_PG, axis=1, initial=-math.inf, where=~np.isnan(rewards_PG))
-    lowest_P = np.min(rewards_PG, axis=1, initial=math.inf, where=~np.isnan(rewards_PG))
-    return (present_P > 1) & (highest_P == lowest_P)
 
 
 def reward_metrics(groups: Sequence[Group], rewards: Rewards, equal_P: np.ndarray) -> dict[str, float]:

@@ -1,7 +1,7 @@
-"""The sampled half of an optimizer step: draw completions, score them, turn rewards into advantages and rows of trees.
+"""The micro-batches of a step on rollouts: sample completions, score them, turn rewards into advantages.
 
-A *batch* is what is drawn and scored together; `updates_per_batch` optimizer steps train on it, and everything about it
-follows from (seed, batch number). P prompts, G group, N completions, T scored tokens.
+A *batch* is what is sampled and scored together; `updates_per_batch` optimizer steps train on it, and everything about
+it follows from (seed, batch number). P prompts, G group, N completions, T scored tokens.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ import numpy as np
 from alignkit.data.reading.rows import Row
 from alignkit.data.reading.split import derived_seed
 from alignkit.data.trees.trees import Tree
-from alignkit.distributed.ranks import ALONE, World
 from alignkit.errors import RunStopped, UsageError
 from alignkit.methods import Method, MethodConfig, sampled_options
 from alignkit.rollouts.agreement import MAX_UNKNOWN
@@ -31,28 +30,24 @@ from alignkit.training.inputs.models import Models
 from alignkit.training.inputs.setup import Inputs, micro_batch_tokens
 from alignkit.training.rollouts.eval_loss import EvalResult
 from alignkit.training.rollouts.eval_rollouts import RolloutEval
-from alignkit.training.rollouts.hacking import RewardHackingMonitor
-from alignkit.training.rollouts.journal import FOLDER, journal_key
-from alignkit.training.rollouts.rescoring import reference_kl, with_old_logprobs
-from alignkit.training.rollouts.reward_signal import RewardSignal
-from alignkit.training.rollouts.sample_lines import (
+from alignkit.training.rollouts.journal import FOLDER, journal_key, make_journal
+from alignkit.training.rollouts.micro_batches import (
+    drop_truncated,
+    reference_kl,
+    rewarded_micro_batches,
+    with_old_logprobs,
+    zero_variance_groups,
+)
+from alignkit.training.rollouts.reward_checks import RewardHackingMonitor, RewardSignal
+from alignkit.training.rollouts.sample_log import (
     finding_lines,
     ranked_lines,
     reward_metrics,
     sample_text,
     scored_examples,
-    zero_variance_groups,
 )
-from alignkit.training.rollouts.sampling import (
-    Group,
-    counts_left_out,
-    drop_truncated,
-    grouped,
-    sample,
-    sample_micro_batches,
-)
-from alignkit.training.rollouts.scoring_step import PART, Scoring
-from alignkit.training.rollouts.shared_rollouts import make_journal
+from alignkit.training.rollouts.sampling import Group, grouped, sample
+from alignkit.training.rollouts.scoring import PART, Scoring
 
 _logger = logging.getLogger(__name__)
 MAX_GAP = {"fp32": 1e-3, "bf16": 0.1}
@@ -83,13 +78,12 @@ class RewardedBatch:
     metrics: dict[str, float]
 
 
-class RolloutStep:
-    """Draws and rewards the samples of a run's steps.
+class RolloutSource:
+    """Yields the micro-batches of a run's steps, from samples that were scored.
 
     Args:
         scoring: gives rewards, or saves the run and stops it.
         prompts_per_step: prompts of a batch.
-        save: writes a checkpoint of the weights as they are.
         note: tells whoever watches a line.
     """
 
@@ -103,12 +97,11 @@ class RolloutStep:
         *,
         scoring: Scoring,
         prompts_per_step: int,
-        save: Callable[[], None],
         note: Callable[[str], None],
     ) -> None:
         self.method, self.config, self.inputs, self.models, self.run = method, config, inputs, models, run
         self.sampled = sampled_options(config)
-        self.scoring, self.prompts_per_step, self._save, self._note = scoring, prompts_per_step, save, note
+        self.scoring, self.prompts_per_step, self._note = scoring, prompts_per_step, note
         self._batch: RewardedBatch | None = None
         self.journal = make_journal(run.path / FOLDER, run.id, models.world)
         self.evaluation = RolloutEval(config, inputs, run, scoring=scoring)
@@ -298,7 +291,7 @@ class RolloutStep:
                 self._note(text)
                 _logger.warning("step %d: %s", step, text)
             if self.sampled.reward_hacking == "stop":
-                self._save()
+                self.scoring.save()
                 text = (
                     f"step {step}: {finding.line()}; stopped by --reward-hacking stop; the run is saved, go on with: "
                     + self.scoring.go_on(["reward_hacking"], instead={"reward_hacking": "warn"})
@@ -329,33 +322,6 @@ class RolloutStep:
         """The older of the last two checkpoints: a resume goes back no further."""
         kept = own_steps(self.run.checkpoints, self.run.id)
         return kept[-2] if len(kept) > 1 else 0
-
-
-def rewarded_micro_batches(
-    method: Method,
-    config: MethodConfig,
-    groups: Sequence[Group],
-    rewards_PG: np.ndarray,
-    *,
-    capacity: int,
-    world: World = ALONE,
-) -> tuple[list[MicroBatch], dict[str, int]]:
-    """Turn rewards into advantages and lay this rank's samples into rows of trees.
-
-    A group of equal rewards has advantages of 0. Where the loss has no KL it adds nothing to the gradient and is not
-    computed. It is counted all the same: the step's means are over all groups that were drawn, whatever their rewards.
-
-    Returns:
-        the rows; and what the step's means divide by beside them.
-    """
-    sampled = sampled_options(config)
-    advantages_PG, equal_P = method.advantages(rewards_PG, config), zero_variance_groups(rewards_PG)
-    advantages_PG[equal_P] *= 0.0  # nan stays nan
-    if sampled.mask_truncated_completions:
-        advantages_PG = drop_truncated(advantages_PG, groups)
-    kept_P = ~equal_P | (sampled.zero_variance_groups == "keep" or sampled.kl_in_loss > 0)
-    micro_batches = sample_micro_batches(groups, advantages_PG, capacity, kept_P=kept_P, world=world)
-    return micro_batches, counts_left_out(groups, advantages_PG, kept_P)
 
 
 def _replaced(drawn: Rollouts, places: np.ndarray, new: Rollouts) -> Rollouts:

@@ -1,0 +1,176 @@
+"""Rewarded groups -> advantages -> this rank's micro-batches, with the log-probs that a loss compares.
+
+    rewarded_micro_batches  advantages, which groups are computed, and what the step's means count beside them
+    unrewarded_micro_batch  samples without advantages: of a method on rows that also samples
+    reference_kl            k1 of each completion, before the rewards become advantages
+    with_old_logprobs       what the weights that drew the samples give them in training
+
+P prompts, G group, N completions, T scored tokens.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from alignkit.data.trees.packs import lay_out
+from alignkit.data.trees.trees import Tree
+from alignkit.distributed.fsdp import shard_and_pack
+from alignkit.distributed.ranks import ALONE, World
+from alignkit.methods import Method, MethodConfig, sampled_options
+from alignkit.policy.policy import Policy
+from alignkit.training.gradient.step import MicroBatch
+from alignkit.training.inputs.models import Models
+from alignkit.training.inputs.setup import micro_batch_tokens
+from alignkit.training.rollouts.journal import Journal
+from alignkit.training.rollouts.sampling import Group
+
+
+def rewarded_micro_batches(
+    method: Method,
+    config: MethodConfig,
+    groups: Sequence[Group],
+    rewards_PG: np.ndarray,
+    *,
+    capacity: int,
+    world: World = ALONE,
+) -> tuple[list[MicroBatch], dict[str, int]]:
+    """Turn rewards into advantages and lay this rank's samples into rows of trees.
+
+    A group of equal rewards has advantages of 0. Where the loss has no KL it adds nothing to the gradient and is not
+    computed. It is counted all the same: the step's means are over all groups that were drawn, whatever their rewards.
+
+    Returns:
+        the rows; and what the step's means divide by beside them.
+    """
+    sampled = sampled_options(config)
+    advantages_PG, equal_P = method.advantages(rewards_PG, config), zero_variance_groups(rewards_PG)
+    advantages_PG[equal_P] *= 0.0  # nan stays nan
+    if sampled.mask_truncated_completions:
+        advantages_PG = drop_truncated(advantages_PG, groups)
+    kept_P = ~equal_P | (sampled.zero_variance_groups == "keep" or sampled.kl_in_loss > 0)
+    micro_batches = sample_micro_batches(groups, advantages_PG, capacity, kept_P=kept_P, world=world)
+    return micro_batches, counts_left_out(groups, advantages_PG, kept_P)
+
+
+def zero_variance_groups(rewards_PG: np.ndarray) -> np.ndarray:
+    """Which groups have several rewards, all the same, and so teach nothing: bool [P]."""
+    present_P = (~np.isnan(rewards_PG)).sum(1)
+    highest_P = np.max(rewards_PG, axis=1, initial=-math.inf, where=~np.isnan(rewards_PG))
+    lowest_P = np.min(rewards_PG, axis=1, initial=math.inf, where=~np.isnan(rewards_PG))
+    return (present_P > 1) & (highest_P == lowest_P)
+
+
+def drop_truncated(advantages_PG: np.ndarray, groups: Sequence[Group]) -> np.ndarray:
+    """Put nan for truncated completions: their siblings were compared with them, they are not trained on."""
+    truncated_PG = np.array([[completion.truncated for completion in group.completions] for group in groups])
+    return np.where(truncated_PG, np.nan, advantages_PG)
+
+
+def sample_micro_batches(
+    groups: Sequence[Group], advantages_PG: np.ndarray, capacity: int, *, kept_P: np.ndarray, world: World = ALONE
+) -> list[MicroBatch]:
+    """Lay this rank's samples of the kept groups into rows; a sample whose advantage is nan is left out."""
+    kept = [
+        (group, np.flatnonzero(~np.isnan(advantages)), advantages)
+        for group, advantages, is_kept in zip(groups, advantages_PG, kept_P, strict=True)
+        if is_kept and not np.isnan(advantages).all()
+    ]
+    trees = [group.tree(which.tolist()) for group, which, _ in kept]
+    rows, is_padding = shard_and_pack(trees, capacity, world)
+    made = [_micro_batch([kept[n] for n in numbers], [trees[n] for n in numbers]) for numbers in rows]
+    return [replace(micro, is_padding=is_padding) for micro in made]
+
+
+def counts_left_out(groups: Sequence[Group], advantages_PG: np.ndarray, kept_P: np.ndarray) -> dict[str, int]:
+    """Count what the groups that are not kept would have had in the step, as the step's means divide by it."""
+    trained = [
+        [len(completion.ids) for completion, x in zip(group.completions, advantages, strict=True) if not np.isnan(x)]
+        for group, advantages, is_kept in zip(groups, advantages_PG, kept_P, strict=True)
+        if not is_kept
+    ]
+    num_groups = sum(bool(lengths) for lengths in trained)
+    return {
+        "tokens": sum(map(sum, trained)),
+        "completions": sum(map(len, trained)),
+        "pairs": num_groups,
+        "groups": num_groups,
+    }
+
+
+def unrewarded_micro_batch(groups: Sequence[Group]) -> MicroBatch:
+    """Lay all samples of some prompts into one row, without advantages."""
+    everyone = np.arange(len(groups[0].completions))
+    kept = [(group, everyone, None) for group in groups]
+    return _micro_batch(kept, [group.tree(everyone.tolist()) for group in groups])
+
+
+def _micro_batch(kept: Sequence[tuple[Group, np.ndarray, np.ndarray | None]], trees: Sequence[Tree]) -> MicroBatch:
+    behaviour = [group.completions[k].logprobs for group, which, _ in kept for k in which]
+    temperature = [group.temperatures[k] for group, which, _ in kept for k in which]
+    advantage = [advantages[k] for _, which, advantages in kept if advantages is not None for k in which]
+    return MicroBatch(
+        lay_out(trees),
+        temperature_N=np.array(temperature, np.float32),
+        sampler_logprob_T=np.concatenate(behaviour),
+        advantage_N=np.array(advantage, np.float32) if advantage else None,
+    )
+
+
+def reference_kl(models: Models, groups: Sequence[Group]) -> np.ndarray:
+    """k1 of each completion at its temperature, the sum of log pi - log pi_ref, nats: float64 [P, G].
+
+    pi are the sampler's log-probs; a token where they are not finite has training's. Each rank computes its share.
+    """
+    size = len(groups[0].completions)
+    trees = [group.tree(range(size)) for group in groups]
+    with models.whole() as whole:
+        assert whole.reference is not None
+        rows, is_padding = shard_and_pack(trees, micro_batch_tokens(whole.policy.device), whole.world)
+        reference = whole.reference
+
+        def compute() -> list[tuple[int, list[float]]]:
+            found: list[Any] = []
+            for numbers in [] if is_padding else rows:
+                micro_batch = unrewarded_micro_batch([groups[n] for n in numbers])
+                reference_T = reference.logprobs(micro_batch.pack, micro_batch.temperature_N).cpu().double().numpy()
+                drawn_T = _known_logprobs(whole.policy, micro_batch)
+                kl_N = np.bincount(micro_batch.pack.completion_T, drawn_T - reference_T, len(numbers) * size)
+                found += zip(numbers, kl_N.reshape(len(numbers), size).tolist(), strict=True)
+            return found
+
+        by_group = dict(pair for part in whole.world.run_on_all(compute) for pair in part)
+    return np.array([by_group[n] for n in range(len(groups))])
+
+
+def _known_logprobs(policy: Policy, micro_batch: MicroBatch) -> np.ndarray:
+    """The samples' log-probs under the weights that drew them, float32 [T]: the sampler's, else training's."""
+    assert micro_batch.sampler_logprob_T is not None
+    known_T = np.isfinite(micro_batch.sampler_logprob_T)
+    if known_T.all():
+        return micro_batch.sampler_logprob_T
+    with torch.no_grad():
+        own_T = policy(micro_batch.pack, micro_batch.temperature_N).logprob_T.float().cpu().numpy()
+    return np.where(known_T, micro_batch.sampler_logprob_T, own_T)
+
+
+def with_old_logprobs(
+    policy: Policy, micro_batches: Sequence[MicroBatch], journal: Journal, batch: int, key: str
+) -> list[MicroBatch]:
+    """Add what the weights that drew a batch give its samples in training: before its first update, journalled."""
+    if not micro_batches:
+        return []
+    lengths = [len(micro_batch.pack.target_T) for micro_batch in micro_batches]
+    known_T = journal.old_logprobs(batch, key)
+    if known_T is None:
+        with torch.no_grad():
+            found = [policy(m.pack, m.temperature_N).logprob_T.float().cpu().numpy() for m in micro_batches]
+        known_T = np.concatenate(found)
+        journal.keep_old_logprobs(batch, key, known_T)
+    parts = np.split(known_T, np.cumsum(lengths)[:-1])
+    return [replace(micro_batch, old_logprob_T=part) for micro_batch, part in zip(micro_batches, parts, strict=True)]
