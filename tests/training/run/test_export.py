@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from places import HELPERS
 from safetensors.torch import load_file, save_file
 from tiny_models import SPECIAL, tiny_model
 
@@ -161,3 +166,89 @@ def test_the_files_own_tokenizer_is_saved(spare: bool, tmp_path: Path) -> None:
     assert saved["added_tokens"][:3] == content["added_tokens"][:3]
     assert [{name: token[name] for name in pad} for token in saved["added_tokens"][3:]] == [pad]
     assert {**saved, "added_tokens": 0} == {**content, "added_tokens": 0}
+
+
+_KILLED = """
+import os, signal, sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[3])
+import numpy as np, torch
+from alignkit.config.settings import ModelSection
+from alignkit.data.chat.chat import make_chat
+from alignkit.data.trees.trees import tree
+from alignkit.policy.load import load_policy
+from alignkit.pretrained.names import find_model
+from alignkit.training.run.export import export
+
+model, folder = Path(sys.argv[1]), Path(sys.argv[2])
+torch.set_num_threads(1)
+trees = [tree("0", np.arange(5, 12), [(np.array([7, 8, 9, 258]), np.ones(4, bool))])]
+seen, die_at = 0, 0
+EVENTS = ("open", "os.rename", "os.mkdir", "os.remove", "os.rmdir", "shutil.rmtree", "ctypes.call_function")
+
+def watch(event, arguments):
+    global seen
+    if event in EVENTS and (str(folder.parent) in " ".join(map(str, arguments)) or event == "ctypes.call_function"):
+        seen += 1
+        if seen == die_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+def write(bias):
+    policy = load_policy(model, precision="fp32")
+    with torch.no_grad():
+        policy.base.model.norm.weight += bias
+    export(policy, make_chat(find_model(str(model)), ModelSection()), folder, trees=trees)
+
+def whole(path):
+    return {f.name: f.read_bytes() for f in path.iterdir()}
+
+sys.addaudithook(watch)
+write(0.0)
+old, seen = whole(folder), 0
+write(0.5)
+new, count = whole(folder), seen
+assert old.keys() == new.keys() and old != new
+points = sorted({*range(count // 8, count, count // 8), *range(count - 10, count + 10)})
+ends = []
+for at in points:
+    child = os.fork()
+    if child == 0:
+        seen, die_at = 0, at
+        write(0.5 if ends[-1:] == ["old"] or not ends else 0.0)
+        os._exit(0)
+    killed = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    here = whole(folder if folder.exists() else folder.with_name(f".{folder.name}.old"))
+    assert here in (old, new), (at, killed, sorted(here))
+    ends.append("old" if here == old else "new")
+    print(at, killed, ends[-1])
+    if killed == 0:
+        break
+"""
+
+
+@pytest.mark.slow
+def test_a_kill_while_a_model_is_replaced_leaves_one_whole_model(model: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-c", _KILLED, str(model), str(tmp_path / "out" / "model"), str(HELPERS)]
+    (tmp_path / "out").mkdir()
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0, done.stdout + done.stderr[-2000:]
+    lines = [line.split() for line in done.stdout.splitlines()]
+    assert len(lines) > 12 and [int(killed) for _, killed, _ in lines] == [-signal.SIGKILL] * (len(lines) - 1) + [0]
+    assert {state for *_, state in lines} == {"old", "new"}, done.stdout
+
+
+def test_a_disk_that_fills_while_a_model_is_replaced_leaves_the_old_one(
+    model: Path, small_disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _export(load_policy(model, precision="fp32"), model, small_disk / "out")
+    before = {file.name: file.read_bytes() for file in (small_disk / "out").iterdir()}
+    size = len(before["model.safetensors"])
+    monkeypatch.setattr("alignkit.training.run.export.check_space", lambda folder, needed: None)
+    for left in (size // 2, size + 1000):  # amid the weights, amid the tokenizer
+        filler = small_disk / "filler"
+        filler.write_bytes(bytes(os.statvfs(small_disk).f_bavail * os.statvfs(small_disk).f_bsize - left))
+        with pytest.raises(RunStopped, match=r"out: the model cannot be written: .*; make room and go on with"):
+            _export(load_policy(model, precision="fp32"), model, small_disk / "out")
+        filler.unlink()
+        assert {file.name: file.read_bytes() for file in (small_disk / "out").iterdir()} == before
+        assert [path.name for path in small_disk.iterdir()] == ["out"]
