@@ -1,8 +1,8 @@
 """`--sampler vllm`: vLLM generates in this process, from a copy of the policy's weights that every draw renews.
 
-Token ids go in, token ids and log-probs come out. Each request has its own temperature, top-p and seed, and every
-sampling field is set here: nothing is taken from a model's generation_config. On a GPU the engine sleeps while the
-policy trains; the order is wake the weights, load them, forget cached prefixes, wake the cache, generate, sleep.
+Token ids go in, token ids and log-probs come out. Each request has its own temperature, top-p and seed. Every sampling
+field is set, so nothing comes from a model's generation_config. On a GPU the engine sleeps while the policy trains. The
+order is: wake the weights, load them, forget cached prefixes, wake the cache, generate, sleep.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from alignkit.plugin import Candidates, Policy
 
 MAX_LENGTH = 4096  # tokens, prompt and completion: a longer engine's cache would hold fewer sequences at once
-MIN_TEMPERATURE = 0.01  # what vLLM raises lower ones to, 0 excepted
+MIN_TEMPERATURE = 0.01  # vLLM raises lower ones to it, except 0
 _GPU_MEMORY = 0.35  # share; the rest is the policy's
 _MAX_SEQUENCES = 256
 
@@ -66,7 +66,7 @@ class VLLMSampler(CopyingSampler):
         return [_completion(output, request) for output, request in zip(outputs, requests, strict=True)]
 
     def beam_search(self, requests: Sequence[Request], *, num_beams: int, length_penalty: float) -> list[Completion]:
-        """See `Sampler`; each live beam asks for one token more, its past is in the engine's prefix cache."""
+        """See `Sampler`. Each live beam asks for one more token; its past is in the engine's prefix cache."""
         from alignkit.plugin import beam_search
 
         self._searches_beams = True
@@ -84,7 +84,7 @@ class VLLMSampler(CopyingSampler):
         return self.checked([replace(request, temperature=0.0, top_p=1.0) for request in requests], search)
 
     def load(self, weights: Iterable[tuple[str, Tensor]]) -> None:
-        """Load weights into the engine, woken for it, and forget what was cached under others."""
+        """Wake the engine, load weights into it, and forget what was cached under older ones."""
         engine = self._engine
         if self._is_asleep:
             engine.wake_up(tags=["weights"])
@@ -101,7 +101,7 @@ class VLLMSampler(CopyingSampler):
 
     @cached_property
     def _engine(self) -> Any:
-        """An engine of the policy's architecture; its first weights are random until the policy's are loaded."""
+        """An engine of the policy's architecture. Its weights are random until the policy's are loaded."""
         import torch
 
         folder = tempfile.TemporaryDirectory(prefix="alignkit-vllm-")
@@ -128,7 +128,7 @@ class VLLMSampler(CopyingSampler):
 
     @contextmanager
     def _awake(self) -> Iterator[None]:
-        """The engine with weights and cache, for as long as it generates."""
+        """Hold the engine awake, with weights and cache, while it generates."""
         if self._is_asleep:
             self.sync()  # sleeping threw the weights away
         if self._sleeps:
@@ -139,7 +139,7 @@ class VLLMSampler(CopyingSampler):
             self._is_asleep = True
 
     def _generate(self, texts: Sequence[Sequence[int]], params: Any) -> list[Any]:
-        """Each text's only continuation."""
+        """Return each text's only continuation."""
         prompts = [{"prompt_token_ids": list(ids)} for ids in texts]
         try:
             outputs = self._engine.generate(prompts, params, use_tqdm=False)
@@ -148,7 +148,7 @@ class VLLMSampler(CopyingSampler):
         return [output.outputs[0] for output in outputs]
 
     def _likeliest(self, texts: Sequence[Sequence[int]], *, num: int) -> list[Candidates]:
-        """Each text's likeliest next tokens and their log-probs."""
+        """Return each text's likeliest next tokens and their log-probs."""
         params = self._params(Request((), temperature=0.0, seed=0, max_new_tokens=1))
         params.logprobs = min(num, int(self.policy.config.vocab_size))
         outputs = self._generate(texts, params)

@@ -3,14 +3,14 @@
     VLLM_SERVER_DEV_MODE=1 python -m vllm.entrypoints.openai.api_server --model FOLDER --dtype float32 \
         --logprobs-mode processed_logprobs --port 8000
 
-A step's requests are spread over the servers (`--servers`), one request a completion with its own seed, temperature and
-top-p: token ids go in, token ids and log-probs come out. A server that dies is left out until the next renewal, and the
-others take over what it held: each completion's seed is its own, so they are the same whoever draws them.
+A step's requests are spread over the servers (`--servers`), one request per completion with its own seed, temperature
+and top-p: token ids go in, token ids and log-probs come out. A server that dies is left out until the next renewal, and
+the others take over its requests. Each completion has a seed of its own, so it is the same whichever server draws it.
 
-Weights are handed over through a folder that the servers see (`--server-weights FOLDER`), which each server reloads by
-its collective_rpc: that works on every device. `--server-weights vllm:nccl` sends them from GPU to GPU instead
-(weight_transfer.py). Each server forgets its cached prefixes, and its samples are compared with the policy's log-probs
-after every renewal.
+Weights go through a folder that the servers see (`--server-weights FOLDER`), which each server reloads by its
+collective_rpc; this works on every device. `--server-weights vllm:nccl` sends them from GPU to GPU instead
+(weight_transfer.py). After every renewal each server forgets its cached prefixes, and its samples are compared with the
+policy's log-probs.
 """
 
 from __future__ import annotations
@@ -49,12 +49,12 @@ if TYPE_CHECKING:
     from alignkit.plugin import Policy
 
 _logger = logging.getLogger(__name__)
-_IN_FLIGHT = 64  # requests a server
+_IN_FLIGHT = 64  # requests per server
 _CONNECT_S = 10.0
 _RELOAD_S = 600.0
 _GENERATE_S = 3600.0  # the step's own deadline is the shorter one
 _FORGET_S = 60.0
-_LOOK_S = 30.0  # for what a server has
+_LOOK_S = 30.0  # to ask what a server has
 _MAX_BODY = 64 << 20  # bytes of an answer
 _PORTS = {"http": 80, "https": 443}
 _SHOWN = 400  # characters of a server's answer in a message
@@ -85,10 +85,10 @@ class VLLMServerSampler(CopyingSampler):
         self.drawn_by: list[str] = []
 
     def connect(self, servers: Sequence[str], shared: str | None) -> None:
-        """Find the servers and what they take.
+        """Find the servers, and which model and length they take.
 
         Raises:
-            UsageError: none was named, one cannot be reached, or takes no weights; or the folder is not alignkit's.
+            UsageError: none was named; one cannot be reached or takes no weights; or the folder is not alignkit's.
         """
         if not servers:
             raise UsageError(f"--sampler {self.name}: name its servers, --servers http://HOST:PORT, repeatable")
@@ -191,7 +191,7 @@ class VLLMServerSampler(CopyingSampler):
         self._transfers[server] = transfer
 
     def _forget(self, server: _Server) -> None:
-        """Forget prefixes cached under older weights; while a request that was given up still ends, wait for it."""
+        """Forget prefixes cached under older weights; wait while a request that was given up still ends."""
         give_up = time.monotonic() + _FORGET_S
         while not self._ask(server, "POST", "/reset_prefix_cache").get("success"):
             if time.monotonic() > give_up:
@@ -224,7 +224,7 @@ class VLLMServerSampler(CopyingSampler):
     def _ask(
         self, server: _Server, verb: str, path: str, body: object = None, *, timeout_s: float | None = None
     ) -> Any:
-        """Ask and return the JSON answer, {} where it has none."""
+        """Send a request and return the JSON answer, {} where it has none."""
         try:
             answer = server.requests.send(
                 verb,
@@ -244,6 +244,6 @@ class VLLMServerSampler(CopyingSampler):
             raise ServerDown(f"answers {path} with no JSON") from error
 
     def _write(self, weights: dict[str, Tensor]) -> None:
-        """Write the weights whole, a tied head beside its embedding: servers keep a copy of their own of each."""
+        """Write the weights whole, a tied head beside its embedding: servers keep a copy of each."""
         assert self._folder is not None
         self._folder.write(weights, self.policy.config)

@@ -1,7 +1,7 @@
-"""The folder by which weights reach servers: one that alignkit made or found empty, of one run at a time.
+"""The folder through which weights reach servers: one that alignkit made or found empty, used by one run at a time.
 
-A file in it, `.alignkit-weights`, says whose the folder is, and is locked while a run uses it. A folder that holds
-anything and has no such file is refused: what lies there may be the only copy of a model.
+A file in it, `.alignkit-weights`, marks the folder as alignkit's and is locked while a run uses it. A folder with files
+and without this mark is refused: it may hold the only copy of a model.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class WeightsFolder:
     """One run's hold on the folder.
 
     Args:
-        path: where it is or is to be.
+        path: the folder; it is made where it does not exist.
 
     Raises:
         UsageError: it holds what alignkit did not write, cannot be written, or another run uses it.
