@@ -30,6 +30,15 @@ def on_one_line(text: object) -> str:
     return shown(str(text).replace("\r", "\\r").replace("\n", "\\n").replace("\t", "\\t"))
 
 
+def shortened(text: str, most: int) -> str:
+    """Return a text in at most so many characters; where it is cut, it ends with three dots.
+
+    >>> shortened("as it is", 8), shortened("too long", 7)
+    ('as it is', 'too ...')
+    """
+    return text if len(text) <= most else f"{text[: most - 3]}..."
+
+
 def json_shown(text: str) -> str:
     """Return JSON that says the same and holds nothing that steers a terminal; outside strings JSON has none of it."""
     return _STEERING.sub(lambda found: f"\\u{ord(found[0]):04x}", text)

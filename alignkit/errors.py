@@ -5,6 +5,8 @@ An `AlignkitError` is printed as one line, without a traceback; any other except
 
 from __future__ import annotations
 
+_MAX_LINE = 200  # characters of a reason
+
 
 class AlignkitError(Exception):
     """What is wrong, where, and what to do. Ends a command with `exit_code`.
@@ -52,3 +54,9 @@ def nearest(name: str, known: list[str]) -> str:
 
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def first_line(error: BaseException) -> str:
+    """Return an exception's first line, with the second one where the first announces it."""
+    first, *later = str(error).strip().splitlines() or [type(error).__name__]
+    return (f"{first} {later[0].strip()}" if later and first.endswith(":") else first)[:_MAX_LINE]

@@ -39,6 +39,7 @@ from alignkit.config.settings import (
     RolloutsSection,
     RunOptions,
 )
+from alignkit.display import shortened
 from alignkit.errors import UsageError
 from alignkit.methods import Method, MethodConfig
 from alignkit.registry import registry
@@ -226,8 +227,7 @@ def _message(model: type[BaseModel], given: Mapping[str, Given], *, error: Any) 
 
 
 def _shown(value: object) -> str:
-    text = json.dumps(to_jsonable_python(value), ensure_ascii=False)
-    return text if len(text) <= 80 else text[:77] + "..."
+    return shortened(json.dumps(to_jsonable_python(value), ensure_ascii=False), 80)
 
 
 def _refuse_shadowing(method_cls: type[Method]) -> None:

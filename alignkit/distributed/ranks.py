@@ -23,7 +23,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from alignkit.errors import AlignkitError, InputError, Interrupted, RunStopped, UsageError
+from alignkit.errors import AlignkitError, InputError, Interrupted, RunStopped, UsageError, first_line
 
 T = TypeVar("T")
 E = TypeVar("E", bound=AlignkitError)
@@ -175,7 +175,7 @@ def joined(go_on: Callable[[], str]) -> Iterator[World]:
     try:
         dist.init_process_group(backend)
     except RuntimeError as error:  # a rank that torchrun starts again may find one that is not there yet
-        raise RunStopped(f"the ranks did not find one another: {str(error).splitlines()[0]}") from error
+        raise RunStopped(f"the ranks did not find one another: {first_line(error)}") from error
     world = World(dist.get_rank(), dist.get_world_size(), dist.new_group(backend="gloo", timeout=_WAIT))
     is_done = False
     try:

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from alignkit.errors import InputError, RunStopped, UsageError
+from alignkit.errors import InputError, RunStopped, UsageError, first_line
 from alignkit.memory import bound_kernels, is_out_of_memory
 from alignkit.policy import four_bits
 from alignkit.policy.architecture import refusal
@@ -17,7 +17,6 @@ from alignkit.policy.dropout import find_dropout, switch_off_dropout
 from alignkit.policy.head import UnknownHeadError
 from alignkit.policy.policy import Policy, non_finite
 from alignkit.pretrained.read import quieten, read_config, read_model
-from alignkit.pretrained.weights import first_line
 
 _logger = logging.getLogger(__name__)
 

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from alignkit.display import LogFormatter
-from alignkit.errors import AlignkitError, InputError
-from alignkit.pretrained.weights import check_weights, first_line
+from alignkit.errors import AlignkitError, InputError, first_line
+from alignkit.pretrained.weights import check_weights
 
 _Loaded = TypeVar("_Loaded")
 _TOKENIZER_JSON = "tokenizer.json"

@@ -12,11 +12,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from alignkit.errors import InputError
+from alignkit.errors import InputError, first_line
 
 _ONE = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
-_SHOWN = 200  # characters of a reason
 _SETTINGS = (
     "config.json",
     "tokenizer*",
@@ -97,12 +96,6 @@ def settings_fingerprint(folder: Path) -> str:
         name = file.relative_to(folder).as_posix()
         digest.update(f"{name}\0".encode("utf-8", "replace") + _content(file))
     return digest.hexdigest()
-
-
-def first_line(error: BaseException) -> str:
-    """Return an exception's first line, with the second one where the first announces it."""
-    first, *later = str(error).strip().splitlines() or [type(error).__name__]
-    return (f"{first} {later[0].strip()}" if later and first.endswith(":") else first)[:_SHOWN]
 
 
 def folder_fingerprint(folder: Path) -> str:

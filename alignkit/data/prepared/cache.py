@@ -274,8 +274,8 @@ def _remove_orphans(folder: Path) -> None:
 
 @cache
 def _code_hash() -> str:
-    """Hash this package's modules and the native one."""
+    """Hash the modules of alignkit/data and the native one."""
     digest = hashlib.sha256()
-    for path in (*sorted(Path(__file__).parent.glob("*.py")), Path(_native.__file__ or "")):
+    for path in (*sorted(Path(__file__).parents[1].rglob("*.py")), Path(_native.__file__ or "")):
         digest.update(path.name.encode() + path.read_bytes())
     return digest.hexdigest()

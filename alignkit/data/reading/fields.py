@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
+from alignkit.display import shortened
 from alignkit.errors import InputError
 
 CHOSEN = ("chosen", "chosen_response", "chosen_messages", "preferred_output")
@@ -182,7 +183,7 @@ def shown(value: object) -> str:
         text = repr(value)
     except RecursionError:
         text = f"a deeply nested {type(value).__name__}"
-    return text if len(text) <= 80 else text[:77] + "..."
+    return shortened(text, 80)
 
 
 def kind_of(value: object) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 
 from pydantic_core import from_json, to_json
 
-from alignkit.errors import InputError
+from alignkit.errors import InputError, first_line
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet")
 Line = tuple[str, Mapping[str, Any], bytes | None]
@@ -121,7 +121,7 @@ def _zst_lines(path: Path) -> Generator[bytes]:
             for line in batch.to_series():
                 yield (line or "").encode()
     except (polars.exceptions.PolarsError, OSError) as error:
-        raise InputError(f"{path}: not readable as zst: {_first_line(error)}; pack it again") from error
+        raise InputError(f"{path}: not readable as zst: {first_line(error)}; pack it again") from error
 
 
 def _parquet(path: Path) -> Iterator[Line]:
@@ -134,8 +134,4 @@ def _parquet(path: Path) -> Iterator[Line]:
                 number += 1
                 yield f"{path}, row {number}", fields, None
     except (polars.exceptions.PolarsError, OSError) as error:
-        raise InputError(f"{path}: not a readable Parquet file: {_first_line(error)}; write it again") from error
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise InputError(f"{path}: not a readable Parquet file: {first_line(error)}; write it again") from error

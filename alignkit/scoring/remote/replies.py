@@ -24,6 +24,8 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
 
+from alignkit.display import shortened
+
 _SHOWN = 200  # characters of an error body
 
 
@@ -145,5 +147,4 @@ def _detail(text: str) -> str:
 
 
 def _short(text: str) -> str:
-    line = " ".join(text.split())
-    return line if len(line) <= _SHOWN else f"{line[: _SHOWN - 3]}..."
+    return shortened(" ".join(text.split()), _SHOWN)

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from alignkit import runs
 from alignkit.config import fields as config_fields
 from alignkit.config import file as config_file
 from alignkit.config import source as config_source
@@ -39,7 +40,7 @@ _COMPUTING = ("torch", "transformers", "tokenizers", "peft", "numpy")  # whose v
 def code_fingerprint(method_module: str) -> str:
     """Hash the source of alignkit, its native part and the method's module, with the package that it lies in."""
     digest = hashlib.sha256()
-    own = Path(__file__).parents[1]
+    own = Path(runs.__file__).parent
     files = sorted([*own.rglob("*.py"), *own.glob("_native*.so"), *own.glob("_native*.pyd")])
     found = importlib.util.find_spec(method_module)
     if found is not None and found.origin is not None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from places import ROOT
 from small_runs import command, stop_at, write_numbered_rows
 from tiny_models import tiny_model
 
@@ -106,6 +107,7 @@ CHANGING_METHOD = """
 import os, signal
 from alignkit import hookimpl
 from alignkit_plugins.sft import SFT
+from alignkit.training.run.resume import code_fingerprint
 
 calls = 0
 
@@ -167,3 +169,12 @@ def test_resume_refuses_other_rows(model: Path, data: Path, tmp_path: Path, monk
     rows.write_text(rows.read_text().replace("it is 7", "it is 8"))
     with pytest.raises(UsageError, match="fingerprint of data"):
         alignkit.train("sft", **given, resume=True)
+
+
+def test_the_fingerprint_of_the_code_is_of_all_rooms(monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[Path] = []
+    monkeypatch.setattr(Path, "read_bytes", lambda path: read.append(path) or b"")
+    code_fingerprint("alignkit_plugins.dpo")
+    names = {str(path.relative_to(ROOT)) for path in read if ROOT in path.parents}
+    assert {"alignkit/methods.py", "alignkit/data/trees/packs.py", "alignkit/policy/policy.py"} <= names
+    assert "plugins/alignkit_plugins/dpo.py" in names
