@@ -14,6 +14,7 @@ import pluggy
 
 if TYPE_CHECKING:
     from alignkit.data.reading.dataset import Dataset
+    from alignkit.judging.metric import Metric
     from alignkit.methods import Method
     from alignkit.rollouts.sampler import Sampler
     from alignkit.scoring.judge import Judge
@@ -45,3 +46,8 @@ def register_samplers(register: Callable[[type[Sampler]], None]) -> None:
 @hookspec
 def register_trackers(register: Callable[[type[Tracker]], None]) -> None:
     """Add places that metrics are sent to: `--track NAME`."""
+
+
+@hookspec
+def register_metrics(register: Callable[[type[Metric]], None]) -> None:
+    """Add metrics of judging: in each verdict, its table and the report."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from alignkit.data.reading.dataset import Dataset
 from alignkit.errors import AlignkitError, InputError, RunStopped, UsageError, nearest
+from alignkit.judging.metric import Metric
 from alignkit.methods import Batch, Method, MethodConfig, SampledConfig, leave_one_out_baseline, paper_numbers
 from alignkit.registry import hookimpl
 from alignkit.rollouts.copying import CopyingSampler
@@ -88,6 +89,7 @@ __all__ = [
     "JudgeConfig",
     "Method",
     "MethodConfig",
+    "Metric",
     "Missing",
     "ModelSection",
     "ModelSource",

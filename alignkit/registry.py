@@ -25,6 +25,7 @@ KINDS = {
     "dataset": "register_datasets",
     "sampler": "register_samplers",
     "tracker": "register_trackers",
+    "metric": "register_metrics",
 }
 hookimpl = pluggy.HookimplMarker(GROUP)
 _logger = logging.getLogger(__name__)

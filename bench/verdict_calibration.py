@@ -37,8 +37,8 @@ from typing import Any
 import numpy as np
 from scipy.stats import multivariate_normal, norm
 
+from alignkit.judging.decision import decide
 from alignkit.judging.planner import DIFFERENCE, detectable, prompts_for
-from alignkit.judging.verdict import decide
 from alignkit.statistics.resampling import Clusters
 from alignkit.statistics.win_rate import win_rate
 

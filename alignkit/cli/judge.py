@@ -72,8 +72,7 @@ def judge(
     """Compare models' answers on the same prompts: better, worse, no difference that matters, not enough evidence."""
     from alignkit import api
     from alignkit.cli.progress import RichProgress
-    from alignkit.judging.verdict import Unscored
-    from alignkit.judging.verdict_text import as_json
+    from alignkit.judging.verdict import Unscored, as_json
 
     file = Path(config) if config else None
     if from_ is None and (difficulties or regularisation):

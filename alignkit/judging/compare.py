@@ -10,20 +10,20 @@ from contextlib import closing
 import numpy as np
 
 from alignkit.config.file import Settings
-from alignkit.data.reading.rows import text_of
 from alignkit.errors import UsageError
 from alignkit.judging import verdict_files
 from alignkit.judging.answers import Answers, Generation, answers_of
 from alignkit.judging.auto import Choice, choose_judge, newest_run
-from alignkit.judging.bleu import corpus_bleu
 from alignkit.judging.caveats import judge_gave_reward, judged_other_runs
 from alignkit.judging.clustering import find_clusters
-from alignkit.judging.health import Texts, measure
+from alignkit.judging.decision import level_of
+from alignkit.judging.health import measure
 from alignkit.judging.length import Pairs, length_facts
+from alignkit.judging.metrics import figures_of
 from alignkit.judging.planner import POWER, detectable
 from alignkit.judging.prompts import Prompts, choose_prompts
 from alignkit.judging.scores import BothScores, score_both, values
-from alignkit.judging.verdict import JudgeName, JudgeNoise, Side, Unscored, Verdict, level_of, make_verdict
+from alignkit.judging.verdict import JudgeName, JudgeNoise, Unscored, Verdict, make_verdict
 from alignkit.pretrained.names import ModelSource, find_model
 from alignkit.pretrained.weights import check_weights, weights_fingerprint
 from alignkit.progress import Progress
@@ -33,7 +33,6 @@ from alignkit.scoring.judge import Item, Missing, counted
 from alignkit.scoring.ledger import canonical, open_ledger, pair_of
 from alignkit.scoring.specs import NamedJudge, make_judge
 from alignkit.statistics.resampling import Clusters
-from alignkit.statistics.texts import cut_share, repetition
 from alignkit.statistics.win_rate import outcomes, win_rate
 
 _LARGEST = 1e100
@@ -77,8 +76,8 @@ def judge_model(model: str | None, settings: Settings, *, data_given: bool, yes:
         vs=vs.name,
         judge=JudgeName(name=named.label, version=named.judge.version, verifiable=named.judge.verifiable),
         margin=section.margin,
-        ours=side(ours),
-        theirs=side(theirs),
+        ours=figures_of(ours),
+        theirs=figures_of(theirs),
         prompts=prompts.source,
         seed=section.seed,
         caveats=[*_caveats(source, vs, prompts, named, ours, theirs), *filter(None, [scored[0].flip_note, missing])],
@@ -88,13 +87,7 @@ def judge_model(model: str | None, settings: Settings, *, data_given: bool, yes:
         look_id=look_id,
         units=units,
         noise=judge_noise(results),
-        health=measure(
-            [row.id for row in prompts.rows],
-            [text_of(row.prompt) for row in prompts.rows],
-            _texts(ours),
-            _texts(theirs),
-            seed=section.seed,
-        ),
+        health=measure(ours, theirs, seed=section.seed),
         fingerprint=prompts.fingerprint,
     )
     if is_unscored:
@@ -132,20 +125,6 @@ def _agreed_judge(prompts: Prompts, settings: Settings, *, yes: bool, note: Call
 def items(answers: Answers) -> list[Item]:
     """What a judge sees of one model's answers."""
     return [Item(a.row.prompt, a.text, {**a.row.fields, "id": a.row.id}) for a in answers.answers]
-
-
-def side(answers: Answers) -> Side:
-    """What is known of one model's answers beside their scores."""
-    known = [answer for answer in answers.answers if answer.row.reference]
-    thinking = [answer.num_thinking_tokens for answer in answers.answers]
-    return Side(
-        bleu=corpus_bleu([a.text for a in known], [a.row.reference for a in known]),
-        perplexity=answers.perplexity,
-        mean_length_tokens=float(np.mean([a.num_tokens for a in answers.answers])),
-        repetition=repetition(answers.texts),
-        cut_share=cut_share([a.truncated for a in answers.answers]),
-        thinking_tokens=float(np.mean(thinking)) if any(thinking) else None,
-    )
 
 
 def _newest(progress: Progress) -> ModelSource:
@@ -192,10 +171,6 @@ def _differences(ours_P: np.ndarray, theirs_P: np.ndarray) -> np.ndarray:
     """Scores of ours less theirs, within what correlations can be computed of."""
     with np.errstate(over="ignore"):
         return np.clip(ours_P - theirs_P, -_LARGEST, _LARGEST)
-
-
-def _texts(answers: Answers) -> Texts:
-    return Texts(texts=tuple(answers.texts), cuts=tuple(answer.truncated for answer in answers.answers))
 
 
 def _chars(answers: Answers) -> np.ndarray:

@@ -6,6 +6,7 @@
     perplexity                micro, on the references' tokens, end tokens included; bits_per_byte beside it;
                               perplexity_cut and perplexity_left_out count the references that did not fit
     mean_length               tokens of the answers, end token included, thinking not; mean_thinking apart
+    NAME                      the figure of each metric that a plugin adds and that stands in a verdict's table
     health                    text health, measure by measure, each with the 95 % interval of its mean
 
 All None where no prompt has a reference; lengths and health are always there.
@@ -19,10 +20,11 @@ from typing import Any
 
 import numpy as np
 
-from alignkit.data.reading.rows import text_of
-from alignkit.judging.answers import Answer, PerplexityResult
+from alignkit.judging import health
+from alignkit.judging.answers import Answer, Answers, PerplexityResult
 from alignkit.judging.bleu import SENTENCE_MODES, corpus_bleu, sentence_bleu_mean, sentence_signature
-from alignkit.judging.health import Texts, measure
+from alignkit.judging.health import measure
+from alignkit.judging.metrics import plugin_metrics
 
 _NUM_RESAMPLES = 1000
 
@@ -48,20 +50,15 @@ def evaluate_answers(answers: Sequence[Answer], predicted: PerplexityResult, *, 
     figures["perplexity_missing"] = predicted.missing()
     figures["mean_length"] = float(np.mean([answer.num_tokens for answer in answers]))
     figures["mean_thinking"] = float(np.mean([answer.num_thinking_tokens for answer in answers]))
-    measures = measure(
-        [answer.row.id for answer in answers],
-        [text_of(answer.row.prompt) for answer in answers],
-        Texts(texts=tuple(texts), cuts=tuple(answer.truncated for answer in answers)),
-        None,
-        seed=seed,
-    )
+    together = Answers("", tuple(answers), predicted.perplexity)
+    figures |= {metric.name: metric.figure(together) for metric in plugin_metrics() if metric.in_table}
+    measures = measure(together, None, seed=seed)
     figures["health"] = [one.model_dump(mode="json", exclude={"theirs", "difference"}) for one in measures]
     return figures
 
 
 def lines(figures: dict[str, Any]) -> list[str]:
     """The figures as text."""
-    from alignkit.judging import health
 
     def shown(key: str, digits: int = 2) -> str:
         value = figures[key]
@@ -88,6 +85,7 @@ def lines(figures: dict[str, Any]) -> list[str]:
     rows.append(("mean length, tokens", f"{figures['mean_length']:.2f}"))
     if figures["mean_thinking"]:
         rows.append(("mean thinking, tokens", f"{figures['mean_thinking']:.2f}"))
+    rows += [row for metric in plugin_metrics() if metric.in_table for row in metric.rows(figures[metric.name])]
     measures = [health.Measure(**one, theirs=None, difference=None) for one in figures["health"]]
     width = max(len(name) for name, _ in rows)
     return [*(f"{name:<{width}} {text}" for name, text in rows), "text health:", *health.lines(measures)]

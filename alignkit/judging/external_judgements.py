@@ -8,12 +8,12 @@ import numpy as np
 
 from alignkit.errors import InputError, UsageError
 from alignkit.judging.clustering import find_clusters
+from alignkit.judging.decision import LEVEL
 from alignkit.judging.judgements import Judgements, read_judgements, read_tables
 from alignkit.judging.length import LengthFacts, Pairs, length_facts
-from alignkit.judging.verdict import LEVEL, JudgeName, Side, Unscored, Verdict, make_verdict
+from alignkit.judging.metrics import unmeasured
+from alignkit.judging.verdict import JudgeName, Unscored, Verdict, make_verdict
 from alignkit.statistics.win_rate import win_rate
-
-_UNMEASURED = Side(bleu=None, perplexity=None, mean_length_tokens=None, repetition=None, cut_share=None)
 
 
 def judge_file(
@@ -56,8 +56,8 @@ def judge_file(
         vs="the baseline",
         judge=JudgeName(name=f"as given in {path}", version="-", verifiable=False),
         margin=margin,
-        ours=_UNMEASURED,
-        theirs=_UNMEASURED,
+        ours=unmeasured(),
+        theirs=unmeasured(),
         prompts=f"the rows of {path}",
         seed=seed,
         length=length,

@@ -1,43 +1,34 @@
-"""A verdict: is this model better than that one, by which rule, and what else is known of the two.
+"""A verdict: is this model better than that one, by which rule, and what else is known of the two; and how it reads.
 
-The rule, in this order, on the two-sided 95 % interval of the raw win rate (ties half, missing scores left out):
-
-    the interval excludes 50            -> better, worse
-    it lies within 50 +- margin         -> no difference that matters
-    anything else                       -> not enough evidence
-
-The first comes before the second: a small difference that is certain is called better or worse, its size stands beside.
-Nothing else decides. Where a model's rate at equal length does not agree, the verdict says so ("but not at equal
-length, as a model reads it"). The k-th look at the same pair is judged at the level 1 - 0.05 / k. How it is shown is in
-verdict_text.py.
+The answer is the rule's (decision.py). Where a model's rate at equal length does not agree with it, the verdict says so
+("but not at equal length, as a model reads it"). The second half of this file shows a verdict: headline, rule, facts,
+table, all lines, and one flat JSON object.
 """
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Annotated, Literal
+from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
-from scipy.stats import norm
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from alignkit.errors import RunStopped
+from alignkit.judging import health
 from alignkit.judging.bleu import Bleu
+from alignkit.judging.decision import Answer, decide, prompts_needed
 from alignkit.judging.health import Measure
 from alignkit.judging.length import LengthFacts, agrees
-from alignkit.judging.planner import POWER
+from alignkit.judging.metrics import table_rows
 from alignkit.statistics.win_rate import WinRate
 
-Answer = Literal["better", "worse", "no difference that matters", "not enough evidence"]
-LEVEL = 0.95
+_AT_EQUAL_LENGTH = {"length_adjusted_win_rate": "length-adjusted", "length_controlled_win_rate": "length-controlled"}
 
 
 def _none_if_nan(x: object) -> object:
     return None if isinstance(x, float) and math.isnan(x) else x
-
-
-Number = Annotated[float | None, BeforeValidator(_none_if_nan)]
 
 
 class JudgeName(BaseModel):
@@ -50,19 +41,17 @@ class JudgeName(BaseModel):
     verifiable: bool
 
 
-class Side(BaseModel):
-    """What is known of one model's answers beside their scores; None where unmeasured (nan becomes None)."""
+Figure = Annotated[Bleu | float | None, BeforeValidator(_none_if_nan)]
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
-    bleu: Bleu | None = Field(description="against the prompts' references; None without any")
-    perplexity: Number = Field(description="on the references' tokens, end tokens included")
-    mean_length_tokens: Number = Field(description="of the answers, end token included")
-    repetition: Number = Field(description="seq-rep-4, a share")
-    cut_share: Number = Field(description="answers ended by the length limit, a share")
-    thinking_tokens: Number = Field(
-        None, description="mean tokens of thinking, hidden from the judge; None without any"
-    )
+def _check_kinds(side: dict[str, Any]) -> dict[str, Any]:
+    if any(isinstance(figure, Bleu) != (name == "bleu") for name, figure in side.items() if figure is not None):
+        raise ValueError("bleu is a record of three numbers, every other figure is one number")
+    return side
+
+
+Side = Annotated[dict[str, Figure], AfterValidator(_check_kinds)]
+"""One model's figures by the metric's name (metrics.py); None where unmeasured, and nan becomes None."""
 
 
 class JudgeNoise(BaseModel):
@@ -111,8 +100,6 @@ class Verdict(BaseModel):
         return agrees(self.length, self.answer)
 
     def __str__(self) -> str:
-        from alignkit.judging.verdict_text import lines
-
         return "\n".join(lines(self))
 
 
@@ -173,37 +160,154 @@ def make_verdict(
     )
 
 
-def decide(win_rate: WinRate, *, margin: float) -> Answer:
-    """Apply the rule; `margin` in points."""
-    if win_rate.low > 50:
-        return "better"
-    if win_rate.high < 50:
-        return "worse"
-    if 50 - margin <= win_rate.low and win_rate.high <= 50 + margin:
-        return "no difference that matters"
-    return "not enough evidence"
+def headline(verdict: Verdict) -> str:
+    """The verdict in one sentence."""
+    win_rate = verdict.win_rate
+    answer = verdict.answer + (
+        ", but not at equal length, as a model reads it" if verdict.at_equal_length is False else ""
+    )
+    text = f"{answer}: {verdict.run} "
+    if win_rate.rate is None:
+        return text + f"against {verdict.vs} has no prompt that both have a score for ({win_rate.num_missing} missing)"
+    text += f"wins {win_rate.rate:.1f} % against {verdict.vs}, {interval(win_rate)}, "
+    text += _count(win_rate.num_prompts, "prompt")
+    if verdict.num_prompts_needed is not None:
+        needed = f"about {verdict.num_prompts_needed:,} prompts"
+        text += f"; {needed} would settle it in 80 of 100 cases if the rate stays as it is"
+    return text
 
 
-def level_of(look: int | None) -> float:
-    """The interval's level at the `look`-th look at a pair: the 5 % are split, 1 - 0.05 / look."""
-    return 1 - (1 - LEVEL) / (look or 1)
+def rule(verdict: Verdict) -> str:
+    """The rule with this verdict's numbers, printed under it."""
+    level, margin = f"{100 * verdict.win_rate.level:.4g} %", f"{verdict.margin:g}"
+    look = verdict.look or 1
+    split = f"; the {_ordinal(look)} look at this pair: 5 % is split into {look}" if look > 1 else ""
+    return (
+        f"rule: better or worse if the {level} interval of the win rate (ties half, missing scores left out and "
+        f"counted) excludes 50; else no difference that matters if it lies within 50 +- {margin}; else not enough "
+        f"evidence{split}"
+    )
 
 
-def prompts_needed(win_rate: WinRate, *, margin: float) -> int | None:
-    """How many prompts would settle it in 80 of 100 cases, if the rate and the spread of outcomes stay as they are.
+def facts(verdict: Verdict) -> list[tuple[str, str]]:
+    """What the verdict rests on: (name, text)."""
+    win_rate, judge = verdict.win_rate, verdict.judge
+    kind = (
+        "verifiable: a rule that anyone can check" if judge.verifiable else "not verifiable: a learned or remote score"
+    )
+    tally = ", ".join(
+        (
+            _count(win_rate.num_wins, "win"),
+            _count(win_rate.num_ties, "tie"),
+            _count(win_rate.num_losses, "loss", "losses"),
+        )
+    )
+    missing = f"; {_count(win_rate.num_missing, 'prompt')} left out for a missing score" if win_rate.num_missing else ""
+    return [
+        ("outcomes", tally + missing),
+        ("interval", f"{win_rate.method}; resampled: {verdict.units}"),
+        *(_length_facts(verdict.length) if verdict.length else []),
+        *([("judge's own noise", _noise(verdict))] if verdict.noise else []),
+        ("judge", f"{judge.name} {judge.version} ({kind})"),
+        ("prompts", f"{verdict.prompts}; seed {verdict.seed}"),
+        ("look", "not counted" if verdict.look is None else f"number {verdict.look} at this pair"),
+        ("speaks of", "these weights alone; how much another training seed would change is not in the interval"),
+        *([("BLEU", bleu.signature)] if isinstance(bleu := verdict.ours.get("bleu"), Bleu) else []),
+        ("created", verdict.created.isoformat()),
+    ]
 
-    An interval's half-width h = z se shrinks with the square root of the number of prompts n. It has to shrink until
-    (1 + z_power / z) h is below |rate - 50|, or below margin - |rate - 50| so that the interval fits into the margin;
-    the wider of these targets w is reached first, at n ((1 + z_power / z) h / w)^2 prompts. None with fewer than two
-    scored prompts, or where no number would do.
-    """
-    n = win_rate.num_prompts
-    if win_rate.rate is None or n < 2:
-        return None
-    difference = abs(win_rate.rate - 50)
-    target = max(difference, margin - difference)
-    if target <= 0:
-        return None
-    half_width = (win_rate.high - win_rate.low) / 2
-    widening = 1 + float(norm.ppf(POWER)) / float(norm.ppf((1 + win_rate.level) / 2))
-    return max(n + 1, math.ceil(n * (widening * half_width / target) ** 2))
+
+def table(verdict: Verdict) -> list[tuple[str, str, str]]:
+    """Both models' numbers side by side: (name, ours, theirs), without a header; rows that neither has are left out."""
+    return table_rows(verdict.ours, verdict.theirs)
+
+
+def lines(verdict: Verdict) -> list[str]:
+    """The whole verdict as plain text, a line each: headline, caveats, rule, facts, table."""
+    rows = [("", verdict.run, verdict.vs), *table(verdict)]
+    widths = [max(len(row[n]) for row in rows) for n in range(3)]
+    shown = [f"{name:<{widths[0]}}  {ours:>{widths[1]}}  {theirs:>{widths[2]}}" for name, ours, theirs in rows]
+    return [
+        headline(verdict),
+        *(f"note: {caveat}" for caveat in verdict.caveats),
+        rule(verdict),
+        *(f"{name}: {text}" for name, text in facts(verdict)),
+        *(["", *shown] if len(rows) > 1 else []),
+        *(["", "text health, ours against theirs:", *health.lines(verdict.health)] if verdict.health else []),
+    ]
+
+
+def as_json(verdict: Verdict) -> str:
+    """One flat object: rates in percent, null where there is none."""
+    rate = verdict.win_rate
+    content: dict[str, Any] = json.loads(verdict.model_dump_json(exclude={"win_rate"}))
+    numbers: dict[str, Any] = {
+        "answer": content.pop("answer"),
+        "win_rate": rate.rate,
+        "low": rate.low,
+        "high": rate.high,
+        "level": rate.level,
+        "standard_error": rate.standard_error,
+        "num_prompts": rate.num_prompts,
+        "num_wins": rate.num_wins,
+        "num_ties": rate.num_ties,
+        "num_losses": rate.num_losses,
+        "num_missing": rate.num_missing,
+        "num_clusters": rate.num_clusters,
+        "interval": rate.method,
+    }
+    for name in _AT_EQUAL_LENGTH:
+        here = verdict.length if verdict.length and verdict.length.estimator == name else None
+        numbers |= {name: here and here.rate, f"{name}_low": here and here.low, f"{name}_high": here and here.high}
+    numbers["at_equal_length"] = verdict.at_equal_length
+    return json.dumps(numbers | content | {"rule": rule(verdict)}, ensure_ascii=False)
+
+
+def interval(win_rate: WinRate) -> str:
+    """ "95 % interval 53.3 to 59.2", or why there is none."""
+    if win_rate.num_prompts < 2:
+        return "no interval"
+    return f"{100 * win_rate.level:.4g} % interval {win_rate.low:.1f} to {win_rate.high:.1f}"
+
+
+def _length_facts(length: LengthFacts) -> list[tuple[str, str]]:
+    near = length.near_equal
+    at_equal = f"no number: {length.reason}" if length.rate is None else _rate(length.rate, length.low, length.high)
+    buckets = "; ".join(
+        f"{b.name} {_rate(b.rate, b.low, b.high)} ({b.num_prompts})" for b in length.buckets if b.num_prompts
+    )
+    rows = [
+        (f"{_AT_EQUAL_LENGTH[length.estimator]} win rate, a model's reading", at_equal),
+        ("pairs within 10 % of equal length", f"{_rate(near.rate, near.low, near.high)} ({near.num_prompts})"),
+        ("win rate by length against theirs", buckets),
+    ]
+    if length.longer_wins is not None:
+        rows.append(("wins by the longer answer", f"{100 * length.longer_wins:.1f} % of {length.num_decided}"))
+    if length.pearson is not None and length.spearman is not None:
+        rows.append(
+            ("score and length within prompts", f"Pearson {length.pearson:.2f}, Spearman {length.spearman:.2f}")
+        )
+    return rows
+
+
+def _rate(rate: float | None, low: float | None, high: float | None) -> str:
+    if rate is None:
+        return "none"
+    return f"{rate:.1f} %" + ("" if low is None or high is None else f" ({low:.1f} to {high:.1f})")
+
+
+def _noise(verdict: Verdict) -> str:
+    noise = verdict.noise
+    assert noise is not None
+    return (
+        f"{100 * noise.changed:.1f} % of the outcomes change when the same answers are scored again "
+        f"({_count(noise.num_repeats, 'time')}); win rates {noise.lowest:.1f} to {noise.highest:.1f} %"
+    )
+
+
+def _count(n: int, one: str, many: str | None = None) -> str:
+    return f"{n:,} {one if n == 1 else many or one + 's'}"
+
+
+def _ordinal(n: int) -> str:
+    return f"{n}{'th' if 10 <= n % 100 <= 20 else {1: 'st', 2: 'nd', 3: 'rd'}.get(n % 10, 'th')}"

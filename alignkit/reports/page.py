@@ -16,7 +16,8 @@ import plotly.offline
 from markupsafe import Markup
 
 import alignkit
-from alignkit.judging import verdict_text as verdicts_text
+from alignkit.judging import health
+from alignkit.judging import verdict as verdicts_text
 from alignkit.judging.verdict import Verdict
 from alignkit.reports import plots
 from alignkit.reports.plots import Curve, Whisker
@@ -195,6 +196,7 @@ def _verdict(verdict: Verdict) -> dict[str, Any]:
         "rule": verdicts_text.rule(verdict),
         "facts": verdicts_text.facts(verdict),
         "table": verdicts_text.table(verdict),
+        "health": health.lines(verdict.health),
     }
 
 

@@ -1,7 +1,7 @@
 """Signs that one text is unwell: repetition, loops, stock phrases, much formatting. One number per text.
 
 Words are what white space separates; a language written without spaces is one long word here, for which only the
-compression ratio, emptiness and cuts say something.
+compression ratio and emptiness say something.
 """
 
 from __future__ import annotations
@@ -33,11 +33,6 @@ _MARK = re.compile(
     r"^[^\S\n]*(?:#{1,6}\s|[-*+]\s|\d+[.)]\s|\|)|\*\*[^*\n]+\*\*|```|[\U0001F300-\U0001FAFF]", re.MULTILINE
 )
 _PHRASE = re.compile("|".join(rf"(?<!\w){re.escape(phrase)}(?!\w)" for phrase in PHRASES))
-
-
-def cut_share(cuts: Sequence[bool]) -> float:
-    """Share of answers that the length limit ended, from 0 to 1; 0 without answers."""
-    return sum(cuts) / max(1, len(cuts))
 
 
 def repeated_share(text: str, n: int = 4) -> float:

@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from alignkit.judging.bleu import Bleu
-from alignkit.judging.verdict import JudgeName, Side, Verdict, make_verdict
+from alignkit.judging.verdict import JudgeName, Verdict, make_verdict
 from alignkit.statistics.win_rate import WinRate
 
 
@@ -15,14 +15,14 @@ def rated(rate: float | None, low: float, high: float, num_prompts: int = 100, n
 
 
 def verdict_on(win_rate: WinRate, **changes: Any) -> Verdict:
-    ours = Side(
-        bleu=Bleu(30.0, 20.0, 10.25, "tok:13a"),
-        perplexity=math.nan,
-        mean_length_tokens=41.26,
-        repetition=0.02,
-        cut_share=0.5,
-    )
-    theirs = Side(bleu=None, perplexity=7.5, mean_length_tokens=60.0, repetition=0.1, cut_share=0.0)
+    ours = {
+        "bleu": Bleu(30.0, 20.0, 10.25, "tok:13a"),
+        "perplexity": math.nan,
+        "mean_length_tokens": 41.26,
+        "repetition": 0.02,
+        "truncated_share": 0.5,
+    }
+    theirs = {"bleu": None, "perplexity": 7.5, "mean_length_tokens": 60.0, "repetition": 0.1, "truncated_share": 0.0}
     given = {
         "run": "runs/dpo",
         "vs": "base",

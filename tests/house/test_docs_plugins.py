@@ -11,6 +11,7 @@ from pydantic import BaseModel
 
 from alignkit import hookspecs, tracking
 from alignkit.data.reading import dataset
+from alignkit.judging import metric
 from alignkit.methods import Batch, Method, MethodConfig
 from alignkit.rollouts import sampler
 from alignkit.scoring import judge
@@ -23,6 +24,7 @@ CONTRACT = [
     dataset.Dataset,
     *(sampler.Sampler, sampler.Request, sampler.Completion),
     tracking.Tracker,
+    metric.Metric,
 ]
 
 

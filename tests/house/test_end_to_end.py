@@ -86,7 +86,7 @@ def train_and_judge(model: str, size: Size, capsys: pytest.CaptureFixture[str]) 
         assert run(f"judge {name} --vs {vs} {options}", capsys).startswith(ANSWERS)
         (verdict,) = alignkit.Run(name).verdicts
         assert (verdict.win_rate.num_prompts, verdict.win_rate.num_missing) == (2, 0)
-        assert verdict.ours.perplexity is not None and 1 < verdict.ours.perplexity < math.inf
+        assert verdict.ours["perplexity"] is not None and 1 < verdict.ours["perplexity"] < math.inf
 
 
 def run(command: str, capsys: pytest.CaptureFixture[str]) -> str:

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from alignkit.judging.bleu import corpus_bleu
-from alignkit.statistics.texts import cut_share, repetition
+from alignkit.statistics.texts import repetition
 
 
 def test_bleu_of_a_hand_computed_case() -> None:
@@ -55,8 +55,3 @@ def test_repetition_is_the_share_of_repeated_word_ngrams() -> None:
 def test_texts_shorter_than_an_ngram_repeat_nothing() -> None:
     assert repetition(["a a a", ""]) == 0
     assert repetition([]) == 0
-
-
-def test_cut_share_counts_answers_ended_by_the_limit() -> None:
-    assert cut_share([True, False, False, True]) == 0.5
-    assert cut_share([]) == 0

@@ -6,11 +6,12 @@ import math
 
 import pytest
 
-from alignkit.judging.answers import split_thinking
+from alignkit.data.reading.rows import to_row
+from alignkit.judging.answers import Answer, Answers, split_thinking
 from alignkit.judging.bleu import sentence_bleu_mean
 from alignkit.judging.boilerplate import boilerplate
 from alignkit.judging.clustering import find_clusters
-from alignkit.judging.health import Texts, lines, measure
+from alignkit.judging.health import lines, measure
 from alignkit.statistics.texts import compression_ratio, has_phrase, loop_share, marks_per_100_words
 
 TOPICS = "rivers bread stars trains cats salt winter maps glass sleep music rain".split()
@@ -51,21 +52,24 @@ def test_boilerplate_is_found_without_a_list() -> None:
     assert copied.ngrams == ()
 
 
+def answers(texts: list[str], num_truncated: int = 0) -> Answers:
+    rows = [to_row({"id": f"r{n}", "prompt": f"question {n}"}, where="test") for n in range(len(texts))]
+    given = zip(rows, texts, strict=True)
+    return Answers("model", tuple(Answer(row, x, 5, n < num_truncated) for n, (row, x) in enumerate(given)), math.nan)
+
+
 def test_a_repeating_model_is_flagged_against_its_baseline_with_the_worst_answers() -> None:
-    ids, prompts = [f"r{n}" for n in range(40)], [f"question {n}" for n in range(40)]
-    fine = Texts(
-        texts=tuple(f"answer {n} speaks of {TOPICS[n % 12]} and stops here" for n in range(40)), cuts=(False,) * 40
-    )
-    bad = Texts(texts=tuple(f"word{n % 7} " * (10 + n % 5) for n in range(40)), cuts=(True,) * 20 + (False,) * 20)
-    by_name = {one.name: one for one in measure(ids, prompts, bad, fine, seed=0)}
+    fine = answers([f"answer {n} speaks of {TOPICS[n % 12]} and stops here" for n in range(40)])
+    bad = answers([f"word{n % 7} " * (10 + n % 5) for n in range(40)], num_truncated=20)
+    by_name = {one.name: one for one in measure(bad, fine, seed=0)}
     assert by_name["repeated 4-grams, %"].is_flagged
-    assert by_name["cut at the limit, %"].ours == 50
+    assert by_name["truncated, %"].ours == 50
     assert by_name["distinct 1-grams, %"].is_flagged  # fewer different words is worse
     assert by_name["repeated 4-grams, %"].worst[0].id == "r4"  # the longest, first of its like
     assert any(line.endswith("WORSE") for line in lines(list(by_name.values())))
-    equal = measure(ids, prompts, fine, fine, seed=0)
+    equal = measure(fine, fine, seed=0)
     assert not any(one.is_flagged for one in equal)
-    alone = measure(ids, prompts, fine, None, seed=0)
+    alone = measure(fine, None, seed=0)
     assert all(one.theirs is None and not one.is_flagged for one in alone)
 
 

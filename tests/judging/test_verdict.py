@@ -8,9 +8,9 @@ import pytest
 from scipy.stats import norm
 from verdicts import rated, verdict_on
 
+from alignkit.judging.decision import decide, level_of, prompts_needed
 from alignkit.judging.length import Bucket, LengthFacts
-from alignkit.judging.verdict import JudgeName, Verdict, decide, level_of, prompts_needed
-from alignkit.judging.verdict_text import as_json, facts, headline, lines, rule, table
+from alignkit.judging.verdict import JudgeName, Verdict, as_json, facts, headline, lines, rule, table
 from alignkit.statistics.win_rate import WinRate, win_rate
 
 
@@ -81,7 +81,7 @@ def test_only_missing_evidence_asks_for_more_prompts() -> None:
 
 def test_a_verdict_survives_json() -> None:
     verdict = verdict_on(rated(60.0, 52.0, 68.0), caveats=["the judge was also the training reward"])
-    assert verdict.ours.perplexity is None
+    assert verdict.ours["perplexity"] is None
     assert Verdict.model_validate_json(verdict.model_dump_json()) == verdict
     nothing = verdict_on(win_rate(np.array([math.nan]), seed=0))
     assert Verdict.model_validate_json(nothing.model_dump_json()) == nothing
@@ -112,7 +112,7 @@ def test_the_text_holds_rule_caveats_judge_and_both_columns() -> None:
     assert dict(facts(verdict))["BLEU"] == "tok:13a"
     assert ("BLEU-4", "10.2", "-") in table(verdict)
     assert ("perplexity of the references", "-", "7.5") in table(verdict)
-    assert ("cut at the limit, %", "50.0", "0.0") in table(verdict)
+    assert ("truncated, %", "50.0", "0.0") in table(verdict)
 
 
 def test_a_judge_that_nobody_can_check_is_called_so() -> None:

@@ -91,7 +91,8 @@ def metrics(run: Path) -> list[dict[str, Any]]:
 def test_an_installed_method_and_judge_are_listed_with_their_distribution(good: Run) -> None:
     ours = [p for p in listed(good) if p["distribution"] == "alignkit-simpo"]
     common = {"distribution": "alignkit-simpo", "version": "1.2", "module": "alignkit_simpo", "error": None}
-    assert ours == [{"kind": "method", "name": "simpo", **common}, {"kind": "judge", "name": "brevity", **common}]
+    named = [("method", "simpo"), ("judge", "brevity"), ("metric", "sentences")]
+    assert ours == [{"kind": kind, "name": name, **common} for kind, name in named]
 
 
 def test_an_installed_method_has_its_options_in_its_help(good: Run) -> None:
@@ -117,6 +118,36 @@ print(Brevity(Brevity.Config(max_words=2)).score(items))
     done = good("-c", code)
     expected = "[Scored(value=1.0), Scored(value=0.0), Missing(reason='the completion is empty', applies=True)]"
     assert done.stdout.strip() == expected, done.stderr
+
+
+METRIC = """
+import json
+from pathlib import Path
+import alignkit
+from alignkit.judging.verdict import as_json, table
+from alignkit.reports.page import write_report
+
+verdict = alignkit.judge("model", vs="other", judge="brevity", data="rows.jsonl", temperature=1.0, max_new_tokens=32)
+write_report(Path("report.html"), title="t", note="n", verdicts=[verdict])
+shown = json.loads(as_json(verdict))
+measured = [one for one in shown["health"] if one["name"] == "sentences per answer"]
+print(json.dumps([shown["ours"]["sentences"], shown["theirs"]["sentences"], measured]))
+assert any(row[0] == "sentences per answer" for row in table(verdict))
+assert str(verdict).count("sentences per answer") == 2, str(verdict)
+assert Path("report.html").read_text().count("sentences per answer") == 2
+"""
+
+
+def test_an_installed_metric_stands_in_the_verdict_its_table_and_the_report(good: Run, tmp_path: Path) -> None:
+    tiny_model(tmp_path / "model", seed=1)
+    tiny_model(tmp_path / "other", seed=2)
+    rows = [{"prompt": f"Say {n}"} for n in range(6)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    done = good("-c", METRIC, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    ours, theirs, [measured] = json.loads(done.stdout.splitlines()[-1])
+    assert (measured["ours"], measured["theirs"]) == (ours, theirs) and measured["more_is_better"] is None
+    assert measured["low"] <= measured["difference"] <= measured["high"]
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ import pytest
 
 from alignkit.errors import InputError, RunStopped
 from alignkit.judging.bleu import Bleu
-from alignkit.judging.verdict import JudgeName, Side, Verdict, make_verdict
+from alignkit.judging.verdict import JudgeName, Verdict, make_verdict
 from alignkit.reports.page import Column, Curve, Example, Section, write_report
 from alignkit.reports.plots import MAX_POINTS, Whisker, curve_figure, curve_text, forest_figure, read_curves
 from alignkit.statistics.win_rate import win_rate
@@ -68,7 +68,7 @@ class Page(HTMLParser):
 
 
 def a_verdict() -> Verdict:
-    side = Side(bleu=Bleu(30, 20, 10, "tok:13a"), perplexity=7, mean_length_tokens=40, repetition=0.1, cut_share=0.2)
+    side = {"bleu": Bleu(30, 20, 10, "tok:13a"), "perplexity": 7.0, "mean_length_tokens": 40.0, "repetition": 0.1}
     return make_verdict(
         win_rate(np.array([1.0] * 80 + [0.0] * 40), seed=0),
         run="runs/dpo",

@@ -1,14 +1,15 @@
-"""SimPO, preference optimization without a reference model, and a judge of length.
+"""SimPO, preference optimization without a reference model, a judge of length, and a metric of sentences.
 
     L = - E[ log sigma( beta (log pi(y_w|x) / |y_w| - log pi(y_l|x) / |y_l|) - gamma ) ]
 
 Source: Meng, Xia, Chen 2024, "SimPO: Simple Preference Optimization with a Reference-Free Reward", Eq. 6.
 """
 
+import re
+
 from pydantic import Field
 
-from alignkit import Method, MethodConfig, hookimpl
-from alignkit.scoring.judge import Judge, JudgeConfig, Missing, Scored
+from alignkit.plugin import Judge, JudgeConfig, Method, MethodConfig, Metric, Missing, Scored, hookimpl
 
 
 class SimPOConfig(MethodConfig):
@@ -44,6 +45,13 @@ class Brevity(Judge):
         return Scored(float(num_words <= self.config.max_words)) if num_words else Missing("the completion is empty")
 
 
+class Sentences(Metric):
+    name, label, more_is_better = "sentences", "sentences per answer", None
+
+    def values(self, answers):
+        return [len(re.findall(r"[.!?](?:\s|$)", text)) for text in answers.texts]
+
+
 @hookimpl
 def register_methods(register):
     register(SimPO)
@@ -52,3 +60,8 @@ def register_methods(register):
 @hookimpl
 def register_judges(register):
     register(Brevity)
+
+
+@hookimpl
+def register_metrics(register):
+    register(Sentences)
