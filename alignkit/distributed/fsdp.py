@@ -30,7 +30,6 @@ from alignkit.errors import UsageError
 from alignkit.policy.load import compile_layers
 from alignkit.policy.policy import Policy
 from alignkit.registry import registry
-from alignkit.rollouts.copying import CopyingSampler
 from alignkit.rollouts.sampler import Completion, Request, Sampler
 
 
@@ -155,7 +154,9 @@ def refuse_unshared(resolved: Resolved, world: World) -> None:
     if world.size == 1:
         return
     sampler, optimizer = resolved.rollouts.sampler, resolved.method.optimizer
-    if issubclass(registry().find("sampler", sampler), CopyingSampler):
+    cls = registry().find("sampler", sampler)
+    assert issubclass(cls, Sampler)
+    if cls.copies_weights:
         text = f"--sampler {sampler} runs in one process: leave it out, several ranks sample with transformers"
         raise world.reported_by_rank0(UsageError(text))
     if resolved.model.quantize is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from alignkit.errors import InputError
 from alignkit.rollouts.sampler import Completion, Request, Sampler
@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 
 
 class CopyingSampler(Sampler):
-    """Leaves `sample` and `load` to its subclass; after each `sync`, what is drawn next is compared with the policy."""
+    """Leaves `sample` and `load` to its subclass; after each `sync`, the next samples are compared with the policy."""
+
+    copies_weights: ClassVar[bool] = True
 
     def __init__(self, policy: Policy, *, end_ids: frozenset[int]) -> None:
         super().__init__(policy, end_ids=end_ids)
@@ -36,7 +38,7 @@ class CopyingSampler(Sampler):
         """Make these the copy's weights, by the names of the checkpoint format; nothing of older ones may stay."""
 
     def sources(self) -> Sequence[str]:
-        """Which copy drew each completion of the last draw; () where there is one copy. Each is checked."""
+        """Which copy gave each completion of the last `generate`; () where there is one copy. Each is checked."""
         return ()
 
     @property
@@ -65,19 +67,19 @@ class CopyingSampler(Sampler):
         return self.checked(requests, self.sample)
 
     def checked(
-        self, requests: Sequence[Request], draw: Callable[[Sequence[Request]], list[Completion]]
+        self, requests: Sequence[Request], sample: Callable[[Sequence[Request]], list[Completion]]
     ) -> list[Completion]:
-        """Draw with the policy's weights, and compare what comes with the policy once after each `sync`."""
+        """Sample with the policy's weights, and compare what comes with the policy once after each `sync`."""
         for request in requests:
             self._refuse_long(request)
         if not requests:
             return []
         if not self._is_loaded:
             self.sync()
-        drawn = draw(requests)
+        completions = sample(requests)
         if not self._is_checked:
-            self._check(requests, drawn)
-        return drawn
+            self._check(requests, completions)
+        return completions
 
     def _check(self, requests: Sequence[Request], drawn: Sequence[Completion]) -> None:
         """Compare where log-probs are known: those after top-p are not the policy's."""

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Request:
-    """One completion to draw.
+    """One completion to sample.
 
     Args:
         prompt_ids: the prompt's token ids, generation prompt included.
@@ -36,7 +36,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Completion:
-    """What was drawn.
+    """What was sampled.
 
     `ids` int32 [T] hold the end token where there is one; `logprobs` float32 [T] are those of the distribution at the
     request's temperature, before top-p (nan where the sampler only knows those after it); `truncated` says that
@@ -49,7 +49,7 @@ class Completion:
 
 
 class Sampler(ABC):
-    """Draws completions from the policy it was made for.
+    """Samples completions from the policy it was made for.
 
     Args:
         policy: whose weights generate.
@@ -57,6 +57,8 @@ class Sampler(ABC):
     """
 
     name: ClassVar[str]
+    copies_weights: ClassVar[bool] = False
+    """It samples from a copy of the weights in an engine of its own; else from the weights that are trained."""
 
     def __init__(self, policy: Policy, *, end_ids: frozenset[int]) -> None:
         self.policy = policy
@@ -94,7 +96,7 @@ class Sampler(ABC):
 
     @property
     def metrics(self) -> Mapping[str, float]:
-        """Numbers of the last draw, for metrics.jsonl."""
+        """Numbers of the last `generate`, for metrics.jsonl."""
         return {}
 
     def sync(self) -> None:

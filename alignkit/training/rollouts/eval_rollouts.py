@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from functools import partial
 
 import numpy as np
 
@@ -26,7 +25,7 @@ from alignkit.training.inputs.setup import Inputs
 from alignkit.training.rollouts.eval_loss import EvalResult, mean_kl, rank_rows
 from alignkit.training.rollouts.journal import FOLDER, journal_key, make_journal
 from alignkit.training.rollouts.sampling import Group, grouped, sample
-from alignkit.training.rollouts.scoring import PART, Scoring
+from alignkit.training.rollouts.scoring import Scoring
 
 
 class RolloutEval:
@@ -48,23 +47,19 @@ class RolloutEval:
             RunStopped: a judge failed, or too many scores are missing; a checkpoint was saved.
         """
         self.journal.prune(min(oldest, step))
-        where = f"validation after step {step}"
         pairs = self._pairs()
         key = journal_key(self.config.model_dump(mode="json"), [row.id for row, _ in pairs])
-        scored_key = journal_key(key, self.scoring.key)
-        known = self.journal.completions(step, 0, key)
-        if known is None:
-            size = PART if self.scoring.is_remote else len(pairs)
-            parts = (self._sample(models, pairs[at : at + size], sync=at == 0) for at in range(0, len(pairs), size))
-            groups, rewards_of = self.scoring.score_parts(parts, where)
-            self.journal.keep_completions(step, 0, key, [group.completions[0] for group in groups])
-        else:
-            groups = grouped(self.inputs.chat, pairs, (1.0,), known)
-            rewards_of = partial(self.scoring.score, groups, where)
-        rewards = self.journal.scored(step, 0, scored_key)
-        if rewards is None:
-            rewards = rewards_of()
-            self.journal.keep_scored(step, 0, scored_key, rewards)
+        rollouts = self.scoring.rollouts(
+            self.journal,
+            step,
+            0,
+            key,
+            pairs=pairs,
+            sample=lambda part, sync: self._sample(models, part, sync=sync),
+            regroup=lambda known: grouped(self.inputs.chat, pairs, (1.0,), known),
+            where=f"validation after step {step}",
+        )
+        groups, rewards = rollouts.groups, rollouts.rewards
         scores = {group.row.id: float(score) for group, score in zip(groups, rewards.total_PG[:, 0], strict=True)}
         if step == 0:
             self.reference_scores = scores

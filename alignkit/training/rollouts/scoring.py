@@ -1,7 +1,7 @@
 """Scores a step's groups by the run's judges, within the deadline; saves the run where they cannot be scored.
 
-A remote judge is waited for: it scores what is drawn in a thread of its own while the next prompts' completions are
-drawn (`Ahead`). The answers are the same, each item's score depends on nothing beside it.
+A remote judge is slow to answer: it scores a part of the prompts in a thread of its own (`Ahead`) while the next part
+is sampled. The scores are the same, because each item's score depends on nothing beside it. P prompts, G group.
 """
 
 from __future__ import annotations
@@ -9,23 +9,38 @@ from __future__ import annotations
 import logging
 import queue
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial, reduce
 
 import numpy as np
 
+from alignkit.data.reading.rows import Row
+from alignkit.data.trees.trees import Tree
 from alignkit.distributed.ranks import ALONE, World
 from alignkit.errors import InputError, RunStopped
+from alignkit.rollouts.sampler import Completion
 from alignkit.scoring.judge import counted
 from alignkit.scoring.rewards import Rewards, joined, reward
 from alignkit.scoring.specs import NamedJudge
 from alignkit.training.lifecycle.deadlines import Deadlines
-from alignkit.training.rollouts.journal import decoded, encoded, journal_key
+from alignkit.training.rollouts.journal import Journal, decoded, encoded, journal_key
 from alignkit.training.rollouts.sampling import Group
 
 _logger = logging.getLogger(__name__)
-PART = 8  # prompts whose completions are drawn while a remote judge scores those before
+_PART = 8  # prompts that are sampled while a remote judge scores those before
+
+
+@dataclass(frozen=True)
+class Rollouts:
+    """Scored groups, and the seconds that sampling and scoring them took."""
+
+    groups: tuple[Group, ...]
+    rewards: Rewards
+    generate_s: float
+    score_s: float
 
 
 class Scoring:
@@ -59,6 +74,47 @@ class Scoring:
             [[n.label, n.weight, n.judge.name, n.judge.version, n.judge.parameters()] for n in self.judges]
         )
 
+    def rollouts(
+        self,
+        journal: Journal,
+        number: int,
+        round_: int,
+        key: str,
+        *,
+        pairs: Sequence[tuple[Row, Tree]],
+        sample: Callable[[Sequence[tuple[Row, Tree]], bool], list[Group]],
+        regroup: Callable[[Sequence[Completion]], list[Group]],
+        where: str,
+    ) -> Rollouts:
+        """Sample and score groups, or read from the journal what was sampled and scored there before.
+
+        Args:
+            number, round_, key: the place in the journal, and a hash of all that decides the samples.
+            sample: gives the groups of some pairs; its second argument says that the weights may have changed.
+            regroup: gives the journal's completions to their rows.
+
+        Raises:
+            RunStopped, InputError: as `score`.
+        """
+        began = time.monotonic()
+        known = journal.completions(number, round_, key)
+        if known is None:
+            size = _PART if self.is_remote else len(pairs)
+            parts = (sample(pairs[at : at + size], at == 0) for at in range(0, len(pairs), size))
+            groups, rewards_of = self.score_parts(parts, where)
+            journal.keep_completions(number, round_, key, [c for group in groups for c in group.completions])
+        else:
+            groups = regroup(known)
+            rewards_of = partial(self.score, groups, where)
+        sampled = time.monotonic()
+        # other judges score the same samples anew
+        scored_key = journal_key(key, self.key)
+        rewards = journal.scored(number, round_, scored_key)
+        if rewards is None:
+            rewards = rewards_of()
+            journal.keep_scored(number, round_, scored_key, rewards)
+        return Rollouts(tuple(groups), rewards, sampled - began, time.monotonic() - sampled)
+
     def score(self, groups: Sequence[Group], where: str) -> Rewards:
         """Score groups; `where` names what they are for, in messages.
 
@@ -69,7 +125,7 @@ class Scoring:
         return self._checked(lambda: _shared_rewards(lambda: _rewards(groups, self.judges), self.world), where)
 
     def score_parts(self, parts: Iterable[Sequence[Group]], where: str) -> tuple[list[Group], Callable[[], Rewards]]:
-        """Draw parts one after another; a remote judge scores each while the next is drawn.
+        """Sample parts one after another; a remote judge scores each while the next is sampled.
 
         Returns all groups, and what gives their rewards, raising as `score`.
         """

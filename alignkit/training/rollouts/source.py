@@ -7,10 +7,8 @@ it follows from (seed, batch number). P prompts, G group, N completions, T score
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -21,7 +19,7 @@ from alignkit.data.trees.trees import Tree
 from alignkit.errors import RunStopped, UsageError
 from alignkit.methods import Method, MethodConfig, sampled_options
 from alignkit.rollouts.agreement import MAX_UNKNOWN
-from alignkit.scoring.rewards import Rewards, joined
+from alignkit.scoring.rewards import joined
 from alignkit.training.checkpoints.checkpoint import own_steps
 from alignkit.training.checkpoints.run_folder import RunFolder
 from alignkit.training.gradient.order import step_rows
@@ -47,30 +45,20 @@ from alignkit.training.rollouts.sample_log import (
     scored_examples,
 )
 from alignkit.training.rollouts.sampling import Group, grouped, sample
-from alignkit.training.rollouts.scoring import PART, Scoring
+from alignkit.training.rollouts.scoring import Rollouts, Scoring
 
 _logger = logging.getLogger(__name__)
 MAX_GAP = {"fp32": 1e-3, "bf16": 0.1}
-"""How far the log-probs of fresh samples may lie from their sampler's at the first step: mean, nats a token.
+"""How far the log-probs of fresh samples may lie from their sampler's at the first step: mean, nats per token.
 
-In fp32 both compute the same numbers in another order. Under bf16 autocast rounding differs between one token a pass
+In fp32 both compute the same numbers in another order. Under bf16 autocast rounding differs between one token per pass
 and whole rows; samples scored at a wrong temperature lie further off.
 """
 
 
 @dataclass(frozen=True)
-class Rollouts:
-    """Scored groups, and the seconds that drawing and scoring them took."""
-
-    groups: tuple[Group, ...]
-    rewards: Rewards
-    generate_s: float
-    score_s: float
-
-
-@dataclass(frozen=True)
 class RewardedBatch:
-    """A batch ready to train on: its rows of trees, what its means count beside them, and its numbers."""
+    """A batch ready to train on: its micro-batches, what its means count beside them, and its metrics."""
 
     number: int
     micro_batches: list[MicroBatch]
@@ -102,7 +90,7 @@ class RolloutSource:
         self.method, self.config, self.inputs, self.models, self.run = method, config, inputs, models, run
         self.sampled = sampled_options(config)
         self.scoring, self.prompts_per_step, self._note = scoring, prompts_per_step, note
-        self._batch: RewardedBatch | None = None
+        self._batch: RewardedBatch | None = None  # is trained on by `updates_per_batch` steps
         self.journal = make_journal(run.path / FOLDER, run.id, models.world)
         self.evaluation = RolloutEval(config, inputs, run, scoring=scoring)
         self.monitor = RewardHackingMonitor()
@@ -114,7 +102,7 @@ class RolloutSource:
             raise models.world.reported_by_rank0(UsageError(text))
 
     def step(self, step: int) -> tuple[list[MicroBatch], dict[str, float]]:
-        """Return the rows of trees of an optimizer step (from 1), and numbers where the step draws a batch.
+        """Return the micro-batches of an optimizer step (from 1), and metrics where the step samples a batch.
 
         Raises:
             RunStopped: a judge failed, too many scores are missing, or the reward is hacked; a checkpoint was saved.
@@ -126,7 +114,7 @@ class RolloutSource:
 
     @property
     def left_out(self) -> Mapping[str, int]:
-        """What the last step's means divide by beside its rows of trees."""
+        """What the last step's means divide by beside its micro-batches."""
         return {} if self._batch is None else self._batch.left_out
 
     def validate(self, step: int, models: Models) -> EvalResult:
@@ -141,7 +129,7 @@ class RolloutSource:
     def load(self, state: Mapping[str, Any]) -> None:
         """Go back to a checkpoint's state."""
         self.monitor = RewardHackingMonitor(**state["monitor"])
-        self.signal = RewardSignal(**state.get("signal", {}))
+        self.signal = RewardSignal(**state["signal"])
         self.evaluation.reference_scores = dict(state["reference_scores"])
 
     def sample(
@@ -153,7 +141,7 @@ class RolloutSource:
         round_: int = 0,
         sync: bool = True,
     ) -> list[Group]:
-        """Draw `len(temperatures)` completions for each row's prompt from the weights as they are now."""
+        """Sample `len(temperatures)` completions for each row's prompt from the weights as they are now."""
         with self.scoring.saving(f"batch {number}"):
             return sample(
                 self.models.sampler,
@@ -170,7 +158,7 @@ class RolloutSource:
             )
 
     def check_ratio(self, logged: dict[str, float], step: int) -> None:
-        """Stop where the first step's samples have other log-probs in training than they were drawn with.
+        """Stop where the first step's samples have other log-probs in training than they were sampled with.
 
         Raises:
             RunStopped: they lie further apart than MAX_GAP; or most tokens of a step have no finite log-prob of the
@@ -192,15 +180,14 @@ class RolloutSource:
             )
 
     def _why_they_differ(self) -> str:
-        name = self.models.sampler.name
-        if name in ("transformers", "shared"):  # the weights that are trained draw too
+        if not self.models.sampler.copies_weights:
             return (
                 "the same weights give other log-probs in rows than token by token; try --precision fp32, or "
                 "--attention plain"
             )
         return (
-            f"--sampler {name} and training differ in temperature, weights or precision; try --sampler transformers, "
-            "or --precision fp32"
+            f"--sampler {self.models.sampler.name} and training differ in temperature, weights or precision; try "
+            "--sampler transformers, or --precision fp32"
         )
 
     def _new_batch(self, number: int, step: int) -> RewardedBatch:
@@ -208,18 +195,18 @@ class RolloutSource:
         numbers = step_rows(
             len(self.inputs.training.trees), self.prompts_per_step, seed=self.config.seed, step=number
         ).tolist()
-        drawn = self._round(numbers, number, step, 0)
+        rollouts = self._round(numbers, number, step, 0)
         metrics: dict[str, float] = {}
         if self.sampled.zero_variance_groups == "resample":
-            drawn, metrics = self._resampled(drawn, set(numbers), number, step)
-        rewards_PG = drawn.rewards.total_PG
+            rollouts, metrics = self._resampled(rollouts, set(numbers), number, step)
+        rewards_PG = rollouts.rewards.total_PG
         if self.sampled.kl_in_reward:
-            kl_PG = reference_kl(self.models, drawn.groups)
+            kl_PG = reference_kl(self.models, rollouts.groups)
             rewards_PG = rewards_PG - self.sampled.kl_in_reward * kl_PG
             metrics["reward_kl"] = float(kl_PG.mean())
         capacity, equal_P = micro_batch_tokens(self.models.policy.device), zero_variance_groups(rewards_PG)
         micro_batches, left_out = rewarded_micro_batches(
-            self.method, self.config, drawn.groups, rewards_PG, capacity=capacity, world=self.models.world
+            self.method, self.config, rollouts.groups, rewards_PG, capacity=capacity, world=self.models.world
         )
         if self.sampled.reads_old_logprobs:
             key = journal_key(
@@ -227,65 +214,54 @@ class RolloutSource:
             )
             micro_batches = with_old_logprobs(self.models.policy, micro_batches, self.journal, number, key)
         if number % self.config.sample_interval == 0 or number == 1:
-            self.run.add_samples(ranked_lines(drawn.groups, drawn.rewards.total_PG, step))
+            self.run.add_samples(ranked_lines(rollouts.groups, rollouts.rewards.total_PG, step))
         if step == 1:
-            for line in scored_examples(drawn.groups, drawn.rewards):
+            for line in scored_examples(rollouts.groups, rollouts.rewards):
                 self._note(line)
-        metrics |= reward_metrics(drawn.groups, drawn.rewards, equal_P)
-        metrics |= self._check_hacking(drawn, number, step)
-        self._see_signal(drawn, number)
-        return RewardedBatch(number, micro_batches, left_out, metrics | _seconds(drawn, equal_P))
+        metrics |= reward_metrics(rollouts.groups, rollouts.rewards, equal_P)
+        metrics |= self._check_hacking(rollouts, number, step)
+        self._see_signal(rollouts, number)
+        return RewardedBatch(number, micro_batches, left_out, metrics | _seconds(rollouts, equal_P))
 
     def _round(self, numbers: Sequence[int], number: int, step: int, round_: int) -> Rollouts:
-        """Draw and score the groups of some rows, or read them from the journal where they were before."""
+        """Sample and score the groups of some rows, or read them from the journal."""
         pairs = [(self.inputs.training.rows[n], self.inputs.training.trees[n]) for n in numbers]
         temperatures = self.method.temperatures(number, self.config)
         key = journal_key(self.config.model_dump(mode="json"), [row.id for row, _ in pairs], temperatures)
-        began = time.monotonic()
-        known = self.journal.completions(number, round_, key)
-        where = f"step {step}"
-        if known is None:
-            size = PART if self.scoring.is_remote else len(pairs)
-            parts = (
-                self.sample(pairs[at : at + size], temperatures, number, round_=round_, sync=at == 0)
-                for at in range(0, len(pairs), size)
-            )
-            groups, rewards_of = self.scoring.score_parts(parts, where)
-            self.journal.keep_completions(number, round_, key, [c for group in groups for c in group.completions])
-        else:
-            groups = grouped(self.inputs.chat, pairs, temperatures, known)
-            rewards_of = partial(self.scoring.score, groups, where)
-        drawn = time.monotonic()
-        scored_key = journal_key(key, self.scoring.key)
-        rewards = self.journal.scored(number, round_, scored_key)
-        if rewards is None:
-            rewards = rewards_of()
-            self.journal.keep_scored(number, round_, scored_key, rewards)
-        return Rollouts(tuple(groups), rewards, drawn - began, time.monotonic() - drawn)
+        return self.scoring.rollouts(
+            self.journal,
+            number,
+            round_,
+            key,
+            pairs=pairs,
+            sample=lambda part, sync: self.sample(part, temperatures, number, round_=round_, sync=sync),
+            regroup=lambda known: grouped(self.inputs.chat, pairs, temperatures, known),
+            where=f"step {step}",
+        )
 
-    def _see_signal(self, drawn: Rollouts, number: int) -> None:
+    def _see_signal(self, rollouts: Rollouts, number: int) -> None:
         """Count the groups that teach something, and warn while none did."""
-        rewards_PG = drawn.rewards.total_PG
+        rewards_PG = rollouts.rewards.total_PG
         advantages_PG = self.method.advantages(rewards_PG, self.config)
         if self.sampled.mask_truncated_completions:
-            advantages_PG = drop_truncated(advantages_PG, drawn.groups)
-        self.signal.see(number, rewards_PG, advantages_PG, drawn.rewards.reasons)
+            advantages_PG = drop_truncated(advantages_PG, rollouts.groups)
+        self.signal.see(number, rewards_PG, advantages_PG, rollouts.rewards.reasons)
         if (warning := self.signal.warning()) is not None:
             self._note(f"warning: {warning}")
             _logger.warning("%s", warning)
 
-    def _check_hacking(self, drawn: Rollouts, number: int, step: int) -> dict[str, float]:
-        """Look for reward hacking in a batch and those before it, and say it once when it begins.
+    def _check_hacking(self, rollouts: Rollouts, number: int, step: int) -> dict[str, float]:
+        """Look for reward hacking in a batch and those before it; log it once when it begins.
 
         Raises:
             RunStopped: it was found, and --reward-hacking stop was given; a checkpoint was saved.
         """
-        metrics = self.monitor.see(number, drawn.groups, drawn.rewards.total_PG)
+        metrics = self.monitor.see(number, rollouts.groups, rollouts.rewards.total_PG)
         finding = self.monitor.finding()
         if finding is None:
             return metrics
         if finding.alarms and not self.monitor.alerted:
-            lines = finding_lines(finding, drawn.groups, drawn.rewards.total_PG, step)
+            lines = finding_lines(finding, rollouts.groups, rollouts.rewards.total_PG, step)
             self.run.add_samples(lines)
             for text in (finding.line(), *map(sample_text, lines)):
                 self._note(text)
@@ -300,11 +276,13 @@ class RolloutSource:
         self.monitor.alerted = finding.alarms
         return metrics | {"reward_explained_by_form": finding.share}
 
-    def _resampled(self, drawn: Rollouts, used: set[int], number: int, step: int) -> tuple[Rollouts, dict[str, float]]:
+    def _resampled(
+        self, rollouts: Rollouts, used: set[int], number: int, step: int
+    ) -> tuple[Rollouts, dict[str, float]]:
         """Put other prompts' groups in the place of those with equal rewards, round by round."""
         seconds, replaced = 0.0, 0
         for round_ in range(1, self.sampled.max_resamples + 1):
-            equal_P = zero_variance_groups(drawn.rewards.total_PG)
+            equal_P = zero_variance_groups(rollouts.rewards.total_PG)
             order = np.random.Generator(
                 np.random.Philox(key=derived_seed(self.config.seed, "resample", number, round_))
             ).permutation(len(self.inputs.training.trees))
@@ -315,31 +293,32 @@ class RolloutSource:
             new = self._round(others, number, step, round_)
             seconds += new.generate_s + new.score_s
             replaced += len(others)
-            drawn = _replaced(drawn, np.flatnonzero(equal_P)[: len(others)], new)
-        return drawn, {"resampled_groups": float(replaced), "resampling_s": seconds}
+            rollouts = _replaced(rollouts, np.flatnonzero(equal_P)[: len(others)], new)
+        return rollouts, {"resampled_groups": float(replaced), "resampling_s": seconds}
 
     def _oldest_step(self) -> int:
-        """The older of the last two checkpoints: a resume goes back no further."""
+        """The step of the older of the last two checkpoints: a resume goes back no further."""
         kept = own_steps(self.run.checkpoints, self.run.id)
         return kept[-2] if len(kept) > 1 else 0
 
 
-def _replaced(drawn: Rollouts, places: np.ndarray, new: Rollouts) -> Rollouts:
+def _replaced(rollouts: Rollouts, places: np.ndarray, new: Rollouts) -> Rollouts:
     """Put new groups in some places; seconds add up."""
-    which = np.arange(len(drawn.groups))
-    which[places] = len(drawn.groups) + np.arange(len(places))
-    groups = (*drawn.groups, *new.groups)
+    # numbers from len(groups) on are the new groups: `joined` counts through both in this order
+    which = np.arange(len(rollouts.groups))
+    which[places] = len(rollouts.groups) + np.arange(len(places))
+    groups = (*rollouts.groups, *new.groups)
     return replace(
-        drawn,
+        rollouts,
         groups=tuple(groups[n] for n in which),
-        rewards=joined(drawn.rewards, new.rewards, which),
-        generate_s=drawn.generate_s + new.generate_s,
-        score_s=drawn.score_s + new.score_s,
+        rewards=joined(rollouts.rewards, new.rewards, which),
+        generate_s=rollouts.generate_s + new.generate_s,
+        score_s=rollouts.score_s + new.score_s,
     )
 
 
-def _seconds(drawn: Rollouts, equal_P: np.ndarray) -> dict[str, float]:
-    """What drawing and scoring took, and how much of it went into groups that teach nothing, by their tokens."""
-    tokens_P = np.array([sum(len(c.ids) for c in group.completions) for group in drawn.groups], float)
-    wasted = float(tokens_P[equal_P].sum() / tokens_P.sum()) * (drawn.generate_s + drawn.score_s)
-    return {"generate_s": drawn.generate_s, "score_s": drawn.score_s, "zero_variance_groups_s": wasted}
+def _seconds(rollouts: Rollouts, equal_P: np.ndarray) -> dict[str, float]:
+    """Seconds of sampling and scoring, and the part of them, by tokens, that went into groups of equal rewards."""
+    tokens_P = np.array([sum(len(c.ids) for c in group.completions) for group in rollouts.groups], float)
+    wasted = float(tokens_P[equal_P].sum() / tokens_P.sum()) * (rollouts.generate_s + rollouts.score_s)
+    return {"generate_s": rollouts.generate_s, "score_s": rollouts.score_s, "zero_variance_groups_s": wasted}

@@ -25,7 +25,6 @@ from alignkit.methods import Method, MethodConfig, sampled_options
 from alignkit.policy.load import COMPUTE_ERRORS, not_computed
 from alignkit.progress import Progress, Silent
 from alignkit.registry import registry
-from alignkit.rollouts.copying import CopyingSampler
 from alignkit.runs import hash_model
 from alignkit.scoring.confirm_cost import confirm_cost
 from alignkit.storage import open_private
@@ -345,7 +344,7 @@ def _check(
 
 def _checked(models: Models, inputs: Inputs) -> tuple[list[Check], str]:
     """Run the start-up checks; returns them and what is wrong, or "". Code of any model may raise anything."""
-    draws = not isinstance(models.sampler, CopyingSampler)
+    draws = not models.sampler.copies_weights
     reference = models.reference
     if reference is not None and reference.is_cached:  # `_check_reference` looks at the cached values
         reference = None
