@@ -167,6 +167,16 @@ def read_run(folder: Path) -> RunRecord:
     return record
 
 
+def read_config(folder: Path) -> tuple[Path, object]:
+    """Return a run's file and what it says under "config", also where the rest is not what this version writes.
+
+    Raises:
+        InputError: the file cannot be read.
+    """
+    path = folder / FILE
+    return path, read_object(path).get("config")
+
+
 def holds_run(folder: Path) -> bool:
     """Whether a run.json lies in a folder.
 

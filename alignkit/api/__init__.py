@@ -1,4 +1,12 @@
-"""What `import alignkit` offers and the command line calls: train, judge, and the smaller commands."""
+"""What Python users get, and what the command line itself calls: one function per command, each thin.
+
+In: the options of the command, by their Python names, and config=, set= and like= where it has them. Out: a `Run`, a
+`Verdict`, rows as dicts; nothing is printed. Errors are `AlignkitError`s, which say what to do. `alignkit.train`,
+`alignkit.judge` and `alignkit.Run` are these.
+
+training.py trains and plans, verdicts.py judges and probes, answers.py generates and evaluates, data.py shows and
+prepares rows, runs.py reads a run's folder.
+"""
 
 from alignkit.api.answers import chat_session, evaluate, generate, generate_file
 from alignkit.api.data import data_lengths, data_overlap, data_prepare, show_rows

