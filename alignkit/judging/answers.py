@@ -17,16 +17,14 @@ from alignkit.data.chat.chat import Chat, make_chat, refuse_ids_without_rows, se
 from alignkit.data.prepared.tokens import prepare
 from alignkit.data.reading.rows import Row
 from alignkit.data.reading.split import derived_seed
-from alignkit.data.trees.packs import lay_out, pack
+from alignkit.data.trees.packs import ROW_CAPACITY, lay_out, pack
 from alignkit.errors import InputError, UsageError
 from alignkit.policy.load import load_policy
 from alignkit.policy.policy import Policy
 from alignkit.pretrained.names import ModelSource
 from alignkit.pretrained.read import context_length
 from alignkit.progress import Progress
-from alignkit.rollouts.sampler import Completion, Request, Sampler
-from alignkit.training.gradient.step_rows import ROW_CAPACITY
-from alignkit.training.inputs.setup import make_sampler
+from alignkit.rollouts.sampler import Completion, Request, Sampler, make_sampler
 
 _THINKING = re.compile(r"<think>.*?(?:</think>|\Z)", re.DOTALL)
 _SHOWN_AT_ONCE = 16  # prompts between two movements of the progress bar

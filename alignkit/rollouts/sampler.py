@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from alignkit.errors import UsageError
+from alignkit.registry import registry
 
 if TYPE_CHECKING:
     import numpy as np
 
+    from alignkit.data.chat.chat import Chat
     from alignkit.policy.policy import Policy
 
 
@@ -104,3 +106,14 @@ class Sampler(ABC):
 
     def close(self) -> None:
         """Free what was loaded."""
+
+
+def make_sampler(name: str, policy: Policy, chat: Chat) -> Sampler:
+    """Make the sampler of that name for a policy.
+
+    Raises:
+        UsageError: no plugin adds it.
+    """
+    cls = registry().find("sampler", name)
+    assert issubclass(cls, Sampler)
+    return cls(policy, end_ids=chat.end_ids)

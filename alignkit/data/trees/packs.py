@@ -17,6 +17,8 @@ from alignkit import _native
 from alignkit.data.trees.flat import FlatTrees
 from alignkit.data.trees.trees import Tree
 
+ROW_CAPACITY = 4096  # tokens of a row, as the data commands count rows and as a GPU computes them
+
 
 @dataclass(frozen=True)
 class Span:

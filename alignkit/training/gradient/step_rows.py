@@ -12,8 +12,6 @@ from alignkit.distributed.ranks import World
 from alignkit.methods import MethodConfig
 from alignkit.training.gradient.order import step_rows, steps_per_epoch
 
-ROW_CAPACITY = 4096  # tokens, as the data commands count rows
-
 
 class StepRows:
     """The rows of a run's steps on its data.

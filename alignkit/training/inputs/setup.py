@@ -14,6 +14,7 @@ from alignkit.data.chat.chat import Chat, make_chat, refuse_ids_without_rows
 from alignkit.data.prepared.selection import Selection
 from alignkit.data.prepared.store import Stored
 from alignkit.data.reading.rows import Row
+from alignkit.data.trees.packs import ROW_CAPACITY
 from alignkit.distributed.fsdp import shard_and_pack
 from alignkit.distributed.ranks import ALONE, World
 from alignkit.errors import InputError, RunStopped, UsageError
@@ -26,7 +27,7 @@ from alignkit.pretrained.names import ModelSource, find_model
 from alignkit.pretrained.read import context_length
 from alignkit.pretrained.weights import folder_fingerprint
 from alignkit.registry import registry
-from alignkit.rollouts.sampler import Sampler
+from alignkit.rollouts.sampler import Sampler, make_sampler
 from alignkit.scoring.functions.judge import FunctionJudge
 from alignkit.scoring.functions.sources import place_of, sources_sha256
 from alignkit.scoring.ledger import canonical
@@ -34,7 +35,7 @@ from alignkit.scoring.specs import NamedJudge, distinct, function_file, make_jud
 from alignkit.training.gradient.optimizer import require_eight_bits
 from alignkit.training.gradient.reference import Reference
 from alignkit.training.gradient.reference_cache import CachedLogprobs, known_logprobs
-from alignkit.training.gradient.step_rows import ROW_CAPACITY, StepRows
+from alignkit.training.gradient.step_rows import StepRows
 from alignkit.training.inputs.models import Models
 from alignkit.trust import require
 
@@ -276,13 +277,6 @@ def _caches_reference(method: Method, resolved: Resolved) -> bool:
     if asked == "cached" and method.trains_on == "samples":
         raise UsageError(f"--reference cached: {method.name}'s samples are not known beforehand; leave it out")
     return "reference" in method.needs and method.trains_on != "samples" and asked != "online"
-
-
-def make_sampler(name: str, policy: Policy, chat: Chat) -> Sampler:
-    """Make the sampler of that name for a policy."""
-    cls = registry().find("sampler", name)
-    assert issubclass(cls, Sampler)
-    return cls(policy, end_ids=chat.end_ids)
 
 
 def _named_judges(method: Method, resolved: Resolved, specs: Sequence[str]) -> tuple[NamedJudge, ...]:

@@ -30,6 +30,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from alignkit.config.file import Resolved
+from alignkit.data.trees.packs import ROW_CAPACITY
 from alignkit.distributed.ranks import num_started
 from alignkit.errors import InputError, RunStopped
 from alignkit.memory import KERNEL_BYTES, KERNELS, is_out_of_memory
@@ -39,7 +40,6 @@ from alignkit.policy.four_bits import BYTES_PER_WEIGHT
 from alignkit.policy.load import autocast_type, pick_device
 from alignkit.policy.logprobs import CHUNK_BYTES
 from alignkit.pretrained.names import find_model
-from alignkit.training.gradient.step_rows import ROW_CAPACITY
 from alignkit.training.inputs.setup import micro_batch_tokens, needs_reference
 
 _CHECKPOINTS = 4  # the last two, the best, and the one being written

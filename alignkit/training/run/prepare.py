@@ -10,13 +10,12 @@ from typing import Any
 from alignkit.config.file import Resolved
 from alignkit.data.chat.chat import make_chat
 from alignkit.data.prepared.store import Stored
-from alignkit.data.trees.packs import attention_costs, fill, pack_lengths, share_rows
+from alignkit.data.trees.packs import ROW_CAPACITY, attention_costs, fill, pack_lengths, share_rows
 from alignkit.errors import UsageError
 from alignkit.methods import Method, MethodConfig
 from alignkit.pretrained.names import find_model
 from alignkit.pretrained.read import names_model
 from alignkit.training.gradient.order import step_rows, steps_per_epoch
-from alignkit.training.gradient.step_rows import ROW_CAPACITY
 from alignkit.training.inputs.setup import prepare_parts, refuse_untrainable
 
 
