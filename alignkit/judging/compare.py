@@ -30,7 +30,8 @@ from alignkit.progress import Progress
 from alignkit.runs import read_run
 from alignkit.scoring.confirm_cost import confirm_cost
 from alignkit.scoring.judge import Item, Missing, counted
-from alignkit.scoring.ledger import canonical, open_ledger, pair_of
+from alignkit.scoring.ledger import canonical, open_ledger
+from alignkit.scoring.looks import check_looks, count_look, pair_of
 from alignkit.scoring.specs import NamedJudge, make_judge
 from alignkit.statistics.resampling import Clusters
 from alignkit.statistics.win_rate import outcomes, win_rate
@@ -103,7 +104,7 @@ def judge_model(model: str | None, settings: Settings, *, data_given: bool, yes:
 def _models(model: str | None, vs: str | None, progress: Progress) -> tuple[ModelSource, ModelSource]:
     source = find_model(model) if model is not None else _newest(progress)
     other = find_model(vs) if vs is not None else _start_of(source, progress)
-    open_ledger().check_looks()
+    check_looks(open_ledger())
     for one in (source, other):
         check_weights(one.folder)  # or the first model's answers would be lost with the second
     return source, other
@@ -225,5 +226,5 @@ def _look_id(prompts: Prompts, settings: Settings, named: NamedJudge, sides: tup
 def _count_look(models: tuple[ModelSource, ModelSource], weights: tuple[str, str], look_id: str) -> int:
     """The number of this look at the pair, by the ledger and by the verdicts in the runs of both, whichever is more."""
     known = verdict_files.looks_at([model.run for model in models], pair_of(weights))
-    counted = open_ledger().count_look(weights, look_id, known=list(known))
+    counted = count_look(open_ledger(), weights, look_id, known=list(known))
     return max(counted, known.get(look_id, 1 + max(known.values(), default=0)))

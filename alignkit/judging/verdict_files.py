@@ -48,7 +48,7 @@ def looks_at(runs: Iterable[Path | None], pair: str) -> dict[str, int]:
     """The looks at a pair of models that stand in these runs' verdicts, with their numbers, first looks first.
 
     Args:
-        pair: as `ledger.pair_of` names it.
+        pair: as `looks.pair_of` names it.
     """
     found: dict[str, int] = {}
     for run in {run.resolve() for run in runs if run is not None}:

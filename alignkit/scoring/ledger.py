@@ -6,15 +6,13 @@ process killed at any moment loses at most the answers that were still on their 
 two scores under one key the first stays, and both processes use it. What failed is kept apart with its reason, and is
 asked again. A row that is not what was written (ledger_file.py) is passed over, said so, and scored again.
 
-Texts that were judged are not in it, only their hash. A pair is two models' weights, whichever was judged against the
-other; a look is one set of prompts, answers and judge.
+Texts that were judged are not in it, only their hash.
 """
 
 from __future__ import annotations
 
 import functools
 import hashlib
-import itertools
 import json
 import logging
 import math
@@ -25,14 +23,13 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from alignkit.errors import InputError
 from alignkit.scoring import claims
 from alignkit.scoring.judge import Missing, Scored
-from alignkit.scoring.ledger_file import LOOK, MISSING, SCORE, VARIABLE, checksum, is_whole, open_file, problem
+from alignkit.scoring.ledger_file import MISSING, SCORE, VARIABLE, checksum, is_whole, now, open_file, problem
 
 _logger = logging.getLogger(__name__)
 DEFAULT = Path("runs") / "ledger.sqlite"
@@ -89,7 +86,7 @@ class Ledger:
         """Return the scores that are known, by key."""
         if not self.exists:
             return {}
-        with self._open() as db:
+        with self.connection() as db:
             scores, damaged = _scores(db, keys)
         if damaged:
             _logger.warning(
@@ -104,7 +101,7 @@ class Ledger:
 
         A missing one is noted with its reason, unless it does not apply; a later score takes the note away.
         """
-        now = _now()
+        created = now()
         who = (source.judge, source.version, source.parameters)
         given = {k: a for k, a in answers.items() if isinstance(a, Scored)}
         failed = {k: a for k, a in answers.items() if isinstance(a, Missing) and a.applies}
@@ -112,15 +109,15 @@ class Ledger:
             raise ValueError("a score that is not finite cannot be kept")
         if not given and not failed:
             return {}
-        with self._change() as db:
+        with self.transaction() as db:
             known, damaged = _scores(db, list(given))
             db.executemany("DELETE FROM scores WHERE key = ?", [(key,) for key in damaged])
-            new = [(k, *who, repeat, float(a.value), _text(a.raw), now) for k, a in given.items() if k not in known]
+            new = [(k, *who, repeat, float(a.value), _text(a.raw), created) for k, a in given.items() if k not in known]
             db.executemany(
                 "INSERT INTO scores VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", [(*row, checksum(row)) for row in new]
             )
             attempts = _attempts(db, list(failed))
-            notes = [(k, *who, _text(a.reason), now, attempts.get(k, 0) + 1) for k, a in failed.items()]
+            notes = [(k, *who, _text(a.reason), created, attempts.get(k, 0) + 1) for k, a in failed.items()]
             db.executemany("DELETE FROM missing WHERE key = ?", [(key,) for key in (*given, *failed)])
             db.executemany(
                 "INSERT INTO missing VALUES (?, ?, ?, ?, ?, ?, ?, ?)", [(*row, checksum(row)) for row in notes]
@@ -140,7 +137,7 @@ class Ledger:
         Args:
             owner: as `claims.new_owner` names it.
         """
-        with self._change() as db:
+        with self.transaction() as db:
             scores, damaged = _scores(db, keys)
             db.executemany("DELETE FROM scores WHERE key = ?", [(key,) for key in damaged])
             held = {
@@ -156,68 +153,15 @@ class Ledger:
 
     def renew(self, owner: str) -> None:
         """Say that the owner of these claims is at work still."""
-        with self._change() as db:
+        with self.transaction() as db:
             db.execute("UPDATE claims SET renewed = ? WHERE owner = ?", (time.time(), owner))
 
     def release(self, owner: str) -> None:
         """Give up the claims that are left, and those that nobody holds any more."""
-        with self._change() as db:
+        with self.transaction() as db:
             rows = db.execute("SELECT DISTINCT owner, renewed FROM claims").fetchall()
             gone = {name for name, renewed in rows if not claims.is_held(name, renewed)} | {owner}
             db.executemany("DELETE FROM claims WHERE owner = ?", [(name,) for name in gone])
-
-    def count_look(self, models: tuple[str, str], look: str, *, known: Sequence[str] = ()) -> int:
-        """Note a look at two models, unless it is known, and return its number among this pair's, from 1.
-
-        Judging the same again gives the same numbers and is no further look; other prompts, another seed, other
-        sampling or another judge is one, and each is a further chance of a false alarm. A row that is not what was
-        written counts as a look at every pair: nobody can say at which it was.
-
-        Args:
-            models: fingerprints of their weights, in any order.
-            look: fingerprint of prompts, generation and judge.
-            known: looks at this pair that are on record elsewhere, oldest first; they are noted too.
-        """
-        pair = pair_of(models)
-        with self._change() as db:
-            there, num_damaged = self._looks(db)
-            mine = [name for whose, name in there.values() if whose == pair]
-            for name in dict.fromkeys((*known, look)):
-                if name not in mine:
-                    number = next(n for n in itertools.count(len(there) + 1) if n not in there)
-                    _insert(db, "looks", [(number, pair, name, _now())])
-                    there[number] = (pair, name)
-                    mine.append(name)
-            if num_damaged:
-                _logger.warning(
-                    "%s: %d rows of looks are not what was written; each counts as a look at these two models",
-                    self.path,
-                    num_damaged,
-                )
-            return mine.index(look) + 1 + num_damaged
-
-    def check_looks(self) -> None:
-        """Check the record of looks before anything is judged.
-
-        Raises:
-            InputError: it is damaged: a look may be missing from it, and a verdict would be too sure.
-        """
-        if not self.exists:
-            return
-        with self._open() as db:
-            found = [row[0] for row in db.execute("PRAGMA integrity_check(looks)")]
-        if found != ["ok"]:
-            raise InputError(
-                f"{self.path}: the record of looks is damaged ({str(found[0]).splitlines()[0]}); repair the file or "
-                "move it away: the looks of runs stand in their verdicts too, scores are asked for again"
-            )
-
-    def _looks(self, db: sqlite3.Connection) -> tuple[dict[int, tuple[str, str]], int]:
-        """Every look, {number: (pair, look)}, by the table itself and not its index; and how many rows are damaged."""
-        rows = db.execute(f"SELECT {', '.join(LOOK)}, checksum FROM looks NOT INDEXED ORDER BY number").fetchall()
-        good = {row[0]: (row[1], row[2]) for row in rows if is_whole(row, LOOK)}
-        lost = max(good, default=0) - len(rows)  # numbers are given one after another
-        return dict.fromkeys((row[0] for row in rows), ("", "")) | good, len(rows) - len(good) + max(lost, 0)
 
     def stats(self) -> list[dict[str, Any]]:
         """One row for each judge, version and parameters: scores and their range, what is missing, first and last."""
@@ -249,7 +193,7 @@ class Ledger:
         """Every row of scores, then of what is missing; says how many are not what was written, and leaves them out."""
         num_damaged = 0
         for table, names in (("scores", SCORE), ("missing", MISSING)) if self.exists else ():
-            with self._open() as db:
+            with self.connection() as db:
                 rows = db.execute(f"SELECT {', '.join(names)}, checksum FROM {table} ORDER BY created, key").fetchall()
             for row in rows:
                 if is_whole(row, names):
@@ -267,7 +211,7 @@ class Ledger:
                 self._db = None
 
     @contextmanager
-    def _open(self) -> Iterator[sqlite3.Connection]:
+    def connection(self) -> Iterator[sqlite3.Connection]:
         with self._lock:
             if self._db is not None and self._file != _identity(self.path):  # SQLite would write on into nowhere
                 _logger.warning("%s: the ledger was removed or replaced while it was open; opened anew", self.path)
@@ -282,9 +226,9 @@ class Ledger:
                 raise problem(self.path, error) from error
 
     @contextmanager
-    def _change(self) -> Iterator[sqlite3.Connection]:
+    def transaction(self) -> Iterator[sqlite3.Connection]:
         """One transaction: all of it, or nothing."""
-        with self._open() as db:
+        with self.connection() as db:
             db.execute("BEGIN IMMEDIATE")
             try:
                 yield db
@@ -304,11 +248,6 @@ def _identity(path: Path) -> tuple[int, int] | None:
     return found.st_dev, found.st_ino
 
 
-def pair_of(models: tuple[str, str]) -> str:
-    """One name for two models' weights, whichever comes first."""
-    return " ".join(sorted(models))
-
-
 def _scores(db: sqlite3.Connection, keys: Sequence[str]) -> tuple[dict[str, Scored], list[str]]:
     """The scores of these keys, and the keys whose rows are not what was written."""
     scores, damaged = {}, []
@@ -318,12 +257,6 @@ def _scores(db: sqlite3.Connection, keys: Sequence[str]) -> tuple[dict[str, Scor
         else:
             damaged.append(row[0])
     return scores, damaged
-
-
-def _insert(db: sqlite3.Connection, table: str, rows: Sequence[tuple[Any, ...]]) -> None:
-    """Insert rows with their checksums."""
-    for row in rows:
-        db.execute(f"INSERT INTO {table} VALUES ({'?, ' * len(row)}?)", (*row, checksum(row)))
 
 
 def _attempts(db: sqlite3.Connection, keys: Sequence[str]) -> dict[str, int]:
@@ -350,10 +283,6 @@ def _read_parameters(text: str) -> Any:
         return json.loads(text)
     except (ValueError, RecursionError):
         return text
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def canonical(value: Any) -> str:

@@ -20,6 +20,7 @@ import sqlite3
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,11 @@ def is_whole(row: Sequence[Any], columns: Sequence[str]) -> bool:
         if isinstance(value, float) and not math.isfinite(value):
             return False
     return isinstance(written, str) and written == checksum(values)
+
+
+def now() -> str:
+    """The time, as rows have it."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def open_file(path: Path) -> sqlite3.Connection:
@@ -140,12 +146,20 @@ def _prepare(db: sqlite3.Connection, path: Path) -> None:
 
 def _version(db: sqlite3.Connection, path: Path) -> int:
     """The file's format; 0 of an empty one."""
-    version = int(db.execute("PRAGMA user_version").fetchone()[0])
+    version = _number_of_format(db)
+    if version == 0 and db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
+        version = _number_of_format(db)  # another process may have made it between the two looks
+        if version == 0:
+            raise InputError(
+                f"{path}: another program's database, which is not touched; name another file by {VARIABLE}"
+            )
     if not 0 <= version <= FORMAT:
         raise InputError(f"{path}: a ledger of another alignkit (format {version}); name another file by {VARIABLE}")
-    if version == 0 and db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
-        raise InputError(f"{path}: another program's database, which is not touched; name another file by {VARIABLE}")
     return version
+
+
+def _number_of_format(db: sqlite3.Connection) -> int:
+    return int(db.execute("PRAGMA user_version").fetchone()[0])
 
 
 def _bring_up(db: sqlite3.Connection, path: Path) -> None:

@@ -17,6 +17,7 @@ from alignkit.judging.external_judgements import judge_file
 from alignkit.judging.verdict import Unscored, as_json
 from alignkit.scoring.judge import Missing, Scored
 from alignkit.scoring.ledger import Ledger, Source
+from alignkit.scoring.looks import check_looks, count_look
 
 SOURCE = Source.of("judge", "1", {"model": "m"})
 SCORES = {f"{n:064x}": Scored(n / 8 - 3, f'{{"reward": {n / 8 - 3}}}') for n in range(60)}
@@ -62,7 +63,7 @@ def ledger_bytes(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     ledger = Ledger(path)
     ledger.keep(SOURCE, SCORES | {"m": Missing("no answer")})
     for number in range(NUM_LOOKS):
-        ledger.count_look(("a", "b"), f"look {number}")
+        count_look(ledger, ("a", "b"), f"look {number}")
     ledger.close()
     return path.read_bytes()
 
@@ -82,8 +83,8 @@ def test_no_damage_to_a_ledger_changes_a_score_or_takes_a_look_back(ledger_bytes
             assert all(SCORES[e["key"]].value == e["value"] for e in ledger.export() if "value" in e)
             assert ledger.keep(SOURCE, SCORES) == SCORES
             assert ledger.find(list(SCORES)).items() <= SCORES.items()
-            ledger.check_looks()
-            look = ledger.count_look(("a", "b"), "another")
+            check_looks(ledger)
+            look = count_look(ledger, ("a", "b"), "another")
             assert look >= NUM_LOOKS + 1 or path.stat().st_size < len(ledger_bytes)
             outcomes["no difference" if len(found) == len(SCORES) else "passed over"] += 1
         except (InputError, RunStopped) as error:

@@ -162,7 +162,7 @@ def test_a_judge_that_fails_leaves_no_claim_behind(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path / "l.sqlite")
     with pytest.raises(RunStopped, match="the service is gone"):
         cached_scores(Paid(dies=True), [item(1), item(2)], label="p", ledger=ledger)
-    with ledger._open() as db:
+    with ledger.connection() as db:
         assert db.execute("SELECT count(*) FROM claims").fetchone() == (0,)
     judge = Paid()
     cached_scores(judge, [item(1), item(2)], label="p", ledger=ledger)

@@ -19,6 +19,7 @@ from alignkit.cli.main import main
 from alignkit.errors import InputError, RunStopped
 from alignkit.scoring.judge import Item, Judge, Missing, Scored
 from alignkit.scoring.ledger import Ledger, Source, canonical, open_ledger
+from alignkit.scoring.looks import count_look
 from alignkit.scoring.score_cache import cached_scores
 from alignkit.scoring.specs import NamedJudge, make_judge
 
@@ -144,8 +145,8 @@ def test_several_processes_share_one_ledger(tmp_path: Path) -> None:
 def test_the_same_look_counts_once_and_another_is_a_further_one_whichever_side_is_judged(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path / "l.sqlite")
     looks = [(("a", "b"), "x"), (("a", "b"), "y"), (("b", "a"), "x"), (("a", "c"), "z"), (("b", "a"), "z")]
-    assert [ledger.count_look(models, look) for models, look in looks] == [1, 2, 1, 1, 3]
-    assert Ledger(tmp_path / "l.sqlite").count_look(("a", "b"), "y") == 2
+    assert [count_look(ledger, models, look) for models, look in looks] == [1, 2, 1, 1, 3]
+    assert count_look(Ledger(tmp_path / "l.sqlite"), ("a", "b"), "y") == 2
 
 
 def test_a_ledger_without_looks_keeps_its_scores_and_gets_them(tmp_path: Path) -> None:
@@ -156,7 +157,7 @@ def test_a_ledger_without_looks_keeps_its_scores_and_gets_them(tmp_path: Path) -
     change(
         path, "DROP TABLE looks; DROP TABLE claims; ALTER TABLE scores DROP COLUMN checksum; PRAGMA user_version = 1;"
     )
-    assert Ledger(path).count_look(("a", "b"), "x") == 1 and Ledger(path).find(["first"]) == {"first": Scored(1.0)}
+    assert count_look(Ledger(path), ("a", "b"), "x") == 1 and Ledger(path).find(["first"]) == {"first": Scored(1.0)}
     change(path, "PRAGMA user_version = 99")
     with pytest.raises(InputError, match="a ledger of another alignkit"):
         Ledger(path).find(["first"])
@@ -182,7 +183,7 @@ def test_a_ledger_of_the_format_before_keeps_its_scores_notes_and_looks(tmp_path
     path.chmod(0o644)
     ledger = Ledger(path)
     assert ledger.find(["a", "b"]) == {"a": Scored(1.5)}  # what is no number never was a score
-    assert ledger.count_look(("q", "p"), "y") == 2 and ledger.count_look(("p", "q"), "z") == 3
+    assert count_look(ledger, ("q", "p"), "y") == 2 and count_look(ledger, ("p", "q"), "z") == 3
     assert [entry["attempts"] for entry in ledger.export() if entry["key"] == "c"] == [3]
     assert path.stat().st_mode & 0o777 == 0o600
     ledger.keep(SOURCE, {"b": Scored(7.0)})
@@ -269,12 +270,12 @@ def test_a_look_that_is_not_what_was_written_counts_for_everybody(
 ) -> None:
     path = tmp_path / "l.sqlite"
     ledger = Ledger(path)
-    assert [ledger.count_look(("a", "b"), look) for look in "xyz"] == [1, 2, 3]
+    assert [count_look(ledger, ("a", "b"), look) for look in "xyz"] == [1, 2, 3]
     ledger.close()
     change(path, "UPDATE looks SET pair = 'somebody else' WHERE number = 2")
-    assert Ledger(path).count_look(("a", "b"), "w") == 4 and "1 rows of looks are not what was written" in caplog.text
+    assert count_look(Ledger(path), ("a", "b"), "w") == 4 and "1 rows of looks are not what was written" in caplog.text
     change(path, "UPDATE looks SET number = 4611686018427387904 WHERE number = 2; DELETE FROM looks WHERE number = 1")
-    assert Ledger(path).count_look(("a", "b"), "v") == 5
+    assert count_look(Ledger(path), ("a", "b"), "v") == 5
 
 
 def test_a_ledger_that_is_removed_while_it_is_open_is_begun_anew_and_said_so(
@@ -290,8 +291,8 @@ def test_a_ledger_that_is_removed_while_it_is_open_is_begun_anew_and_said_so(
 
 
 def test_looks_that_stand_elsewhere_are_counted_too(tmp_path: Path) -> None:
-    assert Ledger(tmp_path / "new.sqlite").count_look(("a", "b"), "w", known=["x", "y", "x"]) == 3
-    assert Ledger(tmp_path / "new.sqlite").count_look(("b", "a"), "y", known=["x", "y"]) == 2
+    assert count_look(Ledger(tmp_path / "new.sqlite"), ("a", "b"), "w", known=["x", "y", "x"]) == 3
+    assert count_look(Ledger(tmp_path / "new.sqlite"), ("b", "a"), "y", known=["x", "y"]) == 2
 
 
 def test_a_raw_answer_that_is_no_unicode_is_kept_in_escaped_form(tmp_path: Path) -> None:
@@ -304,7 +305,7 @@ def test_a_raw_answer_that_is_no_unicode_is_kept_in_escaped_form(tmp_path: Path)
 def test_a_full_disk_stops_with_what_was_committed_kept(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path / "l.sqlite")
     ledger.keep(SOURCE, {"first": Scored(1.0)})
-    with ledger._open() as db:
+    with ledger.connection() as db:
         pages = db.execute("PRAGMA page_count").fetchone()[0]
         db.execute(f"PRAGMA max_page_count = {pages}")  # SQLite's own way to have no more room
     with pytest.raises(RunStopped, match=r"l\.sqlite: the ledger cannot be written or read \(database or disk is full"):
