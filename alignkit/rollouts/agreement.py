@@ -28,7 +28,7 @@ _FACTOR = 2.0  # a later distance above so many times the healthy one is no roun
 MAX_UNKNOWN = 0.5  # share of tokens without a finite log-prob, above which a sampler is not to be trusted
 
 
-Drawn = tuple[Request, Completion]
+Sample = tuple[Request, Completion]
 
 
 class Agreement:
@@ -38,13 +38,13 @@ class Agreement:
         self._policy, self._sampler = policy, sampler
         self.healthy: float | None = None
 
-    def check(self, drawn: Sequence[Drawn]) -> float:
-        """Compare samples drawn from the weights as they are now; returns their distance in nats a token.
+    def check(self, samples: Sequence[Sample]) -> float:
+        """Compare samples of the weights as they are now; returns their distance in nats per token.
 
         Raises:
             RunStopped: the sampler's weights are stale: not those that are trained.
         """
-        found = distance(self._policy, _some(drawn))
+        found = distance(self._policy, _some(samples))
         if self.healthy is None:
             largest = _LARGEST_HEALTHY[self._policy.autocast is not None]
             if not found <= largest:
@@ -58,17 +58,17 @@ class Agreement:
     def _stop(self, found: float, measure: str) -> None:
         raise RunStopped(
             f"stale weights: --sampler {self._sampler} does not generate from the weights that are trained: log-probs "
-            f"of the same samples differ by {found:.2g} nats a token ({measure}); nothing was trained on these "
+            f"of the same samples differ by {found:.2g} nats per token ({measure}); nothing was trained on these "
             "samples; report this with the versions of `alignkit doctor`, or use --sampler transformers"
         )
 
 
-def distance(policy: Policy, drawn: Sequence[Drawn]) -> float:
+def distance(policy: Policy, samples: Sequence[Sample]) -> float:
     """Mean |log p(sampler) - log p(policy)| over the completions' tokens, in nats; a prompt is computed once.
 
     nan where the sampler gave most tokens no finite log-prob.
     """
-    groups = _by_prompt(drawn)
+    groups = _by_prompt(samples)
     in_order = [one for group in groups for one in group]
     trees = [
         tree("", np.asarray(group[0][0].prompt_ids), [(c.ids, np.ones(len(c.ids), bool)) for _, c in group])
@@ -87,11 +87,11 @@ def distance(policy: Policy, drawn: Sequence[Drawn]) -> float:
     return float(np.abs(theirs_T - ours_T)[known_T].mean()) if known_T.mean() >= 1 - MAX_UNKNOWN else math.nan
 
 
-def _some(drawn: Sequence[Drawn]) -> list[Drawn]:
+def _some(samples: Sequence[Sample]) -> list[Sample]:
     """The first completions that hold MAX_TOKENS with their prompts, each prompt once; at least one."""
-    kept: list[Drawn] = []
+    kept: list[Sample] = []
     tokens = 0
-    for group in _by_prompt(drawn):
+    for group in _by_prompt(samples):
         tokens += len(group[0][0].prompt_ids)
         for one in group:
             tokens += len(one[1].ids)
@@ -101,8 +101,8 @@ def _some(drawn: Sequence[Drawn]) -> list[Drawn]:
     return kept
 
 
-def _by_prompt(drawn: Sequence[Drawn]) -> list[list[Drawn]]:
-    groups: dict[tuple[int, ...], list[Drawn]] = {}
-    for one in drawn:
+def _by_prompt(samples: Sequence[Sample]) -> list[list[Sample]]:
+    groups: dict[tuple[int, ...], list[Sample]] = {}
+    for one in samples:
         groups.setdefault(tuple(one[0].prompt_ids), []).append(one)
     return list(groups.values())

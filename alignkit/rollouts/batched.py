@@ -1,6 +1,6 @@
 """Batched generation with a KV cache, reading the policy's weights directly.
 
-Every completion has its own temperature, top-p and random stream (Philox keyed by its seed, one uniform number a
+Every completion has its own temperature, top-p and random stream (Philox keyed by its seed, one uniform number per
 token, inverse cumulative probability), so that in fp32 it does not depend on what it is batched with. A prompt asked
 for several times is computed once. B slots of a batch, V vocabulary.
 """
@@ -31,7 +31,7 @@ _COMPACT_BELOW = 0.75  # slots that are finished leave the batch when fewer than
 
 @dataclass
 class DecodeSlot:
-    """A completion in the making."""
+    """One completion while it is generated: its place in a batch."""
 
     number: int
     request: Request
@@ -41,7 +41,7 @@ class DecodeSlot:
 
 
 class BatchedGeneration:
-    """Draws completions from a policy on its device; `end_ids` end a completion and belong to it."""
+    """Samples completions from a policy on its device; `end_ids` end a completion and belong to it."""
 
     def __init__(self, policy: Policy, *, end_ids: frozenset[int]) -> None:
         self.policy = policy
@@ -90,6 +90,7 @@ class BatchedGeneration:
                 keep = torch.tensor(alive, device=mask.device)
                 slots, mask = [slots[place] for place in alive], mask[keep]
                 cache.batch_select_indices(keep)
+            # a finished slot that is still in the batch computes on, and is not read
             mask = torch.cat([mask, mask.new_ones(len(slots), 1)], 1)
             logits = self._decode(slots, cache, mask)
 
@@ -112,7 +113,7 @@ class BatchedGeneration:
         device = self.policy.device
         ids, mask = ids.to(device), mask.to(device)
         cache = make_cache(self.policy)
-        positions = (mask.cumsum(1) - 1).clamp(min=0)
+        positions = (mask.cumsum(1) - 1).clamp(min=0)  # the padding on the left has no position of its own
         logits = self._forward(ids, mask, positions, cache)
         own = torch.tensor([place[tuple(slot.request.prompt_ids)] for slot in slots], device=device)
         cache.batch_select_indices(own)
@@ -142,13 +143,13 @@ def _slot(number: int, request: Request) -> DecodeSlot:
 
 
 def _uniform(slot: DecodeSlot) -> float:
-    """The number that draws a row's next token."""
+    """The number that picks a slot's next token."""
     assert slot.uniform is not None
     return float(slot.uniform[min(len(slot.ids), len(slot.uniform) - 1)])
 
 
 def _pick(logits_BV: Tensor, slots: list[DecodeSlot]) -> list[tuple[int, float]]:
-    """Draw one token a row; returns (token, log-prob at the row's temperature, 1 where it is 0).
+    """Sample one token per slot; returns (token, log-prob at the slot's temperature, 1 where it is 0).
 
     Over the vocabulary there is one pass of exponentials, of weights exp(logit / t - highest) that are not normalised;
     `logits_BV` is changed.
@@ -167,6 +168,7 @@ def _pick(logits_BV: Tensor, slots: list[DecodeSlot]) -> list[tuple[int, float]]
         top_p = torch.tensor([slot.request.top_p for slot in slots], device=device)
         kept_BV, kept_sums = weight_BV, sums
         if bool((top_p < 1).any()):
+            # the log-prob below stays that before top-p: `sums` is of all tokens
             kept_BV = weight_BV * _nucleus(weight_BV / sums.sum(-1, keepdim=True), top_p)
             kept_sums = _block_sums(kept_BV)
         token_B = _inverse_cdf(kept_BV, kept_sums, uniform)
@@ -193,6 +195,7 @@ def _inverse_cdf(weight_BV: Tensor, sums: Tensor, uniform_B: Tensor) -> Tensor:
     ends = sums.cumsum(-1)
     goal = uniform_B.double()[:, None] * ends[:, -1:]
     block = torch.searchsorted(ends, goal, right=True).clamp(max=ends.shape[1] - 1)
+    # the last block may reach beyond the vocabulary: those places are clamped, and weigh nothing
     place = block * _BLOCK + torch.arange(_BLOCK, device=block.device)
     exists = place < weight_BV.shape[1]
     inner = weight_BV.gather(1, place.clamp(max=weight_BV.shape[1] - 1)).double().mul_(exists).cumsum(-1)

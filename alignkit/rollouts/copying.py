@@ -43,7 +43,7 @@ class CopyingSampler(Sampler):
 
     @property
     def metrics(self) -> Mapping[str, float]:
-        """`sync_s`, and `sampler_mismatch`: mean |log p(copy) - log p(policy)|, nats a token."""
+        """`sync_s`, and `sampler_mismatch`: mean |log p(copy) - log p(policy)|, nats per token."""
         return self._metrics
 
     def weights(self) -> Iterable[tuple[str, Tensor]]:
@@ -81,11 +81,11 @@ class CopyingSampler(Sampler):
             self._check(requests, completions)
         return completions
 
-    def _check(self, requests: Sequence[Request], drawn: Sequence[Completion]) -> None:
+    def _check(self, requests: Sequence[Request], completions: Sequence[Completion]) -> None:
         """Compare where log-probs are known: those after top-p are not the policy's."""
-        sources = self.sources() or [self.name] * len(drawn)
+        sources = self.sources() or [self.name] * len(completions)
         known: dict[str, list[tuple[Request, Completion]]] = {}
-        for source, request, completion in zip(sources, requests, drawn, strict=True):
+        for source, request, completion in zip(sources, requests, completions, strict=True):
             if request.top_p == 1.0 or request.temperature == 0:  # nan there is a copy that computes nonsense
                 known.setdefault(source, []).append((request, completion))
         if not known:

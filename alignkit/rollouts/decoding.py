@@ -1,9 +1,9 @@
 """What makes a decoding step cheap where memory is slow: nothing is copied that is only read.
 
-A model of grouped queries (H query heads, K key heads, G = H / K) needs no copies of its keys for each query head: at
-one new token a row, the G queries of a key head attend as if they were G positions. Keys and values lie in buffers with
-room, so that a step writes one token instead of copying the whole past. B rows, T new tokens, L past and new tokens, D
-head size.
+A model of grouped queries (H query heads, K key heads, G = H / K) needs no copies of its keys for each query head: with
+one new token per row, the G queries of a key head attend as if they were G positions. Keys and values lie in buffers
+with room, so that a step writes one token instead of copying the whole past. B rows, T new tokens, L past and new
+tokens, D head size.
 """
 
 from __future__ import annotations
@@ -89,6 +89,7 @@ def attend(
     rows, heads, new, size = query.shape
     key_heads = key.shape[1]
     if new == 1:
+        # heads of one group adjoin, so that the new token's G queries become G positions of their key head
         grouped = query.reshape(rows, key_heads, heads // key_heads, size)
         out = scaled_dot_product_attention(grouped, key, value, attn_mask=attention_mask, scale=scaling)
         return out.reshape(rows, 1, heads, size), None

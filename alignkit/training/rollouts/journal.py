@@ -6,9 +6,9 @@
     RUN/rollouts/validation/NNNNNN-0...             the same of the held-out evaluation after step NNNNNN
 
 Each file is whole or not there, and its hash covers its place and its run. A run that goes on reads them instead of
-drawing and scoring again: the samples are the same also where a sampler cannot repeat them, and what was missing
+sampling and scoring again: the samples are the same even where a sampler cannot repeat them, and what was missing
 stays missing. A round in which every reward was missing is the exception: it is scored again. A file is used only for
-the same rows, options and rewards (its key); a damaged one, or one of another batch or run, is passed over with a
+the same rows, options and rewards (its key); a damaged one, or one of another batch or run, is skipped with a
 warning and made again.
 """
 
@@ -101,7 +101,7 @@ class Journal:
                 file.unlink(missing_ok=True)
 
     def remove_after(self, last: int) -> None:
-        """Remove the batches with a larger number: they were drawn from weights that will not come again."""
+        """Remove the batches with a larger number: they were sampled from weights that will not come again."""
         for file in self.folder.glob("*.safetensors"):
             if int(file.name.partition("-")[0]) > last:
                 file.unlink()
@@ -133,10 +133,10 @@ class Journal:
                 raise ValueError("it is not what was written here")
             more: dict[str, Any] = json.loads(about["more"])
         except (SafetensorError, OSError, ValueError, KeyError) as error:
-            _logger.warning("%s: passed over, its samples are drawn or scored again: %s", file, error)
+            _logger.warning("%s: skipped, its prompts are sampled or scored again: %s", file, error)
             return None
         if about["key"] != key:
-            _logger.warning("%s: of another configuration, its samples are drawn or scored again", file)
+            _logger.warning("%s: of another configuration, its prompts are sampled or scored again", file)
             return None
         return arrays, more
 
@@ -189,7 +189,7 @@ class SharedJournal(Journal):
 
 
 def journal_key(*parts: Any) -> str:
-    """A hash of everything that decides what is drawn, or scored."""
+    """A hash of everything that decides what is sampled, or scored."""
     return hashlib.sha256(canonical(list(parts)).encode("ascii")).hexdigest()
 
 

@@ -40,13 +40,17 @@ def rewarded_micro_batches(
     capacity: int,
     world: World = ALONE,
 ) -> tuple[list[MicroBatch], dict[str, int]]:
-    """Turn rewards into advantages and lay this rank's samples into rows of trees.
+    """Turn rewards into advantages and pack this rank's samples into micro-batches.
 
     A group of equal rewards has advantages of 0. Where the loss has no KL it adds nothing to the gradient and is not
-    computed. It is counted all the same: the step's means are over all groups that were drawn, whatever their rewards.
+    computed. It is counted all the same: the step's means are over all sampled groups, whatever their rewards.
+
+    Args:
+        rewards_PG: float64 [P, G], nan where missing.
+        capacity: tokens of a micro-batch.
 
     Returns:
-        the rows; and what the step's means divide by beside them.
+        the micro-batches; and what the step's means divide by beside them.
     """
     sampled = sampled_options(config)
     advantages_PG, equal_P = method.advantages(rewards_PG, config), zero_variance_groups(rewards_PG)
@@ -63,6 +67,7 @@ def zero_variance_groups(rewards_PG: np.ndarray) -> np.ndarray:
     present_P = (~np.isnan(rewards_PG)).sum(1)
     highest_P = np.max(rewards_PG, axis=1, initial=-math.inf, where=~np.isnan(rewards_PG))
     lowest_P = np.min(rewards_PG, axis=1, initial=math.inf, where=~np.isnan(rewards_PG))
+    # `initial` makes a row of nan alone -inf and inf: never equal
     return (present_P > 1) & (highest_P == lowest_P)
 
 
@@ -75,7 +80,7 @@ def drop_truncated(advantages_PG: np.ndarray, groups: Sequence[Group]) -> np.nda
 def sample_micro_batches(
     groups: Sequence[Group], advantages_PG: np.ndarray, capacity: int, *, kept_P: np.ndarray, world: World = ALONE
 ) -> list[MicroBatch]:
-    """Lay this rank's samples of the kept groups into rows; a sample whose advantage is nan is left out."""
+    """Pack this rank's samples of the kept groups; a sample whose advantage is nan is left out."""
     kept = [
         (group, np.flatnonzero(~np.isnan(advantages)), advantages)
         for group, advantages, is_kept in zip(groups, advantages_PG, kept_P, strict=True)
@@ -83,6 +88,7 @@ def sample_micro_batches(
     ]
     trees = [group.tree(which.tolist()) for group, which, _ in kept]
     rows, is_padding = shard_and_pack(trees, capacity, world)
+    # `which` numbers the completions of a group that have an advantage; the tree holds these alone, in this order
     made = [_micro_batch([kept[n] for n in numbers], [trees[n] for n in numbers]) for numbers in rows]
     return [replace(micro, is_padding=is_padding) for micro in made]
 
@@ -104,20 +110,20 @@ def counts_left_out(groups: Sequence[Group], advantages_PG: np.ndarray, kept_P: 
 
 
 def unrewarded_micro_batch(groups: Sequence[Group]) -> MicroBatch:
-    """Lay all samples of some prompts into one row, without advantages."""
+    """Pack all samples of some prompts into one micro-batch, without advantages."""
     everyone = np.arange(len(groups[0].completions))
     kept = [(group, everyone, None) for group in groups]
     return _micro_batch(kept, [group.tree(everyone.tolist()) for group in groups])
 
 
 def _micro_batch(kept: Sequence[tuple[Group, np.ndarray, np.ndarray | None]], trees: Sequence[Tree]) -> MicroBatch:
-    behaviour = [group.completions[k].logprobs for group, which, _ in kept for k in which]
+    sampler_logprobs = [group.completions[k].logprobs for group, which, _ in kept for k in which]
     temperature = [group.temperatures[k] for group, which, _ in kept for k in which]
     advantage = [advantages[k] for _, which, advantages in kept if advantages is not None for k in which]
     return MicroBatch(
         lay_out(trees),
         temperature_N=np.array(temperature, np.float32),
-        sampler_logprob_T=np.concatenate(behaviour),
+        sampler_logprob_T=np.concatenate(sampler_logprobs),
         advantage_N=np.array(advantage, np.float32) if advantage else None,
     )
 
@@ -139,8 +145,9 @@ def reference_kl(models: Models, groups: Sequence[Group]) -> np.ndarray:
             for numbers in [] if is_padding else rows:
                 micro_batch = unrewarded_micro_batch([groups[n] for n in numbers])
                 reference_T = reference.logprobs(micro_batch.pack, micro_batch.temperature_N).cpu().double().numpy()
-                drawn_T = _known_logprobs(whole.policy, micro_batch)
-                kl_N = np.bincount(micro_batch.pack.completion_T, drawn_T - reference_T, len(numbers) * size)
+                policy_T = _known_logprobs(whole.policy, micro_batch)
+                # bincount with weights sums each completion's tokens
+                kl_N = np.bincount(micro_batch.pack.completion_T, policy_T - reference_T, len(numbers) * size)
                 found += zip(numbers, kl_N.reshape(len(numbers), size).tolist(), strict=True)
             return found
 
@@ -162,7 +169,7 @@ def _known_logprobs(policy: Policy, micro_batch: MicroBatch) -> np.ndarray:
 def with_old_logprobs(
     policy: Policy, micro_batches: Sequence[MicroBatch], journal: Journal, batch: int, key: str
 ) -> list[MicroBatch]:
-    """Add what the weights that drew a batch give its samples in training: before its first update, journalled."""
+    """Add the log-probs that training gives the samples before the batch's first update; they are journalled."""
     if not micro_batches:
         return []
     lengths = [len(micro_batch.pack.target_T) for micro_batch in micro_batches]

@@ -60,7 +60,7 @@ class Finding:
         return bool(self.grown) and self.share >= SHARE
 
     def line(self) -> str:
-        """Say it to whoever watches the run."""
+        """Return it as one line for the user."""
         grown = " and ".join(f"{name} ({a:.3g} to {b:.3g} {_UNITS[name]})" for name, (a, b) in self.grown.items())
         return (
             f"alarm: the reward rose by {self.rise:.3g} since the start, and {min(self.share, 1.0):.0%} of it is what "
@@ -71,14 +71,18 @@ class Finding:
 
 @dataclass
 class RewardHackingMonitor:
-    """What is remembered of a run's batches: sums of the first and of the last WINDOW. Kept in checkpoints."""
+    """Sums over the first and the last WINDOW batches of a run. Kept in checkpoints."""
 
     first: list[dict[str, float]] = field(default_factory=list)
     last: list[dict[str, float]] = field(default_factory=list)
     alerted: bool = False
 
     def see(self, number: int, groups: Sequence[Group], rewards_PG: np.ndarray) -> dict[str, float]:
-        """Take in a batch (from 1, each once) and return its correlations within groups, where they are defined."""
+        """Add a batch and return its correlations within groups, where they are defined.
+
+        Args:
+            number: of the batch, from 1; one that was seen before is not added again.
+        """
         batch = batch_sums(groups, rewards_PG) | {"batch": float(number)}
         seen = max((b["batch"] for b in (*self.first, *self.last)), default=0.0)
         if number > seen and math.isfinite(batch["reward"]):
@@ -136,6 +140,7 @@ def batch_sums(groups: Sequence[Group], rewards_PG: np.ndarray) -> dict[str, flo
 def correlation(sums: Sums, name: str) -> float:
     """Pearson's correlation of reward and a feature within groups; nan where either is the same in every group."""
     spread = sums["reward*reward"] * sums[f"{name}*{name}"]
+    # below 1e-24 the spread is rounding
     return sums[f"reward*{name}"] / math.sqrt(spread) if spread > 1e-24 else math.nan
 
 
@@ -189,7 +194,14 @@ class RewardSignal:
     """Why scores are missing, and how many."""
 
     def see(self, number: int, rewards_PG: np.ndarray, advantages_PG: np.ndarray, reasons: Sequence[str]) -> None:
-        """Take in a batch (from 1, each once): the judges' rewards, and the advantages made of them alone."""
+        """Add a batch.
+
+        Args:
+            number: of the batch, from 1; one that was seen before is not added again.
+            rewards_PG: the judges' rewards.
+            advantages_PG: the advantages made of these rewards alone.
+            reasons: why scores are missing.
+        """
         if number <= self.batches:
             return
         self.batches = number
@@ -212,7 +224,7 @@ class RewardSignal:
         return self.is_missing and not (self.equal or self.uncompared)
 
     def warning(self) -> str | None:
-        """What to say after this batch, once, while there is time to stop."""
+        """A warning after batch SAID_AFTER where no group taught anything; else None."""
         if self.batches != SAID_AFTER or not self.is_missing:
             return None
         return f"no group had differing rewards in the first {SAID_AFTER} batches ({self.kinds()}): nothing is learnt"

@@ -1,4 +1,4 @@
-"""What is kept of drawn samples: lines of samples.jsonl, and their numbers. P prompts, G group."""
+"""What is logged of samples: lines of samples.jsonl, and metrics. P prompts, G group."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ _SHOWN = 120  # characters of a completion in a line
 
 def lengths(groups: Sequence[Group]) -> dict[str, float]:
     """Mean length of samples in tokens, end token included, and the share that was truncated."""
-    drawn = [completion for group in groups for completion in group.completions]
+    completions = [completion for group in groups for completion in group.completions]
     return {
-        "samples_length": float(np.mean([len(completion.ids) for completion in drawn])),
-        "samples_truncated_share": float(np.mean([completion.truncated for completion in drawn])),
+        "samples_length": float(np.mean([len(completion.ids) for completion in completions])),
+        "samples_truncated_share": float(np.mean([completion.truncated for completion in completions])),
     }
 
 
 def reward_metrics(groups: Sequence[Group], rewards: Rewards, equal_P: np.ndarray) -> dict[str, float]:
-    """Numbers of a batch's rewards: mean, spread within groups, by name, by temperature; what is missing, equal."""
+    """Metrics of a batch's rewards: mean, spread within groups, by name and temperature; shares missing and equal."""
     total_PG = rewards.total_PG
     some_P = (~np.isnan(total_PG)).any(1)
     metrics = lengths(groups) | {"reward": mean(total_PG), "missing_scores": float(rewards.num_missing)}
@@ -49,7 +49,7 @@ def ranked_lines(groups: Sequence[Group], rewards_PG: np.ndarray, step: int) -> 
 
 
 def scored_examples(groups: Sequence[Group], rewards: Rewards, limit: int = 3) -> list[str]:
-    """The first samples with what each reward gave them, a line each, to be read before anything is trained."""
+    """The first samples with what each reward gave them, one line per sample, to be read before anything is trained."""
     lines = []
     places = [(p, k) for k in range(len(groups[0].completions)) for p in range(len(groups))]
     for p, k in places[:limit]:

@@ -1,4 +1,4 @@
-"""Draws completions for the prompts of a step and turns them into trees; scores them where a method wants rewards.
+"""Samples completions for the prompts of a step, as groups that a judge can read and a tree can be made of.
 
 Each completion's seed is a hash of (run seed, purpose, step, row, k): the same step draws the same samples after a
 resume. Shape letters: P prompts, G group, N completions, T scored tokens.
@@ -23,7 +23,7 @@ from alignkit.training.lifecycle.deadlines import Deadlines
 
 @dataclass(frozen=True)
 class Group:
-    """The completions drawn for one row's prompt, with the temperature of each."""
+    """The completions sampled for one row's prompt, with the temperature of each."""
 
     row: Row
     prompt_ids: np.ndarray
@@ -57,13 +57,13 @@ def sample(
     top_p: float = 1.0,
     sync: bool = True,
 ) -> list[Group]:
-    """Draw `len(temperatures)` completions for each row's prompt from the weights as they are now.
+    """Sample `len(temperatures)` completions for each row's prompt from the weights as they are now.
 
     Args:
-        sync: False where the weights have not changed since the last draw.
+        sync: False where the weights have not changed since the last call.
 
     Raises:
-        DeadlinePassed: handing over the weights, or drawing, took longer than it may.
+        DeadlinePassed: handing over the weights, or sampling, took longer than it may.
     """
     if sync:
         with deadlines.phase("sync"):
@@ -80,18 +80,18 @@ def sample(
         for k, temperature in enumerate(temperatures)
     ]
     with deadlines.phase("generate"):
-        drawn = sampler.generate(requests)
-    return grouped(chat, rows, temperatures, drawn)
+        completions = sampler.generate(requests)
+    return grouped(chat, rows, temperatures, completions)
 
 
 def grouped(
-    chat: Chat, rows: Sequence[tuple[Row, Tree]], temperatures: Sequence[float], drawn: Sequence[Completion]
+    chat: Chat, rows: Sequence[tuple[Row, Tree]], temperatures: Sequence[float], completions: Sequence[Completion]
 ) -> list[Group]:
-    """Give each row the completions drawn for it, which follow one another."""
+    """Give each row its `len(temperatures)` completions, which follow one another."""
     size = len(temperatures)
     groups = []
     for number, (row, row_tree) in enumerate(rows):
-        own = tuple(drawn[number * size : (number + 1) * size])
+        own = tuple(completions[number * size : (number + 1) * size])
         texts = tuple(text_of(chat, completion) for completion in own)
         groups.append(Group(row, row_tree.prompt.ids, row_tree.reference_length, own, tuple(temperatures), texts))
     return groups
@@ -99,6 +99,6 @@ def grouped(
 
 def text_of(chat: Chat, completion: Completion) -> str:
     """Decode a completion without its end token."""
-    ids = completion.ids.tolist()
+    ids = completion.ids.tolist()  # a truncated one has no end token
     text: str = chat.tokenizer.decode(ids if completion.truncated else ids[:-1], skip_special_tokens=True)
     return text

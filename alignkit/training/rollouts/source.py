@@ -72,7 +72,7 @@ class RolloutSource:
     Args:
         scoring: gives rewards, or saves the run and stops it.
         prompts_per_step: prompts of a batch.
-        note: tells whoever watches a line.
+        note: logs a line where the user sees it.
     """
 
     def __init__(
@@ -175,8 +175,8 @@ class RolloutSource:
         limit = MAX_GAP["fp32" if self.models.policy.autocast is None else "bf16"]
         if not gap <= limit:
             raise RunStopped(
-                f"the first step's ratio is not 1: log-probs in training lie {gap:.2g} nats a token from those the "
-                f"samples were drawn with, {limit:g} at most is sound; {self._why_they_differ()}"
+                f"the first step's ratio is not 1: log-probs in training lie {gap:.2g} nats per token from those the "
+                f"samples were generated with, {limit:g} at most is sound; {self._why_they_differ()}"
             )
 
     def _why_they_differ(self) -> str:
