@@ -39,6 +39,17 @@ def shortened(text: str, most: int) -> str:
     return text if len(text) <= most else f"{text[: most - 3]}..."
 
 
+def duration(seconds: float) -> str:
+    """A length of time for people.
+
+    >>> duration(40), duration(1800), duration(9000)
+    ('40 s', '30 min', '2.5 h')
+    """
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
 def json_shown(text: str) -> str:
     """Return JSON that says the same and holds nothing that steers a terminal; outside strings JSON has none of it."""
     return _STEERING.sub(lambda found: f"\\u{ord(found[0]):04x}", text)

@@ -3,7 +3,7 @@
     runs/NAME/run.json      one `RunRecord`; what this version does not know is kept
 
 A run may be somebody else's, of another version, or damaged: `read_run` says so in one line, and whatever looks for the
-newest run passes over it with a warning.
+newest run skips it with a warning.
 """
 
 from __future__ import annotations
@@ -202,14 +202,14 @@ def places(name: str | Path) -> tuple[Path, Path]:
 
 
 def newest_run(is_wanted: Callable[[Path, RunRecord], bool]) -> Path | None:
-    """Return the newest run under runs/ that is wanted; what is no readable run is passed over with a warning."""
+    """Return the newest run under runs/ that is wanted; what is no readable run is skipped with a warning."""
     found = []
     for file in RUNS.glob(f"*/{FILE}"):
         try:
             if is_wanted(file.parent, read_run(file.parent)):
                 found.append((file.stat().st_mtime, file.parent))
         except (OSError, InputError) as error:
-            _logger.warning("%s; passed over", error)
+            _logger.warning("%s; skipped", error)
     return max(found)[1] if found else None
 
 

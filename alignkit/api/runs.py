@@ -50,12 +50,12 @@ class Run:
 
     @property
     def samples(self) -> list[dict[str, Any]]:
-        """samples.jsonl, a line each. Raises InputError where it is damaged."""
+        """samples.jsonl, one dict per line. Raises InputError where it is damaged."""
         return _json_lines(self.path / "samples.jsonl")
 
     @property
     def verdicts(self) -> list[Verdict]:
-        """The verdicts on this run, oldest first; a damaged one is passed over with a warning."""
+        """The verdicts on this run, oldest first; a damaged one is skipped with a warning."""
         from alignkit.judging import verdict_files
 
         return verdict_files.read(self.path)

@@ -1,13 +1,12 @@
-"""Asking before money is spent: what a paid judge would take is shown, and agreed to by `--yes` or on the terminal."""
+"""Asking before money is spent: the user sees what a paid judge would take, and agrees by `--yes` or on a terminal."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
 
-from alignkit.display import on_one_line
+from alignkit.display import duration, on_one_line
 from alignkit.errors import UsageError
-from alignkit.scoring.score_cache import duration
 from alignkit.scoring.specs import NamedJudge
 
 

@@ -4,7 +4,7 @@ A score is found by the SHA-256 of (judge, version, parameters, repeat, everythi
 the judge's raw answer. It is committed to the disk before anyone uses it (write-ahead log, synchronous = FULL): a
 process killed at any moment loses at most the answers that were still on their way. Processes may share a ledger; of
 two scores under one key the first stays, and both processes use it. What failed is kept apart with its reason, and is
-asked again. A row that is not what was written (ledger_file.py) is passed over, said so, and scored again.
+asked again. A row that is not what was written (ledger_file.py) is skipped with a warning, and scored again.
 
 Texts that were judged are not in it, only their hash.
 """

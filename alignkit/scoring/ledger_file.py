@@ -1,8 +1,8 @@
 """The ledger's file: its tables, how it is opened, and how one of an earlier format is brought to this one.
 
-    scores(key, judge, version, parameters, repeat, value, raw, created, checksum)     one row a score
+    scores(key, judge, version, parameters, repeat, value, raw, created, checksum)     one row per score
     missing(key, judge, version, parameters, reason, created, attempts, checksum)      what has no score yet, and why
-    looks(number, pair, look, created, checksum)                              one row a time that a pair was judged
+    looks(number, pair, look, created, checksum)                              one row per time that a pair was judged
     claims(key, owner, renewed)                                               who is asking for which score just now
 
 The file is the user's own (0600), as are SQLite's -wal and -shm beside it. A row's checksum is over its other columns:

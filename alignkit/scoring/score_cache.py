@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 
+from alignkit.display import duration
 from alignkit.errors import AlignkitError, RunStopped
 from alignkit.scoring.claims import new_owner
 from alignkit.scoring.judge import Item, Judge, Missing, Scored
@@ -138,14 +139,3 @@ def _checked(answer: object, label: str) -> Scored | Missing:
     if isinstance(answer, Missing) or (isinstance(answer, Scored) and math.isfinite(answer.value)):
         return answer
     raise RunStopped(f"judge {label!r} gave {answer!r}; a finite score or Missing(reason) is needed")
-
-
-def duration(seconds: float) -> str:
-    """A length of time for people.
-
-    >>> duration(40), duration(1800), duration(9000)
-    ('40 s', '30 min', '2.5 h')
-    """
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -212,7 +212,7 @@ def is_this_machine(url: str) -> bool:
 
 
 class TokenBucket:
-    """Lets `per_minute` requests a minute through, at most `capacity` of them at once."""
+    """Lets `per_minute` requests per minute through, at most `capacity` of them at once."""
 
     def __init__(self, per_minute: float, *, capacity: float = 1.0) -> None:
         self.rate = per_minute / 60.0
@@ -228,7 +228,7 @@ class TokenBucket:
         self._tokens, self._then = self._filled(now) - 1.0, now
 
     def drain(self, now: float) -> None:
-        """Start from nothing: the other side said that it was too much."""
+        """Start from nothing: the other side asked for fewer requests."""
         self._tokens, self._then = min(0.0, self._filled(now)), now
 
     def _filled(self, now: float) -> float:

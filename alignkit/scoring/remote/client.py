@@ -1,9 +1,9 @@
-"""A thin client of one scoring service: many requests at once, none lost, none sent twice without need.
+"""A client of one scoring service: many requests at once, none lost, none sent twice without need.
 
 Retries are per item (`max_attempts`); what is wrong with an address is not held against the item that met it: while a
 breaker is open or an address asks to slow down, items wait, at most `max_outage_s`. Answers are handed on as they
 arrive. The key is read from the environment, sent in one header to https or this machine only, and cut out of every
-text that comes back. A request has one deadline for all of it (http.py), and Ctrl-C waits for no answer.
+text that comes back. A request has one deadline for all of it (services/http.py), and Ctrl-C waits for no answer.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ class ChatClient:
         """Send every body and yield {number: answer} as answers arrive, as many as there are at a time.
 
         Args:
-            bodies: JSON texts, one a request.
+            bodies: JSON texts, one per request.
             read: an answer's JSON object and its text -> a score, or Missing where asking again is no use; ValueError
                 says that it is garbled, and it is asked again.
 

@@ -114,7 +114,7 @@ def test_a_run_that_is_none_is_one_line_where_it_is_named_and_passed_over_where_
     shutil.copytree(here / "runs/done", strange)
     (strange / "run.json").write_bytes(text.encode("utf-8", "surrogateescape"))
     assert newest_run() == Path("runs/done")
-    assert "runs/strange/run.json" in caplog.text and "passed over" in caplog.text
+    assert "runs/strange/run.json" in caplog.text and "skipped" in caplog.text
     with pytest.raises(InputError, match=r"strange/run\.json"):
         find_model("strange")
     capsys.readouterr()
