@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +10,8 @@ from alignkit import runs
 from alignkit.config.file import Settings
 from alignkit.data.reading.rows import Row
 from alignkit.errors import AlignkitError, UsageError
-from alignkit.registry import registry
 from alignkit.scoring.confirm_cost import confirm_cost
+from alignkit.scoring.default import default_judges
 from alignkit.scoring.judge import Item, Scored
 from alignkit.scoring.specs import make_judge
 
@@ -27,9 +26,9 @@ class Choice:
 
 
 def choose_judge(rows: Sequence[Row], settings: Settings, *, num_items: int, yes: bool) -> Choice:
-    """Choose the rows' own rules, else Nemotron where it answers, else the newest reward run.
+    """Choose the first judge that can score these rows, in the order of scoring/default.py.
 
-    Nemotron is asked for one score to know whether it answers: that is agreed to first, with all the rest.
+    A judge that costs money is asked for one score to know whether it answers: that is agreed to first, with the rest.
 
     Args:
         settings: options of judges are in its [judge.NAME] tables.
@@ -39,23 +38,19 @@ def choose_judge(rows: Sequence[Row], settings: Settings, *, num_items: int, yes
     Raises:
         UsageError: none of them is there, with the commands that would work; or a cost was not agreed to.
     """
-    judges = registry().names("judge")
-    if "rules" in judges and all(row.fields.get("rules") for row in rows):
-        return Choice("rules", "the rows carry rules that anyone can check")
     tried = []
-    if "nemotron" in judges and os.environ.get("NVIDIA_API_KEY"):
-        problem = _probe("nemotron", rows[0], settings, num_items=num_items, yes=yes)
+    for judge in default_judges([row.fields for row in rows], role="judge"):
+        spec = judge.default_spec()
+        if not judge.paid:
+            return Choice(spec, judge.why_default)
+        problem = _probe(spec, rows[0], settings, num_items=num_items, yes=yes)
         if problem is None:
-            return Choice("nemotron", "NVIDIA_API_KEY is set and a one-row probe answered", is_agreed=True)
-        tried.append(f"nemotron does not answer ({problem})")
-    reward_run = newest_run(method="reward")
-    if reward_run is not None:
-        return Choice(str(reward_run), "it is the newest reward model trained here")
+            return Choice(spec, f"{judge.why_default} and a one-row probe answered", is_agreed=True)
+        tried.append(f"; {spec} does not answer ({problem})")
     raise UsageError(
-        "no judge: the rows carry no rules, "
-        + (tried[0] if tried else "NVIDIA_API_KEY is not set or its judge is not installed")
-        + ", and there is no reward run; what would work: alignkit train reward --data PAIRS, then judge again; "
-        "--judge FOLDER (a sequence-classification model); --judge FILE.py:function"
+        f"no judge: the rows carry no rules, and no other judge is ready{''.join(tried)}; what would work: alignkit "
+        "train reward --data PAIRS, then judge again; --judge FOLDER (a sequence-classification model); "
+        "--judge FILE.py:function"
     )
 
 

@@ -81,6 +81,10 @@ class Judge(ABC):
     """Scoring costs money: asked for before any is spent."""
     pairwise: ClassVar[bool] = False
     """Compares two completions of a prompt (`Item.rival`) instead of scoring one."""
+    default_for: ClassVar[frozenset[str]] = frozenset()
+    """Of {"reward", "judge"}: where it is taken if no judge is named and `applies_to` holds."""
+    why_default: ClassVar[str] = ""
+    """Why it is taken then, a clause: "the rows carry rules that anyone can check"."""
 
     def __init__(self, config: JudgeConfig | None = None) -> None:
         self.config = config if config is not None else self.Config()
@@ -140,6 +144,16 @@ class Judge(ABC):
         Raises:
             AlignkitError: they cannot, with the ways out.
         """
+
+    @classmethod
+    def applies_to(cls, rows: Sequence[Mapping[str, Any]]) -> bool:
+        """Whether it can score all of these rows and finds what it needs: a key, a model. Nothing is sent."""
+        return True
+
+    @classmethod
+    def default_spec(cls) -> str:
+        """Return the SPEC that names it where it was taken by default; here its name."""
+        return cls.name
 
     def close(self) -> None:
         """Free what was loaded."""

@@ -14,8 +14,9 @@ from __future__ import annotations
 import json
 import logging
 import math
+import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -76,6 +77,8 @@ class Nemotron(RemoteJudge):
     name: ClassVar[str] = "nemotron"
     version: ClassVar[str] = "1"
     Config: ClassVar[type[JudgeConfig]] = NemotronConfig
+    default_for: ClassVar[frozenset[str]] = frozenset({"reward", "judge"})
+    why_default: ClassVar[str] = f"{KEY} is set"
     config: NemotronConfig
 
     def parameters(self) -> Mapping[str, Any]:
@@ -95,6 +98,11 @@ class Nemotron(RemoteJudge):
                 "base_url in [judge.nemotron], or another judge: a reward run (alignkit train reward), FILE.py:function"
             )
         return key
+
+    @classmethod
+    def applies_to(cls, rows: Sequence[Mapping[str, Any]]) -> bool:
+        """Whether its key is set."""
+        return bool(os.environ.get(KEY))
 
     def left_out(self, unsent: Mapping[int, Missing], num_items: int) -> None:
         _logger.warning(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
@@ -38,7 +39,19 @@ class RewardModel(Judge):
     name: ClassVar[str] = "reward-model"
     version: ClassVar[str] = "1"
     Config: ClassVar[type[JudgeConfig]] = RewardModelConfig
+    default_for: ClassVar[frozenset[str]] = frozenset({"judge"})
+    why_default: ClassVar[str] = "it is the newest reward model trained here"
     config: RewardModelConfig
+
+    @classmethod
+    def applies_to(cls, rows: Sequence[Mapping[str, Any]]) -> bool:
+        """Whether a reward run was finished here."""
+        return _newest() is not None
+
+    @classmethod
+    def default_spec(cls) -> str:
+        """The newest reward run."""
+        return str(_newest() or cls.name)
 
     def ready(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Check that the folder is a reward model with a chat template.
@@ -106,6 +119,12 @@ class RewardModel(Judge):
         policy = load_policy(folder, precision=self.config.precision, scalar_head=True).eval()
         refuse_ids_without_rows(self._folder.chat, policy.num_embedded, folder)
         return policy
+
+
+def _newest() -> Path | None:
+    from alignkit.plugin import newest_run
+
+    return newest_run(method="reward")
 
 
 @hookimpl

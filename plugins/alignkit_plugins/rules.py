@@ -30,6 +30,8 @@ class Rules(Judge):
     name: ClassVar[str] = "rules"
     version: ClassVar[str] = "1"
     verifiable: ClassVar[bool] = True
+    default_for: ClassVar[frozenset[str]] = frozenset({"reward", "judge"})
+    why_default: ClassVar[str] = "the rows carry rules that anyone can check"
 
     def score(self, items: Sequence[Item]) -> list[Scored | Missing]:
         """Return the weighted share of rules that each completion satisfies; rows without rules do not apply.
@@ -47,6 +49,11 @@ class Rules(Judge):
     def given(self, item: Item) -> Any:
         """The completion and the row's rules."""
         return {"completion": item.completion, "rules": item.row.get("rules")}
+
+    @classmethod
+    def applies_to(cls, rows: Sequence[Mapping[str, Any]]) -> bool:
+        """Whether every row carries rules."""
+        return all(row.get("rules") for row in rows)
 
     def ready(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Check that some rows carry rules and that all of those are well-formed.

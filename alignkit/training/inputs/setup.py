@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -26,8 +25,8 @@ from alignkit.policy.policy import Policy
 from alignkit.pretrained.names import ModelSource, find_model
 from alignkit.pretrained.read import context_length
 from alignkit.pretrained.weights import folder_fingerprint
-from alignkit.registry import registry
 from alignkit.rollouts.sampler import Sampler, make_sampler
+from alignkit.scoring.default import default_judges
 from alignkit.scoring.functions.judge import FunctionJudge
 from alignkit.scoring.functions.sources import place_of, sources_sha256
 from alignkit.scoring.ledger import canonical
@@ -312,12 +311,9 @@ def _judges(
 
 
 def _default_reward(rows: Sequence[Mapping[str, Any]]) -> str:
-    """The rows' own rules, else the paper's reward model where it can be reached."""
-    judges = registry().names("judge")
-    if "rules" in judges and any(row.get("rules") for row in rows):
-        return "rules"
-    if "nemotron" in judges and os.environ.get("NVIDIA_API_KEY"):
-        return "nemotron"
+    """The SPEC of the judge that is taken where none is named (scoring/default.py)."""
+    for judge in default_judges(rows, role="reward"):
+        return judge.default_spec()
     raise UsageError(
         "no reward: the rows carry no rules and none was named; give --reward FILE.py:function (your own), --reward "
         "RUN (a reward model: alignkit train reward), or rows with rules"
