@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field, field_validator
 
 from alignkit.options import Options
+from alignkit.units import Unit
 
 if TYPE_CHECKING:
     import numpy as np
@@ -133,6 +134,7 @@ class Batch:
             ask for them (`SampledConfig.reads_old_logprobs`).
         value_N: float32 [N], the scalar head's value at each completion's last token, where the method needs it.
         advantage_N: float32 [N], from `Method.advantages`, for samples with rewards.
+        label_N: float32 [N], each completion's label where the unit has labels: 1 good, 0 bad for `Labelled`.
         samples: completions drawn for this batch's prompts by a method that trains on rows, or None.
         denominators: counts of the whole optimizer step over all micro-batches and ranks, by name of `Over`.
     """
@@ -148,6 +150,7 @@ class Batch:
     old_logprob_T: Tensor | None = None
     value_N: Tensor | None = None
     advantage_N: Tensor | None = None
+    label_N: Tensor | None = None
     samples: Batch | None = None
     logged: dict[str, list[Tensor]] = field(default_factory=dict, repr=False)
 
@@ -164,7 +167,7 @@ class Batch:
     @property
     def sampler_logprob_N(self) -> Tensor:
         """Sum of `sampler_logprob_T` over each completion, float32 [N]."""
-        return self.collect(_present(self.sampler_logprob_T, "sampler_logprob_T", 'trains_on = "samples"'))
+        return self.collect(_present(self.sampler_logprob_T, "sampler_logprob_T", "trains_on = Samples()"))
 
     def collect(self, x_T: Tensor) -> Tensor:
         """Sum x over the scored tokens of each completion: [T] -> [N]."""
@@ -196,6 +199,7 @@ class Batch:
             old_logprob_T=_part(self.old_logprob_T, kept_T),
             value_N=_part(self.value_N, which),
             advantage_N=_part(self.advantage_N, which),
+            label_N=_part(self.label_N, which),
             samples=None,
         )
 
@@ -227,8 +231,8 @@ class Method(ABC):
     """What users type: `alignkit train NAME`."""
     Config: ClassVar[type[MethodConfig]]
     """Its options, their defaults and its --help."""
-    trains_on: ClassVar[str]
-    """"chosen" (one completion a row), "pairs" (chosen, rejected) or "samples" (drawn from the policy and rewarded)."""
+    trains_on: ClassVar[Unit]
+    """Which completions it needs: `Chosen()`, `Pairs()`, `Samples()`, `Labelled()` or a unit of its own."""
     needs: ClassVar[frozenset[str]] = frozenset()
     """Of {"reference", "scalar_head"}: a frozen copy of the starting weights; a head of one value, not the LM head."""
     presets: ClassVar[Mapping[str, Mapping[str, object]]] = {}

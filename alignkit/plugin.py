@@ -22,6 +22,7 @@ from alignkit.scoring.remote.judge import ClientConfig, RemoteJudge
 from alignkit.scoring.remote.keys import read_key
 from alignkit.storage import check_path, put_file_in_place, read_object
 from alignkit.tracking import Tracker, needs_extra
+from alignkit.units import Chosen, Labelled, Pairs, Samples, Unit
 
 if TYPE_CHECKING:
     from alignkit.config.settings import ModelSection
@@ -79,6 +80,7 @@ __all__ = [
     "BeamGeneration",
     "Candidates",
     "Chat",
+    "Chosen",
     "ClientConfig",
     "Completion",
     "CopyingSampler",
@@ -87,6 +89,7 @@ __all__ = [
     "Item",
     "Judge",
     "JudgeConfig",
+    "Labelled",
     "Method",
     "MethodConfig",
     "Metric",
@@ -94,6 +97,7 @@ __all__ = [
     "ModelSection",
     "ModelSource",
     "NotAnswered",
+    "Pairs",
     "Policy",
     "RemoteJudge",
     "Request",
@@ -101,12 +105,14 @@ __all__ = [
     "RunStopped",
     "SampledConfig",
     "Sampler",
+    "Samples",
     "Scored",
     "ServerDown",
     "Spread",
     "Stopped",
     "Tracker",
     "Tree",
+    "Unit",
     "UsageError",
     "autocast_type",
     "beam_search",

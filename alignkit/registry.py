@@ -17,6 +17,7 @@ import pluggy
 
 from alignkit import hookspecs
 from alignkit.errors import UsageError, nearest
+from alignkit.units import unit_fault
 
 GROUP = "alignkit"
 KINDS = {
@@ -60,6 +61,9 @@ class Registry:
         added: list[Plugin] = []
 
         def register(kind: str, cls: Any) -> None:
+            fault = unit_fault(getattr(cls, "trains_on", None)) if kind == "method" else None
+            if fault is not None:
+                raise TypeError(f"method {cls.name!r}: {fault}")
             added.append(Plugin(kind, cls.name, cls, distribution, version, module.__name__))
 
         for kind, hook in KINDS.items():

@@ -17,9 +17,11 @@ from typing import Any
 
 import numpy as np
 
+from alignkit.units import Chosen
+
 MAX_LENGTH, CAPACITY = 2048, 4096
 _KERNEL_ROWS = 4000
-OPTIONS = {"trains_on": "chosen", "max_length": CAPACITY, "train_on": None, "whole_answer": False}
+OPTIONS = {"unit": Chosen(), "max_length": CAPACITY, "train_on": None, "whole_answer": False}
 
 
 def call(name: str, arguments: str) -> None:

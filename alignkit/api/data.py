@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from alignkit.config import file as config_file
 from alignkit.errors import UsageError
 from alignkit.registry import registry
+from alignkit.units import Chosen, Pairs, Samples, Unit
 
 if TYPE_CHECKING:
     from alignkit.data.looking.lengths import ColumnLengths
@@ -37,10 +38,10 @@ def show_rows(*, config: Path | None = None, set: Sequence[str] = (), **options:
     section = settings.data
     for row in read_rows(section.data, columns=section.columns, limit=section.limit or _SHOWN_ROWS):
         is_pair = row.rejected is not None and section.train_on != "all-assistant"  # all turns of the chosen one
-        trains_on = "pairs" if is_pair else "chosen"
-        note = unusable_reason(row, trains_on, section.train_on)
+        unit: Unit = Pairs() if is_pair else Chosen()
+        note = unusable_reason(row, unit, section.train_on)
         if row.chosen is None and (note or is_pair):
-            trains_on = "samples"
+            unit = Samples()
             note = None if row.rejected is None and not row.is_conversation else note
         elif note is not None and "weight 0" in note:
             yield {"id": row.id, "skipped": note}
@@ -48,7 +49,7 @@ def show_rows(*, config: Path | None = None, set: Sequence[str] = (), **options:
         prepared = prepare(
             [row],
             chat,
-            trains_on=trains_on,
+            unit=unit,
             max_length=section.max_length or 1_000_000,
             truncation=section.truncation or "cut-completion",
             max_skipped=1.0,

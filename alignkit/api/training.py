@@ -12,6 +12,7 @@ from alignkit.errors import UsageError
 from alignkit.progress import Progress, Silent, is_first_rank
 from alignkit.registry import registry
 from alignkit.scoring.functions.given import names_of
+from alignkit.units import Pairs
 
 
 def train(
@@ -78,5 +79,5 @@ def start_up_checks(model: str) -> list[dict[str, Any]]:
     chat = make_chat(source, ModelSection())
     texts = [("Name a river.", "The Rhine.", "I am not sure, there are many."), ("What is 2 + 3?", "5", "2 + 3 = 6")]
     rows = [to_row({"prompt": p, "chosen": c, "rejected": r}, where="doctor") for p, c, r in texts]
-    trees = prepare(rows, chat, trains_on="pairs", max_length=512).trees
+    trees = prepare(rows, chat, unit=Pairs(), max_length=512).trees
     return [check.as_json() for check in run_checks(load_policy(source.folder), trees)]

@@ -25,6 +25,7 @@ from alignkit.pretrained.names import ModelSource
 from alignkit.pretrained.read import context_length
 from alignkit.progress import Progress
 from alignkit.rollouts.sampler import Completion, Request, Sampler, make_sampler
+from alignkit.units import Chosen
 
 _THINKING = re.compile(r"<think>.*?(?:</think>|\Z)", re.DOTALL)
 _SHOWN_AT_ONCE = 16  # prompts between two movements of the progress bar
@@ -199,7 +200,7 @@ class Answering:
         prepared = prepare(
             known,
             self.chat,
-            trains_on="chosen",
+            unit=Chosen(),
             max_length=min(self.context, 2048),
             truncation="cut-completion",
             max_skipped=1.0,

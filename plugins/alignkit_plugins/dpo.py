@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
-from alignkit.plugin import Batch, Method, MethodConfig, hookimpl, paper_numbers
+from alignkit.plugin import Batch, Method, MethodConfig, Pairs, Unit, hookimpl, paper_numbers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -42,7 +42,7 @@ class DPOConfig(MethodConfig):
 class DPO(Method):
     name: ClassVar[str] = "dpo"
     Config: ClassVar[type[MethodConfig]] = DPOConfig
-    trains_on: ClassVar[str] = "pairs"
+    trains_on: ClassVar[Unit] = Pairs()
     needs: ClassVar[frozenset[str]] = frozenset({"reference"})
     presets: ClassVar[Mapping[str, Mapping[str, object]]] = {
         "paper": paper_numbers(DPOConfig),

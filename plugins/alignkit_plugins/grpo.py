@@ -35,7 +35,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from alignkit.plugin import Batch, Method, MethodConfig, SampledConfig, hookimpl, paper_numbers
+from alignkit.plugin import Batch, Method, MethodConfig, SampledConfig, Samples, Unit, hookimpl, paper_numbers
 from alignkit_plugins.group_advantages import group_advantages
 from alignkit_plugins.kl_in_loss import KL_IN_LOSS, ratio_of
 
@@ -175,7 +175,7 @@ def _wrong_combination(config: GRPOConfig) -> str | None:
 class GRPO(Method):
     name: ClassVar[str] = "grpo"
     Config: ClassVar[type[MethodConfig]] = GRPOConfig
-    trains_on: ClassVar[str] = "samples"
+    trains_on: ClassVar[Unit] = Samples()
     needs: ClassVar[frozenset[str]] = frozenset({"reference"})
     presets: ClassVar[Mapping[str, Mapping[str, object]]] = {
         "paper": paper_numbers(GRPOConfig),

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
-from alignkit.plugin import Batch, Method, MethodConfig, hookimpl
+from alignkit.plugin import Batch, Method, MethodConfig, Pairs, Unit, hookimpl
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,7 +32,7 @@ class RewardConfig(MethodConfig):
 class Reward(Method):
     name: ClassVar[str] = "reward"
     Config: ClassVar[type[MethodConfig]] = RewardConfig
-    trains_on: ClassVar[str] = "pairs"
+    trains_on: ClassVar[Unit] = Pairs()
     needs: ClassVar[frozenset[str]] = frozenset({"scalar_head"})
 
     def loss(self, batch: Batch, config: RewardConfig) -> Tensor:

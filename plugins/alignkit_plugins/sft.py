@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
-from alignkit.plugin import Batch, Method, MethodConfig, hookimpl, paper_numbers
+from alignkit.plugin import Batch, Chosen, Method, MethodConfig, Unit, hookimpl, paper_numbers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -41,7 +41,7 @@ class SFTConfig(MethodConfig):
 class SFT(Method):
     name: ClassVar[str] = "sft"
     Config: ClassVar[type[MethodConfig]] = SFTConfig
-    trains_on: ClassVar[str] = "chosen"
+    trains_on: ClassVar[Unit] = Chosen()
     presets: ClassVar[Mapping[str, Mapping[str, object]]] = {
         "paper": paper_numbers(SFTConfig),
         "letter": {"reduction": "example-sum"},

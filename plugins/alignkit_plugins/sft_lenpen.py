@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
-from alignkit.plugin import Batch, Method, MethodConfig, hookimpl, paper_numbers
+from alignkit.plugin import Batch, Chosen, Method, MethodConfig, Unit, hookimpl, paper_numbers
 from alignkit_plugins.sft import SFTConfig, likelihood_loss
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ class SFTLengthPenaltyConfig(SFTConfig):
 class SFTLengthPenalty(Method):
     name: ClassVar[str] = "sft-lenpen"
     Config: ClassVar[type[MethodConfig]] = SFTLengthPenaltyConfig
-    trains_on: ClassVar[str] = "chosen"
+    trains_on: ClassVar[Unit] = Chosen()
     presets: ClassVar[Mapping[str, Mapping[str, object]]] = {
         "paper": paper_numbers(SFTLengthPenaltyConfig),
         "letter": {"reduction": "example-sum", "penalty": 1e-3, "penalty_interval": 100, "max_penalty_ratio": None},

@@ -15,6 +15,7 @@ from alignkit.config.file import Resolved, dump, find, judge_settings, resolve, 
 from alignkit.errors import AlignkitError, InputError, UsageError
 from alignkit.registry import Plugin, registry
 from alignkit.scoring.judge import Judge, JudgeConfig
+from alignkit.units import Chosen, Unit
 
 
 class ProbeConfig(MethodConfig):
@@ -32,7 +33,7 @@ class ProbeConfig(MethodConfig):
 class Probe(Method):
     name: ClassVar[str] = "probe-method"
     Config: ClassVar[type[MethodConfig]] = ProbeConfig
-    trains_on: ClassVar[str] = "chosen"
+    trains_on: ClassVar[Unit] = Chosen()
 
     def loss(self, batch, config):
         return batch.mean(-batch.logprob_T, over="tokens")

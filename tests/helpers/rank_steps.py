@@ -19,6 +19,7 @@ from alignkit.policy.load import load_policy
 from alignkit.policy.policy import Policy
 from alignkit.training.gradient.reference import Reference
 from alignkit.training.gradient.step import MicroBatch, StepResult, accumulate
+from alignkit.units import Pairs
 
 CAPACITY = 48  # tokens: several rows a rank, and unequally many
 
@@ -26,7 +27,7 @@ CAPACITY = 48  # tokens: several rows a rank, and unequally many
 class TwoTerms(Method):
     """Two terms with different denominators in one scalar."""
 
-    name, Config, trains_on = "two-terms", MethodConfig, "pairs"
+    name, Config, trains_on = "two-terms", MethodConfig, Pairs()
 
     def loss(self, batch: Batch, config: Any) -> torch.Tensor:
         per_token = batch.mean(batch.logprob_T.exp() * batch.logprob_T, over="tokens")

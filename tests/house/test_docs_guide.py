@@ -17,6 +17,7 @@ from alignkit.data.reading.read import SUFFIXES
 from alignkit.data.reading.rows import SHAPES, Row, to_row, unusable_reason
 from alignkit.methods import MethodConfig
 from alignkit.registry import registry
+from alignkit.units import Chosen, Pairs, Samples
 
 DOCS = ROOT / "docs"
 METHODS = ("sft", "sft-lenpen", "dpo", "grpo", "reward")
@@ -86,10 +87,13 @@ def test_every_method_of_ours_has_a_page() -> None:
     assert sorted(ours) == sorted(METHODS) == sorted(file.stem for file in (DOCS / "methods").glob("*.md"))
 
 
+UNITS = {"chosen": Chosen(), "pairs": Pairs(), "samples": Samples()}
+
+
 @pytest.mark.parametrize(("use", "line"), EXAMPLES, ids=[f"{use} {n}" for n, (use, _) in enumerate(EXAMPLES)])
 def test_the_guides_example_rows_are_read_as_it_says(use: str, line: str) -> None:
     row: Row = to_row(json.loads(line), where="the guide")
-    usable = {kind for kind in ("chosen", "pairs", "samples") if unusable_reason(row, kind) is None}
+    usable = {kind for kind, unit in UNITS.items() if unusable_reason(row, unit) is None}
     assert (
         usable
         == {"preference": {"chosen", "pairs", "samples"}, "answer": {"chosen", "samples"}, "prompt": {"samples"}}[use]

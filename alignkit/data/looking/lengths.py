@@ -15,6 +15,7 @@ from alignkit.data.chat.chat import Chat
 from alignkit.data.prepared.cache import chunks
 from alignkit.data.prepared.tokens import prepare
 from alignkit.data.reading.rows import Row
+from alignkit.units import Chosen, Pairs, Samples, Unit
 
 _QUANTILES = np.array([0.5, 0.9, 0.99])
 _FIRST_EDGE = 16  # bins double from here: shorter texts differ in nothing that anyone would cut
@@ -80,11 +81,11 @@ def measure(rows: Iterable[Row], chat: Chat) -> LengthStatistics:
     """
     statistics = LengthStatistics()
     for _, chunk in chunks(rows):
-        for trains_on, alike in _by_answers(chunk):
+        for unit, alike in _by_answers(chunk):
             part = prepare(
                 alike,
                 chat,
-                trains_on=trains_on,
+                unit=unit,
                 max_length=_NO_LIMIT,
                 max_skipped=1.0,
                 train_on="last",
@@ -106,7 +107,7 @@ def _count(statistics: LengthStatistics, lengths: Mapping[str, np.ndarray]) -> N
     columns = {name: np.ascontiguousarray(column, np.int64) for name, column in lengths.items()}
     for name, column in columns.items():
         statistics.add(name, column)
-    answers = [columns[name] for name in ("chosen", "rejected") if name in columns]
+    answers = [column for name, column in columns.items() if name != "prompt"]
     if "prompt" in columns:
         statistics.add(ROW, columns["prompt"] + (np.max(answers, axis=0) if answers else 0))
     if len(answers) == 2:
@@ -115,19 +116,22 @@ def _count(statistics: LengthStatistics, lengths: Mapping[str, np.ndarray]) -> N
 
 def summarise(statistics: LengthStatistics, *, limits: Sequence[int] = LIMITS) -> list[ColumnLengths]:
     """Summarise every column that holds lengths, in the order of the texts."""
-    order = ("prompt", "chosen", "rejected", ROW, DIFFERENCE)
-    known = [column for column in order if column in statistics.columns() and statistics.count(column)]
+    last = (ROW, DIFFERENCE)
+    first = ["prompt", "chosen", "rejected"]
+    first += [column for column in statistics.columns() if column not in (*first, *last)]  # other units' answers
+    known = [column for column in (*first, *last) if column in statistics.columns() and statistics.count(column)]
     return [_summary(statistics, column, limits) for column in known]
 
 
-def _by_answers(rows: list[Row]) -> Iterator[tuple[str, list[Row]]]:
+def _by_answers(rows: list[Row]) -> Iterator[tuple[Unit, list[Row]]]:
     """Group rows by the answers they have, so that lengths of pairs stand beside each other."""
-    kinds: dict[str, list[Row]] = {}
+    kinds: dict[Unit, list[Row]] = {}
+    chosen, pairs, samples = Chosen(), Pairs(), Samples()
     for row in rows:
         if row.chosen is not None:
-            kinds.setdefault("chosen" if row.rejected is None else "pairs", []).append(row)
+            kinds.setdefault(chosen if row.rejected is None else pairs, []).append(row)
         else:
-            kinds.setdefault("samples", []).append(row)
+            kinds.setdefault(samples, []).append(row)
     yield from kinds.items()
 
 

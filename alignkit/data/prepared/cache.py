@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import gc
 import hashlib
+import inspect
 import json
 import logging
 import os
@@ -39,6 +40,7 @@ from alignkit.data.prepared.tokens import Prepared, prepare
 from alignkit.data.reading.rows import Row
 from alignkit.errors import InputError
 from alignkit.storage import new_folder
+from alignkit.units import Unit
 
 _logger = logging.getLogger(__name__)
 MAX_BYTES = 20 * 2**30  # of all entries; those unused for longest go first
@@ -76,6 +78,7 @@ class Preparation:
         parts = {
             "data": dict(self.data),
             "columns": dict(self.columns),
+            "unit": _source(self.options["unit"]),
             "options": {**self.options, "truncation": self._truncation_of_parts()},
             "tokenizer": [chat.encoder.fingerprint, sorted(map(str, chat.tokenizer.all_special_tokens))],
             "template": chat.template,
@@ -272,10 +275,19 @@ def _remove_orphans(folder: Path) -> None:
             shutil.rmtree(path, ignore_errors=True)
 
 
+def _source(unit: Unit) -> str:
+    """The code of a unit's class: rows are prepared again where it changes."""
+    try:
+        return inspect.getsource(type(unit))
+    except (OSError, TypeError):  # a class typed into an interpreter has no source
+        return repr(type(unit))
+
+
 @cache
 def _code_hash() -> str:
-    """Hash the modules of alignkit/data and the native one."""
+    """Hash the modules that make tokens of rows, and the native one."""
     digest = hashlib.sha256()
-    for path in (*sorted(Path(__file__).parents[1].rglob("*.py")), Path(_native.__file__ or "")):
+    data = Path(__file__).parents[1]
+    for path in (*sorted(data.rglob("*.py")), data.parent / "units.py", Path(_native.__file__ or "")):
         digest.update(path.name.encode() + path.read_bytes())
     return digest.hexdigest()

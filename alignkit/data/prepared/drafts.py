@@ -18,6 +18,7 @@ from alignkit.data.encoding.texts import Texts, TextWithSpans, offsets_of
 from alignkit.data.reading.rows import Message, Row, scores_all_turns
 from alignkit.data.trees.flat import equal_ranges, ranges
 from alignkit.errors import InputError
+from alignkit.units import Unit
 
 _ROWS_AT_ONCE = 4096
 _NEAR = 128  # bytes on each side of a border that decide whether tokens cross it
@@ -68,18 +69,18 @@ class Drafts:
         self.is_otherwise[numbers] = others.is_otherwise
 
 
-def draft_rows(rows: Sequence[Row], chat: Chat, *, trains_on: str, train_on: str | None, whole_answer: bool) -> Drafts:
+def draft_rows(rows: Sequence[Row], chat: Chat, *, unit: Unit, train_on: str | None, whole_answer: bool) -> Drafts:
     """Tokenize rows.
 
     Args:
-        trains_on, train_on, whole_answer: as `alignkit.data.prepared.tokens.prepare` has them.
+        unit, train_on, whole_answer: as `alignkit.data.prepared.tokens.prepare` has them.
 
     Raises:
         InputError: a row cannot be rendered, or the template allows no right mask for it; names the row.
     """
     parts = []
     for at in range(0, max(1, len(rows)), _ROWS_AT_ONCE):
-        part = _Part(chat, trains_on, train_on)
+        part = _Part(chat, unit, train_on)
         for row in rows[at : at + _ROWS_AT_ONCE]:
             part.add(row)
         parts.append(part.drafts(whole_answer=whole_answer))
@@ -89,8 +90,8 @@ def draft_rows(rows: Sequence[Row], chat: Chat, *, trains_on: str, train_on: str
 class _Part:
     """Some rows: the prompt of each, then its answers, then its reference where that is another text."""
 
-    def __init__(self, chat: Chat, trains_on: str, train_on: str | None) -> None:
-        self.chat, self.trains_on, self.train_on = chat, trains_on, train_on
+    def __init__(self, chat: Chat, unit: Unit, train_on: str | None) -> None:
+        self.chat, self.unit, self.train_on = chat, unit, train_on
         self.jobs: list[Job] = []
         self.owners: list[Row] = []
         self.plans: list[tuple[int, int, int]] = []  # first job, completions, the reference's job (-1: none)
@@ -98,15 +99,14 @@ class _Part:
 
     def add(self, row: Row) -> None:
         chat, first = self.chat, len(self.jobs)
-        is_whole = self.trains_on == "chosen" and scores_all_turns(row, self.train_on)
+        is_whole = scores_all_turns(row, self.unit, self.train_on)
         self.whole.append(is_whole)
         if is_whole:
             self.jobs.append(chat.conversation_job(_up_to_last_answer((*row.prompt, *(row.chosen or ())))))
             self.plans.append((first, 1, -1))
         else:
             self.jobs.append(chat.prompt_job(row.prompt))
-            answers = {"chosen": (row.chosen,), "pairs": (row.chosen, row.rejected), "samples": ()}[self.trains_on]
-            own = [answer for answer in answers if answer is not None]
+            own = self.unit.answers(row)
             self.jobs += [chat.answer_job(row.prompt, answer) for answer in own]
             target = -1
             if row.reference is not None:
@@ -143,10 +143,9 @@ class _Part:
 
     def _places(self) -> tuple[np.ndarray, np.ndarray]:
         """Which text is each row's prompt and completions (-1: no prompt), and its reference (-1: none)."""
-        num_completions = {"chosen": 1, "pairs": 2, "samples": 0}[self.trains_on]
         plans = np.array(self.plans, np.int64).reshape(-1, 3)
         is_whole = np.array(self.whole, bool)
-        completions = plans[:, :1] + ~is_whole[:, None] + np.arange(num_completions)
+        completions = plans[:, :1] + ~is_whole[:, None] + np.arange(len(self.unit.completions))
         return np.concatenate([np.where(is_whole, -1, plans[:, 0])[:, None], completions], axis=1), plans[:, 2]
 
     def _mark_otherwise(self, drafts: Drafts, rendered: Rendered, jobs: np.ndarray) -> None:

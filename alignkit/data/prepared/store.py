@@ -10,6 +10,7 @@ A folder holds one file for each array, little endian, and a manifest, written l
     row_ends.bin    int64   where each row's JSON ends
     names.bin       UTF-8   the id of each kept row, end to end
     name_ends.bin   int64   where each id ends
+    labels.bin      float32 each completion's label, where the unit has labels
     lengths-*.bin   int64   tokens of each prompt and answer before any cut
 
 Memory does not grow with the rows: a tree or row is made when it is asked for.
@@ -41,7 +42,13 @@ _CHECK = "sha256"  # of the rest of the manifest
 _LENGTHS = "lengths-"
 _READ_BYTES = 1 << 20
 _FILES = ("ids", "scored", "segments", "trees", "rows", "row_ends", "names", "name_ends")
-_TYPES: Mapping[str, Any] = {"ids": np.int32, "scored": np.bool_, "rows": np.uint8, "names": np.uint8}  # else int64
+_TYPES: Mapping[str, Any] = {
+    "ids": np.int32,
+    "scored": np.bool_,
+    "rows": np.uint8,
+    "names": np.uint8,
+    "labels": np.float32,
+}  # else int64
 _IDENTITY = ("names", "name_ends", "segments", "ids", "scored")  # what the fingerprint is made of
 _CONTENT = ("rows", "row_ends")  # what a reward may read of a row
 _COUNTS = [f.name for f in dataclasses.fields(Prepared) if f.name.startswith("num_")]
@@ -108,6 +115,9 @@ class Writer:
         self._write("ids", trees.flat_ids)
         self._write("scored", trees.flat_scored)
         self._write("segments", trees.segment_lengths)
+        if trees.labels is not None:
+            self._digests.setdefault("labels", hashlib.sha256())
+            self._write("labels", trees.labels)
         places = np.array(numbers, np.int64).reshape(-1, 1)
         self._write("trees", np.concatenate([trees.table[:, :2], places], axis=1))
         self._texts("rows", "row_ends", [self._line(row) for row in part.rows])
@@ -125,7 +135,7 @@ class Writer:
         manifest = {
             "columns": self.columns,
             "name": name,
-            "fingerprint": self._digest(_IDENTITY),
+            "fingerprint": self._digest([*_IDENTITY, *(["labels"] if "labels" in self._digests else [])]),
             "content": self._digest(_CONTENT),
             "skipped": self._skipped,
             "notes": dict(notes),
@@ -275,7 +285,9 @@ class StoredTrees(FlatTrees):
         names = _Texts(arrays["names"], arrays["name_ends"])
         self.rows = StoredRows(_Texts(arrays["rows"], arrays["row_ends"]), names, columns)
         table = arrays["trees"].reshape(-1, 3)
-        super().__init__(_Names(names), arrays["ids"], arrays["scored"], arrays["segments"], table)
+        super().__init__(
+            _Names(names), arrays["ids"], arrays["scored"], arrays["segments"], table, arrays.get("labels")
+        )
         if len(self.rows) != len(table):
             raise ValueError("rows and trees do not agree")
 

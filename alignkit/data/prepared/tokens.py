@@ -16,10 +16,11 @@ import numpy as np
 
 from alignkit.data.chat.chat import Chat
 from alignkit.data.prepared.drafts import Drafts, draft_rows
-from alignkit.data.reading.rows import TIE, Row, ends_with_user, has_user_twice, unusable_reason
+from alignkit.data.reading.rows import TIE, Row, unusable_reason
 from alignkit.data.trees.flat import FlatTrees, ranges
 from alignkit.data.trees.trees import Tree
 from alignkit.errors import InputError
+from alignkit.units import Unit
 
 FREE_CUTS = 0.01  # more rows than this share are cut only by a named policy
 
@@ -56,7 +57,7 @@ def prepare(
     rows: Sequence[Row],
     chat: Chat,
     *,
-    trains_on: str,
+    unit: Unit,
     max_length: int,
     truncation: str | None = None,
     max_skipped: float = 0.01,
@@ -68,7 +69,7 @@ def prepare(
     """Make one tree of each usable row.
 
     Args:
-        trains_on: "chosen" (one completion), "pairs" (chosen, rejected) or "samples" (the prompt alone).
+        unit: which completions each tree has.
         max_length: longest prompt + completion, in tokens.
         truncation: "cut-completion", "drop-row", "cut-old-turns", "stop", or None (stop when over 1 % are longer, else
             cut completions).
@@ -84,14 +85,14 @@ def prepare(
     skipped: dict[str, str] = {}
     usable = []
     for row in rows:
-        reason = None if keep_unusable else unusable_reason(row, trains_on, train_on)
+        reason = None if keep_unusable else unusable_reason(row, unit, train_on)
         if reason is None:
             usable.append(row)
         else:
             skipped[row.id] = reason
-    options: dict[str, Any] = {"trains_on": trains_on, "train_on": train_on, "whole_answer": whole_answer}
+    options: dict[str, Any] = {"unit": unit, "train_on": train_on, "whole_answer": whole_answer}
     drafts = draft_rows(usable, chat, **options)
-    fitting = _Fitting(usable, drafts, skipped, max_length, truncation)
+    fitting = _Fitting(usable, drafts, skipped, unit, max_length, truncation)
     fitting.check_length()
     if truncation == "cut-old-turns":
         fitting.cut_old_turns(chat, options)
@@ -107,10 +108,10 @@ def prepare(
         fitting.num_cut,
         fitting.num_dropped,
         int(drafts.is_otherwise.sum()),
-        _lengths(drafts),
+        _lengths(drafts, unit),
         len(fitting.shortened),
-        *_odd_turns(fitting.kept, trains_on),
-        sum(row.is_reversed for row in fitting.kept) if trains_on == "pairs" else 0,
+        *_odd_turns(fitting.kept, unit),
+        sum(row.is_reversed for row in fitting.kept) if unit.compares else 0,
     )
 
 
@@ -118,9 +119,15 @@ class _Fitting:
     """Lays drafts into trees of at most `max_length` tokens."""
 
     def __init__(
-        self, rows: list[Row], drafts: Drafts, skipped: dict[str, str], max_length: int, truncation: str | None
+        self,
+        rows: list[Row],
+        drafts: Drafts,
+        skipped: dict[str, str],
+        unit: Unit,
+        max_length: int,
+        truncation: str | None,
     ) -> None:
-        self.rows, self.drafts, self.skipped = list(rows), drafts, skipped
+        self.rows, self.drafts, self.skipped, self.unit = list(rows), drafts, skipped, unit
         self.max_length, self.truncation = max_length, truncation
         self.kept: list[Row] = []
         self.num_cut = self.num_dropped = 0
@@ -145,7 +152,7 @@ class _Fitting:
         long = np.flatnonzero(self.drafts.longest > self.max_length).tolist()
         while long:
             shorter = {number: without_oldest_turn(self.rows[number]) for number in long}
-            usable = (options["trains_on"], options["train_on"])
+            usable = (options["unit"], options["train_on"])
             found = [(n, row) for n, row in shorter.items() if row is not None and not unusable_reason(row, *usable)]
             numbers = [number for number, _ in found]
             self.drafts.replace(numbers, draft_rows([row for _, row in found], chat, **options))
@@ -194,9 +201,17 @@ class _Fitting:
             drafts.scored[places],
             segment_lengths,
             np.stack([num_segments, drafts.reference_length[numbers]], axis=1),
+            self._labels(),
         )
         trees.check()
         return trees
+
+    def _labels(self) -> np.ndarray | None:
+        """The labels of the kept rows' completions, float32 [completions]; None where the unit has none."""
+        labels = [self.unit.labels(row) for row in self.kept]
+        if not any(labels):
+            return None
+        return np.array(labels, np.float32).reshape(-1)
 
 
 def without_oldest_turn(row: Row) -> Row | None:
@@ -210,18 +225,18 @@ def without_oldest_turn(row: Row) -> Row | None:
     return None if end is None else dataclasses.replace(row, prompt=(*row.prompt[:start], *row.prompt[end:]))
 
 
-def _lengths(drafts: Drafts) -> dict[str, np.ndarray]:
+def _lengths(drafts: Drafts, unit: Unit) -> dict[str, np.ndarray]:
     """Tokens of prompts and answers before any cut, by column."""
-    names = ("prompt", "chosen", "rejected")
-    return {name: np.ascontiguousarray(column) for name, column in zip(names, drafts.lengths.T, strict=False)}
+    names = ("prompt", *unit.completions)
+    return {name: np.ascontiguousarray(column) for name, column in zip(names, drafts.lengths.T, strict=True)}
 
 
-def _odd_turns(rows: Sequence[Row], trains_on: str) -> tuple[int, int]:
+def _odd_turns(rows: Sequence[Row], unit: Unit) -> tuple[int, int]:
     """Of conversations: how many end with the user, and how many have two turns of the user in a row."""
-    if trains_on != "chosen":
+    if not unit.may_score_all_turns:
         return 0, 0
     talks = [row for row in rows if row.is_conversation]
-    return sum(map(ends_with_user, talks)), sum(map(has_user_twice, talks))
+    return sum(row.ends_with_user for row in talks), sum(row.has_user_twice for row in talks)
 
 
 def check_skipped(skipped: Mapping[str, str], total: int, max_skipped: float) -> None:

@@ -60,6 +60,7 @@ class Split(NamedTuple):
         chosen, rejected: the answers, None where there is none.
         is_conversation: a list of turns whose assistant turns are all scored.
         not_a_pair: why chosen and rejected are no preference.
+        label: whether the one answer is good, where a label says so.
     """
 
     prompt: Messages
@@ -67,6 +68,7 @@ class Split(NamedTuple):
     rejected: Messages | None
     is_conversation: bool = False
     not_a_pair: str | None = None
+    label: bool | None = None
 
 
 def split_row(fields: Mapping[str, Any], where: str, columns: Mapping[str, str] | None) -> Split:
@@ -108,11 +110,14 @@ class _Shape:
                 not_a_pair = _OTHER_PROMPTS
         if chosen is None and rejected is None:
             return Split(prompt, None, None, True)
+        label: bool | None = None
         if chosen is not None and rejected is not None:
             self._refuse_beside_pair()
-        elif rejected is None and self._is_bad():
-            chosen, rejected = None, chosen
-        return Split(prompt, chosen, rejected, False, not_a_pair)
+        elif rejected is None:
+            label = self._label()
+            if label is False:
+                chosen, rejected = None, chosen
+        return Split(prompt, chosen, rejected, False, not_a_pair, label)
 
     def _without_preference(self) -> Split:
         given, fields = self.given, self.fields
@@ -127,9 +132,10 @@ class _Shape:
             turns = self._with_system(turns)
             if not turns or turns[-1]["role"] != "assistant":
                 return Split(turns, None, None, True)
-            if self._is_bad():
-                return Split(turns[:-1], None, turns[-1:])
-            return Split(turns[:-1], turns[-1:], None, True)
+            label = self._label()
+            if label is False:
+                return Split(turns[:-1], None, turns[-1:], label=label)
+            return Split(turns[:-1], turns[-1:], None, True, label=label)
         names = [name for name in _ANSWERS if name in given]
         if "instruction" in given and ("output" in fields or any(n in fields for n in (*CHOSEN, "completion"))):
             prompt = self._instruction()
@@ -148,7 +154,8 @@ class _Shape:
         answer = self._last_turns(names[0])
         if "instruction" in given:
             self._refuse_other_answers(answer)
-        return Split(prompt, None, answer) if self._is_bad() else Split(prompt, answer, None)
+        label = self._label()
+        return Split(prompt, None, answer, label=label) if label is False else Split(prompt, answer, None, label=label)
 
     def _unknown(self) -> str:
         found = ", ".join(sorted(map(str, self.given))) or "none"
@@ -387,13 +394,13 @@ class _Shape:
             )
         return turns
 
-    def _is_bad(self) -> bool:
-        """Whether a label marks the row's one answer as bad.
+    def _label(self) -> bool | None:
+        """Whether the row's one answer is good by every label that it carries; None where it carries none.
 
         Raises:
             InputError: a label is neither true nor false, nor 1 nor 0.
         """
-        is_bad = False
+        label: bool | None = None
         for name in LABEL:
             if name not in self.fields:
                 continue
@@ -406,8 +413,8 @@ class _Shape:
                     f"{self.where}: {name!r} must be true or false (or 1 or 0), found {found}; correct it, or leave it "
                     f"unread by --columns {name}="
                 )
-            is_bad = is_bad or not value
-        return is_bad
+            label = bool(value) and label is not False
+        return label
 
     def _refuse_beside_pair(self) -> None:
         """Refuse what may say that the rejected answer is the better one."""

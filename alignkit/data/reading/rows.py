@@ -17,12 +17,13 @@ from typing import Any
 from alignkit.data.reading.fields import SCORED, SPECIAL, refuse_fields, suspects
 from alignkit.data.reading.messages import Message, Messages, may_be_messages, read_messages
 from alignkit.data.reading.row_shapes import SHAPES, TIE, says_tie, scores_of, split_row
+from alignkit.units import Unit
 
 __all__ = ["SHAPES", "TIE", "Message", "Messages", "Row", "row_id", "text_of", "to_row", "unusable_reason"]
 
 _MESSAGES = frozenset({"messages"})
 _INSTRUCTION = (frozenset({"instruction", "input", "output"}), frozenset({"instruction", "output"}))
-_Parts = tuple[Messages, Messages | None, Messages | None, bool, str | None]
+_Parts = tuple[Messages, Messages | None, Messages | None, bool, str | None, bool | None]
 """A `Split` that takes no time to make."""
 
 
@@ -43,6 +44,7 @@ class Row:
         json: the JSON that `fields` were read from; None where they come from elsewhere.
         not_a_pair: why chosen and rejected are no preference: equal scores, or answers to different prompts.
         is_reversed: the row's own scores prefer the rejected answer.
+        label: whether the row's only answer is a good one, as its label says; None where it carries none.
     """
 
     id: str
@@ -56,6 +58,29 @@ class Row:
     json: bytes | None = field(default=None, compare=False, repr=False)
     not_a_pair: str | None = None
     is_reversed: bool = False
+    label: bool | None = None
+
+    @property
+    def ends_with_user(self) -> bool:
+        """Whether the row is a conversation whose last turn is no answer."""
+        return self.is_conversation and self.chosen is None
+
+    @property
+    def has_user_twice(self) -> bool:
+        """Whether two turns of the user follow one another in the row's conversation."""
+        roles = [message["role"] for message in self.prompt]
+        return roles.count("user") > 1 and ("user", "user") in pairwise(roles)
+
+    def missing_answer(self) -> str:
+        """Say why the row has no chosen answer."""
+        if self.rejected is not None:
+            return "no chosen answer, only a rejected one"
+        if not self.is_conversation:
+            return "no chosen answer"
+        if not self.prompt:
+            return "an empty conversation"
+        twice = ", two user turns in a row" if self.has_user_twice else ""
+        return f"the conversation ends with the {self.prompt[-1]['role']}{twice}"
 
 
 def to_row(
@@ -76,7 +101,7 @@ def to_row(
     if suspects(tuple(named)):
         refuse_fields(named, where, columns)
     split = _plain(named, where, columns) or split_row(named, where, columns)
-    prompt, chosen, rejected, is_conversation, not_a_pair = split
+    prompt, chosen, rejected, is_conversation, not_a_pair, label = split
     reference = named.get("reference")
     if reference is None or reference != reference:
         reference = chosen[-1]["content"] if chosen else None
@@ -91,7 +116,7 @@ def to_row(
             not_a_pair = TIE
         is_reversed = scores is not None and scores[0] < scores[1]
     return Row(
-        id_, prompt, chosen, rejected, reference, is_conversation, fields, prompt, json_, not_a_pair, is_reversed
+        id_, prompt, chosen, rejected, reference, is_conversation, fields, prompt, json_, not_a_pair, is_reversed, label
     )
 
 
@@ -119,65 +144,21 @@ def text_of(messages: Sequence[Message]) -> str:
     return messages[-1]["content"] if messages else ""
 
 
-def unusable_reason(row: Row, trains_on: str, train_on: str | None = None) -> str | None:
+def unusable_reason(row: Row, unit: Unit, train_on: str | None = None) -> str | None:
     """Say why a well-formed row cannot train a method, or None where it can.
 
     Args:
-        trains_on: "chosen", "pairs" or "samples".
+        unit: what the method trains on.
         train_on: "last", "all-assistant", or None for what suits the row.
     """
-    if not row.prompt and (trains_on == "samples" or not row.is_conversation):
+    if not row.prompt and (unit.is_sampled or not row.is_conversation):
         return "empty prompt"
-    if trains_on == "samples":
-        return None
-    if trains_on == "pairs" and row.not_a_pair is not None:
-        return row.not_a_pair
-    if trains_on == "chosen" and scores_all_turns(row, train_on):
-        return _no_turn_to_score(row)
-    if row.chosen is None:
-        return _no_answer(row)
-    if not text_of(row.chosen).strip():
-        return "empty chosen answer"
-    if row.chosen[-1].get("weight") == 0:
-        return "the answer has weight 0"
-    if trains_on == "pairs":
-        if row.rejected is None:
-            return "no rejected answer"
-        if not text_of(row.rejected).strip():
-            return "empty rejected answer"
-        if row.rejected[-1].get("weight") == 0:
-            return "the rejected answer has weight 0"
-        if text_of(row.chosen) == text_of(row.rejected):
-            return "chosen equals rejected"
-    return None
+    return _no_turn_to_score(row) if scores_all_turns(row, unit, train_on) else unit.unusable_reason(row)
 
 
-def scores_all_turns(row: Row, train_on: str | None) -> bool:
-    """Whether every assistant turn of a row is scored, where one completion is trained on."""
-    return train_on == "all-assistant" or (train_on is None and row.is_conversation)
-
-
-def ends_with_user(row: Row) -> bool:
-    """Whether a row is a conversation whose last turn is no answer."""
-    return row.is_conversation and row.chosen is None
-
-
-def has_user_twice(row: Row) -> bool:
-    """Whether two turns of the user follow one another in a row's conversation."""
-    roles = [message["role"] for message in row.prompt]
-    return roles.count("user") > 1 and ("user", "user") in pairwise(roles)
-
-
-def _no_answer(row: Row) -> str:
-    if row.rejected is not None:
-        return "no chosen answer, only a rejected one"
-    if row.is_conversation:
-        if not row.prompt:
-            return "an empty conversation"
-        return f"the conversation ends with the {row.prompt[-1]['role']}" + (
-            ", two user turns in a row" if has_user_twice(row) else ""
-        )
-    return "no chosen answer"
+def scores_all_turns(row: Row, unit: Unit, train_on: str | None) -> bool:
+    """Whether every assistant turn of a row is scored."""
+    return unit.may_score_all_turns and (train_on == "all-assistant" or (train_on is None and row.is_conversation))
 
 
 def _no_turn_to_score(row: Row) -> str | None:
@@ -192,7 +173,7 @@ def _no_turn_to_score(row: Row) -> str | None:
                 if not message["content"].strip():
                     return "an empty assistant turn"
     if not has_turn or (row.chosen is None and not row.is_conversation):
-        return _no_answer(row)
+        return row.missing_answer()
     return None if is_scored else "every assistant turn has weight 0"
 
 
@@ -218,7 +199,7 @@ def _plain(named: Mapping[str, Any], where: str, columns: Mapping[str, str] | No
     rejected = None if worse is None else _plain_answer(worse)
     if (chosen is None and better is not None) or (rejected is None and worse is not None):
         return None
-    return prompt, chosen, rejected, False, None
+    return prompt, chosen, rejected, False, None, None
 
 
 def _plain_answer(value: Any) -> Messages | None:
@@ -245,8 +226,8 @@ def _one_answer(named: Mapping[str, Any], where: str, columns: Mapping[str, str]
         if asked is not None and all(asked != turn["content"] for turn in turns):
             return None
         if turns and turns[-1]["role"] == "assistant":
-            return turns[:-1], turns[-1:], None, True, None
-        return turns, None, None, True, None
+            return turns[:-1], turns[-1:], None, True, None, None
+        return turns, None, None, True, None, None
     if special in _INSTRUCTION and named.get("prompt") is None:
         asked, more, answer = named["instruction"], named.get("input"), named["output"]
         if (
@@ -256,6 +237,6 @@ def _one_answer(named: Mapping[str, Any], where: str, columns: Mapping[str, str]
             and not (may_be_messages(asked) or may_be_messages(answer))
             and (more is None or type(more) is str)
         ):
-            text = f"{asked}\n\n{more}" if more else asked
-            return ({"role": "user", "content": text},), ({"role": "assistant", "content": answer},), None, False, None
+            prompt: Messages = ({"role": "user", "content": f"{asked}\n\n{more}" if more else asked},)
+            return prompt, ({"role": "assistant", "content": answer},), None, False, None, None
     return None

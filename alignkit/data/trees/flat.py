@@ -45,6 +45,7 @@ class FlatTrees(Lazy[Tree]):
         ids, scored: int32 and bool [tokens].
         segment_lengths: int64 [segments], tokens of each.
         table: int64 [trees, 2 or more]: segments of each tree, its reference's length in tokens.
+        labels: float32 [completions], the unit's label of each; None where the unit has none.
 
     `token_ends` and `segment_ends` say where each segment's tokens and each tree's segments begin, and end, int64.
 
@@ -53,16 +54,24 @@ class FlatTrees(Lazy[Tree]):
     """
 
     def __init__(
-        self, names: Sequence[str], ids: np.ndarray, scored: np.ndarray, segment_lengths: np.ndarray, table: np.ndarray
+        self,
+        names: Sequence[str],
+        ids: np.ndarray,
+        scored: np.ndarray,
+        segment_lengths: np.ndarray,
+        table: np.ndarray,
+        labels: np.ndarray | None = None,
     ) -> None:
         self.names, self.flat_ids, self.flat_scored = names, ids, scored
-        self.segment_lengths, self.table = segment_lengths, table
+        self.segment_lengths, self.table, self.labels = segment_lengths, table, labels
         self.token_ends = np.concatenate([[0], np.cumsum(segment_lengths)])
         self.segment_ends = np.concatenate([[0], np.cumsum(table[:, 0])])
         if len(names) != len(table) or self.segment_ends[-1] != len(segment_lengths):
             raise ValueError("names, trees and segments do not agree")
         if not self.token_ends[-1] == len(ids) == len(scored):
             raise ValueError("ids and segments do not agree")
+        if labels is not None and len(labels) != len(segment_lengths) - len(table):
+            raise ValueError("labels and completions do not agree")
 
     @classmethod
     def of(cls, trees: Sequence[Tree]) -> FlatTrees:
@@ -78,6 +87,7 @@ class FlatTrees(Lazy[Tree]):
             np.concatenate([np.zeros(0, bool), *(segment.scored for segment in segments)]),
             np.array([len(segment) for segment in segments], np.int64),
             np.array([[len(t.segments), t.reference_length] for t in trees], np.int64).reshape(-1, 2),
+            np.array([x for t in trees for x in t.labels], np.float32) if any(t.labels for t in trees) else None,
         )
 
     def __len__(self) -> int:
@@ -118,7 +128,10 @@ class FlatTrees(Lazy[Tree]):
         for start, end in pairwise(self.token_ends[first : last + 1].tolist()):
             segments.append(Segment(ids[start:end], parent, scored[start:end]))
             parent = 0
-        return Tree.unchecked(self.names[number], tuple(segments), int(self.table[number, 1]))
+        labels: list[float] = []
+        if self.labels is not None:  # one for each segment but the prompts, of which `number` stand before these
+            labels = self.labels[first - number : last - number - 1].tolist()
+        return Tree.unchecked(self.names[number], tuple(segments), int(self.table[number, 1]), tuple(labels))
 
 
 class _Some(Lazy[Tree]):

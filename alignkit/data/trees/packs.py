@@ -14,7 +14,7 @@ from itertools import pairwise
 import numpy as np
 
 from alignkit import _native
-from alignkit.data.trees.flat import FlatTrees
+from alignkit.data.trees.flat import FlatTrees, ranges
 from alignkit.data.trees.trees import Tree
 
 ROW_CAPACITY = 4096  # tokens of a row, as the data commands count rows and as a GPU computes them
@@ -44,6 +44,7 @@ class Pack:
         last_N: int64 [N], index in S of each completion's last token.
         reference_length_N: int64 [N], the row's reference length.
         spans: one for each tree.
+        label_N: float32 [N], the unit's labels; None where it has none.
     """
 
     trees: Sequence[Tree]
@@ -57,6 +58,7 @@ class Pack:
     last_N: np.ndarray
     reference_length_N: np.ndarray
     spans: tuple[Span, ...]
+    label_N: np.ndarray | None = None
 
     @property
     def num_completions(self) -> int:
@@ -82,7 +84,16 @@ def lay_out(trees: Sequence[Tree], numbers: Sequence[int] | np.ndarray | None = 
         last_N=last_N,
         reference_length_N=flat.table[which, 1][group_N],
         spans=_spans(ends.tolist(), flat.table[which, 0].tolist()),
+        label_N=_labels(flat, which),
     )
+
+
+def _labels(flat: FlatTrees, which: np.ndarray) -> np.ndarray | None:
+    """The labels of the completions of these trees, float32 [N]."""
+    if flat.labels is None:
+        return None
+    # Each tree's first segment is its prompt, which has no label: n trees before this one leave n segments out.
+    return flat.labels[ranges(flat.segment_ends[which] - which, flat.table[which, 0] - 1)]
 
 
 def _spans(ends: Sequence[int], num_segments: Sequence[int]) -> tuple[Span, ...]:

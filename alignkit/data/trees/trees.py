@@ -36,11 +36,13 @@ class Tree:
         row_id: the data row's id.
         segments: root first; every other segment's parent is the root.
         reference_length: length of the row's reference answer with its end token, in tokens; 0 where it has none.
+        labels: the unit's label of each completion; () where the unit has none.
     """
 
     row_id: str
     segments: tuple[Segment, ...]
     reference_length: int = 0
+    labels: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         parents = [segment.parent for segment in self.segments]
@@ -52,10 +54,12 @@ class Tree:
             raise ValueError(f"tree {self.row_id}: the first token of a text without prompt cannot be predicted")
 
     @classmethod
-    def unchecked(cls, row_id: str, segments: tuple[Segment, ...], reference_length: int) -> Tree:
+    def unchecked(
+        cls, row_id: str, segments: tuple[Segment, ...], reference_length: int, labels: tuple[float, ...]
+    ) -> Tree:
         """Make a tree of segments that were checked before: many at once, or when they were stored."""
         made = object.__new__(cls)
-        made.__dict__.update(row_id=row_id, segments=segments, reference_length=reference_length)
+        made.__dict__.update(row_id=row_id, segments=segments, reference_length=reference_length, labels=labels)
         return made
 
     @property

@@ -153,7 +153,7 @@ def _computed(policy: Policy, trees: Sequence[Tree], rows: Sequence[Sequence[int
     """Log-probs of the trees of some rows in the order of their numbers, float32 [T]."""
     found: dict[int, np.ndarray] = {}
     for numbers in rows:
-        row = lay_out([trees[n] for n in numbers])
+        row = lay_out(trees, numbers)
         with torch.no_grad():
             logprob_T = policy(row, np.full(row.num_completions, temperature, np.float32)).logprob_T.cpu().numpy()
         ends = np.cumsum(np.bincount(row.group_N, weights=row.num_tokens_N, minlength=len(numbers)).astype(np.int64))

@@ -134,6 +134,7 @@ def make_batch(
         old_logprob_T=tensor(micro_batch.old_logprob_T, torch.float32),
         value_N=output.value_N,
         advantage_N=tensor(micro_batch.advantage_N, torch.float32),
+        label_N=tensor(pack.label_N, torch.float32),
         samples=samples,
         logged=logged,
     )

@@ -136,17 +136,17 @@ def prepare_parts(
     section, config = resolved.data, resolved.method
     max_length = section.max_length or min(context_length(source.folder), 2048)
     draws = type(method).temperatures is not Method.temperatures  # samples need a prompt to answer
-    if section.train_on == "all-assistant" and (draws or method.trains_on != "chosen"):
+    if section.train_on == "all-assistant" and (draws or not method.trains_on.may_score_all_turns):
         raise UsageError(
             f"--train-on all-assistant: {method.name} trains on the last answer alone; leave it out, or use sft"
         )
     train_on = "last" if draws else section.train_on
     longest_prompt = (
-        max_length if method.trains_on != "samples" else context_length(source.folder) - config.max_new_tokens
+        max_length if not method.trains_on.is_sampled else context_length(source.folder) - config.max_new_tokens
     )
     options: dict[str, Any] = {
-        "trains_on": method.trains_on,
-        "max_length": min(max_length, longest_prompt) if method.trains_on == "samples" else max_length,
+        "unit": method.trains_on,
+        "max_length": min(max_length, longest_prompt) if method.trains_on.is_sampled else max_length,
         "train_on": train_on,
         "whole_answer": "scalar_head" in method.needs,
     }
@@ -212,7 +212,8 @@ def _keeps_dropout(method: Method) -> bool:
 
     A reference, a sampler and the other completion of a pair know nothing of the units that a pass dropped.
     """
-    return method.trains_on == "chosen" and type(method).temperatures is Method.temperatures
+    compares = "reference" in method.needs or len(method.trains_on.completions) != 1
+    return not compares and type(method).temperatures is Method.temperatures
 
 
 def _refuse_long_prompts(sampler: Sampler, inputs: Inputs, max_new_tokens: int) -> None:
@@ -273,14 +274,14 @@ def _caches_reference(method: Method, resolved: Resolved) -> bool:
     asked = resolved.model.reference
     if asked is not None and "reference" not in method.needs:
         raise UsageError(f"--reference {asked}: {method.name} has no reference; leave it out")
-    if asked == "cached" and method.trains_on == "samples":
+    if asked == "cached" and method.trains_on.is_sampled:
         raise UsageError(f"--reference cached: {method.name}'s samples are not known beforehand; leave it out")
-    return "reference" in method.needs and method.trains_on != "samples" and asked != "online"
+    return "reference" in method.needs and not method.trains_on.is_sampled and asked != "online"
 
 
 def _named_judges(method: Method, resolved: Resolved, specs: Sequence[str]) -> tuple[NamedJudge, ...]:
     """Make the judges that rewards name; their files are imported, and refused where they cannot be used."""
-    if method.trains_on != "samples":
+    if not method.trains_on.is_sampled:
         return ()
     judges = distinct([make_judge(spec, resolved, named_at=("rollouts", "reward")) for spec in specs])
     for named in judges:
@@ -295,7 +296,7 @@ def _judges(
     method: Method, resolved: Resolved, named: tuple[NamedJudge, ...], rows: Sequence[Row], *, asks: bool
 ) -> tuple[NamedJudge, ...]:
     """The named judges, or the rows' default one, once they can score these rows."""
-    if method.trains_on != "samples":
+    if not method.trains_on.is_sampled:
         return ()
     fields = [row.fields for row in rows]
     if not named:

@@ -185,7 +185,7 @@ class Loop:
         step = self.position.step + 1
         own = (self.world.rank,) if self.world.rank else ()
         torch.manual_seed(derived_seed(self.config.seed, "torch", step, *own))  # dropout, where a model has any
-        taken = self.rollouts if self.method.trains_on == "samples" else self.rows
+        taken = self.rollouts if self.method.trains_on.is_sampled else self.rows
         micro_batches, metrics = taken.step(step)
         began = time.monotonic()
         with self.deadlines.phase("train"):
@@ -220,7 +220,7 @@ class Loop:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         metrics = {"learning_rate": rate}
-        if self.method.trains_on == "samples":
+        if self.method.trains_on.is_sampled:
             metrics["no_update"] = float(not micro_batches)  # no moment, no decay: there is no gradient
         if micro_batches:
             metrics["grad_norm"] = self._clip(micro_batches, step)

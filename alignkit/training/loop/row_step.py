@@ -40,14 +40,17 @@ class RowStep:
 
     def step(self, step: int) -> tuple[list[MicroBatch], dict[str, float]]:
         """Return the step's micro-batches and what its samples' lengths were."""
-        training = self.inputs.training
-        pairs = [(training.rows[n], training.trees[n]) for n in self.layout.numbers(step)]
+        training, numbers = self.inputs.training, self.layout.numbers(step)
         temperatures = self.method.temperatures(step, self.config)
-        groups = self.rollouts.sample(pairs, temperatures, step) if temperatures else []
-        trees = [tree for _, tree in pairs]
+        groups = []
+        if temperatures:
+            pairs = [(training.rows[n], training.trees[n]) for n in numbers]
+            groups = self.rollouts.sample(pairs, temperatures, step)
         micro_batches = []
         rows, is_padding = self.layout.own(step)
         for row in rows:
             samples = unrewarded_micro_batch([groups[n] for n in row]) if groups else None
-            micro_batches.append(MicroBatch(lay_out([trees[n] for n in row]), samples=samples, is_padding=is_padding))
+            micro_batches.append(
+                MicroBatch(lay_out(training.trees, numbers[row]), samples=samples, is_padding=is_padding)
+            )
         return micro_batches, lengths(groups) if groups else {}

@@ -48,7 +48,7 @@ def validate(
     try:
         if not inputs.validation.trees:
             return EvalResult({}, math.nan)
-        if method.trains_on == "samples":
+        if method.trains_on.is_sampled:
             return sampled()
         return _validate_rows(method, config, inputs, models, step)
     finally:
@@ -67,7 +67,7 @@ def eval_pairs(inputs: Inputs, models: Models) -> PairAccuracy | None:
         margins: list[tuple[int, float]] = []
         with torch.no_grad():
             for numbers in rank_rows(trees, models):
-                value_N = models.policy(lay_out([trees[n] for n in numbers])).value_N
+                value_N = models.policy(lay_out(trees, numbers)).value_N
                 assert value_N is not None
                 value_P2 = value_N.double().cpu().numpy().reshape(-1, 2)  # chosen, rejected
                 margins += zip(numbers, (value_P2[:, 0] - value_P2[:, 1]).tolist(), strict=True)
@@ -102,7 +102,7 @@ def show_samples(
 
 def _validate_rows(method: Method, config: MethodConfig, inputs: Inputs, models: Models, step: int) -> EvalResult:
     trees = inputs.validation.trees
-    packs = [lay_out([trees[n] for n in numbers]) for numbers in rank_rows(trees, models)]
+    packs = [lay_out(trees, numbers) for numbers in rank_rows(trees, models)]
     micro_batches = [MicroBatch(p) for p in packs]
     result = evaluate(models.policy, method, config, micro_batches, reference=models.reference, world=models.world)
     if step:

@@ -138,7 +138,7 @@ def _keeps_copy(method: Method, resolved: Resolved) -> bool:
     """Whether a frozen reference stays in memory: cached log-probs let it go, an adapter is switched off instead."""
     if not needs_reference(method, resolved) or resolved.model.lora_rank is not None:
         return False
-    return method.trains_on == "samples" or resolved.model.reference == "online"
+    return method.trains_on.is_sampled or resolved.model.reference == "online"
 
 
 def _activation_bytes_per_token(sizes: Architecture, size: int, on_cpu_layers: bool, checkpointing: bool) -> int:
@@ -243,10 +243,10 @@ def _row_tokens(method: Method, resolved: Resolved, sizes: Architecture, capacit
     trees = resolved.method.batch_size
     drawn = len(method.temperatures(1, resolved.method)) * resolved.method.max_new_tokens
     longest_row = _longest(resolved, sizes)
-    most = longest_row * {"pairs": 2}.get(method.trains_on, 1)
+    most = longest_row * max(1, len(method.trains_on.completions))
     tree = most if longest is None else min(longest, most)
     if drawn:
-        tree = tree + drawn if method.trains_on == "samples" else max(tree, longest_row + drawn)
+        tree = tree + drawn if method.trains_on.is_sampled else max(tree, longest_row + drawn)
     return max(tree, min(capacity, trees * tree))
 
 

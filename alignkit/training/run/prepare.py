@@ -46,7 +46,7 @@ def prepare_data(method: Method, resolved: Resolved, *, shard: str | None, ranks
         "duplicates": training.notes["duplicates"],
         "seconds": time.monotonic() - started,
     }
-    if wanted is None and method.trains_on != "samples":
+    if wanted is None and not method.trains_on.is_sampled:
         account |= packing(training, resolved.method, ranks=ranks)
     return account
 

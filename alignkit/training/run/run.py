@@ -330,7 +330,7 @@ def _check(
         models.policy.use_path("plain")
         checks, reason = _checked(models, inputs)
     if models.policy.path == "plain":
-        drawn = len(method.temperatures(1, config)) if method.trains_on == "samples" else 0
+        drawn = len(method.temperatures(1, config)) if method.trains_on.is_sampled else 0
         factor = plain_factor(inputs.training.trees, num_samples=drawn, sample_tokens=config.max_new_tokens)
         progress.note(f"plain path: computes {factor:.1f} times the tokens, a prompt for each of its completions")
     rows = {
@@ -369,7 +369,7 @@ def _check_reference(
     world: World,
 ) -> None:
     """Check on all ranks that a loss on rows that reads a reference starts at it, and say what rounding moves it by."""
-    if models.reference is None or method.trains_on == "samples":
+    if models.reference is None or method.trains_on.is_sampled:
         return
     policy = models.policy
     layout = StepRows(inputs.training, config, micro_batch_tokens=micro_batch_tokens(policy.device), world=world)

@@ -24,6 +24,7 @@ from alignkit.data.trees.flat import FlatTrees
 from alignkit.errors import InputError
 from alignkit.pretrained import embedded
 from alignkit.pretrained.read import load_tokenizer
+from alignkit.units import Chosen, Pairs
 
 pytestmark = pytest.mark.skipif(not FOLDER.exists(), reason="the shared real data is not here")
 Spans = list[list[list[int]]]
@@ -44,7 +45,7 @@ def real_rows() -> list[Row]:
     """Every usable pair."""
     with gzip.open(FOLDER.parent / "preference-dev.jsonl.gz", "rt", encoding="utf-8") as file:
         rows = [to_row(json.loads(line), where="x") for line in file]
-    return [row for row in rows if unusable_reason(row, "pairs") is None]
+    return [row for row in rows if unusable_reason(row, Pairs()) is None]
 
 
 def is_refused(row: Row, refuses: tuple[str, ...]) -> bool:
@@ -113,7 +114,7 @@ def check_pairs(chat: Chat, rows: list[Row], texts: list[str], spans: Spans) -> 
         text for number, prompt in enumerate(prompts) for text in (prompt, answers[2 * number], answers[2 * number + 1])
     ]
     encoded = tokenizer.backend_tokenizer.encode_batch_fast(known, add_special_tokens=False)
-    flat = FlatTrees.of(prepare(rows, chat, trains_on="pairs", max_length=10**6).trees)
+    flat = FlatTrees.of(prepare(rows, chat, unit=Pairs(), max_length=10**6).trees)
     assert flat.names == [row.id for row in rows] and (flat.table[:, 0] == 3).all()
     assert flat.segment_lengths.tolist() == [len(own) for own in encoded]
     assert flat.flat_ids.tolist() == [number for own in encoded for number in own.ids]
@@ -134,7 +135,7 @@ def check_conversations(chat: Chat, rows: list[Row], texts: list[str], spans: Sp
         length = 1 + int(np.flatnonzero(inside)[-1])
         known_ids.append(np.array(encoded.ids[:length], np.int32))
         known_scored.append(inside[:length])
-    flat = FlatTrees.of(prepare(whole, chat, trains_on="chosen", max_length=10**6).trees)
+    flat = FlatTrees.of(prepare(whole, chat, unit=Chosen(), max_length=10**6).trees)
     assert (
         flat.segment_lengths[1::2].tolist() == [len(ids) for ids in known_ids] and not flat.segment_lengths[::2].any()
     )

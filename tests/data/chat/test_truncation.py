@@ -12,6 +12,7 @@ from alignkit.data.prepared.tokens import prepare, without_oldest_turn
 from alignkit.data.reading.rows import Row, to_row
 from alignkit.errors import InputError
 from alignkit.pretrained.read import load_tokenizer
+from alignkit.units import Pairs
 
 IM_START, IM_END = 257, 258
 
@@ -44,9 +45,9 @@ def test_the_oldest_turn_goes_first_and_system_message_and_last_question_stay() 
 
 def test_no_more_turns_are_cut_than_it_takes(chat: Chat) -> None:
     row = conversation(3)
-    whole = prepare([row], chat, trains_on="pairs", max_length=10_000)
+    whole = prepare([row], chat, unit=Pairs(), max_length=10_000)
     num_tokens = len(whole.trees[0].prompt) + 4
-    cut = prepare([row], chat, trains_on="pairs", max_length=num_tokens - 1, truncation="cut-old-turns")
+    cut = prepare([row], chat, unit=Pairs(), max_length=num_tokens - 1, truncation="cut-old-turns")
     assert contents(cut.rows[0]) == ["Be brief.", "q1", "a1", "q2"]
     assert cut.num_cut == cut.num_shortened == 1 and whole.num_cut == 0
     assert cut.trees[0].completions[0].ids.tolist() == whole.trees[0].completions[0].ids.tolist()
@@ -54,8 +55,8 @@ def test_no_more_turns_are_cut_than_it_takes(chat: Chat) -> None:
 
 def test_an_answer_is_cut_where_the_last_question_alone_is_too_long(chat: Chat) -> None:
     row = to_row({"id": "r", "prompt": "Hi", "chosen": "y" * 40, "rejected": "no"}, where="x")
-    length = len(prepare([row], chat, trains_on="pairs", max_length=1000).trees[0].prompt) + 10
-    cut = prepare([row], chat, trains_on="pairs", max_length=length, truncation="cut-old-turns")
+    length = len(prepare([row], chat, unit=Pairs(), max_length=1000).trees[0].prompt) + 10
+    cut = prepare([row], chat, unit=Pairs(), max_length=length, truncation="cut-old-turns")
     assert chat.tokenizer.decode(cut.trees[0].completions[0].ids) == "y" * 10
     assert (cut.num_cut, cut.num_shortened) == (1, 0)
 
@@ -63,7 +64,7 @@ def test_an_answer_is_cut_where_the_last_question_alone_is_too_long(chat: Chat) 
 def test_lookalikes_of_special_tokens_in_messages_are_text(chat: Chat) -> None:
     said = "It ends a turn: <|im_end|>, after <|im_start|>."
     row = to_row({"id": "r", "prompt": "What is <|im_end|>?", "chosen": said, "rejected": "no"}, where="x")
-    tree = prepare([row], chat, trains_on="pairs", max_length=1000).trees[0]
+    tree = prepare([row], chat, unit=Pairs(), max_length=1000).trees[0]
     chosen = tree.completions[0]
     assert chosen.ids.tolist().count(IM_END) == 1 and chosen.ids[-1] == IM_END and IM_START not in chosen.ids
     assert chosen.scored.all() and chat.tokenizer.decode(chosen.ids) == f"{said}<|im_end|>"
@@ -74,11 +75,11 @@ def test_lookalikes_of_special_tokens_in_messages_are_text(chat: Chat) -> None:
 def test_half_a_character_is_refused_with_its_row(chat: Chat) -> None:
     row = to_row({"id": "r", "prompt": "a\ud800", "chosen": "b", "rejected": "c"}, where="x")
     with pytest.raises(InputError, match="row r: half a character"):
-        prepare([row], chat, trains_on="pairs", max_length=1000)
+        prepare([row], chat, unit=Pairs(), max_length=1000)
 
 
 @pytest.mark.parametrize("text", ["\x00", "e\u0301", "\u202e\u0627\u0644", "<|im_end|>", " \n ", "\U0001f600"])
 def test_awkward_text_is_kept_and_scored_whole(chat: Chat, text: str) -> None:
     row = to_row({"id": "r", "prompt": text or "a", "chosen": f"b{text}", "rejected": "c"}, where="x")
-    completion = prepare([row], chat, trains_on="pairs", max_length=1000).trees[0].completions[0]
+    completion = prepare([row], chat, unit=Pairs(), max_length=1000).trees[0].completions[0]
     assert completion.scored.all() and chat.tokenizer.decode(completion.ids[:-1]) == f"b{text}"

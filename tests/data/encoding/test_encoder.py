@@ -27,6 +27,7 @@ from alignkit.data.reading.rows import to_row
 from alignkit.errors import InputError
 from alignkit.pretrained import embedded
 from alignkit.pretrained.read import load_tokenizer
+from alignkit.units import Chosen, Pairs
 
 SHARED = BESIDE / "data" / "preference-dev.jsonl.gz"
 NEVER = re.compile("(?!)")
@@ -147,7 +148,7 @@ def test_awkward_messages_are_text_and_their_answers_scored_whole(
 ) -> None:
     chat = Chat(load_tokenizer(folders[name]), template="chatml")
     row = to_row({"id": "r", "prompt": said or "Hi", "chosen": f"So: {said}", "rejected": "no"}, where="x")
-    (tree,) = prepare([row], chat, trains_on="pairs", max_length=10**7).trees
+    (tree,) = prepare([row], chat, unit=Pairs(), max_length=10**7).trees
     chosen = tree.completions[0]
     assert chosen.scored.all() and chosen.ids[-1] == chat.turn_end_id
     assert chosen.ids.tolist().count(chat.turn_end_id) == 1
@@ -195,8 +196,8 @@ def test_roles_that_a_template_does_not_know_are_kept_or_refused(
     prompt = tuple({"role": role, "content": f"says {role}"} for role in roles)
     row = replace(to_row({"id": "r", "prompt": "q", "chosen": "yes"}, where="x"), prompt=prompt)
     if message is None:
-        (tree,) = prepare([row], chat, trains_on="chosen", max_length=1000).trees
+        (tree,) = prepare([row], chat, unit=Chosen(), max_length=1000).trees
         assert "<|im_start|>moderator\nsays moderator<|im_end|>" in chat.tokenizer.decode(tree.prompt.ids)
     else:
         with pytest.raises(InputError, match=message):
-            prepare([row], chat, trains_on="chosen", max_length=1000)
+            prepare([row], chat, unit=Chosen(), max_length=1000)

@@ -17,6 +17,7 @@ from alignkit.data.prepared.tokens import prepare
 from alignkit.data.reading.rows import Row, to_row
 from alignkit.errors import InputError
 from alignkit.pretrained.read import load_tokenizer
+from alignkit.units import Chosen, Pairs
 
 IM_START, IM_END = 257, 258
 
@@ -39,7 +40,7 @@ def ids_of(text: str, tokenizer: Any) -> list[int]:
 
 def test_prompt_tokens_carry_no_loss_and_the_end_token_does(tmp_path: Path) -> None:
     made = chat(tmp_path)
-    tree = prepare(rows("yes"), made, trains_on="chosen", max_length=100).trees[0]
+    tree = prepare(rows("yes"), made, unit=Chosen(), max_length=100).trees[0]
     assert tree.prompt.ids.tolist() == ids_of("<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n", made.tokenizer)
     assert tree.completions[0].ids.tolist() == [*ids_of("yes", made.tokenizer), IM_END]
     assert tree.completions[0].scored.all() and not tree.prompt.scored.any()
@@ -48,7 +49,7 @@ def test_prompt_tokens_carry_no_loss_and_the_end_token_does(tmp_path: Path) -> N
 
 def test_a_pairs_completions_are_chosen_then_rejected(tmp_path: Path) -> None:
     made = chat(tmp_path)
-    chosen, rejected = prepare(rows("yes"), made, trains_on="pairs", max_length=100).trees[0].completions
+    chosen, rejected = prepare(rows("yes"), made, unit=Pairs(), max_length=100).trees[0].completions
     assert (
         made.tokenizer.decode(chosen.ids) == "yes<|im_end|>"
         and made.tokenizer.decode(rejected.ids) == "not yes<|im_end|>"
@@ -59,12 +60,12 @@ def test_every_assistant_turn_of_a_conversation_is_scored_and_nothing_else(tmp_p
     made = chat(tmp_path)
     turns = [("user", "a"), ("assistant", "first"), ("user", "b"), ("assistant", "second")]
     row = to_row({"messages": [{"role": role, "content": text} for role, text in turns]}, where="x")
-    tree = prepare([row], made, trains_on="chosen", max_length=500).trees[0]
+    tree = prepare([row], made, unit=Chosen(), max_length=500).trees[0]
     assert len(tree.prompt) == 0
     completion = tree.completions[0]
     scored = made.tokenizer.decode(completion.ids[completion.scored])
     assert scored == "first<|im_end|>second<|im_end|>"
-    last = prepare([row], made, trains_on="chosen", max_length=500, train_on="last").trees[0]
+    last = prepare([row], made, unit=Chosen(), max_length=500, train_on="last").trees[0]
     assert made.tokenizer.decode(last.completions[0].ids) == "second<|im_end|>"
     assert "first" in made.tokenizer.decode(last.prompt.ids)
 
@@ -75,7 +76,7 @@ def test_all_assistant_turns_of_a_preference_rows_prompt_are_scored_where_asked(
     prompt = [{"role": role, "content": text} for role, text in turns]
     row = to_row({"prompt": prompt, "chosen": "second", "rejected": "no"}, where="x")
     for train_on, scored in (("all-assistant", "first<|im_end|>second<|im_end|>"), (None, "second<|im_end|>")):
-        tree = prepare([row], made, trains_on="chosen", max_length=500, train_on=train_on).trees[0]
+        tree = prepare([row], made, unit=Chosen(), max_length=500, train_on=train_on).trees[0]
         completion = tree.completions[0]
         assert made.tokenizer.decode(completion.ids[completion.scored]) == scored
 
@@ -96,7 +97,7 @@ def test_scored_and_unscored_tokens_together_are_the_text_and_the_scored_ones_th
     texts = [(role, text) for turn in turns for role, text in zip(("user", "assistant"), turn, strict=True)]
     messages = [{"role": role, "content": text} for role, text in texts]
     row = to_row({"messages": messages}, where="x")
-    (tree,) = prepare([row], shared_chat, trains_on="chosen", max_length=10_000).trees
+    (tree,) = prepare([row], shared_chat, unit=Chosen(), max_length=10_000).trees
     ids, scored = tree.completions[0].ids, tree.completions[0].scored
     text = "".join(f"<|im_start|>{m['role']}\n{m['content']}<|im_end|>\n" for m in messages)
     decode = shared_chat.tokenizer.decode
@@ -114,15 +115,13 @@ def test_an_assistant_turn_of_weight_0_is_not_scored(tmp_path: Path) -> None:
         {"role": "assistant", "content": "second"},
     ]
     row = to_row({"messages": turns}, where="test")
-    completion = prepare([row], made, trains_on="chosen", max_length=500).trees[0].completions[0]
+    completion = prepare([row], made, unit=Chosen(), max_length=500).trees[0].completions[0]
     assert made.tokenizer.decode(completion.ids[completion.scored]) == "second<|im_end|>"
 
 
 def test_a_whole_answer_keeps_what_follows_the_end_token_unscored(tmp_path: Path) -> None:
     made = chat(tmp_path)
-    completion = (
-        prepare(rows("yes"), made, trains_on="chosen", max_length=100, whole_answer=True).trees[0].completions[0]
-    )
+    completion = prepare(rows("yes"), made, unit=Chosen(), max_length=100, whole_answer=True).trees[0].completions[0]
     assert made.tokenizer.decode(completion.ids) == "yes<|im_end|>\n"
     assert completion.scored.tolist() == [True, True, True, True, False]
 
@@ -130,8 +129,8 @@ def test_a_whole_answer_keeps_what_follows_the_end_token_unscored(tmp_path: Path
 def test_a_cut_answer_gets_no_forged_end_token_and_its_prompt_is_whole(tmp_path: Path) -> None:
     made = chat(tmp_path)
     long = rows(*["y" * 40] + ["yes"] * 200)
-    room = len(prepare(long, made, trains_on="chosen", max_length=100).trees[0].prompt) + 10
-    prepared = prepare(long, made, trains_on="chosen", max_length=room)
+    room = len(prepare(long, made, unit=Chosen(), max_length=100).trees[0].prompt) + 10
+    prepared = prepare(long, made, unit=Chosen(), max_length=room)
     assert prepared.num_cut == 1
     assert made.tokenizer.decode(prepared.trees[0].completions[0].ids) == "y" * 10
     assert prepared.trees[0].reference_length == 41
@@ -140,21 +139,21 @@ def test_a_cut_answer_gets_no_forged_end_token_and_its_prompt_is_whole(tmp_path:
 def test_more_than_one_percent_too_long_stops_unless_a_policy_is_named(tmp_path: Path) -> None:
     made = chat(tmp_path)
     with pytest.raises(InputError, match=r"1 of 2 rows \(50.0 %\) are longer than --max-length 60"):
-        prepare(rows("y" * 90, "yes"), made, trains_on="chosen", max_length=60)
-    dropped = prepare(rows("y" * 90, "yes"), made, trains_on="chosen", max_length=60, truncation="drop-row")
+        prepare(rows("y" * 90, "yes"), made, unit=Chosen(), max_length=60)
+    dropped = prepare(rows("y" * 90, "yes"), made, unit=Chosen(), max_length=60, truncation="drop-row")
     assert [row.id for row in dropped.rows] == ["r1"] and dropped.num_dropped == 1
 
 
 def test_unusable_rows_are_skipped_counted_and_stop_beyond_their_share(tmp_path: Path) -> None:
     made = chat(tmp_path)
     some = rows("", *["yes"] * 9)
-    prepared = prepare(some, made, trains_on="chosen", max_length=100, max_skipped=0.1)
+    prepared = prepare(some, made, unit=Chosen(), max_length=100, max_skipped=0.1)
     assert prepared.skipped == {"r0": "empty chosen answer"} and len(prepared.trees) == 9
     with pytest.raises(
         InputError,
         match=r"1 of 10 rows \(10.0 %\) cannot be used, more than --max-skipped 0.01: 1 empty chosen answer \(r0\)",
     ):
-        prepare(some, made, trains_on="chosen", max_length=100)
+        prepare(some, made, unit=Chosen(), max_length=100)
 
 
 def test_rows_whose_whole_text_tokenizes_otherwise_are_counted(tmp_path: Path) -> None:
@@ -163,7 +162,7 @@ def test_rows_whose_whole_text_tokenizes_otherwise_are_counted(tmp_path: Path) -
     tiny_tokenizer(tmp_path, template=CHATML)
     tokenizer = load_tokenizer(tmp_path)
     tokenizer.add_tokens([AddedToken("assistant\nyes", special=False, normalized=False)])
-    prepared = prepare(rows("yes", "no"), Chat(tokenizer), trains_on="chosen", max_length=100)
+    prepared = prepare(rows("yes", "no"), Chat(tokenizer), unit=Chosen(), max_length=100)
     assert prepared.num_tokenized_otherwise == 1
 
 
@@ -190,7 +189,7 @@ def opening(text: str) -> str:
 def test_a_template_that_allows_no_right_mask_is_refused(tmp_path: Path, template: str, message: str) -> None:
     made = chat(tmp_path, template)
     with pytest.raises(InputError, match=f"row r0: .*{message}"):
-        prepare(rows("yes"), made, trains_on="chosen", max_length=100)
+        prepare(rows("yes"), made, unit=Chosen(), max_length=100)
 
 
 def test_no_template_is_refused_with_what_to_give(tmp_path: Path) -> None:
@@ -212,7 +211,7 @@ def test_masks_of_real_rows_cover_the_answer_and_its_end_token_exactly(tmp_path:
     with gzip.open(SHARED / "preference-dev.jsonl.gz", "rt", encoding="utf-8") as file:
         real = [to_row(json.loads(line), where="x") for line in list(file)[:300]]
     made = chat(tmp_path)
-    prepared = prepare(real, made, trains_on="chosen", max_length=100_000, max_skipped=1.0)
+    prepared = prepare(real, made, unit=Chosen(), max_length=100_000, max_skipped=1.0)
     assert len(prepared.trees) > 280
     for row, tree in zip(prepared.rows, prepared.trees, strict=True):
         completion = tree.completions[0]

@@ -14,6 +14,7 @@ import pytest
 from alignkit.data.reading.read import read_rows
 from alignkit.data.reading.rows import Row, text_of, to_row, unusable_reason
 from alignkit.errors import InputError
+from alignkit.units import Chosen, Pairs, Samples
 
 USER = {"role": "user", "content": "Hi"}
 YES, NO = {"role": "assistant", "content": "yes"}, {"role": "assistant", "content": "no"}
@@ -83,7 +84,7 @@ def test_a_preference_beside_whatever_else_is_a_preference(fields: dict[str, Any
         assert row.prompt == (USER,)
         assert (row.chosen, row.rejected) == ((YES,), (NO,))
         assert not row.is_conversation and row.reference == "yes"
-        assert [unusable_reason(row, use) for use in ("pairs", "chosen", "samples")] == [None, None, None]
+        assert [unusable_reason(row, use) for use in (Pairs(), Chosen(), Samples())] == [None, None, None]
 
 
 def test_a_prompt_that_ends_with_the_assistant_is_refused() -> None:
@@ -110,9 +111,9 @@ def test_the_best_completion_stands_against_the_worst_and_missing_scores_are_lef
     row = read({"instruction": "Hi", "completions": [unscored, *COMPLETIONS]})
     assert (row.chosen, row.rejected) == ((YES,), (NO,))
     same = [{**completion, "overall_score": 3} for completion in COMPLETIONS]
-    assert unusable_reason(read({"instruction": "Hi", "completions": same}), "pairs") == "tie: equal scores"
+    assert unusable_reason(read({"instruction": "Hi", "completions": same}), Pairs()) == "tie: equal scores"
     none = read({"instruction": "Hi", "completions": [unscored]})
-    assert unusable_reason(none, "chosen") == "no chosen answer" and unusable_reason(none, "samples") is None
+    assert unusable_reason(none, Chosen()) == "no chosen answer" and unusable_reason(none, Samples()) is None
 
 
 @pytest.mark.parametrize(
@@ -140,19 +141,19 @@ def test_equal_scores_are_a_tie_and_missing_ones_are_not(
     shape: dict[str, Any], scores: dict[str, Any], is_tie: bool
 ) -> None:
     row = read({**shape, **scores})
-    assert unusable_reason(row, "pairs") == ("tie: equal scores" if is_tie else None)
-    assert unusable_reason(row, "chosen") is None is unusable_reason(row, "samples")
+    assert unusable_reason(row, Pairs()) == ("tie: equal scores" if is_tie else None)
+    assert unusable_reason(row, Chosen()) is None is unusable_reason(row, Samples())
 
 
 def test_equal_scores_and_equal_answers_are_a_tie_too() -> None:
     row = read({**H4, "rejected": [USER, YES], "score_chosen": 6, "score_rejected": 6})
-    assert unusable_reason(row, "pairs") == "tie: equal scores"
+    assert unusable_reason(row, Pairs()) == "tie: equal scores"
 
 
 def test_answers_to_different_prompts_are_no_pair() -> None:
     row = read({"chosen": [USER, YES], "rejected": [{"role": "user", "content": "Else"}, NO]})
-    assert unusable_reason(row, "pairs") == "chosen and rejected have different prompts"
-    assert unusable_reason(row, "chosen") is None
+    assert unusable_reason(row, Pairs()) == "chosen and rejected have different prompts"
+    assert unusable_reason(row, Chosen()) is None
 
 
 def test_a_system_column_is_the_system_turn_and_history_stands_before_the_question() -> None:
@@ -185,7 +186,7 @@ def test_labels_are_read_in_every_shape(shape: dict[str, Any], good: object, bad
         row = read({**shape, name: bad})
         assert (row.prompt, row.chosen, row.rejected) == ((USER,), None, (NO,)) and not row.is_conversation
         for train_on in (None, "last", "all-assistant"):
-            assert unusable_reason(row, "chosen", train_on) == "no chosen answer, only a rejected one"
+            assert unusable_reason(row, Chosen(), train_on) == "no chosen answer, only a rejected one"
         assert read({**shape, name: good}).chosen == (NO,)
 
 
@@ -300,20 +301,20 @@ def test_text_parts_are_joined_and_flags_say_what_is_scored() -> None:
             assert row.prompt == (USER, {**NO, "weight": 0}, USER) and row.chosen == (YES,)
     assert read({"messages": [{**USER, "weight": 0}, YES]}).prompt == (USER,)
     off = read({"messages": [USER, {**YES, "loss": False}]})
-    assert unusable_reason(off, "chosen") == "every assistant turn has weight 0"
-    assert unusable_reason(off, "chosen", "last") == "the answer has weight 0"
+    assert unusable_reason(off, Chosen()) == "every assistant turn has weight 0"
+    assert unusable_reason(off, Chosen(), "last") == "the answer has weight 0"
 
 
 def test_missing_cells_are_missing_and_never_text() -> None:
     for missing in (None, NAN):
         row = read({"instruction": "Hi", "input": missing, "output": "yes"})
         assert row.prompt == (USER,) and row.chosen == (YES,)
-        assert unusable_reason(read({"instruction": "Hi", "output": missing}), "chosen") == "no chosen answer"
-        assert unusable_reason(read({"prompt": "Hi", "chosen": missing, "rejected": "no"}), "pairs") is not None
+        assert unusable_reason(read({"instruction": "Hi", "output": missing}), Chosen()) == "no chosen answer"
+        assert unusable_reason(read({"prompt": "Hi", "chosen": missing, "rejected": "no"}), Pairs()) is not None
         assert (
-            unusable_reason(read({"prompt": "Hi", "chosen": "a", "rejected": missing}), "pairs") == "no rejected answer"
+            unusable_reason(read({"prompt": "Hi", "chosen": "a", "rejected": missing}), Pairs()) == "no rejected answer"
         )
-        assert unusable_reason(read({"prompt": missing, "chosen": "yes"}), "chosen") == "empty prompt"
+        assert unusable_reason(read({"prompt": missing, "chosen": "yes"}), Chosen()) == "empty prompt"
         assert read({"prompt": "Hi", "chosen": "yes", "reference": missing}).reference == "yes"
         assert len(read({"id": missing, "prompt": "Hi"}).id) == 16
 
@@ -321,15 +322,15 @@ def test_missing_cells_are_missing_and_never_text() -> None:
 def test_a_conversation_that_ends_with_the_user_says_so_and_trains_its_answers() -> None:
     row = read({"messages": [USER, YES, USER, USER]})
     assert row.prompt == (USER, YES, USER, USER) and row.chosen is None
-    assert unusable_reason(row, "chosen") is None is unusable_reason(row, "samples")
+    assert unusable_reason(row, Chosen()) is None is unusable_reason(row, Samples())
     said = "the conversation ends with the user, two user turns in a row"
-    assert unusable_reason(row, "chosen", "last") == said == unusable_reason(row, "pairs")
-    assert unusable_reason(read({"messages": [USER]}), "chosen") == "the conversation ends with the user"
+    assert unusable_reason(row, Chosen(), "last") == said == unusable_reason(row, Pairs())
+    assert unusable_reason(read({"messages": [USER]}), Chosen()) == "the conversation ends with the user"
     system = {"role": "system", "content": "s"}
-    assert unusable_reason(read({"messages": [system]}), "chosen") == "the conversation ends with the system"
-    assert unusable_reason(read({"messages": []}), "chosen") == "an empty conversation"
+    assert unusable_reason(read({"messages": [system]}), Chosen()) == "the conversation ends with the system"
+    assert unusable_reason(read({"messages": []}), Chosen()) == "an empty conversation"
     empty = read({"messages": [USER, {**YES, "content": ""}, USER, YES]})
-    assert unusable_reason(empty, "chosen") == "an empty assistant turn"
+    assert unusable_reason(empty, Chosen()) == "an empty assistant turn"
 
 
 MUTATED = [
@@ -417,7 +418,7 @@ def test_of_two_thousand_mutated_rows_each_is_read_or_refused() -> None:
         except InputError as error:
             refused.append(str(error))
             continue
-        for use in ("pairs", "chosen", "samples"):
+        for use in (Pairs(), Chosen(), Samples()):
             unusable_reason(row, use)
         turns = (*row.prompt, *(row.chosen or ()), *(row.rejected or ()))
         assert all(type(m["role"]) is type(m["content"]) is str for m in turns)
@@ -559,8 +560,8 @@ def test_a_thumb_under_another_name_is_a_label(name: str, bad: object) -> None:
     ids=str,
 )
 def test_a_tie_under_any_name_is_a_tie(more: dict[str, Any]) -> None:
-    assert unusable_reason(read({**PAIR, **more}), "pairs") == "tie: equal scores"
-    assert unusable_reason(read({**H4, **more}), "pairs") == "tie: equal scores"
+    assert unusable_reason(read({**PAIR, **more}), Pairs()) == "tie: equal scores"
+    assert unusable_reason(read({**H4, **more}), Pairs()) == "tie: equal scores"
 
 
 @pytest.mark.parametrize("score", [True, {"helpful": 3}, [1, 2]], ids=str)
@@ -595,7 +596,7 @@ def test_a_message_with_two_roles_or_contents_that_differ_is_refused() -> None:
 
 def test_a_rejected_answer_of_weight_0_is_no_pair() -> None:
     row = read({**PAIR, "rejected": [{**NO, "weight": 0}]})
-    assert unusable_reason(row, "pairs") == "the rejected answer has weight 0"
+    assert unusable_reason(row, Pairs()) == "the rejected answer has weight 0"
 
 
 @pytest.mark.parametrize("prompt", ["Human: Hi\n\nAssistant:", "\r\n\r\nHuman: Hi\r\n\r\nAssistant:"])

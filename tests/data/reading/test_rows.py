@@ -12,6 +12,7 @@ import pytest
 from alignkit.data.reading.read import read_rows
 from alignkit.data.reading.rows import text_of, to_row, unusable_reason
 from alignkit.errors import InputError, UsageError
+from alignkit.units import Chosen, Pairs, Samples, Unit
 
 USER = {"role": "user", "content": "Hi"}
 YES, NO = {"role": "assistant", "content": "yes"}, {"role": "assistant", "content": "no"}
@@ -75,19 +76,19 @@ def test_a_malformed_message_is_refused(message: dict) -> None:
 
 
 @pytest.mark.parametrize(
-    ("fields", "trains_on", "reason"),
+    ("fields", "unit", "reason"),
     [
-        ({"prompt": "Hi", "chosen": " ", "rejected": "no"}, "chosen", "empty chosen answer"),
-        ({"prompt": "Hi", "chosen": "yes", "rejected": ""}, "pairs", "empty rejected answer"),
-        ({"prompt": "Hi", "chosen": "yes", "rejected": "yes"}, "pairs", "chosen equals rejected"),
-        ({"prompt": "Hi", "chosen": "yes"}, "pairs", "no rejected answer"),
-        ({"prompt": "Hi"}, "chosen", "no chosen answer"),
-        ({"prompt": "", "chosen": "yes"}, "chosen", "empty prompt"),
-        ({"prompt": "Hi", "chosen": "", "rejected": ""}, "samples", None),
+        ({"prompt": "Hi", "chosen": " ", "rejected": "no"}, Chosen(), "empty chosen answer"),
+        ({"prompt": "Hi", "chosen": "yes", "rejected": ""}, Pairs(), "empty rejected answer"),
+        ({"prompt": "Hi", "chosen": "yes", "rejected": "yes"}, Pairs(), "chosen equals rejected"),
+        ({"prompt": "Hi", "chosen": "yes"}, Pairs(), "no rejected answer"),
+        ({"prompt": "Hi"}, Chosen(), "no chosen answer"),
+        ({"prompt": "", "chosen": "yes"}, Chosen(), "empty prompt"),
+        ({"prompt": "Hi", "chosen": "", "rejected": ""}, Samples(), None),
     ],
 )
-def test_unusable_rows_say_why(fields: dict, trains_on: str, reason: str | None) -> None:
-    assert unusable_reason(to_row(fields, where="here"), trains_on) == reason
+def test_unusable_rows_say_why(fields: dict, unit: Unit, reason: str | None) -> None:
+    assert unusable_reason(to_row(fields, where="here"), unit) == reason
 
 
 def lines(*rows: object) -> str:

@@ -1,10 +1,10 @@
 """A plugin that claims a name alignkit-plugins already has."""
 
-from alignkit import Method, MethodConfig, hookimpl
+from alignkit.plugin import Chosen, Method, MethodConfig, hookimpl
 
 
 class OtherSFT(Method):
-    name, Config, trains_on = "sft", MethodConfig, "chosen"
+    name, Config, trains_on = "sft", MethodConfig, Chosen()
 
     def loss(self, batch, config):
         return batch.mean(-batch.logprob_N, over="completions")

@@ -9,7 +9,7 @@ import re
 
 from pydantic import Field
 
-from alignkit.plugin import Judge, JudgeConfig, Method, MethodConfig, Metric, Missing, Scored, hookimpl
+from alignkit.plugin import Judge, JudgeConfig, Method, MethodConfig, Metric, Missing, Pairs, Scored, hookimpl
 
 
 class SimPOConfig(MethodConfig):
@@ -19,7 +19,7 @@ class SimPOConfig(MethodConfig):
 
 
 class SimPO(Method):
-    name, Config, trains_on = "simpo", SimPOConfig, "pairs"
+    name, Config, trains_on = "simpo", SimPOConfig, Pairs()
 
     def loss(self, batch, config):
         from torch.nn.functional import logsigmoid

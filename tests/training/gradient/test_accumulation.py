@@ -22,6 +22,7 @@ from alignkit.policy.policy import Policy
 from alignkit.training.gradient.optimizer import make_optimizer
 from alignkit.training.gradient.reference import Reference
 from alignkit.training.gradient.step import MicroBatch, accumulate
+from alignkit.units import Pairs
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +57,7 @@ def test_gradient_does_not_depend_on_the_split_into_micro_batches(
 class TwoTerms(Method):
     """A likelihood over tokens and a square over completions: their denominators grow differently."""
 
-    name, Config, trains_on = "two-terms", MethodConfig, "pairs"
+    name, Config, trains_on = "two-terms", MethodConfig, Pairs()
 
     def loss(self, batch: Any, config: Any) -> torch.Tensor:
         return batch.mean(-batch.logprob_T, over="tokens") + batch.mean(batch.logprob_N**2, over="completions")

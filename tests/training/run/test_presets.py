@@ -19,6 +19,7 @@ from alignkit.config.file import Resolved, resolve
 from alignkit.errors import UsageError
 from alignkit.registry import Plugin, registry
 from alignkit.training.run.resume import resume_command
+from alignkit.units import Chosen, Unit
 
 
 class OwnConfig(MethodConfig):
@@ -30,7 +31,7 @@ class Own(Method):
 
     name: ClassVar[str] = "own-method"
     Config: ClassVar[type[MethodConfig]] = OwnConfig
-    trains_on: ClassVar[str] = "chosen"
+    trains_on: ClassVar[Unit] = Chosen()
     presets: ClassVar[Mapping[str, Mapping[str, object]]] = {"strong": {"gamma": 2.0, "epochs": 3}}
 
     def loss(self, batch, config):
