@@ -15,11 +15,12 @@ from alignkit.judging import metric
 from alignkit.methods import Batch, Method, MethodConfig
 from alignkit.rollouts import sampler
 from alignkit.scoring import judge
+from alignkit.units import Unit
 
 PAGE = (ROOT / "docs" / "plugins.md").read_text(encoding="utf-8")
 HOOKS = [spec for name, spec in vars(hookspecs).items() if name.startswith("register_")]
 CONTRACT = [
-    *(Method, MethodConfig, Batch),
+    *(Method, Unit, MethodConfig, Batch),
     *(judge.Judge, judge.Item, judge.Scored, judge.Missing),
     dataset.Dataset,
     *(sampler.Sampler, sampler.Request, sampler.Completion),
