@@ -11,7 +11,7 @@ from alignkit.config.file import Settings
 from alignkit.data.reading.rows import Row
 from alignkit.errors import AlignkitError, UsageError
 from alignkit.scoring.confirm_cost import confirm_cost
-from alignkit.scoring.default import default_judges
+from alignkit.scoring.default import default_judges, why_none
 from alignkit.scoring.judge import Item, Scored
 from alignkit.scoring.specs import make_judge
 
@@ -38,19 +38,19 @@ def choose_judge(rows: Sequence[Row], settings: Settings, *, num_items: int, yes
     Raises:
         UsageError: none of them is there, with the commands that would work; or a cost was not agreed to.
     """
-    tried = []
-    for judge in default_judges([row.fields for row in rows], role="judge"):
+    fields, tried = [row.fields for row in rows], []
+    for judge in default_judges(fields, role="judge"):
         spec = judge.default_spec()
         if not judge.paid:
             return Choice(spec, judge.why_default)
         problem = _probe(spec, rows[0], settings, num_items=num_items, yes=yes)
         if problem is None:
             return Choice(spec, f"{judge.why_default} and a one-row probe answered", is_agreed=True)
-        tried.append(f"; {spec} does not answer ({problem})")
+        tried.append(f"{spec} does not answer ({problem})")
+    reasons = [*why_none(fields, role="judge"), *tried] or ["none is installed that is taken by itself"]
     raise UsageError(
-        f"no judge: the rows carry no rules, and no other judge is ready{''.join(tried)}; what would work: alignkit "
-        "train reward --data PAIRS, then judge again; --judge FOLDER (a sequence-classification model); "
-        "--judge FILE.py:function"
+        f"no judge: {', '.join(reasons)}; what would work: alignkit train reward --data PAIRS, then judge again; "
+        "--judge FOLDER (a sequence-classification model); --judge FILE.py:function"
     )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from alignkit.data.looking.overlap import overlap
 from alignkit.data.prepared.selection import prompt_key
@@ -17,6 +18,33 @@ from alignkit.data.reading.same_data import difference
 from alignkit.errors import AlignkitError, InputError
 from alignkit.runs import DataSettings, holds_run, read_run
 from alignkit.scoring.specs import NamedJudge
+
+if TYPE_CHECKING:
+    from alignkit.judging.answers import Answers
+    from alignkit.judging.prompts import Prompts
+    from alignkit.pretrained.names import ModelSource
+
+
+def caveats_of(
+    source: ModelSource, vs: ModelSource, prompts: Prompts, named: NamedJudge, ours: Answers, theirs: Answers
+) -> list[str]:
+    """Say everything about this comparison that weakens its verdict, a sentence each."""
+    caveats = [*prompts.caveats, *judge_gave_reward(source.run, named)]
+    if source.folder.resolve() == vs.folder.resolve():
+        caveats.append("a model against itself, under another sampling seed where it samples: what chance alone makes")
+    if len(prompts.rows) == 1:
+        caveats.append("one prompt only: nothing can be said of others")
+    repeated = len(prompts.rows) - len(set(prompts.keys))
+    if repeated:
+        caveats.append(f"{repeated} of {len(prompts.rows)} prompts repeat another; copies are resampled together")
+    empty = [sum(not text.strip() for text in side.texts) for side in (ours, theirs)]
+    if any(empty):
+        caveats.append(
+            f"empty answers: {empty[0]} of {source.name}, {empty[1]} of {vs.name}; they are judged as they are"
+        )
+    if source.run is not None:
+        caveats += judged_other_runs(source.run, fingerprint=prompts.fingerprint)
+    return caveats
 
 
 def rows_of(settings: DataSettings, data: str | None = None) -> list[Row]:

@@ -1,10 +1,10 @@
-"""Judging one model against another: prompts, answers, scores, verdict."""
+"""The steps of a verdict: models, prompts, judge, answers, scores, win rate, length, caveats, verdict."""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import closing
 
 import numpy as np
@@ -14,7 +14,7 @@ from alignkit.errors import UsageError
 from alignkit.judging import verdict_files
 from alignkit.judging.answers import Answers, Generation, answers_of
 from alignkit.judging.auto import Choice, choose_judge, newest_run
-from alignkit.judging.caveats import judge_gave_reward, judged_other_runs
+from alignkit.judging.caveats import caveats_of
 from alignkit.judging.clustering import find_clusters
 from alignkit.judging.decision import level_of
 from alignkit.judging.health import measure
@@ -22,21 +22,18 @@ from alignkit.judging.length import Pairs, length_facts
 from alignkit.judging.metrics import figures_of
 from alignkit.judging.planner import POWER, detectable
 from alignkit.judging.prompts import Prompts, choose_prompts
-from alignkit.judging.scores import BothScores, score_both, values
-from alignkit.judging.verdict import JudgeName, JudgeNoise, Unscored, Verdict, make_verdict
+from alignkit.judging.scores import differences, items, judge_noise, score_both, values, why_missing
+from alignkit.judging.verdict import JudgeName, Unscored, Verdict, make_verdict
 from alignkit.pretrained.names import ModelSource, find_model
 from alignkit.pretrained.weights import check_weights, weights_fingerprint
 from alignkit.progress import Progress
 from alignkit.runs import read_run
 from alignkit.scoring.confirm_cost import confirm_cost
-from alignkit.scoring.judge import Item, Missing, counted
 from alignkit.scoring.ledger import canonical, open_ledger
 from alignkit.scoring.looks import check_looks, count_look, pair_of
 from alignkit.scoring.specs import NamedJudge, make_judge
 from alignkit.statistics.resampling import Clusters
 from alignkit.statistics.win_rate import outcomes, win_rate
-
-_LARGEST = 1e100
 
 
 def judge_model(model: str | None, settings: Settings, *, data_given: bool, yes: bool, progress: Progress) -> Verdict:
@@ -50,11 +47,13 @@ def judge_model(model: str | None, settings: Settings, *, data_given: bool, yes:
     """
     section = settings.judge
     source, vs = _models(model, section.vs, progress)
+    # what is asked, and which prompts are no independent evidence of each other
     prompts = choose_prompts(
         source, settings.data, data_given=data_given, num_prompts=section.num_prompts, seed=section.seed, vs=vs
     )
     weights = (weights_fingerprint(source.folder), weights_fingerprint(vs.folder))
     clusters, units = find_clusters([row.fields for row in prompts.rows], prompts.keys, column=section.cluster)
+    # who decides; its cost is agreed to before anything is drawn
     named = _agreed_judge(prompts, settings, yes=yes, note=progress.note)
     progress.note(_power(clusters))
     with closing(named.judge):
@@ -65,12 +64,14 @@ def judge_model(model: str | None, settings: Settings, *, data_given: bool, yes:
         )
         scored = [score_both(named, items(ours), items(theirs), repeat=k) for k in range(1 + section.rejudge)]
         look_id = _look_id(prompts, settings, named, (ours, theirs))
+    # scores to outcomes: of several scorings the first decides, the others measure the judge's noise
     scorings = [(values(one.ours), values(one.theirs)) for one in scored]
     results = [outcomes(a_P, b_P) for a_P, b_P in scorings]
-    missing, is_unscored = _missing(scored[0]), bool(np.isnan(results[0]).all())
+    missing, is_unscored = why_missing(scored[0]), bool(np.isnan(results[0]).all())
+    # each further look at the same pair is judged at a stricter level
     look = None if is_unscored else _count_look((source, vs), weights, look_id)
     level = level_of(look)
-    pairs = Pairs(results[0], _chars(ours), _chars(theirs), _differences(*scorings[0]), clusters)
+    pairs = Pairs(results[0], _chars(ours), _chars(theirs), differences(*scorings[0]), clusters)
     verdict = make_verdict(
         win_rate(results[0], seed=section.seed, level=level, clusters=clusters),
         run=source.name,
@@ -81,7 +82,7 @@ def judge_model(model: str | None, settings: Settings, *, data_given: bool, yes:
         theirs=figures_of(theirs),
         prompts=prompts.source,
         seed=section.seed,
-        caveats=[*_caveats(source, vs, prompts, named, ours, theirs), *filter(None, [scored[0].flip_note, missing])],
+        caveats=[*caveats_of(source, vs, prompts, named, ours, theirs), *filter(None, [scored[0].flip_note, missing])],
         length=length_facts(pairs, seed=section.seed, level=level),
         look=look,
         pair=pair_of(weights),
@@ -123,11 +124,6 @@ def _agreed_judge(prompts: Prompts, settings: Settings, *, yes: bool, note: Call
     return named
 
 
-def items(answers: Answers) -> list[Item]:
-    """What a judge sees of one model's answers."""
-    return [Item(a.row.prompt, a.text, {**a.row.fields, "id": a.row.id}) for a in answers.answers]
-
-
 def _newest(progress: Progress) -> ModelSource:
     run = newest_run()
     if run is None:
@@ -161,56 +157,8 @@ def _power(clusters: Clusters) -> str:
     return f"{n} prompts find {what} in {100 * POWER:.0f} of 100 cases"
 
 
-def _missing(scores: BothScores) -> str | None:
-    """Say how many scores are missing, and why; None where none is."""
-    both = [*scores.ours, *scores.theirs]
-    reasons = [score.reason for score in both if isinstance(score, Missing)]
-    return f"{len(reasons)} of {len(both)} scores are missing: {counted(reasons)}" if reasons else None
-
-
-def _differences(ours_P: np.ndarray, theirs_P: np.ndarray) -> np.ndarray:
-    """Scores of ours less theirs, within what correlations can be computed of."""
-    with np.errstate(over="ignore"):
-        return np.clip(ours_P - theirs_P, -_LARGEST, _LARGEST)
-
-
 def _chars(answers: Answers) -> np.ndarray:
     return np.array([len(text) for text in answers.texts], dtype=np.float64)
-
-
-def judge_noise(results: Sequence[np.ndarray]) -> JudgeNoise | None:
-    """Compare the outcomes of several scorings of the same answers, each [P]; None of one scoring."""
-    if len(results) < 2:
-        return None
-    rates = [100 * float(np.nanmean(x_P)) for x_P in results if not np.isnan(x_P).all()]
-    both = [(x_P, ~np.isnan(x_P) & ~np.isnan(results[0])) for x_P in results[1:]]
-    changed = [float((x_P[known_P] != results[0][known_P]).mean()) for x_P, known_P in both if known_P.any()]
-    if not rates or not changed:
-        return None
-    return JudgeNoise(
-        num_repeats=len(results) - 1, changed=float(np.mean(changed)), lowest=min(rates), highest=max(rates)
-    )
-
-
-def _caveats(
-    source: ModelSource, vs: ModelSource, prompts: Prompts, named: NamedJudge, ours: Answers, theirs: Answers
-) -> list[str]:
-    caveats = [*prompts.caveats, *judge_gave_reward(source.run, named)]
-    if source.folder.resolve() == vs.folder.resolve():
-        caveats.append("a model against itself, under another sampling seed where it samples: what chance alone makes")
-    if len(prompts.rows) == 1:
-        caveats.append("one prompt only: nothing can be said of others")
-    repeated = len(prompts.rows) - len(set(prompts.keys))
-    if repeated:
-        caveats.append(f"{repeated} of {len(prompts.rows)} prompts repeat another; copies are resampled together")
-    empty = [sum(not text.strip() for text in side.texts) for side in (ours, theirs)]
-    if any(empty):
-        caveats.append(
-            f"empty answers: {empty[0]} of {source.name}, {empty[1]} of {vs.name}; they are judged as they are"
-        )
-    if source.run is not None:
-        caveats += judged_other_runs(source.run, fingerprint=prompts.fingerprint)
-    return caveats
 
 
 def _look_id(prompts: Prompts, settings: Settings, named: NamedJudge, sides: tuple[Answers, Answers]) -> str:

@@ -19,9 +19,12 @@ from typing import Literal
 
 import numpy as np
 
-from alignkit.scoring.judge import Item, Missing, Scored
+from alignkit.judging.answers import Answers
+from alignkit.judging.verdict import JudgeNoise
+from alignkit.scoring.judge import Item, Missing, Scored, counted
 from alignkit.scoring.specs import NamedJudge
 
+_LARGEST = 1e100  # sums of squares of numbers up to it are finite
 TieRule = Literal["agree", "lean"]
 _logger = logging.getLogger(__name__)
 
@@ -78,9 +81,41 @@ def score_both(
     return both
 
 
+def items(answers: Answers) -> list[Item]:
+    """What a judge sees of one model's answers."""
+    return [Item(a.row.prompt, a.text, {**a.row.fields, "id": a.row.id}) for a in answers.answers]
+
+
 def values(scores: Sequence[Scored | Missing]) -> np.ndarray:
     """Return scores as float64 [P], nan where missing."""
     return np.array([s.value if isinstance(s, Scored) else math.nan for s in scores], dtype=np.float64)
+
+
+def why_missing(scores: BothScores) -> str | None:
+    """Say how many scores are missing, and why; None where none is."""
+    both = [*scores.ours, *scores.theirs]
+    reasons = [score.reason for score in both if isinstance(score, Missing)]
+    return f"{len(reasons)} of {len(both)} scores are missing: {counted(reasons)}" if reasons else None
+
+
+def differences(ours_P: np.ndarray, theirs_P: np.ndarray) -> np.ndarray:
+    """Scores of ours less theirs, within what correlations can be computed of."""
+    with np.errstate(over="ignore"):
+        return np.clip(ours_P - theirs_P, -_LARGEST, _LARGEST)
+
+
+def judge_noise(results: Sequence[np.ndarray]) -> JudgeNoise | None:
+    """Compare the outcomes of several scorings of the same answers, each [P]; None of one scoring."""
+    if len(results) < 2:
+        return None
+    rates = [100 * float(np.nanmean(x_P)) for x_P in results if not np.isnan(x_P).all()]
+    both = [(x_P, ~np.isnan(x_P) & ~np.isnan(results[0])) for x_P in results[1:]]
+    changed = [float((x_P[known_P] != results[0][known_P]).mean()) for x_P, known_P in both if known_P.any()]
+    if not rates or not changed:
+        return None
+    return JudgeNoise(
+        num_repeats=len(results) - 1, changed=float(np.mean(changed)), lowest=min(rates), highest=max(rates)
+    )
 
 
 def outcome(forward: float, backward: float, *, tie_rule: TieRule) -> float:

@@ -1,1 +1,7 @@
-"""The HTML report and its plots."""
+"""report.html: one file that holds everything it shows and asks no network for anything.
+
+In: a run's folder, or tables, curves, verdicts and answers that are there already. Out: one HTML page.
+
+Read in this order: `page` (tables, sections, verdicts, examples), `plots` (curves and intervals), `run_report` (what a
+run's page holds). The templates lie in templates/.
+"""

@@ -85,6 +85,8 @@ class Judge(ABC):
     """Of {"reward", "judge"}: where it is taken if no judge is named and `applies_to` holds."""
     why_default: ClassVar[str] = ""
     """Why it is taken then, a clause: "the rows carry rules that anyone can check"."""
+    why_not_default: ClassVar[str] = ""
+    """What is missing where `applies_to` does not hold, a clause: "the rows carry no rules"."""
 
     def __init__(self, config: JudgeConfig | None = None) -> None:
         self.config = config if config is not None else self.Config()

@@ -79,6 +79,7 @@ class Nemotron(RemoteJudge):
     Config: ClassVar[type[JudgeConfig]] = NemotronConfig
     default_for: ClassVar[frozenset[str]] = frozenset({"reward", "judge"})
     why_default: ClassVar[str] = f"{KEY} is set"
+    why_not_default: ClassVar[str] = f"{KEY} is not set"
     config: NemotronConfig
 
     def parameters(self) -> Mapping[str, Any]:

@@ -41,6 +41,7 @@ class RewardModel(Judge):
     Config: ClassVar[type[JudgeConfig]] = RewardModelConfig
     default_for: ClassVar[frozenset[str]] = frozenset({"judge"})
     why_default: ClassVar[str] = "it is the newest reward model trained here"
+    why_not_default: ClassVar[str] = "there is no reward run"
     config: RewardModelConfig
 
     @classmethod

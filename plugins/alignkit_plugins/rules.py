@@ -32,6 +32,7 @@ class Rules(Judge):
     verifiable: ClassVar[bool] = True
     default_for: ClassVar[frozenset[str]] = frozenset({"reward", "judge"})
     why_default: ClassVar[str] = "the rows carry rules that anyone can check"
+    why_not_default: ClassVar[str] = "the rows carry no rules"
 
     def score(self, items: Sequence[Item]) -> list[Scored | Missing]:
         """Return the weighted share of rules that each completion satisfies; rows without rules do not apply.
