@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
-from alignkit.options import Options
+from alignkit.options import IN_HELP, IN_HELP_ALL, NO_FLAG, Options
 from alignkit.units import Unit
 
 if TYPE_CHECKING:
@@ -30,29 +30,42 @@ class MethodConfig(Options):
     for. Every interval counts optimizer steps.
     """
 
-    learning_rate: float = Field(1e-5, gt=0, le=1, description="peak learning rate")
-    batch_size: int = Field(4, ge=1, description="prompts per optimizer step, each with all its completions")
+    learning_rate: float = Field(1e-5, gt=0, le=1, description="peak learning rate", json_schema_extra=IN_HELP)
+    batch_size: int = Field(
+        4, ge=1, description="prompts per optimizer step, each with all its completions", json_schema_extra=IN_HELP
+    )
     epochs: int = Field(1, ge=1, description="passes over the training rows")
-    max_steps: int | None = Field(None, ge=1, description="stop after this many optimizer steps, whatever the epochs")
+    max_steps: int | None = Field(
+        None, ge=1, description="stop after this many optimizer steps, whatever the epochs", json_schema_extra=IN_HELP
+    )
     num_prompts: int | None = Field(None, ge=1, description="train on this many rows, drawn by the seed; default: all")
     warmup_steps: int = Field(10, ge=0, description="optimizer steps over which the learning rate rises from 0")
     schedule: Literal["linear", "cosine", "constant"] = Field(
-        "linear", description="learning rate after the warm-up; linear is the paper's"
+        "linear", description="learning rate after the warm-up; linear is the paper's", json_schema_extra=NO_FLAG
     )
     optimizer: Literal["adam", "adamw", "adam-8bit", "adamw-8bit"] = Field(
         "adam",
         description="Adam is the paper's; AdamW decouples weight decay; 8bit: moments in 8 bits (extra bitsandbytes)",
+        json_schema_extra=NO_FLAG,
     )
-    weight_decay: float = Field(0.0, ge=0, description="weight decay of matrices; norms and biases are spared")
-    max_grad_norm: float = Field(1.0, gt=0, description="the gradient is scaled down to this norm")
-    seed: int = Field(42, ge=0, description="seed of data order and sampling")
+    weight_decay: float = Field(
+        0.0, ge=0, description="weight decay of matrices; norms and biases are spared", json_schema_extra=NO_FLAG
+    )
+    max_grad_norm: float = Field(
+        1.0, gt=0, description="the gradient is scaled down to this norm", json_schema_extra=NO_FLAG
+    )
+    seed: int = Field(42, ge=0, description="seed of data order and sampling", json_schema_extra=IN_HELP)
     validation_interval: int = Field(250, ge=1, description="optimizer steps between validations")
     early_stopping_steps: int | None = Field(
         None, ge=1, description="stop after this many optimizer steps without a better validation (the best is kept)"
     )
-    sample_interval: int = Field(500, ge=1, description="optimizer steps between samples written to samples.jsonl")
+    sample_interval: int = Field(
+        500, ge=1, description="optimizer steps between samples written to samples.jsonl", json_schema_extra=NO_FLAG
+    )
     checkpoint_interval: int = Field(250, ge=1, description="optimizer steps between checkpoints")
-    max_new_tokens: int = Field(256, ge=1, description="longest completion drawn, in tokens")
+    max_new_tokens: int = Field(
+        256, ge=1, le=131_072, description="longest completion drawn, in tokens", json_schema_extra=IN_HELP
+    )
 
     @field_validator("learning_rate")
     @classmethod
@@ -76,25 +89,39 @@ class SampledConfig(MethodConfig):
     """What methods that train on rewarded samples have beside: read where samples are drawn and laid into a step."""
 
     updates_per_batch: int = Field(
-        1, ge=1, description="optimizer steps on one drawn batch; from the second on the ratio is clipped"
+        1,
+        ge=1,
+        description="optimizer steps on one drawn batch; from the second on the ratio is clipped",
+        json_schema_extra=IN_HELP_ALL,
     )
     top_p: float = Field(1.0, gt=0, le=1, description="top-p of the samples")
     mask_truncated_completions: bool = Field(
-        False, description="a completion that max-new-tokens truncated is compared with, but not trained on"
+        False,
+        description="a completion that max-new-tokens truncated is compared with, but not trained on",
+        json_schema_extra=NO_FLAG,
     )
     zero_variance_groups: Literal["skip", "keep", "resample"] = Field(
         "skip",
         description="a group whose rewards are all equal has no policy term: skip computes its KL alone (nothing where "
         "the loss has none), keep computes it as the others, resample puts other prompts' groups in its place",
+        json_schema_extra=NO_FLAG,
     )
     max_resamples: int = Field(
-        2, ge=1, description="rounds of other prompts that --zero-variance-groups resample may draw"
+        2,
+        ge=1,
+        description="rounds of other prompts that --set zero_variance_groups=resample may draw",
+        json_schema_extra=NO_FLAG,
     )
     validation_prompts: int = Field(
-        32, ge=1, description="validation prompts that an evaluation answers, one sample each at temperature 1"
+        32,
+        ge=1,
+        description="validation prompts that an evaluation answers, one sample each at temperature 1",
+        json_schema_extra=NO_FLAG,
     )
     reward_hacking: Literal["warn", "stop"] = Field(
-        "warn", description="what is done when the reward rises only as completions get longer or repeat themselves"
+        "warn",
+        description="what is done when the reward rises only as completions get longer or repeat themselves",
+        json_schema_extra=NO_FLAG,
     )
 
     @property

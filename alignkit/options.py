@@ -1,10 +1,28 @@
-"""What every option has in common, whoever declares it: known names, finite numbers, sizes a computer can hold."""
+"""What every option has in common, whoever declares it: known names, finite numbers, sizes a computer can hold.
+
+An option is a pydantic field. Its help has three tiers, named by a marker on the field:
+
+    beta: float = Field(0.1, gt=0, description="strength of the pull to the reference", json_schema_extra=IN_HELP)
+
+IN_HELP      a flag that `alignkit train METHOD --help` shows: what most people turn.
+IN_HELP_ALL  a flag that `--help-all` shows beside those.
+NO_FLAG      a key of alignkit.toml, which the command line sets by `--set KEY=VALUE`; `--help-all` lists it.
+
+A field that a subclass declares again keeps its tier, unless it has a marker of its own. A method's own field without a
+marker is shown by `--help`.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal, cast
 
 from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator
+from pydantic.config import JsonDict
+
+Tier = Literal["help", "help-all", "no-flag"]
+IN_HELP: JsonDict = {"tier": "help"}
+IN_HELP_ALL: JsonDict = {"tier": "help-all"}
+NO_FLAG: JsonDict = {"tier": "no-flag"}
 
 MAX_WHOLE = 2**31 - 1
 MAX_SEED = 2**63 - 1  # what numpy's and torch's generators take
@@ -26,3 +44,23 @@ class Options(BaseModel):
             if isinstance(number, float) and abs(number) > MAX_NUMBER:
                 raise ValueError(f"at most {MAX_NUMBER:g} is allowed")
         return value
+
+
+def tier(model: type[BaseModel], name: str) -> Tier | None:
+    """Return the tier of a model's field: its own marker, else that of the class it overrides; None without one."""
+    for cls in model.__mro__:
+        field = cls.__dict__.get("__pydantic_fields__", {}).get(name)
+        extra = field.json_schema_extra if field is not None else None
+        if isinstance(extra, dict) and "tier" in extra:
+            return cast("Tier", extra["tier"])
+    return None
+
+
+def is_flag(model: type[BaseModel], name: str) -> bool:
+    """Whether the command line has an option for a model's field, beside `--set`."""
+    return name in model.model_fields and tier(model, name) != "no-flag"
+
+
+def typed_name(model: type[BaseModel], name: str) -> str:
+    """Return how a field is named on a command line, for messages: "--max-steps", or "--set clip_ratio"."""
+    return f"--{name.replace('_', '-')}" if is_flag(model, name) else f"--set {name}"

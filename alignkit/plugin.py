@@ -14,6 +14,7 @@ from alignkit.data.reading.dataset import Dataset
 from alignkit.errors import AlignkitError, InputError, RunStopped, UsageError, nearest
 from alignkit.judging.metric import Metric
 from alignkit.methods import Batch, Method, MethodConfig, SampledConfig, leave_one_out_baseline, paper_numbers
+from alignkit.options import IN_HELP, IN_HELP_ALL, NO_FLAG
 from alignkit.registry import hookimpl
 from alignkit.rollouts.copying import CopyingSampler
 from alignkit.rollouts.sampler import Completion, Request, Sampler
@@ -74,6 +75,9 @@ _ON_FIRST_USE = {
 }
 
 __all__ = [
+    "IN_HELP",
+    "IN_HELP_ALL",
+    "NO_FLAG",
     "AlignkitError",
     "Batch",
     "BatchedGeneration",

@@ -101,7 +101,7 @@ def services(ground: Ground) -> Tried:
     for name, body in _BAD_REWARDS.items():
         place = ground.place()
         (place / "bad.py").write_text(f"import os, sys, time\ndef score(completion, row):\n{body}", encoding="utf-8")
-        command = [*training("grpo", ground, "out", steps=3), "--score-timeout-s", "2"]
+        command = [*training("grpo", ground, "out", steps=3), "--set", "score_timeout_s=2"]
         command[command.index("--reward") + 1] = "bad.py:score"
         ended = ground.alignkit(command, place, limit_s=60)
         problem = ended.problem(f"a reward that {name}", codes=(2, 3), raises=True)

@@ -8,8 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from alignkit.cli.generation import SAMPLER, SAMPLING, TEXT
-from alignkit.cli.options import Config, Group, Set, with_options
+from alignkit.cli.options import SAMPLER, SAMPLING, TEXT, Command, Config, Group, Set, with_options
 from alignkit.config.settings import JudgeSection
 
 Model = Annotated[str, typer.Argument(metavar="RUN|MODEL", help="a run, a model folder or a hub name")]
@@ -57,4 +56,4 @@ def _show(answers: dict[str, str]) -> None:
 
 
 def add_to(app: typer.Typer) -> None:
-    app.command("chat")(chat)
+    app.command("chat", cls=Command)(chat)

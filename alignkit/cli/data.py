@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from alignkit.cli.data_volume import add_volume_commands
-from alignkit.cli.options import Config, Group, Json, Set, with_options
+from alignkit.cli.options import Command, Config, Group, Json, Set, with_options
 from alignkit.config.settings import DataSection, ModelSection
 from alignkit.display import on_one_line, shown
 
@@ -20,7 +20,7 @@ _ROWS = Group("Data", DataSection, ("data", "columns", "limit", "max_length", "t
 _TEXT = Group("Model", ModelSection, ("model", "chat_template", "system", "template_kwargs"))
 
 
-@data.command("show")
+@data.command("show", cls=Command)
 @with_options(_ROWS, _TEXT)
 def show(
     *,

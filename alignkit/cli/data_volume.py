@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from alignkit.cli.options import Config, Group, Json, Set, with_options
+from alignkit.cli.options import Command, Config, Group, Json, Set, with_options
 from alignkit.config.settings import DataSection, ModelSection
 from alignkit.display import on_one_line
 
@@ -26,9 +26,9 @@ _SHOWN = 20
 
 
 def add_volume_commands(data: typer.Typer) -> None:
-    data.command("lengths")(lengths)
-    data.command("prepare")(prepare)
-    data.command("overlap")(overlap)
+    data.command("lengths", cls=Command)(lengths)
+    data.command("prepare", cls=Command)(prepare)
+    data.command("overlap", cls=Command)(overlap)
 
 
 @with_options(_ROWS, _TEXT)

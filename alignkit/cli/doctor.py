@@ -31,7 +31,7 @@ def doctor(model: Model = None, json: Json = False) -> None:
         _show(found)
     failed = [check["name"] for check in found["checks"] if not check["ok"]]
     if failed:
-        raise RunStopped(f"start-up checks failed: {', '.join(failed)}; train with --attention plain and report it")
+        raise RunStopped(f"start-up checks failed: {', '.join(failed)}; train with --set attention=plain and report it")
 
 
 def _look() -> dict[str, Any]:

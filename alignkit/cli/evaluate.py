@@ -8,8 +8,19 @@ from typing import Annotated, Any
 
 import typer
 
-from alignkit.cli.generation import NUM_PROMPTS, ROWS, SAMPLER, SAMPLING, TEXT, THINKING
-from alignkit.cli.options import Config, Json, Set, with_options
+from alignkit.cli.options import (
+    NUM_PROMPTS,
+    ROWS,
+    SAMPLER,
+    SAMPLING,
+    TEXT,
+    THINKING,
+    Command,
+    Config,
+    Json,
+    Set,
+    with_options,
+)
 from alignkit.display import shown
 
 Model = Annotated[str, typer.Argument(metavar="RUN|MODEL", help="a run, a model folder or a hub name")]
@@ -41,4 +52,4 @@ def evaluate(
 
 
 def add_to(app: typer.Typer) -> None:
-    app.command("evaluate")(evaluate)
+    app.command("evaluate", cls=Command)(evaluate)

@@ -8,8 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from alignkit.cli.generation import NUM_PROMPTS, ROWS, SAMPLER, SAMPLING, TEXT
-from alignkit.cli.options import Config, Set, with_options
+from alignkit.cli.options import NUM_PROMPTS, ROWS, SAMPLER, SAMPLING, TEXT, Command, Config, Set, with_options
 from alignkit.display import json_shown
 from alignkit.errors import UsageError
 
@@ -57,4 +56,4 @@ def generate(
 
 
 def add_to(app: typer.Typer) -> None:
-    app.command("generate")(generate)
+    app.command("generate", cls=Command)(generate)

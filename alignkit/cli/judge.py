@@ -7,8 +7,20 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from alignkit.cli.generation import NUM_PROMPTS, ROWS, SAMPLER, SAMPLING, TEXT, THINKING
-from alignkit.cli.options import Config, Group, Json, Set, with_options
+from alignkit.cli.options import (
+    NUM_PROMPTS,
+    ROWS,
+    SAMPLER,
+    SAMPLING,
+    TEXT,
+    THINKING,
+    Command,
+    Config,
+    Group,
+    Json,
+    Set,
+    with_options,
+)
 from alignkit.config.settings import JudgeSection
 from alignkit.display import json_shown, shown
 from alignkit.errors import UsageError
@@ -118,4 +130,4 @@ def _refuse_with_file(models: list[str] | None, given: dict[str, Any]) -> None:
 
 
 def add_to(app: typer.Typer) -> None:
-    app.command("judge")(judge)
+    app.command("judge", cls=Command)(judge)

@@ -127,7 +127,10 @@ def _usage(error: Exception) -> str:
     if ctx is None:
         return message
     name = getattr(error, "option_name", None)
-    if name is not None:
+    keys = {"--" + key.rpartition(".")[2].replace("_", "-"): key for key in getattr(ctx.command, "keys", ())}
+    if name in keys:
+        message = f"{name} is no option but a key: type --set {keys[name]}=VALUE"
+    elif name is not None:
         flags = [flag for parameter in ctx.command.params for flag in (*parameter.opts, *parameter.secondary_opts)]
         known = [flag for flag in flags if flag.startswith("-")]
         message = f"no such option: {name}{nearest(name, known)}"

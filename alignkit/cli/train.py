@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from alignkit.cli.options import Config, Group, Set, with_options
+from alignkit.cli.options import Command, Config, Group, HelpAll, Set, with_options
 from alignkit.config.settings import DataSection, ModelSection, RolloutsSection, RunOptions
 from alignkit.display import as_typed, on_one_line
 from alignkit.methods import MethodConfig
@@ -18,7 +18,11 @@ from alignkit.methods import MethodConfig
 Like = Annotated[
     str | None,
     typer.Option(
-        "--like", metavar="RUN", rich_help_panel="Run", help="start from this run's configuration; options change it"
+        "--like",
+        metavar="RUN",
+        rich_help_panel="Run",
+        hidden=True,  # until --help-all
+        help="start from this run's configuration; options change it",
     ),
 ]
 
@@ -48,31 +52,39 @@ def add_to(app: typer.Typer) -> None:
 
 def _command(method: Any) -> Any:
     own = tuple(name for name in method.Config.model_fields if name not in MethodConfig.model_fields)
-    shared = tuple(MethodConfig.model_fields)
-    groups = (
-        Group("Method", method.Config, own),
-        Group("Training", method.Config, shared),
-        Group("Model", ModelSection),
-        Group("Data", DataSection),
-        Group("Rollouts", RolloutsSection),
-        Group("Run", RunOptions),
-    )
+    tables = {
+        f"train.{method.name}": Group("Method", method.Config, own, default="help"),
+        "train": Group("Training", method.Config, tuple(MethodConfig.model_fields), default="help-all"),
+        "model": Group("Model", ModelSection, default="help-all"),
+        "data": Group("Data", DataSection, default="help-all"),
+        "rollouts": Group("Rollouts", RolloutsSection, default="help-all"),
+    }
+    run = Group("Run", RunOptions, default="help-all")
 
     def train(
-        ctx: typer.Context, given: dict[str, Any], like: Like = None, config: Config = None, set_: Set = None
+        ctx: typer.Context,
+        given: dict[str, Any],
+        like: Like = None,
+        config: Config = None,
+        set_: Set = None,
+        help_all: HelpAll = False,
     ) -> None:
         _train(method.name, given, like=like, config=config, settings=set_ or [])
 
     train.__doc__ = _about(method)
     single = typer.Typer(add_completion=False)
-    single.command(method.name)(with_options(*groups)(train))
-    return typer.main.get_command(single)
+    single.command(method.name, cls=Command)(with_options(*tables.values(), run)(train))
+    command: Any = typer.main.get_command(single)
+    command.keys = {
+        f"{table}.{name}": field for table, group in tables.items() for name, field in group.in_tier("no-flag")
+    }
+    return command
 
 
 def _about(method: Any) -> str:
     """Return the first paragraph of the class's documentation, or of its module's."""
     text = method.__doc__ or sys.modules[method.__module__].__doc__ or f"Train with {method.name}."
-    return inspect.cleandoc(text).partition("\n\n")[0].replace("[", r"\[")
+    return inspect.cleandoc(text).partition("\n\n")[0]
 
 
 def _train(method: str, given: dict[str, Any], *, like: str | None, config: str | None, settings: list[str]) -> None:

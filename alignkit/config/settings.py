@@ -9,7 +9,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from alignkit.options import Options
+from alignkit.options import IN_HELP, NO_FLAG, Options
 
 DEFAULT_MODEL = "Qwen/Qwen2.5-0.5B"
 DEFAULT_DATA = "HuggingFaceH4/ultrafeedback_binarized"
@@ -23,7 +23,9 @@ class ModelSection(Section):
     """[model]: what is trained, and how text becomes its tokens."""
 
     model: str = Field(
-        DEFAULT_MODEL, description="a run's name or folder, a model folder, or a hub name (name@revision)"
+        DEFAULT_MODEL,
+        description="a run's name or folder, a model folder, or a hub name (name@revision)",
+        json_schema_extra=IN_HELP,
     )
     chat_template: str | None = Field(None, description="a Jinja file, or chatml; default: the tokenizer's own")
     system: str | None = Field(None, description="system message put before conversations that have none")
@@ -34,9 +36,13 @@ class ModelSection(Section):
         "auto",
         description="fp32 weights always; bf16: autocast; auto: bf16 where the device computes it fast, else fp32",
     )
-    lora_rank: int | None = Field(None, ge=1, description="train a LoRA adapter of this rank; default: all weights")
+    lora_rank: int | None = Field(
+        None, ge=1, description="train a LoRA adapter of this rank; default: all weights", json_schema_extra=IN_HELP
+    )
     attention: Literal["auto", "tree", "plain"] = Field(
-        "auto", description="tree computes a prompt once for its completions; plain is the model's own, one row each"
+        "auto",
+        description="tree computes a prompt once for its completions; plain is the model's own, one row each",
+        json_schema_extra=NO_FLAG,
     )
     quantize: Literal["4bit"] | None = Field(
         None, description="hold the base's linear layers in 4 bits (NF4) under a LoRA adapter; extra bitsandbytes"
@@ -46,12 +52,15 @@ class ModelSection(Section):
         description="keep each layer's input alone and compute the layer again going backward: less memory, slower",
     )
     compile: bool = Field(
-        False, description="compile the layers by torch.compile; on CUDA, elsewhere left out and said"
+        False,
+        description="compile the layers by torch.compile; on CUDA, elsewhere left out and said",
+        json_schema_extra=NO_FLAG,
     )
     reference: Literal["cached", "online"] | None = Field(
         None,
         description="where the frozen reference's log-probs come from: computed once and kept on disk (cached; default "
         "where rows are known beforehand), or in every step (online; always so for samples)",
+        json_schema_extra=NO_FLAG,
     )
 
 
@@ -61,6 +70,7 @@ class DataSection(Section):
     data: str = Field(
         DEFAULT_DATA,
         description="a file, a folder, a plugin's data set, or hub-name:split; or several, A,B or A=WEIGHT,B=WEIGHT",
+        json_schema_extra=IN_HELP,
     )
     columns: dict[str, str] = Field(default_factory=dict, description="our name = the file's name, for foreign columns")
     split: str | None = Field(
@@ -68,11 +78,16 @@ class DataSection(Section):
         description="validation rows: first-N, a share such as 0.05, or a file; default: a seeded 5 % of the prompts",
     )
     duplicates: Literal["keep", "drop"] = Field(
-        "keep", description="what is done with rows that repeat an earlier one exactly; they are counted either way"
+        "keep",
+        description="what is done with rows that repeat an earlier one exactly; they are counted either way",
+        json_schema_extra=NO_FLAG,
     )
     limit: int | None = Field(None, ge=1, description="use only this many rows, from the top")
     max_length: int | None = Field(
-        None, ge=8, description="longest prompt + completion, in tokens; default: the model's context, at most 2,048"
+        None,
+        ge=8,
+        description="longest prompt + completion, in tokens; default: the model's context, at most 2,048",
+        json_schema_extra=IN_HELP,
     )
     truncation: Literal["cut-completion", "drop-row", "cut-old-turns", "stop"] | None = Field(
         None,
@@ -93,26 +108,43 @@ class RolloutsSection(Section):
         "transformers", description="what generates: transformers, vllm (needs that extra), or a plugin's name"
     )
     servers: list[str] = Field(
-        default_factory=list, description="addresses of the servers of --sampler vllm-server; repeatable"
+        default_factory=list,
+        description="addresses of the servers of --sampler vllm-server; repeatable",
+        json_schema_extra=NO_FLAG,
     )
     server_weights: str | None = Field(
         None,
         description="how weights reach those servers: a folder that they see too (default: a temporary one of this "
         "machine), or vllm:nccl, from GPU to GPU",
+        json_schema_extra=NO_FLAG,
     )
     reward: list[str] = Field(
         default_factory=list,
         description="a judge's name, a reward run or folder, or FILE.py:function, with =WEIGHT; repeatable",
+        json_schema_extra=IN_HELP,
     )
     max_missing: float = Field(
-        0.2, ge=0, le=1, description="stop when more than this share of a step's scores is missing"
+        0.2,
+        ge=0,
+        le=1,
+        description="stop when more than this share of a step's scores is missing",
+        json_schema_extra=NO_FLAG,
     )
     generate_timeout_s: float = Field(
-        3600, gt=0, description="longest that drawing a step's completions may take, in seconds; then save and stop"
+        3600,
+        gt=0,
+        description="longest that drawing a step's completions may take, in seconds; then save and stop",
+        json_schema_extra=NO_FLAG,
     )
-    score_timeout_s: float = Field(3600, gt=0, description="the same for scoring them, in seconds")
-    sync_timeout_s: float = Field(600, gt=0, description="the same for handing weights to the sampler, in seconds")
-    train_timeout_s: float = Field(3600, gt=0, description="the same for one optimizer step, in seconds")
+    score_timeout_s: float = Field(
+        3600, gt=0, description="the same for scoring them, in seconds", json_schema_extra=NO_FLAG
+    )
+    sync_timeout_s: float = Field(
+        600, gt=0, description="the same for handing weights to the sampler, in seconds", json_schema_extra=NO_FLAG
+    )
+    train_timeout_s: float = Field(
+        3600, gt=0, description="the same for one optimizer step, in seconds", json_schema_extra=NO_FLAG
+    )
 
     @property
     def timeouts_s(self) -> dict[str, float]:
@@ -135,7 +167,9 @@ class JudgeSection(Section):
     cluster: str | None = Field(
         None, description="column whose prompts are resampled together, or none; default: template or source, if named"
     )
-    rejudge: int = Field(0, ge=0, description="score the same answers so many times more, to measure the judge's noise")
+    rejudge: int = Field(
+        0, ge=0, le=100, description="score the same answers so many times more, to measure the judge's noise"
+    )
     temperature: float = Field(
         0.0, ge=0, description="temperature of the judged completions; 0 takes the likeliest token"
     )
@@ -146,7 +180,7 @@ class JudgeSection(Section):
     length_penalty: float = Field(
         0.9, ge=0, description="of beam search: sum of log p / tokens generated ^ this; above 0 favours long ones"
     )
-    max_new_tokens: int = Field(256, ge=1, description="longest judged completion, in tokens")
+    max_new_tokens: int = Field(256, ge=1, le=131_072, description="longest judged completion, in tokens")
     seed: int = Field(0, ge=0, description="seed of prompts, samples and resampling")
     strip_thinking: bool = Field(
         True, description="hide think blocks from judges, lengths and BLEU; count their tokens"
@@ -162,14 +196,17 @@ class ReportSection(Section):
 class RunOptions(Section):
     """What a single `alignkit train` is told beside its configuration. Not in alignkit.toml."""
 
-    out: str | None = Field(None, description="the run's folder; default: runs/METHOD-N")
+    out: str | None = Field(None, description="the run's folder; default: runs/METHOD-N", json_schema_extra=IN_HELP)
     preset: str | None = Field(
         None,
         description="options that the method sets together, over alignkit.toml: paper (the paper's numbers as printed) "
         "or letter (its equations in their own units)",
+        json_schema_extra=IN_HELP,
     )
-    resume: bool = Field(False, description="go on with an unfinished run")
-    plan: bool = Field(False, description="print the memory and disk the run needs, and exit")
+    resume: bool = Field(False, description="go on with an unfinished run", json_schema_extra=IN_HELP)
+    plan: bool = Field(
+        False, description="print the memory and disk the run needs, and exit", json_schema_extra=IN_HELP
+    )
     track: list[str] = Field(default_factory=list, description="trackers beside metrics.jsonl; repeatable")
     yes: bool = Field(False, description="send a paid reward's requests without asking")
     allow_changed: list[str] = Field(

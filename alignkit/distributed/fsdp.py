@@ -164,7 +164,7 @@ def refuse_unshared(resolved: Resolved, world: World) -> None:
         raise world.reported_by_rank0(UsageError(text))
     if optimizer.endswith("-8bit"):
         whole = optimizer.removesuffix("-8bit")
-        text = f"--optimizer {optimizer} runs in one process: take --optimizer {whole}, several ranks share its moments"
+        text = f"optimizer {optimizer} runs in one process: take optimizer={whole}, several ranks share its moments"
         raise world.reported_by_rank0(UsageError(text))
 
 

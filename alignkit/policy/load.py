@@ -79,7 +79,7 @@ def load_policy(
         reason = f"attention dropout {known.attention:g}"
     if reason and attention == "tree":
         raise InputError(
-            f"{folder}: this model has {reason}, which the tree path does not compute; use --attention plain"
+            f"{folder}: this model has {reason}, which the tree path does not compute; use --set attention=plain"
         )
     if reason and attention == "auto":
         _logger.warning("%s: plain path, a prompt is computed for each of its completions: %s", folder, reason)
@@ -141,7 +141,7 @@ def _checkpoint(policy: Policy, folder: str | Path) -> None:
 def compile_layers(policy: Policy) -> None:
     """Compile each layer by torch.compile, on CUDA only."""
     if policy.device.type != "cuda":
-        _logger.warning("--compile is for CUDA: left out on %s", policy.device.type)
+        _logger.warning("compile is for CUDA: left out on %s", policy.device.type)
         return
     for layer in getattr(policy.body, "layers", [policy.body]):
         layer.compile(dynamic=True)

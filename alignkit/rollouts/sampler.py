@@ -73,7 +73,7 @@ class Sampler(ABC):
             UsageError: this sampler generates in the process itself, or cannot use the servers.
         """
         if servers or shared is not None:
-            raise UsageError(f"--servers: sampler {self.name!r} has none; leave it out, or name --sampler vllm-server")
+            raise UsageError(f"servers: sampler {self.name!r} has none; leave it out, or name --sampler vllm-server")
 
     @abstractmethod
     def generate(self, requests: Sequence[Request]) -> list[Completion]:

@@ -35,7 +35,7 @@ class DPOConfig(MethodConfig):
     )
     validation_interval: int = Field(250, ge=1, description="steps between validations (the paper's)")
     sample_interval: int = Field(500, ge=1, description="steps between samples (the paper's)")
-    max_new_tokens: int = Field(256, ge=1, description="longest completion drawn, in tokens (the paper's)")
+    max_new_tokens: int = Field(256, ge=1, le=131_072, description="longest completion drawn, in tokens (the paper's)")
     beta: float = Field(0.1, gt=0, description="strength of the pull to the reference (the paper's)")
 
 

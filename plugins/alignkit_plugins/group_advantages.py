@@ -1,8 +1,7 @@
-"""Rewards of groups -> advantages: what is compared, with which baseline, in which unit. P prompts, G group.
+"""Rewards of groups -> advantages: with which baseline, in which unit. P prompts, G group.
 
-A(y_i) = (u_i - b_i) / s. Each part is a named pure function in a table, chosen by one option:
+A(y_i) = (R(y_i) - b_i) / s. Both parts are named pure functions in a table, each chosen by one option:
 
-    compare_by   u    value: the reward.   rank: its rank in the group, spread over [-1, 1]
     baseline     b    leave-one-out: mean of the other samples (Eq. 6; RLOO, Ahmadian et al. 2024)
                       group-mean: mean of the whole group, the sample itself in it (Shao et al. 2024, Liu et al. 2025)
                       within-temperature: mean of the other samples drawn at the same temperature
@@ -24,34 +23,17 @@ if TYPE_CHECKING:
 
 
 def group_advantages(
-    rewards_PG: np.ndarray,
-    *,
-    temperatures: Sequence[float],
-    compare_by: str,
-    baseline: str,
-    scale: str,
-    min_deviation: float,
+    rewards_PG: np.ndarray, *, temperatures: Sequence[float], baseline: str, scale: str, min_deviation: float
 ) -> np.ndarray:
     """Return float64 [P, G]; nan where the reward is missing, or has no sibling to be compared with.
 
     Args:
         rewards_PG: float64, nan where missing.
         temperatures: of the G samples.
-        min_deviation: floor of the deviation, in the unit of what is compared.
+        min_deviation: floor of the deviation, in units of the reward.
     """
-    compared_PG = COMPARED[compare_by](rewards_PG)
-    centred_PG = compared_PG - BASELINES[baseline](compared_PG, temperatures)
-    return centred_PG / SCALES[scale](compared_PG, min_deviation)
-
-
-def rank_in_group(rewards_PG: np.ndarray) -> np.ndarray:
-    """Ranks of the present rewards of each group, spread evenly over [-1, 1]; equal rewards share their mean rank."""
-    import numpy as np
-    from scipy.stats import rankdata
-
-    ranks_PG = rankdata(rewards_PG, method="average", axis=1, nan_policy="omit")
-    size_P1 = (~np.isnan(rewards_PG)).sum(1, keepdims=True)
-    return (2 * ranks_PG - size_P1 - 1) / np.maximum(size_P1 - 1, 1)
+    centred_PG = rewards_PG - BASELINES[baseline](rewards_PG, temperatures)
+    return centred_PG / SCALES[scale](rewards_PG, min_deviation)
 
 
 def group_mean_baseline(rewards_PG: np.ndarray) -> np.ndarray:
@@ -74,26 +56,22 @@ def within_temperature_baseline(rewards_PG: np.ndarray, temperatures: Sequence[f
     return baseline_PG
 
 
-def floored_deviation(compared_PG: np.ndarray, floor: float) -> np.ndarray:
+def floored_deviation(rewards_PG: np.ndarray, floor: float) -> np.ndarray:
     """Standard deviation (divisor n - 1) of each group's present values, at least `floor`, [P, 1]."""
     import numpy as np
 
-    size_P1 = (~np.isnan(compared_PG)).sum(1, keepdims=True)
-    mean_P1 = np.nansum(compared_PG, 1, keepdims=True) / np.maximum(size_P1, 1)
-    squares_P1 = np.nansum((compared_PG - mean_P1) ** 2, 1, keepdims=True)
+    size_P1 = (~np.isnan(rewards_PG)).sum(1, keepdims=True)
+    mean_P1 = np.nansum(rewards_PG, 1, keepdims=True) / np.maximum(size_P1, 1)
+    squares_P1 = np.nansum((rewards_PG - mean_P1) ** 2, 1, keepdims=True)
     return np.maximum(np.sqrt(squares_P1 / np.maximum(size_P1 - 1, 1)), floor)
 
 
-COMPARED: dict[str, Callable[[np.ndarray], np.ndarray]] = {
-    "value": lambda rewards_PG: rewards_PG,
-    "rank": rank_in_group,
-}
 BASELINES: dict[str, Callable[[np.ndarray, Sequence[float]], np.ndarray]] = {
     "leave-one-out": lambda rewards_PG, temperatures: leave_one_out_baseline(rewards_PG),
     "group-mean": lambda rewards_PG, temperatures: group_mean_baseline(rewards_PG),
     "within-temperature": within_temperature_baseline,
 }
 SCALES: dict[str, Callable[[np.ndarray, float], np.ndarray | float]] = {
-    "none": lambda compared_PG, floor: 1.0,
+    "none": lambda rewards_PG, floor: 1.0,
     "group-deviation": floored_deviation,
 }

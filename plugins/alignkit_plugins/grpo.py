@@ -20,7 +20,7 @@ Where we differ from the letter:
 - A token whose sampler gave no finite log-prob has no ratio. It is left out of the loss and counted; it keeps its place
   in what the step's means divide by.
 
-The field's variants are one option away each: group_advantages.py has what is compared, baseline and scale,
+The field's variants are one option away each: group_advantages.py has baseline and scale,
 kl_in_loss.py the KL's terms, the table below the aggregation over tokens.
 
 Source: the paper, sections 3.4 and 4.4 (its numbers are the defaults); Shao et al. 2024.
@@ -35,7 +35,19 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from alignkit.plugin import Batch, Method, MethodConfig, SampledConfig, Samples, Unit, hookimpl, paper_numbers
+from alignkit.plugin import (
+    IN_HELP,
+    IN_HELP_ALL,
+    NO_FLAG,
+    Batch,
+    Method,
+    MethodConfig,
+    SampledConfig,
+    Samples,
+    Unit,
+    hookimpl,
+    paper_numbers,
+)
 from alignkit_plugins.group_advantages import group_advantages
 from alignkit_plugins.kl_in_loss import KL_IN_LOSS, ratio_of
 
@@ -58,24 +70,38 @@ class GRPOConfig(SampledConfig):
     seed: int = Field(42, ge=0, description="seed of data order and sampling (the paper's)")
     validation_interval: int = Field(20, ge=1, description="steps between evaluations (the paper's)")
     checkpoint_interval: int = Field(50, ge=1, description="steps between checkpoints (the paper's)")
-    max_new_tokens: int = Field(256, ge=1, description="longest completion drawn, in tokens (the paper's)")
-    group_size: int = Field(4, ge=1, le=1024, description="samples a prompt, k of Eq. 6 (the paper's); 2 or more")
+    max_new_tokens: int = Field(256, ge=1, le=131_072, description="longest completion drawn, in tokens (the paper's)")
+    group_size: int = Field(
+        4, ge=1, le=1024, description="samples a prompt, k of Eq. 6 (the paper's); 2 or more", json_schema_extra=IN_HELP
+    )
     temperatures: tuple[float, ...] = Field(
-        (0.6, 0.8, 1.0, 1.2), min_length=1, description="sampling temperatures, cycled in the group"
+        (0.6, 0.8, 1.0, 1.2),
+        min_length=1,
+        description="sampling temperatures, cycled in the group",
+        json_schema_extra=IN_HELP,
     )
     top_p: float = Field(
-        1.0, gt=0, le=1, description="top-p of the samples; below 1 only with --ratio none, or the ratio is wrong"
+        1.0,
+        gt=0,
+        le=1,
+        description="top-p of the samples; below 1 only with ratio none, or the ratio is wrong",
+        json_schema_extra=NO_FLAG,
     )
-    compare_by: Literal["value", "rank"] = Field("value", description="what of the rewards is compared in a group")
     baseline: Literal["leave-one-out", "group-mean", "within-temperature"] = Field(
-        "leave-one-out", description="what a sample's reward is compared with (Eq. 6: leave-one-out)"
+        "leave-one-out",
+        description="what a sample's reward is compared with (Eq. 6: leave-one-out)",
+        json_schema_extra=NO_FLAG,
     )
-    scale: Literal["none", "group-deviation"] = Field("none", description="what advantages are divided by")
+    scale: Literal["none", "group-deviation"] = Field(
+        "none", description="what advantages are divided by", json_schema_extra=NO_FLAG
+    )
     min_deviation: float = Field(
-        0.1, gt=0, description="floor of --scale group-deviation, in units of what is compared"
+        0.1, gt=0, description="floor of scale group-deviation, in units of the reward", json_schema_extra=NO_FLAG
     )
     aggregation: Literal["completion-sum", "token", "sequence", "constant"] = Field(
-        "completion-sum", description="how a step's tokens become one loss (Eq. 6: completion-sum)"
+        "completion-sum",
+        description="how a step's tokens become one loss (Eq. 6: completion-sum)",
+        json_schema_extra=NO_FLAG,
     )
     kl: float = Field(
         0.1,
@@ -83,25 +109,29 @@ class GRPOConfig(SampledConfig):
         description="lambda, the KL's weight per nat of a completion (0.1 is the paper's number; Eq. 6's lambda to the "
         "letter is a k-th of it, 0.025 at k = 4, --preset letter: so the default pulls four times as much); 0 loads no "
         "reference",
+        json_schema_extra=IN_HELP,
     )
-    kl_in: Literal["loss", "reward"] = Field("loss", description="where the KL to the reference stands")
     kl_estimator: Literal["k1", "k1-to-go", "k2", "k3"] = Field(
         "k2",
-        description="in a loss: k1-to-go has the gradient of Eq. 6's KL of whole completions; k2 and k3 that of each "
-        "next token's KL, the prefix held fixed; in a reward: k1, Eq. 6's gradient",
+        description="where the KL stands. In the loss: k2 and k3 have the gradient of each next token's KL, the prefix "
+        "held fixed; k1-to-go that of Eq. 6's KL of whole completions. In the reward: k1, Eq. 6's gradient",
+        json_schema_extra=IN_HELP_ALL,
     )
     ratio: Literal["clipped", "none"] = Field(
-        "clipped", description="weigh a token by pi / pi_behaviour, clipped, or trust that the samples are fresh"
+        "clipped",
+        description="weigh a token by pi / pi_behaviour, clipped, or trust that the samples are fresh",
+        json_schema_extra=NO_FLAG,
     )
-    clip_ratio: float = Field(0.2, gt=0, description="the ratio's clip range, 1 +- this")
+    clip_ratio: float = Field(0.2, gt=0, description="the ratio's clip range, 1 +- this", json_schema_extra=NO_FLAG)
     clip_ratio_high: float | None = Field(
-        None, gt=0, description="upper end of the clip range, 1 + this; default: clip-ratio"
+        None, gt=0, description="upper end of the clip range, 1 + this; default: clip-ratio", json_schema_extra=NO_FLAG
     )
     importance_sampling_correction: float | None = Field(
         None,
         gt=0,
         description="weigh a token by p(training) / p(sampler) of the weights that drew it, at most this (2 is usual); "
         "one more forward pass a batch; default: the mismatch is only logged",
+        json_schema_extra=NO_FLAG,
     )
 
     @field_validator("group_size")
@@ -134,11 +164,11 @@ class GRPOConfig(SampledConfig):
 
     @property
     def kl_in_loss(self) -> float:
-        return self.kl if self.kl_in == "loss" else 0.0
+        return 0.0 if self.kl_estimator == "k1" else self.kl
 
     @property
     def kl_in_reward(self) -> float:
-        return self.kl if self.kl_in == "reward" else 0.0
+        return self.kl if self.kl_estimator == "k1" else 0.0
 
     @property
     def group_temperatures(self) -> tuple[float, ...]:
@@ -148,21 +178,15 @@ class GRPOConfig(SampledConfig):
 
 def _wrong_combination(config: GRPOConfig) -> str | None:
     """Say why options that are each allowed do not go together."""
-    if config.kl_in == "loss" and config.kl_estimator == "k1":
-        return "k1 in a loss pulls nowhere: its gradient is 0 on average; take k1-to-go, k2 or k3, or --kl-in reward"
-    if config.kl_in == "reward" and config.kl_estimator != "k1":
-        return (
-            f"{config.kl_estimator} in a reward has another gradient than the KL's; in a reward take --kl-estimator k1"
-        )
     if config.top_p < 1 and config.ratio != "none":
         return (
             "top-p below 1 with a ratio: samples come from a cut distribution and the ratio takes the whole one; leave "
-            "top-p at 1, or take --ratio none"
+            "top-p at 1, or take ratio none"
         )
     if config.updates_per_batch > 1 and config.ratio == "none":
         return (
             "several updates on one batch need the ratio: from the second on its samples are other weights'; leave "
-            "--ratio clipped"
+            "ratio at clipped"
         )
     if config.baseline == "within-temperature" and min(Counter(config.group_temperatures).values()) < 2:
         return (
@@ -181,11 +205,9 @@ class GRPO(Method):
         "paper": paper_numbers(GRPOConfig),
         "letter": {
             "kl": 0.025,
-            "kl_in": "loss",
             "kl_estimator": "k1-to-go",
             "zero_variance_groups": "keep",
             "group_size": 4,
-            "compare_by": "value",
             "baseline": "leave-one-out",
             "scale": "none",
             "aggregation": "completion-sum",
@@ -201,7 +223,6 @@ class GRPO(Method):
         return group_advantages(
             rewards_PG,
             temperatures=config.group_temperatures,
-            compare_by=config.compare_by,
             baseline=config.baseline,
             scale=config.scale,
             min_deviation=config.min_deviation,
@@ -227,7 +248,7 @@ class GRPO(Method):
             )
         if batch.reference_T is not None:
             log_ratio_T = batch.logprob_T - batch.reference_T
-            if config.kl_in == "loss":
+            if config.kl_estimator in KL_IN_LOSS:
                 loss_T = loss_T + config.kl * KL_IN_LOSS[config.kl_estimator](batch, log_ratio_T, weight_T)
             batch.log(kl=batch.collect(log_ratio_T))
         gap_T = (batch.logprob_T - batch.sampler_logprob_T).abs()

@@ -57,7 +57,7 @@ class LLMConfig(ClientConfig):
         "agree", description="agree: a win needs both orders; lean: the side ahead over both orders wins"
     )
     temperature: float = Field(0.0, ge=0, description="sampling temperature of the judge")
-    max_new_tokens: int = Field(512, ge=16, description="longest reasoning, in tokens")
+    max_new_tokens: int = Field(512, ge=16, le=131_072, description="longest reasoning, in tokens")
     requests_per_minute: float = Field(60.0, gt=0, description="to each address")
 
     def variable_of_key(self) -> str | None:

@@ -32,7 +32,7 @@ class SFTConfig(MethodConfig):
     early_stopping_steps: int | None = Field(
         2000, ge=1, description="stop after this many steps without a better validation loss (the paper's)"
     )
-    max_new_tokens: int = Field(350, ge=1, description="longest completion drawn, in tokens (the paper's)")
+    max_new_tokens: int = Field(350, ge=1, le=131_072, description="longest completion drawn, in tokens (the paper's)")
     reduction: Literal["token-mean", "example-sum"] = Field(
         "token-mean", description="average over scored tokens, or over examples of their sums (Eq. 2 to the letter)"
     )

@@ -3,12 +3,12 @@
     VLLM_SERVER_DEV_MODE=1 python -m vllm.entrypoints.openai.api_server --model FOLDER --dtype float32 \
         --logprobs-mode processed_logprobs --port 8000
 
-A step's requests are spread over the servers (`--servers`), one request per completion with its own seed, temperature
+A step's requests are spread over the servers (`servers`), one request per completion with its own seed, temperature
 and top-p: token ids go in, token ids and log-probs come out. A server that dies is left out until the next renewal, and
 the others take over its requests. Each completion has a seed of its own, so it is the same whichever server draws it.
 
-Weights go through a folder that the servers see (`--server-weights FOLDER`), which each server reloads by its
-collective_rpc; this works on every device. `--server-weights vllm:nccl` sends them from GPU to GPU instead
+Weights go through a folder that the servers see (`--set server_weights=FOLDER`), which each server reloads by its
+collective_rpc; this works on every device. `--set server_weights=vllm:nccl` sends them from GPU to GPU instead
 (weight_transfer.py). After every renewal each server forgets its cached prefixes, and its samples are compared with the
 policy's log-probs.
 """
@@ -91,7 +91,7 @@ class VLLMServerSampler(CopyingSampler):
             UsageError: none was named; one cannot be reached or takes no weights; or the folder is not alignkit's.
         """
         if not servers:
-            raise UsageError(f"--sampler {self.name}: name its servers, --servers http://HOST:PORT, repeatable")
+            raise UsageError(f"--sampler {self.name}: name its servers, --set servers=http://HOST:PORT, repeatable")
         self._backend = backend_of(shared, self.policy.device)
         if self._backend is None and shared is not None:
             self._folder = WeightsFolder(Path(shared))
@@ -105,7 +105,7 @@ class VLLMServerSampler(CopyingSampler):
                 self._ask(server, "GET", "/is_paused", timeout_s=_LOOK_S)
             except (ServerDown, LookupError, TypeError) as error:
                 raise UsageError(
-                    f"--servers {url}: no vLLM server that takes weights ({error}): start it with "
+                    f"servers {url}: no vLLM server that takes weights ({error}): start it with "
                     "VLLM_SERVER_DEV_MODE=1 and --logprobs-mode processed_logprobs"
                 ) from error
             self._model[address], length = model["id"], model["max_model_len"]
@@ -119,7 +119,7 @@ class VLLMServerSampler(CopyingSampler):
     @property
     def max_length(self) -> int:
         if not self._servers:
-            raise UsageError(f"--sampler {self.name} draws in training (--servers); here take vllm or transformers")
+            raise UsageError(f"--sampler {self.name} draws in training (servers); here take vllm or transformers")
         return min(self._max_length, int(self.policy.config.max_position_embeddings))
 
     def load(self, weights: Iterable[tuple[str, Tensor]]) -> None:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-PREFIX = "vllm:"  # in --server-weights vllm:BACKEND
+PREFIX = "vllm:"  # in --set server_weights=vllm:BACKEND
 
 Ask = Callable[[str, object], Any]
 Weights = Callable[[], Iterable[tuple[str, "Tensor"]]]
@@ -58,7 +58,7 @@ class Control:
 
 
 def backend_of(shared: str | None, device: torch.device) -> str | None:
-    """Return the backend that `--server-weights vllm:BACKEND` names, or None for a folder.
+    """Return the backend that `--set server_weights=vllm:BACKEND` names, or None for a folder.
 
     Raises:
         UsageError: vLLM is not installed, the policy is not on a GPU, or the backend is unknown.
@@ -68,10 +68,12 @@ def backend_of(shared: str | None, device: torch.device) -> str | None:
     backend = shared.removeprefix(PREFIX)
     if backend not in BACKENDS:
         known = ", ".join(PREFIX + name for name in BACKENDS)
-        raise UsageError(f"--server-weights {shared}: no such transfer; take {known}, or a folder")
+        raise UsageError(f"--set server_weights={shared}: no such transfer; take {known}, or a folder")
     if backend == "nccl" and device.type != "cuda":
-        raise UsageError(f"--server-weights {shared} needs the policy on a GPU, and it is on {device}; name a folder")
-    require_vllm(f"--server-weights {shared}", otherwise="a folder that the servers see needs nothing here")
+        raise UsageError(
+            f"--set server_weights={shared} needs the policy on a GPU, and it is on {device}; name a folder"
+        )
+    require_vllm(f"--set server_weights={shared}", otherwise="a folder that the servers see needs nothing here")
     return backend
 
 

@@ -36,14 +36,14 @@ class WeightsFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        check_path(str(path), "--server-weights")
+        check_path(str(path), "server_weights")
         self._mark = -1
         try:
             path.mkdir(parents=True, exist_ok=True)
             if any(path.iterdir()) and not _is_marked(path):
                 raise UsageError(
-                    f"--server-weights {path}: the folder holds files that alignkit did not write, and weights would "
-                    "overwrite a model there; name a new or an empty folder"
+                    f"--set server_weights={path}: the folder holds files that alignkit did not write, and weights "
+                    "would overwrite a model there; name a new or an empty folder"
                 )
             self._mark = os.open(path / MARK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
             os.pwrite(self._mark, _TEXT.encode(), 0)
@@ -54,10 +54,10 @@ class WeightsFolder:
             self.close()
             if error.errno == errno.EWOULDBLOCK:
                 raise UsageError(
-                    f"--server-weights {path}: another run hands its weights over by it; name another"
+                    f"--set server_weights={path}: another run hands its weights over by it; name another"
                 ) from error
             raise UsageError(
-                f"--server-weights {path}: cannot be written ({error.strerror or error}); name another folder"
+                f"--set server_weights={path}: cannot be written ({error.strerror or error}); name another folder"
             ) from error
 
     def write(self, weights: dict[str, Tensor], config: Any) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -64,19 +65,44 @@ def test_methods_are_listed_with_what_they_do(capsys: pytest.CaptureFixture[str]
     assert "Direct preference optimization" in shown
 
 
-def test_help_of_a_method_shows_its_options_defaults_and_ranges(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["train", "grpo", "--help"]) == 0
+def shown_options(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[str, dict[str, str]]:
+    """What a --help prints, and what it says of each option, by name."""
+    assert main([*arguments]) == 0
     shown = capsys.readouterr().out
-    for panel in ("Method", "Training", "Model", "Data", "Rollouts", "Run"):
-        assert f"─ {panel} ─" in shown
-    lines = {line.split()[1]: line for line in shown.splitlines() if line.startswith("│ --")}
-    assert "the paper's" in lines["--group-size"]
-    assert "[default: 4]" in lines["--group-size"]
-    assert "[default: 5e-06]" in lines["--learning-rate"]
-    assert "above 0" in lines["--learning-rate"]
-    assert "--no-resume" in lines["--resume"]
-    assert "<auto|tree|plain>" in lines["--attention"]
-    assert {"--like", "--config", "--set", "--reward", "--temperatures", "--max-length"} <= set(lines)
+    parts = re.split(r"^  (?:-h, )?(--[a-z-]+)", shown, flags=re.M)
+    return shown, dict(zip(parts[1::2], map(" ".join, map(str.split, parts[2::2])), strict=True))
+
+
+@pytest.mark.parametrize("columns", ["80", "200"])
+def test_help_of_a_method_shows_what_people_turn(
+    columns: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    shown, options = shown_options(capsys, "train", "grpo", "--help")
+    for panel in ("Method:", "Training:", "Model:", "Data:", "Rollouts:", "Run:"):
+        assert f"\n{panel}\n" in shown
+    assert "the paper's" in options["--group-size"] and "[default: 4]" in options["--group-size"]
+    assert "[default: 5e-06]" in options["--learning-rate"] and "above 0" in options["--learning-rate"]
+    assert "--no-resume" in options["--resume"]
+    assert {"--config", "--set", "--reward", "--temperatures", "--max-length", "--help-all"} <= options.keys()
+    assert len(options.keys() - {"--help", "--help-all"}) <= 20
+
+
+@pytest.mark.parametrize("columns", ["80", "200"])
+def test_help_all_shows_every_option_whole_and_the_keys_without_one(
+    columns: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    shown, options = shown_options(capsys, "train", "grpo", "--help-all")
+    common = (
+        "--like --truncation --max-skipped --chat-template --system --template-kwargs --precision --track --train-on"
+    )
+    assert {*common.split(), "--split", "--allow-changed", "--gradient-checkpointing", "--yes"} <= options.keys()
+    assert len(options.keys() - {"--help", "--help-all"}) <= 45
+    keys = shown.partition("Keys without an option")[2]
+    for key in ("train.grpo.importance_sampling_correction", "model.attention", "rollouts.score_timeout_s"):
+        assert f"\n  {key}" in keys
+    assert "tree" in keys and "[default: auto]" in keys
 
 
 USAGE = [
@@ -84,6 +110,7 @@ USAGE = [
     (["train", "sfft"], "no method is named 'sfft'; did you mean 'sft'?"),
     (["train"], "say which: dpo, grpo, reward, sft, sft-lenpen"),
     (["train", "sft", "--lerning-rate", "1"], "no such option: --lerning-rate; did you mean '--learning-rate'?"),
+    (["train", "sft", "--attention", "plain"], "--attention is no option but a key: type --set model.attention=VALUE"),
     (["train", "sft", "--precision", "fp64"], "'fp64' is not one of 'auto', 'bf16', 'fp32'"),
     (["train", "sft", "--template-kwargs", "a"], "'a' is not KEY=VALUE"),
     (["judge", "--require", "worse"], "'worse' is not one of 'better'"),

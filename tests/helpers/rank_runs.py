@@ -28,9 +28,9 @@ METHODS = {
     "sft": [],
     "sft-lenpen": ["--penalty", "0.05", "--penalty-interval", "2", "--max-new-tokens", "40"],
     "dpo": ["--gradient-checkpointing"],
-    "dpo-lora": ["--lora-rank", "4", "--reference", "online"],
+    "dpo-lora": ["--lora-rank", "4", "--set", "reference=online"],
     "reward": ["--learning-rate", "0.03", "--validation-interval", "2", "--early-stopping-steps", "4"],
-    "grpo": ["--reward", "rewards.py:short", "--group-size", "3", "--kl-in", "reward", "--kl-estimator", "k1"],
+    "grpo": ["--reward", "rewards.py:short", "--group-size", "3", "--kl-estimator", "k1"],
 }
 WORSE = ["--learning-rate", "1", "--validation-interval", "1", "--early-stopping-steps", "2"]
 REWARDS = """
@@ -87,7 +87,7 @@ def stopped() -> dict[str, list[int]]:
         "raising": ranks(2, "raising", partial(train, "grpo", "raising", raising)),
         "full": ranks(2, "full", partial(train, "sft", "full", []), rank_1=without_room),
         "copying": ranks(2, "copying", partial(train, "sft", "copying", ["--sampler", "vllm"])),
-        "narrow": ranks(2, "narrow", partial(train, "sft", "narrow", ["--optimizer", "adamw-8bit"])),
+        "narrow": ranks(2, "narrow", partial(train, "sft", "narrow", ["--set", "optimizer=adamw-8bit"])),
         "quantized": ranks(
             2, "quantized", partial(train, "sft", "quantized", ["--quantize", "4bit", "--lora-rank", "2"])
         ),

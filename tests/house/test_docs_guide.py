@@ -16,6 +16,7 @@ from alignkit.config.fields import allowed
 from alignkit.data.reading.read import SUFFIXES
 from alignkit.data.reading.rows import SHAPES, Row, to_row, unusable_reason
 from alignkit.methods import MethodConfig
+from alignkit.options import typed_name
 from alignkit.registry import registry
 from alignkit.units import Chosen, Pairs, Samples
 
@@ -34,9 +35,10 @@ def page(method: str) -> Path:
 
 def options_table(method: str) -> str:
     """The options of a method as a table: its own first, then those that every method has."""
-    fields = registry().find("method", method).Config.model_fields  # type: ignore[attr-defined]
+    config = registry().find("method", method).Config  # type: ignore[attr-defined]
+    fields = config.model_fields
     names = sorted(fields, key=lambda name: name in MethodConfig.model_fields)
-    rows = [f"| `--{name.replace('_', '-')}` | {shown(fields[name])} | {meaning(fields[name])} |" for name in names]
+    rows = [f"| `{typed_name(config, name)}` | {shown(fields[name])} | {meaning(fields[name])} |" for name in names]
     return "\n".join(["", "| option | default | meaning |", "| --- | --- | --- |", *rows, "", ""])
 
 

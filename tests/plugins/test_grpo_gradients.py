@@ -14,7 +14,7 @@ from batches import batch
 from tabular import World, expected_gradient, gradient
 
 TEMPERATURES = [(1.0, 1.0), (0.6, 1.2), (0.5, 1.0, 1.5)]
-COMPLETION_KL: list[dict[str, Any]] = [{"kl_estimator": "k1-to-go"}, {"kl_estimator": "k1", "kl_in": "reward"}]
+COMPLETION_KL: list[dict[str, Any]] = [{"kl_estimator": "k1-to-go"}, {"kl_estimator": "k1"}]
 
 
 def relative(found: torch.Tensor, expected: torch.Tensor) -> float:

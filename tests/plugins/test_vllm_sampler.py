@@ -130,7 +130,7 @@ def test_grpo_trains_a_real_model_through_vllm(
     common = (
         f"train grpo --model {embedded.NAME} --data rows.jsonl --split first-1 --reward own.py:letters --sampler vllm "
         "--precision fp32 --max-new-tokens 6 --batch-size 1 --warmup-steps 0 --learning-rate 1e-5 --kl 0 "
-        "--zero-variance-groups keep --checkpoint-interval 100"
+        "--set zero_variance_groups=keep --checkpoint-interval 100"
     ).split()
     with sharing_the_engine() as engine:
         long = [*common, "--max-new-tokens", "4090", "--out", "long"]

@@ -262,7 +262,7 @@ def test_weights_go_into_a_new_empty_or_own_folder_of_one_run(tmp_path: Path) ->
         again.close()
     (tmp_path / "file").write_text("x")
     for wrong in ("file", "a" * 300, ""):
-        with pytest.raises(UsageError, match="--server-weights"):
+        with pytest.raises(UsageError, match="server_weights"):
             WeightsFolder(Path(tmp_path / wrong if wrong else "\n"))
 
 

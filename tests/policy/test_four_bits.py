@@ -44,7 +44,7 @@ def given(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("option", "text"),
     [
-        ({"optimizer": "adamw-8bit"}, "--optimizer adamw-8bit"),
+        ({"optimizer": "adamw-8bit"}, "--set optimizer=adamw-8bit"),
         ({"quantize": "4bit", "lora_rank": 4}, "--quantize 4bit"),
     ],
 )

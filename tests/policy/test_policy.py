@@ -259,7 +259,7 @@ def test_a_model_with_other_layers_takes_the_plain_path_and_logs_it(
     policy = load_policy(folder, precision="fp32")
     assert policy.path == "plain"
     assert reason in caplog.text
-    with pytest.raises(InputError, match="--attention plain"):
+    with pytest.raises(InputError, match="--set attention=plain"):
         load_policy(folder, attention="tree")
     rng = np.random.default_rng(1)
     found, gradient = scores_and_gradient(policy, [random_tree(9, (5, 7), rng)], np.ones(2))

@@ -64,8 +64,8 @@ def require_eight_bits(config: MethodConfig) -> None:
     whole = config.optimizer.removesuffix("-8bit")
     if importlib.util.find_spec("bitsandbytes") is None:
         raise UsageError(
-            f"--optimizer {config.optimizer} needs bitsandbytes, which is not installed: pip install "
-            f"'alignkit[bitsandbytes]'; --optimizer {whole} needs nothing more"
+            f"--set optimizer={config.optimizer} needs bitsandbytes, which is not installed: pip install "
+            f"'alignkit[bitsandbytes]'; --set optimizer={whole} needs nothing more"
         )
 
 

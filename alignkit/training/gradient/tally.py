@@ -43,7 +43,7 @@ def lines(tally: Tally, config: MethodConfig) -> list[str]:
                 said.append(f"{term}: {where} with it {option}, not {weight}, decided how strongly it pulled")
         elif name == "grad_clipped" and happened:
             alone = ": in every one its direction counted and its length did not" if happened == steps else ""
-            said.append(f"the gradient was clipped to --max-grad-norm {config.max_grad_norm:g} {where}{alone}")
+            said.append(f"the gradient was clipped to max_grad_norm {config.max_grad_norm:g} {where}{alone}")
         elif name == "no_update" and happened:
             said.append(f"no weight was changed {where}: none of their groups had different rewards")
     return said

@@ -269,13 +269,13 @@ def _caches_reference(method: Method, resolved: Resolved) -> bool:
     """Whether the reference's log-probs are computed before the first step.
 
     Raises:
-        UsageError: --reference was given to a method that reads none, or cached to one that trains on samples.
+        UsageError: reference was given to a method that reads none, or cached to one that trains on samples.
     """
     asked = resolved.model.reference
     if asked is not None and "reference" not in method.needs:
-        raise UsageError(f"--reference {asked}: {method.name} has no reference; leave it out")
+        raise UsageError(f"--set reference={asked}: {method.name} has no reference; leave it out")
     if asked == "cached" and method.trains_on.is_sampled:
-        raise UsageError(f"--reference cached: {method.name}'s samples are not known beforehand; leave it out")
+        raise UsageError(f"--set reference=cached: {method.name}'s samples are not known beforehand; leave it out")
     return "reference" in method.needs and not method.trains_on.is_sampled and asked != "online"
 
 

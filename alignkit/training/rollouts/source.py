@@ -96,9 +96,7 @@ class RolloutSource:
         self.monitor = RewardHackingMonitor()
         self.signal = RewardSignal()
         if self.sampled.reads_old_logprobs and models.world.size > 1:
-            text = (
-                "--importance-sampling-correction: several ranks sample with transformers, as they train; leave it out"
-            )
+            text = "importance_sampling_correction: several ranks sample with transformers, as they train; leave it out"
             raise models.world.reported_by_rank0(UsageError(text))
 
     def step(self, step: int) -> tuple[list[MicroBatch], dict[str, float]]:
@@ -167,7 +165,7 @@ class RolloutSource:
         if (unknown := logged.get("unknown_logprobs", 0.0)) > MAX_UNKNOWN:
             raise RunStopped(
                 f"step {step}: the sampler gave {unknown:.0%} of the tokens no finite log-prob, so they are left out "
-                "of the loss; nothing was changed; try --sampler transformers, or --ratio none"
+                "of the loss; nothing was changed; try --sampler transformers, or --set ratio=none"
             )
         gap = logged.get("sampling_gap")
         if step != 1 or gap is None:
@@ -183,7 +181,7 @@ class RolloutSource:
         if not self.models.sampler.copies_weights:
             return (
                 "the same weights give other log-probs in rows than token by token; try --precision fp32, or "
-                "--attention plain"
+                "--set attention=plain"
             )
         return (
             f"--sampler {self.models.sampler.name} and training differ in temperature, weights or precision; try "
@@ -254,7 +252,7 @@ class RolloutSource:
         """Look for reward hacking in a batch and those before it; log it once when it begins.
 
         Raises:
-            RunStopped: it was found, and --reward-hacking stop was given; a checkpoint was saved.
+            RunStopped: it was found, and --set reward_hacking=stop was given; a checkpoint was saved.
         """
         metrics = self.monitor.see(number, rollouts.groups, rollouts.rewards.total_PG)
         finding = self.monitor.finding()
@@ -269,7 +267,7 @@ class RolloutSource:
             if self.sampled.reward_hacking == "stop":
                 self.scoring.save()
                 text = (
-                    f"step {step}: {finding.line()}; stopped by --reward-hacking stop; the run is saved, go on with: "
+                    f"step {step}: {finding.line()}; stopped by reward_hacking=stop; the run is saved, go on with: "
                     + self.scoring.go_on(["reward_hacking"], instead={"reward_hacking": "warn"})
                 )
                 raise self.models.world.reported_by_rank0(RunStopped(text))

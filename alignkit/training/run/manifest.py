@@ -75,7 +75,7 @@ def account(inputs: Inputs) -> list[str]:
     lines = []
     if duplicates := inputs.training.notes["duplicates"]:
         shown = ", ".join(inputs.training.notes["duplicate_ids"])
-        done = "left out" if inputs.drops_duplicates else "kept: --duplicates drop leaves them out"
+        done = "left out" if inputs.drops_duplicates else "kept: --set duplicates=drop leaves them out"
         lines.append(f"data: {duplicates} rows repeat an earlier one exactly ({shown}, ...), {done}")
     for name, part in (("training", inputs.training), ("validation", inputs.validation)):
         text = f"{name}: {_taken(inputs, part) if name == 'training' else f'{len(part.trees)} rows'}"

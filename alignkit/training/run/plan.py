@@ -2,7 +2,7 @@
 
     weights, gradient    4 bytes a parameter each (fp32); half a byte a linear layer's weight with --quantize 4bit
     optimizer            8 bytes a trained parameter (two moments), 2 in 8 bits
-    reference            4 bytes a parameter, where a frozen copy stays: --reference online without LoRA
+    reference            4 bytes a parameter, where a frozen copy stays: --set reference=online without LoRA
     gathered             4 bytes a parameter on each of several ranks, for validation and samples
     activations          tokens of a row x layers x what a layer keeps for the backward pass, c bytes a number
                          CPU, tree path: 8 H + c (4 H + 2 K + 2 I)       (policy/cpu/layers.py; the residuals stay fp32)

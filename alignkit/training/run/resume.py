@@ -22,6 +22,7 @@ from alignkit.config.file import Resolved
 from alignkit.config.settings import TIMEOUTS
 from alignkit.display import as_typed
 from alignkit.errors import InputError, UsageError
+from alignkit.options import is_flag
 from alignkit.runs import RunRecord
 from alignkit.scoring.functions.given import PREFIX
 from alignkit.training.checkpoints import checkpoint
@@ -134,7 +135,11 @@ def resume_command(
             continue
         section = resolved.method if table == f"train.{resolved.method_name}" else getattr(resolved, table, None)
         if place == "option" and section is not None:
-            words += typed_option(key, getattr(section, key))
+            if is_flag(type(section), key):
+                words += typed_option(key, getattr(section, key))
+            else:  # given in Python
+                value = getattr(section, key)
+                words += ["--set", f"{path}={value if isinstance(value, str) else json.dumps(value)}"]
         elif place == "--set":
             name = table.removeprefix("judge.")
             value = resolved.judges[name][key] if name in resolved.judges else getattr(section, key)
@@ -146,7 +151,8 @@ def resume_command(
     words += [word for layer in layers for word in layer.split("\0")]
     words += ["--preset", resolved.run.preset] if resolved.run.preset else []
     words += [word for name in resolved.run.track for word in ("--track", name)]
-    words += [word for key, value in instead.items() for word in typed_option(key, value)]
+    for key, value in instead.items():
+        words += typed_option(key, value) if is_flag(type(resolved.method), key) else ["--set", f"{key}={value}"]
     words += ["--yes"] if resolved.run.yes else []
     words += ["--resume"] if out is not None or resolved.run.resume else []
     words += ["--out", str(out or resolved.run.out)] if out or resolved.run.out else []

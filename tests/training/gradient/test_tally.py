@@ -61,7 +61,7 @@ def test_a_run_says_in_how_many_steps_the_ratio_decided_and_the_gradient_was_cli
     assert (
         "penalty: in 2 of 2 steps with it --max-penalty-ratio 1, not --penalty, decided how strongly it pulled" in said
     )
-    clipped = "the gradient was clipped to --max-grad-norm 0.001 in 4 of 4 steps: in every one its direction counted"
+    clipped = "the gradient was clipped to max_grad_norm 0.001 in 4 of 4 steps: in every one its direction counted"
     assert any(line.startswith(clipped) for line in said)
     assert run.info["finished"]["tally"] == {
         "grad_clipped": {"steps": 4, "of": 4},

@@ -148,7 +148,7 @@ def test_a_reward_that_swallows_everything_ends_at_its_deadline_saved(
     began = time.monotonic()
     assert main(command(given)) == 3
     assert time.monotonic() - began < 25
-    assert "score took longer than 1 s (--score-timeout-s)" in capsys.readouterr().err.splitlines()[-1]
+    assert "score took longer than 1 s (score_timeout_s)" in capsys.readouterr().err.splitlines()[-1]
     log = (tmp_path / "run" / "log.txt").read_text()
     assert "the reward function was here when it was stopped" in log and "rewards.py" in log
     Path("now").unlink()

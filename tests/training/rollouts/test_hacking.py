@@ -122,7 +122,7 @@ def test_a_run_whose_reward_is_length_stops_with_samples_and_the_word(
         kl=0.0,
         validation_interval=1000,
     )
-    with pytest.raises(RunStopped, match=r"alarm: the reward rose by .* more length .* stopped by --reward-hacking"):
+    with pytest.raises(RunStopped, match=r"alarm: the reward rose by .* more length .* stopped by reward_hacking"):
         alignkit.train("grpo", **given)
     lines = [json.loads(line) for line in (tmp_path / "run" / "samples.jsonl").read_text().split("\n") if line]
     shown = [line for line in lines if line["kind"] == "alarm"]

@@ -63,7 +63,7 @@ def test_samples_of_another_temperature_stop_the_run_before_anything_changes(
         ),
     )
     with pytest.raises(
-        RunStopped, match=r"the first step's ratio is not 1.*try --precision fp32, or --attention plain"
+        RunStopped, match=r"the first step's ratio is not 1.*try --precision fp32, or --set attention=plain"
     ):
         alignkit.train("grpo", **options(model, tmp_path, tmp_path / "run", VOWELS))
     assert not (tmp_path / "run" / "model").exists()
@@ -86,7 +86,7 @@ def without_logprobs(monkeypatch: pytest.MonkeyPatch, unknown: Callable[[np.ndar
 def test_a_token_whose_sampler_gave_no_log_prob_is_left_out_and_counted(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kl_in: str
 ) -> None:
-    more = {"kl_in": "reward", "kl_estimator": "k1"} if kl_in == "reward" else {}
+    more = {"kl_estimator": "k1"} if kl_in == "reward" else {}
     whole = alignkit.train("grpo", **options(model, tmp_path, tmp_path / "whole", VOWELS, **more))
     without_logprobs(monkeypatch, lambda logprobs: slice(0, 1))
     run = alignkit.train("grpo", **options(model, tmp_path, tmp_path / "run", VOWELS, **more))
@@ -217,16 +217,7 @@ def test_truncated_completions_are_compared_with_but_not_trained_on() -> None:
 def test_k1_in_the_reward_is_zero_at_the_reference_and_is_logged(model: Path, tmp_path: Path) -> None:
     run = alignkit.train(
         "grpo",
-        **options(
-            model,
-            tmp_path,
-            tmp_path / "run",
-            VOWELS,
-            kl_in="reward",
-            kl_estimator="k1",
-            learning_rate=1e-2,
-            warmup_steps=0,
-        ),
+        **options(model, tmp_path, tmp_path / "run", VOWELS, kl_estimator="k1", learning_rate=1e-2, warmup_steps=0),
     )
     first, second = values(run, "reward_kl")
     assert first == pytest.approx(0.0, abs=1e-4) and abs(second) > 1e-3

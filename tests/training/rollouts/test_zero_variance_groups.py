@@ -84,7 +84,7 @@ def reward(group: Group) -> list[float]:
         {"kl": 0.0},
         {"kl": 0.5, "kl_estimator": "k1-to-go"},
         {"kl": 0.5, "kl_estimator": "k2"},
-        {"kl": 0.5, "kl_in": "reward", "kl_estimator": "k1"},
+        {"kl": 0.5, "kl_estimator": "k1"},
     ],
     ids=["no-kl", "k1-to-go", "k2", "reward"],
 )

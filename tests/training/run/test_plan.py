@@ -104,7 +104,7 @@ def test_the_plain_path_says_how_many_times_the_tokens_it_computes(
     rows = [{"prompt": f"{n}, please?", "chosen": "yes", "rejected": "no"} for n in range(9)]
     (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
     given = ["--model", model, "--data", tmp_path / "rows.jsonl", "--out", tmp_path / "run", "--max-steps", 1]
-    assert main(["train", "dpo", "--attention", "plain", *map(str, given)]) == 0
+    assert main(["train", "dpo", "--set", "attention=plain", *map(str, given)]) == 0
     assert re.search(r"plain path: computes 1\.\d times the tokens", capsys.readouterr().err)
 
 

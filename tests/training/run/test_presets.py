@@ -63,7 +63,7 @@ def test_letter_is_equations_three_and_six_in_their_own_units() -> None:
         "[train.grpo]\nkl = 0.1\nlearning_rate = 1e-5\n[train.sft-lenpen]\npenalty = 1.0\n"
     )
     grpo = resolved("grpo", preset="letter").method
-    assert (grpo.kl, grpo.kl_in, grpo.kl_estimator, grpo.zero_variance_groups) == (0.025, "loss", "k1-to-go", "keep")
+    assert (grpo.kl, grpo.kl_estimator, grpo.zero_variance_groups) == (0.025, "k1-to-go", "keep")
     assert grpo.kl * grpo.group_size == 0.1 and grpo.learning_rate == 1e-5  # Eq. 6 sums over the group
     penalty = resolved("sft-lenpen", preset="letter").method
     assert (penalty.penalty, penalty.penalty_interval, penalty.max_penalty_ratio) == (1e-3, 100, None)

@@ -85,7 +85,7 @@ def test_options_given_again_to_a_finished_run_are_refused_where_they_differ(
     words = command(model, data, tmp_path / "run", max_steps=1)
     assert main(words) == 0
     before = {file: file.read_bytes() for file in (tmp_path / "run").rglob("*") if file.is_file()}
-    for same in ([], ["--generate-timeout-s", "5"], ["--set", "judge.margin=1"]):
+    for same in ([], ["--set", "generate_timeout_s=5"], ["--set", "judge.margin=1"]):
         assert main([*words, "--resume", *same]) == 0
         assert "is done" in capsys.readouterr().err
     assert main(["train", "sft", "--out", str(tmp_path / "run"), "--resume"]) == 0  # nothing that is given differs
