@@ -57,7 +57,6 @@ margin = 3.0
 [judge.nemotron]
 base_url = ["http://127.0.0.1:9/v1"]
 timeout_s = 3
-[report]
 """
 _ODD: list[Any] = [
     None,

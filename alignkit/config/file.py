@@ -30,15 +30,7 @@ from alignkit.config.layers import (
     preset_layer,
     settings_layer,
 )
-from alignkit.config.settings import (
-    SECTIONS,
-    DataSection,
-    JudgeSection,
-    ModelSection,
-    ReportSection,
-    RolloutsSection,
-    RunOptions,
-)
+from alignkit.config.settings import SECTIONS, DataSection, JudgeSection, ModelSection, RolloutsSection, RunOptions
 from alignkit.display import shortened
 from alignkit.errors import UsageError
 from alignkit.methods import Method, MethodConfig
@@ -60,7 +52,6 @@ class Settings:
     data: DataSection
     rollouts: RolloutsSection
     judge: JudgeSection
-    report: ReportSection
     judges: dict[str, dict[str, Any]]
     sources: dict[str, str]
     from_files: Layer
@@ -123,7 +114,7 @@ def judge_settings(
     options: Mapping[str, object], config: Path | None = None, *, settings: Sequence[str] = ()
 ) -> Settings:
     """Resolve what judging, generating and evaluating need: all sections without a method. Raises as `resolve`."""
-    order = ("report", "rollouts", "data", "model", "judge")
+    order = ("rollouts", "data", "model", "judge")
     places = {key: (section, key) for section in order for key in SECTIONS[section].model_fields}
     return _sections([_file(config), settings_layer(settings, places), options_layer(options, places)])
 

@@ -187,12 +187,6 @@ class JudgeSection(Section):
     )
 
 
-class ReportSection(Section):
-    """[report]: what report.html shows."""
-
-    num_examples: int = Field(20, ge=0, description="completions shown beside each other")
-
-
 class RunOptions(Section):
     """What a single `alignkit train` is told beside its configuration. Not in alignkit.toml."""
 
@@ -219,5 +213,4 @@ SECTIONS: dict[str, type[Section]] = {
     "data": DataSection,
     "rollouts": RolloutsSection,
     "judge": JudgeSection,
-    "report": ReportSection,
 }

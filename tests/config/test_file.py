@@ -134,7 +134,7 @@ def test_what_is_dumped_is_read_back_by_like() -> None:
 def test_options_of_one_run_are_not_part_of_its_configuration() -> None:
     result = resolved(out="runs/x", resume=True, track=["wandb"])
     assert (result.run.out, result.run.resume, result.run.track) == ("runs/x", True, ["wandb"])
-    assert set(dump(result)) == {"model", "data", "rollouts", "judge", "report", "train"}
+    assert set(dump(result)) == {"model", "data", "rollouts", "judge", "train"}
     write('[run]\nout = "x"\n')
     with pytest.raises(UsageError, match=r"alignkit.toml:1: run is not a known key"):
         resolved()
@@ -325,7 +325,7 @@ def test_a_file_that_is_not_text_is_refused() -> None:
 
 def test_the_schema_knows_every_table_and_refuses_others() -> None:
     found = schema()
-    assert set(found["properties"]) == {"model", "data", "rollouts", "judge", "report", "train"}
+    assert set(found["properties"]) == {"model", "data", "rollouts", "judge", "train"}
     train = found["properties"]["train"]["properties"]
     assert "learning_rate" in train
     assert train["probe-method"]["$ref"].rpartition("/")[2] in found["$defs"]
