@@ -1,8 +1,8 @@
 """What a plugin can add to alignkit: the whole contract, on one screen.
 
-A plugin is a module named in the entry-point group `alignkit`; it implements any of these with `@alignkit.hookimpl`
-and calls `register(cls)` once for each class it adds. The class's `name` is what users type. Modules are imported to
-list them, so import torch and vllm inside functions.
+A plugin is a module named in the entry-point group `alignkit`; it implements any of these with `@hookimpl` of
+`alignkit.plugin` and calls `register` once for each thing it adds. A class's `name` is what users type. Modules are
+imported to list them, so import torch and vllm inside functions.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 import pluggy
 
 if TYPE_CHECKING:
+    from typer import Typer
+
     from alignkit.data.reading.dataset import Dataset
     from alignkit.judging.metric import Metric
     from alignkit.methods import Method
@@ -51,3 +53,8 @@ def register_trackers(register: Callable[[type[Tracker]], None]) -> None:
 @hookspec
 def register_metrics(register: Callable[[type[Metric]], None]) -> None:
     """Add metrics of judging: in each verdict, its table and the report."""
+
+
+@hookspec
+def register_commands(register: Callable[[Typer | Callable[..., None]], None]) -> None:
+    """Add commands: `alignkit NAME`, a function that Typer can read, or a Typer app with a name."""

@@ -191,11 +191,6 @@ class Batch:
         """Sum of `reference_T` over each completion, float32 [N]."""
         return self.collect(_present(self.reference_T, "reference_T", 'needs = frozenset({"reference"})'))
 
-    @property
-    def sampler_logprob_N(self) -> Tensor:
-        """Sum of `sampler_logprob_T` over each completion, float32 [N]."""
-        return self.collect(_present(self.sampler_logprob_T, "sampler_logprob_T", "trains_on = Samples()"))
-
     def collect(self, x_T: Tensor) -> Tensor:
         """Sum x over the scored tokens of each completion: [T] -> [N]."""
         return x_T.new_zeros(len(self.num_tokens_N)).index_add(0, self.completion_T, x_T)
@@ -230,14 +225,6 @@ class Batch:
             samples=None,
         )
 
-    def leave_one_out(self, x_N: Tensor) -> Tensor:
-        """Mean of x over the *other* completions of the same prompt, [N] -> [N]; 0 where there is no other."""
-        num_groups = int(self.group_N.max()) + 1 if len(self.group_N) else 0
-        sum_P = x_N.new_zeros(num_groups).index_add(0, self.group_N, x_N)
-        size_P = x_N.new_zeros(num_groups).index_add(0, self.group_N, x_N.new_ones(len(x_N)))
-        others_N = size_P[self.group_N] - 1
-        return (sum_P[self.group_N] - x_N) / others_N.clamp(min=1) * (others_N > 0)
-
     def mean(self, x: Tensor, over: Over) -> Tensor:
         """Sum of x divided by how many tokens, completions, pairs or groups the *whole optimizer step* has.
 
@@ -265,6 +252,10 @@ class Method(ABC):
     presets: ClassVar[Mapping[str, Mapping[str, object]]] = {}
     """Sets of its options by name, for `--preset NAME`. Ours: "paper", the paper's numbers as printed, and "letter",
     its equations in their own units."""
+    curves: ClassVar[tuple[str, ...]] = ()
+    """Metrics that the run's report draws, in this order; () draws all."""
+    shown: ClassVar[tuple[str, ...]] = ("loss", "reward", "accuracy", "samples_length")
+    """Metrics that stand beside the progress bar, in this order, where a step logs them."""
 
     @abstractmethod
     def loss(self, batch: Batch, config: Any) -> Tensor | dict[str, Tensor]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 
@@ -47,7 +47,9 @@ class Silent:
         pass
 
 
-def shown(metrics: Mapping[str, float]) -> dict[str, float]:
-    """Return the metrics of a step that a progress line shows."""
-    names = ("loss", "reward", "accuracy", "samples_length", "tokens_per_s", "scored_tokens_per_s", "mfu", "memory_mib")
-    return {name: metrics[name] for name in names if name in metrics and math.isfinite(metrics[name])}
+_SPEED = ("tokens_per_s", "scored_tokens_per_s", "mfu", "memory_mib")
+
+
+def shown(metrics: Mapping[str, float], names: Sequence[str]) -> dict[str, float]:
+    """What a progress line shows of a step's metrics: those of these names that are finite, then speed and memory."""
+    return {name: metrics[name] for name in (*names, *_SPEED) if name in metrics and math.isfinite(metrics[name])}

@@ -27,18 +27,21 @@ KINDS = {
     "sampler": "register_samplers",
     "tracker": "register_trackers",
     "metric": "register_metrics",
+    "command": "register_commands",
 }
+COMMANDS = tuple("train judge generate evaluate chat probe ledger data plugins init config trust doctor".split())
+"""The commands that alignkit itself has, in the order in which they are used."""
 hookimpl = pluggy.HookimplMarker(GROUP)
 _logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Plugin:
-    """One class that a plugin added, or (`error` set) an entry point that could not be loaded."""
+    """One class (or command) that a plugin added, or (`error` set) an entry point that could not be loaded."""
 
     kind: str
     name: str
-    cls: type | None
+    cls: Any
     distribution: str
     version: str
     module: str
@@ -64,15 +67,16 @@ class Registry:
             fault = unit_fault(getattr(cls, "trains_on", None)) if kind == "method" else None
             if fault is not None:
                 raise TypeError(f"method {cls.name!r}: {fault}")
-            added.append(Plugin(kind, cls.name, cls, distribution, version, module.__name__))
+            name = _command_name(cls) if kind == "command" else cls.name
+            added.append(Plugin(kind, name, cls, distribution, version, module.__name__))
 
         for kind, hook in KINDS.items():
             getattr(manager.hook, hook)(register=functools.partial(register, kind))
         for plugin in added:
             self.found[plugin.kind].setdefault(plugin.name, []).append(plugin)
 
-    def find(self, kind: str, name: str) -> type:
-        """Return the class of that kind and name.
+    def find(self, kind: str, name: str) -> Any:
+        """Return the class (or the command) of that kind and name.
 
         Raises:
             UsageError: no plugin adds it (the nearest name is given), or two distributions do (both are named).
@@ -89,9 +93,7 @@ class Registry:
             raise UsageError(
                 f"no {kind} is named {name!r}{nearest(name, known)}; known: {', '.join(known) or 'none'}{failed}"
             )
-        cls = claims[0].cls
-        assert cls is not None
-        return cls
+        return claims[0].cls
 
     def plugins(self) -> list[Plugin]:
         """Return everything found, then what is broken, in a stable order."""
@@ -117,3 +119,17 @@ def registry() -> Registry:
             _logger.warning("plugin %s of %s %s cannot be loaded: %s", point.value, distribution, version, reason)
             loaded.broken.append(Plugin("broken", point.name, None, distribution, version, point.value, reason))
     return loaded
+
+
+def _command_name(command: Any) -> str:
+    """The name of a Typer app, or of a function as a command: `show_rows` is typed show-rows.
+
+    Raises:
+        UsageError: it has none, or one of alignkit's own.
+    """
+    name = command.info.name if hasattr(command, "info") else command.__name__.replace("_", "-")
+    if not isinstance(name, str):
+        raise UsageError("register_commands was given a Typer app without a name: make it with typer.Typer(name=...)")
+    if name in COMMANDS:
+        raise UsageError(f"register_commands was given {name!r}, which alignkit has itself: name it otherwise")
+    return name

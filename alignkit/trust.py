@@ -253,7 +253,7 @@ def _usual_addresses(path: tuple[str, ...]) -> list[str]:
     """The addresses that a plugin's own class has: they are not the file's."""
     kind = "judge" if path[0] == "judge" else "method"
     claims = registry().found[kind].get(path[1], [])
-    field = claims[0].cls.Config.model_fields.get(path[2]) if claims and claims[0].cls is not None else None  # type: ignore[attr-defined]
+    field = claims[0].cls.Config.model_fields.get(path[2]) if claims and claims[0].cls is not None else None
     return [] if field is None else _texts(field.get_default(call_default_factory=True))
 
 
@@ -262,7 +262,7 @@ def _key_pairs(settings: Settings, path: tuple[str, ...], usual: Sequence[str]) 
     if path[0] != "judge" or path[2] not in ("base_url", "key_variable"):
         return
     cls = registry().find("judge", path[1])
-    config = cls.Config(**settings.judges.get(path[1], {}))  # type: ignore[attr-defined]
+    config = cls.Config(**settings.judges.get(path[1], {}))
     variable = config.variable_of_key() if hasattr(config, "variable_of_key") else None
     if variable is None:
         return

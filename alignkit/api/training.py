@@ -50,7 +50,7 @@ def train(
 
     run = Run(train_run(cls(), resolved, progress=progress or Silent()))
     if is_first_rank() and not (run.path / "report.html").exists():
-        write_training_report(run.path, method=method, settings=run.info["config"]["train"][method])
+        write_training_report(run.path, method=method, settings=run.info["config"]["train"][method], curves=cls.curves)
     return run
 
 

@@ -20,37 +20,44 @@ from typer.core import TyperGroup
 
 from alignkit.display import LogFormatter, on_one_line, shown
 from alignkit.errors import AlignkitError, nearest
+from alignkit.registry import COMMANDS
 
-_COMMANDS = (
-    "train",
-    "judge",
-    "generate",
-    "evaluate",
-    "chat",
-    "probe",
-    "ledger",
-    "data",
-    "plugins",
-    "init",
-    "config",
-    "trust",
-    "doctor",
-    "demo",
-)
 _BUG, _INTERRUPTED = 70, 130
 _SHOWN = 60  # characters of a name that no file can have
 
 
-class _InOrder(TyperGroup):
-    """Lists the commands in the order in which they are used."""
+class _Commands(TyperGroup):
+    """Lists alignkit's own commands in the order in which they are used, then what plugins add."""
 
     def list_commands(self, ctx: Any) -> list[str]:
-        return list(_COMMANDS)
+        from alignkit.registry import registry
+
+        return [*COMMANDS, *registry().names("command")]
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        found = super().get_command(ctx, cmd_name)
+        if found is not None:
+            return found
+        from alignkit.registry import registry
+
+        return _plugin_command(cmd_name) if cmd_name in registry().found["command"] else None
+
+
+def _plugin_command(name: str) -> Any:
+    """Return the click command of what a plugin registered: a Typer app, or a function."""
+    from alignkit.registry import registry
+
+    added: Any = registry().find("command", name)
+    if isinstance(added, typer.Typer):
+        return typer.main.get_command(added)
+    single = typer.Typer(add_completion=False)
+    single.command(name)(added)
+    return typer.main.get_command(single)
 
 
 app = typer.Typer(
     name="alignkit",
-    cls=_InOrder,
+    cls=_Commands,
     help="Align a small language model, and know honestly whether it became better.",
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -79,7 +86,7 @@ def start(
         print(ctx.get_help())
 
 
-for _name in _COMMANDS:
+for _name in COMMANDS:
     importlib.import_module(f"alignkit.cli.{_name}").add_to(app)
 
 

@@ -168,8 +168,8 @@ def _paper_numbers() -> Tables:
     tables: Tables = {}
     for plugin in registry().plugins():
         if plugin.kind == "method" and plugin.distribution == _OWN_PLUGINS and plugin.cls is not None:
-            fields = plugin.cls.Config.model_fields  # type: ignore[attr-defined]
-            numbers = plugin.cls.presets.get("paper", {})  # type: ignore[attr-defined]
+            fields = plugin.cls.Config.model_fields
+            numbers = plugin.cls.presets.get("paper", {})
             lines = [Line(name, value, fields[name].description) for name, value in numbers.items()]
             if lines:
                 tables[f"train.{plugin.name}"] = lines

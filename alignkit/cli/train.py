@@ -117,7 +117,7 @@ def _next_command(method: str, path: Path, config: dict[str, Any]) -> str:
     def typed(section: str, *keys: str) -> list[str]:
         return [word for key in keys for word in typed_option(key, config[section].get(key))]
 
-    is_reward = "scalar_head" in registry().find("method", method).needs  # type: ignore[attr-defined]
+    is_reward = "scalar_head" in registry().find("method", method).needs
     if not is_reward:
         return as_typed(["alignkit", "judge", str(path), *typed("model", "chat_template")])
     text = typed("model", "model", "chat_template", "system", "template_kwargs")

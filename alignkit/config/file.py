@@ -164,7 +164,7 @@ def _sections(layers: Sequence[Layer]) -> Settings:
             elif path[0] in SECTIONS and len(path) == 2:
                 merged.setdefault(path[0], {})[path[1]] = given
     for name, options in judges.items():
-        _validate(registry().find("judge", name).Config, options)  # type: ignore[attr-defined]
+        _validate(registry().find("judge", name).Config, options)
     sections: dict[str, Any] = {name: _validate(model, merged.get(name, {})) for name, model in SECTIONS.items()}
     sources = {f"{name}.{key}": given.place for name, table in merged.items() for key, given in table.items()}
     sources |= {f"judge.{name}.{key}": given.place for name, table in judges.items() for key, given in table.items()}
@@ -182,7 +182,7 @@ def _file(config: Path | None) -> Layer:
     _validate(MethodConfig, shared)
     for method in {path[1] for path in layer if path[0] == "train" and len(path) == 3}:
         own = {path[2]: given for path, given in layer.items() if path[:2] == ("train", method) and len(path) == 3}
-        _validate(registry().find("method", method).Config, shared | own, partial=True)  # type: ignore[attr-defined]
+        _validate(registry().find("method", method).Config, shared | own, partial=True)
     return layer
 
 

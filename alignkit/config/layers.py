@@ -169,7 +169,7 @@ def _hint(name: str, known: list[str]) -> str:
 
 def _fields(table: str, plugin: str | None = None) -> dict[str, FieldInfo]:
     if plugin is not None:
-        return registry().find(PLUGIN_TABLES[table], plugin).Config.model_fields  # type: ignore[attr-defined]
+        return registry().find(PLUGIN_TABLES[table], plugin).Config.model_fields
     return MethodConfig.model_fields if table == "train" else SECTIONS[table].model_fields
 
 
@@ -179,4 +179,4 @@ def _field(path: tuple[str, ...]) -> FieldInfo:
 
 def plugin_configs(kind: str) -> dict[str, type[BaseModel]]:
     """Return the Config class of every method or judge, by name."""
-    return {name: registry().find(kind, name).Config for name in registry().names(kind)}  # type: ignore[attr-defined]
+    return {name: registry().find(kind, name).Config for name in registry().names(kind)}

@@ -165,3 +165,11 @@ def _own() -> list[Row]:
 
 def _message(role: str, content: str) -> Sequence[Mapping[str, str]]:
     return [{"role": role, "content": content}]
+
+
+@hookimpl
+def register_commands(register: Callable[[Callable[..., None]], None]) -> None:
+    """Add `alignkit demo`."""
+    from alignkit_plugins.demo_command import demo
+
+    register(demo)

@@ -48,6 +48,7 @@ class DPO(Method):
         "paper": paper_numbers(DPOConfig),
         "letter": {"beta": 0.1},  # the loss is Eq. 5 as it is
     }
+    curves: ClassVar[tuple[str, ...]] = ("loss", "validation/loss", "validation/kl", "margin", "accuracy")
 
     def loss(self, batch: Batch, config: DPOConfig) -> Tensor:
         from torch.nn.functional import logsigmoid

@@ -215,6 +215,16 @@ class GRPO(Method):
             "mask_truncated_completions": False,
         },
     }
+    curves: ClassVar[tuple[str, ...]] = (
+        "loss",
+        "reward",
+        "validation/reward",
+        "validation/beats_reference",
+        "validation/kl",
+        "samples_length",
+        "reward_length_correlation",
+        "reward_explained_by_form",
+    )
 
     def temperatures(self, step: int, config: GRPOConfig) -> tuple[float, ...]:
         return config.group_temperatures

@@ -34,6 +34,7 @@ class Reward(Method):
     Config: ClassVar[type[MethodConfig]] = RewardConfig
     trains_on: ClassVar[Unit] = Pairs()
     needs: ClassVar[frozenset[str]] = frozenset({"scalar_head"})
+    curves: ClassVar[tuple[str, ...]] = ("loss", "accuracy", "validation/accuracy")
 
     def loss(self, batch: Batch, config: RewardConfig) -> Tensor:
         from torch.nn.functional import logsigmoid

@@ -46,6 +46,7 @@ class SFT(Method):
         "paper": paper_numbers(SFTConfig),
         "letter": {"reduction": "example-sum"},
     }
+    curves: ClassVar[tuple[str, ...]] = ("loss", "validation/loss")
 
     def loss(self, batch: Batch, config: SFTConfig) -> Tensor:
         return likelihood_loss(batch, config.reduction)

@@ -69,6 +69,7 @@ class SFTLengthPenalty(Method):
         "paper": paper_numbers(SFTLengthPenaltyConfig),
         "letter": {"reduction": "example-sum", "penalty": 1e-3, "penalty_interval": 100, "max_penalty_ratio": None},
     }
+    curves: ClassVar[tuple[str, ...]] = ("loss", "validation/loss", "excess_tokens", "samples_length")
 
     def temperatures(self, step: int, config: SFTLengthPenaltyConfig) -> tuple[float, ...]:
         return (1.0,) * config.penalty_samples if step % config.penalty_interval == 0 else ()

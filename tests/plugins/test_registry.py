@@ -6,10 +6,12 @@ from types import ModuleType, SimpleNamespace
 
 import pluggy
 import pytest
+import typer
 
 from alignkit import hookimpl
 from alignkit.errors import UsageError
 from alignkit.registry import KINDS, Registry
+from alignkit.units import Chosen
 
 
 def plugin_module(module_name: str, *, hook: str = "register_methods", names: tuple[str, ...] = ()) -> ModuleType:
@@ -18,7 +20,7 @@ def plugin_module(module_name: str, *, hook: str = "register_methods", names: tu
 
     def implementation(register):
         for name in names:
-            register(type(name.title(), (), {"name": name}))
+            register(type(name.title(), (), {"name": name, "trains_on": Chosen()}))
 
     implementation.__name__ = hook
     setattr(module, hook, hookimpl(implementation))
@@ -32,12 +34,35 @@ def registry() -> Registry:
     return registry
 
 
-@pytest.mark.parametrize(("kind", "hook"), KINDS.items())
+@pytest.mark.parametrize(("kind", "hook"), [item for item in KINDS.items() if item[0] != "command"])
 def test_each_kind_of_thing_is_registered_by_its_own_hook(kind: str, hook: str) -> None:
     registry = Registry()
     registry.add_module(plugin_module("m", hook=hook, names=("thing",)), distribution="d", version="1")
     assert registry.find(kind, "thing").__name__ == "Thing"
     assert {k: list(names) for k, names in registry.found.items() if names} == {kind: ["thing"]}
+
+
+def command_module(command: object) -> ModuleType:
+    module = ModuleType("m")
+    module.register_commands = hookimpl(lambda register: register(command), specname="register_commands")
+    return module
+
+
+def test_a_command_is_a_function_or_a_named_app() -> None:
+    def count_rows() -> None: ...
+
+    registry, app = Registry(), typer.Typer(name="league")
+    for command in (count_rows, app):
+        registry.add_module(command_module(command), distribution="d", version="1")
+    assert registry.names("command") == ["count-rows", "league"]
+    assert registry.find("command", "count-rows") is count_rows and registry.find("command", "league") is app
+
+
+def test_a_command_without_a_name_or_with_one_of_alignkits_own_is_refused() -> None:
+    with pytest.raises(UsageError, match=r"a Typer app without a name: make it with typer\.Typer\(name=\.\.\.\)"):
+        Registry().add_module(command_module(typer.Typer()), distribution="d", version="1")
+    with pytest.raises(UsageError, match="given 'judge', which alignkit has itself"):
+        Registry().add_module(command_module(typer.Typer(name="judge")), distribution="d", version="1")
 
 
 def test_a_name_nobody_has_gets_the_nearest_one_and_the_known_ones(registry: Registry) -> None:

@@ -208,7 +208,7 @@ class Loop:
         metrics |= {f"{tally.LIMITED}{name}": float(is_so) for name, is_so in result.limited.items()}
         tally.count(self.position.tally, metrics)
         self._log({name: x for name, x in metrics.items() if math.isfinite(x)})
-        self.progress.advance(1, **shown(metrics))
+        self.progress.advance(1, **shown(metrics, self.method.shown))
         self.position.seconds += time.monotonic() - started
 
     def _train(self, micro_batches: list[MicroBatch], step: int) -> tuple[StepResult, dict[str, float]]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from alignkit_plugins.grpo import GRPOConfig
+from alignkit_plugins.quickstart import NOTE, notes
 from alignkit_plugins.sft_lenpen import SFTLengthPenaltyConfig
 from grpo_runs import values
 from small_runs import stop_at, write_numbered_rows
@@ -16,7 +17,6 @@ from tiny_models import tiny_model
 import alignkit
 from alignkit.errors import Interrupted
 from alignkit.progress import Silent
-from alignkit.quickstart import NOTE, notes
 from alignkit.training.gradient.tally import Tally, count, lines
 
 

@@ -1,4 +1,4 @@
-"""`alignkit demo`: the whole path on this machine, ending with a table."""
+"""The command `alignkit demo`: the whole path on this machine, ending with a table."""
 
 from __future__ import annotations
 
@@ -8,10 +8,9 @@ from typing import Annotated, Any
 
 import typer
 
-from alignkit.cli.options import Json
-
 Seed = Annotated[int, typer.Option("--seed", min=0, help="seed of data order and sampling")]
 Out = Annotated[str, typer.Option("--out", metavar="DIR", help="where the runs, table.json and report.html go")]
+Json = Annotated[bool, typer.Option("--json", help="print JSON")]
 _COLUMNS = {
     "entrant": "entrant",
     "win_rate": "win % vs base",
@@ -38,8 +37,8 @@ _INTERVALS = {
 
 def demo(seed: Seed = 16, out: Out = "runs/quickstart", json: Json = False) -> None:
     """Train SFT, SFT + length penalty, DPO and GRPO on demo tasks and compare them."""
-    from alignkit.cli.progress import RichProgress
-    from alignkit.quickstart import run_quickstart
+    from alignkit.plugin import RichProgress
+    from alignkit_plugins.quickstart import run_quickstart
 
     progress = RichProgress()
     try:
@@ -55,8 +54,8 @@ def demo(seed: Seed = 16, out: Out = "runs/quickstart", json: Json = False) -> N
 
 def show(entrants: list[dict[str, Any]]) -> None:
     """Print the table with what has to be said about it; an interval stands in brackets behind its number."""
-    from alignkit.cli.terminal import print_table
-    from alignkit.quickstart import notes
+    from alignkit.plugin import print_table
+    from alignkit_plugins.quickstart import notes
 
     rows = [
         ([_cell(entrant[key], *(entrant[end] for end in _INTERVALS.get(key, ()))) for key in _COLUMNS], "")
@@ -75,7 +74,3 @@ def _cell(value: Any, low: float | None = None, high: float | None = None) -> st
         return "-"
     text = f"{value:.1f}" if isinstance(value, float) else str(value)
     return text if low is None or high is None else f"{text} [{low:.1f}, {high:.1f}]"
-
-
-def add_to(app: typer.Typer) -> None:
-    app.command("demo")(demo)

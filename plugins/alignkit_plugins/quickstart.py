@@ -14,28 +14,36 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from alignkit import api
-from alignkit.config.settings import ModelSection
-from alignkit.data.reading.read import read_rows
-from alignkit.data.reading.rows import Row
-from alignkit.errors import UsageError
-from alignkit.judging.answers import Answer, Answering, Answers, Generation
-from alignkit.judging.bleu import corpus_bleu
-from alignkit.judging.scores import values
-from alignkit.pretrained import embedded
-from alignkit.pretrained.names import find_model
-from alignkit.progress import Progress
-from alignkit.reports.run_report import write_quickstart_report
-from alignkit.scoring.judge import Item, Missing, Scored
-from alignkit.scoring.specs import make_judge
-from alignkit.statistics.intervals import mean_interval
-from alignkit.statistics.texts import repetition
-from alignkit.statistics.win_rate import outcomes, win_rate
-from alignkit.storage import read_object, write_atomically
+from alignkit.plugin import (
+    Item,
+    Missing,
+    ModelSection,
+    Progress,
+    Row,
+    Scored,
+    UsageError,
+    corpus_bleu,
+    embedded,
+    find_model,
+    load_tokenizer,
+    make_judge,
+    mean_interval,
+    outcomes,
+    read_object,
+    read_rows,
+    repetition,
+    train,
+    values,
+    win_rate,
+    write_atomically,
+)
+
+if TYPE_CHECKING:
+    from alignkit.plugin import Answer, Answers
 
 STARTS = {"base": None, "sft": "base", "sft-lenpen": "base", "dpo": "sft", "grpo": "sft"}
 NUM_PROMPTS = 320
@@ -101,6 +109,8 @@ def run_quickstart(*, seed: int, out: Path, progress: Progress) -> list[dict[str
         UsageError: OUT holds another seed's quickstart.
         AlignkitError: as training and judging raise.
     """
+    from alignkit_plugins.quickstart_report import write_quickstart_report
+
     _claim(out, seed)
     progress.note(f"model: {embedded.LICENCE}")
     finished = {name: _train(name, seed, out, progress) for name in SETTINGS}
@@ -144,7 +154,7 @@ def _train(name: str, seed: int, out: Path, progress: Progress) -> dict[str, Any
     """Train one entrant (or find it finished) and return what its run.json says of the end."""
     start = STARTS.get(name, "base")
     model = embedded.NAME if start == "base" else str(out / str(start))
-    run = api.train(
+    run = train(
         name,
         model=model,
         out=str(out / name),
@@ -162,6 +172,8 @@ def _answer(
     name: str, rows: Sequence[Row], own: Sequence[Row], seed: int, out: Path, progress: Progress
 ) -> tuple[Answers, Answers]:
     """Answer the judged and the own prompts, one sample each."""
+    from alignkit.plugin import Answering, Answers, Generation
+
     source = find_model(embedded.NAME if name == "base" else str(out / name))
     generation = Generation(temperature=TEMPERATURE, max_new_tokens=MAX_NEW_TOKENS, seed=seed)
     model = Answering(source, ModelSection(), generation)
@@ -268,6 +280,4 @@ def _excess(entrant: Entrant, rows: Sequence[Row]) -> np.ndarray:
 
 
 def _tokenizer() -> Any:
-    from alignkit.pretrained.read import load_tokenizer
-
     return load_tokenizer(embedded.folder())
