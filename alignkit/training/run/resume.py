@@ -99,7 +99,6 @@ def refuse_unread_options(before: RunRecord, resolved: Resolved) -> None:
         for key in sorted(new)
         if old.get(key) != new[key]
         and not key.endswith(TIMEOUTS)
-        and not key.startswith("report.")
         and not (key.startswith("judge.") and key.count(".") == 1)
         and any(key == given or key.startswith(f"{given}.") for given in resolved.sources)
     ]
