@@ -48,7 +48,6 @@ class DemoTasks(Dataset):
 
     name: ClassVar[str] = "demo"
     parts: ClassVar[tuple[str, ...]] = ("train", "test", "own")
-    licence: ClassVar[str] = "Apache-2.0 (made by this project)"
 
     def __init__(self, seed: int = 20250) -> None:
         self.seed = seed

@@ -123,10 +123,6 @@ class Chat:
         """Render what `answer` adds to the rendered prompt; its last assistant turn is scored."""
         return self._one(self.answer_job(prompt, answer))
 
-    def conversation(self, messages: Sequence[Message]) -> TextWithSpans:
-        """Render a whole conversation; every assistant turn is scored."""
-        return self._one(self.conversation_job(messages))
-
     def prompt_job(self, messages: Sequence[Message]) -> Job:
         """What `prompt` renders."""
         return Job(self._with_system(messages))
@@ -137,7 +133,7 @@ class Chat:
         return Job(messages, len(messages) - len(answer), (len(messages) - 1,))
 
     def conversation_job(self, messages: Sequence[Message]) -> Job:
-        """What `conversation` renders; a message of weight 0 is not scored."""
+        """A whole conversation, every assistant turn scored but those of weight 0."""
         turns = self._with_system(messages)
         own = (n for n, turn in enumerate(turns) if turn["role"] == "assistant" and turn.get("weight", 1) != 0)
         return Job(turns, 0, tuple(own))

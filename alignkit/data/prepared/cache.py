@@ -35,8 +35,7 @@ from alignkit import _native
 from alignkit.data.chat.chat import Chat
 from alignkit.data.prepared import store
 from alignkit.data.prepared.store import Stored
-from alignkit.data.prepared.token_count import check
-from alignkit.data.prepared.tokens import Prepared, prepare
+from alignkit.data.prepared.tokens import Prepared, check_account, prepare
 from alignkit.data.reading.rows import Row
 from alignkit.errors import InputError
 from alignkit.storage import new_folder
@@ -148,7 +147,7 @@ def prepare_cached(preparation: Preparation, folder: Path, *, shard: tuple[int, 
             "folder in the environment variable ALIGNKIT_CACHE"
         ) from error
     if shard is None:
-        check(
+        check_account(
             stored,
             max_length=preparation.options["max_length"],
             truncation=preparation.truncation,

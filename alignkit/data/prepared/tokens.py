@@ -29,10 +29,10 @@ FREE_CUTS = 0.01  # more rows than this share are cut only by a named policy
 class Prepared:
     """Rows as trees, and an account of every row that is not, or not whole, among them.
 
-    `lengths` holds the token counts of "prompt", "chosen", "rejected" before any cut, int64 arrays. Of the `num_cut`
-    rows, `num_shortened` lost old turns; `rows` holds them as they were trained on. Of conversations whose turns are
-    all scored, `num_ends_with_user` end with the user and `num_user_twice` have two turns of the user in a row.
-    Of pairs, `num_reversed` have scores that prefer the rejected answer.
+    `lengths` holds the token counts of the prompt and each completion of the unit before any cut, int64 arrays. `rows`
+    holds rows as they were trained on: without old turns where those were cut. Of conversations whose turns are all
+    scored, `num_ends_with_user` end with the user and `num_user_twice` have two turns of the user in a row. Of pairs,
+    `num_reversed` have scores that prefer the rejected answer.
     """
 
     trees: Sequence[Tree]
@@ -42,7 +42,6 @@ class Prepared:
     num_dropped: int = 0
     num_tokenized_otherwise: int = 0
     lengths: Mapping[str, np.ndarray] = field(default_factory=dict)
-    num_shortened: int = 0
     num_ends_with_user: int = 0
     num_user_twice: int = 0
     num_reversed: int = 0
@@ -109,7 +108,6 @@ def prepare(
         fitting.num_dropped,
         int(drafts.is_otherwise.sum()),
         _lengths(drafts, unit),
-        len(fitting.shortened),
         *_odd_turns(fitting.kept, unit),
         sum(row.is_reversed for row in fitting.kept) if unit.compares else 0,
     )
@@ -237,6 +235,26 @@ def _odd_turns(rows: Sequence[Row], unit: Unit) -> tuple[int, int]:
         return 0, 0
     talks = [row for row in rows if row.is_conversation]
     return sum(row.ends_with_user for row in talks), sum(row.has_user_twice for row in talks)
+
+
+def check_account(prepared: Prepared, *, max_length: int, truncation: str | None, max_skipped: float) -> None:
+    """Refuse an account that `tokens.prepare` would refuse.
+
+    Raises:
+        InputError: more rows are cut than may be without a named policy, more are skipped than `max_skipped`, or none
+            can be used.
+    """
+    total = len(prepared.trees) + len(prepared.skipped) + prepared.num_dropped
+    cut = prepared.num_cut
+    if cut and (truncation == "stop" or (truncation is None and cut > FREE_CUTS * total)):
+        raise InputError(
+            f"{cut} of {total} rows ({100 * cut / total:.1f} %) are longer than --max-length {max_length} "
+            "tokens; name what is done with them: --truncation cut-completion or drop-row, or raise --max-length"
+        )
+    check_skipped(prepared.skipped, total, max_skipped)
+    if total and not prepared.trees:
+        why = summary(prepared.skipped) or "all were dropped as too long"
+        raise InputError(f"none of the {total} rows can be used: {why}")
 
 
 def check_skipped(skipped: Mapping[str, str], total: int, max_skipped: float) -> None:

@@ -16,7 +16,6 @@ class Dataset(ABC):
 
     name: ClassVar[str]
     parts: ClassVar[tuple[str, ...]] = ("train",)
-    licence: ClassVar[str] = ""
 
     @abstractmethod
     def rows(self, part: str) -> Iterator[Mapping[str, Any]]:

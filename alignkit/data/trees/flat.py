@@ -38,7 +38,7 @@ class Lazy(Sequence[_T]):
 
 
 class FlatTrees(Lazy[Tree]):
-    """Trees of depth one: each is its segments, the prompt first.
+    """Trees end to end: each is its segments, the prompt first.
 
     Args:
         names: the row's id of each tree.
@@ -112,6 +112,7 @@ class FlatTrees(Lazy[Tree]):
         is_scored = counts[ends[prompts + 1]] > counts[ends[prompts]]
         if is_scored.any():
             raise ValueError(f"tree {self.names[int(np.argmax(is_scored))]}: the prompt is scored")
+        # A scored first token is predicted by the prompt's last hidden state, so an empty prompt leaves it no source.
         prompt_of = np.repeat(prompts, self.table[:, 0])
         is_first = (ends[prompt_of + 1] == ends[prompt_of]) & (self.segment_lengths > 0)
         first = np.flatnonzero(is_first)
@@ -123,11 +124,8 @@ class FlatTrees(Lazy[Tree]):
     def _make(self, number: int) -> Tree:
         first, last = int(self.segment_ends[number]), int(self.segment_ends[number + 1])
         ids, scored = self.flat_ids, self.flat_scored
-        parent = -1
-        segments = []
-        for start, end in pairwise(self.token_ends[first : last + 1].tolist()):
-            segments.append(Segment(ids[start:end], parent, scored[start:end]))
-            parent = 0
+        ends = self.token_ends[first : last + 1].tolist()  # where this tree's segments begin, and where the last ends
+        segments = [Segment(ids[start:end], scored[start:end]) for start, end in pairwise(ends)]
         labels: list[float] = []
         if self.labels is not None:  # one for each segment but the prompts, of which `number` stand before these
             labels = self.labels[first - number : last - number - 1].tolist()
@@ -147,6 +145,7 @@ class _Some(Lazy[Tree]):
 
 def ranges(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     """Join range(start, start + length) of each, int64."""
+    # A range begins at place `ends - lengths` of the result, so place and number differ by the same all along it.
     ends = np.cumsum(lengths)
     total = int(ends[-1]) if len(ends) else 0
     return np.arange(total) + np.repeat(starts - (ends - lengths), lengths)

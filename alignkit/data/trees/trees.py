@@ -1,6 +1,6 @@
 """The token tree: a prompt followed by one or more completions, what every method trains on.
 
-Stored as segments (token ids, parent segment, scored). Depth one is built: a root and its children.
+A tree is one row looked at; what is stored, packed and computed lies over flat arrays (flat.py, packs.py).
 """
 
 from __future__ import annotations
@@ -12,16 +12,14 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Segment:
-    """A stretch of tokens that follows its parent.
+    """A prompt, or a completion of it.
 
     Args:
         ids: int32 [n], token ids.
-        parent: index of the segment before it in the same tree; -1 for the root.
         scored: bool [n], which tokens the loss sees.
     """
 
     ids: np.ndarray
-    parent: int
     scored: np.ndarray
 
     def __len__(self) -> int:
@@ -34,7 +32,7 @@ class Tree:
 
     Args:
         row_id: the data row's id.
-        segments: root first; every other segment's parent is the root.
+        segments: the prompt, then each of its completions.
         reference_length: length of the row's reference answer with its end token, in tokens; 0 where it has none.
         labels: the unit's label of each completion; () where the unit has none.
     """
@@ -45,9 +43,6 @@ class Tree:
     labels: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
-        parents = [segment.parent for segment in self.segments]
-        if parents != [-1] + [0] * (len(parents) - 1):
-            raise ValueError(f"tree {self.row_id}: parents {parents}; only a root and its children are built")
         if self.segments[0].scored.any():
             raise ValueError(f"tree {self.row_id}: the prompt is scored")
         if len(self.prompt) == 0 and any(len(c) and c.scored[0] for c in self.completions):
@@ -64,12 +59,12 @@ class Tree:
 
     @property
     def prompt(self) -> Segment:
-        """The root."""
+        """The prompt, which is not scored; it may be empty."""
         return self.segments[0]
 
     @property
     def completions(self) -> tuple[Segment, ...]:
-        """The root's children."""
+        """The answers to the prompt."""
         return self.segments[1:]
 
     def __len__(self) -> int:
@@ -80,8 +75,8 @@ class Tree:
 def tree(
     row_id: str, prompt_ids: np.ndarray, completions: list[tuple[np.ndarray, np.ndarray]], *, reference_length: int = 0
 ) -> Tree:
-    """Make a tree of depth one from a prompt and (ids, scored) of each completion."""
+    """Make a tree from a prompt and (ids, scored) of each completion."""
     prompt_ids = np.asarray(prompt_ids, np.int32)
-    root = Segment(prompt_ids, -1, np.zeros(len(prompt_ids), bool))
-    children = (Segment(np.asarray(ids, np.int32), 0, np.asarray(scored, bool)) for ids, scored in completions)
+    root = Segment(prompt_ids, np.zeros(len(prompt_ids), bool))
+    children = (Segment(np.asarray(ids, np.int32), np.asarray(scored, bool)) for ids, scored in completions)
     return Tree(row_id, (root, *children), reference_length)

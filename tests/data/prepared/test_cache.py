@@ -68,12 +68,12 @@ def preparation(chat: Chat, made_of: list[Row], **changes: Any) -> Preparation:
 def assert_same_trees(left: Prepared, right: Prepared) -> None:
     """Every field of every tree and row is equal; a field that trees are given later must be kept too."""
     assert [f.name for f in dataclasses.fields(Tree)] == ["row_id", "segments", "reference_length", "labels"]
-    assert [f.name for f in dataclasses.fields(Segment)] == ["ids", "parent", "scored"]
+    assert [f.name for f in dataclasses.fields(Segment)] == ["ids", "scored"]
     assert len(left.trees) == len(right.trees)
     for one, other in zip(left.trees, right.trees, strict=True):
         assert (one.row_id, one.reference_length, one.labels) == (other.row_id, other.reference_length, other.labels)
         for a, b in zip(one.segments, other.segments, strict=True):
-            assert a.parent == b.parent and a.ids.dtype == b.ids.dtype and a.scored.dtype == b.scored.dtype
+            assert a.ids.dtype == b.ids.dtype and a.scored.dtype == b.scored.dtype
             assert a.ids.tolist() == b.ids.tolist() and a.scored.tolist() == b.scored.tolist()
     assert list(left.rows) == list(right.rows)
     assert dict(left.skipped) == dict(right.skipped)
