@@ -10,14 +10,16 @@ from __future__ import annotations
 import functools
 import importlib.metadata
 import logging
+import traceback
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pluggy
 
 from alignkit import hookspecs
-from alignkit.errors import UsageError, nearest
-from alignkit.units import unit_fault
+from alignkit.contract import findings
+from alignkit.errors import AlignkitError, UsageError, nearest
 
 GROUP = "alignkit"
 KINDS = {
@@ -64,9 +66,8 @@ class Registry:
         added: list[Plugin] = []
 
         def register(kind: str, cls: Any) -> None:
-            fault = unit_fault(getattr(cls, "trains_on", None)) if kind == "method" else None
-            if fault is not None:
-                raise TypeError(f"method {cls.name!r}: {fault}")
+            if kind != "command" and (found := findings(kind, cls)):
+                raise UsageError(f"{KINDS[kind]}: {'; '.join(found)}")
             name = _command_name(cls) if kind == "command" else cls.name
             added.append(Plugin(kind, name, cls, distribution, version, module.__name__))
 
@@ -95,6 +96,28 @@ class Registry:
             )
         return claims[0].cls
 
+    def fault_of(self, error: BaseException) -> str | None:
+        """Say whose code an unexpected error came from, where that is a plugin's; None where it is alignkit's.
+
+        The deepest frame that is not a library's decides. `Batch` counts as its caller: a loss that hands it the wrong
+        shape fails inside.
+        """
+        owners = {p.module.partition(".")[0]: p for p in self.plugins()}
+        deepest: tuple[Plugin, str] | None = None
+        for frame, line in traceback.walk_tb(error.__traceback__):
+            module = frame.f_globals.get("__name__", "")
+            package = module.partition(".")[0]
+            if package in owners:
+                code = frame.f_code
+                deepest = owners[package], f"{code.co_qualname} ({Path(code.co_filename).name}:{line})"
+            elif package == "alignkit" and module != "alignkit.methods":
+                deepest = None
+        if deepest is None:
+            return None
+        plugin, place = deepest
+        what = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        return f"{place} of the plugin {plugin.distribution} {plugin.version} failed: {what}"
+
     def plugins(self) -> list[Plugin]:
         """Return everything found, then what is broken, in a stable order."""
         listed = [p for names in self.found.values() for claims in names.values() for p in claims]
@@ -115,7 +138,7 @@ def registry() -> Registry:
         try:
             loaded.add_module(point.load(), distribution=distribution, version=version)
         except Exception as error:  # a third party's code may raise anything; it must not end every command
-            reason = f"{type(error).__name__}: {error}"
+            reason = str(error) if isinstance(error, AlignkitError) else f"{type(error).__name__}: {error}"
             _logger.warning("plugin %s of %s %s cannot be loaded: %s", point.value, distribution, version, reason)
             loaded.broken.append(Plugin("broken", point.name, None, distribution, version, point.value, reason))
     return loaded

@@ -1,7 +1,7 @@
 """`alignkit`: the commands, and how an error ends one.
 
-An `AlignkitError` is one line and its exit code; wrong use is 2; an interruption 130; anything else is a bug, keeps its
-traceback and ends with 70.
+An `AlignkitError` is one line and its exit code; wrong use is 2; an interruption 130. Anything else keeps its
+traceback: an error in a plugin's code names the plugin and ends with 3, a bug of alignkit with 70.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import typer
 from typer.core import TyperGroup
 
 from alignkit.display import LogFormatter, on_one_line, shown
-from alignkit.errors import AlignkitError, nearest
+from alignkit.errors import AlignkitError, RunStopped, nearest
 from alignkit.registry import COMMANDS
 
 _BUG, _INTERRUPTED = 70, 130
@@ -112,6 +112,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
             return _fail(f"{str(error.filename)[:_SHOWN]}...: {error.strerror}; give another", 2)
         print(shown(traceback.format_exc()), end="", file=sys.stderr)
+        from alignkit.registry import registry
+
+        if (fault := registry().fault_of(error)) is not None:
+            return _fail(f"{fault}; its traceback is above", RunStopped.exit_code)
         return _fail("this is a bug: please report it with the lines above", _BUG)
     return code if isinstance(code, int) else 0
 

@@ -2,16 +2,41 @@
 
 from __future__ import annotations
 
-from types import ModuleType, SimpleNamespace
+from collections.abc import Callable
+from types import FunctionType, ModuleType, SimpleNamespace
 
 import pluggy
 import pytest
 import typer
+from pydantic import Field
 
-from alignkit import hookimpl
 from alignkit.errors import UsageError
+from alignkit.judging.metric import Metric
+from alignkit.plugin import Dataset, Judge, Method, MethodConfig, Sampler, Tracker, hookimpl
 from alignkit.registry import KINDS, Registry
 from alignkit.units import Chosen
+
+BASES = {
+    "register_methods": Method,
+    "register_judges": Judge,
+    "register_datasets": Dataset,
+    "register_samplers": Sampler,
+    "register_trackers": Tracker,
+    "register_metrics": Metric,
+}
+
+
+def a_class(hook: str, name: str, **own: object) -> type:
+    """A class that may be registered: what its base leaves open is there, `own` beside or in its place."""
+    base = BASES.get(hook, Method)
+    given = {abstract: getattr(base, abstract) for abstract in getattr(base, "__abstractmethods__", ())}
+    for abstract, function in given.items():
+        given[abstract] = FunctionType(function.__code__, {})
+        given[abstract].__defaults__, given[abstract].__kwdefaults__ = function.__defaults__, function.__kwdefaults__
+    told = {"name": name, "version": "1", "trains_on": Chosen(), "label": name}
+    if base is Method:
+        told["Config"] = MethodConfig
+    return type(name.title(), (base,), given | told | own)
 
 
 def plugin_module(module_name: str, *, hook: str = "register_methods", names: tuple[str, ...] = ()) -> ModuleType:
@@ -20,7 +45,7 @@ def plugin_module(module_name: str, *, hook: str = "register_methods", names: tu
 
     def implementation(register):
         for name in names:
-            register(type(name.title(), (), {"name": name, "trains_on": Chosen()}))
+            register(a_class(hook, name))
 
     implementation.__name__ = hook
     setattr(module, hook, hookimpl(implementation))
@@ -94,7 +119,7 @@ def test_a_plugin_that_fails_in_its_second_hook_leaves_nothing_behind(registry: 
     module = plugin_module("two", names=("simpo", "sft"))
 
     def register_judges(register):
-        register(type("Brevity", (), {"name": "brevity"}))
+        register(a_class("register_judges", "brevity"))
         raise RuntimeError("no such card")
 
     module.register_judges = hookimpl(register_judges)
@@ -136,3 +161,62 @@ def test_a_broken_plugin_is_warned_of_by_distribution_and_the_rest_is_loaded(
     assert "plugin bad.module of bad 1.5 cannot be loaded: RuntimeError: no such card" in caplog.text
     with pytest.raises(UsageError, match=r"1 plugin\(s\) failed to load: see `alignkit plugins list`"):
         loaded.find("method", "missing")
+
+
+class Undescribed(MethodConfig):
+    gamma: float = 1.0
+
+
+class Described(MethodConfig):
+    gamma: float = Field(1.0, description="a number")
+
+
+def loss_of_batch_alone(self, batch): ...
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda: type("Loose", (), {"name": "loose"}), "Loose is no class that derives from alignkit.plugin.Method"),
+        (lambda: Described(), "is no class that derives from alignkit.plugin.Method"),
+        (lambda: type("Idle", (Method,), {"name": "idle", "Config": Described}), r"Idle must define loss\(\)"),
+        (lambda: a_class("", "My Method"), "give it small letters, digits and hyphens, such as 'my-method'"),
+        (lambda: a_class("", "own", trains_on="paris"), "trains_on is 'paris': it must be a unit"),
+        (lambda: a_class("", "own", needs=frozenset({"critic"})), "needs names 'critic': known are reference, scalar_"),
+        (lambda: a_class("", "own", Config=dict), "Own.Config must be a class that derives from .*MethodConfig"),
+        (lambda: a_class("", "own", Config=Undescribed), "option 'gamma' of Undescribed has no description"),
+        (lambda: a_class("", "own", loss=loss_of_batch_alone), r"Own.loss\(self, batch\) must take what loss\(self, b"),
+    ],
+)
+def test_a_class_that_is_no_method_is_refused_with_what_to_change(make: Callable[[], object], said: str) -> None:
+    module = ModuleType("m")
+    module.register_methods = hookimpl(lambda register: register(make()), specname="register_methods")
+    with pytest.raises(UsageError, match=rf"register_methods: .*{said}"):
+        Registry().add_module(module, distribution="d", version="1")
+
+
+def test_a_method_whose_options_are_described_is_taken() -> None:
+    module = ModuleType("m")
+    register = hookimpl(lambda register: register(a_class("", "own", Config=Described)), specname="register_methods")
+    module.register_methods = register
+    registry = Registry()
+    registry.add_module(module, distribution="d", version="1")
+    assert registry.names("method") == ["own"]
+
+
+def error_of(code: str, module: str) -> ZeroDivisionError:
+    """The error of `code` run as a module of that name."""
+    namespace = {"__name__": module}
+    try:
+        exec(compile(code, f"/site/{module}.py", "exec"), namespace)
+    except ZeroDivisionError as error:
+        return error
+    raise AssertionError("nothing was raised")
+
+
+def test_an_error_in_a_plugins_code_names_it_and_one_in_alignkits_does_not(registry: Registry) -> None:
+    code = "class SimPO:\n    def loss(self):\n        return 1 / 0\nSimPO().loss()"
+    said = "SimPO.loss (one.py:3) of the plugin dist-one 1.0 failed: ZeroDivisionError: division by zero"
+    assert registry.fault_of(error_of(code, "one")) == said
+    assert registry.fault_of(error_of(code, "alignkit.training.loop")) is None
+    assert registry.fault_of(error_of(code, "numpy")) is None
