@@ -158,15 +158,15 @@ def first_batch(model: str, data: str) -> dict[str, float]:
     """From the settings of `alignkit train dpo` to the first step's rows, as the training loop makes them."""
     import transformers
 
-    import alignkit.training.loop.loop  # noqa: F401
+    import alignkit.training.loop.train_loop  # noqa: F401
     from alignkit.config import file as config_file
     from alignkit.data.chat.chat import make_chat
     from alignkit.data.trees.packs import lay_out, pack
     from alignkit.memory import peak_mib, reset_peak
     from alignkit.pretrained.names import find_model
     from alignkit.registry import registry
-    from alignkit.training.gradient.order import step_rows
     from alignkit.training.inputs.setup import prepare_parts
+    from alignkit.training.loop.source import step_rows
 
     transformers.AutoTokenizer  # noqa: B018 - loads it: it is lazy
     reset_peak()

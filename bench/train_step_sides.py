@@ -72,7 +72,7 @@ def own(
     from alignkit.training.gradient.optimizer import make_optimizer
     from alignkit.training.gradient.speed import Arithmetic, packs_of
     from alignkit.training.gradient.step import MicroBatch, accumulate
-    from alignkit.training.inputs.setup import micro_batch_tokens
+    from alignkit.training.loop.source import micro_batch_tokens
 
     if cap_gib is not None and torch.cuda.is_available():
         torch.cuda.set_per_process_memory_fraction(cap_gib * 2**30 / torch.cuda.get_device_properties(0).total_memory)

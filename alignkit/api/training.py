@@ -46,7 +46,7 @@ def train(
         text = f"call alignkit.api.plan({method!r}, ...), or type alignkit train {method} --plan"
         raise UsageError(f"train(plan=True) trains nothing: {text}")
     from alignkit.reports.run_report import write_training_report
-    from alignkit.training.run.run import train_run
+    from alignkit.training.run.train_run import train_run
 
     run = Run(train_run(cls(), resolved, progress=progress or Silent()))
     if is_first_rank() and not (run.path / "report.html").exists():

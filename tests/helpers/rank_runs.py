@@ -170,7 +170,7 @@ def spoilt() -> None:
 
 def in_step(step: int, number: int) -> None:
     """Let this rank get a signal while the given step runs."""
-    from alignkit.training.loop.loop import Loop
+    from alignkit.training.loop.train_loop import Loop
 
     original = Loop._step
 
@@ -202,7 +202,7 @@ def terminated_when_lost() -> None:
 def in_validation() -> None:
     """Let this rank get SIGTERM while it computes its share of the validation after step 4."""
     from alignkit.training.gradient import step
-    from alignkit.training.loop.loop import loop
+    from alignkit.training.loop import train_loop as loop
 
     original, steps = step.make_batch, loop.Loop._measure
 

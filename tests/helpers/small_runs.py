@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 
 from alignkit.data.trees.trees import Tree, tree
 from alignkit.training.inputs import setup
-from alignkit.training.loop.loop import Loop
+from alignkit.training.loop.train_loop import Loop
 
 
 def write_numbered_rows(path: Path) -> Path:

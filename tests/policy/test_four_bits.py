@@ -18,7 +18,7 @@ from alignkit.policy.four_bits import is_narrow
 from alignkit.policy.load import load_policy
 from alignkit.registry import registry
 from alignkit.training.checkpoints import checkpoint
-from alignkit.training.loop.loop import Loop
+from alignkit.training.loop.train_loop import Loop
 from alignkit.training.run.plan import make_plan
 
 

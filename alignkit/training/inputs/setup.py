@@ -13,7 +13,6 @@ from alignkit.data.chat.chat import Chat, make_chat, refuse_ids_without_rows
 from alignkit.data.prepared.selection import Selection
 from alignkit.data.prepared.store import Stored
 from alignkit.data.reading.rows import Row
-from alignkit.data.trees.packs import ROW_CAPACITY
 from alignkit.distributed.fsdp import shard_and_pack
 from alignkit.distributed.ranks import ALONE, World
 from alignkit.errors import InputError, RunStopped, UsageError
@@ -31,25 +30,17 @@ from alignkit.scoring.functions.judge import FunctionJudge
 from alignkit.scoring.functions.sources import place_of, sources_sha256
 from alignkit.scoring.ledger import canonical
 from alignkit.scoring.specs import NamedJudge, distinct, function_file, make_judge
+from alignkit.training.gradient.models import Models
 from alignkit.training.gradient.optimizer import require_eight_bits
 from alignkit.training.gradient.reference import Reference
 from alignkit.training.gradient.reference_cache import CachedLogprobs, known_logprobs
-from alignkit.training.gradient.step_rows import StepRows
-from alignkit.training.inputs.models import Models
+from alignkit.training.loop.source import RowSource, micro_batch_tokens
 from alignkit.trust import require
 
 if TYPE_CHECKING:
-    import torch
+    pass
 
 _logger = logging.getLogger(__name__)
-
-
-def micro_batch_tokens(device: torch.device) -> int:
-    """Tokens of a micro-batch: a GPU needs long rows to be busy, a CPU's caches hold short ones.
-
-    Only memory and time depend on it: loss and gradient are the step's, however its trees are laid into rows.
-    """
-    return ROW_CAPACITY if device.type == "cuda" else ROW_CAPACITY // 4
 
 
 @dataclass(frozen=True)
@@ -243,7 +234,7 @@ def _reference(
     capacity = micro_batch_tokens(policy.device)
 
     def know(policy: Policy) -> list[CachedLogprobs]:
-        by_step = StepRows(inputs.training, resolved.method, micro_batch_tokens=capacity, world=world)
+        by_step = RowSource(inputs.training.trees, resolved.method, micro_batch_tokens=capacity, world=world)
         validated, is_padding = shard_and_pack(inputs.validation.trees, capacity, world)
         parts = ((inputs.training, list(by_step.from_step(1))), (inputs.validation, [] if is_padding else validated))
         weights = inputs.fingerprints["model"] + (resolved.model.quantize or "")

@@ -11,7 +11,7 @@ from torch import Tensor
 from alignkit.memory import peak_mib, reset_peak
 
 if TYPE_CHECKING:
-    from alignkit.training.inputs.models import Models
+    from alignkit.training.gradient.models import Models
 
 
 def memory_line(models: Models, optimizer: torch.optim.Optimizer) -> str:

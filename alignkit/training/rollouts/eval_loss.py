@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -14,24 +13,18 @@ from alignkit.data.trees.packs import Pack, lay_out
 from alignkit.data.trees.trees import Tree
 from alignkit.distributed.fsdp import shard_and_pack
 from alignkit.methods import Method, MethodConfig
-from alignkit.training.gradient import health_checks as guards
+from alignkit.training.gradient.models import Models
 from alignkit.training.gradient.reference import exact_kl
 from alignkit.training.gradient.step import MicroBatch, evaluate
-from alignkit.training.inputs.models import Models
 from alignkit.training.inputs.pair_accuracy import PairAccuracy, pair_accuracy
-from alignkit.training.inputs.setup import Inputs, micro_batch_tokens
+from alignkit.training.inputs.setup import Inputs
 from alignkit.training.lifecycle.deadlines import Deadlines
+from alignkit.training.loop import health_checks as guards
+from alignkit.training.loop.source import micro_batch_tokens
+from alignkit.training.loop.train_loop import EvalResult
 from alignkit.training.rollouts.sampling import Group, sample
 
 MAX_SHOWN = 8  # prompts whose samples are written to samples.jsonl
-
-
-@dataclass(frozen=True)
-class EvalResult:
-    """Numbers by metric name, and the one that decides which weights are best (lower is better; nan: none)."""
-
-    metrics: dict[str, float]
-    objective: float
 
 
 def validate(

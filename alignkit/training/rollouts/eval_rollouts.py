@@ -20,9 +20,10 @@ from alignkit.data.trees.packs import lay_out
 from alignkit.data.trees.trees import Tree
 from alignkit.methods import MethodConfig, sampled_options
 from alignkit.training.checkpoints.run_folder import RunFolder
-from alignkit.training.inputs.models import Models
+from alignkit.training.gradient.models import Models
 from alignkit.training.inputs.setup import Inputs
-from alignkit.training.rollouts.eval_loss import EvalResult, mean_kl, rank_rows
+from alignkit.training.loop.train_loop import EvalResult
+from alignkit.training.rollouts.eval_loss import mean_kl, rank_rows
 from alignkit.training.rollouts.journal import FOLDER, journal_key, make_journal
 from alignkit.training.rollouts.sampling import Group, grouped, sample
 from alignkit.training.rollouts.scoring import Scoring

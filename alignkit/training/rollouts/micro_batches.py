@@ -24,9 +24,9 @@ from alignkit.distributed.fsdp import shard_and_pack
 from alignkit.distributed.ranks import ALONE, World
 from alignkit.methods import Method, MethodConfig, sampled_options
 from alignkit.policy.policy import Policy
+from alignkit.training.gradient.models import Models
 from alignkit.training.gradient.step import MicroBatch
-from alignkit.training.inputs.models import Models
-from alignkit.training.inputs.setup import micro_batch_tokens
+from alignkit.training.loop.source import micro_batch_tokens
 from alignkit.training.rollouts.journal import Journal
 from alignkit.training.rollouts.sampling import Group
 

@@ -22,23 +22,25 @@ from alignkit.rollouts.agreement import MAX_UNKNOWN
 from alignkit.scoring.rewards import joined
 from alignkit.training.checkpoints.checkpoint import own_steps
 from alignkit.training.checkpoints.run_folder import RunFolder
-from alignkit.training.gradient.order import step_rows
+from alignkit.training.gradient.models import Models
 from alignkit.training.gradient.step import MicroBatch
-from alignkit.training.inputs.models import Models
-from alignkit.training.inputs.setup import Inputs, micro_batch_tokens
-from alignkit.training.rollouts.eval_loss import EvalResult
+from alignkit.training.inputs.setup import Inputs
+from alignkit.training.loop.source import RowSource, StepSource, micro_batch_tokens, step_rows, steps_per_epoch
+from alignkit.training.loop.train_loop import EvalResult
 from alignkit.training.rollouts.eval_rollouts import RolloutEval
 from alignkit.training.rollouts.journal import FOLDER, journal_key, make_journal
 from alignkit.training.rollouts.micro_batches import (
     drop_truncated,
     reference_kl,
     rewarded_micro_batches,
+    unrewarded_micro_batch,
     with_old_logprobs,
     zero_variance_groups,
 )
 from alignkit.training.rollouts.reward_checks import RewardHackingMonitor, RewardSignal
 from alignkit.training.rollouts.sample_log import (
     finding_lines,
+    lengths,
     ranked_lines,
     reward_metrics,
     sample_text,
@@ -66,7 +68,7 @@ class RewardedBatch:
     metrics: dict[str, float]
 
 
-class RolloutSource:
+class RolloutSource(StepSource):
     """Yields the micro-batches of a run's steps, from samples that were scored.
 
     Args:
@@ -74,6 +76,8 @@ class RolloutSource:
         prompts_per_step: prompts of a batch.
         note: logs a line where the user sees it.
     """
+
+    may_be_empty = True
 
     def __init__(
         self,
@@ -95,6 +99,8 @@ class RolloutSource:
         self.evaluation = RolloutEval(config, inputs, run, scoring=scoring)
         self.monitor = RewardHackingMonitor()
         self.signal = RewardSignal()
+        prompts = steps_per_epoch(len(inputs.training.trees), prompts_per_step)
+        self.steps_per_epoch = prompts * self.sampled.updates_per_batch
         if self.sampled.reads_old_logprobs and models.world.size > 1:
             text = "importance_sampling_correction: several ranks sample with transformers, as they train; leave it out"
             raise models.world.reported_by_rank0(UsageError(text))
@@ -118,6 +124,18 @@ class RolloutSource:
     def validate(self, step: int, models: Models) -> EvalResult:
         """Evaluate on the held-out prompts. Raises as `RolloutEval.measure`."""
         return self.evaluation.measure(step, models, oldest=self._oldest_step())
+
+    def finish(self) -> None:
+        """Refuse a run whose rewards taught nothing: it is not done. Raises RunStopped."""
+        if not self.signal.is_missing:
+            return
+        rewards = [key.removeprefix("reward ") for key in self.inputs.fingerprints if key.startswith("reward ")]
+        text = (
+            f"{self.method.name}: no group of this run had differing rewards ({self.signal.kinds()}): nothing was "
+            "learnt, no model is written; checkpoints and samples stay; correct the reward and go on with: "
+            f"{self.scoring.go_on(rewards)}"
+        )
+        raise self.models.world.reported_by_rank0(RunStopped(text))
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint keeps, of JSON types."""
@@ -155,7 +173,7 @@ class RolloutSource:
                 top_p=self.sampled.top_p,
             )
 
-    def check_ratio(self, logged: dict[str, float], step: int) -> None:
+    def check(self, logged: dict[str, float], step: int) -> None:
         """Stop where the first step's samples have other log-probs in training than they were sampled with.
 
         Raises:
@@ -298,6 +316,35 @@ class RolloutSource:
         """The step of the older of the last two checkpoints: a resume goes back no further."""
         kept = own_steps(self.run.checkpoints, self.run.id)
         return kept[-2] if len(kept) > 1 else 0
+
+
+class SampledRowSource(RowSource):
+    """The rows of the data, with samples for the prompts of the steps in which the method samples.
+
+    Args:
+        rollouts: samples; nothing is scored.
+    """
+
+    def __init__(self, rollouts: RolloutSource, *, micro_batch_tokens: int) -> None:
+        inputs, config, world = rollouts.inputs, rollouts.config, rollouts.models.world
+        super().__init__(inputs.training.trees, config, micro_batch_tokens=micro_batch_tokens, world=world)
+        self.rollouts = rollouts
+
+    def step(self, step: int) -> tuple[list[MicroBatch], dict[str, float]]:
+        """Return the step's micro-batches and what its samples' lengths were."""
+        micro_batches, metrics = super().step(step)
+        temperatures = self.rollouts.method.temperatures(step, self.config)
+        if not temperatures:
+            return micro_batches, metrics
+        rows = self.rollouts.inputs.training.rows
+        pairs = [(rows[n], self.trees[n]) for n in self.numbers(step).tolist()]
+        groups = self.rollouts.sample(pairs, temperatures, step)
+        own, _ = self.own(step)
+        micro_batches = [
+            replace(micro_batch, samples=unrewarded_micro_batch([groups[n] for n in row]))
+            for micro_batch, row in zip(micro_batches, own, strict=True)
+        ]
+        return micro_batches, metrics | lengths(groups)
 
 
 def _replaced(rollouts: Rollouts, places: np.ndarray, new: Rollouts) -> Rollouts:

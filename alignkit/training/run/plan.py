@@ -40,7 +40,8 @@ from alignkit.policy.four_bits import BYTES_PER_WEIGHT
 from alignkit.policy.load import autocast_type, pick_device
 from alignkit.policy.logprobs import CHUNK_BYTES
 from alignkit.pretrained.names import find_model
-from alignkit.training.inputs.setup import micro_batch_tokens, needs_reference
+from alignkit.training.inputs.setup import needs_reference
+from alignkit.training.loop.source import micro_batch_tokens
 
 _CHECKPOINTS = 4  # the last two, the best, and the one being written
 _LORA_RANK = 16  # of what is proposed

@@ -15,8 +15,8 @@ from alignkit.errors import UsageError
 from alignkit.methods import Method, MethodConfig
 from alignkit.pretrained.names import find_model
 from alignkit.pretrained.read import names_model
-from alignkit.training.gradient.order import step_rows, steps_per_epoch
 from alignkit.training.inputs.setup import prepare_parts, refuse_untrainable
+from alignkit.training.loop.source import step_rows, steps_per_epoch
 
 
 def prepare_data(method: Method, resolved: Resolved, *, shard: str | None, ranks: int) -> dict[str, Any]:

@@ -24,9 +24,9 @@ from alignkit.policy.policy import Policy
 from alignkit.rollouts.agreement import distance
 from alignkit.rollouts.batched import BatchedGeneration
 from alignkit.rollouts.sampler import Request
+from alignkit.training.gradient.models import Models
 from alignkit.training.gradient.reference import Reference
-from alignkit.training.gradient.step_rows import StepRows
-from alignkit.training.inputs.models import Models
+from alignkit.training.loop.source import RowSource
 
 _MAX_TOKENS = 160  # of a checked row's prompt, and of each of its completions
 _LOGPROB_TOLERANCE = 2e-3  # nats, fp32 kernels of different shapes
@@ -123,7 +123,7 @@ class Margins:
 
 
 def first_margins(
-    policy: Policy, reference: Reference, layout: StepRows, *, weight: float, world: World = ALONE
+    policy: Policy, reference: Reference, layout: RowSource, *, weight: float, world: World = ALONE
 ) -> Margins:
     """Measure the margin (of pairs, else the log-ratio of a completion) before the first step; every rank must ask.
 

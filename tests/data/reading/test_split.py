@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from alignkit.data.reading.split import held_rows
 from alignkit.errors import UsageError
-from alignkit.training.gradient.order import step_rows, steps_per_epoch
+from alignkit.training.loop.source import step_rows, steps_per_epoch
 
 
 @given(st.integers(1, 60), st.integers(1, 20), st.integers(0, 5), st.integers(0, 3))

@@ -29,7 +29,7 @@ from alignkit.scoring import rewards
 from alignkit.scoring.functions.judge import FunctionJudge
 from alignkit.scoring.judge import Scored
 from alignkit.training.lifecycle import deadlines
-from alignkit.training.loop.loop import Loop
+from alignkit.training.loop.train_loop import Loop
 from alignkit.training.rollouts import scoring
 from alignkit.training.rollouts.scoring import Ahead
 
@@ -115,7 +115,7 @@ def test_what_never_listens_is_ended_from_outside_within_the_grace_with_3(
     script = (
         "import ctypes, os, sys, time; from alignkit.training.lifecycle import deadlines; deadlines.GRACE_S = 1.0\n"
         "from alignkit.scoring.functions.judge import FunctionJudge; score = FunctionJudge.score\n"
-        "from alignkit.training.loop.loop import Loop; step = Loop._step\n"
+        "from alignkit.training.loop.train_loop import Loop; step = Loop._step\n"
         f"def hanging():\n{textwrap.indent(HANGS[how], '  ')}\n"
         "def scoring(self, items):\n  return hanging() if os.path.exists('now') else score(self, items)\n"
         "def stepping(self):\n    step(self)\n    open('now', 'w').close() if self.position.step == 2 else None\n"

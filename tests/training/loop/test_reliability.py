@@ -26,10 +26,11 @@ from alignkit.cli.main import main
 from alignkit.errors import Interrupted
 from alignkit.policy.policy import non_finite
 from alignkit.training.checkpoints import checkpoint
-from alignkit.training.gradient import health_checks as guards
 from alignkit.training.lifecycle.signals import noted_signals
-from alignkit.training.loop import loop
-from alignkit.training.loop.loop import Loop
+from alignkit.training.loop import health_checks as guards
+from alignkit.training.loop import train_loop as loop
+from alignkit.training.loop.train_loop import Loop
+from alignkit.training.rollouts import evaluation
 
 
 @pytest.fixture(scope="module")
@@ -260,7 +261,7 @@ def test_sigterm_during_validation_ends_it_and_the_resumed_run_is_the_same(
         "early_stopping_steps": 50,
     }
     whole = alignkit.train("sft", **given, out=str(tmp_path / "whole"))
-    original, done = loop.validate, []
+    original, done = evaluation.validate, []
 
     def validate(*arguments: Any) -> Any:
         if len(done) == 1:  # the one after step 3
@@ -269,7 +270,7 @@ def test_sigterm_during_validation_ends_it_and_the_resumed_run_is_the_same(
         return done[-1]
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "validate", validate)
+        patch.setattr(evaluation, "validate", validate)
         with pytest.raises(Interrupted, match="after step 3 of 6"):
             alignkit.train("sft", **given, out=str(tmp_path / "run"))
     assert len(done) == 1, "validation went on after the signal"

@@ -14,7 +14,7 @@ from tiny_models import tiny_model
 import alignkit
 from alignkit.cli.main import main
 from alignkit.policy.load import load_policy
-from alignkit.training.loop.loop import Loop
+from alignkit.training.loop.train_loop import Loop
 
 WORSE = {"learning_rate": 1.0, "warmup_steps": 0, "validation_interval": 1, "early_stopping_steps": 3}
 

@@ -17,7 +17,7 @@ from tiny_models import tiny_model
 import alignkit
 from alignkit.errors import Interrupted
 from alignkit.progress import Silent
-from alignkit.training.gradient.tally import Tally, count, lines
+from alignkit.training.loop.health_checks import Tally, count_in_tally, tally_lines
 
 
 class Noting(Silent):
@@ -102,11 +102,11 @@ def test_a_resumed_run_counts_its_steps_once(model: Path, tmp_path: Path, monkey
 def test_steps_without_an_update_are_said() -> None:
     tally: Tally = {}
     for no_update in (1.0, 0.0, 1.0):
-        count(tally, {"no_update": no_update, "loss": math.nan})
-    assert lines(tally, GRPOConfig()) == [
+        count_in_tally(tally, {"no_update": no_update, "loss": math.nan})
+    assert tally_lines(tally, GRPOConfig()) == [
         "no weight was changed in 2 of 3 steps: none of their groups had different rewards"
     ]
-    assert lines({"grad_clipped": [0, 5], "no_update": [0, 5]}, SFTLengthPenaltyConfig()) == []
+    assert tally_lines({"grad_clipped": [0, 5], "no_update": [0, 5]}, SFTLengthPenaltyConfig()) == []
 
 
 def test_the_quickstart_says_whose_every_step_was_clipped() -> None:

@@ -32,22 +32,18 @@ from alignkit.storage import open_private
 from alignkit.tracking import MetricsFile, Tracker
 from alignkit.training.checkpoints.checkpoint import read_state
 from alignkit.training.checkpoints.run_folder import FollowedRun, RunFolder, open_run
-from alignkit.training.gradient import tally
-from alignkit.training.gradient.order import steps_per_epoch
-from alignkit.training.gradient.step_rows import StepRows
-from alignkit.training.inputs.models import Models, shared
-from alignkit.training.inputs.setup import (
-    Inputs,
-    load_models,
-    load_start,
-    micro_batch_tokens,
-    read_inputs,
-    reward_fingerprints,
-)
+from alignkit.training.gradient.models import Models, shared
+from alignkit.training.inputs.setup import Inputs, load_models, load_start, read_inputs, reward_fingerprints
 from alignkit.training.lifecycle.deadlines import Deadlines
 from alignkit.training.lifecycle.signals import held_signals, terminated_as_interrupted
-from alignkit.training.loop.loop import Loop
+from alignkit.training.loop.health_checks import tally_as_json
+from alignkit.training.loop.saver import RunSaver
+from alignkit.training.loop.source import RowSource, StepSource, micro_batch_tokens, steps_per_epoch
+from alignkit.training.loop.train_loop import Loop
+from alignkit.training.rollouts.evaluation import RunEvaluation
 from alignkit.training.rollouts.journal import FOLDER, Journal
+from alignkit.training.rollouts.scoring import Scoring
+from alignkit.training.rollouts.source import RolloutSource, SampledRowSource
 from alignkit.training.run.export import export
 from alignkit.training.run.manifest import account, describe
 from alignkit.training.run.plan import disk_warning, make_plan, out_of_memory_explained
@@ -234,27 +230,38 @@ def _compute(
         _check_reference(run, models, inputs, progress, method, resolved.method, world)
     if world.size > 1:
         models = _shared(run, models, inputs, world, compiled=resolved.model.compile, checks=found is None)
-    deadlines = Deadlines(resolved.rollouts.timeouts_s, log=run.log)
     go_on = partial(resume_command, resolved, run.path)
+    saver = RunSaver(run, models, load_start=lambda: load_start(method, resolved, inputs, go_on), go_on=go_on)
+    deadlines = Deadlines(resolved.rollouts.timeouts_s, log=run.log, left=saver.what_is_saved)
+    scoring = Scoring(
+        inputs.judges,
+        max_missing=resolved.rollouts.max_missing,
+        save=saver.save,
+        deadlines=deadlines,
+        world=world,
+        go_on=go_on,
+    )
+    config = resolved.method
+    rollouts = RolloutSource(
+        method, config, inputs, models, run, scoring=scoring, prompts_per_step=config.batch_size, note=progress.note
+    )
     loop = Loop(
         method,
-        resolved.method,
-        inputs,
+        config,
         models,
-        run,
+        _source(method, rollouts),
+        evaluation=RunEvaluation(method, config, inputs, models, rollouts, deadlines),
+        saver=saver,
+        deadlines=deadlines,
         trackers=trackers,
         progress=progress,
-        max_missing=resolved.rollouts.max_missing,
-        deadlines=deadlines,
-        load_start=lambda: load_start(method, resolved, inputs, go_on),
-        go_on=go_on,
     )
     try:
         with deadlines:
             if found is not None:
-                loop.resume(Path(found))
+                saver.resume(Path(found))
             loop.train()
-        exported = _export(loop, models, inputs, run)
+        exported = _export(loop, saver, inputs)
     finally:
         for tracker in trackers:
             tracker.close()
@@ -268,7 +275,7 @@ def _compute(
         "wall_seconds": time.monotonic() - started,
         "peak_mib": max(world.gather(peak_mib())),
         "tokens": loop.position.tokens_seen,
-        "tally": tally.as_json(loop.position.tally),
+        "tally": tally_as_json(loop.position.tally),
         "exported_difference_nats": exported["difference"],
         "exported_rounding_nats": exported["rounding"],
         "exported_dtype": exported["dtype"],
@@ -282,22 +289,34 @@ def _forget_later_samples(run: RunFolder, step: int, config: MethodConfig) -> No
     Journal(run.path / FOLDER / "validation").remove_after(step)
 
 
-def _export(loop: Loop, models: Models, inputs: Inputs, run: RunFolder) -> dict[str, Any]:
+def _source(method: Method, rollouts: RolloutSource) -> StepSource:
+    """Where the steps' micro-batches come from: samples, rows, or rows and samples beside them."""
+    if method.trains_on.is_sampled:
+        return rollouts
+    inputs, models = rollouts.inputs, rollouts.models
+    tokens = micro_batch_tokens(models.policy.device)
+    if type(method).temperatures is not Method.temperatures:
+        return SampledRowSource(rollouts, micro_batch_tokens=tokens)
+    return RowSource(inputs.training.trees, rollouts.config, micro_batch_tokens=tokens, world=models.world)
+
+
+def _export(loop: Loop, saver: RunSaver, inputs: Inputs) -> dict[str, Any]:
     """Write the model; a signal meanwhile saves the last step first (an adapter is saved before it is merged).
 
     Rank 0 writes it; the others wait.
     """
+    models, run = saver.models, saver.run
     if models.policy.has_adapter:
-        loop.save()
+        saver.save()
     world = models.world
     try:
         with models.whole_policy() as policy, terminated_as_interrupted() if world.is_first else held_signals():
             trees = small_trees(inputs.training.trees)
             source = inputs.source.folder
-            export_it = partial(export, policy, inputs.chat, run.model, trees=trees, source=source, go_on=loop.go_on)
+            export_it = partial(export, policy, inputs.chat, run.model, trees=trees, source=source, go_on=saver.go_on)
             return world.run_on_rank0(lambda: asdict(export_it()))
     except KeyboardInterrupt:
-        loop.stop_interrupted()
+        saver.stop_interrupted(loop.num_steps)
 
 
 def _agree(method: Method, resolved: Resolved, inputs: Inputs) -> None:
@@ -372,7 +391,7 @@ def _check_reference(
     if models.reference is None or method.trains_on.is_sampled:
         return
     policy = models.policy
-    layout = StepRows(inputs.training, config, micro_batch_tokens=micro_batch_tokens(policy.device), world=world)
+    layout = RowSource(inputs.training.trees, config, micro_batch_tokens=micro_batch_tokens(policy.device), world=world)
     weight = float(getattr(config, "beta", 1.0))
     margins = first_margins(policy, models.reference, layout, weight=weight, world=world)
     check = margins.check(in_fp32=policy.autocast is None, repeats=policy.device.type == "cpu")

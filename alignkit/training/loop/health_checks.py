@@ -1,16 +1,27 @@
-"""What stops a run before it is spoilt (non-finite numbers) and what is worth a line (spikes), with their rows."""
+"""Is the run healthy: what stops it before it is spoilt, what is worth a line, and what is counted over its steps.
+
+Non-finite numbers stop it, with the rows that cause them. Spikes of the loss, a falling log-prob of the chosen answers
+and growing completions are logged. Counted is in how many steps something else than the options' weights decided:
+
+    no_update           1 where a step had nothing to compute, so that no weight changed
+    grad_clipped        1 where the gradient was longer than max_grad_norm and was scaled down to it
+    grad_limited/NAME   1 where the further term NAME of a loss was scaled down to max_NAME_ratio
+
+Each is a metric of the steps where it can happen; the tally of one is [steps where it was 1, steps that had it].
+"""
 
 from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 
 import torch
 
 from alignkit.distributed.ranks import ALONE, World
 from alignkit.errors import RunStopped
+from alignkit.methods import MethodConfig
 from alignkit.policy.policy import Policy, non_finite
 from alignkit.training.gradient.step import MicroBatch
 
@@ -19,6 +30,10 @@ MAX_LOSSES = 50  # that a spike is compared with
 SPIKE_DEVIATIONS = 8.0  # robust standard deviations above the median
 _MIN_RISE = 0.2  # of the median: a loss that hardly moves has no spikes
 _SHOWN = 8
+MAX_LOGPROB_FALL = 0.5  # nats per token
+MAX_LENGTH_GROWTH = 1.5  # times the start's
+Tally = dict[str, list[int]]
+LIMITED = "grad_limited/"
 
 
 def refuse_non_finite(
@@ -124,6 +139,59 @@ def row_ids(micro_batches: Sequence[MicroBatch], world: World = ALONE) -> list[s
         tree.row_id for micro_batch in micro_batches if not micro_batch.is_padding for tree in micro_batch.pack.trees
     ]
     return [row_id for part in world.gather(own) for row_id in part]
+
+
+def alarms(metrics: Mapping[str, float], first: Mapping[str, float]) -> list[str]:
+    """Return one line for each alarm.
+
+    Args:
+        metrics: this validation's numbers.
+        first: those before the first step.
+    """
+    lines = []
+    logprob, start = metrics.get("validation/chosen_logprob"), first.get("validation/chosen_logprob")
+    if logprob is not None and start is not None and start - logprob > MAX_LOGPROB_FALL:
+        lines.append(
+            f"alarm: the chosen answers' log-prob fell by {start - logprob:.2f} nats a token since the start: the "
+            "model forgets what it should prefer; lower the learning rate or raise beta"
+        )
+    for name in ("samples/length", "validation/length"):
+        length, start = metrics.get(name), first.get(name)
+        if length is not None and start and length > MAX_LENGTH_GROWTH * start:
+            lines.append(f"alarm: completions grew from {start:.0f} to {length:.0f} tokens since the start")
+    return lines
+
+
+def count_in_tally(tally: Tally, metrics: Mapping[str, float]) -> None:
+    """Add a step's metrics to the tally, in place."""
+    for name, x in metrics.items():
+        if name in ("no_update", "grad_clipped") or name.startswith(LIMITED):
+            happened, steps = tally.get(name, [0, 0])
+            tally[name] = [happened + int(x), steps + 1]
+
+
+def tally_as_json(tally: Tally) -> dict[str, dict[str, int]]:
+    """What run.json says of it."""
+    return {name: {"steps": happened, "of": steps} for name, (happened, steps) in tally.items()}
+
+
+def tally_lines(tally: Tally, config: MethodConfig) -> list[str]:
+    """Say it, a line each; nothing of what never happened, but for the ratios, which are to be known either way."""
+    said = []
+    for name, (happened, steps) in tally.items():
+        where = f"in {happened} of {steps} steps"
+        if name.startswith(LIMITED):
+            term = name.removeprefix(LIMITED)
+            ratio, weight = getattr(config, f"max_{term}_ratio"), f"--{term}" if hasattr(config, term) else "its weight"
+            if ratio is not None:
+                option = f"--max-{term}-ratio {ratio:g}"
+                said.append(f"{term}: {where} with it {option}, not {weight}, decided how strongly it pulled")
+        elif name == "grad_clipped" and happened:
+            alone = ": in every one its direction counted and its length did not" if happened == steps else ""
+            said.append(f"the gradient was clipped to max_grad_norm {config.max_grad_norm:g} {where}{alone}")
+        elif name == "no_update" and happened:
+            said.append(f"no weight was changed {where}: none of their groups had different rewards")
+    return said
 
 
 def _rows(policy: Policy, micro_batches: Sequence[MicroBatch], world: World) -> str:

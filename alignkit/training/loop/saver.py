@@ -1,0 +1,214 @@
+"""Where a run is, and how it is kept: what a checkpoint holds, the way back to one, what is said when a run stops."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+from torch import Tensor
+
+from alignkit.errors import Interrupted, RunStopped
+from alignkit.policy.policy import Policy
+from alignkit.training.checkpoints import checkpoint
+from alignkit.training.checkpoints.run_folder import RunFolder
+from alignkit.training.gradient.models import Models
+from alignkit.training.lifecycle.memory_owners import memory_line
+from alignkit.training.loop.health_checks import Tally
+from alignkit.training.loop.source import StepSource
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass
+class TrainState:
+    """Where a run is, kept in its checkpoints.
+
+    Args:
+        measured: the last step after which validation and samples, if due, are done.
+        losses: of the last steps, which a spike is compared with.
+        tally: in how many steps what held them back, did.
+    """
+
+    step: int = 0
+    measured: int = -1
+    tokens_seen: int = 0
+    best: float = math.inf
+    best_step: int = 0
+    seconds: float = 0.0
+    first_metrics: dict[str, float] = field(default_factory=dict)
+    losses: list[float] = field(default_factory=list)
+    tally: Tally = field(default_factory=dict)
+
+
+class Saver:
+    """Keeps nothing: the loop of a notebook or a benchmark."""
+
+    def attach(self, state: TrainState, optimizer: torch.optim.Optimizer, source: StepSource) -> None:
+        """Called once by the loop: what there is to keep."""
+        self.state, self.optimizer, self.source = state, optimizer, source
+
+    def save(self) -> None:
+        """Write a checkpoint of this step."""
+
+    def add_samples(self, lines: Iterable[Mapping[str, Any]]) -> None:
+        """Keep lines of samples."""
+
+    def put_back(self, best: int) -> str | None:
+        """Give the policy the weights of the best step (0: the start); returns a line, or None where none are kept."""
+        return None
+
+    def what_is_saved(self) -> str:
+        """Say what there is to go on from."""
+        return "nothing is saved"
+
+    def stop_interrupted(self, num_steps: int) -> NoReturn:
+        """Save where the run is, unless that is saved, and stop.
+
+        Raises:
+            Interrupted: always; says how the run goes on.
+        """
+        raise Interrupted(f"interrupted after step {self.state.step} of {num_steps}")
+
+    def stop_late(self, passed: BaseException, log: Path, *, is_whole: bool) -> NoReturn:
+        """Save where the run is, where that is sound, and stop.
+
+        Args:
+            passed: the deadline that passed.
+            log: where the stacks stand.
+            is_whole: no optimizer step has half changed the weights.
+
+        Raises:
+            RunStopped: always.
+        """
+        raise RunStopped(
+            f"step {self.state.step + 1}: {passed}; where each thread was stands in {log}; {self.what_is_saved()}"
+        ) from passed
+
+
+class RunSaver(Saver):
+    """Keeps a run in its folder.
+
+    Args:
+        load_start: gives the policy as it was before the first step, on the CPU.
+        go_on: `resume_command` of this run (training/run/resume.py).
+    """
+
+    def __init__(
+        self, run: RunFolder, models: Models, *, load_start: Callable[[], Policy], go_on: Callable[..., str]
+    ) -> None:
+        self.run, self.models, self.go_on, self._load_start = run, models, go_on, load_start
+        self._saved_at: tuple[int, int] | None = None
+
+    def resume(self, found: Path) -> None:
+        """Go back to a checkpoint: what was written after it is written again."""
+        self.models.use_path(checkpoint.read_state(found)["path"])  # the reference may be computed again by it
+        kept = checkpoint.load(found, policy=self.models.policy, optimizer=self.optimizer)
+        for key in asdict(self.state):
+            if key in kept:
+                setattr(self.state, key, kept[key])
+        self.source.load(kept["rollouts"])
+        self._saved_at = self._place
+
+    def save(self) -> None:
+        checkpoint.save(
+            self.run.checkpoints,
+            run=self.run.id,
+            step=self.state.step,
+            policy=self.models.policy,
+            optimizer=self.optimizer,
+            state=asdict(self.state)
+            | {"path": self.models.policy.path, "lines": self.run.sync_lines(), "rollouts": self.source.state()},
+            world=self.models.world,
+            go_on=self.go_on,
+        )
+        self._saved_at = self._place
+
+    def add_samples(self, lines: Iterable[Mapping[str, Any]]) -> None:
+        self.run.add_samples(lines)
+
+    def put_back(self, best: int) -> str | None:
+        if best == 0:
+            put_back_start(self.models.policy, self._load_start)
+            return (
+                "no step made the validation better: the model is kept as it was before the first step; lower "
+                "--learning-rate, or look at the rows"
+            )
+        if not self.models.world.run_on_rank0(lambda: checkpoint.is_good(self.run.checkpoints, best, self.run.id)):
+            raise RunStopped(
+                f"the best weights, of step {best}, are damaged on disk; go on from a checkpoint before them, which "
+                f"trains them again, with: {self.go_on()}"
+            )
+        checkpoint.load_weights(checkpoint.place(self.run.checkpoints, best), self.models.policy)
+        return f"the weights of step {best} are kept: their validation was the best"
+
+    def what_is_saved(self) -> str:
+        if self._saved_at is None:
+            return f"nothing is saved yet, begin again with: {self.go_on()}"
+        return f"saved after step {self._saved_at[0]}, go on with: {self.go_on()}"
+
+    def stop_interrupted(self, num_steps: int) -> NoReturn:
+        if self._saved_at != self._place:
+            self.save()
+        text = f"interrupted after step {self.state.step} of {num_steps}; go on with: {self.go_on()}"
+        raise self.models.world.reported_by_rank0(Interrupted(text))
+
+    def stop_late(self, passed: BaseException, log: Path, *, is_whole: bool) -> NoReturn:
+        _logger.error("%s", memory_line(self.models, self.optimizer))
+        # other ranks may wait elsewhere: a checkpoint, which all write together, would hang
+        if is_whole and self.models.world.size == 1 and self._saved_at != self._place:
+            self.save()
+        super().stop_late(passed, log, is_whole=is_whole)
+
+    @property
+    def _place(self) -> tuple[int, int]:
+        return self.state.step, self.state.measured
+
+
+def put_back_start(policy: Policy, load: Callable[[], Policy]) -> None:
+    """Give a policy's trained weights the values of before the first step; every rank must ask.
+
+    An adapter begins as nothing (B = 0) and keeps its base, so it needs no second copy. A whole model is loaded again;
+    gradients are dropped first, so that it needs no more room than a step did.
+
+    Args:
+        load: gives the policy as it was, on the CPU.
+    """
+    for parameter in policy.parameters():
+        parameter.grad = None
+    with torch.no_grad():
+        if policy.has_adapter:
+            _reset_adapter(policy)
+            return
+        before = dict(load().named_parameters())
+        for name, parameter in policy.named_parameters():
+            if parameter.requires_grad:
+                _fill(parameter, before[name])
+
+
+def _reset_adapter(policy: Policy) -> None:
+    for module in policy.modules():
+        own: Any = module
+        if hasattr(module, "lora_B"):
+            for matrix in own.lora_B.values():
+                matrix.weight.zero_()
+        if hasattr(module, "modules_to_save") and hasattr(module, "original_module"):
+            before = dict(own.original_module.named_parameters())
+            for trained in own.modules_to_save.values():
+                for name, parameter in trained.named_parameters():
+                    parameter.copy_(before[name])
+
+
+def _fill(parameter: Tensor, whole: Tensor) -> None:
+    """Copy a whole tensor into a parameter, or into this rank's shard of it."""
+    from torch.distributed.tensor import DTensor, distribute_tensor
+
+    if isinstance(parameter, DTensor):
+        local = whole.to(parameter.to_local().device)
+        parameter.copy_(distribute_tensor(local, parameter.device_mesh, parameter.placements))
+    else:
+        parameter.copy_(whole)

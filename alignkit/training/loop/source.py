@@ -1,0 +1,126 @@
+"""Where an optimizer step's micro-batches come from: `StepSource`, and the rows of the data as the simplest one.
+
+Which rows a step sees is a pure function of (seed, epoch, step), whatever the packing or the resume. Each epoch is its
+own permutation of the rows; a step takes the next `batch_size` of them, this rank its share, packed into micro-batches.
+"""
+
+from __future__ import annotations
+
+import functools
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from alignkit.data.trees.flat import FlatTrees
+from alignkit.data.trees.packs import ROW_CAPACITY, lay_out
+from alignkit.data.trees.trees import Tree
+from alignkit.distributed.fsdp import shard_and_pack
+from alignkit.distributed.ranks import ALONE, World
+from alignkit.methods import MethodConfig
+from alignkit.training.gradient.step import MicroBatch
+
+if TYPE_CHECKING:
+    import torch
+
+
+def micro_batch_tokens(device: torch.device) -> int:
+    """Tokens of a micro-batch: a GPU needs long rows to be busy, a CPU's caches hold short ones.
+
+    Only memory and time depend on it: loss and gradient are the step's, however its trees are packed.
+    """
+    return ROW_CAPACITY if device.type == "cuda" else ROW_CAPACITY // 4
+
+
+class StepSource(ABC):
+    """Gives each optimizer step its micro-batches."""
+
+    steps_per_epoch: int
+    """Optimizer steps of one pass over the data."""
+    may_be_empty: ClassVar[bool] = False
+    """Whether a step may have nothing to compute; it then changes no weight, and is counted."""
+
+    @abstractmethod
+    def step(self, step: int) -> tuple[list[MicroBatch], dict[str, float]]:
+        """Return this rank's micro-batches of a step (from 1), and numbers to log with it."""
+
+    @property
+    def left_out(self) -> Mapping[str, int]:
+        """What the last step's means divide by beside its micro-batches, by name; see `gradient.step.count`."""
+        return {}
+
+    def check(self, logged: dict[str, float], step: int) -> None:
+        """Look at what the step's loss logged, before a weight changes. Raises RunStopped where it cannot be right."""
+
+    def finish(self) -> None:
+        """Called after the last step. Raises RunStopped where nothing was learnt."""
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps, of JSON types."""
+        return {}
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Go back to a checkpoint's state."""
+
+
+class RowSource(StepSource):
+    """The rows of the data, in the order that the seed gives.
+
+    Args:
+        trees: a tree per row.
+        micro_batch_tokens: tokens of one micro-batch; a longer tree has its own.
+    """
+
+    def __init__(
+        self,
+        trees: Sequence[Tree],
+        config: MethodConfig,
+        *,
+        micro_batch_tokens: int = ROW_CAPACITY // 4,
+        world: World = ALONE,
+    ) -> None:
+        self.trees = FlatTrees.of(trees)
+        self.config, self.micro_batch_tokens, self.world = config, micro_batch_tokens, world
+        self.steps_per_epoch = steps_per_epoch(len(trees), config.batch_size)
+
+    def step(self, step: int) -> tuple[list[MicroBatch], dict[str, float]]:
+        numbers = self.numbers(step)
+        rows, is_padding = self.own(step)
+        return [self._micro_batch(numbers[row], is_padding=is_padding) for row in rows], {}
+
+    def _micro_batch(self, numbers: np.ndarray, *, is_padding: bool) -> MicroBatch:
+        return MicroBatch(lay_out(self.trees, numbers), is_padding=is_padding)
+
+    def numbers(self, step: int) -> np.ndarray:
+        """Return the numbers of the trees of a step (from 1), of all ranks."""
+        return step_rows(len(self.trees), self.config.batch_size, seed=self.config.seed, step=step)
+
+    def own(self, step: int) -> tuple[list[list[int]], bool]:
+        """Return this rank's micro-batches of a step as places in `numbers`, and whether they count for nothing."""
+        return shard_and_pack(self.trees.some(self.numbers(step)), self.micro_batch_tokens, self.world)
+
+    def from_step(self, first: int) -> Iterator[list[int]]:
+        """Yield this rank's micro-batches of an epoch's steps from one on, as tree numbers; without padding."""
+        for step in range(first, first + self.steps_per_epoch):
+            numbers = self.numbers(step)
+            rows, is_padding = self.own(step)
+            yield from ([] if is_padding else ([int(numbers[n]) for n in row] for row in rows))
+
+
+def steps_per_epoch(num_rows: int, prompts_per_step: int) -> int:
+    """Optimizer steps of one pass over the rows; the last may see fewer rows."""
+    return -(-num_rows // prompts_per_step)
+
+
+def step_rows(num_rows: int, prompts_per_step: int, *, seed: int, step: int) -> np.ndarray:
+    """Return the row numbers of an optimizer step (from 1), int64 [<= prompts_per_step]."""
+    epoch, place = divmod(step - 1, steps_per_epoch(num_rows, prompts_per_step))
+    return _order(num_rows, seed, epoch)[place * prompts_per_step : (place + 1) * prompts_per_step]
+
+
+@functools.lru_cache(maxsize=2)  # an epoch has many steps; the next one's first batch may be read ahead
+def _order(num_rows: int, seed: int, epoch: int) -> np.ndarray:
+    order = np.random.Generator(np.random.Philox(key=(seed << 64) + epoch)).permutation(num_rows)
+    order.flags.writeable = False
+    return order
