@@ -12,7 +12,7 @@
     first_batch_cached_s     the same from the cache (at most 2)
     peak_extra_mib           peak memory of the cold one above the interpreter with its imports (at most 1,024)
 
-Texts are real sentences recombined (bench/texts.py): no whole text repeats. Each figure is the worse of SmolLM2's
+FlatTexts are real sentences recombined (bench/texts.py): no whole text repeats. Each figure is the worse of SmolLM2's
 and Qwen2.5's vocabulary; both are printed. Own and peer alternate, each in a fresh process; a figure is the median of
 the blocks, with a 90 % interval (Student's t) in the full run. Both sides must come to the same number of tokens,
 within 1 % (TRL renders what follows the end token too), or there is no figure. The peak at 20,000 and 200,000 rows

@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from alignkit.config.settings import ModelSection
-from alignkit.data.chat.layouts import Job
-from alignkit.data.chat.shapes import Shapes
+from alignkit.data.chat.layouts import Conversation
+from alignkit.data.chat.shapes import SchemaRenderer
 from alignkit.data.chat.template import Template
 from alignkit.data.encoding.encoder import Encoder
 from alignkit.data.encoding.texts import TextWithSpans
@@ -74,7 +74,7 @@ class Chat:
             "|".join(re.escape(token) for token in sorted(special, key=len, reverse=True)) or "(?!)"
         )
         rendered_by = Template(self.template, values=values, now=self._now())
-        self.shapes = Shapes(rendered_by, special, self._special)
+        self.renderer = SchemaRenderer(rendered_by, special, self._special)
 
     @cached_property
     def encoder(self) -> Encoder:
@@ -96,7 +96,7 @@ class Chat:
     @property
     def looks_at_contents(self) -> bool:
         """Whether some shape seen so far has to be rendered conversation by conversation."""
-        return self.shapes.looks_at_contents
+        return self.renderer.looks_at_contents
 
     def after_special(self, text: str) -> str | None:
         """The end of a text behind its last special token; None where it has none."""
@@ -107,7 +107,7 @@ class Chat:
 
     def prompt(self, messages: Sequence[Message]) -> str:
         """Render messages and the generation prompt."""
-        return self._one(self.prompt_job(messages)).text
+        return self._one(self.prompt_conversation(messages)).text
 
     @property
     def puts_space_before_texts(self) -> bool:
@@ -117,33 +117,33 @@ class Chat:
 
     def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
         """Token ids of messages and the generation prompt; what looks like a special token in a message is text."""
-        return self.encoder.ids(self._one(self.prompt_job(messages))).tolist()
+        return self.encoder.ids(self._one(self.prompt_conversation(messages))).tolist()
 
     def answer(self, prompt: Sequence[Message], answer: Sequence[Message]) -> TextWithSpans:
         """Render what `answer` adds to the rendered prompt; its last assistant turn is scored."""
-        return self._one(self.answer_job(prompt, answer))
+        return self._one(self.answer_conversation(prompt, answer))
 
-    def prompt_job(self, messages: Sequence[Message]) -> Job:
+    def prompt_conversation(self, messages: Sequence[Message]) -> Conversation:
         """What `prompt` renders."""
-        return Job(self._with_system(messages))
+        return Conversation(self._with_system(messages))
 
-    def answer_job(self, prompt: Sequence[Message], answer: Sequence[Message]) -> Job:
+    def answer_conversation(self, prompt: Sequence[Message], answer: Sequence[Message]) -> Conversation:
         """What `answer` renders."""
         messages = self._with_system((*prompt, *answer))
-        return Job(messages, len(messages) - len(answer), (len(messages) - 1,))
+        return Conversation(messages, len(messages) - len(answer), (len(messages) - 1,))
 
-    def conversation_job(self, messages: Sequence[Message]) -> Job:
+    def whole_conversation(self, messages: Sequence[Message]) -> Conversation:
         """A whole conversation, every assistant turn scored but those of weight 0."""
         turns = self._with_system(messages)
         own = (n for n, turn in enumerate(turns) if turn["role"] == "assistant" and turn.get("weight", 1) != 0)
-        return Job(turns, 0, tuple(own))
+        return Conversation(turns, 0, tuple(own))
 
-    def render(self, jobs: Sequence[Job]) -> list[TextWithSpans | InputError]:
-        """Render many conversations: their texts, or why there is none. Raises as `Shapes.render`."""
-        return self.shapes.render(jobs)
+    def render(self, conversations: Sequence[Conversation]) -> list[TextWithSpans | InputError]:
+        """Render many conversations: their texts, or why there is none. Raises as `SchemaRenderer.render`."""
+        return self.renderer.render(conversations)
 
-    def _one(self, job: Job) -> TextWithSpans:
-        (result,) = self.shapes.render([job])
+    def _one(self, conversation: Conversation) -> TextWithSpans:
+        (result,) = self.renderer.render([conversation])
         if isinstance(result, InputError):
             raise result
         return result

@@ -35,7 +35,7 @@ _SENTINEL = re.compile("\ue000([0-9]+)\ue001")
 _ANOTHER = "give another with --chat-template FILE or --chat-template chatml"
 
 
-class Job(NamedTuple):
+class Conversation(NamedTuple):
     """A conversation to render.
 
     Args:
@@ -123,7 +123,7 @@ class Job(NamedTuple):
         )
 
 
-class Layout:
+class RenderedTemplate:
     """A rendered shape: the text between the contents, and where its spans begin and end."""
 
     def __init__(self, sample: TextWithSpans) -> None:
@@ -167,29 +167,29 @@ class Layout:
         return TextWithSpans("".join(parts), spans)
 
 
-def sentinels(job: Job) -> Job:
+def sentinels(conversation: Conversation) -> Conversation:
     """The same shape with a sentinel for each content."""
-    return Job(
-        tuple({**message, "content": f"\ue000{number}\ue001"} for number, message in enumerate(job.messages)),
-        job.cut,
-        job.turns,
+    return Conversation(
+        tuple({**message, "content": f"\ue000{number}\ue001"} for number, message in enumerate(conversation.messages)),
+        conversation.cut,
+        conversation.turns,
     )
 
 
-def probes(job: Job) -> list[Job]:
+def probes(conversation: Conversation) -> list[Conversation]:
     """The same shape with awkward contents, each of them in each place."""
-    jobs = []
+    conversations = []
     for shift in range(len(PROBES)):
-        contents = (PROBES[(number + shift) % len(PROBES)] for number in range(len(job.messages)))
-        messages = tuple({**m, "content": content} for m, content in zip(job.messages, contents, strict=True))
-        jobs.append(Job(messages, job.cut, job.turns))
-    return jobs
+        contents = (PROBES[(number + shift) % len(PROBES)] for number in range(len(conversation.messages)))
+        messages = tuple({**m, "content": content} for m, content in zip(conversation.messages, contents, strict=True))
+        conversations.append(Conversation(messages, conversation.cut, conversation.turns))
+    return conversations
 
 
-def dropped(job: Job, text: str) -> str | None:
+def dropped(conversation: Conversation, text: str) -> str | None:
     """The role of the first message whose sentinel is not in the text."""
     present = {int(number) for number in _SENTINEL.findall(text)}
-    return next((m["role"] for number, m in enumerate(job.messages) if number not in present), None)
+    return next((m["role"] for number, m in enumerate(conversation.messages) if number not in present), None)
 
 
 def _border(at: int, places: Sequence[tuple[int, int]]) -> tuple[int, int]:

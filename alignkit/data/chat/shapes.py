@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 
 from alignkit._native import Splicer
-from alignkit.data.chat.layouts import Job, Layout, dropped, probes, sentinels
-from alignkit.data.chat.lookalikes import Lookalikes, Restore
+from alignkit.data.chat.injected_tokens import InjectedTokens, Restore
+from alignkit.data.chat.layouts import Conversation, RenderedTemplate, dropped, probes, sentinels
 from alignkit.data.chat.template import Rendering, Template, texts
-from alignkit.data.encoding.texts import Texts, TextWithSpans, offsets_of
+from alignkit.data.encoding.texts import FlatTexts, TextWithSpans, offsets_of
 from alignkit.errors import InputError
 
 _SAMPLED = 16  # the first conversations of each shape, rendered in full too, and then one in _SAMPLED_EVERY
@@ -26,14 +26,14 @@ _SAMPLED_EVERY = 512
 _log = logging.getLogger(__name__)
 
 
-class Shape:
+class MessageSchema:
     """What is known of a shape: why it is refused, what closes its scored turns, its layout where it has one.
 
     `whole` and `ended` are the layout's numbers in the splicer: all of the text, and up to its last scored part.
     """
 
     def __init__(
-        self, closings: tuple[str, ...] = (), layout: Layout | None = None, refused: InputError | None = None
+        self, closings: tuple[str, ...] = (), layout: RenderedTemplate | None = None, refused: InputError | None = None
     ) -> None:
         self.closings, self.layout, self.refused = closings, layout, refused
         self.whole = self.ended = -1
@@ -57,13 +57,13 @@ class Rendered:
         errors: why conversations, by number, have no text.
     """
 
-    texts: Texts
+    texts: FlatTexts
     text_of: np.ndarray
     layouts: np.ndarray
     errors: Mapping[int, InputError]
 
 
-class Shapes:
+class SchemaRenderer:
     """Renders with one template.
 
     Args:
@@ -72,10 +72,10 @@ class Shapes:
 
     def __init__(self, template: Template, special: Collection[str], pattern: re.Pattern[str]) -> None:
         self._template, self._special = template, pattern
-        self._lookalikes = Lookalikes(special, pattern)
+        self._lookalikes = InjectedTokens(special, pattern)
         self._splicer = Splicer([token for token in special if token])
         self._ends: dict[int, str] = {}
-        self._shapes: dict[Any, Shape] = {}
+        self._shapes: dict[Any, MessageSchema] = {}
 
     @property
     def looks_at_contents(self) -> bool:
@@ -86,22 +86,22 @@ class Shapes:
         """What a layout has behind its last content."""
         return self._ends[layout]
 
-    def render(self, jobs: Sequence[Job]) -> list[TextWithSpans | InputError]:
+    def render(self, conversations: Sequence[Conversation]) -> list[TextWithSpans | InputError]:
         """Render conversations one by one: their texts, or why there is none.
 
         Raises:
             InputError: a splice was found wrong after others of its shape had been given out.
         """
-        shapes = [self._shape(job) for job in jobs]
-        results, wrong = self._carefully(jobs, shapes, [shape.samples() for shape in shapes])
+        shapes = [self._shape(conversation) for conversation in conversations]
+        results, wrong = self._carefully(conversations, shapes, [shape.samples() for shape in shapes])
         if wrong:
             self._demote(wrong)
-            return self.render(jobs)
+            return self.render(conversations)
         for shape in set(shapes):
             shape.given = True
         return results
 
-    def render_many(self, jobs: Sequence[Job], *, to_the_end: bool) -> Rendered:
+    def render_many(self, conversations: Sequence[Conversation], *, to_the_end: bool) -> Rendered:
         """Render conversations into flat texts, as `render` does.
 
         Args:
@@ -110,52 +110,54 @@ class Shapes:
         Raises:
             InputError: as `render`.
         """
-        shapes = [self._shape(job) for job in jobs]
+        shapes = [self._shape(conversation) for conversation in conversations]
         is_slow = np.array([shape.layout is None or shape.samples() for shape in shapes], bool)
         fast, sampled = np.flatnonzero(~is_slow).tolist(), np.flatnonzero(is_slow).tolist()
         which = np.array([shapes[n].ended if to_the_end else shapes[n].whole for n in fast], np.int64)
-        contents = [message["content"] for n in fast for message in jobs[n].messages]
+        contents = [message["content"] for n in fast for message in conversations[n].messages]
         try:
-            spliced = self._splicer.splice(which, contents, offsets_of([len(jobs[n].messages) for n in fast]))
+            spliced = self._splicer.splice(which, contents, offsets_of([len(conversations[n].messages) for n in fast]))
         except UnicodeEncodeError:
-            return _failed(len(jobs), {n: error for n in fast if (error := _no_text(jobs[n])) is not None})
+            return _failed(
+                len(conversations), {n: error for n in fast if (error := _no_text(conversations[n])) is not None}
+            )
         utf8, text_offsets, spans, span_offsets, has_special, is_normal = spliced
         slow = sampled + [fast[n] for n in np.flatnonzero(has_special)]
         is_sampled = [place < len(sampled) for place in range(len(slow))]
-        results, wrong = self._carefully([jobs[n] for n in slow], [shapes[n] for n in slow], is_sampled)
+        results, wrong = self._carefully([conversations[n] for n in slow], [shapes[n] for n in slow], is_sampled)
         if wrong:
             self._demote(wrong)
-            return self.render_many(jobs, to_the_end=to_the_end)
+            return self.render_many(conversations, to_the_end=to_the_end)
         for shape in set(shapes):
             shape.given = True
         errors = {n: result for n, result in zip(slow, results, strict=True) if isinstance(result, InputError)}
-        errors |= {n: error for n in slow if (error := _no_text(jobs[n])) is not None}
+        errors |= {n: error for n in slow if (error := _no_text(conversations[n])) is not None}
         if errors:
-            return _failed(len(jobs), errors)
+            return _failed(len(conversations), errors)
         careful = [result for result in results if isinstance(result, TextWithSpans)]
         if to_the_end:
             careful = [_to_the_end(text) if text.spans else text for text in careful]
-        text_of = np.zeros(len(jobs), np.int64)
+        text_of = np.zeros(len(conversations), np.int64)
         text_of[fast] = np.arange(len(fast))
         text_of[slow] = len(fast) + np.arange(len(slow))  # also those that the splicer left empty
-        flat = Texts(utf8, text_offsets, spans.reshape(-1, 2), span_offsets, is_normal) + Texts.of(careful)
+        flat = FlatTexts(utf8, text_offsets, spans.reshape(-1, 2), span_offsets, is_normal) + FlatTexts.of(careful)
         layouts = np.concatenate([which, np.full(len(slow), -1)])
         return Rendered(flat, text_of, layouts, {})
 
     def _carefully(
-        self, jobs: Sequence[Job], shapes: Sequence[Shape], is_sampled: Sequence[bool]
+        self, conversations: Sequence[Conversation], shapes: Sequence[MessageSchema], is_sampled: Sequence[bool]
     ) -> tuple[list[TextWithSpans | InputError], set[Any]]:
         """Render each by itself: in full where there is no layout, and compared with the layout where it is sampled.
 
         Returns the results, and the shapes whose layout was found wrong.
         """
         results: list[TextWithSpans | InputError | None] = []
-        full: list[tuple[int, Job, Restore | None]] = []
-        for number, (job, shape, sampled) in enumerate(zip(jobs, shapes, is_sampled, strict=True)):
+        full: list[tuple[int, Conversation, Restore | None]] = []
+        for number, (conversation, shape, sampled) in enumerate(zip(conversations, shapes, is_sampled, strict=True)):
             result: TextWithSpans | InputError | None = shape.refused
             if result is None:
                 try:
-                    hidden, restore = self._lookalikes.hide(job)
+                    hidden, restore = self._lookalikes.hide(conversation)
                 except InputError as error:
                     result = error
                 else:
@@ -165,12 +167,12 @@ class Shapes:
                         filled = shape.layout.fill(hidden.messages)
                         result = filled if restore is None else restore(filled)
             results.append(result)
-        rendered = self._in_full([(job, shapes[number].closings) for number, job, _ in full])
+        rendered = self._in_full([(conversation, shapes[number].closings) for number, conversation, _ in full])
         wrong = set()
-        for (number, job, restore), answer in zip(full, rendered, strict=True):
+        for (number, conversation, restore), answer in zip(full, rendered, strict=True):
             layout = shapes[number].layout
-            if layout is not None and layout.fill(job.messages) != answer:
-                wrong.add(job.shape)
+            if layout is not None and layout.fill(conversation.messages) != answer:
+                wrong.add(conversation.shape)
             results[number] = answer if restore is None or isinstance(answer, InputError) else restore(answer)
         return [result for result in results if result is not None], wrong
 
@@ -186,23 +188,25 @@ class Shapes:
                     "be wrong; give another with --chat-template FILE or --chat-template chatml"
                 )
 
-    def _shape(self, job: Job) -> Shape:
-        key = job.shape
+    def _shape(self, conversation: Conversation) -> MessageSchema:
+        key = conversation.shape
         found = self._shapes.get(key)
         if found is None:
-            found = self._shapes[key] = self._analysed(job)
+            found = self._shapes[key] = self._analysed(conversation)
             if found.layout is not None:
                 found.whole = self._splicer.add(*found.layout.in_bytes())
-                found.ended = self._splicer.add(*found.layout.in_bytes(to_the_end=True)) if job.turns else found.whole
+                found.ended = (
+                    self._splicer.add(*found.layout.in_bytes(to_the_end=True)) if conversation.turns else found.whole
+                )
                 self._ends[found.whole] = found.layout.in_bytes()[0][-1]
             elif found.refused is None:
                 _log.info("the chat template looks at contents: rendered in full for each %s", " ".join(key[0]))
         return found
 
-    def _analysed(self, job: Job) -> Shape:
+    def _analysed(self, conversation: Conversation) -> MessageSchema:
         """Render a shape with sentinels, find what closes its turns, and show its splice equal on awkward contents."""
-        sample = sentinels(job)
-        cuts = [Rendering(sample.messages[: turn + 1], False) for turn in job.turns]
+        sample = sentinels(conversation)
+        cuts = [Rendering(sample.messages[: turn + 1], False) for turn in conversation.turns]
         items = [Rendering(item.messages, item.generation_prompt, True) for item in sample.renderings()]
         answers = self._template.render([*items, *cuts])
         try:
@@ -216,18 +220,18 @@ class Shapes:
             sample.check_beginnings(found)
             closings = tuple(
                 self._closing(text, sample.messages[turn]["content"])
-                for text, turn in zip(found[len(items) :], job.turns, strict=True)
+                for text, turn in zip(found[len(items) :], conversation.turns, strict=True)
             )
             scored = sample.scored(found[: len(items)], closings)
         except InputError as error:
-            return Shape(refused=error)
+            return MessageSchema(refused=error)
         if any(answer[1] for answer in answers if not isinstance(answer, InputError)):
-            return Shape(closings)
-        layout = Layout(scored)
-        tried = probes(job)
+            return MessageSchema(closings)
+        layout = RenderedTemplate(scored)
+        tried = probes(conversation)
         rendered = self._in_full([(probe, closings) for probe in tried])
         same = all(layout.fill(probe.messages) == result for probe, result in zip(tried, rendered, strict=True))
-        return Shape(closings, layout if same else None)
+        return MessageSchema(closings, layout if same else None)
 
     def _closing(self, text: str, content: str) -> str:
         """What follows the last answer, up to and with the token that ends its turn."""
@@ -240,14 +244,16 @@ class Shapes:
             )
         return after[: end.end()]
 
-    def _in_full(self, jobs: Sequence[tuple[Job, tuple[str, ...]]]) -> list[TextWithSpans | InputError]:
-        items = [job.renderings() for job, _ in jobs]
+    def _in_full(
+        self, conversations: Sequence[tuple[Conversation, tuple[str, ...]]]
+    ) -> list[TextWithSpans | InputError]:
+        items = [conversation.renderings() for conversation, _ in conversations]
         answers = self._template.render([item for own in items for item in own])
         results: list[TextWithSpans | InputError] = []
         at = 0
-        for (job, closings), own in zip(jobs, items, strict=True):
+        for (conversation, closings), own in zip(conversations, items, strict=True):
             try:
-                results.append(job.scored(texts(answers[at : at + len(own)]), closings))
+                results.append(conversation.scored(texts(answers[at : at + len(own)]), closings))
             except InputError as error:
                 results.append(error)
             at += len(own)
@@ -262,9 +268,9 @@ def _to_the_end(text: TextWithSpans) -> TextWithSpans:
     return TextWithSpans(text.text[:end], text.spans, tuple(place for place in text.plain if place[1] <= end))
 
 
-def _no_text(job: Job) -> InputError | None:
+def _no_text(conversation: Conversation) -> InputError | None:
     """Say where a conversation's contents are no valid text."""
-    for message in job.messages:
+    for message in conversation.messages:
         try:
             message["content"].encode()
         except UnicodeEncodeError as error:
@@ -273,5 +279,5 @@ def _no_text(job: Job) -> InputError | None:
     return None
 
 
-def _failed(num_jobs: int, errors: Mapping[int, InputError]) -> Rendered:
-    return Rendered(Texts.of([]), np.zeros(num_jobs, np.int64), np.zeros(0, np.int64), errors)
+def _failed(num_conversations: int, errors: Mapping[int, InputError]) -> Rendered:
+    return Rendered(FlatTexts.of([]), np.zeros(num_conversations, np.int64), np.zeros(0, np.int64), errors)

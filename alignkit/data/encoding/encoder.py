@@ -5,7 +5,7 @@ the run's own texts; else `tokenizers` does. Its cache grows with what it has se
 _REBUILT_AFTER bytes. Vocabularies that lack a byte, which it refuses, get one for it that no text may end up with:
 texts that do are left to `tokenizers`.
 
-Where a token lies follows from the bytes of those before it. Texts for which that does not come out (normalised
+Where a token lies follows from the bytes of those before it. FlatTexts for which that does not come out (normalised
 texts, bytes without a token), and texts in which something looks like a special token but is what a message says, take
 their places from the tokenizer's own offsets.
 """
@@ -26,7 +26,7 @@ import numpy as np
 from pydantic_core import from_json, to_json
 
 from alignkit import _native
-from alignkit.data.encoding.texts import Texts, TextWithSpans, offsets_of
+from alignkit.data.encoding.texts import FlatTexts, TextWithSpans, offsets_of
 from alignkit.errors import InputError
 
 UNSCORED = -100
@@ -80,7 +80,7 @@ class Encoder:
             return self._with_offsets(text)[0]
         return np.array(self._backend.encode(text.text, add_special_tokens=False).ids, np.int32)
 
-    def encode(self, texts: Texts) -> Encoded:
+    def encode(self, texts: FlatTexts) -> Encoded:
         """Return the token ids of texts, and which are scored."""
         ids, offsets = self._flat(texts)
         lengths = np.diff(texts.offsets)
@@ -92,7 +92,7 @@ class Encoder:
             return self._patched(texts, Encoded(ids, scored, offsets), slow)
         return Encoded(ids, scored, offsets)
 
-    def plain_ids(self, texts: Texts) -> tuple[np.ndarray, np.ndarray]:
+    def plain_ids(self, texts: FlatTexts) -> tuple[np.ndarray, np.ndarray]:
         """Return the token ids of texts, int32, and their offsets, int64."""
         ids, offsets = self._flat(texts)
         beyond = np.flatnonzero(ids >= self._num_tokens)
@@ -109,14 +109,14 @@ class Encoder:
         own = self._backend.pre_tokenizer
         return own is not None and "ByteLevel" in _kinds(from_json(own.__getstate__()))
 
-    def _not_normal(self, texts: Texts) -> set[int]:
+    def _not_normal(self, texts: FlatTexts) -> set[int]:
         """The texts that a normalizer changes: where their tokens lie does not follow from the tokens."""
         if not self._normalizes:
             return set()
         unsure = np.flatnonzero(~texts.is_normal).tolist()
         return {number for number in unsure if not unicodedata.is_normalized("NFC", texts.text(number))}
 
-    def _flat(self, texts: Texts) -> tuple[np.ndarray, np.ndarray]:
+    def _flat(self, texts: FlatTexts) -> tuple[np.ndarray, np.ndarray]:
         if not self._is_compared and len(texts.utf8) > _SAMPLE_BYTES // 4:  # a few texts are not worth it
             self._is_compared = True
             self._fast = self._compared(texts)
@@ -129,7 +129,7 @@ class Encoder:
         own = [np.array(encoding.ids, np.int32) for encoding in encoded]
         return np.concatenate([np.zeros(0, np.int32), *own]), offsets_of([len(ids) for ids in own])
 
-    def _compared(self, texts: Texts) -> _Gigatoken | None:
+    def _compared(self, texts: FlatTexts) -> _Gigatoken | None:
         """gigatoken, if it gives the ids of `tokenizers` on a sample of texts."""
         fast = self._gigatoken
         if fast is None:
@@ -137,7 +137,7 @@ class Encoder:
         numbers = np.arange(0, len(texts), max(1, len(texts) // _SAMPLE))
         lengths = np.diff(texts.offsets)[numbers]
         numbers = numbers[: max(1, int(np.searchsorted(np.cumsum(lengths), _SAMPLE_BYTES, side="right")))]
-        sample = Texts.stretches(texts.utf8, texts.offsets[numbers, None], lengths[: len(numbers), None])
+        sample = FlatTexts.stretches(texts.utf8, texts.offsets[numbers, None], lengths[: len(numbers), None])
         ids, offsets = fast.encode(sample.utf8, sample.offsets)
         own, own_offsets = self._by_tokenizers([sample.text(number) for number in range(len(sample))])
         for number in range(len(sample)):
@@ -159,7 +159,7 @@ class Encoder:
             _log.info("tokenized by tokenizers: gigatoken refuses this vocabulary (%s)", str(error).splitlines()[:1])
             return None
 
-    def _patched(self, texts: Texts, encoded: Encoded, rows: set[int]) -> Encoded:
+    def _patched(self, texts: FlatTexts, encoded: Encoded, rows: set[int]) -> Encoded:
         """Encode some of the texts again, with the tokenizer's own offsets."""
         lengths = np.diff(encoded.offsets)
         all_ids, all_scored, at = [], [], 0

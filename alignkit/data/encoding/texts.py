@@ -24,7 +24,7 @@ class TextWithSpans(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Texts:
+class FlatTexts:
     """Texts end to end: text n is `utf8[offsets[n]:offsets[n + 1]]`.
 
     Args:
@@ -44,7 +44,7 @@ class Texts:
     plain: Mapping[int, TextWithSpans] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, texts: Sequence[TextWithSpans]) -> Texts:
+    def of(cls, texts: Sequence[TextWithSpans]) -> FlatTexts:
         """Lay texts end to end.
 
         Raises:
@@ -57,7 +57,7 @@ class Texts:
                 spans += text.spans
             else:
                 spans += [(len(text.text[:a].encode()), len(text.text[:b].encode())) for a, b in text.spans]
-        return Texts(
+        return FlatTexts(
             np.frombuffer(b"".join(encoded), np.uint8),
             offsets_of([len(own) for own in encoded]),
             np.array(spans, np.int64).reshape(-1, 2),
@@ -67,17 +67,17 @@ class Texts:
         )
 
     @classmethod
-    def stretches(cls, utf8: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> Texts:
+    def stretches(cls, utf8: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> FlatTexts:
         """Make texts without spans: each of k stretches of UTF-8, int64 [texts, k], one after another."""
         places, is_normal = ranges(starts.reshape(-1), lengths.reshape(-1)), np.zeros(len(starts), bool)
         none = np.zeros(len(starts) + 1, np.int64)
-        return Texts(utf8[places], offsets_of(lengths.sum(axis=1)), np.zeros((0, 2), np.int64), none, is_normal)
+        return FlatTexts(utf8[places], offsets_of(lengths.sum(axis=1)), np.zeros((0, 2), np.int64), none, is_normal)
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
 
-    def __add__(self, other: Texts) -> Texts:
-        return Texts(
+    def __add__(self, other: FlatTexts) -> FlatTexts:
+        return FlatTexts(
             np.concatenate([self.utf8, other.utf8]),
             np.concatenate([self.offsets, other.offsets[1:] + self.offsets[-1]]),
             np.concatenate([self.spans, other.spans]),

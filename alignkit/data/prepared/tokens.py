@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from alignkit.data.chat.chat import Chat
-from alignkit.data.prepared.drafts import Drafts, draft_rows
+from alignkit.data.prepared.tokenized_rows import TokenizedRows, tokenize_rows
 from alignkit.data.reading.rows import TIE, Row, unusable_reason
 from alignkit.data.trees.flat import FlatTrees, ranges
 from alignkit.data.trees.trees import Tree
@@ -90,8 +90,8 @@ def prepare(
         else:
             skipped[row.id] = reason
     options: dict[str, Any] = {"unit": unit, "train_on": train_on, "whole_answer": whole_answer}
-    drafts = draft_rows(usable, chat, **options)
-    fitting = _Fitting(usable, drafts, skipped, unit, max_length, truncation)
+    tokenized = tokenize_rows(usable, chat, **options)
+    fitting = _Fitting(usable, tokenized, skipped, unit, max_length, truncation)
     fitting.check_length()
     if truncation == "cut-old-turns":
         fitting.cut_old_turns(chat, options)
@@ -106,26 +106,26 @@ def prepare(
         skipped,
         fitting.num_cut,
         fitting.num_dropped,
-        int(drafts.is_otherwise.sum()),
-        _lengths(drafts, unit),
+        int(tokenized.is_otherwise.sum()),
+        _lengths(tokenized, unit),
         *_odd_turns(fitting.kept, unit),
         sum(row.is_reversed for row in fitting.kept) if unit.compares else 0,
     )
 
 
 class _Fitting:
-    """Lays drafts into trees of at most `max_length` tokens."""
+    """Lays tokenized into trees of at most `max_length` tokens."""
 
     def __init__(
         self,
         rows: list[Row],
-        drafts: Drafts,
+        tokenized: TokenizedRows,
         skipped: dict[str, str],
         unit: Unit,
         max_length: int,
         truncation: str | None,
     ) -> None:
-        self.rows, self.drafts, self.skipped, self.unit = list(rows), drafts, skipped, unit
+        self.rows, self.tokenized, self.skipped, self.unit = list(rows), tokenized, skipped, unit
         self.max_length, self.truncation = max_length, truncation
         self.kept: list[Row] = []
         self.num_cut = self.num_dropped = 0
@@ -134,9 +134,9 @@ class _Fitting:
     def check_length(self) -> None:
         """Stop where too many rows are too long and nobody said what is to be done."""
         total = len(self.rows) + len(self.skipped)
-        is_long = self.drafts.longest > self.max_length
+        is_long = self.tokenized.longest > self.max_length
         if self.truncation != "stop":
-            is_long &= self.drafts.lengths[:, 0] < self.max_length
+            is_long &= self.tokenized.lengths[:, 0] < self.max_length
         num_long = int(is_long.sum())
         if num_long and (self.truncation == "stop" or (self.truncation is None and num_long > FREE_CUTS * total)):
             raise InputError(
@@ -147,30 +147,30 @@ class _Fitting:
 
     def cut_old_turns(self, chat: Chat, options: Mapping[str, Any]) -> None:
         """Leave out the oldest turns of rows that are too long, one more each time, until they fit or none is left."""
-        long = np.flatnonzero(self.drafts.longest > self.max_length).tolist()
+        long = np.flatnonzero(self.tokenized.longest > self.max_length).tolist()
         while long:
             shorter = {number: without_oldest_turn(self.rows[number]) for number in long}
             usable = (options["unit"], options["train_on"])
             found = [(n, row) for n, row in shorter.items() if row is not None and not unusable_reason(row, *usable)]
             numbers = [number for number, _ in found]
-            self.drafts.replace(numbers, draft_rows([row for _, row in found], chat, **options))
+            self.tokenized.replace(numbers, tokenize_rows([row for _, row in found], chat, **options))
             for number, row in found:
                 self.rows[number] = row
             self.shortened.update(numbers)
-            longest = self.drafts.longest
+            longest = self.tokenized.longest
             long = [number for number in numbers if longest[number] > self.max_length]
 
     def trees(self) -> FlatTrees:
         """Cut, drop or skip what does not fit, and lay out the others."""
-        drafts = self.drafts
-        lengths = drafts.lengths
-        wrong = np.flatnonzero((drafts.num_scored == 0).any(axis=1))
+        tokenized = self.tokenized
+        lengths = tokenized.lengths
+        wrong = np.flatnonzero((tokenized.num_scored == 0).any(axis=1))
         if len(wrong):
             raise InputError(f"row {self.rows[wrong[0]].id}: no token of the answer is scored: the mask is wrong")
         is_kept = lengths[:, 0] < self.max_length
         for number in np.flatnonzero(~is_kept).tolist():
             self.skipped[self.rows[number].id] = f"prompt does not fit --max-length {self.max_length} tokens"
-        is_long = is_kept & (drafts.longest > self.max_length)
+        is_long = is_kept & (tokenized.longest > self.max_length)
         if self.truncation == "drop-row":
             self.num_dropped = int(is_long.sum())
             is_kept &= ~is_long
@@ -178,8 +178,8 @@ class _Fitting:
             room = self.max_length - lengths[:, 0]
             lengths[:, 1:] = np.minimum(lengths[:, 1:], np.maximum(room, 0)[:, None])
             for number in np.flatnonzero(is_long).tolist():
-                places = zip(drafts.starts[number, 1:], lengths[number, 1:], strict=True)
-                if not all(drafts.scored[start : start + length].any() for start, length in places):
+                places = zip(tokenized.starts[number, 1:], lengths[number, 1:], strict=True)
+                if not all(tokenized.scored[start : start + length].any() for start, length in places):
                     reason = f"nothing of the answer is left within --max-length {self.max_length}"
                     self.skipped[self.rows[number].id] = reason
                     is_kept[number] = False
@@ -188,17 +188,17 @@ class _Fitting:
         return self._laid_out(np.flatnonzero(is_kept), lengths)
 
     def _laid_out(self, numbers: np.ndarray, lengths: np.ndarray) -> FlatTrees:
-        drafts = self.drafts
+        tokenized = self.tokenized
         self.kept = [self.rows[number] for number in numbers.tolist()]
         segment_lengths = lengths[numbers].reshape(-1)
-        places = ranges(drafts.starts[numbers].reshape(-1), segment_lengths)
+        places = ranges(tokenized.starts[numbers].reshape(-1), segment_lengths)
         num_segments = np.full(len(numbers), lengths.shape[1], np.int64)
         trees = FlatTrees(
             [row.id for row in self.kept],
-            drafts.ids[places],
-            drafts.scored[places],
+            tokenized.ids[places],
+            tokenized.scored[places],
             segment_lengths,
-            np.stack([num_segments, drafts.reference_length[numbers]], axis=1),
+            np.stack([num_segments, tokenized.reference_length[numbers]], axis=1),
             self._labels(),
         )
         trees.check()
@@ -223,10 +223,10 @@ def without_oldest_turn(row: Row) -> Row | None:
     return None if end is None else dataclasses.replace(row, prompt=(*row.prompt[:start], *row.prompt[end:]))
 
 
-def _lengths(drafts: Drafts, unit: Unit) -> dict[str, np.ndarray]:
+def _lengths(tokenized: TokenizedRows, unit: Unit) -> dict[str, np.ndarray]:
     """Tokens of prompts and answers before any cut, by column."""
     names = ("prompt", *unit.completions)
-    return {name: np.ascontiguousarray(column) for name, column in zip(names, drafts.lengths.T, strict=True)}
+    return {name: np.ascontiguousarray(column) for name, column in zip(names, tokenized.lengths.T, strict=True)}
 
 
 def _odd_turns(rows: Sequence[Row], unit: Unit) -> tuple[int, int]:

@@ -64,7 +64,7 @@ def has_lookalike(chat: Chat, row: Row) -> bool:
 def accepted(chat: Chat, name: str) -> list[Row]:
     """The rows that the template takes; the others must be refused, and those alone."""
     known, rows = KNOWN[name], []
-    results = chat.render([chat.answer_job(row.prompt, row.chosen or ()) for row in real_rows()])
+    results = chat.render([chat.answer_conversation(row.prompt, row.chosen or ()) for row in real_rows()])
     for row, result in zip(real_rows(), results, strict=True):
         assert isinstance(result, InputError) == (known.refused is not None or is_refused(row, known.refuses)), row.id
         if isinstance(result, InputError):

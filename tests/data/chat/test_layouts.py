@@ -57,12 +57,14 @@ def test_splices_equal_full_renderings(both: tuple[Chat, Chat], contents: list[s
     for kind in ("answer", "conversation", "prompt"):
         found = []
         for chat in (spliced, full):
-            jobs = {
-                "answer": lambda chat=chat: chat.answer_job(messages, last),
-                "conversation": lambda chat=chat: chat.conversation_job([*messages, *last]),
-                "prompt": lambda chat=chat: chat.prompt_job(messages),
+            conversations = {
+                "answer": lambda chat=chat: chat.answer_conversation(messages, last),
+                "conversation": lambda chat=chat: chat.whole_conversation([*messages, *last]),
+                "prompt": lambda chat=chat: chat.prompt_conversation(messages),
             }
-            found.append(chat.render([jobs[kind]() for _ in range(20)])[-1])  # the first 16 are rendered in full
+            found.append(
+                chat.render([conversations[kind]() for _ in range(20)])[-1]
+            )  # the first 16 are rendered in full
         assert isinstance(found[0], TextWithSpans) and found[0] == found[1]
     assert full.looks_at_contents and not spliced.looks_at_contents
 
@@ -72,13 +74,17 @@ def test_many_rendered_at_once_equal_those_rendered_one_by_one(
     both: tuple[Chat, Chat], turns: list[tuple[str, str]], to_the_end: bool
 ) -> None:
     for chat in both:
-        jobs = []
+        conversations = []
         for question, reply in turns:
             prompt, answer = [{"role": "user", "content": question}], [{"role": "assistant", "content": reply}]
-            jobs += [chat.prompt_job(prompt), chat.answer_job(prompt, answer), chat.conversation_job(prompt + answer)]
-        rendered = chat.shapes.render_many(jobs * 6, to_the_end=to_the_end)  # some behind the sample
+            conversations += [
+                chat.prompt_conversation(prompt),
+                chat.answer_conversation(prompt, answer),
+                chat.whole_conversation(prompt + answer),
+            ]
+        rendered = chat.renderer.render_many(conversations * 6, to_the_end=to_the_end)  # some behind the sample
         assert not rendered.errors
-        for number, known in zip(rendered.text_of.tolist(), chat.render(jobs) * 6, strict=True):
+        for number, known in zip(rendered.text_of.tolist(), chat.render(conversations) * 6, strict=True):
             assert isinstance(known, TextWithSpans)
             found = rendered.texts.scored(number)
             if to_the_end and known.spans:
@@ -128,7 +134,7 @@ SLY = "{% if 'secret' in (messages | tojson) %}!{% endif %}" + CHATML  # json.du
 
 
 def asked(chat: Chat, *contents: str) -> list[TextWithSpans | InputError]:
-    return chat.render([chat.prompt_job([{"role": "user", "content": content}]) for content in contents])
+    return chat.render([chat.prompt_conversation([{"role": "user", "content": content}]) for content in contents])
 
 
 def test_a_look_that_went_unnoticed_is_found_on_the_sample(

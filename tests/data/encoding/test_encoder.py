@@ -21,7 +21,7 @@ from tokenizers import Tokenizer
 from alignkit.data.chat.chat import CHATML, Chat
 from alignkit.data.encoding import encoder as module
 from alignkit.data.encoding.encoder import Encoder
-from alignkit.data.encoding.texts import Texts, TextWithSpans
+from alignkit.data.encoding.texts import FlatTexts, TextWithSpans
 from alignkit.data.prepared.tokens import prepare
 from alignkit.data.reading.rows import to_row
 from alignkit.errors import InputError
@@ -60,8 +60,8 @@ def by_tokenizers(tokenizer: Any, texts: tuple[str, ...]) -> list[list[int]]:
     return [e.ids for e in tokenizer.backend_tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)]
 
 
-def plain(texts: Sequence[str]) -> Texts:
-    return Texts.of([TextWithSpans(text) for text in texts])
+def plain(texts: Sequence[str]) -> FlatTexts:
+    return FlatTexts.of([TextWithSpans(text) for text in texts])
 
 
 def parts(ids: np.ndarray, offsets: np.ndarray) -> list[list[int]]:
@@ -74,7 +74,7 @@ def test_ids_of_every_real_text_equal_those_of_tokenizers(name: str, folders: di
     tokenizer = load_tokenizer(folders[name])
     encoder = Encoder(tokenizer, NEVER)
     texts = real_texts()
-    encoded = encoder.encode(Texts.of([TextWithSpans(text, ((0, len(text)),)) for text in texts]))
+    encoded = encoder.encode(FlatTexts.of([TextWithSpans(text, ((0, len(text)),)) for text in texts]))
     assert encoder._fast is not None  # gigatoken made them
     assert parts(encoded.ids, encoded.offsets) == by_tokenizers(tokenizer, texts)
     assert encoded.scored.all()  # wherever tokens lie, none lies outside the whole text

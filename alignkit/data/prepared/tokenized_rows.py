@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from alignkit.data.chat.chat import Chat
-from alignkit.data.chat.layouts import Job
+from alignkit.data.chat.layouts import Conversation
 from alignkit.data.chat.shapes import Rendered
-from alignkit.data.encoding.texts import Texts, TextWithSpans, offsets_of
+from alignkit.data.encoding.texts import FlatTexts, TextWithSpans, offsets_of
 from alignkit.data.reading.rows import Message, Row, scores_all_turns
 from alignkit.data.trees.flat import equal_ranges, ranges
 from alignkit.errors import InputError
@@ -25,7 +25,7 @@ _NEAR = 128  # bytes on each side of a border that decide whether tokens cross i
 
 
 @dataclass
-class Drafts:
+class TokenizedRows:
     """Many rows' tokens, over flat arrays.
 
     Args:
@@ -58,8 +58,8 @@ class Drafts:
         lengths = self.lengths
         return lengths[:, 0] + (lengths[:, 1:].max(axis=1) if lengths.shape[1] > 1 else 0)
 
-    def replace(self, numbers: Sequence[int], others: Drafts) -> None:
-        """Put other drafts in the place of these rows'."""
+    def replace(self, numbers: Sequence[int], others: TokenizedRows) -> None:
+        """Put other tokens in the place of these rows'."""
         by = len(self.ids)
         self.ids = np.concatenate([self.ids, others.ids])
         self.scored = np.concatenate([self.scored, others.scored])
@@ -69,7 +69,9 @@ class Drafts:
         self.is_otherwise[numbers] = others.is_otherwise
 
 
-def draft_rows(rows: Sequence[Row], chat: Chat, *, unit: Unit, train_on: str | None, whole_answer: bool) -> Drafts:
+def tokenize_rows(
+    rows: Sequence[Row], chat: Chat, *, unit: Unit, train_on: str | None, whole_answer: bool
+) -> TokenizedRows:
     """Tokenize rows.
 
     Args:
@@ -83,7 +85,7 @@ def draft_rows(rows: Sequence[Row], chat: Chat, *, unit: Unit, train_on: str | N
         part = _Part(chat, unit, train_on)
         for row in rows[at : at + _ROWS_AT_ONCE]:
             part.add(row)
-        parts.append(part.drafts(whole_answer=whole_answer))
+        parts.append(part.tokenized(whole_answer=whole_answer))
     return parts[0] if len(parts) == 1 else _joined(parts)
 
 
@@ -92,54 +94,57 @@ class _Part:
 
     def __init__(self, chat: Chat, unit: Unit, train_on: str | None) -> None:
         self.chat, self.unit, self.train_on = chat, unit, train_on
-        self.jobs: list[Job] = []
+        self.conversations: list[Conversation] = []
         self.owners: list[Row] = []
-        self.plans: list[tuple[int, int, int]] = []  # first job, completions, the reference's job (-1: none)
+        # Of each row: its first conversation, its completions, the conversation of its reference (-1: none).
+        self.plans: list[tuple[int, int, int]] = []
         self.whole: list[bool] = []  # one text without a prompt
 
     def add(self, row: Row) -> None:
-        chat, first = self.chat, len(self.jobs)
+        chat, first = self.chat, len(self.conversations)
         is_whole = scores_all_turns(row, self.unit, self.train_on)
         self.whole.append(is_whole)
         if is_whole:
-            self.jobs.append(chat.conversation_job(_up_to_last_answer((*row.prompt, *(row.chosen or ())))))
+            self.conversations.append(chat.whole_conversation(_up_to_last_answer((*row.prompt, *(row.chosen or ())))))
             self.plans.append((first, 1, -1))
         else:
-            self.jobs.append(chat.prompt_job(row.prompt))
+            self.conversations.append(chat.prompt_conversation(row.prompt))
             own = self.unit.answers(row)
-            self.jobs += [chat.answer_job(row.prompt, answer) for answer in own]
+            self.conversations += [chat.answer_conversation(row.prompt, answer) for answer in own]
             target = -1
             if row.reference is not None:
                 is_chosen = bool(own) and own[0] is row.chosen and len(own[0]) == 1
                 if is_chosen and own[0][0]["content"] == row.reference:
                     target = first + 1
                 else:
-                    target = len(self.jobs)
-                    self.jobs.append(chat.answer_job(row.prompt, [{"role": "assistant", "content": row.reference}]))
+                    target = len(self.conversations)
+                    self.conversations.append(
+                        chat.answer_conversation(row.prompt, [{"role": "assistant", "content": row.reference}])
+                    )
             self.plans.append((first, len(own), target))
-        self.owners += [row] * (len(self.jobs) - first)
+        self.owners += [row] * (len(self.conversations) - first)
 
-    def drafts(self, *, whole_answer: bool) -> Drafts:
-        rendered = self.chat.shapes.render_many(self.jobs, to_the_end=not whole_answer)
+    def tokenized(self, *, whole_answer: bool) -> TokenizedRows:
+        rendered = self.chat.renderer.render_many(self.conversations, to_the_end=not whole_answer)
         for number in sorted(rendered.errors)[:1]:
             error = rendered.errors[number]
             raise InputError(f"row {self.owners[number].id}: {error}") from error
         encoded = self.chat.encoder.encode(rendered.texts)
         counts = np.diff(np.concatenate([[0], np.cumsum(encoded.scored)])[encoded.offsets])[rendered.text_of]
-        jobs, target = self._places()
+        places, target = self._places()
         starts, ends = encoded.offsets[:-1][rendered.text_of], encoded.offsets[1:][rendered.text_of]
-        drafts = Drafts(
+        tokenized = TokenizedRows(
             encoded.ids,
             encoded.scored,
-            np.where(jobs < 0, 0, starts[jobs]) if len(starts) else np.zeros(jobs.shape, np.int64),
-            np.where(jobs < 0, 0, ends[jobs]) if len(ends) else np.zeros(jobs.shape, np.int64),
-            counts[jobs[:, 1:]] if len(counts) else np.zeros((0, jobs.shape[1] - 1), np.int64),
+            np.where(places < 0, 0, starts[places]) if len(starts) else np.zeros(places.shape, np.int64),
+            np.where(places < 0, 0, ends[places]) if len(ends) else np.zeros(places.shape, np.int64),
+            counts[places[:, 1:]] if len(counts) else np.zeros((0, places.shape[1] - 1), np.int64),
             np.where(target < 0, 0, counts[target]) if len(counts) else target,
-            np.zeros(len(jobs), bool),
+            np.zeros(len(places), bool),
         )
-        if jobs.shape[1] > 1:
-            self._mark_otherwise(drafts, rendered, jobs)
-        return drafts
+        if places.shape[1] > 1:
+            self._mark_otherwise(tokenized, rendered, places)
+        return tokenized
 
     def _places(self) -> tuple[np.ndarray, np.ndarray]:
         """Which text is each row's prompt and completions (-1: no prompt), and its reference (-1: none)."""
@@ -148,14 +153,14 @@ class _Part:
         completions = plans[:, :1] + ~is_whole[:, None] + np.arange(len(self.unit.completions))
         return np.concatenate([np.where(is_whole, -1, plans[:, 0])[:, None], completions], axis=1), plans[:, 2]
 
-    def _mark_otherwise(self, drafts: Drafts, rendered: Rendered, jobs: np.ndarray) -> None:
+    def _mark_otherwise(self, tokenized: TokenizedRows, rendered: Rendered, places: np.ndarray) -> None:
         """Find the rows whose prompt and first completion, as one text, have other ids.
 
         Where tokens depend on what is near them alone, what is near the border decides.
         """
         texts, encoder = rendered.texts, self.chat.encoder
-        rows = np.flatnonzero(jobs[:, 0] >= 0)
-        prompts, answers = rendered.text_of[jobs[rows, 0]], rendered.text_of[jobs[rows, 1]]
+        rows = np.flatnonzero(places[:, 0] >= 0)
+        prompts, answers = rendered.text_of[places[rows, 0]], rendered.text_of[places[rows, 1]]
         if texts.plain:
             is_plain = np.isin(prompts, list(texts.plain)) | np.isin(answers, list(texts.plain))
             rows, prompts, answers = rows[~is_plain], prompts[~is_plain], answers[~is_plain]
@@ -166,12 +171,12 @@ class _Part:
         stops = starts + texts.spans[texts.span_offsets[answers + 1] - 1, 1]
         if near is not None:
             stops = texts.character_ends(np.minimum(texts.offsets[answers + 1], starts + near))
-        before = Texts.of([TextWithSpans(end) for end in ends])
+        before = FlatTexts.of([TextWithSpans(end) for end in ends])
         utf8 = np.concatenate([before.utf8, texts.utf8])
         pieces = np.stack([before.offsets[which], starts + len(before.utf8)], axis=1)
         lengths = np.stack([np.diff(before.offsets)[which], stops - starts], axis=1)
-        joined = Texts.stretches(utf8, pieces, lengths)
-        after = Texts.stretches(utf8, pieces[:, 1:], lengths[:, 1:])
+        joined = FlatTexts.stretches(utf8, pieces, lengths)
+        after = FlatTexts.stretches(utf8, pieces[:, 1:], lengths[:, 1:])
         whole, whole_offsets = encoder.plain_ids(joined)
         ids, offsets = encoder.plain_ids(before + after)
         owns = np.stack([which, len(before) + np.arange(len(which))], axis=1).reshape(-1)
@@ -180,7 +185,7 @@ class _Part:
         is_equal = equal_ranges(
             (whole, whole_offsets[:-1], whole_offsets[1:]), (apart, apart_offsets[:-1], apart_offsets[1:])
         )
-        drafts.is_otherwise[rows[~is_equal]] = True
+        tokenized.is_otherwise[rows[~is_equal]] = True
 
     def _prompt_ends(
         self, rendered: Rendered, prompts: np.ndarray, near: int | None, ends: dict[str, int]
@@ -189,7 +194,7 @@ class _Part:
         chat, layouts = self.chat, rendered.layouts[prompts]
         which = np.full(len(prompts), -1, np.int64)
         for layout in np.unique(layouts[layouts >= 0]).tolist():
-            end = chat.after_special(chat.shapes.end_of(layout))
+            end = chat.after_special(chat.renderer.end_of(layout))
             if end is not None:
                 which[layouts == layout] = ends.setdefault(end, len(ends))
         for place in np.flatnonzero(which < 0).tolist():
@@ -208,7 +213,7 @@ def _up_to_last_answer(turns: tuple[Message, ...]) -> tuple[Message, ...]:
     return turns[: last + 1]
 
 
-def _joined(parts: Sequence[Drafts]) -> Drafts:
+def _joined(parts: Sequence[TokenizedRows]) -> TokenizedRows:
     by = np.cumsum([0, *(len(part.ids) for part in parts)])
     columns = zip(
         *(
@@ -217,4 +222,4 @@ def _joined(parts: Sequence[Drafts]) -> Drafts:
         ),
         strict=True,
     )
-    return Drafts(*(np.concatenate(column) for column in columns))
+    return TokenizedRows(*(np.concatenate(column) for column in columns))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection
 
-from alignkit.data.chat.layouts import Job
+from alignkit.data.chat.layouts import Conversation
 from alignkit.data.encoding.texts import TextWithSpans
 from alignkit.errors import InputError
 
@@ -18,28 +18,28 @@ Restore = Callable[[TextWithSpans], TextWithSpans]
 _PLACEHOLDER = re.compile(f"{_OPEN}([0-9]+){_CLOSE}")
 
 
-class Lookalikes:
+class InjectedTokens:
     """Finds and hides what looks like one of some special tokens."""
 
     def __init__(self, special: Collection[str], pattern: re.Pattern[str]) -> None:
         self._starts = tuple({token[:2] for token in special if token})
         self._pattern = pattern
 
-    def hide(self, job: Job) -> tuple[Job, Restore | None]:
+    def hide(self, conversation: Conversation) -> tuple[Conversation, Restore | None]:
         """Replace lookalikes in a conversation; None where there are none.
 
         Raises:
             InputError: a message has both lookalikes and the placeholder's own characters.
         """
         starts = self._starts
-        for message in job.messages:
+        for message in conversation.messages:
             content = message["content"]
             for start in starts:
                 if start in content and self._pattern.search(content):
-                    return self._hidden(job)
-        return job, None
+                    return self._hidden(conversation)
+        return conversation, None
 
-    def _hidden(self, job: Job) -> tuple[Job, Restore]:
+    def _hidden(self, conversation: Conversation) -> tuple[Conversation, Restore]:
         hidden: list[str] = []
 
         def replaced(found: re.Match[str]) -> str:
@@ -47,11 +47,12 @@ class Lookalikes:
             return f"{_OPEN}{len(hidden) - 1}{_CLOSE}"
 
         messages = []
-        for message in job.messages:
+        for message in conversation.messages:
             if _PLACEHOLDER.search(message["content"]):
                 raise InputError(f"a message with special tokens and U+E002 in its text: {message['content'][:80]!r}")
             messages.append({**message, "content": self._pattern.sub(replaced, message["content"])})
-        return Job(tuple(messages), job.cut, job.turns), lambda scored: _restored(scored, hidden)
+        replaced_in = Conversation(tuple(messages), conversation.cut, conversation.turns)
+        return replaced_in, lambda scored: _restored(scored, hidden)
 
 
 def _restored(scored: TextWithSpans, hidden: list[str]) -> TextWithSpans:
