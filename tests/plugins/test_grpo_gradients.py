@@ -10,8 +10,9 @@ import pytest
 import torch
 from alignkit_plugins.grpo import GRPO, GRPOConfig
 from alignkit_plugins.kl_in_loss import baseline, siblings_mean, to_go
-from batches import batch
 from tabular import World, expected_gradient, gradient
+
+from alignkit.testing import batch
 
 TEMPERATURES = [(1.0, 1.0), (0.6, 1.2), (0.5, 1.0, 1.5)]
 COMPLETION_KL: list[dict[str, Any]] = [{"kl_estimator": "k1-to-go"}, {"kl_estimator": "k1"}]

@@ -10,10 +10,10 @@ import torch
 from alignkit_plugins.group_advantages import group_advantages
 from alignkit_plugins.grpo import AGGREGATIONS, GRPO, GRPOConfig
 from alignkit_plugins.kl_in_loss import KL_IN_LOSS
-from batches import batch
 
 from alignkit.config import file as config_file
 from alignkit.errors import UsageError
+from alignkit.testing import batch
 
 NAN = math.nan
 

@@ -14,9 +14,9 @@ from alignkit_plugins.kl_in_loss import KL_IN_LOSS
 from alignkit_plugins.reward import Reward, RewardConfig
 from alignkit_plugins.sft import SFT, SFTConfig
 from alignkit_plugins.sft_lenpen import SFTLengthPenalty, SFTLengthPenaltyConfig, baseline
-from batches import batch
 
 from alignkit.methods import Batch, leave_one_out_baseline
+from alignkit.testing import batch
 
 
 def test_sft_averages_over_tokens_and_by_option_over_examples() -> None:

@@ -44,9 +44,9 @@ assert logprob_T.grad[0] < 0 < logprob_T.grad[2], logprob_T.grad
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Run]:
     """Install the named distributions into a folder of their own; return what runs python with them."""
 
-    def install(*names: str) -> Run:
-        folder = tmp_path_factory.mktemp("-".join(names))
-        copies = [str(shutil.copytree(SOURCES / name, folder / "src" / name)) for name in names]
+    def install(*names: str | Path) -> Run:
+        folder = tmp_path_factory.mktemp("-".join(Path(name).name for name in names))
+        copies = [str(shutil.copytree(SOURCES / name, folder / "src" / Path(name).name)) for name in names]
         uv = str(Path(sys.executable).with_name("uv"))
         options = ["--no-deps", "--no-build-isolation", "--offline", "--target", str(folder / "site")]
         subprocess.run([uv, "pip", "install", "--quiet", "--python", sys.executable, *options, *copies], check=True)
@@ -203,3 +203,31 @@ def test_a_name_claimed_twice_leaves_the_other_methods_usable(bad: Run) -> None:
     done = bad("-m", "alignkit", "train", "dpo", "--help")
     assert done.returncode == 0, done.stderr
     assert "--beta" in done.stdout
+
+
+@pytest.mark.parametrize("kind", ["method", "judge", "dataset", "tracker"])
+def test_a_new_plugin_is_installed_listed_and_passes_its_test(
+    kind: str, installed: Callable[..., Run], tmp_path: Path
+) -> None:
+    command = [sys.executable, "-m", "alignkit", "plugins", "new", "my-own", "--kind", kind]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "next: pip install -e alignkit-my-own && alignkit plugins test my-own" in done.stdout
+    run = installed(tmp_path / "alignkit-my-own")
+    done = run("-m", "alignkit", "plugins", "test", "my-own")
+    assert (done.returncode, done.stdout) == (0, f"{kind} my-own of alignkit-my-own: ok\n"), done.stderr
+    done = run("-m", "pytest", "-q", "-p", "no:cacheprovider", str(tmp_path / "alignkit-my-own"))
+    assert "1 passed" in done.stdout, done.stdout
+
+
+def test_plugins_test_ends_with_1_where_one_cannot_be_loaded(bad: Run) -> None:
+    done = bad("-m", "alignkit", "plugins", "test", "alignkit-broken")
+    assert done.returncode == 1
+    assert "a_package_that_is_not_installed" in done.stdout
+
+
+@pytest.mark.parametrize("name", ["My_Method", "nobody-has-it"])
+def test_a_name_that_cannot_be_is_refused(name: str, good: Run) -> None:
+    done = good("-m", "alignkit", "plugins", "new" if name == "My_Method" else "test", name)
+    assert done.returncode == 2
+    assert repr(name) in done.stderr
