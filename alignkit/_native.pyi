@@ -35,10 +35,10 @@ def lay_out(
         ids, scored: int32 and bool [tokens], of all trees.
         token_ends: int64 [segments + 1], where each segment's tokens begin, and the end.
         segment_ends: int64 [trees + 1], where each tree's segments begin, and the end; the first one is the prompt.
-        numbers: int64 [k], the trees to lay out, in this order.
+        numbers: int64 [k], the trees to pack, in this order.
 
     Returns:
-        int64 arrays, S tokens laid out, T scored, N completions: ids [S], positions [S] (each completion's follow the
+        int64 arrays, S packed tokens, T scored, N completions: ids [S], positions [S] (each completion's follow the
         prompt's), sources [T] (index in S of the hidden state that predicts the token: a completion's first one is
         predicted from the prompt's last), targets [T] (ids), completions [T], groups [N] (which of the k trees),
         num_tokens [N] (scored), last [N] (index in S of the last token), and the ends in S of each tree's segments.
@@ -85,7 +85,7 @@ def pack_trees(lengths: NDArray[np.int64], capacity: int) -> tuple[NDArray[np.in
 
     Args:
         lengths: int64 [n], tokens of each tree, 0 to capacity.
-        capacity: tokens a row holds, 1 to 16,777,216.
+        capacity: tokens that a row holds, 1 to 16,777,216.
 
     Returns:
         The row of each tree, int64 [n], and the number of rows.

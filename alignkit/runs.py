@@ -1,9 +1,9 @@
-"""Runs on disk: where they lie, and what run.json says, read once and for all with its types.
+"""Runs on disk: where they lie, and run.json, read in one place with its types.
 
     runs/NAME/run.json      one `RunRecord`; what this version does not know is kept
 
-A run may be somebody else's, of another version, or damaged: `read_run` says so in one line, and whatever looks for the
-newest run skips it with a warning.
+A run may be somebody else's, of another version, or damaged: `read_run` raises an error of one line, and the search
+for the newest run skips it with a warning.
 """
 
 from __future__ import annotations
@@ -224,7 +224,7 @@ def hash_model(folder: Path) -> dict[str, str]:
 
 
 def check_model(run: Path, record: RunRecord) -> None:
-    """Compare a finished run's model with what the run wrote, once a process while the files look the same.
+    """Compare a finished run's model with what the run wrote, once per process while the files look the same.
 
     Raises:
         InputError: a file is missing, changed, or was added where loaders look for it; the first is named.

@@ -1,8 +1,8 @@
 """What lies on disk: files and folders written whole or not at all, and files read without trust.
 
-Written: beside the place, brought to disk, then given the name. A crash or a power loss between leaves a file or folder
-as it was or as it becomes, never half of one. Read: what was there before may be cut, empty, of another type, or
-somebody else's; `read_object` says so in one line.
+A file is written under a temporary name beside its place, synced, then renamed. After a crash or a power loss it is
+the old one or the new one, never half of one. A file that is read may be cut, empty, of another type, or
+somebody else's; `read_object` raises an error of one line.
 """
 
 from __future__ import annotations

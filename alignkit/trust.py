@@ -1,4 +1,4 @@
-"""Nothing runs and nothing leaves because a folder says so.
+"""Nothing runs and nothing is sent just because a file in a folder names it.
 
 An alignkit.toml, or the run.json that `--like` reads, may come with a folder from anywhere. What it names counts only
 after the user agreed to it once: files whose code is run, addresses that texts or weights are sent to, environment
@@ -302,7 +302,7 @@ def _refusal(missing: Sequence[Named]) -> str:
     for table in dict.fromkeys(".".join(one.path[:2]) for one in missing if one.is_split):
         both = f"`--set {table}.base_url=...` and `--set {table}.key_variable=...`"
         ways.append(f"no one file names both the key and its address: type {both}")
-    return f"{said}: nothing is run or sent because a file says so; {'; '.join(ways)}"
+    return f"{said}: nothing is run or sent only because a file names it; {'; '.join(ways)}"
 
 
 def _command(file: Path) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 from bench.attacks_ground import Ended, Ground, Tried, damaged, training
 
 WAYS = ("bit", "cut", "zeros", "swap")
-_WORDS_OF_DAMAGE = ("passed over", "skipped", "damaged", "not what was written", "made again", "cannot be read")
+_WORDS_OF_DAMAGE = ("skipped", "damaged", "not what was written", "made again", "cannot be read")
 _TIMES = ("seconds", "mfu", "memory_mib")
 _RESULT = ("model/model.safetensors", "model/config.json", "samples.jsonl")
 

@@ -1,1 +1,1 @@
-"""The command line: one file a command, thin, lazy imports."""
+"""The command line: one file per command, thin, lazy imports."""

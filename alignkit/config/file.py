@@ -1,8 +1,8 @@
-"""alignkit.toml and everything laid over it: one place decides the value of every option.
+"""alignkit.toml and everything layered over it: one place decides the value of every option.
 
 Later wins: the classes' defaults, the configuration of `--like RUN`, alignkit.toml ([train], then [train.METHOD]), the
 method's preset, `--set KEY=VALUE`, options named on the command line or in Python. A preset is typed for one run and
-so stands above the file. Every value remembers where it was given, so that a wrong one is an error with its file and
+so wins over the file. Every value remembers where it was given, so that a wrong one is an error with its file and
 line. No torch here.
 """
 
@@ -59,7 +59,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Resolved(Settings):
-    """What one `alignkit train METHOD` was told. `judges` are the [judge.NAME] tables, by name."""
+    """The settings of one `alignkit train METHOD`, resolved. `judges` are the [judge.NAME] tables, by name."""
 
     method_name: str
     method: MethodConfig

@@ -53,7 +53,7 @@ class ModelSection(Section):
     )
     compile: bool = Field(
         False,
-        description="compile the layers by torch.compile; on CUDA, elsewhere left out and said",
+        description="compile the layers by torch.compile; on CUDA only, elsewhere ignored with a warning",
         json_schema_extra=NO_FLAG,
     )
     reference: Literal["cached", "online"] | None = Field(
@@ -188,7 +188,7 @@ class JudgeSection(Section):
 
 
 class RunOptions(Section):
-    """What a single `alignkit train` is told beside its configuration. Not in alignkit.toml."""
+    """Options of a single `alignkit train`, beside its configuration. Not in alignkit.toml."""
 
     out: str | None = Field(None, description="the run's folder; default: runs/METHOD-N", json_schema_extra=IN_HELP)
     preset: str | None = Field(

@@ -1,9 +1,9 @@
 """More than one process by torch's own engine: torchrun starts the ranks, FSDP2 shards the policy among them.
 
 A step's trees follow from (seed, epoch, step) alone. They are shared among the ranks by their attention cost; each rank
-lays out and computes its own. Gradients are summed, not averaged, because each loss already divides by the whole step's
-counts. Shards are gathered and gradients reduced micro-batch by micro-batch, so every rank computes equally many: where
-it has fewer it repeats one for nothing. What needs no gradient (samples, validation, export) is computed by a plain
+packs and computes its own. Gradients are summed, not averaged, because each loss already divides by the whole step's
+counts. Shards are gathered and gradients reduced micro-batch by micro-batch, so every rank computes equally many: a
+rank with fewer repeats one with weight 0. What needs no gradient (samples, validation, export) is computed by a plain
 copy that holds all the weights for as long as that takes, each rank its share.
 
 Left out: tensor and pipeline parallelism; the frozen reference stays whole on each rank.
@@ -37,14 +37,14 @@ def shard_and_pack(trees: Sequence[Tree], capacity: int, world: World) -> tuple[
     """Pack this rank's share of a step's trees into rows.
 
     Returns:
-        the tree numbers of each row; and whether they are a spare: a rank without any gets the cheapest tree, to be
-        computed for nothing.
+        the tree numbers of each row; and whether they are padding: a rank without any gets the cheapest tree,
+        computed with weight 0.
     """
     if world.size == 1 or not trees:
         return pack_evenly(trees, capacity), False
     if sum(len(tree) for tree in trees) > capacity * world.size:
         rows = [row for row in pack_for_ranks(trees, capacity, world.size)[world.rank] if row]
-    else:  # a row a rank: whole rows would leave some without any
+    else:  # one row per rank: whole rows would leave some without any
         own = share_rows([attention_cost(tree) for tree in trees], world.size)[world.rank]
         rows = [[own[n] for n in row] for row in pack_evenly([trees[n] for n in own], capacity)]
     if rows:

@@ -161,7 +161,7 @@ def joined(go_on: Callable[[], str]) -> Iterator[World]:
     """Join the ranks that torchrun started; alone without it. gloo on the CPU, nccl on CUDA.
 
     Args:
-        go_on: gives the command that goes on with the run, for what is said when another rank is lost.
+        go_on: gives the command that goes on with the run, for the message when another rank is lost.
 
     Raises:
         RunStopped: the ranks do not find one another; another rank died or no longer answers.

@@ -44,7 +44,7 @@ def boilerplate(texts: Sequence[str], prompts: Sequence[str]) -> Boilerplate:
     """Find what recurs in a model's answers.
 
     Args:
-        texts: one answer a prompt.
+        texts: one answer per prompt.
         prompts: the prompts' texts, in the same order; copies of a prompt count once.
     """
     words = [_words(text) for text in texts]

@@ -33,7 +33,7 @@ _SCORES = ("score_model", "score_baseline")
 _LENGTHS = ("baseline_chars", "model_chars")
 _SHOWN = 60  # characters of a value
 _LARGEST = 1e100  # sums of squares of numbers up to it are finite
-_LARGEST_ROW = 2**53  # whole numbers beyond it are no longer told apart
+_LARGEST_ROW = 2**53  # floats cannot tell larger whole numbers apart
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ _logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class BothScores:
-    """One answer a prompt for each side, in order; only their order counts where the judge is pairwise.
+    """One answer per prompt for each side, in order; only their order counts where the judge is pairwise.
 
     `num_flipped` of `num_compared` prompts had another winner in the other order, `num_first` of those the completion
     shown first; all 0 for a judge of single completions.

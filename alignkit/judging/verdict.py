@@ -1,6 +1,6 @@
-"""A verdict: is this model better than that one, by which rule, and what else is known of the two; and how it reads.
+"""A verdict: is this model better than that one, by which rule, with what other measurements; and how it is shown.
 
-The answer is the rule's (decision.py). Where a model's rate at equal length does not agree with it, the verdict says so
+The answer is the rule's (decision.py). Where a model's rate at equal length does not agree with it, the verdict adds it
 ("but not at equal length, as a model reads it"). The second half of this file shows a verdict: headline, rule, facts,
 table, all lines, and one flat JSON object.
 """

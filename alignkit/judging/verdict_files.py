@@ -30,17 +30,17 @@ def keep(run: Path, verdict: Verdict) -> Path | None:
 
 
 def read(run: Path) -> list[Verdict]:
-    """The verdicts on a run by their numbers; what is no readable verdict is passed over with a warning."""
+    """The verdicts on a run by their numbers; an unreadable one is skipped with a warning."""
     verdicts = []
     for file in sorted((run / FOLDER).glob("*.json"), key=lambda file: (len(file.name), file.name)):
         try:
             verdicts.append(Verdict.model_validate_json(file.read_bytes()))
         except OSError as error:
-            _logger.warning("%s: cannot be read (%s); passed over", file, error.strerror or error)
+            _logger.warning("%s: cannot be read (%s); skipped", file, error.strerror or error)
         except ValidationError as error:
             first = error.errors(include_url=False, include_input=False)[0]
             where = "".join(f"{part}: " for part in first["loc"][:1])
-            _logger.warning("%s: no verdict of this alignkit (%s%s); passed over", file, where, first["msg"])
+            _logger.warning("%s: no verdict of this alignkit (%s%s); skipped", file, where, first["msg"])
     return verdicts
 
 

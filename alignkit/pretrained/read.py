@@ -145,7 +145,7 @@ def load_tokenizer(folder: str | Path) -> Any:
 
 
 def context_length(folder: Path) -> int:
-    """Longest sequence a model was made for, in tokens; 2,048 where nothing says so, as in a tokenizer's folder.
+    """Longest sequence a model was made for, in tokens; 2,048 where no file states it, as in a tokenizer's folder.
 
     Raises:
         InputError: config.json is damaged.

@@ -33,7 +33,7 @@ class Scored:
     """A finite score; higher is better. Scores of different prompts need not be comparable.
 
     A pairwise judge's score is 1 where the completion beats its rival, 0 where it loses and 0.5 where they tie. `raw`
-    is what the judge said word for word, where it said something; the ledger keeps it.
+    is the judge's reply word for word, where it gave one; the ledger keeps it.
     """
 
     value: float

@@ -7,7 +7,7 @@ Each has its own token bucket and breaker; a request goes to the one that may be
     breaker    closed --n failures in a row--> open --cool-down--> one trial --works--> closed
                                                  ^--------fails, the cool-down doubles--'
 
-Bucket and breaker are pure: they are told the time, in seconds of one monotonic clock, and say how long to wait.
+Bucket and breaker are pure: they take the time, in seconds of one monotonic clock, and return how long to wait.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class Addresses:
         patience_s: how long all of them may fail before `lease` raises Unavailable.
         pause_s: wait after the first "too many requests" that names none; doubles up to `max_pause_s`.
         jitter: a number in [0, 1), so that waits differ.
-        say: is told, in one line now and then, that requests have failed for some time.
+        say: called now and then with one line, while requests have been failing for some time.
     """
 
     members: Sequence[Address]
@@ -185,7 +185,7 @@ class Addresses:
             self.say(f"{failed} in {now - self._since:.0f} s; asking goes on; the last: {last}")
 
     def _is_down(self, address: Address, now: float) -> bool:
-        """Failing for longer than the patience, the last time not long ago; or told to wait for longer."""
+        """Failing for longer than the patience, the last time not long ago; or its server asks for a longer wait."""
         if address.failing_since is None:
             return False
         failed_lately = now - address.failed_at <= self.patience_s
@@ -278,5 +278,5 @@ class Breaker:
             self._open_until = now + self._opens_for_s
 
     def gave_up(self) -> None:
-        """The trial ended without an answer either way (it was told to wait): the next request is the trial."""
+        """The trial ended without an answer either way (the server asked to wait): the next request is the trial."""
         self._trial_under_way = False

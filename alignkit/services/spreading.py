@@ -24,7 +24,7 @@ class Spread(Generic[Server, Result]):
     """Runs `do(server, number)` for every number, at most `in_flight` at a time on each server.
 
     Args:
-        down: told of each server that failed, with the reason, once.
+        down: called once for each server that failed, with the reason.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class Spread(Generic[Server, Result]):
         try:
             while len(found) < count:
                 number, server, result = done.get()
-                if isinstance(result, Exhausted):  # every server was told to be down before
+                if isinstance(result, Exhausted):  # every server was reported down before
                     raise list(down.values())[-1]
                 if isinstance(result, ServerDown) and server is not None:
                     if id(server) not in down:

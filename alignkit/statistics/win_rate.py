@@ -31,8 +31,9 @@ class WinRate:
     """How often ours beats theirs, in percent, with a two-sided interval.
 
     `rate` is None without a prompt that both sides have a score for; below two such prompts there is no interval: it
-    is 0 to 100 and `method` says so. `level` is a share (0.95). `num_prompts` = wins + ties + losses; `num_missing`
-    prompts come on top of it. `standard_error` = sd (n - 1) / sqrt(n) in points, as if prompts were independent.
+    is 0 to 100 and `method` names the reason. `level` is a share (0.95). `num_prompts` = wins + ties + losses;
+    `num_missing` prompts come on top of it. `standard_error` = sd (n - 1) / sqrt(n) in points, as if prompts were
+    independent.
     `num_clusters` is None where every prompt stands for itself.
     """
 

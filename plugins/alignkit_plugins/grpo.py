@@ -72,7 +72,11 @@ class GRPOConfig(SampledConfig):
     checkpoint_interval: int = Field(50, ge=1, description="steps between checkpoints (the paper's)")
     max_new_tokens: int = Field(256, ge=1, le=131_072, description="longest completion drawn, in tokens (the paper's)")
     group_size: int = Field(
-        4, ge=1, le=1024, description="samples a prompt, k of Eq. 6 (the paper's); 2 or more", json_schema_extra=IN_HELP
+        4,
+        ge=1,
+        le=1024,
+        description="samples per prompt, k of Eq. 6 (the paper's); 2 or more",
+        json_schema_extra=IN_HELP,
     )
     temperatures: tuple[float, ...] = Field(
         (0.6, 0.8, 1.0, 1.2),

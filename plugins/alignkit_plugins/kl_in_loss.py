@@ -18,7 +18,7 @@ k3        (exp(-d_t) - 1 + d_t) times the ratio: the same gradient as k2 on aver
           another divergence's (TRL's and DeepSeek-V3.2's correction).
 
 What k2 and k3 leave out is small near the reference and grows with the distance. Enumerated over completions of at most
-9 tokens it is 9 % of the gradient at 0.06 nats a completion, 25 % at 0.36 nats and 44 % at 1.2 nats.
+9 tokens it is 9 % of the gradient at 0.06 nats per completion, 25 % at 0.36 nats and 44 % at 1.2 nats.
 
 The ratio is pi / what drew the token. On the samples of the current weights it is 1 and k1-to-go is exact. In later
 updates on one batch it weighs each token, as it weighs the policy term; how likely the rest of the completion has

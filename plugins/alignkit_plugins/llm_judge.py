@@ -77,7 +77,7 @@ class LLMJudge(RemoteJudge):
     config: LLMConfig
 
     def parameters(self) -> Mapping[str, Any]:
-        """The model, where it is served, what it is told and how it is sampled."""
+        """The model, where it is served, its instructions and how it is sampled."""
         names = {"model", "criteria", "temperature", "max_new_tokens"}
         return self.config.model_dump(include=names) | {"base_url": sorted(self.config.base_url)}
 

@@ -53,7 +53,7 @@ MAX_NEW_TOKENS = 48
 TEMPERATURE = 1.0  # the policy itself is judged: what training changes is the distribution, not only its likeliest text
 NOTE = (
     "A demonstration on tasks this project generates, one seed; not a quality benchmark. Judged by the tasks' own "
-    f"rules, on {NUM_PROMPTS} prompts of families that no training row has; one answer a prompt, sampled at "
+    f"rules, on {NUM_PROMPTS} prompts of families that no training row has; one answer per prompt, sampled at "
     f"temperature {TEMPERATURE:g}. The second opinion reads the first {NUM_SECOND_OPINIONS} of them."
 )
 

@@ -6,7 +6,8 @@ that are being written or removed begin with a dot.
 
     manifest.json   {"run": the run's id, "step": N, "files": {name: SHA-256}}
 
-A folder whose manifest does not hold, or names another run or step, is passed over for the one before it, and said so.
+A folder whose manifest does not hold, or names another run or step, is skipped with a warning; the one
+before it is used.
 Only folders whose manifest names this run and their step are ever removed: others may be somebody's.
 """
 
@@ -111,18 +112,18 @@ def own_steps(folder: Path, run: str) -> list[int]:
 
 
 def newest(folder: Path, run: str | None = None) -> Path | None:
-    """Return a run's newest checkpoint whose manifest holds, or None; says which ones it passed over."""
+    """Return a run's newest checkpoint whose manifest holds, or None; logs which ones it skips."""
     return next(good(folder, run), None)
 
 
 def good(folder: Path, run: str | None = None) -> Iterator[Path]:
-    """Yield a run's checkpoints (None: of any run) whose manifest holds, newest first; says which it passes over."""
+    """Yield a run's checkpoints (None: of any run) whose manifest holds, newest first; logs which it skips."""
     for step in reversed(steps(folder)):
         problem = _problem(folder, step, run)
         if problem is None:
             yield place(folder, step)
         else:
-            _logger.warning("%s: passed over: %s", place(folder, step), problem)
+            _logger.warning("%s: skipped: %s", place(folder, step), problem)
 
 
 def is_good(folder: Path, step: int, run: str) -> bool:

@@ -121,7 +121,7 @@ class Deadlines:
         raise passed
 
     def _tell(self, seconds: float, what: str) -> None:
-        end = f"error: {what} and does not stop when told to, it was ended: the stacks are in {self.log}"
+        end = f"error: {what} and does not stop when asked to, it was ended: the stacks are in {self.log}"
         self._send({"in": seconds, "grace": GRACE_S, "say": f"{end}; {self.left()}"})
 
     def _send(self, line: Mapping[str, object]) -> None:

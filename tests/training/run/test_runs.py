@@ -316,7 +316,7 @@ def test_another_runs_checkpoint_of_the_same_step_is_not_gone_on_from(
     shutil.rmtree(run / "checkpoints/step-000005")
     shutil.copytree(here / "other/checkpoints/step-000005", run / "checkpoints/step-000005")
     assert resumed(model, data, run) == 0
-    assert "step-000005: passed over: it is another run's" in capsys.readouterr().err
+    assert "step-000005: skipped: it is another run's" in capsys.readouterr().err
     assert the_same(run, made)
     assert (run / "checkpoints/step-000005").exists(), "what another run wrote is not removed"
 
