@@ -277,6 +277,11 @@ class Method(ABC):
         """Return the temperature of each sample to draw for every prompt of this step (from 1); () draws none."""
         return ()
 
+    @classmethod
+    def draws(cls) -> bool:
+        """Whether it draws completions in any step: it trains on samples, or defines `temperatures`."""
+        return cls.temperatures is not Method.temperatures
+
 
 def paper_numbers(config: type[MethodConfig]) -> dict[str, object]:
     """Return every default whose description says that it is the paper's: the preset "paper" of a method."""

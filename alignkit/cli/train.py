@@ -117,8 +117,10 @@ def _next_command(method: str, path: Path, config: dict[str, Any]) -> str:
     def typed(section: str, *keys: str) -> list[str]:
         return [word for key in keys for word in typed_option(key, config[section].get(key))]
 
-    is_reward = "scalar_head" in registry().find("method", method).needs
-    if not is_reward:
+    methods = {name: registry().find("method", name) for name in registry().names("method")}
+    rewarded = [name for name, cls in methods.items() if cls.trains_on.is_sampled]
+    is_reward = "scalar_head" in methods[method].needs
+    if not is_reward or not rewarded:
         return as_typed(["alignkit", "judge", str(path), *typed("model", "chat_template")])
     text = typed("model", "model", "chat_template", "system", "template_kwargs")
-    return as_typed(["alignkit", "train", "grpo", *text, *typed("data", "data", "columns"), "--reward", str(path)])
+    return as_typed(["alignkit", "train", rewarded[0], *text, *typed("data", "data", "columns"), "--reward", str(path)])

@@ -37,7 +37,6 @@ from alignkit.plugin import (
     read_rows,
     repetition,
     train,
-    values,
     win_rate,
     write_atomically,
 )
@@ -267,6 +266,8 @@ def _extra(name: str, entrants: Mapping[str, Entrant], seed: int) -> dict[str, A
 
 
 def _rate(ours: Sequence[Scored | Missing], theirs: Sequence[Scored | Missing], seed: int) -> Any:
+    from alignkit.plugin import values
+
     return win_rate(outcomes(values(ours), values(theirs)), seed=seed)
 
 

@@ -126,7 +126,7 @@ def prepare_parts(
     """
     section, config = resolved.data, resolved.method
     max_length = section.max_length or min(context_length(source.folder), 2048)
-    draws = type(method).temperatures is not Method.temperatures  # samples need a prompt to answer
+    draws = method.draws()  # samples need a prompt to answer
     if section.train_on == "all-assistant" and (draws or not method.trains_on.may_score_all_turns):
         raise UsageError(
             f"--train-on all-assistant: {method.name} trains on the last answer alone; leave it out, or use sft"
@@ -166,7 +166,7 @@ def load_models(method: Method, resolved: Resolved, inputs: Inputs, world: World
     )
     sampler = make_sampler(resolved.rollouts.sampler, policy, inputs.chat)
     sampler.connect(resolved.rollouts.servers, resolved.rollouts.server_weights)
-    if type(method).temperatures is not Method.temperatures:
+    if method.draws():
         _refuse_long_prompts(sampler, inputs, resolved.method.max_new_tokens)
     return Models(policy, reference, sampler)
 
@@ -204,7 +204,7 @@ def _keeps_dropout(method: Method) -> bool:
     A reference, a sampler and the other completion of a pair know nothing of the units that a pass dropped.
     """
     compares = "reference" in method.needs or len(method.trains_on.completions) != 1
-    return not compares and type(method).temperatures is Method.temperatures
+    return not compares and not method.draws()
 
 
 def _refuse_long_prompts(sampler: Sampler, inputs: Inputs, max_new_tokens: int) -> None:

@@ -295,7 +295,7 @@ def _source(method: Method, rollouts: RolloutSource) -> StepSource:
         return rollouts
     inputs, models = rollouts.inputs, rollouts.models
     tokens = micro_batch_tokens(models.policy.device)
-    if type(method).temperatures is not Method.temperatures:
+    if method.draws():
         return SampledRowSource(rollouts, micro_batch_tokens=tokens)
     return RowSource(inputs.training.trees, rollouts.config, micro_batch_tokens=tokens, world=models.world)
 
