@@ -32,12 +32,19 @@ def options(model: Path, folder: Path, out: Path, reward: str, **more: Any) -> d
     return common | more
 
 
+PHASES = ("generate", "score", "sync", "train")
+KEYS = {f"{phase}_timeout_s": "rollouts" for phase in PHASES} | {"zero_variance_groups": "train.grpo"}
+"""What no option of the command line sets, and the table it stands in."""
+
+
 def command(given: dict[str, Any]) -> list[str]:
     """The same as arguments of the command line."""
     words = ["train", "grpo"]
     for key, value in given.items():
         for one in value if isinstance(value, list) else [value]:
-            words += [f"--{key.replace('_', '-')}", str(one)]
+            words += (
+                [f"--{key.replace('_', '-')}", str(one)] if key not in KEYS else ["--set", f"{KEYS[key]}.{key}={one}"]
+            )
     return words
 
 

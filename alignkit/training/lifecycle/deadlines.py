@@ -38,7 +38,7 @@ class DeadlinePassed(BaseException):
     """A phase took longer than it may."""
 
     def __init__(self, phase: str, limit_s: float) -> None:
-        super().__init__(f"{phase} took longer than {limit_s:g} s (--{phase}-timeout-s)")
+        super().__init__(f"{phase} took longer than {limit_s:g} s ({phase}_timeout_s)")
         self.phase = phase
 
 

@@ -173,7 +173,8 @@ def test_rows_computed_as_training_lays_them_give_the_same_bits(policy: Policy, 
 
 
 @pytest.mark.parametrize(
-    ("precision", "more"), [("fp32", {}), ("bf16", {}), ("bf16", {"lora_rank": 2}), ("fp32", {"reference": "online"})]
+    ("precision", "more"),
+    [("fp32", {}), ("bf16", {}), ("bf16", {"lora_rank": 2}), ("fp32", {"set": "model.reference=online"})],
 )
 def test_dpo_starts_at_a_margin_of_0_and_an_accuracy_of_one_half(
     precision: str, more: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -79,11 +79,11 @@ def test_a_phase_that_hangs_is_saved_and_stops_with_3_and_goes_on(
         assert main(command(given | {f"{phase}_timeout_s": 1.0})) == 3
     assert time.monotonic() - began < 40
     said = " ".join(capsys.readouterr().err.split())
-    assert f"step 2: {phase} took longer than 1 s (--{phase}-timeout-s)" in said and "saved after step 1" in said
+    assert f"step 2: {phase} took longer than 1 s ({phase}_timeout_s)" in said and "saved after step 1" in said
     log = (tmp_path / "run" / "log.txt").read_text()
     assert "in hanging" in log and "most recent call first" in log  # the stack
     assert "memory, MiB: weights" in log and "optimizer" in log
-    assert main([*way_on(said), f"--{phase}-timeout-s", "600"]) == 0  # deadlines may change
+    assert main([*way_on(said), "--set", f"rollouts.{phase}_timeout_s=600"]) == 0  # deadlines may change
     assert same(tmp_path / "run", tmp_path / "whole")
 
 
