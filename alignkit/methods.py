@@ -49,7 +49,7 @@ class MethodConfig(Options):
         json_schema_extra=NO_FLAG,
     )
     weight_decay: float = Field(
-        0.0, ge=0, description="weight decay of matrices; norms and biases are spared", json_schema_extra=NO_FLAG
+        0.0, ge=0, description="weight decay of matrices; norms and biases have none", json_schema_extra=NO_FLAG
     )
     max_grad_norm: float = Field(
         1.0, gt=0, description="the gradient is scaled down to this norm", json_schema_extra=NO_FLAG

@@ -1,4 +1,4 @@
-"""What a tracker is, and the one every run has: `metrics.jsonl`, one object a line."""
+"""What a tracker is, and the one every run has: `metrics.jsonl`, one object per line."""
 
 from __future__ import annotations
 

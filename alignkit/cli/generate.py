@@ -32,7 +32,7 @@ def generate(
     config: Config = None,
     set_: Set = None,
 ) -> None:
-    """Answer prompts; one JSON object a line, with token counts and why it ended."""
+    """Answer prompts; one JSON object per line, with token counts and the reason each answer ended."""
     from alignkit import api
     from alignkit.cli.progress import RichProgress
 

@@ -1,4 +1,4 @@
-"""alignkit.toml and everything laid over it: one place decides the value of every option, and knows who gave it.
+"""alignkit.toml and the layers over it: one place decides the value of every option, and knows who gave it.
 
 In: a method's class, what was typed, a file, perhaps a run to be like. Out: a `Resolved` (or `Settings`, without a
 method), whose sections are pydantic models, with the place of each given value.

@@ -1,4 +1,4 @@
-"""The processes that torchrun starts, and what they tell one another.
+"""The processes that torchrun starts, and the values they exchange.
 
     torchrun --nproc-per-node N -m alignkit train METHOD ...
 

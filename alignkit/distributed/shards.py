@@ -1,4 +1,4 @@
-"""Tensors in safetensors files, whole or a piece a rank, which any number of ranks can read.
+"""Tensors in safetensors files, whole or one shard per rank, which any number of ranks can read.
 
     NAME.safetensors            of one process
     NAME-2-of-4.safetensors     of rank 1 of 4: its rows of each tensor, as FSDP shards them along the first dimension

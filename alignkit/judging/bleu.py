@@ -1,4 +1,4 @@
-"""BLEU against one reference a prompt: how near the wording is, not how good the answer.
+"""BLEU against one reference per prompt: how near the wording is, not how good the answer.
 
 Corpus BLEU-n = brevity penalty x (p_1 ... p_n)^(1/n): cumulative, over the whole corpus, from 0 to 100, by sacrebleu's
 13a tokenizer with exponential smoothing (Papineni et al. 2002; Post 2018). Not the single precision p_n.

@@ -26,7 +26,7 @@ class DPOConfig(MethodConfig):
     """The paper's numbers."""
 
     learning_rate: float = Field(5e-6, gt=0, le=1, description="peak learning rate (the paper's)")
-    batch_size: int = Field(4, ge=1, description="pairs per optimizer step (the paper's: 2 x 2 in the paper)")
+    batch_size: int = Field(4, ge=1, description="pairs per optimizer step (2 x 2 in the paper)")
     epochs: int = Field(3, ge=1, description="passes over the training pairs (the paper's)")
     warmup_steps: int = Field(10, ge=0, description="steps over which the learning rate rises from 0 (the paper's)")
     seed: int = Field(42, ge=0, description="seed of data order and sampling (the paper's)")

@@ -4,11 +4,11 @@
              + lambda KL(pi || pi_ref)                                                               (Eq. 6)
 
 Where we differ from the letter:
-- The samples of a group have *varied temperatures*. Policy, behaviour and reference log-probs of a sample are all taken
+- The samples of a group have *varied temperatures*. Policy, sampler and reference log-probs of a sample are all taken
   at the temperature it was drawn at, so the objective is the mean over the temperatures of the tempered policies'.
 - Both terms are summed over a completion's tokens and averaged over completions: the same unit, so that lambda
   weighs them whatever the group size. (Eq. 6 sums the first over the group, which is k times as much.)
-- The gradient's log pi is the ratio pi / pi_behaviour, clipped to 1 +- clip_ratio; on the samples of the current
+- The gradient's log pi is the ratio pi / pi_sampler, clipped to 1 +- clip_ratio; on the samples of the current
   weights it is 1 and its gradient is Eq. 6's.
 - Where a sampler computes otherwise than training (bf16 kernels), a token may be weighed by
   w = min(pi_training / pi_sampler, C), both of the weights that drew it; the ratio then is pi / pi_training (truncated
@@ -123,7 +123,7 @@ class GRPOConfig(SampledConfig):
     )
     ratio: Literal["clipped", "none"] = Field(
         "clipped",
-        description="weigh a token by pi / pi_behaviour, clipped, or trust that the samples are fresh",
+        description="weigh a token by pi / pi_sampler, clipped, or trust that the samples are fresh",
         json_schema_extra=NO_FLAG,
     )
     clip_ratio: float = Field(0.2, gt=0, description="the ratio's clip range, 1 +- this", json_schema_extra=NO_FLAG)
@@ -134,7 +134,7 @@ class GRPOConfig(SampledConfig):
         None,
         gt=0,
         description="weigh a token by p(training) / p(sampler) of the weights that drew it, at most this (2 is usual); "
-        "one more forward pass a batch; default: the mismatch is only logged",
+        "one more forward pass per batch; default: the mismatch is only logged",
         json_schema_extra=NO_FLAG,
     )
 

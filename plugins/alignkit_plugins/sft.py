@@ -25,7 +25,7 @@ class SFTConfig(MethodConfig):
     """The paper's numbers; it names no validation interval, so that is DPO's."""
 
     learning_rate: float = Field(1e-4, gt=0, le=1, description="peak learning rate (the paper's)")
-    batch_size: int = Field(4, ge=1, description="prompts per optimizer step (the paper's: 2 x 2 in the paper)")
+    batch_size: int = Field(4, ge=1, description="prompts per optimizer step (2 x 2 in the paper)")
     epochs: int = Field(10, ge=1, description="passes over the training rows (the paper's)")
     warmup_steps: int = Field(10, ge=0, description="steps over which the learning rate rises from 0 (the paper's)")
     seed: int = Field(16, ge=0, description="seed of data order and sampling (the paper's)")

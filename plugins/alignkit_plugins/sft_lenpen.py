@@ -52,7 +52,7 @@ class SFTLengthPenaltyConfig(SFTConfig):
     max_penalty_ratio: float | None = Field(
         1.0,
         gt=0,
-        description="the penalty's gradient norm, at most this many times the likelihood's; a run says in how many "
+        description="the penalty's gradient norm, at most this many times the likelihood's; logged: in how many "
         "steps it decided; --preset letter: no limit",
     )
 

@@ -1,4 +1,4 @@
-"""`--track trackio`: a local data base that `trackio show` draws; project `alignkit`, one run a run folder.
+"""`--track trackio`: a local database that `trackio show` draws; project `alignkit`, one run per run folder.
 
 It stays on the machine: no Space is named, and Gradio's own analytics are switched off.
 """

@@ -1,4 +1,4 @@
-"""`--track wandb`: Weights & Biases; project `alignkit` or WANDB_PROJECT, one run a run folder, files in `RUN/wandb`.
+"""`--track wandb`: Weights & Biases; project `alignkit` or WANDB_PROJECT, one run per run folder, files in `RUN/wandb`.
 
 Sent are metrics and the run's configuration; code, git state, console, machine statistics and meta data are not. With
 WANDB_MODE=offline nothing is sent, and `wandb sync` can do it later.

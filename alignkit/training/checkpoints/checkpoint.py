@@ -1,8 +1,8 @@
 """Checkpoints: safetensors and JSON only, whole or not there at all.
 
-`checkpoints/step-NNNNNN/` is written into a temporary folder (by several ranks together: pieces.py), each file synced,
-a manifest last and synced; then the folder is renamed, its parent synced, and only then older ones are pruned. Folders
-that are being written or removed begin with a dot.
+`checkpoints/step-NNNNNN/` is written into a temporary folder (by several ranks together: distributed/shards.py). Each
+file is synced, then a manifest; then the folder is renamed and its parent synced. Only then older ones are pruned.
+Folders that are being written or removed begin with a dot.
 
     manifest.json   {"run": the run's id, "step": N, "files": {name: SHA-256}}
 

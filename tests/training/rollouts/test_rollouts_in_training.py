@@ -186,7 +186,7 @@ def test_a_step_whose_groups_are_all_skipped_takes_no_optimizer_step_and_is_coun
         assert (kept(step) == kept(step - 1)) == bool(skipped[step - 1])
 
 
-def test_equal_groups_are_replaced_by_other_prompts_within_the_budget(model: Path, tmp_path: Path) -> None:
+def test_zero_variance_groups_are_replaced_by_other_prompts_within_the_budget(model: Path, tmp_path: Path) -> None:
     some = "return 0.1 if int(row['id'][1:]) % 2 else float(len(completion) * 7 % 5)"
     run = alignkit.train(
         "grpo",
@@ -198,7 +198,7 @@ def test_equal_groups_are_replaced_by_other_prompts_within_the_budget(model: Pat
     assert np.mean(values(run, "zero_variance_groups")) < 0.5
 
 
-def test_equal_groups_are_told_by_their_rewards_and_not_by_rounded_advantages() -> None:
+def test_zero_variance_groups_are_known_by_their_rewards_and_not_by_rounded_advantages() -> None:
     rewards = np.array([[0.1, 0.1, 0.1], [0.1, np.nan, 0.2], [np.nan, np.nan, 0.3], [np.nan, 0.7, 0.7]])
     assert zero_variance_groups(rewards).tolist() == [True, False, False, True]
 
