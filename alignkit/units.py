@@ -1,6 +1,6 @@
 """Units of training: which answers of a row a method trains on, and which rows it cannot use.
 
-`Method.trains_on` is an instance of one of these. A new unit is one class: what reads rows, lays out trees, plans
+`Method.trains_on` is an instance of one of these. A new unit is one class: what reads rows, packs trees, plans
 memory and runs steps asks it, and compares no names. Nothing heavy is imported here.
 """
 

@@ -1,7 +1,7 @@
 """A chat template as text in, text out, rendered by a limited process of its own (alignkit.data.chat.template_worker).
 
 A template comes with a model and is code: it may loop for ever, allocate, or reach for what is not its own. Each of
-these is an InputError that says so; the process that rendered is gone, alignkit is not.
+these is an InputError of one line; the process that rendered is gone, alignkit is not.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Conversations -> trees: token ids of prompts and answers, masks, and what happens to rows that do not fit.
 
 The prompt's ids are those the sampler sends; an answer is tokenized apart. Rows whose whole text tokenizes to other
-ids are counted. A cut answer gets no forged end token; a prompt is never cut, but for old turns where
-`cut-old-turns` says so.
+ids are counted. A cut answer gets no forged end token; a prompt is never cut, but for old turns under
+`cut-old-turns`.
 """
 
 from __future__ import annotations

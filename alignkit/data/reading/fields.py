@@ -34,7 +34,7 @@ SCORES = (
 )
 """Names under which data sets keep the scores of the two answers; equal scores are a tie."""
 RATINGS = ("rating", "ratings", "scores")  # both scores in a list, the chosen one's first
-TIED = ("tie", "is_tie")  # true says so; and status "tie"
+TIED = ("tie", "is_tie")  # true means a tie; so does status "tie"
 PAIR_REFUSED = ("preference", "swapped", *LABEL)
 """Fields that say of a pair which answer is the better one: nobody knows whether they mean `chosen`."""
 _THOUGHTS = "thoughts beside an answer are not rendered"

@@ -1,4 +1,4 @@
-"""Keys of many rows, to find those that are alike: 16 bytes a row, and 28 more while they are compared."""
+"""Keys of many rows, to find those that are alike: 16 bytes per row, and 28 more while they are compared."""
 
 from __future__ import annotations
 

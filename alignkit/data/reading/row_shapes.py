@@ -60,7 +60,7 @@ class Split(NamedTuple):
         chosen, rejected: the answers, None where there is none.
         is_conversation: a list of turns whose assistant turns are all scored.
         not_a_pair: why chosen and rejected are no preference.
-        label: whether the one answer is good, where a label says so.
+        label: whether the one answer is good, where the row has a label.
     """
 
     prompt: Messages

@@ -1,6 +1,6 @@
-"""Trees laid into rows: what one forward pass sees.
+"""Trees packed into rows: what one forward pass sees.
 
-Shape letters: S tokens laid out, T scored tokens, N completions. The first token of every completion is predicted
+Shape letters: S packed tokens, T scored tokens, N completions. The first token of every completion is predicted
 from the prompt's last hidden state, so the source of each scored token is gathered rather than shifted. Position ids
 restart at the prompt's length for every completion.
 """

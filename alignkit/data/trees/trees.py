@@ -68,7 +68,7 @@ class Tree:
         return self.segments[1:]
 
     def __len__(self) -> int:
-        """Tokens laid out, the prompt once."""
+        """Number of tokens in a pack; the prompt counts once."""
         return sum(len(segment) for segment in self.segments)
 
 

@@ -18,7 +18,7 @@ from alignkit.methods import MethodConfig
 def make_optimizer(parameters: Iterable[torch.nn.Parameter], config: MethodConfig) -> torch.optim.Optimizer:
     """Adam with default betas (the paper's) or AdamW, fused; or either with moments in 8 bits (Dettmers et al., 2022).
 
-    Weight decay pulls at matrices alone, as in transformers' Trainer: norms and biases (one dimension) are spared.
+    Weight decay applies to matrices alone, as in transformers' Trainer: norms and biases (one dimension) have none.
 
     Raises:
         UsageError: 8 bits without bitsandbytes.

@@ -4,7 +4,7 @@ A file holds those of one set of trees, in order, at one temperature, computed i
 into: a pass over the same row gives the same bits, so that a margin before the first step is 0. Its name is a hash of
 the reference's weights, the compute type, the temperature, the rows, the machine, and every tree's ids and scored
 tokens; all runs of a sweep that share these share the file. It is written beside its place and renamed; on load its
-checksum is compared, and a few of its trees are computed again. What does not fit is computed anew, and said.
+checksum is compared, and a few of its trees are computed again. What does not fit is computed anew, with a warning.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from alignkit.storage import cache_folder, new_file, remove_orphans
 
 _logger = logging.getLogger(__name__)
 NUM_CHECKED = 4  # trees computed again on load
-TOLERANCES = {"fp32": 1e-3, "bf16": 0.01}  # nats a tree's mean token, computed in the same shape (bf16 rounds by it)
+TOLERANCES = {"fp32": 1e-3, "bf16": 0.01}  # nats per token, a tree's mean; bf16 rounds by 0.01
 
 
 @dataclass(frozen=True)
@@ -169,7 +169,7 @@ def _apart(policy: Policy, trees: Sequence[Tree], temperature: float) -> list[np
 
 
 def _read(path: Path, count: int) -> tuple[np.ndarray, np.ndarray] | None:
-    """Return a file's log-probs of all trees and of the checked ones; None where it is missing, or damaged and said."""
+    """Return a file's log-probs of all trees and of the checked ones; None where it is missing or damaged (logged)."""
     if not path.exists():
         return None
     try:

@@ -35,7 +35,7 @@ class MicroBatch:
         sampler_logprob_T, old_logprob_T, advantage_N: for samples, float32 [T], [T] and [N].
         reference_T: float32 [T], the reference's log-probs where they are known before the step.
         samples: completions drawn for the prompts of this row, or None.
-        is_padding: it counts for nothing: a rank without rows computes it to keep step with the others.
+        is_padding: it has weight 0: a rank without rows computes it to keep step with the others.
     """
 
     pack: Pack
@@ -213,7 +213,7 @@ def _batches(
 
 
 def _in_step(micro_batches: Sequence[MicroBatch], world: World) -> list[MicroBatch]:
-    """Add spares until this rank computes as many micro-batches as each other: shards are gathered in each."""
+    """Add padding until this rank has as many micro-batches as the others: shards are gathered in each."""
     most = max(world.gather(len(micro_batches)))
     shortest = min(micro_batches, key=lambda micro_batch: len(micro_batch.pack.ids_S))
     return [*micro_batches, *[replace(shortest, is_padding=True)] * (most - len(micro_batches))]

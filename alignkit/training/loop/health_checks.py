@@ -152,7 +152,7 @@ def alarms(metrics: Mapping[str, float], first: Mapping[str, float]) -> list[str
     logprob, start = metrics.get("validation/chosen_logprob"), first.get("validation/chosen_logprob")
     if logprob is not None and start is not None and start - logprob > MAX_LOGPROB_FALL:
         lines.append(
-            f"alarm: the chosen answers' log-prob fell by {start - logprob:.2f} nats a token since the start: the "
+            f"alarm: the chosen answers' log-prob fell by {start - logprob:.2f} nats per token since the start: the "
             "model forgets what it should prefer; lower the learning rate or raise beta"
         )
     for name in ("samples/length", "validation/length"):

@@ -1,4 +1,4 @@
-"""Where a run is, and how it is kept: what a checkpoint holds, the way back to one, what is said when a run stops."""
+"""Where a run is, and how it is kept: what a checkpoint holds, the way back to one, what is logged when a run stops."""
 
 from __future__ import annotations
 

@@ -97,7 +97,7 @@ class RowSource(StepSource):
         return step_rows(len(self.trees), self.config.batch_size, seed=self.config.seed, step=step)
 
     def own(self, step: int) -> tuple[list[list[int]], bool]:
-        """Return this rank's micro-batches of a step as places in `numbers`, and whether they count for nothing."""
+        """Return this rank's micro-batches of a step as places in `numbers`, and whether they are padding."""
         return shard_and_pack(self.trees.some(self.numbers(step)), self.micro_batch_tokens, self.world)
 
     def from_step(self, first: int) -> Iterator[list[int]]:

@@ -106,7 +106,7 @@ class RolloutSource(StepSource):
             raise models.world.reported_by_rank0(UsageError(text))
 
     def step(self, step: int) -> tuple[list[MicroBatch], dict[str, float]]:
-        """Return the micro-batches of an optimizer step (from 1), and metrics where the step samples a batch.
+        """Return the micro-batches of an optimizer step (from 1), and metrics where the step samples a new batch.
 
         Raises:
             RunStopped: a judge failed, too many scores are missing, or the reward is hacked; a checkpoint was saved.

@@ -1,19 +1,19 @@
 """`--plan`: the memory and disk a run needs, from the model's files alone; nothing is loaded.
 
-    weights, gradient    4 bytes a parameter each (fp32); half a byte a linear layer's weight with --quantize 4bit
-    optimizer            8 bytes a trained parameter (two moments), 2 in 8 bits
-    reference            4 bytes a parameter, where a frozen copy stays: --set reference=online without LoRA
-    gathered             4 bytes a parameter on each of several ranks, for validation and samples
-    activations          tokens of a row x layers x what a layer keeps for the backward pass, c bytes a number
+    weights, gradient    4 bytes per parameter each (fp32); 0.5 byte per linear weight with --quantize 4bit
+    optimizer            8 bytes per trained parameter (two moments), 2 in 8 bits
+    reference            4 bytes per parameter, where a frozen copy stays: --set reference=online without LoRA
+    gathered             4 bytes per parameter on each of several ranks, for validation and samples
+    activations          tokens of a row x layers x what a layer keeps for the backward pass, c bytes per number
                          CPU, tree path: 8 H + c (4 H + 2 K + 2 I)       (policy/cpu/layers.py; the residuals stay fp32)
-                         else: 16 H + c (8 H + 2 K + 4 I), and c bytes a parameter for autocast's copies
+                         else: 16 H + c (8 H + 2 K + 4 I), and c bytes per parameter for autocast's copies
                          with --gradient-checkpointing 4 H, and one layer's of the above
     logits               one tile of fp32 logits, four times
     rollouts             keys and values of the completions drawn at once, in the compute type
     kernels              those that a CPU compiles for bf16 and keeps (alignkit/memory.py)
     libraries            Python, torch and transformers in this process, on a CPU
-    disk                 12 bytes a trained parameter a checkpoint, two, the best and the one being written, and 4 a
-                         parameter for the model
+    disk                 12 bytes per trained parameter and checkpoint, two, the best and the one being written, and 4
+                         per parameter for the model
 
 Several ranks (started by torchrun) share weights, gradient and optimizer: the plan is of one rank, but for the disk.
 c is 2 under bf16 and 4 in fp32; H hidden size, K keys of a token, I intermediate size. A row is as long as the data's

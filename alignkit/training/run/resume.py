@@ -241,7 +241,7 @@ def resume_point(
             break
         best = state["best_step"]
         if needs_best and best and not checkpoint.is_good(run.checkpoints, best, run.id):
-            _logger.warning("%s: passed over: the best weights, of step %d, are damaged", found, best)
+            _logger.warning("%s: skipped: the best weights, of step %d, are damaged", found, best)
             continue
         missing = run.missing_lines(state["lines"])
         for name, problem in missing.items():
@@ -249,7 +249,7 @@ def resume_point(
         refused = {name: problem for name, problem in missing.items() if name not in allowed}
         if refused:
             lost = lost or refused
-            _logger.warning("%s: passed over: lines of the steps before it are lost", found)
+            _logger.warning("%s: skipped: lines of the steps before it are lost", found)
             continue
         checkpoint.remove_after(run.checkpoints, found, run.id)
         run.cut_lines(state["lines"])

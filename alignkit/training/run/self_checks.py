@@ -1,6 +1,6 @@
 """Start-up checks: a few seconds on the user's own machine, model and data, each with its tolerance.
 
-The reference of each is the plain path: one completion a row, the model's own attention and head, nothing shared.
+The reference of each is the plain path: one completion per row, the model's own attention and head, nothing shared.
 All are computed in the weights' own precision (fp32), so that a tolerance means the same on every machine.
 """
 
@@ -33,7 +33,7 @@ _LOGPROB_TOLERANCE = 2e-3  # nats, fp32 kernels of different shapes
 _GRADIENT_TOLERANCE = 1e-3  # relative L2
 _MARGIN_TOKENS = 2048  # of a rank, in whose rows the margin before the first step is measured
 _MEAN_TOLERANCE = 0.01  # of a mean margin in bf16: moves a loss by half of it
-_SAMPLER_TOLERANCE = 1e-3  # nats a token, the mean of several
+_SAMPLER_TOLERANCE = 1e-3  # nats per token, the mean of several
 _NUM_SAMPLED = 4  # tokens
 
 
@@ -209,7 +209,7 @@ def ranks_check(models: Models, trees: Sequence[Tree]) -> Check:
 
 
 def _tree_checks(policy: Policy, trees: Sequence[Tree], *, is_training: bool) -> list[Check]:
-    """Packed rows with shared prompts against one completion a row."""
+    """Packed rows with shared prompts against one completion per row."""
     pack = lay_out(trees)
     if is_training:
         policy.train()
@@ -255,7 +255,7 @@ def _head_checks(policy: Policy, trees: Sequence[Tree]) -> list[Check]:
 
 
 def _split_check(policy: Policy, trees: Sequence[Tree]) -> Check:
-    """One row of all trees against one row a tree."""
+    """One row of all trees against one row per tree."""
     whole, _ = _scores_and_gradient(policy, lay_out(trees))
     with torch.no_grad():
         apart = torch.cat([_scores(policy, lay_out([one])) for one in trees])
@@ -283,7 +283,7 @@ def _sampler_check(policy: Policy, trees: Sequence[Tree]) -> Check:
     requests = [Request(ids.tolist(), 1.0, seed, _NUM_SAMPLED) for seed, ids in enumerate(prompts)]
     drawn = BatchedGeneration(policy, end_ids=frozenset()).generate(requests)
     found = distance(policy, list(zip(requests, drawn, strict=True)))
-    return Check("samples' log-probs = the policy's", found, _SAMPLER_TOLERANCE, "nats a token")
+    return Check("samples' log-probs = the policy's", found, _SAMPLER_TOLERANCE, "nats per token")
 
 
 def _reference_check(policy: Policy, reference: Reference, trees: Sequence[Tree]) -> Check:
