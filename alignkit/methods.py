@@ -84,6 +84,11 @@ class MethodConfig(Options):
         """Terms of the loss that are not there from the first step: by name, the option that decides and the step."""
         return {}
 
+    @property
+    def term_ratios(self) -> Mapping[str, str]:
+        """By further term of the loss, the option that limits its gradient's norm to so many times the first term's."""
+        return {}
+
 
 class SampledConfig(MethodConfig):
     """What methods that train on rewarded samples have beside: read where samples are drawn and laid into a step."""
@@ -261,9 +266,9 @@ class Method(ABC):
     def loss(self, batch: Batch, config: Any) -> Tensor | dict[str, Tensor]:
         """Return this micro-batch's share of the step's loss, a scalar; divide only by `batch.mean`.
 
-        Named terms may be returned instead, the first being the main one. Each further term NAME is back-propagated
-        apart and its gradient scaled down to `config.max_NAME_ratio` times the first term's gradient norm (None:
-        never); both norms are logged, and whether the ratio decided.
+        Named terms may be returned instead, the first being the main one. Each further term is back-propagated
+        apart and its gradient scaled down to the ratio that `config.term_ratios` names times the first term's gradient
+        norm (None, or not named: never); all norms are logged by the terms' names, and whether the ratio decided.
         """
 
     def advantages(self, rewards_PG: np.ndarray, config: Any) -> np.ndarray:

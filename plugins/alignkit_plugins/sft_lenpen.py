@@ -57,6 +57,10 @@ class SFTLengthPenaltyConfig(SFTConfig):
     )
 
     @property
+    def term_ratios(self) -> Mapping[str, str]:
+        return {"penalty": "max_penalty_ratio"}
+
+    @property
     def late_terms(self) -> Mapping[str, tuple[str, int]]:
         return {"penalty": ("penalty_interval", self.penalty_interval)} if self.penalty else {}
 

@@ -2,8 +2,8 @@
 
 Denominators (tokens, completions, pairs, groups) are counted over the whole step before the first forward pass, so
 that each micro-batch's loss is its share of the step's and the gradients add up. A loss of named terms has each
-further term back-propagated apart and its gradient scaled down to `max_NAME_ratio` times the first term's norm, where
-that is not None.
+further term back-propagated apart and its gradient scaled down to the ratio that `config.term_ratios` names times the
+first term's norm, where there is one.
 """
 
 from __future__ import annotations
@@ -185,7 +185,7 @@ def accumulate(
             return _named(method.loss(batch_of(micro_batch, {}), config))[name]
 
         further = {name: _gradient_apart(parameters, computed, name, term_of) for name in list(totals)[1:]}
-    norms, limited = _combine(parameters, further, config)
+    norms, limited = _combine(parameters, next(iter(totals)), further, config)
     return replace(_result(world.gather([totals, _sums(logged)])), grad_norms=norms, limited=limited)
 
 
@@ -298,7 +298,7 @@ def _add(totals: list[Tensor], grads: Sequence[Tensor | None]) -> None:
 
 
 def _combine(
-    parameters: list[Any], further: Mapping[str, list[Tensor]], config: MethodConfig
+    parameters: list[Any], first_name: str, further: Mapping[str, list[Tensor]], config: MethodConfig
 ) -> tuple[dict[str, float], dict[str, bool]]:
     """Scale each further term's gradient down to its ratio of the first term's norm and add it.
 
@@ -308,9 +308,10 @@ def _combine(
     if not further:
         return {}, {}
     first = total_norm([p.grad for p in parameters if p.grad is not None])
-    norms, limited = {"likelihood": first}, {}
+    norms, limited = {first_name: first}, {}
     for name, grads in further.items():
-        norms[name], ratio = total_norm(grads), getattr(config, f"max_{name}_ratio")
+        norms[name], option = total_norm(grads), config.term_ratios.get(name)
+        ratio = None if option is None else getattr(config, option)
         allowed = math.inf if ratio is None else ratio * first
         scale = min(1.0, allowed / norms[name]) if norms[name] > 0 else 0.0
         limited[name] = norms[name] > allowed

@@ -5,7 +5,7 @@ and growing completions are logged. Counted is in how many steps something else 
 
     no_update           1 where a step had nothing to compute, so that no weight changed
     grad_clipped        1 where the gradient was longer than max_grad_norm and was scaled down to it
-    grad_limited/NAME   1 where the further term NAME of a loss was scaled down to max_NAME_ratio
+    grad_limited/NAME   1 where the further term NAME of a loss was scaled down to its ratio (`term_ratios`)
 
 Each is a metric of the steps where it can happen; the tally of one is [steps where it was 1, steps that had it].
 """
@@ -182,10 +182,10 @@ def tally_lines(tally: Tally, config: MethodConfig) -> list[str]:
         where = f"in {happened} of {steps} steps"
         if name.startswith(LIMITED):
             term = name.removeprefix(LIMITED)
-            ratio, weight = getattr(config, f"max_{term}_ratio"), f"--{term}" if hasattr(config, term) else "its weight"
-            if ratio is not None:
-                option = f"--max-{term}-ratio {ratio:g}"
-                said.append(f"{term}: {where} with it {option}, not {weight}, decided how strongly it pulled")
+            option, weight = config.term_ratios.get(term), f"--{term}" if hasattr(config, term) else "its weight"
+            if option is not None and (ratio := getattr(config, option)) is not None:
+                typed = f"--{option.replace('_', '-')} {ratio:g}"
+                said.append(f"{term}: {where} with it {typed}, not {weight}, decided how strongly it pulled")
         elif name == "grad_clipped" and happened:
             alone = ": in every one its direction counted and its length did not" if happened == steps else ""
             said.append(f"the gradient was clipped to max_grad_norm {config.max_grad_norm:g} {where}{alone}")
