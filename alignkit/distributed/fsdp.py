@@ -52,8 +52,8 @@ def shard_and_pack(trees: Sequence[Tree], capacity: int, world: World) -> tuple[
     return [[min(range(len(trees)), key=lambda n: len(trees[n]))]], True
 
 
-class Whole:
-    """The policy as a plain module that holds all the weights for a while, on every rank.
+class FullParams:
+    """Gives the policy as a plain module that holds all the weights for a while, on every rank.
 
     Args:
         sharded: the policy that is trained.
@@ -83,7 +83,7 @@ class Whole:
                 parameter.data = parameter.data.new_empty(0)
 
 
-def shard(policy: Policy, world: World, *, compiled: bool = False) -> Whole:
+def shard(policy: Policy, world: World, *, compiled: bool = False) -> FullParams:
     """Shard a copy of a policy, each decoder layer apart and the policy as the root; `policy` becomes the plain one.
 
     Args:
@@ -106,7 +106,7 @@ def shard(policy: Policy, world: World, *, compiled: bool = False) -> Whole:
             module.set_force_sum_reduction_for_comms(True)
     for parameter in policy.parameters():
         parameter.data = parameter.data.new_empty(0)
-    return Whole(sharded, policy)
+    return FullParams(sharded, policy)
 
 
 def full(tensor: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
-from alignkit.distributed.fsdp import SharedSampler, Whole, shard
+from alignkit.distributed.fsdp import FullParams, SharedSampler, shard
 from alignkit.distributed.ranks import ALONE, World
 from alignkit.policy.policy import Policy
 from alignkit.rollouts.sampler import Sampler
@@ -21,24 +21,24 @@ class Models:
     reference: Reference | None
     sampler: Sampler
     world: World = ALONE
-    gathers: Whole | None = None
+    full_params: FullParams | None = None
     """Where the policy is sharded: what gives all ranks all its weights."""
-    apart: Reference | None = None
+    full_reference: Reference | None = None
     """The reference that belongs to the gathered policy."""
 
     @contextmanager
-    def whole(self) -> Iterator[Models]:
+    def unsharded(self) -> Iterator[Models]:
         """What each rank computes with apart from the others, without gradient; every rank must ask."""
-        if self.gathers is None:
+        if self.full_params is None:
             yield self
             return
-        with self.gathers.gathered() as policy:
-            yield replace(self, policy=policy, reference=self.apart, gathers=None)
+        with self.full_params.gathered() as policy:
+            yield replace(self, policy=policy, reference=self.full_reference, full_params=None)
 
     @contextmanager
-    def whole_policy(self) -> Iterator[Policy]:
-        """The policy of `whole`."""
-        with self.whole() as models:
+    def unsharded_policy(self) -> Iterator[Policy]:
+        """The policy of `unsharded`."""
+        with self.unsharded() as models:
             yield models.policy
 
     def use_path(self, path: str) -> None:
@@ -46,10 +46,10 @@ class Models:
         if path == self.policy.path:
             return
         self.policy.use_path(path)
-        if self.gathers is not None:
-            self.gathers.plain.use_path(path)
+        if self.full_params is not None:
+            self.full_params.plain.use_path(path)
         if self.reference is not None:
-            with self.whole_policy() as policy:
+            with self.unsharded_policy() as policy:
                 self.reference.know_again(policy)
 
 

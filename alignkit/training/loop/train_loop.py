@@ -199,7 +199,7 @@ class Loop:
         return result
 
     def _refuse_non_finite(self, name: str, value: float, micro_batches: list[MicroBatch], step: int) -> None:
-        whole = self.models.whole_policy
+        whole = self.models.unsharded_policy
         health.refuse_non_finite(name, value, whole, micro_batches, step=step, world=self.world)
 
     def _flag_spike(self, loss: float, micro_batches: list[MicroBatch]) -> None:

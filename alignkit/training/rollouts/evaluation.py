@@ -42,7 +42,7 @@ class RunEvaluation(Evaluation):
         shows = bool(self.inputs.validation.trees) and "scalar_head" not in self.method.needs
         shows &= is_last or step % self.config.sample_interval == 0
         found, groups = EvalResult({}, math.nan), []
-        with self.models.whole() as models:
+        with self.models.unsharded() as models:
             if validates:
                 sampled = partial(self.rollouts.validate, step, models)
                 found = validate(self.method, self.config, self.inputs, models, sampled, step)
@@ -58,6 +58,6 @@ class RunEvaluation(Evaluation):
         """Measure what a reward model knows of held-out pairs beyond their look."""
         if "scalar_head" not in self.method.needs:
             return {}, []
-        with self.models.whole() as models:
+        with self.models.unsharded() as models:
             held_out = eval_pairs(self.inputs, models)
         return ({}, []) if held_out is None else (held_out.metrics(), held_out.lines())

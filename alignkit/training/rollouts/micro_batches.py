@@ -135,7 +135,7 @@ def reference_kl(models: Models, groups: Sequence[Group]) -> np.ndarray:
     """
     size = len(groups[0].completions)
     trees = [group.tree(range(size)) for group in groups]
-    with models.whole() as whole:
+    with models.unsharded() as whole:
         assert whole.reference is not None
         rows, is_padding = shard_and_pack(trees, micro_batch_tokens(whole.policy.device), whole.world)
         reference = whole.reference

@@ -201,7 +201,7 @@ def ranks_check(models: Models, trees: Sequence[Tree]) -> Check:
         return gradients
 
     ours = _joined([full(x) for x in summed(models.policy, own or [0], 1.0 if own else 0.0)])
-    with models.whole_policy() as policy:
+    with models.unsharded_policy() as policy:
         theirs = _joined(summed(policy, range(len(small))))
     return Check(
         f"the gradient of {world.size} ranks = of one", _relative(ours, theirs), _GRADIENT_TOLERANCE, "relative L2"

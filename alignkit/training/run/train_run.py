@@ -310,7 +310,7 @@ def _export(loop: Loop, saver: RunSaver, inputs: Inputs) -> dict[str, Any]:
         saver.save()
     world = models.world
     try:
-        with models.whole_policy() as policy, terminated_as_interrupted() if world.is_first else held_signals():
+        with models.unsharded_policy() as policy, terminated_as_interrupted() if world.is_first else held_signals():
             trees = small_trees(inputs.training.trees)
             source = inputs.source.folder
             export_it = partial(export, policy, inputs.chat, run.model, trees=trees, source=source, go_on=saver.go_on)
