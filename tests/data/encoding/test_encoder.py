@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
-import json
 import logging
 import re
 from collections.abc import Sequence
@@ -14,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from places import BESIDE
+from places import OWN_ROWS, REAL_ROWS, lines_of
 from qwen_vocabulary import is_available, qwen_tokenizer
 from tokenizers import Tokenizer
 
@@ -29,7 +27,6 @@ from alignkit.pretrained import embedded
 from alignkit.pretrained.read import load_tokenizer
 from alignkit.units import Chosen, Pairs
 
-SHARED = BESIDE / "data" / "preference-dev.jsonl.gz"
 NEVER = re.compile("(?!)")
 
 
@@ -44,15 +41,9 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @cache
 def real_texts() -> tuple[str, ...]:
-    if not SHARED.exists():
-        return tuple(
-            f"Row {n}: it's {n * 7919} of them,\n\n  and \u4e2d\u6587 \U0001f600 e\u0301!" * 20 for n in range(300)
-        )
-    texts = []
-    with gzip.open(SHARED, "rt", encoding="utf-8") as file:
-        for line in file:
-            row = json.loads(line)
-            texts += [row[column][-1]["content"] for column in ("prompt", "chosen", "rejected")]
+    texts = [f"Row {n}: it's {n * 7919} of them,\n\n  and \u4e2d\u6587 \U0001f600 e\u0301!" * 20 for n in range(300)]
+    rows = lines_of(OWN_ROWS) + (lines_of(REAL_ROWS) if REAL_ROWS.exists() else [])
+    texts += [row[column][-1]["content"] for row in rows for column in ("prompt", "chosen", "rejected")]
     return tuple(dict.fromkeys(texts))
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from places import BESIDE
+from places import OWN_ROWS, REAL_ROWS, lines_of
 from tiny_models import tiny_tokenizer
 
 from alignkit.data.chat.chat import CHATML, Chat
@@ -200,19 +200,12 @@ def test_no_template_is_refused_with_what_to_give(tmp_path: Path) -> None:
     assert chat(tmp_path, None, template="chatml").turn_end_id == IM_END
 
 
-SHARED = BESIDE / "data"
-
-
-@pytest.mark.skipif(not SHARED.exists(), reason="the shared real data is not here")
-def test_masks_of_real_rows_cover_the_answer_and_its_end_token_exactly(tmp_path: Path) -> None:
-    import gzip
-    import json
-
-    with gzip.open(SHARED / "preference-dev.jsonl.gz", "rt", encoding="utf-8") as file:
-        real = [to_row(json.loads(line), where="x") for line in list(file)[:300]]
+@pytest.mark.parametrize(("file", "at_least"), [(OWN_ROWS, 20), (REAL_ROWS, 281)], ids=["own", "real"])
+def test_masks_of_rows_cover_the_answer_and_its_end_token_exactly(file: Path, at_least: int, tmp_path: Path) -> None:
+    real = [to_row(line, where="x") for line in lines_of(file)[:300]]
     made = chat(tmp_path)
     prepared = prepare(real, made, unit=Chosen(), max_length=100_000, max_skipped=1.0)
-    assert len(prepared.trees) > 280
+    assert len(prepared.trees) >= at_least
     for row, tree in zip(prepared.rows, prepared.trees, strict=True):
         completion = tree.completions[0]
         assert completion.scored.all() and completion.ids[-1] == IM_END
