@@ -11,6 +11,7 @@ import json
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -57,7 +58,7 @@ def resident_mib() -> float:
 def own(
     name: str, case: str, model: str, steps: int, lora_rank: int | None = None, cap_gib: float | None = None
 ) -> dict[str, Any]:
-    """alignkit's step: rows packed, prompts shared, the exact gradient accumulated, metrics written.
+    """alignkit's own loop on rows that are packed beforehand, prompts shared; metrics written.
 
     `cap_gib` limits what a GPU's allocator may take.
     """
@@ -65,19 +66,23 @@ def own(
     from alignkit_plugins.dpo import DPO, DPOConfig
     from alignkit_plugins.grpo import GRPO, GRPOConfig
     from alignkit_plugins.sft import SFT, SFTConfig
+    from alignkit_plugins.transformers_sampler import TransformersSampler
 
     from alignkit.data.trees.packs import lay_out, pack_evenly
     from alignkit.data.trees.trees import tree
     from alignkit.policy.load import load_policy
-    from alignkit.training.gradient.optimizer import make_optimizer
+    from alignkit.tracking import Tracker
+    from alignkit.training.gradient.models import Models
     from alignkit.training.gradient.speed import Arithmetic, packs_of
-    from alignkit.training.gradient.step import MicroBatch, accumulate
-    from alignkit.training.loop.source import micro_batch_tokens
+    from alignkit.training.gradient.step import MicroBatch
+    from alignkit.training.loop.source import StepSource, micro_batch_tokens
+    from alignkit.training.loop.train_loop import Loop
 
     if cap_gib is not None and torch.cuda.is_available():
         torch.cuda.set_per_process_memory_fraction(cap_gib * 2**30 / torch.cuda.get_device_properties(0).total_memory)
     rows = read(case)
-    common: dict[str, Any] = {"learning_rate": LEARNING_RATE, "optimizer": "adamw"}
+    common: dict[str, Any] = {"learning_rate": LEARNING_RATE, "optimizer": "adamw", "epochs": steps}
+    common |= {"schedule": "constant", "warmup_steps": 0, "max_steps": None}
     longest = max(len(ids) for row in rows for ids in row["completions"])  # what TRL's dr_grpo divides by
     methods: dict[str, Any] = {
         "sft": (SFT(), SFTConfig(**common)),
@@ -101,20 +106,36 @@ def own(
             )
         else:
             micro_batches.append(MicroBatch(packed, reference_T=scores[-1] if name.startswith("dpo") else None))
-    optimizer = make_optimizer(policy.parameters(), config)
-    give_back()  # as the training loop does
-    before = resident_mib()
-    losses, norms, ends = [], [], [time.perf_counter()]
-    with tempfile.TemporaryFile("w") as metrics:
-        for _ in range(steps):
-            optimizer.zero_grad(set_to_none=True)
-            done = accumulate(policy, method, config, micro_batches)
-            norm = float(torch.nn.utils.clip_grad_norm_(policy.parameters(), config.max_grad_norm))
-            optimizer.step()
-            metrics.write(json.dumps({"loss": done.loss, "grad_norm": norm, **done.logged}) + "\n")
-            losses.append(done.loss)
-            norms.append(norm)
-            ends.append(time.perf_counter())
+
+    class SameRows(StepSource):
+        """The same micro-batches in every step."""
+
+        steps_per_epoch = 1
+
+        def step(self, step: int) -> tuple[list[MicroBatch], dict[str, float]]:
+            return micro_batches, {}
+
+    losses, norms, ends = [], [], []
+    with tempfile.TemporaryFile("w") as file:
+
+        class Times(Tracker):
+            """Writes each step's metrics, as a run does, and notes when it ended."""
+
+            def log(self, step: int, metrics: Mapping[str, float], *, tokens_seen: int) -> None:
+                if "loss" not in metrics:  # what is measured between steps: nothing
+                    if step == 0:
+                        ends.append(time.perf_counter())
+                    return
+                file.write(json.dumps(dict(metrics)) + "\n")
+                losses.append(metrics["loss"])
+                norms.append(metrics["grad_norm"])
+                ends.append(time.perf_counter())
+
+        models = Models(policy, None, TransformersSampler(policy, end_ids=frozenset()))
+        loop = Loop(method, config, models, SameRows(), trackers=[Times(Path(), {})])
+        give_back()  # as the loop does
+        before = resident_mib()
+        loop.train()
     computed = sum(len(micro_batch.pack.ids_S) for micro_batch in micro_batches)
     return result(
         losses,
