@@ -17,6 +17,7 @@ from alignkit.data.reading.rows import to_row, unusable_reason
 from alignkit.data.trees.flat import FlatTrees
 from alignkit.data.trees.packs import lay_out
 from alignkit.data.trees.trees import Tree, tree
+from alignkit.errors import UsageError
 from alignkit.registry import Plugin, Registry, hookimpl, registry
 from alignkit.units import Labelled, Pairs
 
@@ -67,11 +68,11 @@ def test_a_method_whose_unit_is_none_is_refused_when_it_registers(wrong: object)
 
     @hookimpl
     def register_methods(register):
-        register(type("Wrong", (Method,), {"name": "wrong", "Config": MethodConfig, "trains_on": wrong}))
+        register(type("Wrong", (KTOLike,), {"name": "wrong", "trains_on": wrong}))
 
     plugin.register_methods = register_methods
     found = Registry()
-    with pytest.raises(TypeError, match=r"method 'wrong': trains_on is .*(Pairs\(\))"):
+    with pytest.raises(UsageError, match=r"Wrong: trains_on is .*Pairs\(\)"):
         found.add_module(plugin, distribution="theirs", version="1")
     assert not found.found["method"]
 
