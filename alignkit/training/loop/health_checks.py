@@ -87,11 +87,11 @@ def refuse_non_finite_validation(
     raise world.reported_by_rank0(RunStopped(text))
 
 
-def refuse_non_finite_weights(policy: Policy, *, step: int, saved: str, world: World = ALONE) -> None:
+def refuse_non_finite_weights(policy: Policy, *, step: int, saved: Callable[[], str], world: World = ALONE) -> None:
     """Stop after an optimizer's step that left a weight nan or infinite, before anything is saved, on all ranks.
 
     Args:
-        saved: says what is on disk and how the run goes on.
+        saved: gives what is on disk and how the run goes on.
 
     Raises:
         RunStopped: names the first such tensor.
@@ -103,7 +103,7 @@ def refuse_non_finite_weights(policy: Policy, *, step: int, saved: str, world: W
     more = f" and {len(names) - 1} more tensors" if len(names) > 1 else ""
     text = (
         f"step {step} left weights that are not finite ({names[0]}{more}); nothing of them was saved: lower "
-        f"--learning-rate; {saved}"
+        f"--learning-rate; {saved()}"
     )
     raise world.reported_by_rank0(RunStopped(text))
 

@@ -48,8 +48,13 @@ class EvalResult:
 class Evaluation:
     """Measures nothing: a loop without validation rows."""
 
-    def measure(self, step: int, *, is_last: bool) -> EvalResult:
-        """Measure the weights as they are after a step (0: before the first); what is not due is left out."""
+    def measure(self, step: int, *, validates: bool, shows: bool) -> EvalResult:
+        """Measure the weights as they are after a step (0: before the first).
+
+        Args:
+            validates: validation is due.
+            shows: samples to read are due.
+        """
         return EvalResult({}, math.nan)
 
     def at_end(self) -> tuple[dict[str, float], list[str]]:
@@ -118,8 +123,7 @@ class Loop:
                 self.source.finish()
             self._keep_best()
             metrics, lines = self.evaluation.at_end()
-            if metrics:
-                self._log(metrics)
+            self._log(metrics)
             self._note([*lines, *health.tally_lines(self.position.tally, self.config)])
             if self.position.step < self.num_steps:  # it stopped early; else this was logged before
                 self._note(late_terms(self.config, self.position.step))
@@ -152,7 +156,6 @@ class Loop:
             "tokens_per_s": computed / elapsed,
             "scored_tokens_per_s": scored / elapsed,
         }
-        metrics |= self.models.sampler.metrics
         metrics |= result.logged | {f"grad_norm/{name}": norm for name, norm in result.grad_norms.items()}
         metrics |= {f"{health.LIMITED}{name}": float(is_so) for name, is_so in result.limited.items()}
         health.count_in_tally(self.position.tally, metrics)
@@ -177,8 +180,9 @@ class Loop:
             metrics |= {"grad_norm": norm, "grad_clipped": float(norm > self.config.max_grad_norm)}
             self._is_whole = False
             self.optimizer.step()
-            saved = self.saver.what_is_saved()
-            health.refuse_non_finite_weights(self.models.policy, step=step, saved=saved, world=self.world)
+            health.refuse_non_finite_weights(
+                self.models.policy, step=step, saved=self.saver.what_is_saved, world=self.world
+            )
         self.position.step = step
         self._is_whole = True
         return result, metrics
@@ -216,15 +220,21 @@ class Loop:
             Broken: a signal came. What was measured is thrown away and measured again when the run goes on.
         """
         step = self.position.step
+        is_end = step in (0, self.num_steps)
+        validates = is_end or step % self.config.validation_interval == 0
+        shows = is_end or step % self.config.sample_interval == 0
+        found = EvalResult({}, math.nan)
         with self._signals.breakable():
             if step == self.position.measured:
                 return
             started = time.monotonic()
-            found = self.evaluation.measure(step, is_last=step in (0, self.num_steps))
+            if validates or shows:
+                found = self.evaluation.measure(step, validates=validates, shows=shows)
         improved = found.objective < self.position.best
         if improved:
             self.position.best, self.position.best_step = found.objective, step
-        self.saver.add_samples(found.samples)
+        if validates or shows:
+            self.saver.add_samples(found.samples)  # none makes the file too
         if step == 0:
             self.position.first_metrics = found.metrics
         self._note(health.alarms(found.metrics, self.position.first_metrics))
@@ -258,5 +268,5 @@ class Loop:
             self.progress.note(line)
 
     def _log(self, metrics: Mapping[str, float]) -> None:
-        for tracker in self.trackers:
+        for tracker in self.trackers if metrics else ():
             tracker.log(self.position.step, metrics, tokens_seen=self.position.tokens_seen)

@@ -37,10 +37,8 @@ class RunEvaluation(Evaluation):
         self.method, self.config, self.inputs, self.models = method, config, inputs, models
         self.rollouts, self.deadlines = rollouts, deadlines
 
-    def measure(self, step: int, *, is_last: bool) -> EvalResult:
-        validates = is_last or step % self.config.validation_interval == 0
-        shows = bool(self.inputs.validation.trees) and "scalar_head" not in self.method.needs
-        shows &= is_last or step % self.config.sample_interval == 0
+    def measure(self, step: int, *, validates: bool, shows: bool) -> EvalResult:
+        shows &= bool(self.inputs.validation.trees) and "scalar_head" not in self.method.needs
         found, groups = EvalResult({}, math.nan), []
         with self.models.unsharded() as models:
             if validates:

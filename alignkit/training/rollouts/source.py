@@ -114,7 +114,8 @@ class RolloutSource(StepSource):
         number, updates_before = divmod(step - 1, self.sampled.updates_per_batch)
         if self._batch is None or self._batch.number != number + 1:
             self._batch = self._new_batch(number + 1, step)
-        return self._batch.micro_batches, {} if updates_before else self._batch.metrics
+        metrics = {} if updates_before else self._batch.metrics
+        return self._batch.micro_batches, {**metrics, **self.models.sampler.metrics}
 
     @property
     def left_out(self) -> Mapping[str, int]:
@@ -344,7 +345,7 @@ class SampledRowSource(RowSource):
             replace(micro_batch, samples=unrewarded_micro_batch([groups[n] for n in row]))
             for micro_batch, row in zip(micro_batches, own, strict=True)
         ]
-        return micro_batches, metrics | lengths(groups)
+        return micro_batches, {**metrics, **lengths(groups), **self.rollouts.models.sampler.metrics}
 
 
 def _replaced(rollouts: Rollouts, places: np.ndarray, new: Rollouts) -> Rollouts:
