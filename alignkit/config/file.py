@@ -1,9 +1,8 @@
-"""alignkit.toml and everything layered over it: one place decides the value of every option.
+"""Lays the layers of options over each other and validates the result: `resolve` and `judge_settings`.
 
 Later wins: the classes' defaults, the configuration of `--like RUN`, alignkit.toml ([train], then [train.METHOD]), the
 method's preset, `--set KEY=VALUE`, options named on the command line or in Python. A preset is typed for one run and
-so wins over the file. Every value remembers where it was given, so that a wrong one is an error with its file and
-line. No torch here.
+so wins over the file. No torch here.
 """
 
 from __future__ import annotations

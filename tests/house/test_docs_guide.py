@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from places import ROOT
 from pydantic.fields import FieldInfo
 
 from alignkit.config.fields import allowed
@@ -20,7 +19,7 @@ from alignkit.options import typed_name
 from alignkit.registry import registry
 from alignkit.units import Chosen, Pairs, Samples
 
-DOCS = ROOT / "docs"
+DOCS = Path(__file__).parents[2] / "docs"  # this file also runs as a script
 METHODS = ("sft", "sft-lenpen", "dpo", "grpo", "reward")
 OPTIONS = re.compile(
     r"(?<=<!-- options: made from the class by `python tests/house/test_docs_guide.py` -->\n).*?(?=<!-- end)", re.S
