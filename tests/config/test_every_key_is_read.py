@@ -24,12 +24,12 @@ OWN = [
 def is_read(key: str) -> bool:
     """Whether some code takes the attribute of that name, or the item, or names it to a function that does.
 
-    A timeout is read by its phase, and a bound on a term's gradient by the term's name.
+    A timeout is read by its phase, and a bound on a term's gradient where the method names its terms.
     """
     if key.endswith("_timeout_s"):
         return "timeouts_s" in CODE
     if re.fullmatch(r"max_[a-z]+_ratio", key):
-        return re.search(r'f"max_\{\w+\}_ratio"', CODE) is not None
+        return re.search(rf'def term_ratios.{{0,400}}"{key}"', CODE, re.DOTALL) is not None
     return re.search(rf"\.{key}\b(?!\s*=[^=])|\[\"{key}\"\]|\.pop\(\"{key}\"", CODE) is not None
 
 

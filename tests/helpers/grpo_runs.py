@@ -33,7 +33,8 @@ def options(model: Path, folder: Path, out: Path, reward: str, **more: Any) -> d
 
 
 PHASES = ("generate", "score", "sync", "train")
-KEYS = {f"{phase}_timeout_s": "rollouts" for phase in PHASES} | {"zero_variance_groups": "train.grpo"}
+KEYS = dict.fromkeys([f"{phase}_timeout_s" for phase in PHASES] + ["servers"], "rollouts")
+KEYS["zero_variance_groups"] = "train.grpo"
 """What no option of the command line sets, and the table it stands in."""
 
 
@@ -41,10 +42,12 @@ def command(given: dict[str, Any]) -> list[str]:
     """The same as arguments of the command line."""
     words = ["train", "grpo"]
     for key, value in given.items():
+        if key in KEYS:
+            text = ",".join(map(str, value)) if isinstance(value, list) else value
+            words += ["--set", f"{KEYS[key]}.{key}={text}"]
+            continue
         for one in value if isinstance(value, list) else [value]:
-            words += (
-                [f"--{key.replace('_', '-')}", str(one)] if key not in KEYS else ["--set", f"{KEYS[key]}.{key}={one}"]
-            )
+            words += [f"--{key.replace('_', '-')}", str(one)]
     return words
 
 

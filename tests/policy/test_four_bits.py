@@ -104,7 +104,7 @@ def test_moments_in_8_bits_survive_a_checkpoint(
     def step(self: Loop) -> None:
         original(self)
         if self.position.step == 2:
-            self.save()
+            self.saver.save()
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
