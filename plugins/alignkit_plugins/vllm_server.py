@@ -91,7 +91,7 @@ class VLLMServerSampler(CopyingSampler):
             UsageError: none was named; one cannot be reached or takes no weights; or the folder is not alignkit's.
         """
         if not servers:
-            raise UsageError(f"--sampler {self.name}: name its servers, --set servers=http://HOST:PORT, repeatable")
+            raise UsageError(f"--sampler {self.name}: name its servers, --set servers=URL,URL,... as http://HOST:PORT")
         self._backend = backend_of(shared, self.policy.device)
         if self._backend is None and shared is not None:
             self._folder = WeightsFolder(Path(shared))
