@@ -128,7 +128,10 @@ class GRPOConfig(SampledConfig):
     )
     clip_ratio: float = Field(0.2, gt=0, description="the ratio's clip range, 1 +- this", json_schema_extra=NO_FLAG)
     clip_ratio_high: float | None = Field(
-        None, gt=0, description="upper end of the clip range, 1 + this; default: clip-ratio", json_schema_extra=NO_FLAG
+        None,
+        gt=0,
+        description="upper end of the ratio's clip range, 1 + this (DAPO: 0.28); default: clip_ratio",
+        json_schema_extra=IN_HELP_ALL,
     )
     importance_sampling_correction: float | None = Field(
         None,
