@@ -35,13 +35,16 @@ _in_place = False
 
 @contextlib.contextmanager
 def accumulate_in_place() -> Iterator[None]:
-    """Let the head and the layers of policy/cpu add to `.grad` themselves in a plain `backward()` of one process.
+    """Let the head and the layers of policy/cpu add to `.grad` themselves in a plain `backward()` of one rank.
 
     For a head of 152k x 896 a weight gradient is 544 MB, and autograd makes one for each use of a tied weight and each
     micro-batch. Elsewhere gradients go by autograd's own way, so that `torch.autograd.grad`, hooks and FSDP2 see them.
+    A process group of one, as vLLM makes in the process, shards nothing.
     """
     global _in_place
-    before, _in_place = _in_place, not (torch.distributed.is_available() and torch.distributed.is_initialized())
+    group = torch.distributed
+    is_shared = group.is_available() and group.is_initialized() and group.get_world_size() > 1
+    before, _in_place = _in_place, not is_shared
     try:
         yield
     finally:

@@ -10,12 +10,13 @@ import pytest
 import torch
 from tiny_models import tiny_model
 from torch import nn
+from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from alignkit.data.trees.packs import lay_out
 from alignkit.data.trees.trees import tree
 from alignkit.policy.cpu import layers
 from alignkit.policy.load import load_policy
-from alignkit.policy.logprobs import accumulate_in_place
+from alignkit.policy.logprobs import accumulate_in_place, grad_buffer
 from alignkit.policy.policy import Policy
 
 
@@ -54,6 +55,18 @@ def test_gradients_added_in_place_are_those_that_autograd_adds(
     assert in_place.keys() == usual.keys() == {n for n, p in policy.named_parameters() if p.requires_grad}
     for name in usual:
         assert torch.allclose(in_place[name], usual[name], rtol=1e-5, atol=1e-6 * float(usual[name].abs().max())), name
+
+
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_gradients_are_added_in_place_unless_several_ranks_share_them(world_size: int) -> None:
+    """vLLM makes a process group of one in the process."""
+    weight, store = torch.zeros(2, 3, requires_grad=True), FakeStore()
+    torch.distributed.init_process_group("fake", store=store, rank=0, world_size=world_size)
+    try:
+        with accumulate_in_place():
+            assert (grad_buffer(weight) is not None) == (world_size == 1)
+    finally:
+        torch.distributed.destroy_process_group()
 
 
 def test_a_padding_id_gets_no_gradient_as_in_torch() -> None:
