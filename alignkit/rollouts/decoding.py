@@ -26,7 +26,7 @@ _ROOM = 32  # tokens a buffer grows by
 
 
 class GrowingLayer(DynamicLayer):
-    """Keys and values [B, K, L, D] as views of buffers that are written in place."""
+    """Keys and values [B, K, L, D] as views of buffers that are written in place, in the values' type."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # transformers leaves it without types
@@ -34,6 +34,8 @@ class GrowingLayer(DynamicLayer):
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         """Append [B, K, T, D] and return all."""
+        # Under autocast a rotary embedding leaves keys fp32; attention would round all of them again for each token.
+        key_states = key_states.to(value_states.dtype)
         past = self.get_seq_length()
         end = past + key_states.shape[-2]
         if not self.is_initialized:

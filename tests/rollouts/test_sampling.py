@@ -17,6 +17,7 @@ from alignkit.policy.load import load_policy
 from alignkit.policy.policy import Policy
 from alignkit.registry import registry
 from alignkit.rollouts.beams import beam_search
+from alignkit.rollouts.decoding import make_cache
 from alignkit.rollouts.sampler import Completion, Request, Sampler
 
 
@@ -93,6 +94,14 @@ def test_log_probs_are_the_policys_at_the_requests_temperature(sampler: Sampler,
         with torch.no_grad():
             expected = policy(lay_out([one]), np.array([request.temperature])).logprob_T.numpy()
         assert np.allclose(drawn.logprobs, expected, atol=1e-4)
+
+
+def test_cached_keys_have_the_type_that_attention_computes_in(policy: Policy) -> None:
+    cache = make_cache(policy)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16), policy.on_path("plain"):
+        policy.model(input_ids=torch.tensor([[1, 2, 3]]), past_key_values=cache, use_cache=True)
+    assert {layer.keys.dtype for layer in cache.layers} == {layer.values.dtype for layer in cache.layers}
+    assert cache.layers[0].keys.dtype == torch.bfloat16
 
 
 def test_an_end_token_ends_a_completion_and_belongs_to_it(sampler: Sampler) -> None:
