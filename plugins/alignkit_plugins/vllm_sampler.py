@@ -85,6 +85,11 @@ class VLLMSampler(CopyingSampler):
 
     def load(self, weights: Iterable[tuple[str, Tensor]]) -> None:
         """Wake the engine, load weights into it, and forget what was cached under older ones."""
+        if self._sleeps:
+            import torch
+
+            # Memory that torch keeps after a training step is not free to the engine, whose allocator is another.
+            torch.cuda.empty_cache()
         engine = self._engine
         if self._is_asleep:
             engine.wake_up(tags=["weights"])
