@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
-from alignkit.options import IN_HELP, IN_HELP_ALL, NO_FLAG, Options
+from alignkit.options import IN_HELP, NO_FLAG, Options
 from alignkit.units import Unit
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ class SampledConfig(MethodConfig):
         1,
         ge=1,
         description="optimizer steps on one drawn batch; from the second on the ratio is clipped",
-        json_schema_extra=IN_HELP_ALL,
+        json_schema_extra=NO_FLAG,
     )
     top_p: float = Field(1.0, gt=0, le=1, description="top-p of the samples")
     mask_truncated_completions: bool = Field(

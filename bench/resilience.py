@@ -137,7 +137,7 @@ def _training(method: str, folder: Path, out: Path) -> list[str]:
     command += ["--checkpoint-interval", "2", "--validation-interval", "3"]
     command += ["--learning-rate", "1e-3", "--warmup-steps", "2"]
     if method == "grpo":
-        return [*command, "--reward", f"{folder / 'rewards.py'}:sum_of_letters", "--updates-per-batch", "2"]
+        return [*command, "--reward", f"{folder / 'rewards.py'}:sum_of_letters", "--set", "updates_per_batch=2"]
     return [*command, "--early-stopping-steps", "6"]
 
 

@@ -28,7 +28,9 @@ class ModelSection(Section):
         json_schema_extra=IN_HELP,
     )
     chat_template: str | None = Field(None, description="a Jinja file, or chatml; default: the tokenizer's own")
-    system: str | None = Field(None, description="system message put before conversations that have none")
+    system: str | None = Field(
+        None, description="system message put before conversations that have none", json_schema_extra=NO_FLAG
+    )
     template_kwargs: dict[str, bool | int | float | str] = Field(
         default_factory=dict, description="values passed to the chat template, KEY=VALUE"
     )
@@ -50,6 +52,12 @@ class ModelSection(Section):
     gradient_checkpointing: bool = Field(
         False,
         description="keep each layer's input alone and compute the layer again going backward: less memory, slower",
+    )
+    micro_batch_tokens: int | None = Field(
+        None,
+        ge=8,
+        description="tokens computed at once, in rows of prompts and completions; a longer pair has its own; fewer "
+        "take less memory and train the same; default: what the plan finds room for on a GPU, 1,024 on a CPU",
     )
     compile: bool = Field(
         False,
@@ -106,6 +114,12 @@ class RolloutsSection(Section):
 
     sampler: str = Field(
         "transformers", description="what generates: transformers, vllm (needs that extra), or a plugin's name"
+    )
+    vllm_memory: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="share of the GPU's memory that --sampler vllm takes while it draws; default: what the plan leaves",
     )
     servers: list[str] = Field(
         default_factory=list,

@@ -47,6 +47,7 @@ class Generation:
     strip_thinking: bool = True
     num_beams: int = 1
     length_penalty: float = 0.9
+    vllm_memory: float | None = field(default=None, repr=False)  # answers do not depend on it
 
     def __post_init__(self) -> None:
         if self.num_beams > 1 and self.temperature > 0:
@@ -68,6 +69,7 @@ class Generation:
             section.strip_thinking,
             section.num_beams,
             section.length_penalty,
+            settings.rollouts.vllm_memory,
         )
 
 
@@ -137,8 +139,11 @@ class Answering:
             source.folder, precision=section.precision, attention=section.attention
         ).eval()
         refuse_ids_without_rows(self.chat, self.policy.num_embedded, source.folder)
-        self.sampler: Sampler = make_sampler(generation.sampler, self.policy, self.chat)
+        self.sampler: Sampler = make_sampler(
+            generation.sampler, self.policy, self.chat, gpu_memory=generation.vllm_memory
+        )
         self.context = context_length(source.folder)
+        self.row_tokens = section.micro_batch_tokens or ROW_CAPACITY
 
     def answer(self, rows: Sequence[Row], *, progress: Progress) -> list[Answer]:
         """Answer each row's prompt; a row's random stream depends on its id alone.
@@ -208,7 +213,7 @@ class Answering:
         )
         total, count, num_bytes = 0.0, 0, 0
         with torch.no_grad():
-            for numbers in pack(prepared.trees, ROW_CAPACITY):
+            for numbers in pack(prepared.trees, self.row_tokens):
                 trees = [prepared.trees[n] for n in numbers]
                 logprob_T = self.policy(lay_out(trees)).logprob_T
                 total += float(logprob_T.double().sum())

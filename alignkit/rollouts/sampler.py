@@ -61,6 +61,8 @@ class Sampler(ABC):
     name: ClassVar[str]
     copies_weights: ClassVar[bool] = False
     """It samples from a copy of the weights in an engine of its own; else from the weights that are trained."""
+    gpu_memory: float | None = None
+    """Share of the GPU's memory that an engine of its own takes while it draws, 0 to 1; None: as the sampler thinks."""
 
     def __init__(self, policy: Policy, *, end_ids: frozenset[int]) -> None:
         self.policy = policy
@@ -108,12 +110,17 @@ class Sampler(ABC):
         """Free what was loaded."""
 
 
-def make_sampler(name: str, policy: Policy, chat: Chat) -> Sampler:
+def make_sampler(name: str, policy: Policy, chat: Chat, *, gpu_memory: float | None = None) -> Sampler:
     """Make the sampler of that name for a policy.
+
+    Args:
+        gpu_memory: as `Sampler.gpu_memory`.
 
     Raises:
         UsageError: no plugin adds it.
     """
     cls = registry().find("sampler", name)
     assert issubclass(cls, Sampler)
-    return cls(policy, end_ids=chat.end_ids)
+    sampler = cls(policy, end_ids=chat.end_ids)
+    sampler.gpu_memory = gpu_memory
+    return sampler

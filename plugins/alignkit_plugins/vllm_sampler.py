@@ -118,7 +118,7 @@ class VLLMSampler(CopyingSampler):
             Path(folder.name),
             dtype="bfloat16" if bf16 else "float32",
             max_model_len=self.max_length,
-            gpu_memory=_GPU_MEMORY,
+            gpu_memory=self.gpu_memory or _GPU_MEMORY,
             load_format="dummy",
             skip_tokenizer_init=True,
             generation_config="vllm",

@@ -94,10 +94,16 @@ def test_help_all_shows_every_option_whole_and_the_keys_without_one(
 ) -> None:
     monkeypatch.setenv("COLUMNS", columns)
     shown, options = shown_options(capsys, "train", "grpo", "--help-all")
-    common = (
-        "--like --truncation --max-skipped --chat-template --system --template-kwargs --precision --track --train-on"
-    )
-    assert {*common.split(), "--split", "--allow-changed", "--gradient-checkpointing", "--yes"} <= options.keys()
+    common = "--like --truncation --max-skipped --chat-template --template-kwargs --precision --track --train-on"
+    assert {
+        *common.split(),
+        "--split",
+        "--allow-changed",
+        "--gradient-checkpointing",
+        "--micro-batch-tokens",
+        "--vllm-memory",
+        "--yes",
+    } <= options.keys()
     assert len(options.keys() - {"--help", "--help-all"}) <= 45
     keys = shown.partition("Keys without an option")[2]
     for key in ("train.grpo.importance_sampling_correction", "model.attention", "rollouts.score_timeout_s"):

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
+from alignkit.data.trees.packs import ROW_CAPACITY
 from alignkit.distributed.fsdp import FullParams, SharedSampler, shard
 from alignkit.distributed.ranks import ALONE, World
 from alignkit.policy.policy import Policy
@@ -25,6 +26,8 @@ class Models:
     """Where the policy is sharded: what gives all ranks all its weights."""
     full_reference: Reference | None = None
     """The reference that belongs to the gathered policy."""
+    micro_batch_tokens: int = ROW_CAPACITY // 4
+    """Tokens that are computed at once; a tree that cannot be split and is longer has its own pass."""
 
     @contextmanager
     def unsharded(self) -> Iterator[Models]:
@@ -66,4 +69,5 @@ def shared(models: Models, world: World, *, compiled: bool) -> Models:
         world,
         whole,
         reference,
+        models.micro_batch_tokens,
     )

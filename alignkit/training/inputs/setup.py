@@ -161,14 +161,15 @@ def load_models(method: Method, resolved: Resolved, inputs: Inputs, world: World
         **options,
     )
     refuse_uncomputed(policy, inputs.source.folder)
-    reference = (
-        _reference(method, resolved, inputs, policy, options, world) if needs_reference(method, resolved) else None
-    )
-    sampler = make_sampler(resolved.rollouts.sampler, policy, inputs.chat)
+    capacity = section.micro_batch_tokens or micro_batch_tokens(policy.device)
+    reference = None
+    if needs_reference(method, resolved):
+        reference = _reference(method, resolved, inputs, policy, options, capacity=capacity, world=world)
+    sampler = make_sampler(resolved.rollouts.sampler, policy, inputs.chat, gpu_memory=resolved.rollouts.vllm_memory)
     sampler.connect(resolved.rollouts.servers, resolved.rollouts.server_weights)
     if method.draws():
         _refuse_long_prompts(sampler, inputs, resolved.method.max_new_tokens)
-    return Models(policy, reference, sampler)
+    return Models(policy, reference, sampler, micro_batch_tokens=capacity)
 
 
 def load_start(method: Method, resolved: Resolved, inputs: Inputs, go_on: Callable[[], str]) -> Policy:
@@ -221,7 +222,14 @@ def _refuse_long_prompts(sampler: Sampler, inputs: Inputs, max_new_tokens: int) 
 
 
 def _reference(
-    method: Method, resolved: Resolved, inputs: Inputs, policy: Policy, options: Mapping[str, Any], world: World
+    method: Method,
+    resolved: Resolved,
+    inputs: Inputs,
+    policy: Policy,
+    options: Mapping[str, Any],
+    *,
+    capacity: int,
+    world: World,
 ) -> Reference:
     """Make the reference; where its log-probs are cached, `policy` still has the reference's weights here."""
 
@@ -231,7 +239,6 @@ def _reference(
     has_adapter = resolved.model.lora_rank is not None
     if not _caches_reference(method, resolved):
         return Reference(policy, frozen=None if has_adapter else load())
-    capacity = micro_batch_tokens(policy.device)
 
     def know(policy: Policy) -> list[CachedLogprobs]:
         by_step = RowSource(inputs.training.trees, resolved.method, micro_batch_tokens=capacity, world=world)

@@ -20,7 +20,6 @@ from alignkit.training.inputs.pair_accuracy import PairAccuracy, pair_accuracy
 from alignkit.training.inputs.setup import Inputs
 from alignkit.training.lifecycle.deadlines import Deadlines
 from alignkit.training.loop import health_checks as guards
-from alignkit.training.loop.source import micro_batch_tokens
 from alignkit.training.loop.train_loop import EvalResult
 from alignkit.training.rollouts.sampling import Group, sample
 
@@ -120,7 +119,7 @@ def mean_kl(models: Models, packs: Sequence[Pack]) -> float:
 
 def rank_rows(trees: Sequence[Tree], models: Models) -> list[list[int]]:
     """Pack this rank's share of the trees into rows; there may be none."""
-    rows, is_padding = shard_and_pack(trees, micro_batch_tokens(models.policy.device), models.world)
+    rows, is_padding = shard_and_pack(trees, models.micro_batch_tokens, models.world)
     return [] if is_padding else rows
 
 

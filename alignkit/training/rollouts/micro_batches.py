@@ -26,7 +26,6 @@ from alignkit.methods import Method, MethodConfig, sampled_options
 from alignkit.policy.policy import Policy
 from alignkit.training.gradient.models import Models
 from alignkit.training.gradient.step import MicroBatch
-from alignkit.training.loop.source import micro_batch_tokens
 from alignkit.training.rollouts.journal import Journal
 from alignkit.training.rollouts.sampling import Group
 
@@ -137,7 +136,7 @@ def reference_kl(models: Models, groups: Sequence[Group]) -> np.ndarray:
     trees = [group.tree(range(size)) for group in groups]
     with models.unsharded() as whole:
         assert whole.reference is not None
-        rows, is_padding = shard_and_pack(trees, micro_batch_tokens(whole.policy.device), whole.world)
+        rows, is_padding = shard_and_pack(trees, whole.micro_batch_tokens, whole.world)
         reference = whole.reference
 
         def compute() -> list[tuple[int, list[float]]]:

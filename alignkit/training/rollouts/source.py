@@ -25,7 +25,7 @@ from alignkit.training.checkpoints.run_folder import RunFolder
 from alignkit.training.gradient.models import Models
 from alignkit.training.gradient.step import MicroBatch
 from alignkit.training.inputs.setup import Inputs
-from alignkit.training.loop.source import RowSource, StepSource, micro_batch_tokens, step_rows, steps_per_epoch
+from alignkit.training.loop.source import RowSource, StepSource, step_rows, steps_per_epoch
 from alignkit.training.loop.train_loop import EvalResult
 from alignkit.training.rollouts.eval_rollouts import RolloutEval
 from alignkit.training.rollouts.journal import FOLDER, journal_key, make_journal
@@ -221,7 +221,7 @@ class RolloutSource(StepSource):
             kl_PG = reference_kl(self.models, rollouts.groups)
             rewards_PG = rewards_PG - self.sampled.kl_in_reward * kl_PG
             metrics["reward_kl"] = float(kl_PG.mean())
-        capacity, equal_P = micro_batch_tokens(self.models.policy.device), zero_variance_groups(rewards_PG)
+        capacity, equal_P = self.models.micro_batch_tokens, zero_variance_groups(rewards_PG)
         micro_batches, left_out = rewarded_micro_batches(
             self.method, self.config, rollouts.groups, rewards_PG, capacity=capacity, world=self.models.world
         )
@@ -326,9 +326,9 @@ class SampledRowSource(RowSource):
         rollouts: samples; nothing is scored.
     """
 
-    def __init__(self, rollouts: RolloutSource, *, micro_batch_tokens: int) -> None:
-        inputs, config, world = rollouts.inputs, rollouts.config, rollouts.models.world
-        super().__init__(inputs.training.trees, config, micro_batch_tokens=micro_batch_tokens, world=world)
+    def __init__(self, rollouts: RolloutSource) -> None:
+        trees, models = rollouts.inputs.training.trees, rollouts.models
+        super().__init__(trees, rollouts.config, micro_batch_tokens=models.micro_batch_tokens, world=models.world)
         self.rollouts = rollouts
 
     def step(self, step: int) -> tuple[list[MicroBatch], dict[str, float]]:

@@ -110,7 +110,8 @@ def make_plan(method: Method, resolved: Resolved, *, longest: int | None = None)
     trained = parameters if rank is None else rank * sum(map(sum, sizes.matrices))
     device = pick_device()
     size = 4 if autocast_type(resolved.model.precision, device) is None else 2
-    tokens = _row_tokens(method, resolved, sizes, micro_batch_tokens(device), longest)
+    capacity = resolved.model.micro_batch_tokens or micro_batch_tokens(device)
+    tokens = _row_tokens(method, resolved, sizes, capacity, longest)
     on_cpu_layers = device.type == "cpu" and resolved.model.attention != "plain"
     ranks = num_started()
     memory = {

@@ -38,7 +38,7 @@ from alignkit.training.lifecycle.deadlines import Deadlines
 from alignkit.training.lifecycle.signals import held_signals, terminated_as_interrupted
 from alignkit.training.loop.health_checks import tally_as_json
 from alignkit.training.loop.saver import RunSaver
-from alignkit.training.loop.source import RowSource, StepSource, micro_batch_tokens, steps_per_epoch
+from alignkit.training.loop.source import RowSource, StepSource, steps_per_epoch
 from alignkit.training.loop.train_loop import Loop
 from alignkit.training.rollouts.evaluation import RunEvaluation
 from alignkit.training.rollouts.journal import FOLDER, Journal
@@ -294,10 +294,11 @@ def _source(method: Method, rollouts: RolloutSource) -> StepSource:
     if method.trains_on.is_sampled:
         return rollouts
     inputs, models = rollouts.inputs, rollouts.models
-    tokens = micro_batch_tokens(models.policy.device)
     if method.draws():
-        return SampledRowSource(rollouts, micro_batch_tokens=tokens)
-    return RowSource(inputs.training.trees, rollouts.config, micro_batch_tokens=tokens, world=models.world)
+        return SampledRowSource(rollouts)
+    return RowSource(
+        inputs.training.trees, rollouts.config, micro_batch_tokens=models.micro_batch_tokens, world=models.world
+    )
 
 
 def _export(loop: Loop, saver: RunSaver, inputs: Inputs) -> dict[str, Any]:
@@ -391,7 +392,7 @@ def _check_reference(
     if models.reference is None or method.trains_on.is_sampled:
         return
     policy = models.policy
-    layout = RowSource(inputs.training.trees, config, micro_batch_tokens=micro_batch_tokens(policy.device), world=world)
+    layout = RowSource(inputs.training.trees, config, micro_batch_tokens=models.micro_batch_tokens, world=world)
     weight = float(getattr(config, "beta", 1.0))
     margins = first_margins(policy, models.reference, layout, weight=weight, world=world)
     check = margins.check(in_fp32=policy.autocast is None, repeats=policy.device.type == "cpu")
