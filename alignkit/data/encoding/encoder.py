@@ -1,9 +1,9 @@
 """Texts -> token ids, and which of them are scored, many at a time over flat arrays.
 
-gigatoken makes the ids where it is there, takes the vocabulary, and gives the same ids as `tokenizers` on a sample of
-the run's own texts; else `tokenizers` does. Its cache grows with what it has seen, so that it is made anew after
-_REBUILT_AFTER bytes. Vocabularies that lack a byte, which it refuses, get one for it that no text may end up with:
-texts that do are left to `tokenizers`.
+gigatoken makes the ids where it and awkward, in whose arrays it answers, are there, where it takes the vocabulary, and
+where it gives the same ids as `tokenizers` on a sample of the run's own texts; else `tokenizers` does. Its cache grows
+with what it has seen, so that it is made anew after _REBUILT_AFTER bytes. Vocabularies that lack a byte, which it
+refuses, get one for it that no text may end up with: texts that do are left to `tokenizers`.
 
 Where a token lies follows from the bytes of those before it. FlatTexts for which that does not come out (normalised
 texts, bytes without a token), and texts in which something looks like a special token but is what a message says, take
@@ -18,7 +18,7 @@ import re
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from itertools import pairwise
 from typing import Any
 
@@ -153,7 +153,10 @@ class Encoder:
         """gigatoken with this vocabulary, where it is there and takes it."""
         try:
             return _Gigatoken(from_json(self._backend.to_str(), cache_strings="keys"))
-        except ImportError:
+        except ImportError as error:
+            _say_once(
+                f"tokenized by tokenizers, more slowly: gigatoken cannot be used ({error}); install what is missing"
+            )
             return None
         except Exception as error:  # it refuses vocabularies with errors of many kinds
             _log.info("tokenized by tokenizers: gigatoken refuses this vocabulary (%s)", str(error).splitlines()[:1])
@@ -254,11 +257,17 @@ class _Gigatoken:
         return ids, ends - ends[0]
 
     def _make(self) -> Any:
+        import awkward  # noqa: F401 - what gigatoken answers with; without it the answers are lists
         import gigatoken
 
         made = gigatoken.Tokenizer.from_json(self._settings)
         made.encode_batch([b""])  # loads what it answers with
         return made
+
+
+@cache
+def _say_once(line: str) -> None:
+    _log.warning("%s", line)
 
 
 def _with_all_bytes(settings: Mapping[str, Any]) -> bytes:

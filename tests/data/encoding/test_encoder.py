@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
@@ -103,6 +107,22 @@ def test_a_vocabulary_that_gigatoken_refuses_is_left_to_tokenizers(caplog: pytes
         ids, offsets = encoder.plain_ids(plain(["a b " * 20_000, "b"]))
     assert "gigatoken refuses this vocabulary" in caplog.text
     assert parts(ids, offsets) == [[0, 1] * 20_000, [1]]
+
+
+def test_without_what_gigatoken_needs_a_command_tokenizes_all_the_same_and_says_so_once(
+    folders: dict[str, Path], tmp_path: Path
+) -> None:
+    (tmp_path / "awkward.py").write_text("raise ModuleNotFoundError(\"No module named 'awkward'\")\n")
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("".join(json.dumps({"prompt": f"Say {n}. " * 40, "chosen": "so"}) + "\n" for n in range(500)))
+    words = ["data", "lengths", "--data", str(rows), "--model", str(folders["smollm2"]), "--json"]
+    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    own = {"ALIGNKIT_CACHE": str(tmp_path / "cache"), "PYTHONPATH": path}
+    command = [sys.executable, "-m", "alignkit", *words]
+    found = subprocess.run(command, env=os.environ | own, capture_output=True, text=True, timeout=100)
+    assert found.returncode == 0 and json.loads(found.stdout), found.stderr
+    line = "tokenized by tokenizers, more slowly: gigatoken cannot be used (No module named 'awkward')"
+    assert found.stderr.count(line) == 1
 
 
 def test_gigatoken_is_made_anew_after_a_bounded_volume(
