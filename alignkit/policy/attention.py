@@ -1,8 +1,9 @@
 """Tree attention: a prompt computed once for all its completions, in an unforked transformers model.
 
-A completion sees its prompt and itself; trees of one row do not see each other. The function is registered with
-transformers' `AttentionInterface` under a name that has no mask function. So the model passes no mask, and the layout
-travels as the keyword argument `tree`.
+A completion sees its prompt and itself; trees of one row do not see each other. A layer with a sliding window of w
+tokens sees the w positions that end at the query's own: position ids give the distance, not places in the row. The
+function is registered with transformers' `AttentionInterface` under a name that has no mask function. So the model
+passes no mask, and the layout travels as the keyword argument `tree`; a layer gives its window as `sliding_window`.
 
 Here FlexAttention computes it, with one block mask per forward pass; on a CPU the policy gives a layout of policy/cpu.
 The stock kernels build a wrong mask for trees from position ids.
@@ -12,7 +13,8 @@ Shape letters: alignkit/policy/__init__.py; the batch is 1, a row of trees.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+import sys
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Protocol
@@ -24,32 +26,49 @@ from alignkit.data.trees.packs import Span
 from alignkit.policy.dropout import config_rates
 
 NAME = "alignkit-tree"
+_SLIDING = "sliding_attention"  # transformers' name in `layer_types`
 
 
 class TreeLayout(Protocol):
     """Where the trees of a row lie, and how a device attends within them."""
 
-    def attend(self, query: Tensor, key: Tensor, value: Tensor, scale: float | None) -> Tensor:
-        """Attend within trees: query [1, A, S, D], key and value [1, K, S, D] -> [1, S, A, D]."""
+    def attend(
+        self, query: Tensor, key: Tensor, value: Tensor, scale: float | None, window: int | None = None
+    ) -> Tensor:
+        """Attend within trees: query [1, A, S, D], key and value [1, K, S, D] -> [1, S, A, D].
+
+        Args:
+            scale: of the scores; default 1 / sqrt(D).
+            window: how many positions a token sees, its own included; default all.
+        """
 
 
 @dataclass(frozen=True)
 class FlexLayout:
-    """A row of trees as FlexAttention's block mask."""
+    """A row of trees as FlexAttention's block masks, one for each window."""
 
-    mask: Any
+    masks: Mapping[int | None, Any]
 
     @classmethod
-    def of(cls, spans: Sequence[Span], device: torch.device) -> FlexLayout:
-        """Make the mask, once for all layers of a forward pass."""
+    def of(
+        cls, spans: Sequence[Span], device: torch.device, windows: Collection[int | None] = frozenset({None})
+    ) -> FlexLayout:
+        """Make the masks, once for all layers of a forward pass."""
         from torch.nn.attention.flex_attention import create_block_mask
 
-        tree_S, segment_S = (x.to(device) for x in marks(spans))
+        tree_S, segment_S, position_S = (x.to(device) for x in marks(spans))
         size = len(tree_S)
-        return cls(create_block_mask(sees(tree_S, segment_S), None, None, size, size, device=str(device)))
 
-    def attend(self, query: Tensor, key: Tensor, value: Tensor, scale: float | None) -> Tensor:
-        attended = _compiled_flex()(query, key, value, block_mask=self.mask, scale=scale, enable_gqa=True)
+        def mask(window: int | None) -> Any:
+            function = sees(tree_S, segment_S, position_S, window)
+            return create_block_mask(function, None, None, size, size, device=str(device))
+
+        return cls({window: mask(window) for window in windows})
+
+    def attend(
+        self, query: Tensor, key: Tensor, value: Tensor, scale: float | None, window: int | None = None
+    ) -> Tensor:
+        attended = _compiled_flex()(query, key, value, block_mask=self.masks[window], scale=scale, enable_gqa=True)
         return attended.transpose(1, 2).contiguous()
 
 
@@ -62,6 +81,7 @@ def tree_attention(
     scaling: float | None = None,
     dropout: float = 0.0,
     tree: TreeLayout | None = None,
+    sliding_window: int | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
     """Attend within trees, as transformers calls an attention function: query [1, A, S, D] -> [1, S, A, D]."""
@@ -69,27 +89,36 @@ def tree_attention(
         raise ValueError("tree attention was called without the keyword argument tree")
     if attention_mask is not None or dropout:
         raise ValueError("tree attention takes no attention mask and no dropout")
-    return tree.attend(query, key, value, scaling), None
+    return tree.attend(query, key, value, scaling, sliding_window), None
 
 
-def marks(spans: Sequence[Span]) -> tuple[Tensor, Tensor]:
-    """Number the tree and the segment (0 = prompt) of each token: int32 [S], int32 [S]."""
+def marks(spans: Sequence[Span]) -> tuple[Tensor, Tensor, Tensor]:
+    """Number the tree, the segment (0 = prompt) and the position of each token: int32 [S] each."""
     trees: list[Tensor] = []
     segments: list[Tensor] = []
+    positions: list[Tensor] = []
     for number, span in enumerate(spans):
-        sizes = [span.prompt_end - span.start, *(end - start for start, end in span.completions)]
+        prompt = span.prompt_end - span.start
+        sizes = [prompt, *(end - start for start, end in span.completions)]
         trees.append(torch.full((sum(sizes),), number, dtype=torch.int32))
         segments.extend(torch.full((size,), segment, dtype=torch.int32) for segment, size in enumerate(sizes))
-    return torch.cat(trees), torch.cat(segments)
+        positions.append(torch.arange(prompt, dtype=torch.int32))
+        positions.extend(torch.arange(prompt, prompt + size, dtype=torch.int32) for size in sizes[1:])
+    return torch.cat(trees), torch.cat(segments), torch.cat(positions)
 
 
-def sees(tree_S: Tensor, segment_S: Tensor) -> Any:
-    """FlexAttention's mask function: same tree, not later, and the key in the prompt or in the query's completion."""
+def sees(tree_S: Tensor, segment_S: Tensor, position_S: Tensor, window: int | None = None) -> Any:
+    """FlexAttention's mask function: same tree, not later, the key in the prompt or in the query's completion.
+
+    Args:
+        window: the key is fewer than this many positions before the query.
+    """
 
     def mask(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
         same_tree = tree_S[query] == tree_S[key]
         on_path = (segment_S[key] == 0) | (segment_S[key] == segment_S[query])
-        return (query >= key) & same_tree & on_path
+        seen = (query >= key) & same_tree & on_path
+        return seen if window is None else seen & (position_S[query] - position_S[key] < window)
 
     return mask
 
@@ -114,6 +143,16 @@ def plain_kind(model: Any) -> str:
     return "eager" if capped or not getattr(model, "_supports_sdpa", False) else "sdpa"
 
 
+def windows(model: Any) -> frozenset[int | None]:
+    """Return the sliding windows of a model's layers in tokens; None stands for a layer that sees everything."""
+    text = model.config.get_text_config()
+    window = getattr(text, "sliding_window", None)
+    if not window or not getattr(text, "use_sliding_window", True):
+        return frozenset({None})
+    kinds = getattr(text, "layer_types", None) or [_SLIDING]  # without kinds, every layer has it
+    return frozenset(window if kind == _SLIDING else None for kind in kinds)
+
+
 def tree_refusal(model: Any) -> str | None:
     """Return why a model rules tree attention out, or None: its attention and its positions must be open to us.
 
@@ -125,15 +164,17 @@ def tree_refusal(model: Any) -> str | None:
         return "attention code of its own"
     if "position_ids" not in inspect.signature(type(model.get_decoder()).forward).parameters:
         return "positions that cannot be given"
+    if any(name.endswith("sinks") for name, _ in model.named_parameters()):
+        return "attention sinks"
+    if windows(model) != {None} and "sliding_window=" not in inspect.getsource(sys.modules[type(model).__module__]):
+        return "a sliding window that its attention is not told"  # only the mask has it, which we do not read
     return None
 
 
 def _config_refusal(text: Any) -> str | None:
-    kinds = set(getattr(text, "layer_types", None) or ["full_attention"])
-    if kinds != {"full_attention"}:
-        return f"layers of kind {', '.join(sorted(kinds - {'full_attention'}))}"
-    if getattr(text, "sliding_window", None) and getattr(text, "use_sliding_window", True):
-        return f"a sliding window of {text.sliding_window} tokens"
+    kinds = set(getattr(text, "layer_types", None) or [])
+    if others := kinds - {"full_attention", _SLIDING}:
+        return f"layers of kind {', '.join(sorted(others))}"
     for name, rate in config_rates(text).items():
         if "att" in name.lower():
             return f"attention dropout ({name} {rate:g})"
@@ -141,4 +182,6 @@ def _config_refusal(text: Any) -> str | None:
         return "soft-capped attention"
     if getattr(text, "v_head_dim", None):
         return "values of another size than keys"
+    if getattr(text, "use_bidirectional_attention", None):
+        return "attention to later tokens"
     return None

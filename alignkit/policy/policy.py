@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from alignkit.data.trees.packs import Pack
 from alignkit.policy import attention
 from alignkit.policy.architecture import num_positions
-from alignkit.policy.attention import FlexLayout, tree_refusal
+from alignkit.policy.attention import FlexLayout, tree_refusal, windows
 from alignkit.policy.cpu.kernels import CpuKernels
 from alignkit.policy.dropout import Dropout
 from alignkit.policy.four_bits import computed_weight
@@ -61,6 +61,8 @@ class Policy(nn.Module):
         self.num_positions = num_positions(self.base)
         self.tree_refusal = tree_refusal(self.base)
         """Why the tree path does not compute this model; None where it does."""
+        self.windows = windows(self.base)
+        """Sliding windows of the layers in tokens; None is a layer that sees everything."""
         self.head_form = PLAIN if scalar_head else find_form(self.base)
         self.path = path
         self.dropout = Dropout()
@@ -210,7 +212,7 @@ class Policy(nn.Module):
         device = self.device
         ids = torch.as_tensor(pack.ids_S, device=device)[None]
         positions = torch.as_tensor(pack.position_S, device=device)[None]
-        tree = FlexLayout.of(pack.spans, device) if self._cpu is None else self._cpu.layout(pack.spans)
+        tree = FlexLayout.of(pack.spans, device, self.windows) if self._cpu is None else self._cpu.layout(pack.spans)
         out = self.body(input_ids=ids, position_ids=positions, use_cache=False, tree=tree)
         source_T, last_N = (torch.as_tensor(x, device=device) for x in (pack.source_T, pack.last_N))
         states_SH = out.last_hidden_state[0]

@@ -16,7 +16,7 @@ from tiny_models import tiny_model
 from alignkit.data.trees.packs import lay_out, pack, pack_evenly
 from alignkit.data.trees.trees import Tree, tree
 from alignkit.errors import InputError
-from alignkit.policy.attention import marks, sees
+from alignkit.policy.attention import marks, sees, tree_refusal
 from alignkit.policy.load import load_policy
 from alignkit.policy.logprobs import token_logprobs
 from alignkit.policy.policy import Policy
@@ -56,6 +56,27 @@ DENSE: dict[str, dict[str, object]] = {
 }
 
 
+# Windows of 4 tokens, in some layers or in all.
+SLIDING: dict[str, dict[str, object]] = {
+    "mistral": {"sliding_window": 4},
+    "phi3": {"sliding_window": 4},
+    "starcoder2": {"sliding_window": 4},
+    "qwen2": {"sliding_window": 4, "use_sliding_window": True, "max_window_layers": 1},
+    "qwen3": {"sliding_window": 4, "use_sliding_window": True, "max_window_layers": 0, "head_dim": 12},
+    "smollm3": {"sliding_window": 4, "use_sliding_window": True, "max_window_layers": 1, "no_rope_layers": [1, 0]},
+    **{
+        kind: {"sliding_window": 4, "layer_types": ["sliding_attention", "full_attention"]}
+        for kind in ("cohere2", "olmo3", "exaone4")
+    },
+    "gemma3_text": {
+        "sliding_window": 4,
+        "layer_types": ["sliding_attention", "full_attention"],
+        "head_dim": 12,
+        "query_pre_attn_scalar": 7,
+    },
+}
+
+
 @pytest.mark.parametrize("kind", DENSE)
 def test_shared_prompts_give_what_separate_rows_give(kind: str, tmp_path: Path) -> None:
     policy = load_policy(tiny_model(tmp_path, kind=kind, **DENSE[kind]), precision="fp32", attention="tree").eval()
@@ -67,6 +88,24 @@ def test_shared_prompts_give_what_separate_rows_give(kind: str, tmp_path: Path) 
         expected, expected_gradient = scores_and_gradient(policy, trees, temperatures)
     assert (found - expected).norm() <= 1e-5 * expected.norm()
     assert (gradient - expected_gradient).norm() <= 1e-5 * expected_gradient.norm()
+
+
+@pytest.mark.parametrize("kind", SLIDING)
+def test_sliding_windows_count_positions_along_each_completions_own_path(kind: str, tmp_path: Path) -> None:
+    folder = tiny_model(tmp_path / "short", kind=kind, **SLIDING[kind])
+    policy = load_policy(folder, precision="fp32", attention="tree").eval()
+    rng = np.random.default_rng(0)
+    trees = [random_tree(9, (5, 7, 1), rng), random_tree(2, (8,), rng), random_tree(6, (3, 9), rng)]
+    ones = np.ones(6)
+    found, gradient = scores_and_gradient(policy, trees, ones)
+    with policy.on_path("plain"):
+        expected, expected_gradient = scores_and_gradient(policy, trees, ones)
+    assert (found - expected).norm() <= 1e-5 * expected.norm()
+    assert (gradient - expected_gradient).norm() <= 1e-5 * expected_gradient.norm()
+    wide = load_policy(
+        tiny_model(tmp_path / "wide", kind=kind, **SLIDING[kind] | {"sliding_window": 64}), precision="fp32"
+    )
+    assert (scores_and_gradient(wide.eval(), trees, ones)[0] - expected).norm() > 1e-4 * expected.norm()
 
 
 def test_plain_path_equals_the_models_own_logits(policy: Policy) -> None:
@@ -196,21 +235,22 @@ print(peak_mib() - before - 4 * weight.numel() / 2**20)
     assert min(held) <= 64
 
 
-def test_flex_mask_function_marks_what_the_split_kernels_see() -> None:
+@pytest.mark.parametrize("window", [None, 1, 3])
+def test_flex_mask_function_marks_what_the_split_kernels_see(window: int | None) -> None:
     rng = np.random.default_rng(2)
     layout = lay_out([random_tree(3, (2, 3), rng), random_tree(2, (1,), rng)])
-    mask = sees(*marks(layout.spans))
+    mask = sees(*marks(layout.spans), window)
     size = len(layout.ids_S)
     index = torch.arange(size)
     seen = mask(torch.tensor(0), torch.tensor(0), index[:, None], index[None])
     expected = torch.zeros(size, size, dtype=torch.bool)
     for span in layout.spans:
-        for row in range(span.start, span.prompt_end):
-            expected[row, span.start : row + 1] = True
+        prompt = [*range(span.start, span.prompt_end)]
+        for row in prompt:
+            expected[row, prompt[: row - span.start + 1][-(window or size) :]] = True
         for start, end in span.completions:
             for row in range(start, end):
-                expected[row, span.start : span.prompt_end] = True
-                expected[row, start : row + 1] = True
+                expected[row, [*prompt, *range(start, row + 1)][-(window or size) :]] = True
     assert torch.equal(seen, expected)
 
 
@@ -240,21 +280,18 @@ def test_a_tree_longer_than_the_capacity_has_a_row_of_its_own() -> None:
     assert sorted(map(tuple, pack(trees, 32))) == [(0,), (1,)]
 
 
-WINDOWED: dict[str, tuple[dict[str, object], str]] = {
-    "mistral": ({}, "a sliding window"),
-    "gemma3_text": (
-        {"head_dim": 12, "sliding_window": 8, "layer_types": ["sliding_attention", "full_attention"]},
-        "layers of kind sliding_attention",
-    ),
+OTHER_LAYERS: dict[str, tuple[dict[str, object], str]] = {
+    "gemma2": ({"head_dim": 12}, "soft-capped attention"),
     "lfm2": ({"layer_types": ["conv", "full_attention"]}, "layers of kind conv"),
+    "granite_swa": ({}, "attention sinks"),
 }
 
 
-@pytest.mark.parametrize("kind", WINDOWED)
+@pytest.mark.parametrize("kind", OTHER_LAYERS)
 def test_a_model_with_other_layers_takes_the_plain_path_and_logs_it(
     kind: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    options, reason = WINDOWED[kind]
+    options, reason = OTHER_LAYERS[kind]
     folder = tiny_model(tmp_path, kind=kind, **options)
     policy = load_policy(folder, precision="fp32")
     assert policy.path == "plain"
@@ -264,6 +301,18 @@ def test_a_model_with_other_layers_takes_the_plain_path_and_logs_it(
     rng = np.random.default_rng(1)
     found, gradient = scores_and_gradient(policy, [random_tree(9, (5, 7), rng)], np.ones(2))
     assert found.isfinite().all() and gradient.norm() > 0
+
+
+def test_chunked_attention_and_attention_to_later_tokens_take_the_plain_path(policy: Policy) -> None:
+    """As in Llama 4's configuration, and in that of an embedding model made of Gemma 3."""
+    for name, value, reason in (
+        ("layer_types", ["chunked_attention", "full_attention"], "layers of kind chunked_attention"),
+        ("use_bidirectional_attention", True, "attention to later tokens"),
+    ):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(policy.base.config, name, value, raising=False)
+            assert tree_refusal(policy.base) == reason
+    assert tree_refusal(policy.base) is None
 
 
 def test_a_scalar_head_reads_the_last_token_of_each_completion(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,8 @@ from alignkit.data.trees.trees import tree
 from alignkit.policy.load import load_policy
 from alignkit.policy.policy import Policy
 from alignkit.registry import registry
+from alignkit.rollouts.agreement import distance
+from alignkit.rollouts.batched import BatchedGeneration
 from alignkit.rollouts.beams import beam_search
 from alignkit.rollouts.decoding import make_cache
 from alignkit.rollouts.sampler import Completion, Request, Sampler
@@ -138,6 +141,20 @@ def test_beam_search_finds_the_same_on_every_engine(
         assert one.ids.tolist() == other.ids.tolist() and one.truncated == other.truncated
         np.testing.assert_allclose(one.logprobs, other.logprobs, atol=1e-4)
     assert sampler.beam_search(asked[:1], **options)[0].ids.tolist() == found[0].ids.tolist()
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [("mistral", {}), ("gemma3_text", {"layer_types": ["sliding_attention", "full_attention"], "head_dim": 12})],
+)
+def test_samples_of_a_model_with_sliding_windows_have_the_policys_logprobs(
+    kind: str, options: dict[str, object], tmp_path: Path
+) -> None:
+    windowed = load_policy(tiny_model(tmp_path, kind=kind, sliding_window=4, **options), precision="fp32").eval()
+    asked = requests(12)
+    drawn = BatchedGeneration(windowed, end_ids=frozenset(range(40))).generate(asked)
+    assert windowed.path == "tree" and max(len(completion.ids) for completion in drawn) > 4
+    assert distance(windowed, list(zip(asked, drawn, strict=True))) < 1e-5
 
 
 def test_samples_follow_the_tempered_distribution(sampler: Sampler, policy: Policy) -> None:

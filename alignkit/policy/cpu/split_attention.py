@@ -66,21 +66,27 @@ class SegmentLayout:
             segments += [Segment(slice(*completion), prompt) for completion in span.completions]
         return cls(segments)
 
-    def attend(self, query: Tensor, key: Tensor, value: Tensor, scale: float | None) -> Tensor:
+    def attend(
+        self, query: Tensor, key: Tensor, value: Tensor, scale: float | None, window: int | None = None
+    ) -> Tensor:
         """Attend within trees in autocast's type, as attention.py's `TreeLayout` says."""
-        return attend(query, key, value, self, scale, compute=compute_type(query))
+        return attend(query, key, value, self, scale, window=window, compute=compute_type(query))
 
-    def mask(self, segment: Segment, dtype: torch.dtype) -> Tensor | None:
-        """Return 0 where a completion's tokens see and -inf where not, [B, M]. It is made once for all layers.
+    def mask(self, segment: Segment, dtype: torch.dtype, window: int | None = None) -> Tensor | None:
+        """Return 0 where a segment's tokens see and -inf where not, [B, M]. It is made once for all layers.
 
-        A segment with nothing before it needs no mask: torch's kernel has a causal mode.
+        A segment with nothing before it, and no window shorter than itself, needs no mask: torch's kernel has a causal
+        mode.
         """
-        if not segment.before:
+        if window is not None and window >= segment.before + segment.size:
+            window = None
+        if not segment.before and window is None:
             return None
-        key = segment.size, segment.before, dtype
+        key = segment.size, segment.before, dtype, window
         if key not in self._masks:
             mask = torch.full((segment.size, segment.before + segment.size), -torch.inf, dtype=dtype)
-            self._masks[key] = mask.triu_(segment.before + 1)  # query i sees the prompt and the keys up to its own
+            mask.triu_(segment.before + 1)  # query i sees the prompt and the keys up to its own
+            self._masks[key] = mask if window is None else mask + _beyond(mask, window)
         return self._masks[key]
 
 
@@ -91,17 +97,19 @@ def attend(
     layout: SegmentLayout,
     scale: float | None,
     *,
+    window: int | None = None,
     compute: torch.dtype | None = None,
 ) -> Tensor:
     """Attend within trees: query [1, A, S, D], key and value [1, K, S, D] -> [1, S, A, D].
 
     Args:
         scale: of the scores; default 1 / sqrt(D).
+        window: how many positions a token sees, its own included; default all.
         compute: type of what is saved and of the result; default the query's.
     """
     apply: Any = _SplitAttention.apply
     scale = query.shape[-1] ** -0.5 if scale is None else scale
-    return apply(query, key, value, layout, scale, compute or query.dtype, activation_arena.current())
+    return apply(query, key, value, layout, scale, window, compute or query.dtype, activation_arena.current())
 
 
 class _SplitAttention(torch.autograd.Function):
@@ -113,6 +121,7 @@ class _SplitAttention(torch.autograd.Function):
         value: Tensor,
         layout: SegmentLayout,
         scale: float,
+        window: int | None,
         compute: torch.dtype,
         arena: activation_arena.Arena | None,
     ) -> Tensor:
@@ -120,7 +129,7 @@ class _SplitAttention(torch.autograd.Function):
         query, key, value = (activation_arena.cast(arena, x, compute) for x in (query, key, value))
         attended = activation_arena.empty(arena, query.transpose(1, 2).shape, compute)
         for one in layout.segments:
-            mask = layout.mask(one, query.dtype)
+            mask = layout.mask(one, query.dtype, window)
             out = scaled_dot_product_attention(
                 query[:, :, one.own],
                 one.seen(key),
@@ -132,7 +141,7 @@ class _SplitAttention(torch.autograd.Function):
             )
             attended[:, one.own] = out.transpose(1, 2)
         ctx.save_for_backward(query, key, value)
-        ctx.layout, ctx.scale = layout, scale
+        ctx.layout, ctx.scale, ctx.window = layout, scale, window
         return attended
 
     @staticmethod
@@ -142,7 +151,7 @@ class _SplitAttention(torch.autograd.Function):
         # A prompt's keys and values get a share from each block of each completion: many small terms, summed in fp32.
         grad_key, grad_value = (torch.zeros_like(x, dtype=_wide(x)) for x in (key, value))
         for one in ctx.layout.segments:
-            for block, shares in _blocks(query, key, value, grads[0], one, ctx.scale):
+            for block, shares in _blocks(query, key, value, grads[0], one, ctx.scale, ctx.window):
                 grad_query[:, :, block] = shares[0]
                 seen = block.stop - one.own.start  # own keys that the block sees, after the prompt's
                 for total, share in ((grad_key, shares[1]), (grad_value, shares[2])):
@@ -150,11 +159,11 @@ class _SplitAttention(torch.autograd.Function):
                     total[:, :, one.own][:, :, :seen] += share[:, one.before :]
         # back to the types that came in, which autocast may have rounded from
         found = zip((grad_query, grad_key, grad_value), ctx.types, strict=True)
-        return *(x.to(dtype) for x, dtype in found), None, None, None, None
+        return *(x.to(dtype) for x, dtype in found), None, None, None, None, None
 
 
 def _blocks(
-    query: Tensor, key: Tensor, value: Tensor, grad: Tensor, one: Segment, scale: float
+    query: Tensor, key: Tensor, value: Tensor, grad: Tensor, one: Segment, scale: float, window: int | None
 ) -> Iterator[tuple[slice, tuple[Tensor, Tensor, Tensor]]]:
     """Yield each block's queries, their gradient [A, B, D], and its share of the keys' and values' [K, M, D]."""
     _, heads, _, size = query.shape
@@ -166,7 +175,7 @@ def _blocks(
         grouped = (len(keys), -1, size)  # [K, A / K x B, D]: heads that share keys lie side by side, one product each
         own = query[0, :, block].reshape(grouped)
         own_grad = grad[0, block].transpose(0, 1).reshape(grouped)
-        weights = _weights(own, wide_keys[:, :seen], num_queries=block.stop - block.start)  # P, made again
+        weights = _weights(own, wide_keys[:, :seen], block.stop - block.start, window)  # P, made again
         grad_values = weights.transpose(1, 2) @ own_grad  # dV = P^T G, already summed over the heads of a key head
         grad_weights = own_grad @ values[:, :seen].transpose(1, 2)  # dP = G V^T
         grad_scores = torch._softmax_backward_data(
@@ -177,13 +186,23 @@ def _blocks(
         yield block, (grad_query.view(heads, -1, size), grad_keys, grad_values)
 
 
-def _weights(query: Tensor, wide_keys: Tensor, *, num_queries: int) -> Tensor:
+def _weights(query: Tensor, wide_keys: Tensor, num_queries: int, window: int | None) -> Tensor:
     """softmax(S) of a block, whose queries are the last of the keys: [K, A / K x B, M], in the queries' type."""
     scores = query.to(wide_keys.dtype) @ wide_keys.transpose(1, 2)
     # Of the block's own B keys, which come last, a query sees those up to itself.
     later = torch.full((num_queries, num_queries), -torch.inf, dtype=scores.dtype).triu_(1)
-    scores.unflatten(1, (-1, num_queries))[..., -num_queries:] += later
+    by_head = scores.unflatten(1, (-1, num_queries))
+    by_head[..., -num_queries:] += later
+    if window is not None and window < scores.shape[-1]:
+        by_head += _beyond(by_head[0, 0], window)
     return scores.softmax(-1).to(query.dtype)
+
+
+def _beyond(scores_BM: Tensor, window: int) -> Tensor:
+    """-inf at the keys that lie outside of each query's window, else 0; the queries are the last B of the M keys."""
+    num_queries, num_keys = scores_BM.shape
+    # query i is key M - B + i, and sees keys above M - B + i - window
+    return torch.full_like(scores_BM, -torch.inf).tril_(num_keys - num_queries - window)
 
 
 def _wide(x: Tensor) -> torch.dtype:

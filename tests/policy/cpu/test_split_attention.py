@@ -14,15 +14,18 @@ SHORT = [Span(0, 4, ((4, 9), (9, 10))), Span(10, 10, ((10, 16),)), Span(16, 17, 
 LONG = [Span(0, BLOCK + 40, ((BLOCK + 40, 2 * BLOCK + 60), (2 * BLOCK + 60, 2 * BLOCK + 63)))]
 
 
-def plain(query: Tensor, key: Tensor, value: Tensor, spans: list[Span], scale: float | None) -> Tensor:
+def plain(
+    query: Tensor, key: Tensor, value: Tensor, spans: list[Span], scale: float | None, window: int | None = None
+) -> Tensor:
     """One call over the whole row, with every pair of tokens marked by hand."""
     size = query.shape[2]
     seen = torch.zeros(size, size, dtype=torch.bool)
     for span in spans:
         for start, end in ((span.start, span.prompt_end), *span.completions):
+            before = [*range(span.start, span.prompt_end)] if start >= span.prompt_end else []
             for token in range(start, end):
-                seen[token, span.start : span.prompt_end] = start >= span.prompt_end
-                seen[token, start : token + 1] = True
+                path = [*before, *range(start, token + 1)]
+                seen[token, path if window is None else path[-window:]] = True
     return scaled_dot_product_attention(query, key, value, attn_mask=seen, scale=scale, enable_gqa=True).transpose(1, 2)
 
 
@@ -33,9 +36,11 @@ def inputs(spans: list[Span], dtype: torch.dtype, *, heads: int, key_heads: int)
     return [torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype) for shape in shapes]
 
 
-def results(function: object, spans: object, given: list[Tensor], scale: float | None) -> list[Tensor]:
+def results(
+    function: object, spans: object, given: list[Tensor], scale: float | None, window: int | None = None
+) -> list[Tensor]:
     query, key, value = (x.clone().requires_grad_() for x in given[:3])
-    out = function(query, key, value, spans, scale)  # type: ignore[operator]
+    out = function(query, key, value, spans, scale, window=window)  # type: ignore[operator]
     out.backward(given[3])
     return [x.detach().double() for x in (out, query.grad, key.grad, value.grad)]
 
@@ -49,6 +54,14 @@ def test_outputs_and_gradients_are_those_of_one_dense_mask(
     given = inputs(spans, torch.float64, heads=heads, key_heads=key_heads)
     found = results(attend, SegmentLayout.of(spans), given, scale)
     for ours, theirs in zip(found, results(plain, spans, given, scale), strict=True):
+        assert torch.allclose(ours, theirs, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize(("spans", "window"), [(SHORT, 1), (SHORT, 4), (LONG, 30), (LONG, BLOCK + 50), (LONG, 10_000)])
+def test_a_window_sees_the_last_positions_of_a_tokens_path(spans: list[Span], window: int) -> None:
+    given = inputs(spans, torch.float64, heads=4, key_heads=2)
+    found = results(attend, SegmentLayout.of(spans), given, None, window)
+    for ours, theirs in zip(found, results(plain, spans, given, None, window), strict=True):
         assert torch.allclose(ours, theirs, rtol=1e-10, atol=1e-12)
 
 
