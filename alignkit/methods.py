@@ -135,6 +135,11 @@ class SampledConfig(MethodConfig):
         return False
 
     @property
+    def splits_groups(self) -> bool:
+        """Whether samples of one prompt may be computed apart: the loss looks at none of a completion's siblings."""
+        return False
+
+    @property
     def kl_in_loss(self) -> float:
         """Weight of a KL in the loss, which groups of equal rewards have too; 0: nothing is computed for them."""
         return 0.0

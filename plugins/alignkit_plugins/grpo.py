@@ -170,6 +170,10 @@ class GRPOConfig(SampledConfig):
         return self.importance_sampling_correction is not None
 
     @property
+    def splits_groups(self) -> bool:
+        return self.kl_estimator != "k1-to-go"  # its baseline is of the siblings that came as far
+
+    @property
     def kl_in_loss(self) -> float:
         return 0.0 if self.kl_estimator == "k1" else self.kl
 

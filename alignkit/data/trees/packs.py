@@ -7,7 +7,7 @@ restart at the prompt's length for every completion.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -106,7 +106,7 @@ def _spans(ends: Sequence[int], num_segments: Sequence[int]) -> tuple[Span, ...]
     return tuple(spans)
 
 
-def pack(trees: Sequence[Tree], capacity: int) -> list[list[int]]:
+def pack(trees: Sequence[Sized], capacity: int) -> list[list[int]]:
     """Assign trees to rows of `capacity` tokens by best fit decreasing; a longer tree gets a row of its own.
 
     Returns the tree numbers of each row; every tree is in exactly one row, in the order given.
@@ -114,7 +114,7 @@ def pack(trees: Sequence[Tree], capacity: int) -> list[list[int]]:
     return pack_lengths(np.array([len(tree) for tree in trees], np.int64), capacity)
 
 
-def pack_evenly(trees: Sequence[Tree], capacity: int) -> list[list[int]]:
+def pack_evenly(trees: Sequence[Sized], capacity: int) -> list[list[int]]:
     """Pack trees into as many rows as `pack` needs, but of about equal length: a step's peak is its longest row's.
 
     Returns the tree numbers of each row; every tree is in exactly one row, in the order given.

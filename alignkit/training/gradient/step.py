@@ -35,6 +35,7 @@ class MicroBatch:
         sampler_logprob_T, old_logprob_T, advantage_N: for samples, float32 [T], [T] and [N].
         reference_T: float32 [T], the reference's log-probs where they are known before the step.
         samples: completions drawn for the prompts of this row, or None.
+        num_continued: trees of this row whose prompt has other completions in another row, where it is counted.
         is_padding: it has weight 0: a rank without rows computes it to keep step with the others.
     """
 
@@ -45,6 +46,7 @@ class MicroBatch:
     advantage_N: np.ndarray | None = None
     reference_T: np.ndarray | None = None
     samples: MicroBatch | None = None
+    num_continued: int = 0
     is_padding: bool = False
 
 
@@ -71,8 +73,8 @@ def count(
             rank.
     """
     own = [micro_batch for micro_batch in micro_batches if not micro_batch.is_padding]
-    counts = _counts([micro_batch.pack for micro_batch in own], "")
-    counts |= _counts([micro_batch.samples.pack for micro_batch in own if micro_batch.samples is not None], "samples ")
+    counts = _counts(own, "")
+    counts |= _counts([micro_batch.samples for micro_batch in own if micro_batch.samples is not None], "samples ")
     whole = {name: max(1, int(number)) for name, number in world.all_reduce_sums(counts).items()}
     names = ("tokens", "completions", "pairs", "groups")
     beside = left_out or {}
@@ -81,11 +83,11 @@ def count(
     }
 
 
-def _counts(packs: Sequence[Pack], prefix: str) -> dict[str, int]:
-    groups = sum(len(pack.trees) for pack in packs)
+def _counts(rows: Sequence[MicroBatch], prefix: str) -> dict[str, int]:
+    groups = sum(len(row.pack.trees) - row.num_continued for row in rows)
     return {
-        f"{prefix}tokens": sum(int(pack.num_tokens_N.sum()) for pack in packs),
-        f"{prefix}completions": sum(pack.num_completions for pack in packs),
+        f"{prefix}tokens": sum(int(row.pack.num_tokens_N.sum()) for row in rows),
+        f"{prefix}completions": sum(row.pack.num_completions for row in rows),
         f"{prefix}pairs": groups,
         f"{prefix}groups": groups,
     }

@@ -2,6 +2,7 @@
 
     rewarded_micro_batches  advantages, which groups are computed, and what the step's means count beside them
     unrewarded_micro_batch  samples without advantages: of a method on rows that also samples
+    split                   a group longer than a micro-batch, apart
     reference_kl            k1 of each completion, before the rewards become advantages
     with_old_logprobs       what the weights that drew the samples give them in training
 
@@ -18,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from alignkit.data.trees.packs import lay_out
+from alignkit.data.trees.packs import lay_out, pack_evenly
 from alignkit.data.trees.trees import Tree
 from alignkit.distributed.fsdp import shard_and_pack
 from alignkit.distributed.ranks import ALONE, World
@@ -57,7 +58,9 @@ def rewarded_micro_batches(
     if sampled.mask_truncated_completions:
         advantages_PG = drop_truncated(advantages_PG, groups)
     kept_P = ~equal_P | (sampled.zero_variance_groups == "keep" or sampled.kl_in_loss > 0)
-    micro_batches = sample_micro_batches(groups, advantages_PG, capacity, kept_P=kept_P, world=world)
+    micro_batches = sample_micro_batches(
+        groups, advantages_PG, capacity, kept_P=kept_P, splits=sampled.splits_groups, world=world
+    )
     return micro_batches, counts_left_out(groups, advantages_PG, kept_P)
 
 
@@ -77,19 +80,53 @@ def drop_truncated(advantages_PG: np.ndarray, groups: Sequence[Group]) -> np.nda
 
 
 def sample_micro_batches(
-    groups: Sequence[Group], advantages_PG: np.ndarray, capacity: int, *, kept_P: np.ndarray, world: World = ALONE
+    groups: Sequence[Group],
+    advantages_PG: np.ndarray,
+    capacity: int,
+    *,
+    kept_P: np.ndarray,
+    splits: bool = False,
+    world: World = ALONE,
 ) -> list[MicroBatch]:
-    """Pack this rank's samples of the kept groups; a sample whose advantage is nan is left out."""
+    """Pack this rank's samples of the kept groups; a sample whose advantage is nan is left out.
+
+    Args:
+        splits: a group that is longer than a micro-batch may be computed in parts; its advantages are the group's.
+    """
+    # the numbers of a group's completions that have an advantage; a part's tree holds its own alone, in this order
+    parts_of = [
+        split(group, np.flatnonzero(~np.isnan(advantages)), capacity if splits else None)
+        for group, advantages in zip(groups, advantages_PG, strict=True)
+    ]
     kept = [
-        (group, np.flatnonzero(~np.isnan(advantages)), advantages)
-        for group, advantages, is_kept in zip(groups, advantages_PG, kept_P, strict=True)
-        if is_kept and not np.isnan(advantages).all()
+        (group, which, advantages)
+        for group, advantages, is_kept, parts in zip(groups, advantages_PG, kept_P, parts_of, strict=True)
+        if is_kept
+        for which in parts
     ]
     trees = [group.tree(which.tolist()) for group, which, _ in kept]
     rows, is_padding = shard_and_pack(trees, capacity, world)
-    # `which` numbers the completions of a group that have an advantage; the tree holds these alone, in this order
+    seen = {n for n, (group, _, _) in enumerate(kept) if n and kept[n - 1][0] is group}
     made = [_micro_batch([kept[n] for n in numbers], [trees[n] for n in numbers]) for numbers in rows]
-    return [replace(micro, is_padding=is_padding) for micro in made]
+    return [
+        replace(micro, num_continued=len(seen.intersection(numbers)), is_padding=is_padding)
+        for micro, numbers in zip(made, rows, strict=True)
+    ]
+
+
+def split(group: Group, which: np.ndarray, capacity: int | None) -> list[np.ndarray]:
+    """Share a group's completions among as few trees of at most `capacity` tokens as hold them, evenly; None: one tree.
+
+    Each tree has the prompt once more. A completion that is longer with its prompt has a tree of its own.
+
+    Args:
+        which: int64, numbers of the completions.
+    """
+    own = [group.completions[k].ids for k in which]
+    room = 0 if capacity is None else max(1, capacity - len(group.prompt_ids))
+    if capacity is None or sum(map(len, own)) <= room:
+        return [which] if len(which) else []
+    return [which[part] for part in pack_evenly(own, room)]
 
 
 def counts_left_out(groups: Sequence[Group], advantages_PG: np.ndarray, kept_P: np.ndarray) -> dict[str, int]:
@@ -132,26 +169,33 @@ def reference_kl(models: Models, groups: Sequence[Group]) -> np.ndarray:
 
     pi are the sampler's log-probs; a token where they are not finite has training's. Each rank computes its share.
     """
-    size = len(groups[0].completions)
-    trees = [group.tree(range(size)) for group in groups]
+    everyone, capacity = np.arange(len(groups[0].completions)), models.micro_batch_tokens
+    parts = [(n, which) for n, group in enumerate(groups) for which in split(group, everyone, capacity)]
+    trees = [groups[n].tree(which.tolist()) for n, which in parts]
     with models.unsharded() as whole:
         assert whole.reference is not None
-        rows, is_padding = shard_and_pack(trees, whole.micro_batch_tokens, whole.world)
+        rows, is_padding = shard_and_pack(trees, capacity, whole.world)
         reference = whole.reference
 
-        def compute() -> list[tuple[int, list[float]]]:
+        def compute() -> list[tuple[int, int, float]]:
             found: list[Any] = []
             for numbers in [] if is_padding else rows:
-                micro_batch = unrewarded_micro_batch([groups[n] for n in numbers])
+                micro_batch = _micro_batch(
+                    [(groups[n], which, None) for n, which in (parts[number] for number in numbers)],
+                    [trees[number] for number in numbers],
+                )
                 reference_T = reference.logprobs(micro_batch.pack, micro_batch.temperature_N).cpu().double().numpy()
                 policy_T = _known_logprobs(whole.policy, micro_batch)
+                places = [(n, int(k)) for n, which in (parts[number] for number in numbers) for k in which]
                 # bincount with weights sums each completion's tokens
-                kl_N = np.bincount(micro_batch.pack.completion_T, policy_T - reference_T, len(numbers) * size)
-                found += zip(numbers, kl_N.reshape(len(numbers), size).tolist(), strict=True)
+                kl_N = np.bincount(micro_batch.pack.completion_T, policy_T - reference_T, len(places))
+                found += [(*place, kl) for place, kl in zip(places, kl_N.tolist(), strict=True)]
             return found
 
-        by_group = dict(pair for part in whole.world.run_on_all(compute) for pair in part)
-    return np.array([by_group[n] for n in range(len(groups))])
+        kl_PG = np.zeros((len(groups), len(everyone)))
+        for n, k, kl in (one for part in whole.world.run_on_all(compute) for one in part):
+            kl_PG[n, k] = kl
+    return kl_PG
 
 
 def _known_logprobs(policy: Policy, micro_batch: MicroBatch) -> np.ndarray:
