@@ -12,6 +12,7 @@ from pydantic import BaseModel
 from alignkit.units import unit_fault
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
+_OPTIONS_OF_INIT = {"model", "data", "out", "force", "help"}
 _NEEDS = {"reference", "scalar_head"}
 _BASES = {  # looked up by name: these classes stand in rooms that import the registry
     "method": "alignkit.methods:Method",
@@ -20,11 +21,12 @@ _BASES = {  # looked up by name: these classes stand in rooms that import the re
     "sampler": "alignkit.rollouts.sampler:Sampler",
     "tracker": "alignkit.tracking:Tracker",
     "metric": "alignkit.judging.metric:Metric",
+    "preset": "alignkit.presets:Preset",
 }
 
 
 def findings(kind: str, cls: Any) -> list[str]:
-    """Return what keeps a class from being a method, judge, data set, sampler, tracker or metric; [] where it is one.
+    """Return what keeps a class from being a method, judge, data set and so on; [] where it is one.
 
     Args:
         kind: one of `alignkit.registry.KINDS` but "command".
@@ -39,6 +41,13 @@ def findings(kind: str, cls: Any) -> list[str]:
     found += _signatures(cls, base)
     if kind == "method":
         found += _method(cls)
+    if kind == "preset":
+        if name in _OPTIONS_OF_INIT:
+            found.append(f"{cls.__name__}.name is {name!r}, which is an option of `alignkit init`: name it otherwise")
+        keys = ("help", "model", "data")
+        found += [
+            f"{cls.__name__}.{key} must be a text" for key in keys if not isinstance(getattr(cls, key, None), str)
+        ]
     if kind == "judge" and not isinstance(getattr(cls, "version", None), str):
         found.append(f"{cls.__name__}.version must be a text that changes whenever an answer may get another score")
     if hasattr(base, "Config") or "Config" in inspect.get_annotations(base):

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from alignkit.data.reading.dataset import Dataset
     from alignkit.judging.metric import Metric
     from alignkit.methods import Method
+    from alignkit.presets import Preset
     from alignkit.rollouts.sampler import Sampler
     from alignkit.scoring.judge import Judge
     from alignkit.tracking import Tracker
@@ -53,6 +54,11 @@ def register_trackers(register: Callable[[type[Tracker]], None]) -> None:
 @hookspec
 def register_metrics(register: Callable[[type[Metric]], None]) -> None:
     """Add metrics of judging: in each verdict, its table and the report."""
+
+
+@hookspec
+def register_presets(register: Callable[[type[Preset]], None]) -> None:
+    """Add named set-ups: `alignkit init --NAME`."""
 
 
 @hookspec

@@ -15,6 +15,7 @@ from alignkit.errors import AlignkitError, InputError, RunStopped, UsageError, n
 from alignkit.judging.metric import Metric
 from alignkit.methods import Batch, Method, MethodConfig, SampledConfig, leave_one_out_baseline, paper_numbers
 from alignkit.options import IN_HELP, IN_HELP_ALL, NO_FLAG
+from alignkit.presets import Line, Machine, Preset, Setup, cpu_lines
 from alignkit.pretrained import embedded
 from alignkit.progress import Progress
 from alignkit.registry import hookimpl
@@ -137,6 +138,8 @@ __all__ = [
     "Judge",
     "JudgeConfig",
     "Labelled",
+    "Line",
+    "Machine",
     "Method",
     "MethodConfig",
     "Metric",
@@ -146,6 +149,7 @@ __all__ = [
     "NotAnswered",
     "Pairs",
     "Policy",
+    "Preset",
     "Progress",
     "RemoteJudge",
     "Request",
@@ -159,6 +163,7 @@ __all__ = [
     "Scored",
     "Section",
     "ServerDown",
+    "Setup",
     "Spread",
     "Stopped",
     "Tracker",
@@ -171,6 +176,7 @@ __all__ = [
     "check_weights",
     "context_length",
     "corpus_bleu",
+    "cpu_lines",
     "embedded",
     "find_model",
     "hookimpl",

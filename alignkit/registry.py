@@ -29,6 +29,7 @@ KINDS = {
     "sampler": "register_samplers",
     "tracker": "register_trackers",
     "metric": "register_metrics",
+    "preset": "register_presets",
     "command": "register_commands",
 }
 COMMANDS = tuple("train judge generate evaluate chat probe ledger data plugins init config trust doctor".split())

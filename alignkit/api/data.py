@@ -86,7 +86,7 @@ def data_lengths(*, config: Path | None = None, set: Sequence[str] = (), **optio
 
 
 def data_prepare(
-    method: str = "sft",
+    method: str,
     *,
     shard: str | None = None,
     ranks: int = 1,

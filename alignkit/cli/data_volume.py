@@ -68,7 +68,7 @@ def prepare(
     *,
     ctx: typer.Context,
     given: dict[str, Any],
-    method: Annotated[str, typer.Option("--method", metavar="METHOD", help="the method that will train")] = "sft",
+    method: Annotated[str, typer.Option("--method", metavar="METHOD", help="the method that will train")],
     shard: Annotated[
         str | None,
         typer.Option("--shard", metavar="I/N", help="every N-th row only, from the I-th; all N make the whole"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import json as json_module
+import os
 import platform
 from dataclasses import asdict
 from typing import Annotated, Any
@@ -12,6 +13,8 @@ from typing import Annotated, Any
 import typer
 
 from alignkit.cli.options import Json
+from alignkit.registry import registry
+from alignkit.scoring.remote.judge import ClientConfig
 
 Model = Annotated[
     str | None,
@@ -36,18 +39,29 @@ def doctor(model: Model = None, json: Json = False) -> None:
 
 def _look() -> dict[str, Any]:
     from alignkit.cli import machine
-    from alignkit.registry import registry
 
-    plugins = registry().plugins()
+    plugins, here = registry().plugins(), machine.look(hub=True)
     return {
         "versions": {"python": platform.python_version()} | {name: _version(name) for name in _DISTRIBUTIONS},
         "native": _native_problem() or "present",
         "plugins": sorted(f"{plugin.kind}:{plugin.name}" for plugin in plugins if not plugin.error),
         "broken_plugins": [f"{plugin.module}: {plugin.error}" for plugin in plugins if plugin.error],
-        "machine": asdict(machine.look()),
-        "hub": machine.hub_problem() or "reachable",
-        "nvidia_api_key_is_set": machine.has_nvidia_key(),
+        "machine": asdict(here),
+        "hub": here.hub_problem or "reachable",
+        "keys": _keys(),
     }
+
+
+def _keys() -> dict[str, dict[str, Any]]:
+    """Each environment variable that a judge reads its key from with its default options: the judges, and whether it
+    is set."""
+    found: dict[str, dict[str, Any]] = {}
+    for name in registry().names("judge"):
+        config = registry().find("judge", name).Config
+        variable = config().variable_of_key() if issubclass(config, ClientConfig) else None
+        if variable is not None:
+            found.setdefault(variable, {"judges": [], "is_set": bool(os.environ.get(variable))})["judges"].append(name)
+    return found
 
 
 def _version(distribution: str) -> str | None:
@@ -88,8 +102,9 @@ def _show(found: dict[str, Any]) -> None:
         ("memory", f"{here['memory_gib']:.1f} GiB"),
         ("free disk", f"{here['disk_gib']:.1f} GiB"),
         ("hub", found["hub"]),
-        ("NVIDIA_API_KEY", "set" if found["nvidia_api_key_is_set"] else "not set: judge nemotron cannot be used"),
     ]
+    for variable, key in found["keys"].items():
+        rows.append((variable, "set" if key["is_set"] else f"not set: judge {' and '.join(key['judges'])} needs it"))
     for check in found["checks"]:
         verdict = "ok" if check["ok"] else "FAILED"
         rows.append((f"check: {check['name']}", f"{verdict}: {check['value']:.2g}, at most {check['tolerance']:.2g}"))

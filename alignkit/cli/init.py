@@ -1,59 +1,79 @@
-"""`alignkit init`: writes alignkit.toml with a reason beside each number."""
+"""`alignkit init`: writes alignkit.toml with a reason beside each number.
+
+`--NAME` takes the preset of that name (alignkit/presets.py); without one the numbers fit this machine.
+"""
 
 from __future__ import annotations
 
+import inspect
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from alignkit.config.source import FILE_NAME
 from alignkit.display import on_one_line
 from alignkit.errors import UsageError
 from alignkit.storage import new_file
 
-Paper = Annotated[bool, typer.Option("--paper", help="the paper's model, data, judge and numbers")]
-Offline = Annotated[bool, typer.Option("--offline", help="what needs no network and no GPU")]
-Model = Annotated[
-    str | None,
-    typer.Option("--model", help="fit the numbers to this model; default: Qwen2.5-0.5B, offline SmolLM2-135M"),
-]
+Model = Annotated[str | None, typer.Option("--model", help="fit the numbers to this model")]
 Data = Annotated[str | None, typer.Option("--data", help="the rows to train on")]
 Out = Annotated[str, typer.Option("--out", metavar="FILE", help="the file to write")]
 Force = Annotated[bool, typer.Option("--force", help="replace an existing file")]
+_PRESETS = "presets"  # where `ctx.meta` keeps the names that were typed
+
+
+class _Init(TyperCommand):
+    """Has one switch for each preset that a plugin adds; those that were typed are noted in `ctx.meta`."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        return [*_switches(), *super().get_params(ctx)]
+
+
+def _switches() -> list[Any]:
+    from alignkit.registry import registry
+
+    def presets(**_: bool) -> None: ...
+
+    kind = inspect.Parameter.KEYWORD_ONLY
+    presets.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+        [
+            inspect.Parameter(name.replace("-", "_"), kind, default=False, annotation=Annotated[bool, option])
+            for name in registry().names("preset")
+            if (option := typer.Option(f"--{name}", help=registry().find("preset", name).help))
+        ]
+    )
+    single = typer.Typer(add_completion=False)
+    single.command()(presets)
+    switches: list[Any] = typer.main.get_command(single).params
+    for switch in switches:
+        switch.expose_value, switch.callback = False, _note  # the command's function does not know their names
+    return switches
+
+
+def _note(ctx: Any, switch: Any, is_on: bool) -> None:
+    if is_on:
+        ctx.meta.setdefault(_PRESETS, []).append(switch.opts[0].removeprefix("--"))
 
 
 def init(
-    *,
-    paper: Paper = False,
-    offline: Offline = False,
-    model: Model = None,
-    data: Data = None,
-    out: Out = FILE_NAME,
-    force: Force = False,
+    ctx: typer.Context, *, model: Model = None, data: Data = None, out: Out = FILE_NAME, force: Force = False
 ) -> None:
-    """Write alignkit.toml: for this machine, for the paper's set-up, or for no network."""
+    """Write alignkit.toml: for this machine, or a preset's set-up."""
     from alignkit.cli import setups
 
     path = Path(out)
-    if paper and offline:
-        raise UsageError("--paper and --offline exclude each other: the paper's model and data come from the hub")
-    if paper and (model or data):
-        raise UsageError(
-            "--paper names the model and the data itself: leave --model and --data out, or leave out --paper"
-        )
+    names = ctx.meta.get(_PRESETS, [])
+    if len(names) > 1:
+        raise UsageError(f"--{names[0]} and --{names[1]} exclude each other: each names a whole set-up")
+    found = setups.of_preset(names[0], model, data) if names else setups.for_this_machine(model, data)
     if path.exists() and not force:
         raise UsageError(f"{path} exists: name another with --out, or replace it with --force")
-    if paper:
-        text, said = setups.paper()
-    elif offline:
-        text, said = setups.offline(model=model, data=data)
-    else:
-        text, said = setups.for_this_machine(model=model, data=data)
-    _write(path, text)
+    _write(path, setups.text(found))
     _agree_to_own(path)
-    for line in said:
+    for line in found.notes:
         print(on_one_line(line), file=sys.stderr)
     print(on_one_line(path))
 
@@ -75,4 +95,4 @@ def _agree_to_own(path: Path) -> None:
 
 
 def add_to(app: typer.Typer) -> None:
-    app.command("init")(init)
+    app.command("init", cls=_Init)(init)

@@ -4,44 +4,26 @@ from __future__ import annotations
 
 import os
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
 
 from alignkit.memory import machine_bytes
+from alignkit.presets import Machine
 
 _GIB = 2**30
 _PROBE_TIMEOUT_S = 3.0
 
 
-@dataclass(frozen=True)
-class Machine:
-    """The device that trains, and the room there is.
-
-    Args:
-        device: "cuda" or "cpu".
-        device_name: the GPU's name, or the number of CPU cores this process may use.
-        device_gib: memory of the device in GiB (the machine's own without a GPU).
-        memory_gib: memory of the machine in GiB.
-        disk_gib: free disk below the working folder in GiB.
-    """
-
-    device: str
-    device_name: str
-    device_gib: float
-    memory_gib: float
-    disk_gib: float
-
-
-def look() -> Machine:
-    """Ask torch and the operating system."""
+def look(*, hub: bool = False) -> Machine:
+    """Ask torch and the operating system; and with `hub` whether the Hugging Face hub answers."""
     import torch
 
     memory_gib = machine_bytes() / _GIB
     disk_gib = shutil.disk_usage(Path()).free / _GIB
+    problem = hub_problem() if hub else None
     if torch.cuda.is_available():
         found = torch.cuda.get_device_properties(0)
-        return Machine("cuda", found.name, found.total_memory / _GIB, memory_gib, disk_gib)
-    return Machine("cpu", f"{len(os.sched_getaffinity(0))} CPU cores", memory_gib, memory_gib, disk_gib)
+        return Machine("cuda", found.name, found.total_memory / _GIB, memory_gib, disk_gib, problem)
+    return Machine("cpu", f"{len(os.sched_getaffinity(0))} CPU cores", memory_gib, memory_gib, disk_gib, problem)
 
 
 def hub_problem() -> str | None:
@@ -56,8 +38,3 @@ def hub_problem() -> str | None:
     except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
         return f"{constants.ENDPOINT} cannot be reached ({type(error).__name__})"
     return None
-
-
-def has_nvidia_key() -> bool:
-    """Whether NVIDIA_API_KEY, which the judge `nemotron` needs, is set."""
-    return bool(os.environ.get("NVIDIA_API_KEY"))

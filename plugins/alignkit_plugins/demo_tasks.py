@@ -14,7 +14,7 @@ from itertools import zip_longest
 from random import Random
 from typing import Any, ClassVar
 
-from alignkit.plugin import Dataset, UsageError, hookimpl, nearest
+from alignkit.plugin import Dataset, Preset, UsageError, hookimpl, nearest
 from alignkit_plugins.demo import answers, closed, forms, free_text
 from alignkit_plugins.demo.grammar import Family, Task
 from alignkit_plugins.demo.own import OWN
@@ -172,3 +172,11 @@ def register_commands(register: Callable[[Callable[..., None]], None]) -> None:
     from alignkit_plugins.demo_command import demo
 
     register(demo)
+
+
+@hookimpl
+def register_presets(register: Callable[[type[Preset]], None]) -> None:
+    """Add `alignkit init --offline`."""
+    from alignkit_plugins.offline_preset import Offline
+
+    register(Offline)

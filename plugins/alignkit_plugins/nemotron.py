@@ -28,6 +28,7 @@ from alignkit.plugin import (
     Judge,
     JudgeConfig,
     Missing,
+    Preset,
     RemoteJudge,
     Scored,
     UsageError,
@@ -188,6 +189,14 @@ def read_attributes(body: Mapping[str, Any]) -> dict[str, float]:
 def register_judges(register: Callable[[type[Judge]], None]) -> None:
     """Add the judge `nemotron`."""
     register(Nemotron)
+
+
+@hookimpl
+def register_presets(register: Callable[[type[Preset]], None]) -> None:
+    """Add `alignkit init --paper`, whose judge and reward this is."""
+    from alignkit_plugins.paper_preset import Paper
+
+    register(Paper)
 
 
 def _messages(item: Item) -> list[dict[str, str]]:

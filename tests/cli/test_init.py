@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import re
 import struct
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
 from alignkit.cli.machine import look
 from alignkit.cli.main import main
 from alignkit.config.file import judge_settings, resolve
-from alignkit.registry import registry
+from alignkit.plugin import Line, Machine, Preset, Setup
+from alignkit.registry import Plugin, registry
 
 
 @pytest.fixture(autouse=True)
@@ -90,3 +93,42 @@ def test_init_keeps_an_existing_file(capsys: pytest.CaptureFixture[str]) -> None
     assert Path("alignkit.toml").read_text() == "# mine\n"
     assert main(["init", "--offline", "--force"]) == 0
     assert "SmolLM2" in Path("alignkit.toml").read_text()
+
+
+class Lab(Preset):
+    """The set-up that everyone in a laboratory begins with."""
+
+    name: ClassVar[str] = "lab"
+    help: ClassVar[str] = "our usual set-up"
+    model: ClassVar[str] = "lab/model"
+    data: ClassVar[str] = "lab/rows"
+    needs_hub: ClassVar[bool] = False
+
+    def setup(self, machine: Machine, *, model: str, data: str) -> Setup:
+        tables = {"model": [Line("model", model, "ours")], "data": [Line("data", data, "ours")]}
+        return Setup([f"Written on {machine.device}."], tables, ["ask before you train on the shared card"])
+
+
+@pytest.fixture
+def lab(monkeypatch: pytest.MonkeyPatch) -> None:
+    added = Plugin("preset", "lab", Lab, "lab-plugins", "1", "lab")
+    monkeypatch.setitem(registry().found["preset"], "lab", [added])
+
+
+def test_a_plugins_preset_is_a_switch_of_init(lab: None, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["init", "--help"]) == 0
+    assert re.search(r"--lab\W.*our usual set-up", capsys.readouterr().out)
+    assert main(["init", "--lab", "--data", "rows.jsonl"]) == 0
+    assert capsys.readouterr() == ("alignkit.toml\n", "ask before you train on the shared card\n")
+    settings = judge_settings({})
+    assert (settings.model.model, settings.data.data) == ("lab/model", "rows.jsonl")
+
+
+def test_two_presets_or_another_model_than_the_presets_own_are_refused(
+    lab: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["init", "--lab", "--paper"]) == 2
+    assert "--lab and --paper exclude each other" in capsys.readouterr().err
+    assert main(["init", "--paper", "--model", "mine"]) == 2
+    assert "--paper names the model and the data itself" in capsys.readouterr().err
+    assert not Path("alignkit.toml").exists()

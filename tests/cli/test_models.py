@@ -136,7 +136,7 @@ def test_doctor_reports_the_machine_and_runs_the_checks(
     out, err = capsys.readouterr()
     found = json.loads(out)
     assert "very-secret" not in out + err
-    assert found["nvidia_api_key_is_set"] is True
+    assert found["keys"]["NVIDIA_API_KEY"] == {"judges": ["nemotron"], "is_set": True}
     assert (found["native"], found["machine"]["disk_gib"] > 0) == ("present", True)
     assert "method:sft" in found["plugins"]
     assert found["versions"]["torch"]

@@ -12,7 +12,7 @@ from pydantic import Field
 
 from alignkit.errors import UsageError
 from alignkit.judging.metric import Metric
-from alignkit.plugin import Dataset, Judge, Method, MethodConfig, Sampler, Tracker, hookimpl
+from alignkit.plugin import Dataset, Judge, Method, MethodConfig, Preset, Sampler, Tracker, hookimpl
 from alignkit.registry import KINDS, Registry
 from alignkit.units import Chosen
 
@@ -23,6 +23,7 @@ BASES = {
     "register_samplers": Sampler,
     "register_trackers": Tracker,
     "register_metrics": Metric,
+    "register_presets": Preset,
 }
 
 
@@ -34,6 +35,7 @@ def a_class(hook: str, name: str, **own: object) -> type:
         given[abstract] = FunctionType(function.__code__, {})
         given[abstract].__defaults__, given[abstract].__kwdefaults__ = function.__defaults__, function.__kwdefaults__
     told = {"name": name, "version": "1", "trains_on": Chosen(), "label": name}
+    told |= {"help": "a set-up", "model": "m", "data": "d"}
     if base is Method:
         told["Config"] = MethodConfig
     return type(name.title(), (base,), given | told | own)
@@ -88,6 +90,20 @@ def test_a_command_without_a_name_or_with_one_of_alignkits_own_is_refused() -> N
         Registry().add_module(command_module(typer.Typer()), distribution="d", version="1")
     with pytest.raises(UsageError, match="given 'judge', which alignkit has itself"):
         Registry().add_module(command_module(typer.Typer(name="judge")), distribution="d", version="1")
+
+
+def test_a_preset_named_as_an_option_of_init_or_without_data_is_refused() -> None:
+    with pytest.raises(
+        UsageError, match=r"Out\.name is 'out', which is an option of `alignkit init`: name it otherwise"
+    ):
+        Registry().add_module(
+            plugin_module("m", hook="register_presets", names=("out",)), distribution="d", version="1"
+        )
+    without = a_class("register_presets", "lab", data=None)
+    module = ModuleType("m")
+    module.register_presets = hookimpl(lambda register: register(without), specname="register_presets")
+    with pytest.raises(UsageError, match=r"Lab\.data must be a text"):
+        Registry().add_module(module, distribution="d", version="1")
 
 
 def test_a_name_nobody_has_gets_the_nearest_one_and_the_known_ones(registry: Registry) -> None:

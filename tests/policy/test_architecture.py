@@ -140,7 +140,7 @@ def test_ids_beyond_the_embedding_are_refused_with_both_numbers(
             "alignkit.training.inputs.setup.prepare_parts", lambda *_, **__: pytest.fail("data were prepared")
         )
         assert train(model, data, tmp_path / "run") == 2
-    for command in (["data", "prepare"], ["generate", str(model)]):
+    for command in (["data", "prepare", "--method", "sft"], ["generate", str(model)]):
         given = [] if command[0] == "generate" else ["--model", str(model)]
         assert main([*command, *given, "--data", str(data)]) == 2
     logged = capsys.readouterr().err

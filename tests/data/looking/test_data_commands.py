@@ -63,7 +63,7 @@ def test_preparing_fills_the_cache_and_accounts_for_every_row(capsys: pytest.Cap
 
 
 def test_shards_are_put_together_by_the_preparation_of_the_whole(capsys: pytest.CaptureFixture[str]) -> None:
-    options = ["prepare", "--split", "0.2"]
+    options = ["prepare", "--method", "sft", "--split", "0.2"]
     shards = [printed(capsys, *options, "--shard", f"{n}/3") for n in (1, 2, 3)]
     whole = printed(capsys, *options)
     for part in ("training", "validation"):
@@ -100,20 +100,27 @@ def test_conversations_that_end_with_the_user_are_trained_on_and_counted(capsys:
     Path("rows.jsonl").write_text(
         "".join(json.dumps({"messages": own[: 4 - n // 3]}) + "\n" for n, own in enumerate(turns))
     )
-    account = printed(capsys, "prepare", "--split", "first-1")
+    account = printed(capsys, "prepare", "--method", "sft", "--split", "first-1")
     assert [account["training"][key] for key in ("used", "ends_with_user", "user_twice")] == [3, 3, 2]
     whole = account["training"]["tokens"]
     Path("rows.jsonl").write_text("".join(json.dumps({"messages": own[:2]}) + "\n" for own in turns))
-    assert printed(capsys, "prepare", "--split", "first-1")["training"]["tokens"] == whole  # nothing after the answer
+    assert (
+        printed(capsys, "prepare", "--method", "sft", "--split", "first-1")["training"]["tokens"] == whole
+    )  # nothing after the answer
     rows = [{"messages": own} for own in turns]
     Path("rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    assert main(["data", "prepare", "--train-on", "last", "--model", "model", "--data", "rows.jsonl"]) == 2
+    assert (
+        main(["data", "prepare", "--method", "sft", "--train-on", "last", "--model", "model", "--data", "rows.jsonl"])
+        == 2
+    )
     assert "the conversation ends with the user, two user turns in a row" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("shard", ["0/2", "3/2", "1", "a/b", "1/0"])
 def test_a_shard_that_is_none_is_refused(shard: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["data", "prepare", "--model", "model", "--data", "rows.jsonl", "--shard", shard]) == 2
+    assert (
+        main(["data", "prepare", "--method", "sft", "--model", "model", "--data", "rows.jsonl", "--shard", shard]) == 2
+    )
     assert f"--shard {shard}: write i/n with i from 1 to n" in capsys.readouterr().err
 
 
@@ -124,7 +131,8 @@ BOUNDS = [("prepare", "--ranks", 65_536), ("overlap", "--words", 10_000)]
 def test_a_number_that_no_computer_counts_to_is_refused(
     command: str, option: str, most: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    rows = ["--data", "rows.jsonl", *(["--with", "rows.jsonl"] if command == "overlap" else ["--model", "model"])]
+    given = {"prepare": ["--method", "sft", "--model", "model"], "overlap": ["--with", "rows.jsonl"]}
+    rows = ["--data", "rows.jsonl", *given[command]]
     for number in ("0", str(most + 1), "1" + "0" * 25):
         assert main(["data", command, *rows, option, number]) == 2
         assert f"{option} {number}: give a number from 1 to {most:,}" in capsys.readouterr().err

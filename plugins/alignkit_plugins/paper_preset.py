@@ -1,0 +1,67 @@
+"""The preset `paper`: the paper's model, data, judge and numbers (section 4), read from the methods' own classes."""
+
+from __future__ import annotations
+
+import os
+from typing import ClassVar
+
+from alignkit.plugin import Line, Machine, Method, Preset, Setup
+from alignkit_plugins.dpo import DPO
+from alignkit_plugins.grpo import GRPO
+from alignkit_plugins.sft import SFT
+from alignkit_plugins.sft_lenpen import SFTLengthPenalty
+
+_METHODS: tuple[type[Method], ...] = (SFT, SFTLengthPenalty, DPO, GRPO)
+_KEY = "NVIDIA_API_KEY"
+
+
+class Paper(Preset):
+    """The paper's set-up, and what of it this machine lacks."""
+
+    name: ClassVar[str] = "paper"
+    help: ClassVar[str] = "the paper's model, data, judge and numbers"
+    model: ClassVar[str] = "Qwen/Qwen2.5-0.5B"
+    data: ClassVar[str] = "HuggingFaceH4/ultrafeedback_binarized"
+    can_be_changed: ClassVar[bool] = False
+
+    def setup(self, machine: Machine, *, model: str, data: str) -> Setup:
+        tables = {
+            "model": [Line("model", model, "the paper's base model")],
+            "data": [
+                Line("data", data, "the paper's preference pairs"),
+                Line("split", "first-2000", "the paper validates on the first 2,000 rows"),
+                Line("truncation", "cut-completion", "the paper's: a longer completion is cut at the limit"),
+            ],
+            "rollouts": [Line("reward", ["nemotron"], "the paper's reward model scores GRPO's samples")],
+            "judge": [
+                Line("judge", "nemotron", "the paper's judge: the same reward model"),
+                Line("vs", "Qwen/Qwen2.5-0.5B-Instruct", "the paper's opponent"),
+                Line("temperature", 0.6, "the paper's, for its final submissions"),
+                Line("top_p", 0.95, "the paper's, for its final submissions"),
+            ],
+        }
+        tables |= {f"train.{method.name}": _numbers(method) for method in _METHODS}
+        return Setup(_HEAD, tables, _lacking(machine))
+
+
+_HEAD = [
+    "The paper's set-up. SFT first; DPO and GRPO start from it:",
+    "  alignkit train sft --out runs/sft",
+    "  alignkit train dpo --model runs/sft",
+    "  alignkit train grpo --model runs/sft",
+]
+
+
+def _numbers(method: type[Method]) -> list[Line]:
+    """The preset "paper" of a method."""
+    fields = method.Config.model_fields
+    return [Line(name, value, fields[name].description or "") for name, value in method.presets["paper"].items()]
+
+
+def _lacking(machine: Machine) -> list[str]:
+    notes = []
+    if machine.hub_problem is not None:
+        notes.append(f"missing: {machine.hub_problem}; model and data come from the hub")
+    if not os.environ.get(_KEY):
+        notes.append(f"missing: {_KEY} is not set; judge and reward nemotron need it (another: alignkit train reward)")
+    return [*notes, "instead, with no network and no key: alignkit init --offline"] if notes else []
