@@ -11,6 +11,7 @@ import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from operator import itemgetter
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,13 +20,14 @@ from torch import Tensor
 
 from alignkit.policy.policy import Policy
 from alignkit.rollouts.decoding import grouped_attention, make_cache
+from alignkit.rollouts.picking import Rules, pick, uniform_numbers
 from alignkit.rollouts.sampler import Completion, Request
+from alignkit.rollouts.static import StaticDecoding
 
 if TYPE_CHECKING:
     from transformers import DynamicCache
 
 MAX_BATCH = 64
-_BLOCK = 256  # tokens of the vocabulary
 _COMPACT_BELOW = 0.75  # slots that are finished leave the batch when fewer than this share is left
 
 
@@ -52,6 +54,8 @@ class BatchedGeneration:
         done: dict[int, Completion] = {}
         order = sorted(range(len(requests)), key=lambda i: (len(requests[i].prompt_ids), requests[i].prompt_ids, i))
         with self.generating():
+            if requests and self.policy.device.type == "cuda" and self.policy.tree_refusal is None:
+                return self._by_graphs(requests, order)
             for at in range(0, len(order), MAX_BATCH):
                 slots = [_slot(number, requests[number]) for number in order[at : at + MAX_BATCH]]
                 done |= self._batch(slots)
@@ -69,6 +73,13 @@ class BatchedGeneration:
                 yield
         finally:
             policy.train(was_training)
+
+    def _by_graphs(self, requests: Sequence[Request], order: Sequence[int]) -> list[Completion]:
+        decoding = StaticDecoding(self.policy, end_ids=self.end_ids, capture=True)
+        drawn = decoding.generate([requests[n] for n in order], [self._room(requests[n]) for n in order])
+        del decoding
+        torch.cuda.empty_cache()  # what graphs computed in can be used by nothing else
+        return [completion for _, completion in sorted(zip(order, drawn, strict=True), key=itemgetter(0))]
 
     def _batch(self, slots: list[DecodeSlot]) -> dict[int, Completion]:
         done: dict[int, Completion] = {}
@@ -138,8 +149,7 @@ class BatchedGeneration:
 
 
 def _slot(number: int, request: Request) -> DecodeSlot:
-    uniform = np.random.Generator(np.random.Philox(key=request.seed)).random(request.max_new_tokens)
-    return DecodeSlot(number, request, uniform)
+    return DecodeSlot(number, request, uniform_numbers(request))
 
 
 def _uniform(slot: DecodeSlot) -> float:
@@ -149,72 +159,11 @@ def _uniform(slot: DecodeSlot) -> float:
 
 
 def _pick(logits_BV: Tensor, slots: list[DecodeSlot]) -> list[tuple[int, float]]:
-    """Sample one token per slot; returns (token, log-prob at the slot's temperature, 1 where it is 0).
-
-    Over the vocabulary there is one pass of exponentials, of weights exp(logit / t - highest) that are not normalised;
-    `logits_BV` is changed.
-    """
+    """Sample one token per slot; returns (token, log-prob)."""
     device = logits_BV.device
-    greedy = torch.tensor([slot.request.temperature == 0 for slot in slots], device=device)
-    temperature = torch.tensor([slot.request.temperature or 1.0 for slot in slots], device=device)
-    scaled_BV = logits_BV.div_(temperature[:, None])
-    highest_B = scaled_BV.amax(-1)
-    weight_BV = (scaled_BV - highest_B[:, None]).exp_()
-    sums = _block_sums(weight_BV)
-    if bool(greedy.all()):
-        token_B = scaled_BV.argmax(-1)
-    else:
-        uniform = torch.tensor([_uniform(slot) for slot in slots], device=device)
-        top_p = torch.tensor([slot.request.top_p for slot in slots], device=device)
-        kept_BV, kept_sums = weight_BV, sums
-        if bool((top_p < 1).any()):
-            # the log-prob below stays that before top-p: `sums` is of all tokens
-            kept_BV = weight_BV * _nucleus(weight_BV / sums.sum(-1, keepdim=True), top_p)
-            kept_sums = _block_sums(kept_BV)
-        token_B = _inverse_cdf(kept_BV, kept_sums, uniform)
-        if bool(greedy.any()):
-            token_B = torch.where(greedy, scaled_BV.argmax(-1), token_B)
-    chosen_B = scaled_BV.gather(-1, token_B[:, None])[:, 0] - highest_B - sums.sum(-1).log()
-    return list(zip(token_B.tolist(), chosen_B.tolist(), strict=True))
-
-
-def _block_sums(weight_BV: Tensor) -> Tensor:
-    """Sums over blocks of the vocabulary, float64 [B, blocks]."""
-    whole = weight_BV.shape[1] // _BLOCK * _BLOCK
-    sums = weight_BV[:, :whole].unflatten(1, (-1, _BLOCK)).sum(-1, dtype=torch.float64)
-    if whole == weight_BV.shape[1]:
-        return sums
-    return torch.cat([sums, weight_BV[:, whole:].sum(-1, keepdim=True, dtype=torch.float64)], 1)
-
-
-def _inverse_cdf(weight_BV: Tensor, sums: Tensor, uniform_B: Tensor) -> Tensor:
-    """Take the token at which the cumulative weight first exceeds a uniform number's share of the whole.
-
-    Sums are float64, over blocks of the vocabulary first and then within one block.
-    """
-    ends = sums.cumsum(-1)
-    goal = uniform_B.double()[:, None] * ends[:, -1:]
-    block = torch.searchsorted(ends, goal, right=True).clamp(max=ends.shape[1] - 1)
-    # the last block may reach beyond the vocabulary: those places are clamped, and weigh nothing
-    place = block * _BLOCK + torch.arange(_BLOCK, device=block.device)
-    exists = place < weight_BV.shape[1]
-    inner = weight_BV.gather(1, place.clamp(max=weight_BV.shape[1] - 1)).double().mul_(exists).cumsum(-1)
-    rest = goal - (ends - sums).gather(1, block)
-    token = (block * _BLOCK + torch.searchsorted(inner, rest, right=True).clamp(max=_BLOCK - 1)).clamp(
-        max=weight_BV.shape[1] - 1
-    )
-    # a sum rounded down may point behind the last possible token
-    possible = weight_BV.gather(1, token) > 0
-    return torch.where(possible, token, weight_BV.argmax(-1, keepdim=True))[:, 0]
-
-
-def _nucleus(prob_BV: Tensor, top_p_B: Tensor) -> Tensor:
-    """Mark the smallest set of likeliest tokens whose probability reaches top-p."""
-    sorted_BV, order_BV = prob_BV.sort(dim=-1, descending=True, stable=True)
-    before_BV = sorted_BV.cumsum(-1) - sorted_BV
-    kept_BV = before_BV < top_p_B.double()[:, None]
-    kept_BV[:, 0] = True
-    return torch.zeros_like(kept_BV).scatter(-1, order_BV, kept_BV)
+    uniform_B = torch.tensor([_uniform(slot) for slot in slots], device=device)
+    token_B, logprob_B = pick(logits_BV, uniform_B, Rules.of([slot.request for slot in slots], device))
+    return list(zip(token_B.tolist(), logprob_B.tolist(), strict=True))
 
 
 def _completion(slot: DecodeSlot, *, truncated: bool) -> Completion:
