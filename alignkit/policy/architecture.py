@@ -95,12 +95,19 @@ def num_positions(model: Any) -> int | None:
     return context if context and rows & {context, context + 2} else None  # OPT has two rows more
 
 
+def key_width(text: Any) -> int:
+    """Return how many numbers a token's keys are in a layer, from the configuration of a language model."""
+    heads = text.num_attention_heads
+    size = getattr(text, "head_dim", None) or text.hidden_size // heads
+    return int((getattr(text, "num_key_value_heads", None) or heads) * size)
+
+
 @lru_cache(maxsize=64)
 def _examined(folder: Path, content: bytes, scalar_head: bool) -> Architecture:
     quieten()
     config = read_config(folder, **({"num_labels": 1} if scalar_head else {}))
     text = config.get_text_config()
-    hidden, num_layers, heads = (_size(folder, config, name) for name in _NAMED)
+    hidden, num_layers, _ = (_size(folder, config, name) for name in _NAMED)
     num_tensors = len(tensor_sizes(folder)) if any(folder.glob("*.safetensors")) else 0
     if num_layers > num_tensors > 0:
         raise _refused(
@@ -125,14 +132,13 @@ def _examined(folder: Path, content: bytes, scalar_head: bool) -> Architecture:
     matrices: list[Any] = [m for m in model.modules() if _is_matrix(m) and id(m) not in outside]
     linear = [m for m in matrices if isinstance(m, nn.Linear)]
     shapes = [m.weight.shape[::-1] if isinstance(m, nn.Linear) else m.weight.shape for m in matrices]
-    head_size = getattr(text, "head_dim", None) or hidden // heads
     return Architecture(
         model_type=config.model_type,
         vocab=model.get_input_embeddings().weight.shape[0],
         hidden=hidden,
         layers=num_layers,
         inner=max((int(shape[0]) for shape in shapes), default=hidden),
-        key_width=(getattr(text, "num_key_value_heads", None) or heads) * head_size,
+        key_width=key_width(text),
         context=named_context(folder, config),
         positions=num_positions(model),
         matrices=tuple((int(a), int(b)) for a, b in shapes),
