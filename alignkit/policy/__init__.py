@@ -6,7 +6,8 @@ beside it.
 
 Read policy.py (the module and its forward pass), attention.py (a prompt computed once for all its completions),
 logprobs.py (the head, a tile of the vocabulary at a time), then load.py (a folder becomes a policy), architecture.py
-and head.py (what a model is, and which ones are refused), dropout.py and four_bits.py. cpu/ is needed on a CPU only.
+and head.py (what a model is, and which ones are refused), dropout.py and four_bits.py. cpu/ is needed on a CPU only,
+cuda/ on a card only.
 
 Shape letters of this room, as suffixes of names and in docstrings:
 

@@ -1,4 +1,4 @@
-"""Log-probs of scored tokens only, a tile of the vocabulary at a time: a row's logits are never all held.
+"""Log-probs of scored tokens only, a tile of the vocabulary at a time: a row's logits are never all held on a CPU.
 
     logprob_t = z_t[y_t] - log sum_v exp(z_t[v]),   z_t = g(a_t) / temperature_t,   a_t = W h_t + b
     entropy_t = log sum_v exp(z_t[v]) - sum_v p_t(v) z_t[v]                           (without gradient)
@@ -6,12 +6,12 @@
     g(a) = s a, or c tanh(s a / c) where the model soft-caps         g'(a) = s, or s (1 - (g(a) / c)^2)
 
 Most heads have s = 1 and no b. Phi's has a bias, Cohere and Granite scale, Gemma 2 soft-caps (head.py finds out).
-The backward pass computes most tiles' logits again.
+The backward pass computes most tiles' logits again. CUDA has its own way in cuda/head.py: some tokens at a time.
 
 Precision under a bf16 compute type: the hidden states' gradient is summed over the tiles in fp32 and rounded once at
 the end, because a rounding of each tile's share biases training. A tile's rows of W's gradient come from one product
-over all the tokens, whose sums are fp32 as well. On CUDA the result stays fp32. On a CPU it is rounded once per
-micro-batch, as autocast rounds every other layer's. Micro-batches add up in fp32.
+over all the tokens, whose sums are fp32 as well. It is rounded once per micro-batch, as autocast rounds every other
+layer's. Micro-batches add up in fp32.
 Shape letters: alignkit/policy/__init__.py.
 """
 
@@ -109,11 +109,15 @@ def token_logprobs(
         bias_V: [V], the head's bias, where it has one.
         form: the model's scale and soft-cap.
         entropy: also return the distributions' entropies.
-        chunk_bytes: size of a tile: of its logits in fp32, and of its rows of W in the compute type.
+        chunk_bytes: size of a tile on a CPU: of its logits in fp32, and of its rows of W in the compute type.
 
     Returns:
         log-probs, float32 [T], with gradient; entropies in nats, float32 [T], without, or None.
     """
+    if hidden_TH.is_cuda and hidden_TH.dtype != torch.float64:
+        from alignkit.policy.cuda.head import chunked_logprobs  # it builds on this file
+
+        return chunked_logprobs(hidden_TH, weight_VH, target_T, temperature_T, bias_V, form, entropy)
     num_tokens, size = hidden_TH.shape
     width = chunk_bytes // max(4 * num_tokens, hidden_TH.element_size() * size)
     width = max(min(MIN_TILE, weight_VH.shape[0]), width)
@@ -198,9 +202,9 @@ class _TokenLogprobs(torch.autograd.Function):
             for rows in _rows(start, start + len(weight), hidden_TH.shape[1]):
                 columns = narrow[:, rows.start - start : rows.stop - start]
                 if total_VH is not None:
-                    total_VH[rows] += _product(columns.t(), hidden_TH)
+                    total_VH[rows] += columns.t() @ hidden_TH
                 elif grad_weight is not None:
-                    grad_weight[rows] = _product(columns.t(), hidden_TH)
+                    grad_weight[rows] = columns.t() @ hidden_TH
             del weight, product, logits, slope, share, narrow, columns
         grad_bias = None if grad_bias is None else accumulate_grad(bias_V, grad_bias)
         return wide_hidden.to(hidden_TH.dtype), grad_weight, grad_bias, None, None, None, None, None
@@ -256,15 +260,6 @@ def _add_product(total_TH: Tensor, share: Tensor, narrow: Tensor, weight: Tensor
     """
     if narrow.dtype == total_TH.dtype:
         total_TH.addmm_(share, weight)
-    elif total_TH.device.type == "cuda":
-        total_TH.add_(torch.mm(narrow, narrow_weight, out_dtype=torch.float32))
     else:
         high = torch.mm(narrow, narrow_weight)
         total_TH.add_(high).add_(torch.addmm(high, narrow, narrow_weight, beta=-1))
-
-
-def _product(a: Tensor, b: Tensor) -> Tensor:
-    """a @ b, in fp32 on CUDA; a CPU rounds the sums to the compute type once."""
-    if a.device.type == "cuda" and a.dtype in (torch.float16, torch.bfloat16):
-        return torch.mm(a, b, out_dtype=torch.float32)
-    return torch.mm(a, b)

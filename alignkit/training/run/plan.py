@@ -8,7 +8,8 @@
                          CPU, tree path: 8 H + c (4 H + 2 K + 2 I)       (policy/cpu/layers.py; the residuals stay fp32)
                          else: 16 H + c (8 H + 2 K + 4 I), and c bytes per parameter for autocast's copies
                          with --gradient-checkpointing 4 H, and one layer's of the above
-    logits               one tile of fp32 logits, four times
+    logits               one tile of fp32 logits, four times; on CUDA a chunk's logits in fp32 and a block's gradient
+                         by logits in the compute type (policy/cuda/head.py)
     rollouts             keys and values of the completions drawn at once, in the compute type
     kernels              those that a CPU compiles for bf16 and keeps (alignkit/memory.py)
     libraries            Python, torch and transformers in this process, on a CPU
@@ -33,9 +34,10 @@ from alignkit.config.file import Resolved
 from alignkit.data.trees.packs import ROW_CAPACITY
 from alignkit.distributed.ranks import num_started
 from alignkit.errors import InputError, RunStopped
-from alignkit.memory import KERNEL_BYTES, KERNELS, is_out_of_memory
+from alignkit.memory import KERNEL_BYTES, KERNELS, is_out_of_memory, memory_bytes
 from alignkit.methods import Method, sampled_options
 from alignkit.policy.architecture import Architecture, read_architecture, tensor_sizes
+from alignkit.policy.cuda.head import memory_bytes as head_bytes
 from alignkit.policy.four_bits import BYTES_PER_WEIGHT
 from alignkit.policy.load import autocast_type, pick_device
 from alignkit.policy.logprobs import CHUNK_BYTES
@@ -123,12 +125,17 @@ def make_plan(method: Method, resolved: Resolved, *, longest: int | None = None)
         "activations": tokens
         * _activation_bytes_per_token(sizes, size, on_cpu_layers, resolved.model.gradient_checkpointing)
         + (0 if on_cpu_layers or size == 4 else size * parameters),
-        "logits": 0 if "scalar_head" in method.needs else 4 * CHUNK_BYTES,
+        "logits": 0 if "scalar_head" in method.needs else _logits(sizes, tokens, size, device.type),
         "rollouts": _rollouts(method, resolved, sizes) * size,
         "kernels": int(KERNELS * KERNEL_BYTES) if device.type == "cpu" and size == 2 else 0,
         "libraries": _LIBRARIES if device.type == "cpu" else 0,
     }
     return Plan(memory, _CHECKPOINTS * 12 * trained + 4 * parameters, device.type, tokens, ranks, longest)
+
+
+def _logits(sizes: Architecture, tokens: int, size: int, device: str) -> int:
+    """Bytes that the head holds at its peak, where each token of a row is scored."""
+    return 4 * CHUNK_BYTES if device == "cpu" else head_bytes(tokens, sizes.vocab, size, memory_bytes())
 
 
 def _weights(resolved: Resolved, parameters: int, sizes: Architecture) -> int:
