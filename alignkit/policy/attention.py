@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -26,6 +27,7 @@ from alignkit.data.trees.packs import Span
 from alignkit.policy.dropout import config_rates
 
 NAME = "alignkit-tree"
+BLOCK = 128  # queries and keys of a block of FlexAttention's mask
 _SLIDING = "sliding_attention"  # transformers' name in `layer_types`
 
 
@@ -53,15 +55,20 @@ class FlexLayout:
     def of(
         cls, spans: Sequence[Span], device: torch.device, windows: Collection[int | None] = frozenset({None})
     ) -> FlexLayout:
-        """Make the masks, once for all layers of a forward pass."""
-        from torch.nn.attention.flex_attention import create_block_mask
+        """Make the masks, once for all layers of a forward pass, from the spans: the device forms no S x S matrix."""
+        from torch.nn.attention.flex_attention import BlockMask
 
-        tree_S, segment_S, position_S = (x.to(device) for x in marks(spans))
-        size = len(tree_S)
+        own = marks(spans)
+        arrays = [*own, *(x for window in windows for x in block_lists(spans, own[2], window))]
+        flat = torch.from_numpy(np.concatenate([x.ravel() for x in arrays])).to(device)
+        parts = flat.split([x.size for x in arrays])
+        tree_S, segment_S, position_S, *lists = (part.view(x.shape) for part, x in zip(parts, arrays, strict=True))
 
         def mask(window: int | None) -> Any:
-            function = sees(tree_S, segment_S, position_S, window)
-            return create_block_mask(function, None, None, size, size, device=str(device))
+            counts, indices = (lists.pop(0)[:, None, None] for _ in range(2))
+            kv, full_kv, q, full_q = zip(counts, indices, strict=True)
+            size, function = (len(tree_S),) * 2, sees(tree_S, segment_S, position_S, window)
+            return BlockMask(size, *kv, *full_kv, *q, *full_q, BLOCK_SIZE=(BLOCK, BLOCK), mask_mod=function)
 
         return cls({window: mask(window) for window in windows})
 
@@ -92,19 +99,46 @@ def tree_attention(
     return tree.attend(query, key, value, scaling, sliding_window), None
 
 
-def marks(spans: Sequence[Span]) -> tuple[Tensor, Tensor, Tensor]:
+def marks(spans: Sequence[Span]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Number the tree, the segment (0 = prompt) and the position of each token: int32 [S] each."""
-    trees: list[Tensor] = []
-    segments: list[Tensor] = []
-    positions: list[Tensor] = []
-    for number, span in enumerate(spans):
-        prompt = span.prompt_end - span.start
-        sizes = [prompt, *(end - start for start, end in span.completions)]
-        trees.append(torch.full((sum(sizes),), number, dtype=torch.int32))
-        segments.extend(torch.full((size,), segment, dtype=torch.int32) for segment, size in enumerate(sizes))
-        positions.append(torch.arange(prompt, dtype=torch.int32))
-        positions.extend(torch.arange(prompt, prompt + size, dtype=torch.int32) for size in sizes[1:])
-    return torch.cat(trees), torch.cat(segments), torch.cat(positions)
+    rows = [
+        (number, segment, start, start if segment == 0 else start - (span.prompt_end - span.start), end - start)
+        for number, span in enumerate(spans)
+        for segment, (start, end) in enumerate(((span.start, span.prompt_end), *span.completions))
+    ]
+    tree, segment, start, zero, length = np.array(rows, np.int32).T
+    position_S = np.arange(start[-1] + length[-1], dtype=np.int32) - np.repeat(zero, length)
+    return np.repeat(tree, length), np.repeat(segment, length), position_S
+
+
+def block_lists(
+    spans: Sequence[Span], position_S: np.ndarray, window: int | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """List the blocks of the mask that hold something, as `create_block_mask` does; B blocks of `BLOCK` tokens.
+
+    With a window a block may be listed in vain, where a tree begins in it.
+
+    Returns:
+        int32 [4, B], how many; int32 [4, B, B], which, those first: of each block of queries the blocks of keys that it
+        sees in part, and in full; of each block of keys the blocks of queries that see it in part, and in full.
+    """
+    segments = np.array([one for s in spans for one in ((s.start, s.prompt_end), *s.completions)])
+    is_prompt = np.array([first for s in spans for first in (True, *[False] * len(s.completions))])
+    prompt_of = np.flatnonzero(is_prompt)[is_prompt.cumsum() - 1]
+    edges = np.arange(0, len(position_S), BLOCK)
+    # tokens of each segment in each block; float32 counts them exactly, a block holds BLOCK^2 pairs
+    own = np.minimum(segments[:, 1], edges[:, None] + BLOCK) - np.maximum(segments[:, 0], edges[:, None])
+    own = own.clip(min=0).astype(np.float32)
+    # A query sees keys of its segment and, from a completion, of its prompt; below the diagonal all of them.
+    seen = np.tril(own @ (own + np.where(is_prompt, 0, own[:, prompt_of])).T, -1)
+    any_, full = seen > 0, seen == BLOCK**2
+    if window is not None:
+        first, last = (pick.reduceat(position_S, edges) for pick in (np.minimum, np.maximum))
+        any_ &= first[:, None] - last < window  # the nearest pair of positions, whatever their trees
+        full &= last[:, None] - first < window  # the farthest pair, which a full block does have
+    partial = any_ & ~full | np.eye(len(edges), dtype=bool)  # a query sees itself, and none after it
+    listed = np.stack([partial, full, partial.T, full.T])
+    return listed.sum(-1, dtype=np.int32), np.argsort(~listed, axis=-1, kind="stable").astype(np.int32)
 
 
 def sees(tree_S: Tensor, segment_S: Tensor, position_S: Tensor, window: int | None = None) -> Any:

@@ -12,11 +12,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_models import tiny_model
+from torch.nn.attention.flex_attention import create_block_mask
 
 from alignkit.data.trees.packs import lay_out, pack, pack_evenly
 from alignkit.data.trees.trees import Tree, tree
 from alignkit.errors import InputError
-from alignkit.policy.attention import marks, sees, tree_refusal
+from alignkit.policy.attention import FlexLayout, marks, sees, tree_refusal
 from alignkit.policy.load import load_policy
 from alignkit.policy.logprobs import token_logprobs
 from alignkit.policy.policy import Policy
@@ -239,7 +240,7 @@ print(peak_mib() - before - 4 * weight.numel() / 2**20)
 def test_flex_mask_function_marks_what_the_split_kernels_see(window: int | None) -> None:
     rng = np.random.default_rng(2)
     layout = lay_out([random_tree(3, (2, 3), rng), random_tree(2, (1,), rng)])
-    mask = sees(*marks(layout.spans), window)
+    mask = sees(*map(torch.from_numpy, marks(layout.spans)), window)
     size = len(layout.ids_S)
     index = torch.arange(size)
     seen = mask(torch.tensor(0), torch.tensor(0), index[:, None], index[None])
@@ -252,6 +253,38 @@ def test_flex_mask_function_marks_what_the_split_kernels_see(window: int | None)
             for row in range(start, end):
                 expected[row, [*prompt, *range(start, row + 1)][-(window or size) :]] = True
     assert torch.equal(seen, expected)
+
+
+def test_block_lists_made_from_the_spans_are_those_that_torch_makes_of_the_whole_mask() -> None:
+    rng = np.random.default_rng(4)
+    shapes: list[list[tuple[int, tuple[int, ...]]]] = [
+        [(1, (1,))],
+        [(1, (126,)), (1, (1,))],
+        [(1, (127, 1)), (1, (300,))],
+        [(256, (128, 128)), (384, (512,))],  # edges of trees on edges of blocks
+        [(700, (300, 40, 1)), (3, (600,))],
+        *([(int(n), tuple(rng.integers(1, 400, 3))) for n in rng.integers(1, 500, 4)] for _ in range(6)),
+    ]
+    num_full = 0
+    for trees in shapes:
+        spans = lay_out([random_tree(prompt, lengths, rng) for prompt, lengths in trees]).spans
+        size = spans[-1].completions[-1][1]
+        layout = FlexLayout.of(spans, torch.device("cpu"), (None, 200))
+        whole, windowed = (
+            create_block_mask(sees(*map(torch.from_numpy, marks(spans)), window), None, None, size, size, "cpu")
+            for window in (None, 200)
+        )
+        for x, expected in zip(layout.masks[None].as_tuple(), whole.as_tuple(), strict=True):
+            assert torch.equal(x, expected) if isinstance(x, torch.Tensor) else callable(x) or x == expected
+        num_full += int(whole.full_kv_num_blocks.sum())
+        # With a window a block may be listed in vain, never left out; it counts as full exactly where it is.
+        mine = layout.masks[200]
+        for name in ("full_kv", "full_q"):
+            assert torch.equal(getattr(mine, f"{name}_num_blocks"), getattr(windowed, f"{name}_num_blocks"))
+            assert torch.equal(getattr(mine, f"{name}_indices"), getattr(windowed, f"{name}_indices"))
+        assert bool((mine.to_dense() >= windowed.to_dense()).all())
+        assert mine.to_dense().sum() <= whole.to_dense().sum()
+    assert num_full > 20
 
 
 def test_rows_hold_every_tree_once_and_nothing_beyond_capacity() -> None:
