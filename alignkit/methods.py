@@ -159,6 +159,8 @@ def sampled_options(config: MethodConfig) -> SampledConfig:
 class Batch:
     """Log-probs of one micro-batch, and what a loss needs to know about them. Read-only.
 
+    A completion's tokens adjoin, in the order of the completions. No method of it makes the host wait for the device.
+
     Args:
         logprob_T: float32 [T], log-prob of each scored token at its completion's temperature, with gradient.
         completion_T: int64 [T], the completion (0 <= n < N) that each scored token belongs to.
@@ -174,6 +176,9 @@ class Batch:
         label_N: float32 [N], each completion's label where the unit has labels: 1 good, 0 bad for `Labelled`.
         samples: completions drawn for this batch's prompts by a method that trains on rows, or None.
         denominators: counts of the whole optimizer step over all micro-batches and ranks, by name of `Over`.
+        lengths: `num_tokens_N` as the host knows it; read from the device where it is not given.
+        logged: by name, what `log` was given, float32 [n] each; [2, n] where not all elements count: the elements, 0
+            for what does not count, and 1 for what does.
     """
 
     logprob_T: Tensor
@@ -189,7 +194,12 @@ class Batch:
     advantage_N: Tensor | None = None
     label_N: Tensor | None = None
     samples: Batch | None = None
+    lengths: tuple[int, ...] | None = None
     logged: dict[str, list[Tensor]] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.lengths is None:
+            object.__setattr__(self, "lengths", tuple(self.num_tokens_N.tolist()))
 
     @property
     def logprob_N(self) -> Tensor:
@@ -203,7 +213,10 @@ class Batch:
 
     def collect(self, x_T: Tensor) -> Tensor:
         """Sum x over the scored tokens of each completion: [T] -> [N]."""
-        return x_T.new_zeros(len(self.num_tokens_N)).index_add(0, self.completion_T, x_T)
+        import torch
+
+        # index_add would add in another order each time on CUDA; a segment is always summed in the same one.
+        return torch.segment_reduce(x_T, "sum", lengths=self.num_tokens_N, unsafe=True)
 
     def spread(self, x_N: Tensor) -> Tensor:
         """Give each scored token its completion's x: [N] -> [T]."""
@@ -215,16 +228,21 @@ class Batch:
 
     def select(self, which: slice) -> Batch:
         """Return the batch of some of the completions; means still divide by the whole step's counts."""
-        new_N = self.num_tokens_N.new_full((len(self.num_tokens_N),), -1)
-        size = len(new_N[which])
-        new_N[which] = new_N.new_ones(size).cumsum(0) - 1
-        kept_T = new_N[self.completion_T] >= 0
+        import torch
+
+        assert self.lengths is not None
+        lengths, num_tokens_N = self.lengths[which], self.num_tokens_N[which]
+        number_N, place_T = (num_tokens_N.new_ones(size).cumsum(0) - 1 for size in (len(lengths), sum(lengths)))
+        completion_T = torch.repeat_interleave(number_N, num_tokens_N, output_size=sum(lengths))
+        # A kept completion's tokens stay side by side: each lies as far from where it lay as the first of them does.
+        moved_N = (self.num_tokens_N.cumsum(0) - self.num_tokens_N)[which] - (num_tokens_N.cumsum(0) - num_tokens_N)
+        kept_T = place_T + moved_N[completion_T]
         return replace(
             self,
-            logprob_T=self.logprob_T[kept_T],
-            completion_T=new_N[self.completion_T[kept_T]],
+            logprob_T=self.logprob_T.index_select(0, kept_T),
+            completion_T=completion_T,
             group_N=self.group_N[which],
-            num_tokens_N=self.num_tokens_N[which],
+            num_tokens_N=num_tokens_N,
             reference_length_N=self.reference_length_N[which],
             reference_T=_part(self.reference_T, kept_T),
             sampler_logprob_T=_part(self.sampler_logprob_T, kept_T),
@@ -233,6 +251,7 @@ class Batch:
             advantage_N=_part(self.advantage_N, which),
             label_N=_part(self.label_N, which),
             samples=None,
+            lengths=lengths,
         )
 
     def mean(self, x: Tensor, over: Over) -> Tensor:
@@ -242,10 +261,20 @@ class Batch:
         """
         return x.sum() / self.denominators[over]
 
-    def log(self, **tensors: Tensor) -> None:
-        """Log the mean of each tensor's elements over the optimizer step, under the method's metrics."""
+    def log(self, where: Tensor | None = None, /, **tensors: Tensor) -> None:
+        """Log the mean of each tensor's elements over the optimizer step, under the method's metrics.
+
+        Args:
+            where: bool, of the tensors' shape: the elements that the mean is of; default: all.
+        """
+        import torch
+
         for name, x in tensors.items():
-            self.logged.setdefault(name, []).append(x.detach().float().flatten())
+            numbers = x.detach().float().flatten()
+            if where is not None:
+                counts = where.flatten()
+                numbers = torch.stack([numbers.where(counts, 0.0), counts.float()])
+            self.logged.setdefault(name, []).append(numbers)
 
 
 class Method(ABC):
@@ -313,7 +342,7 @@ def leave_one_out_baseline(rewards_PG: np.ndarray) -> np.ndarray:
 
 
 def _part(x: Tensor | None, which: Tensor | slice) -> Tensor | None:
-    return None if x is None else x[which]
+    return None if x is None else x[which] if isinstance(which, slice) else x.index_select(0, which)
 
 
 def _present(x: Tensor | None, name: str, how: str) -> Tensor:

@@ -273,12 +273,8 @@ class GRPO(Method):
                 loss_T = loss_T + config.kl * KL_IN_LOSS[config.kl_estimator](batch, log_ratio_T, weight_T)
             batch.log(kl=batch.collect(log_ratio_T))
         gap_T = (batch.logprob_T - batch.sampler_logprob_T).abs()
-        batch.log(
-            ratio=ratio_T,
-            clipped=(clipped_T < whole_T).float(),
-            unknown_logprobs=(~known_T).float(),
-            sampling_gap=gap_T[gap_T.isfinite()],
-        )
+        batch.log(ratio=ratio_T, clipped=(clipped_T < whole_T).float(), unknown_logprobs=(~known_T).float())
+        batch.log(gap_T.isfinite(), sampling_gap=gap_T)
         return AGGREGATIONS[config.aggregation](batch, loss_T.where(known_T, 0.0), config)
 
 

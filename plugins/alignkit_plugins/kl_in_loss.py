@@ -48,10 +48,9 @@ def ratio_of(log_ratio_T: Tensor) -> Tensor:
 
 def to_go(batch: Batch, x_T: Tensor) -> Tensor:
     """Sum of x over this token and those after it in the same completion: [T] -> [T]."""
-    before_T = x_T.double().cumsum(0) - x_T  # over the whole row, so in double
-    first_N = batch.num_tokens_N.cumsum(0) - batch.num_tokens_N
-    own_before_T = before_T - batch.spread(before_T[first_N])
-    return batch.spread(batch.collect(x_T)) - own_before_T.to(x_T.dtype)
+    x_NL, cell_T, _ = _table(batch, x_T.double())
+    before_T = x_NL.cumsum(1).flatten()[cell_T] - x_T
+    return batch.spread(batch.collect(x_T)) - before_T.to(x_T.dtype)
 
 
 def baseline(batch: Batch, left_T: Tensor) -> Tensor:
@@ -68,14 +67,32 @@ def baseline(batch: Batch, left_T: Tensor) -> Tensor:
 
 def siblings_mean(batch: Batch, x_T: Tensor) -> tuple[Tensor, Tensor]:
     """Mean of x at the same place of the prompt's other completions that are that long, and their number: [T], [T]."""
-    length_N = batch.num_tokens_N
+    x_NL, _, place_T = _table(batch, x_T)
+    is_there_NL, _, _ = _table(batch, x_T.new_ones(len(x_T)))
+    # Completions of a prompt adjoin: a prompt's number is how often the group changed before; there are at most N.
+    prompt_N = batch.group_N.diff(prepend=batch.group_N[:1]).ne(0).cumsum(0)
+    size_N = prompt_N.new_zeros(len(prompt_N)).index_add(0, prompt_N, prompt_N.new_ones(len(prompt_N)))
+    own_T = batch.spread(prompt_N) * x_NL.shape[1] + place_T
+    sum_T, others_T = (_sum(part_NL, size_N).flatten()[own_T] for part_NL in (x_NL, is_there_NL))
+    others_T = others_T - 1
+    return (sum_T - x_T) / others_T.clamp(min=1), others_T
+
+
+def _table(batch: Batch, x_T: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Lay x out by completion and place, 0 behind a completion's end: [N, longest], and each token's cell and place."""
+    assert batch.lengths is not None
+    length_N, longest = batch.num_tokens_N, max(batch.lengths, default=0)
     place_T = length_N.new_ones(len(x_T)).cumsum(0) - 1 - batch.spread(length_N.cumsum(0) - length_N)
-    places = int(length_N.max())
-    cell_T = batch.spread(batch.group_N) * places + place_T
-    size = (int(batch.group_N.max()) + 1) * places
-    sum_T = x_T.new_zeros(size).index_add(0, cell_T, x_T)[cell_T] - x_T
-    others_T = x_T.new_zeros(size).index_add(0, cell_T, x_T.new_ones(len(x_T)))[cell_T] - 1
-    return sum_T / others_T.clamp(min=1), others_T
+    cell_T = batch.completion_T * longest + place_T
+    x_NL = x_T.new_zeros(len(length_N) * longest).index_copy(0, cell_T, x_T).view(len(length_N), longest)
+    return x_NL, cell_T, place_T
+
+
+def _sum(x_NL: Tensor, size_N: Tensor) -> Tensor:
+    """Sum over so many rows each, always in the same order: [N, L] -> [N, L]."""
+    import torch
+
+    return torch.segment_reduce(x_NL, "sum", lengths=size_N, unsafe=True)
 
 
 def _k1_to_go(batch: Batch, log_ratio_T: Tensor, ratio_T: Tensor) -> Tensor:

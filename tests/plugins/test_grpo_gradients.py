@@ -156,7 +156,7 @@ def test_a_token_whose_sampler_gave_no_log_prob_is_left_out_and_counted(unknown:
     logged, slope = step(unknown)
     assert slope[0] == 0.0 and slope[1:] == step(-1.0)[1][1:]  # its place in the mean stays
     assert logged["unknown_logprobs"][0].tolist() == [1.0, 0.0, 0.0]
-    assert logged["sampling_gap"][0].tolist() == [0.0, 0.0]
+    assert logged["sampling_gap"][0].tolist() == [[0.0, 0.0, 0.0], [0.0, 1.0, 1.0]]  # the gaps, and which count
     _, slope = step(-1.0, old_logprob_T=torch.tensor([unknown, -2.0, -3.0]))
     assert slope[0] == 0.0 and slope[1] != 0.0
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from alignkit_plugins.kl_in_loss import KL_IN_LOSS
 from alignkit_plugins.reward import Reward, RewardConfig
 from alignkit_plugins.sft import SFT, SFTConfig
 from alignkit_plugins.sft_lenpen import SFTLengthPenalty, SFTLengthPenaltyConfig, baseline
+from host_waits import host_waits
 
 from alignkit.methods import Batch, leave_one_out_baseline
 from alignkit.testing import batch
@@ -204,3 +206,46 @@ def test_select_keeps_tokens_with_their_completions() -> None:
     chosen, rejected = pairs.pairs()
     assert chosen.logprob_N.tolist() == [-3.0, -5.0] and rejected.logprob_N.tolist() == [-4.0, -13.0]
     assert rejected.num_tokens_N.tolist() == [1, 2] and rejected.completion_T.tolist() == [0, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("method", "config"),
+    [
+        (SFT(), SFTConfig()),
+        (SFTLengthPenalty(), SFTLengthPenaltyConfig()),
+        (DPO(), DPOConfig()),
+        (Reward(), RewardConfig()),
+        *((GRPO(), GRPOConfig(kl=0.1, kl_estimator=name)) for name in KL_IN_LOSS),
+        (GRPO(), GRPOConfig(kl=0.1, importance_sampling_correction=2.0, aggregation="sequence")),
+    ],
+)
+def test_no_loss_makes_the_host_wait_for_the_device(method: Any, config: Any) -> None:
+    logprobs = [[-0.5, -1.0], [-0.25], [-1.5, -0.5, -2.0], [-1.0, -1.0]]
+    known = {name: torch.linspace(-2, -1, 8) for name in ("reference_T", "sampler_logprob_T", "old_logprob_T")} | {
+        name: torch.linspace(-1, 1, 4) for name in ("value_N", "advantage_N")
+    }
+    known["value_N"].requires_grad_()
+    rows = batch(logprobs, **known, samples=batch(logprobs, groups=[0, 0, 1, 1]))
+    with host_waits() as found:
+        terms = method.loss(rows, config)
+        sum(terms.values() if isinstance(terms, dict) else [terms]).backward()
+    assert found == []
+    with host_waits() as found:  # what they would be counted by
+        rows.logprob_T[rows.logprob_T > -1].sum().item()
+    assert [one.split(" at ")[0] for one in found] == ["index", "_local_scalar_dense"]
+
+
+def test_a_mean_is_logged_of_the_elements_that_count() -> None:
+    rows = batch([[-1.0, -2.0], [-4.0]], groups=[0, 1])
+    rows.log(torch.tensor([True, False, True]), gap=torch.tensor([1.0, math.inf, 3.0]))
+    assert rows.logged["gap"][0].tolist() == [[1.0, 0.0, 3.0], [1.0, 0.0, 1.0]]
+
+
+def test_a_part_of_a_batch_holds_its_completions_tokens_in_order() -> None:
+    rows = batch([[-1.0, -2.0], [-3.0], [-4.0, -5.0, -6.0], [-7.0]], reference_T=-torch.arange(1.0, 8.0))
+    part = rows.select(slice(1, 3))
+    assert part.logprob_T.tolist() == part.reference_T.tolist() == [-3.0, -4.0, -5.0, -6.0]
+    assert (part.completion_T.tolist(), part.lengths) == ([0, 1, 1, 1], (1, 3))
+    assert part.logprob_N.tolist() == [-3.0, -15.0]
+    part.logprob_N.sum().backward()
+    assert rows.logprob_T.grad.tolist() == [0, 0, 1, 1, 1, 1, 0]

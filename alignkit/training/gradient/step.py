@@ -138,6 +138,7 @@ def make_batch(
         advantage_N=tensor(micro_batch.advantage_N, torch.float32),
         label_N=tensor(pack.label_N, torch.float32),
         samples=samples,
+        lengths=tuple(pack.num_tokens_N.tolist()),
         logged=logged,
     )
 
@@ -280,8 +281,10 @@ def _result(parts: Sequence[Any]) -> StepResult:
 
 def _sums(logged: Mapping[str, list[Tensor]]) -> dict[str, tuple[float, int]]:
     """Sum and number of everything logged under each name."""
-    joined = {name: torch.cat(parts).double() for name, parts in logged.items() if sum(len(p) for p in parts)}
-    return {name: (float(x.sum()), len(x)) for name, x in joined.items()}
+    joined = {name: torch.cat(parts, -1).double() for name, parts in logged.items() if sum(x.numel() for x in parts)}
+    sums = {name: x.sum(-1).reshape(-1).tolist() for name, x in joined.items()}  # a number, or also how many count
+    numbers = {name: (own[0], int(own[1]) if len(own) > 1 else joined[name].shape[-1]) for name, own in sums.items()}
+    return {name: (x, number) for name, (x, number) in numbers.items() if number}
 
 
 def _count_in(totals: dict[str, float], terms: Mapping[str, Tensor], *, counts: bool = True) -> None:
