@@ -8,6 +8,7 @@ Shape letters: alignkit/policy/__init__.py.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, NamedTuple
@@ -25,6 +26,10 @@ from alignkit.policy.dropout import Dropout
 from alignkit.policy.four_bits import computed_weight
 from alignkit.policy.head import find_form
 from alignkit.policy.logprobs import PLAIN, accumulate_in_place, head_logits, token_logprobs
+from alignkit.policy.separate_rows import SeparateRows
+
+_MAX_TOKENS = 8192  # of a batch on the plain path
+_MAX_PADDING = {False: 128, True: 2048}  # tokens of padding that cost less than a pass more, by whether on CUDA
 
 
 class Output(NamedTuple):
@@ -220,17 +225,20 @@ class Policy(nn.Module):
 
     def _plain_states(self, pack: Pack) -> tuple[Tensor, Tensor]:
         """Compute one completion per row, each after its own copy of the prompt, without any sharing or packing."""
-        hidden, last = [], []
-        for tree in pack.trees:
-            for completion in tree.completions:
-                ids = np.concatenate([tree.prompt.ids, completion.ids]).astype(np.int64)
-                out = self.body(input_ids=torch.as_tensor(ids, device=self.device)[None], use_cache=False)
-                states = out.last_hidden_state[0]
-                # a token is predicted by the state before it
-                sources = len(tree.prompt) + np.flatnonzero(completion.scored) - 1
-                hidden.append(states[torch.as_tensor(sources, device=self.device)])
-                last.append(states[-1])
-        return torch.cat(hidden), torch.stack(last)
+        from torch.distributed.fsdp import FSDPModule
+
+        # Ranks gather a layer's weights together at each pass, so all of them pass equally often: once.
+        bounds = (_MAX_PADDING[self.device.type == "cuda"], _MAX_TOKENS)
+        max_padding, max_tokens = (sys.maxsize, sys.maxsize) if isinstance(self, FSDPModule) else bounds
+        rows = SeparateRows.of(pack, max_padding=max_padding, max_tokens=max_tokens)
+        device = self.device
+        states = [
+            self.body(input_ids=torch.as_tensor(ids_BL, device=device), use_cache=False).last_hidden_state.flatten(0, 1)
+            for ids_BL in rows.batches
+        ]
+        source_T, last_N = (torch.as_tensor(x, device=device) for x in (rows.source_T, rows.last_N))
+        states_SH = torch.cat(states)
+        return states_SH[source_T], states_SH[last_N]
 
 
 def non_finite(named: Iterable[tuple[str, Tensor]]) -> list[str]:
