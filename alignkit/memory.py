@@ -92,6 +92,25 @@ def machine_bytes() -> int:
     return total
 
 
+def free_machine_bytes() -> int:
+    """Return the bytes of the machine's memory, or of its container's, that are free or hold only files' content."""
+    free = machine_bytes()
+    with contextlib.suppress(OSError, KeyError):
+        free = 1024 * _counts(Path("/proc/meminfo"))["MemAvailable:"]
+    group = Path("/sys/fs/cgroup")
+    with contextlib.suppress(OSError, KeyError, ValueError):  # without a limit it says "max"
+        counts = _counts(group / "memory.stat")
+        used = counts["anon"] + counts["shmem"] + counts.get("kernel", 0)
+        free = min(free, int((group / "memory.max").read_text()) - used)
+    return max(free, 0)
+
+
+def _counts(file: Path) -> dict[str, int]:
+    """Numbers by name, one a line, as the kernel writes them."""
+    words = (line.split() for line in file.read_text().splitlines())
+    return {name: int(value) for name, value, *_ in words if value.isdigit()}
+
+
 def is_out_of_memory(error: Exception) -> bool:
     """Return whether the device or the machine had no memory left; some RuntimeErrors mean that too."""
     import torch

@@ -4,31 +4,89 @@
     NAME-2-of-4.safetensors     of rank 1 of 4: its rows of each tensor, as FSDP shards them along the first dimension
 
 The rows of a tensor are those of all files in order of ranks; what is not sharded (a count of steps) is in the first.
-A rank reads only its own rows. Nothing is gathered, neither to write nor to read.
+A rank reads only its own rows. Nothing is gathered, neither to write nor to read. The file format is that of
+https://huggingface.co/docs/safetensors: safetensors' own writer neither hashes nor lets other threads run.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from alignkit.distributed.ranks import World
 
+_PART_BYTES = 16 << 20  # hashed and written at once
+_NAMES = {  # of types in the file format
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.int16: "I16",
+    torch.int8: "I8",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
 
-def write_pieces(folder: Path, name: str, tensors: Mapping[str, Tensor], world: World) -> Path:
-    """Write this rank's piece of each tensor; returns the file. Raises OSError or SafetensorError."""
+
+@dataclass(frozen=True)
+class Piece:
+    """A safetensors file that is not written yet.
+
+    Args:
+        file: its name.
+        header: its first bytes: how long what follows is, and where each tensor lies.
+        content: the tensors' bytes in order, uint8 [bytes], on any device.
+    """
+
+    file: str
+    header: bytes
+    content: Sequence[Tensor]
+
+    def write(self, folder: Path) -> str:
+        """Write the file and bring it to disk; returns its SHA-256, computed on the way. Raises OSError."""
+        digest = hashlib.sha256(self.header)
+        with open(folder / self.file, "wb") as file:
+            file.write(self.header)
+            for part in (part for tensor in self.content for part in tensor.split(_PART_BYTES)):
+                own = memoryview(part.cpu().numpy())
+                digest.update(own)  # this and the next let other threads run
+                file.write(own)
+            file.flush()
+            os.fsync(file.fileno())
+        return digest.hexdigest()
+
+
+def make_piece(name: str, tensors: Mapping[str, Tensor], world: World) -> Piece:
+    """Lay out this rank's piece of each tensor as a safetensors file; its content is views of them."""
     part = "" if world.size == 1 else f"-{world.rank + 1}-of-{world.size}"
-    file = folder / f"{name}{part}.safetensors"
     pieces = {key: _local(tensor) for key, tensor in tensors.items() if _is_sharded(tensor) or world.is_first}
-    save_file({key: piece.contiguous() for key, piece in pieces.items() if piece.numel()}, file)
-    return file
+    # the wider types first, so that each number lies at a multiple of its size
+    keys = sorted((key for key in pieces if pieces[key].numel()), key=lambda key: (-pieces[key].element_size(), key))
+    about: dict[str, Any] = {}
+    end = 0
+    for key in keys:
+        start, end = end, end + pieces[key].nbytes
+        about[key] = {
+            "dtype": _NAMES[pieces[key].dtype],
+            "shape": list(pieces[key].shape),
+            "data_offsets": [start, end],
+        }
+    text = json.dumps(about).encode()
+    text += b" " * (-len(text) % 8)
+    content = tuple(pieces[key].detach().contiguous().reshape(-1).view(torch.uint8) for key in keys)
+    return Piece(f"{name}{part}.safetensors", len(text).to_bytes(8, "little") + text, content)
 
 
 @contextmanager

@@ -1,7 +1,8 @@
 """Checkpoints: safetensors and JSON only, whole or not there at all.
 
-`checkpoints/step-NNNNNN/` is written into a temporary folder (by several ranks together: distributed/shards.py). Each
-file is synced, then a manifest; then the folder is renamed and its parent synced. Only then older ones are pruned.
+`checkpoints/step-NNNNNN/` is written into a temporary folder (by several ranks together: distributed/shards.py; by a
+thread while training goes on: background.py). Each file is synced, then a manifest; then the folder is renamed and its
+parent synced. Only then older ones are pruned.
 Folders that are being written or removed begin with a dot.
 
     manifest.json   {"run": the run's id, "step": N, "files": {name: SHA-256}}
@@ -19,16 +20,15 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 
 from alignkit.distributed.ranks import ALONE, World
-from alignkit.distributed.shards import global_bytes, read_pieces, write_pieces
+from alignkit.distributed.shards import Piece, global_bytes, make_piece, read_pieces
 from alignkit.errors import InputError, RunStopped
 from alignkit.policy.policy import Policy
 from alignkit.storage import (
@@ -40,9 +40,9 @@ from alignkit.storage import (
     read_object,
     remove_folder,
     set_aside,
-    sync_file,
     sync_folder,
 )
+from alignkit.training.checkpoints.background import Background
 
 T = TypeVar("T")
 _logger = logging.getLogger(__name__)
@@ -61,11 +61,17 @@ def save(
     run: str = "",
     world: World = ALONE,
     go_on: Callable[[], str] = lambda: "--resume",
-) -> None:
+    background: Background | None = None,
+) -> bool:
     """Write `step-NNNNNN` below `folder` and prune to the last two and the best (`state["best_step"]`).
 
     `run` is the run's id, `go_on` gives the command that goes on with it. Of a sharded policy each rank writes its own
     piece; every rank must call it, and rank 0's state is kept.
+
+    Args:
+        background: writes a copy, of one rank alone, while the caller goes on; what fails then is raised by its `wait`.
+
+    Returns: whether it is on the disk.
 
     Raises:
         RunStopped: the disk is full or cannot be written; nothing half-written stays under a final name.
@@ -77,21 +83,28 @@ def save(
 
     needed = sum(global_bytes(x) for x in (*weights.values(), *moments.values()))
     text = json.dumps({**state, "step": step, "optimizer": scalars}, indent=1)
+    pieces = [make_piece(name, part, world) for name, part in zip(_PARTS, (weights, moments), strict=True)]
 
-    def write() -> dict[str, str]:
-        parts = {"weights": weights, "optimizer": moments}
-        return dict(_synced(write_pieces(working, name, tensors, world)) for name, tensors in parts.items())
+    def write(pieces: Sequence[Piece]) -> None:
+        def write_own() -> dict[str, str]:
+            return {piece.file: piece.write(working) for piece in pieces}
 
-    try:
-        world.run_on_rank0(_or_stop(lambda: _begin(working, needed), folder, step, go_on))
-        hashes = [one for part in world.run_on_all(_or_stop(write, folder, step, go_on)) for one in part.items()]
-        world.run_on_rank0(
-            _or_stop(lambda: _finish(working, final, dict(hashes), text, (run, step)), folder, step, go_on)
-        )
-    except RunStopped:
-        shutil.rmtree(working, ignore_errors=True)
-        raise
-    world.run_on_rank0(lambda: _prune(folder, run, best=state.get("best_step")))
+        try:
+            world.run_on_rank0(_or_stop(lambda: _begin(working, needed), folder, step, go_on))
+            written = world.run_on_all(_or_stop(write_own, folder, step, go_on))
+            hashes = {file: hash for part in written for file, hash in part.items()}
+            world.run_on_rank0(
+                _or_stop(lambda: _finish(working, final, hashes, text, (run, step)), folder, step, go_on)
+            )
+        except RunStopped:
+            shutil.rmtree(working, ignore_errors=True)
+            raise
+        world.run_on_rank0(lambda: _prune(folder, run, best=state.get("best_step")))
+
+    if background is not None and background.start(pieces, write):
+        return False
+    write(pieces)
+    return True
 
 
 def place(folder: Path, step: int) -> Path:
@@ -229,20 +242,14 @@ def _or_stop(work: Callable[[], T], folder: Path, step: int, go_on: Callable[[],
     def working() -> T:
         try:
             return work()
-        except (OSError, SafetensorError) as error:
-            reason = getattr(error, "strerror", None) or error
+        except OSError as error:
+            reason = error.strerror or error
             raise RunStopped(
                 f"{folder}: the checkpoint of step {step} cannot be written: {reason}; make room and go on "
                 f"with: {go_on()}"
             ) from error
 
     return working
-
-
-def _synced(file: Path) -> tuple[str, str]:
-    """Bring a file to disk; returns its name and SHA-256."""
-    sync_file(file)
-    return file.name, file_hash(file)
 
 
 def _seal(folder: Path, manifest: Mapping[str, Any]) -> None:

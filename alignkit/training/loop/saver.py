@@ -15,6 +15,7 @@ from torch import Tensor
 from alignkit.errors import Interrupted, RunStopped
 from alignkit.policy.policy import Policy
 from alignkit.training.checkpoints import checkpoint
+from alignkit.training.checkpoints.background import Background
 from alignkit.training.checkpoints.run_folder import RunFolder
 from alignkit.training.gradient.models import Models
 from alignkit.training.lifecycle.memory_owners import memory_line
@@ -52,8 +53,21 @@ class Saver:
         """Called once by the loop: what there is to keep."""
         self.state, self.optimizer, self.source = state, optimizer, source
 
-    def save(self) -> None:
-        """Write a checkpoint of this step."""
+    def save(self, *, waits: bool = True) -> None:
+        """Write a checkpoint of this step.
+
+        Args:
+            waits: until it is on the disk; else that may be done while training goes on.
+        """
+
+    def check(self) -> None:
+        """Raise what failed since `save` did not wait: RunStopped where the disk refused."""
+
+    def finish(self) -> None:
+        """Wait until what `save` did not wait for is on the disk. Raises as `check`."""
+
+    def close(self) -> None:
+        """The same, where something else ends the run: what fails is logged."""
 
     def add_samples(self, lines: Iterable[Mapping[str, Any]]) -> None:
         """Keep lines of samples."""
@@ -62,8 +76,12 @@ class Saver:
         """Give the policy the weights of the best step (0: the start); returns a line, or None where none are kept."""
         return None
 
-    def what_is_saved(self) -> str:
-        """Say what there is to go on from."""
+    def what_is_saved(self, *, waits: bool = True) -> str:
+        """Say what there is to go on from.
+
+        Args:
+            waits: for what is being saved, so that it counts.
+        """
         return "nothing is saved"
 
     def stop_interrupted(self, num_steps: int) -> NoReturn:
@@ -96,6 +114,8 @@ class RunSaver(Saver):
     Args:
         load_start: gives the policy as it was before the first step, on the CPU.
         go_on: `resume_command` of this run (training/run/resume.py).
+
+    Checkpoints that nobody waits for are written in the background where `writes_in_background` says so.
     """
 
     def __init__(
@@ -103,6 +123,8 @@ class RunSaver(Saver):
     ) -> None:
         self.run, self.models, self.go_on, self._load_start = run, models, go_on, load_start
         self._saved_at: tuple[int, int] | None = None
+        self._writing: tuple[int, int] | None = None  # what the background is at
+        self._background = Background() if writes_in_background(models) else None
 
     def resume(self, found: Path) -> None:
         """Go back to a checkpoint: what was written after it is written again."""
@@ -114,8 +136,9 @@ class RunSaver(Saver):
         self.source.load(kept["rollouts"])
         self._saved_at = self._place
 
-    def save(self) -> None:
-        checkpoint.save(
+    def save(self, *, waits: bool = True) -> None:
+        self.finish()
+        is_saved = checkpoint.save(
             self.run.checkpoints,
             run=self.run.id,
             step=self.state.step,
@@ -125,13 +148,38 @@ class RunSaver(Saver):
             | {"path": self.models.policy.path, "lines": self.run.sync_lines(), "rollouts": self.source.state()},
             world=self.models.world,
             go_on=self.go_on,
+            background=None if waits else self._background,
         )
-        self._saved_at = self._place
+        if is_saved:
+            self._saved_at = self._place
+        else:
+            self._writing = self._place
+
+    def check(self) -> None:
+        if self._background is not None and not self._background.is_writing:
+            self.finish()
+
+    def finish(self) -> None:
+        if self._background is None:
+            return
+        try:
+            self._background.wait()
+        except Exception:
+            self._writing = None
+            raise
+        self._saved_at, self._writing = self._writing or self._saved_at, None
+
+    def close(self) -> None:
+        try:
+            self.finish()
+        except RunStopped as error:
+            _logger.error("%s", error)
 
     def add_samples(self, lines: Iterable[Mapping[str, Any]]) -> None:
         self.run.add_samples(lines)
 
     def put_back(self, best: int) -> str | None:
+        self.finish()
         if best == 0:
             put_back_start(self.models.policy, self._load_start)
             return (
@@ -146,12 +194,15 @@ class RunSaver(Saver):
         checkpoint.load_weights(checkpoint.place(self.run.checkpoints, best), self.models.policy)
         return f"the weights of step {best} are kept: their validation was the best"
 
-    def what_is_saved(self) -> str:
+    def what_is_saved(self, *, waits: bool = True) -> str:
+        if waits:
+            self.close()
         if self._saved_at is None:
             return f"nothing is saved yet, begin again with: {self.go_on()}"
         return f"saved after step {self._saved_at[0]}, go on with: {self.go_on()}"
 
     def stop_interrupted(self, num_steps: int) -> NoReturn:
+        self.finish()
         if self._saved_at != self._place:
             self.save()
         text = f"interrupted after step {self.state.step} of {num_steps}; go on with: {self.go_on()}"
@@ -159,6 +210,7 @@ class RunSaver(Saver):
 
     def stop_late(self, passed: BaseException, log: Path, *, is_whole: bool) -> NoReturn:
         _logger.error("%s", memory_line(self.models, self.optimizer))
+        self.finish()
         # other ranks may wait elsewhere: a checkpoint, which all write together, would hang
         if is_whole and self.models.world.size == 1 and self._saved_at != self._place:
             self.save()
@@ -167,6 +219,15 @@ class RunSaver(Saver):
     @property
     def _place(self) -> tuple[int, int]:
         return self.state.step, self.state.measured
+
+
+def writes_in_background(models: Models) -> bool:
+    """Whether checkpoints are written while training goes on.
+
+    They are beside one GPU. Several ranks agree on each checkpoint in messages that a thread would mix with those of
+    the steps. On a CPU the copy takes memory, and the thread cores, that the steps use.
+    """
+    return models.policy.device.type == "cuda" and models.world.size == 1
 
 
 def put_back_start(policy: Policy, load: Callable[[], Policy]) -> None:

@@ -135,6 +135,7 @@ class Loop:
             self.progress.stop()
 
     def _step(self) -> None:
+        self.saver.check()
         started = time.monotonic()
         step = self.position.step + 1
         own = (self.world.rank,) if self.world.rank else ()
@@ -242,7 +243,7 @@ class Loop:
         self.position.measured = step
         self.position.seconds += time.monotonic() - started
         if 0 < step < self.num_steps and (improved or step % self.config.checkpoint_interval == 0):
-            self.saver.save()
+            self.saver.save(waits=False)
 
     def _stops_early(self) -> bool:
         patience, best = self.config.early_stopping_steps, self.position.best_step

@@ -232,7 +232,7 @@ def _compute(
         models = _shared(run, models, inputs, world, compiled=resolved.model.compile, checks=found is None)
     go_on = partial(resume_command, resolved, run.path)
     saver = RunSaver(run, models, load_start=lambda: load_start(method, resolved, inputs, go_on), go_on=go_on)
-    deadlines = Deadlines(resolved.rollouts.timeouts_s, log=run.log, left=saver.what_is_saved)
+    deadlines = Deadlines(resolved.rollouts.timeouts_s, log=run.log, left=partial(saver.what_is_saved, waits=False))
     scoring = Scoring(
         inputs.judges,
         max_missing=resolved.rollouts.max_missing,
@@ -262,12 +262,14 @@ def _compute(
                 saver.resume(Path(found))
             loop.train()
         exported = _export(loop, saver, inputs)
+        saver.finish()
     finally:
         for tracker in trackers:
             tracker.close()
         for named in inputs.judges:
             named.judge.close()
         models.sampler.close()
+        saver.close()
     return {
         "steps": loop.position.step,
         "kept_step": loop.kept_step,
