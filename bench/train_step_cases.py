@@ -8,6 +8,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -22,14 +23,18 @@ MODELS = ("smollm2", "qwen-shape")
 SHAPES: dict[str, dict[str, int]] = {  # random weights in Qwen2.5's shapes, with its vocabulary
     "qwen-shape": {"hidden_size": 896, "intermediate_size": 4864, "num_hidden_layers": 6, "num_attention_heads": 14},
     "qwen-0.5b": {"hidden_size": 896, "intermediate_size": 4864, "num_hidden_layers": 24, "num_attention_heads": 14},
+    "qwen-short": {"hidden_size": 896, "intermediate_size": 4864, "num_hidden_layers": 4, "num_attention_heads": 14},
     "qwen-3b": {"hidden_size": 2048, "intermediate_size": 11008, "num_hidden_layers": 36, "num_attention_heads": 16},
     "rehearsal": {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4},
 }
 MAX_TOKENS = 1024  # of a row's prompt and its longer completion
 
 
-def write_model(folder: Path, name: str) -> Path:
-    """Return SmolLM2-135M's folder, or write a random model of one of `SHAPES` with the real vocabulary."""
+def write_model(folder: Path, name: str, *, tokenizer: Path | None = None) -> Path:
+    """Return SmolLM2-135M's folder, or write a random model of one of `SHAPES` with the real vocabulary.
+
+    `tokenizer` is a folder that has its tokenizer; where there is none it is made.
+    """
     from alignkit.pretrained import embedded
 
     if name == "smollm2":
@@ -51,8 +56,12 @@ def write_model(folder: Path, name: str) -> Path:
         rope_theta=1e6,
         **SHAPES[name],
     )
-    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
-    qwen_tokenizer(folder, template=CHATML)
+    with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
+        AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    if tokenizer is None or not tokenizer.exists():
+        qwen_tokenizer(folder, template=CHATML)
+    else:
+        shutil.copytree(tokenizer, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("config.json"))
     return folder
 
 

@@ -10,6 +10,7 @@ import json
 import logging
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -38,18 +39,20 @@ def trl(variant: str, name: str, case: str, model: str, steps: int) -> dict[str,
 
 
 class StepEnds:
-    """When each optimizer step ended, by a callback of transformers' trainer."""
+    """When each optimizer step ended, by a callback of transformers' trainer; `sync` waits for a device before."""
 
-    def __init__(self) -> None:
+    def __init__(self, sync: Callable[[], None] = lambda: None) -> None:
+        self._sync = sync
         self.ends: list[float] = []
 
     def callback(self) -> Any:
         from transformers import TrainerCallback
 
-        ends = self.ends
+        ends, sync = self.ends, self._sync
 
         class Callback(TrainerCallback):
             def on_step_end(self, *_: Any, **__: Any) -> None:
+                sync()
                 ends.append(time.perf_counter())
 
         return Callback()
@@ -89,7 +92,7 @@ def make_trainer(
         "gradient_checkpointing": variant == "default",
         "disable_tqdm": True,
         "dataloader_drop_last": False,
-        "per_device_train_batch_size": 1 if one else len(rows),
+        "per_device_train_batch_size": 1 if one or variant == "packed" else len(rows),
         "gradient_accumulation_steps": len(rows) if one else 1,
         **options,
     }
@@ -118,11 +121,8 @@ def _sft(rows: Rows, policy: Any, tokenizer: Any, common: dict[str, Any], varian
         mask = [0] * len(row["prompt"]) + [1] * len(ids)
         texts.append({"input_ids": row["prompt"] + ids, "completion_mask": mask})
     packed = variant == "packed"
-    if packed:
-        common |= {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 1}
-    config = SFTConfig(
-        **common, max_length=4096 if packed else 2048, packing=packed, packing_strategy="bfd", completion_only_loss=True
-    )
+    packing = {"max_length": 4096 if packed else 2048, "packing": packed, "packing_strategy": "bfd"}
+    config = SFTConfig(**packing | common, completion_only_loss=True)
     return SFTTrainer(
         policy, args=config, train_dataset=Dataset.from_list(texts), processing_class=tokenizer, peft_config=peft_config
     )
