@@ -2,7 +2,7 @@
 
 The formulas are those of logprobs.py. A card wants few large kernels where a CPU wants tiles that fit its cache:
 
-    chunk   a = W h is formed in fp32; one kernel (head_kernel.py) reads it and writes the log-probs' parts and, in the
+    chunk   a = W h is formed in fp32; one kernel (head_kernel.py) reads it and writes log-probs and, in the
             compute type, each row of   share_tv = temperature_t dlogprob_t / da_tv = (onehot(y_t) - softmax(z_t)) g'(a)
     block   some chunks, whose shares lie together: one product gives   unit_t = sum_v share_tv W_v
 
@@ -91,9 +91,9 @@ class _ChunkedLogprobs(torch.autograd.Function):
         blocks = _parts(0, len(target_T), sizes.block)
         share_BV = rows.new_share() if by_hidden or by_weight or by_bias else None
         unit_TH = torch.empty_like(hidden_TH, dtype=torch.float32) if by_hidden else None
-        chosen_T, normalizer_T, entropy_T = (torch.zeros_like(temperature_T) for _ in range(3))
+        logprob_T, entropy_T = torch.empty_like(temperature_T), torch.empty_like(temperature_T)
         for block in blocks:
-            rows.score(block, chosen_T, normalizer_T, entropy_T if entropy else None, share_BV)
+            rows.score(block, logprob_T, entropy_T if entropy else None, share_BV)
             if unit_TH is not None and share_BV is not None:
                 _product(share_BV[: block.stop - block.start], narrow_VH, out=unit_TH[block])
         again = (by_weight or by_bias) and len(blocks) > 1
@@ -108,24 +108,24 @@ class _ChunkedLogprobs(torch.autograd.Function):
         # Parameters are held by ctx, not saved: they are there anyway, and their `.grad` is added to.
         ctx.weight, ctx.bias, ctx.form, ctx.sizes, ctx.blocks = weight_VH, bias_V, form, sizes, blocks
         ctx.mark_non_differentiable(entropy_T)
-        return chosen_T - normalizer_T, entropy_T
+        ctx.set_materialize_grads(False)
+        return logprob_T, entropy_T
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         hidden_TH, target_T, temperature_T, unit_TH, share_BV, narrow_VH = ctx.saved_tensors
         _, by_weight, by_bias = ctx.needs_input_grad[:3]
         scale_T1 = (grads[0] / temperature_T)[:, None]
-        grad_hidden = None if unit_TH is None else (unit_TH * scale_T1).to(hidden_TH.dtype)
+        grad_hidden = None if unit_TH is None else _scaled(unit_TH, scale_T1, hidden_TH.dtype)
         own_VH = grad_buffer(ctx.weight) if by_weight else None
         total_VH = torch.zeros_like(ctx.weight, dtype=torch.float32) if by_weight and own_VH is None else own_VH
         grad_bias = torch.zeros_like(ctx.bias, dtype=torch.float32)[:, None] if by_bias else None
         if by_weight or by_bias:
-            scaled_TH = (hidden_TH * scale_T1).to(hidden_TH.dtype)
+            scaled_TH = _scaled(hidden_TH, scale_T1, hidden_TH.dtype)
             for block in reversed(ctx.blocks):
                 if block is not ctx.blocks[-1]:
                     rows = _Rows(hidden_TH, narrow_VH, ctx.bias, target_T, temperature_T, ctx.form, ctx.sizes)
-                    unused_T = torch.empty_like(temperature_T)
-                    rows.score(block, unused_T, unused_T, None, share_BV)
+                    rows.score(block, torch.empty_like(temperature_T), None, share_BV)
                 share_VB = share_BV[: block.stop - block.start].t()
                 if total_VH is not None:
                     _add_product(total_VH, share_VB, scaled_TH[block])
@@ -151,9 +151,7 @@ class _Rows(NamedTuple):
         """Return memory for a block's shares, in the compute type."""
         return _aligned(min(self.sizes.block, len(self.target_T)), len(self.narrow_VH), self.hidden_TH)
 
-    def score(
-        self, block: slice, chosen_T: Tensor, normalizer_T: Tensor, entropy_T: Tensor | None, share_BV: Tensor | None
-    ) -> None:
+    def score(self, block: slice, logprob_T: Tensor, entropy_T: Tensor | None, share_BV: Tensor | None) -> None:
         """Fill a block's rows of the results; the block's shares begin at share_BV's first row."""
         size = min(self.sizes.chunk, block.stop - block.start)
         logits_CV = _aligned(size, len(self.narrow_VH), self.hidden_TH, dtype=torch.float32)
@@ -167,8 +165,7 @@ class _Rows(NamedTuple):
                 self.temperature_T[chunk],
                 self.form.scale,
                 self.form.softcap,
-                chosen_T[chunk],
-                normalizer_T[chunk],
+                logprob_T[chunk],
                 None if entropy_T is None else entropy_T[chunk],
                 None if share_BV is None else share_BV[chunk.start - block.start : chunk.stop - block.start],
             )
@@ -181,12 +178,11 @@ def plain_rows(
     temperature_T: Tensor,
     scale: float,
     softcap: float | None,
-    chosen_T: Tensor,
-    normalizer_T: Tensor,
+    logprob_T: Tensor,
     entropy_T: Tensor | None,
     share_TV: Tensor | None,
 ) -> None:
-    """Fill chosen_T, normalizer_T, entropy_T and share_TV from rows of W h: what the kernel does, in plain torch.
+    """Fill logprob_T, entropy_T and share_TV from rows of W h: what the kernel does, in plain torch.
 
     Args:
         logits_TV: W h, float32 [T, V].
@@ -195,19 +191,18 @@ def plain_rows(
         temperature_T: float32 [T].
         scale: s of g.
         softcap: c of g.
-        chosen_T: z of the targets, float32 [T].
-        normalizer_T: log sum_v exp(z_v), float32 [T].
+        logprob_T: z of the target - log sum_v exp(z_v), float32 [T].
         entropy_T: nats, float32 [T].
         share_TV: (onehot - softmax) g'(a) [T, V], in the compute type.
     """
     form = HeadForm(scale, softcap)
     capped_TV = form.logits_(logits_TV.clone() if bias_V is None else logits_TV + bias_V)
     z_TV = capped_TV / temperature_T[:, None]
-    normalizer_T.copy_(z_TV.logsumexp(-1))
-    chosen_T.copy_(z_TV.gather(-1, target_T[:, None])[:, 0])
-    p_TV = z_TV.softmax(-1)
+    logprob_TV = z_TV.log_softmax(-1)
+    logprob_T.copy_(logprob_TV.gather(-1, target_T[:, None])[:, 0])
+    p_TV = logprob_TV.exp()
     if entropy_T is not None:
-        entropy_T.copy_(normalizer_T - (p_TV * z_TV).sum(-1))
+        entropy_T.copy_(-(p_TV * logprob_TV).sum(-1))
     if share_TV is not None:
         slope: float | Tensor = scale if softcap is None else scale * (1 - (capped_TV / softcap).square())
         one_hot_TV = torch.zeros_like(p_TV).scatter_(-1, target_T[:, None], 1)
@@ -218,9 +213,9 @@ def plain_rows(
 score_rows = torch.library.custom_op(
     "alignkit::score_rows",
     plain_rows,
-    mutates_args=("chosen_T", "normalizer_T", "entropy_T", "share_TV"),
+    mutates_args=("logprob_T", "entropy_T", "share_TV"),
     schema="(Tensor logits_TV, Tensor? bias_V, Tensor target_T, Tensor temperature_T, float scale, float? softcap, "
-    "Tensor(a!) chosen_T, Tensor(b!) normalizer_T, Tensor(c!)? entropy_T, Tensor(d!)? share_TV) -> ()",
+    "Tensor(a!) logprob_T, Tensor(b!)? entropy_T, Tensor(c!)? share_TV) -> ()",
 )
 
 
@@ -249,6 +244,11 @@ def _whole(tokens: int) -> int:
 def _aligned(rows: int, columns: int, like: Tensor, dtype: torch.dtype | None = None) -> Tensor:
     """Return memory whose rows begin at multiples of 128 bytes or more: products are slow on a vocabulary of 50,257."""
     return like.new_empty((rows, -(-columns // 64) * 64), dtype=dtype)[:, :columns]
+
+
+def _scaled(x_TH: Tensor, scale_T1: Tensor, dtype: torch.dtype) -> Tensor:
+    """x scale, formed in fp32 and rounded in one kernel."""
+    return torch.mul(x_TH, scale_T1, out=torch.empty_like(x_TH, dtype=dtype))
 
 
 def _product(a: Tensor, b: Tensor, *, out: Tensor) -> None:

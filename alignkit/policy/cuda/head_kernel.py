@@ -1,4 +1,4 @@
-"""Triton kernel of the head: a row of logits gives its log-prob's parts, its entropy and its gradient.
+"""Triton kernel of the head: a row of logits gives its log-prob, its entropy and its gradient.
 
 One program a row. It reads the row once for the sums, and once more where the gradient is asked for; the formulas are
 those of logprobs.py, and head.py's `plain_rows` is the same in plain torch. Imported only where a kernel is launched.
@@ -21,8 +21,7 @@ def launch(
     temperature_T: Tensor,
     scale: float,
     softcap: float | None,
-    chosen_T: Tensor,
-    normalizer_T: Tensor,
+    logprob_T: Tensor,
     entropy_T: Tensor | None,
     share_TV: Tensor | None,
 ) -> None:
@@ -34,8 +33,7 @@ def launch(
         bias_V,
         target_T,
         temperature_T,
-        chosen_T,
-        normalizer_T,
+        logprob_T,
         entropy_T,
         share_TV,
         0 if share_TV is None else share_TV.stride(0),
@@ -54,8 +52,7 @@ def rows_kernel(
     bias_ptr,
     target_ptr,
     temperature_ptr,
-    chosen_ptr,
-    normalizer_ptr,
+    logprob_ptr,
     entropy_ptr,
     share_ptr,
     share_stride,
@@ -90,8 +87,8 @@ def rows_kernel(
     power = tl.exp(gap)  # 0 for lanes without a column
     sum_ = tl.sum(total * power, 0)
     normalizer = peak + tl.log(sum_)
-    tl.store(normalizer_ptr + row, normalizer)
-    tl.store(chosen_ptr + row, _capped(logits_ptr, bias_ptr, target, True, scale, softcap) / temperature)
+    chosen = _capped(logits_ptr, bias_ptr, target, True, scale, softcap) / temperature
+    tl.store(logprob_ptr + row, chosen - normalizer)
     if entropy_ptr is not None:
         tl.store(entropy_ptr + row, tl.log(sum_) - tl.sum((moment + total * gap) * power, 0) / sum_)
 

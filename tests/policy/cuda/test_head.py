@@ -153,7 +153,7 @@ def test_three_thousand_tokens_take_few_launches() -> None:
         chunked_logprobs(hidden.requires_grad_(), weight, target, temperature, None, PLAIN, True, sizes)[
             0
         ].sum().backward()
-    assert 10 < launches.num <= 60  # a CPU's products need two casts each, which a card's do not
+    assert 10 < launches.num <= 40  # a CPU's products need two casts each, which a card's do not
 
 
 @pytest.mark.parametrize(("vocab", "card"), [(151_936, 80), (151_936, 24), (262_144, 8), (32_000, 24), (300, 24)])
@@ -183,11 +183,11 @@ for vocab, scale, softcap, has_bias, narrow, has_entropy, has_share in (
     temperature = torch.tensor([0.5, 1.0, 1.7])
     results = []
     for function in (plain_rows, launch):
-        sums = torch.full((3, num), torch.nan)
+        sums = torch.full((2, num), torch.nan)
         share = torch.full((num, vocab + 6), torch.nan, dtype=narrow)[:, :vocab] if has_share else None
-        entropy = sums[2] if has_entropy else None
-        function(logits, bias, target, temperature, scale, softcap, sums[0], sums[1], entropy, share)
-        results.append((sums[: 2 + has_entropy], share))
+        entropy = sums[1] if has_entropy else None
+        function(logits, bias, target, temperature, scale, softcap, sums[0], entropy, share)
+        results.append((sums[: 1 + has_entropy], share))
     (sums, share), (expected_sums, expected_share) = results
     assert torch.allclose(sums, expected_sums, atol=5e-5, rtol=0), (vocab, sums, expected_sums)
     if has_share:
