@@ -27,8 +27,10 @@ from torch import Tensor
 from alignkit.policy.logprobs import HeadForm, accumulate_grad, grad_buffer
 
 CHUNK_BYTES = 320 * 2**20  # of a chunk's fp32 logits
-CARD_SHARE = 32  # a block's shares take at most this part of the card: of its memory, not of what is free just now, so
-# that a resumed run adds in the same order
+# A block's shares take at most this part of the card: of its memory, not of what is free just now, so that a resumed
+# run adds in the same order.
+CARD_SHARE = 32
+STEP = 512  # tokens that memory is taken by
 
 
 class Sizes(NamedTuple):
@@ -46,7 +48,7 @@ def sizes_for(vocab: int, element_size: int, card_bytes: int) -> Sizes:
 
 def memory_bytes(num_tokens: int, vocab: int, element_size: int, card_bytes: int) -> int:
     """Return what the head holds at its peak beside W, its copy in the compute type and its gradient."""
-    chunk, block = (min(num_tokens, size) for size in sizes_for(vocab, element_size, card_bytes))
+    chunk, block = (_held(num_tokens, size) for size in sizes_for(vocab, element_size, card_bytes))
     return vocab * (4 * chunk + element_size * block)
 
 
@@ -149,13 +151,13 @@ class _Rows(NamedTuple):
 
     def new_share(self) -> Tensor:
         """Return memory for a block's shares, in the compute type."""
-        return _aligned(min(self.sizes.block, len(self.target_T)), len(self.narrow_VH), self.hidden_TH)
+        return _aligned(_held(len(self.target_T), self.sizes.block), len(self.narrow_VH), self.hidden_TH)
 
     def score(self, block: slice, logprob_T: Tensor, entropy_T: Tensor | None, share_BV: Tensor | None) -> None:
         """Fill a block's rows of the results; the block's shares begin at share_BV's first row."""
-        size = min(self.sizes.chunk, block.stop - block.start)
+        size = _held(len(self.target_T), self.sizes.chunk)
         logits_CV = _aligned(size, len(self.narrow_VH), self.hidden_TH, dtype=torch.float32)
-        for chunk in _parts(block.start, block.stop, size):
+        for chunk in _parts(block.start, block.stop, self.sizes.chunk):
             logits = logits_CV[: chunk.stop - chunk.start]
             _product(self.hidden_TH[chunk], self.narrow_VH.t(), out=logits)
             score_rows(
@@ -239,6 +241,11 @@ def _parts(start: int, stop: int, size: int) -> list[slice]:
 def _whole(tokens: int) -> int:
     """Round down to what a product's tiles fill."""
     return max(128, tokens // 128 * 128)
+
+
+def _held(num_tokens: int, size: int) -> int:
+    """Return for how many tokens memory is taken: in steps, so that micro-batches take the same pieces again."""
+    return min(size, -(-num_tokens // STEP) * STEP)
 
 
 def _aligned(rows: int, columns: int, like: Tensor, dtype: torch.dtype | None = None) -> Tensor:

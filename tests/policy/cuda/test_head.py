@@ -162,7 +162,7 @@ def test_a_cards_memory_bounds_what_the_head_holds(vocab: int, card: int) -> Non
     assert chunk >= 128 and block >= chunk and chunk % 128 == 0
     held = memory_bytes(100_000, vocab, 2, card * 2**30)
     assert held <= 330 * 2**20 + max(card * 2**30 // 32, 2 * 128 * vocab) + 1
-    assert memory_bytes(100, vocab, 2, card * 2**30) == 100 * vocab * 6
+    assert memory_bytes(100, vocab, 2, card * 2**30) == vocab * (4 * min(512, chunk) + 2 * min(512, block))
 
 
 KERNEL_CASES = """
