@@ -1,7 +1,8 @@
 """Start-up checks: a few seconds on the user's own machine, model and data, each with its tolerance.
 
 The reference of each is the plain path: one completion per row, the model's own attention and head, nothing shared.
-All are computed in the weights' own precision (fp32), so that a tolerance means the same on every machine.
+All are computed in the weights' own precision (fp32), so that a tolerance means the same on every machine; one more
+computes what trains in the precision that trains, against the same reference.
 """
 
 from __future__ import annotations
@@ -31,6 +32,9 @@ from alignkit.training.loop.source import RowSource
 _MAX_TOKENS = 160  # of a checked row's prompt, and of each of its completions
 _LOGPROB_TOLERANCE = 2e-3  # nats, fp32 kernels of different shapes
 _GRADIENT_TOLERANCE = 1e-3  # relative L2
+_BF16_TOLERANCE = 0.05  # nats, the mean; rounding alone moves log-probs by 0.01 to 0.03
+_BF16_GRADIENT_TOLERANCE = 0.1  # relative L2
+IN_BF16 = "bf16, which trains"  # begins the names of the checks that are computed in it
 _MARGIN_TOKENS = 2048  # of a rank, in whose rows the margin before the first step is measured
 _MEAN_TOLERANCE = 0.01  # of a mean margin in bf16: moves a loss by half of it
 _SAMPLER_TOLERANCE = 1e-3  # nats per token, the mean of several
@@ -65,20 +69,30 @@ def run_checks(
     Leaves no gradient behind.
     """
     small = small_trees(trees)
+    pack = lay_out(small)
     autocast, policy.autocast = policy.autocast, None
     was_training = policy.training
     policy.eval()
     try:
         checks = [] if policy.scalar_head else _head_checks(policy, small)
+        if policy.path == "tree" and was_training:
+            _meet_dropout(policy, pack)
+        fast = plain = _scores_and_gradient(policy, pack)
         if policy.path == "tree":
-            checks += _tree_checks(policy, small, is_training=was_training)
-        checks.append(_split_check(policy, small))
+            with policy.on_path("plain"):
+                plain = _scores_and_gradient(policy, pack)
+            checks += _tree_checks(fast, plain)
+        checks.append(_split_check(policy, small, fast[0]))
         if policy.path == "plain" and not policy.scalar_head:
             checks.append(_later_check(policy, small[0]))
         if samples and not policy.scalar_head:
             checks.append(_sampler_check(policy, small))
         if reference is not None and not policy.scalar_head:
             checks.append(_reference_check(policy, reference, small))
+        del fast
+        policy.autocast = autocast
+        if autocast is not None:
+            checks += _bf16_checks(policy, pack, plain)
     finally:
         if reference is not None:
             reference.release()
@@ -208,20 +222,35 @@ def ranks_check(models: Models, trees: Sequence[Tree]) -> Check:
     )
 
 
-def _tree_checks(policy: Policy, trees: Sequence[Tree], *, is_training: bool) -> list[Check]:
+Computed = tuple[Tensor, Tensor]  # log-probs [T], or values [N]; and the whole gradient, on the CPU
+
+
+def _meet_dropout(policy: Policy, pack: Pack) -> None:
+    """Compute as training does: dropout within attention, which no other check meets, stops the tree path."""
+    policy.train()
+    with torch.no_grad():
+        policy(pack)
+    policy.eval()
+
+
+def _tree_checks(fast: Computed, plain: Computed) -> list[Check]:
     """Packed rows with shared prompts against one completion per row."""
-    pack = lay_out(trees)
-    if is_training:
-        policy.train()
-        with torch.no_grad():
-            policy(pack)  # dropout, which no other check meets, would stop it
-        policy.eval()
-    fast, fast_gradient = _scores_and_gradient(policy, pack)
-    with policy.on_path("plain"):
-        plain, plain_gradient = _scores_and_gradient(policy, pack)
     return [
-        Check("packed rows with shared prompts = separate rows", _gap(fast, plain), _LOGPROB_TOLERANCE, "nats"),
-        Check("their gradients", _relative(fast_gradient, plain_gradient), _GRADIENT_TOLERANCE, "relative L2"),
+        Check("packed rows with shared prompts = separate rows", _gap(fast[0], plain[0]), _LOGPROB_TOLERANCE, "nats"),
+        Check("their gradients", _relative(fast[1], plain[1]), _GRADIENT_TOLERANCE, "relative L2"),
+    ]
+
+
+def _bf16_checks(policy: Policy, pack: Pack, plain: Computed) -> list[Check]:
+    """What trains, in the run's own precision, against separate rows in fp32."""
+    scores, gradient = _scores_and_gradient(policy, pack)
+    # A reward has no scale of its own as log-probs have: it is rounded in proportion to its size.
+    scale = max(1.0, float(plain[0].abs().mean())) if policy.scalar_head else 1.0
+    off = float((scores.float() - plain[0].float()).abs().mean()) / scale
+    what, unit = ("rewards", "of their size") if policy.scalar_head else ("log-probs", "nats")
+    return [
+        Check(f"{IN_BF16}: {what} = fp32's of separate rows, the mean", off, _BF16_TOLERANCE, unit),
+        Check(f"{IN_BF16}: their gradients", _relative(gradient, plain[1]), _BF16_GRADIENT_TOLERANCE, "relative L2"),
     ]
 
 
@@ -254,9 +283,8 @@ def _head_checks(policy: Policy, trees: Sequence[Tree]) -> list[Check]:
     ]
 
 
-def _split_check(policy: Policy, trees: Sequence[Tree]) -> Check:
-    """One row of all trees against one row per tree."""
-    whole, _ = _scores_and_gradient(policy, lay_out(trees))
+def _split_check(policy: Policy, trees: Sequence[Tree], whole: Tensor) -> Check:
+    """One row of all trees, whose scores are given, against one row per tree."""
     with torch.no_grad():
         apart = torch.cat([_scores(policy, lay_out([one])) for one in trees])
     return Check("a batch in one row = in several", _gap(whole, apart), _LOGPROB_TOLERANCE, "nats")
@@ -333,7 +361,7 @@ def _scores(policy: Policy, pack: Pack) -> Tensor:
     return output.logprob_T if output.value_N is None else output.value_N
 
 
-def _scores_and_gradient(policy: Policy, pack: Pack) -> tuple[Tensor, Tensor]:
+def _scores_and_gradient(policy: Policy, pack: Pack) -> Computed:
     policy.zero_grad(set_to_none=True)
     scores = _scores(policy, pack)
     _weighted(scores).backward()

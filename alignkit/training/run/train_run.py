@@ -19,7 +19,7 @@ from alignkit.config.file import Resolved, dump
 from alignkit.display import LogFormatter
 from alignkit.distributed.fsdp import refuse_unshared
 from alignkit.distributed.ranks import World, is_restarted, joined
-from alignkit.errors import InputError, RunStopped, UsageError
+from alignkit.errors import AlignkitError, InputError, RunStopped, UsageError
 from alignkit.memory import is_out_of_memory, memory_bytes, peak_mib, reset_peak
 from alignkit.methods import Method, MethodConfig, sampled_options
 from alignkit.policy.load import COMPUTE_ERRORS, not_computed
@@ -54,7 +54,15 @@ from alignkit.training.run.resume import (
     resume_point,
     warn_of_other_hardware,
 )
-from alignkit.training.run.self_checks import Check, first_margins, plain_factor, ranks_check, run_checks, small_trees
+from alignkit.training.run.self_checks import (
+    IN_BF16,
+    Check,
+    first_margins,
+    plain_factor,
+    ranks_check,
+    run_checks,
+    small_trees,
+)
 
 _DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM}
 
@@ -348,7 +356,7 @@ def _check(
     """Run the start-up checks; the tree path falls back to the plain one, anything else stops the run."""
     checks, reason = _checked(models, inputs)
     if reason and models.policy.path == "tree":
-        progress.note(f"this model takes the plain path: start-up checks differ ({reason})")
+        progress.note(f"this model takes the plain path: the tree path fails the start-up checks ({reason})")
         models.policy.use_path("plain")
         checks, reason = _checked(models, inputs)
     if models.policy.path == "plain":
@@ -366,19 +374,30 @@ def _check(
 
 
 def _checked(models: Models, inputs: Inputs) -> tuple[list[Check], str]:
-    """Run the start-up checks; returns them and what is wrong, or "". Code of any model may raise anything."""
+    """Run the start-up checks; returns them and what is wrong, or "". Code of any model may raise anything.
+
+    So may a compiler, and a card whose shared memory is too small for a kernel: on the tree path any exception but a
+    full memory is an answer, because there is another path.
+    """
     draws = not models.sampler.copies_weights
     reference = models.reference
     if reference is not None and reference.is_cached:  # `_check_reference` looks at the cached values
         reference = None
+    is_plain = models.policy.path == "plain"
+    known: tuple[type[Exception], ...] = COMPUTE_ERRORS if is_plain else (Exception,)
     try:
         checks = run_checks(models.policy, inputs.training.trees, reference=reference, samples=draws)
-    except COMPUTE_ERRORS as error:
+    except AlignkitError:
+        raise
+    except known as error:
         if is_out_of_memory(error):
             raise
         return [], not_computed(models.policy, error)
     wrong = [check for check in checks if not check.ok]
-    return checks, "; ".join(f"{c.name}: {c.value:.2g} {c.unit}, tolerance {c.tolerance:.2g}" for c in wrong)
+    reason = "; ".join(f"{c.name}: {c.value:.2g} {c.unit}, tolerance {c.tolerance:.2g}" for c in wrong)
+    if wrong and is_plain and all(check.name.startswith(IN_BF16) for check in wrong):
+        reason += "; fp32 is right: train with --precision fp32"
+    return checks, reason
 
 
 def _check_reference(
