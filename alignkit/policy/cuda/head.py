@@ -2,12 +2,15 @@
 
 The formulas are those of logprobs.py. A card wants few large kernels where a CPU wants tiles that fit its cache:
 
-    chunk   a = W h is formed in fp32; one kernel (head_kernel.py) reads it and writes log-probs and, in the
-            compute type, each row of   share_tv = temperature_t dlogprob_t / da_tv = (onehot(y_t) - softmax(z_t)) g'(a)
+    chunk   a = W h is formed in fp32; one kernel (head_kernel.py) reads it once and writes log-probs and, in the
+            compute type, their gradient by all logits, but for one factor a token that is known at a row's end only:
+                dlogprob_t / da_tv = factor_t share_tv
+                share_tv = (onehot(y_t)_v sum_u e_tu - e_tv) g'(a_tv)    e_tv = exp(z_tv - level_t), at any level
+                factor_t = 1 / (temperature_t sum_u e_tu)
     block   some chunks, whose shares lie together: one product gives   unit_t = sum_v share_tv W_v
 
-A loss's gradient by log-probs, scale_t = dL/dlogprob_t / temperature_t, is known in the backward pass only. It is one
-number a token, so that it may be multiplied in where little lies:
+The loss's gradient by log-probs is one factor a token too, and known in the backward pass only. So both are multiplied
+in where little lies, with scale_t = dL/dlogprob_t factor_t:
 
     dL/dh_t = scale_t unit_t        dL/dW = share^T (scale h)        dL/db = share^T scale
 
@@ -91,11 +94,13 @@ class _ChunkedLogprobs(torch.autograd.Function):
         narrow_VH = weight_VH.to(hidden_TH.dtype)
         rows = _Rows(hidden_TH, narrow_VH, bias_V, target_T, temperature_T, form, sizes)
         blocks = _parts(0, len(target_T), sizes.block)
-        share_BV = rows.new_share() if by_hidden or by_weight or by_bias else None
+        share_BV, factor_T = None, None
+        if by_hidden or by_weight or by_bias:
+            share_BV, factor_T = rows.new_share(), torch.empty_like(temperature_T)
         unit_TH = torch.empty_like(hidden_TH, dtype=torch.float32) if by_hidden else None
         logprob_T, entropy_T = torch.empty_like(temperature_T), torch.empty_like(temperature_T)
         for block in blocks:
-            rows.score(block, logprob_T, entropy_T if entropy else None, share_BV)
+            rows.score(block, logprob_T, entropy_T if entropy else None, share_BV, factor_T)
             if unit_TH is not None and share_BV is not None:
                 _product(share_BV[: block.stop - block.start], narrow_VH, out=unit_TH[block])
         again = (by_weight or by_bias) and len(blocks) > 1
@@ -103,6 +108,7 @@ class _ChunkedLogprobs(torch.autograd.Function):
             hidden_TH,
             target_T,
             temperature_T,
+            factor_T,
             unit_TH,
             share_BV if by_weight or by_bias else None,
             narrow_VH if again else None,
@@ -115,9 +121,9 @@ class _ChunkedLogprobs(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        hidden_TH, target_T, temperature_T, unit_TH, share_BV, narrow_VH = ctx.saved_tensors
+        hidden_TH, target_T, temperature_T, factor_T, unit_TH, share_BV, narrow_VH = ctx.saved_tensors
         _, by_weight, by_bias = ctx.needs_input_grad[:3]
-        scale_T1 = (grads[0] / temperature_T)[:, None]
+        scale_T1 = (grads[0] * factor_T)[:, None]
         grad_hidden = None if unit_TH is None else _scaled(unit_TH, scale_T1, hidden_TH.dtype)
         own_VH = grad_buffer(ctx.weight) if by_weight else None
         total_VH = torch.zeros_like(ctx.weight, dtype=torch.float32) if by_weight and own_VH is None else own_VH
@@ -127,7 +133,7 @@ class _ChunkedLogprobs(torch.autograd.Function):
             for block in reversed(ctx.blocks):
                 if block is not ctx.blocks[-1]:
                     rows = _Rows(hidden_TH, narrow_VH, ctx.bias, target_T, temperature_T, ctx.form, ctx.sizes)
-                    rows.score(block, torch.empty_like(temperature_T), None, share_BV)
+                    rows.score(block, torch.empty_like(temperature_T), None, share_BV, torch.empty_like(factor_T))
                 share_VB = share_BV[: block.stop - block.start].t()
                 if total_VH is not None:
                     _add_product(total_VH, share_VB, scaled_TH[block])
@@ -153,7 +159,14 @@ class _Rows(NamedTuple):
         """Return memory for a block's shares, in the compute type."""
         return _aligned(_held(len(self.target_T), self.sizes.block), len(self.narrow_VH), self.hidden_TH)
 
-    def score(self, block: slice, logprob_T: Tensor, entropy_T: Tensor | None, share_BV: Tensor | None) -> None:
+    def score(
+        self,
+        block: slice,
+        logprob_T: Tensor,
+        entropy_T: Tensor | None,
+        share_BV: Tensor | None,
+        factor_T: Tensor | None,
+    ) -> None:
         """Fill a block's rows of the results; the block's shares begin at share_BV's first row."""
         size = _held(len(self.target_T), self.sizes.chunk)
         logits_CV = _aligned(size, len(self.narrow_VH), self.hidden_TH, dtype=torch.float32)
@@ -170,6 +183,7 @@ class _Rows(NamedTuple):
                 logprob_T[chunk],
                 None if entropy_T is None else entropy_T[chunk],
                 None if share_BV is None else share_BV[chunk.start - block.start : chunk.stop - block.start],
+                None if factor_T is None else factor_T[chunk],
             )
 
 
@@ -183,8 +197,9 @@ def plain_rows(
     logprob_T: Tensor,
     entropy_T: Tensor | None,
     share_TV: Tensor | None,
+    factor_T: Tensor | None,
 ) -> None:
-    """Fill logprob_T, entropy_T and share_TV from rows of W h: what the kernel does, in plain torch.
+    """Fill logprob_T, entropy_T, share_TV and factor_T from rows of W h: what the kernel does, in plain torch.
 
     Args:
         logits_TV: W h, float32 [T, V].
@@ -195,29 +210,31 @@ def plain_rows(
         softcap: c of g.
         logprob_T: z of the target - log sum_v exp(z_v), float32 [T].
         entropy_T: nats, float32 [T].
-        share_TV: (onehot - softmax) g'(a) [T, V], in the compute type.
+        share_TV: (onehot sum_u e_u - e) g'(a) [T, V], in the compute type; with factor_T, or both None.
+        factor_T: 1 / (temperature sum_u e_u), float32 [T].
     """
     form = HeadForm(scale, softcap)
     capped_TV = form.logits_(logits_TV.clone() if bias_V is None else logits_TV + bias_V)
     z_TV = capped_TV / temperature_T[:, None]
     logprob_TV = z_TV.log_softmax(-1)
     logprob_T.copy_(logprob_TV.gather(-1, target_T[:, None])[:, 0])
-    p_TV = logprob_TV.exp()
     if entropy_T is not None:
-        entropy_T.copy_(-(p_TV * logprob_TV).sum(-1))
-    if share_TV is not None:
+        entropy_T.copy_(-(logprob_TV.exp() * logprob_TV).sum(-1))
+    if share_TV is not None and factor_T is not None:
         slope: float | Tensor = scale if softcap is None else scale * (1 - (capped_TV / softcap).square())
-        one_hot_TV = torch.zeros_like(p_TV).scatter_(-1, target_T[:, None], 1)
-        share_TV.copy_((one_hot_TV - p_TV) * slope)
+        power_TV = (z_TV - z_TV.amax(-1, keepdim=True)).exp()
+        total_T1 = power_TV.sum(-1, keepdim=True)
+        share_TV.copy_(power_TV.neg().scatter_add_(-1, target_T[:, None], total_T1) * slope)
+        factor_T.copy_(1 / (temperature_T * total_T1[:, 0]))
 
 
 # One operator, so that a dispatch mode counts one launch and fake tensors pass through.
 score_rows = torch.library.custom_op(
     "alignkit::score_rows",
     plain_rows,
-    mutates_args=("logprob_T", "entropy_T", "share_TV"),
+    mutates_args=("logprob_T", "entropy_T", "share_TV", "factor_T"),
     schema="(Tensor logits_TV, Tensor? bias_V, Tensor target_T, Tensor temperature_T, float scale, float? softcap, "
-    "Tensor(a!) logprob_T, Tensor(b!)? entropy_T, Tensor(c!)? share_TV) -> ()",
+    "Tensor(a!) logprob_T, Tensor(b!)? entropy_T, Tensor(c!)? share_TV, Tensor(d!)? factor_T) -> ()",
 )
 
 

@@ -1,7 +1,7 @@
 """Triton kernel of the head: a row of logits gives its log-prob, its entropy and its gradient.
 
-One program a row. It reads the row once for the sums, and once more where the gradient is asked for; the formulas are
-those of logprobs.py, and head.py's `plain_rows` is the same in plain torch. Imported only where a kernel is launched.
+One program a row, which reads it once. head.py's `plain_rows` is the same in plain torch. Imported only where a kernel
+is launched.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ def launch(
     logprob_T: Tensor,
     entropy_T: Tensor | None,
     share_TV: Tensor | None,
+    factor_T: Tensor | None,
 ) -> None:
     """Run the kernel; arguments as of head.py's `plain_rows`, whose rows may lie apart."""
     num_tokens, vocab = logits_TV.shape
@@ -37,6 +38,7 @@ def launch(
         entropy_T,
         share_TV,
         0 if share_TV is None else share_TV.stride(0),
+        factor_T,
         vocab,
         scale,
         softcap,
@@ -56,6 +58,7 @@ def rows_kernel(
     entropy_ptr,
     share_ptr,
     share_stride,
+    factor_ptr,
     vocab,
     scale,
     softcap,
@@ -63,47 +66,57 @@ def rows_kernel(
 ):
     row = tl.program_id(0).to(tl.int64)  # row x vocabulary passes 2^31
     logits_ptr += row * logits_stride
-    temperature = tl.load(temperature_ptr + row)
+    if share_ptr is not None:
+        share_ptr += row * share_stride
     target = tl.load(target_ptr + row)
+    inverse = 1 / tl.load(temperature_ptr + row)
 
-    # A lane keeps its own largest z, sum of exp(z - largest) and sum of exp(z - largest) (z - largest) over its columns
-    # (online softmax), so that the program's threads wait for each other once a row and not once a step.
-    largest = tl.full((BLOCK,), -1e30, tl.float32)  # not -inf, whose products with 0 are nan
+    # exp(z - level) sums up in fp32 at any level near the largest z. One is guessed, so that the row is read once.
+    column = tl.arange(0, BLOCK)
+    first = _capped(logits_ptr, bias_ptr, column, column < vocab, scale, softcap) * inverse
+    chosen = _capped(logits_ptr, bias_ptr, target, True, scale, softcap)
+    level = tl.maximum(tl.max(tl.where(column < vocab, first, -float("inf")), 0), chosen * inverse)
+    largest, total, moment = _sums(
+        logits_ptr, bias_ptr, share_ptr, entropy_ptr, vocab, inverse, level, scale, softcap, BLOCK
+    )
+    if largest - level > 20:  # rare: a level too low. Far from exp's limits, and from those of factor x gradient
+        level = largest
+        largest, total, moment = _sums(
+            logits_ptr, bias_ptr, share_ptr, entropy_ptr, vocab, inverse, level, scale, softcap, BLOCK
+        )
+    tl.store(logprob_ptr + row, chosen * inverse - level - tl.log(total))
+    if entropy_ptr is not None:
+        tl.store(entropy_ptr + row, tl.log(total) - moment / total)
+    if share_ptr is not None:
+        tl.debug_barrier()  # another thread has written this column's -power
+        share = (total - tl.exp(chosen * inverse - level)) * _slope(chosen, scale, softcap)
+        tl.store(share_ptr + target, share.to(share_ptr.dtype.element_ty))
+        tl.store(factor_ptr + row, inverse / total)
+
+
+@triton.jit
+def _sums(logits_ptr, bias_ptr, share_ptr, entropy_ptr, vocab, inverse, level, scale, softcap, BLOCK: tl.constexpr):
+    """Return the largest z, sum_v power_v and sum_v power_v (z_v - level) with power_v = exp(z_v - level).
+
+    Each thread adds up its own columns, and all of them at the end. -power_v g'(a_v) is written as share.
+    """
+    largest = tl.full((BLOCK,), -float("inf"), tl.float32)
     total = tl.zeros((BLOCK,), tl.float32)
     moment = tl.zeros((BLOCK,), tl.float32)
     for start in range(0, vocab, BLOCK):
         column = start + tl.arange(0, BLOCK)
         inside = column < vocab
-        z = _capped(logits_ptr, bias_ptr, column, inside, scale, softcap) / temperature
-        z = tl.where(inside, z, -1e30)
-        gap = z - largest
-        power = tl.exp(-tl.abs(gap))  # one exp does: of z below the largest, or of the largest below z
+        capped = _capped(logits_ptr, bias_ptr, column, inside, scale, softcap)
+        z = capped * inverse
+        power = tl.where(inside, tl.exp(z - level), 0)
+        largest = tl.maximum(largest, tl.where(inside, z, -float("inf")))
+        total += power
         if entropy_ptr is not None:
-            moment = tl.where(gap > 0, (moment - total * gap) * power, moment + power * gap)
-        total = tl.where(gap > 0, total * power + 1, total + power)
-        largest = tl.maximum(largest, z)
-    peak = tl.max(largest, 0)
-    gap = largest - peak
-    power = tl.exp(gap)  # 0 for lanes without a column
-    sum_ = tl.sum(total * power, 0)
-    normalizer = peak + tl.log(sum_)
-    chosen = _capped(logits_ptr, bias_ptr, target, True, scale, softcap) / temperature
-    tl.store(logprob_ptr + row, chosen - normalizer)
-    if entropy_ptr is not None:
-        tl.store(entropy_ptr + row, tl.log(sum_) - tl.sum((moment + total * gap) * power, 0) / sum_)
-
-    if share_ptr is not None:
-        share_ptr += row * share_stride
-        for start in range(0, vocab, BLOCK):
-            column = start + tl.arange(0, BLOCK)
-            inside = column < vocab
-            capped = _capped(logits_ptr, bias_ptr, column, inside, scale, softcap)
-            p = tl.exp(capped / temperature - normalizer)
-            slope = scale
-            if softcap is not None:
-                slope = scale * (1 - (capped / softcap) * (capped / softcap))
-            share = tl.where(column == target, 1 - p, -p) * slope
+            moment += power * (z - level)
+        if share_ptr is not None:
+            share = -power * _slope(capped, scale, softcap)
             tl.store(share_ptr + column, share.to(share_ptr.dtype.element_ty), mask=inside)
+    return tl.max(largest, 0), tl.sum(total, 0), tl.sum(moment, 0)
 
 
 @triton.jit
@@ -116,3 +129,12 @@ def _capped(logits_ptr, bias_ptr, column, inside, scale, softcap):
     if softcap is not None:
         a = softcap * (1 - 2 / (1 + tl.exp(2 * a / softcap)))  # c tanh(a / c)
     return a
+
+
+@triton.jit
+def _slope(capped, scale, softcap):
+    """g'(a), from g(a)."""
+    slope = scale
+    if softcap is not None:
+        slope = scale * (1 - (capped / softcap) * (capped / softcap))
+    return slope
