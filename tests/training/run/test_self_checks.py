@@ -15,6 +15,7 @@ from alignkit.cli.main import main
 from alignkit.policy import policy as policies
 from alignkit.policy.cpu.split_attention import SegmentLayout
 from alignkit.policy.load import load_policy
+from alignkit.training.run import self_checks
 from alignkit.training.run.self_checks import run_checks
 
 
@@ -70,6 +71,23 @@ def test_the_precision_that_trains_is_checked_too(
     break_in_bf16(monkeypatch, SegmentLayout, "attend", VALUE)
     failed = [check.name for check in run_checks(policy, trees) if not check.ok]
     assert failed and all(name.startswith("bf16") for name in failed)
+
+
+def test_a_model_whose_own_code_rounds_by_more_is_allowed_it(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if the usual rounding were a tenth of this model's."""
+    policy, trees = load_policy(model, precision="bf16"), random_pairs(3)
+    usual = {check.name: check.value for check in run_checks(policy, trees) if check.name.startswith("bf16")}
+    names = ("_BF16_TOLERANCE", "_BF16_GRADIENT_TOLERANCE")
+    for name, value in zip(names, usual.values(), strict=True):
+        monkeypatch.setattr(self_checks, name, value / 10)
+    monkeypatch.setattr(self_checks, "_BF16_LIMIT", 100)
+    assert all(check.ok for check in run_checks(policy, trees))
+    break_in_bf16(monkeypatch, SegmentLayout, "attend", VALUE)
+    assert [check for check in run_checks(policy, trees) if not check.ok]
+    monkeypatch.undo()
+    for name, value in zip(names, usual.values(), strict=True):
+        monkeypatch.setattr(self_checks, name, value / 10)  # the limit, 4 times that, is less than its rounding
+    assert not any(check.ok for check in run_checks(policy, trees) if check.name.startswith("bf16"))
 
 
 def test_a_tree_path_that_is_wrong_in_bf16_alone_gives_way_to_the_plain_path(
