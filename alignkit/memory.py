@@ -14,7 +14,13 @@ if TYPE_CHECKING:
 
 KERNELS = 256  # with 128, a step of thirty segments compiles kernels again that it just dropped: 1.5 times as long
 KERNEL_BYTES = 0.7 * 2**20  # of one compiled kernel, in both stores together
-_FULL = ("can't allocate memory", "not enough memory", "out of memory")  # in the text of a RuntimeError
+_FULL = (  # in the text of a RuntimeError; cuBLAS has no room for its workspace in the last two
+    "can't allocate memory",
+    "not enough memory",
+    "out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUBLAS_STATUS_NOT_INITIALIZED",
+)
 
 
 def reset_peak() -> None:

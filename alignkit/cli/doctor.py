@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from alignkit.cli.options import Json
+from alignkit.gpu import find_gpu, gpu_problem
 from alignkit.registry import registry
 from alignkit.scoring.remote.judge import ClientConfig
 
@@ -47,9 +48,21 @@ def _look() -> dict[str, Any]:
         "plugins": sorted(f"{plugin.kind}:{plugin.name}" for plugin in plugins if not plugin.error),
         "broken_plugins": [f"{plugin.module}: {plugin.error}" for plugin in plugins if plugin.error],
         "machine": asdict(here),
+        "gpu": _gpu(),
+        "gpu_problem": gpu_problem(),
         "hub": here.hub_problem or "reachable",
         "keys": _keys(),
     }
+
+
+def _gpu() -> dict[str, Any] | None:
+    """The GPU, with its dense bf16 peak in TFLOP/s where that is known; None without one."""
+    from alignkit.training.gradient.speed import peak_flops
+
+    if (found := find_gpu()) is None:
+        return None
+    peak = peak_flops(found.name)
+    return asdict(found) | {"peak_tflops": None if peak is None else peak / 1e12}
 
 
 def _keys() -> dict[str, dict[str, Any]]:
@@ -99,6 +112,7 @@ def _show(found: dict[str, Any]) -> None:
     rows += [("broken plugin", line) for line in found["broken_plugins"]]
     rows += [
         ("device", f"{here['device']}: {here['device_name']}, {here['device_gib']:.1f} GiB"),
+        *_gpu_rows(found),
         ("memory", f"{here['memory_gib']:.1f} GiB"),
         ("free disk", f"{here['disk_gib']:.1f} GiB"),
         ("hub", found["hub"]),
@@ -115,6 +129,19 @@ def _show(found: dict[str, Any]) -> None:
         ("", ""),
         [((name, text), "red" if text.startswith(bad) or name == "broken plugin" else "") for name, text in rows],
     )
+
+
+def _gpu_rows(found: dict[str, Any]) -> list[tuple[str, str]]:
+    if found["gpu_problem"]:
+        return [("GPU", f"missing: {found['gpu_problem']}")]
+    if (gpu := found["gpu"]) is None:
+        return []
+    peak = "not known" if gpu["peak_tflops"] is None else f"{gpu['peak_tflops']:,.0f} TFLOP/s"
+    return [
+        ("GPU memory", f"{gpu['free_gib']:.1f} GiB free of {gpu['total_gib']:.1f}"),
+        ("GPU driver", f"{gpu['driver'] or 'not known'}; torch is built for CUDA {gpu['cuda']}"),
+        ("GPU computes", f"{'bf16' if gpu['bf16'] else 'no bf16'}, capability {gpu['capability']}; bf16 peak {peak}"),
+    ]
 
 
 def add_to(app: typer.Typer) -> None:

@@ -1,7 +1,7 @@
 """`alignkit`: the commands, and how an error ends one.
 
-An `AlignkitError` is one line and its exit code; wrong use is 2; an interruption 130. Anything else keeps its
-traceback: an error in a plugin's code names the plugin and ends with 3, a bug of alignkit with 70.
+An `AlignkitError` is one line and its exit code; wrong use is 2; an interruption 130; a lost GPU 3. Anything else keeps
+its traceback: an error in a plugin's code names the plugin and ends with 3, a bug of alignkit with 70.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from typer.core import TyperGroup
 
 from alignkit.display import LogFormatter, on_one_line, shown
 from alignkit.errors import AlignkitError, RunStopped, nearest
+from alignkit.gpu import lost_gpu
 from alignkit.registry import COMMANDS
 
 _BUG, _INTERRUPTED = 70, 130
@@ -111,6 +112,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _fail(_usage(error), 2)
         if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
             return _fail(f"{str(error.filename)[:_SHOWN]}...: {error.strerror}; give another", 2)
+        if (line := lost_gpu(error)) is not None:
+            return _fail(line, RunStopped.exit_code)
         print(shown(traceback.format_exc()), end="", file=sys.stderr)
         from alignkit.registry import registry
 

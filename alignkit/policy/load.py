@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from alignkit.errors import InputError, RunStopped, UsageError, first_line
+from alignkit.gpu import lost_gpu
 from alignkit.memory import bound_kernels, is_out_of_memory
 from alignkit.policy import four_bits
 from alignkit.policy.architecture import refusal
@@ -29,9 +30,16 @@ def pick_device() -> torch.device:
 
 
 def autocast_type(precision: str, device: torch.device) -> torch.dtype | None:
-    """Compute type under fp32 weights for "bf16", "fp32" or "auto": bf16 where the device computes it fast."""
+    """Compute type under fp32 weights for "bf16", "fp32" or "auto": bf16 where the device computes it fast.
+
+    Raises:
+        UsageError: bf16 is asked of a GPU that does not compute it.
+    """
     if device.type == "cuda":
         fast = torch.cuda.is_bf16_supported(including_emulation=False)
+        if precision == "bf16" and not fast:
+            name = torch.cuda.get_device_name(device)
+            raise UsageError(f"--precision bf16: {name} computes no bf16; leave it out, or give --precision fp32")
     else:
         fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     return torch.bfloat16 if precision == "bf16" or (precision == "auto" and fast) else None
@@ -120,7 +128,7 @@ def refuse_uncomputed(policy: Policy, folder: Path) -> None:
         with policy.on_path("plain"), policy.computing(), torch.no_grad(), torch.compiler.set_stance("force_eager"):
             policy.body(input_ids=ids, use_cache=False)
     except COMPUTE_ERRORS as error:
-        if is_out_of_memory(error):
+        if is_out_of_memory(error) or lost_gpu(error):
             raise
         raise RunStopped(f"{folder}: start-up check failed: {not_computed(policy, error)}") from error
     finally:

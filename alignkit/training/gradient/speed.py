@@ -6,11 +6,14 @@
 B parameters of the layers, V x H of the head, L layers, A heads x head size, pairs (query, key) that see each other;
 two FLOP a multiplication, forward once and backward twice. What is computed again going backward does not count, nor
 does what prompts shared among completions save. As in Chowdhery et al., 2022 (PaLM), appendix B, with the attention
-that is really there. Peaks are the makers' figures without sparsity.
+that is really there. Peaks are the maker's figures without sparsity, from data sheets (GB200 and GB300 NVL72, HGX B200
+and B300, H100, A100, L40S, L4, A10; RTX 6000 Ada: FP8 with sparsity / 4) and white papers (Ampere GA102, Ada, RTX
+Blackwell). GeForce cards sum in fp32 at half their speed.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -20,8 +23,12 @@ from alignkit.memory import device_name, peak_mib
 from alignkit.policy.policy import Policy
 from alignkit.training.gradient.step import MicroBatch
 
-PEAKS = {  # TFLOP/s in bf16, the first name found in the device's
+PEAKS = {  # TFLOP/s in bf16, summed in fp32; the first whose words stand in the device's name
+    "GB300": 2500.0,
+    "GB200": 2500.0,
+    "B300": 2250.0,
     "B200": 2250.0,
+    "GH200": 989.4,
     "H200": 989.4,
     "H100 PCIe": 756.0,
     "H100 NVL": 835.0,
@@ -35,16 +42,30 @@ PEAKS = {  # TFLOP/s in bf16, the first name found in the device's
     "A10G": 70.0,
     "A10": 125.0,
     "A40": 149.7,
+    "RTX PRO 6000 Blackwell Workstation": 503.8,
+    "RTX 6000 Ada": 364.2,
+    "RTX A6000": 154.8,
+    "RTX A5000": 111.1,
+    "RTX 5090": 209.5,
+    "RTX 5080": 112.6,
     "RTX 4090": 165.2,
     "RTX 3090": 71.0,
-    "RTX A6000": 154.8,
 }
+_OTHER_CARD = {"Ti", "SUPER", "D", "Laptop"}  # a word after the name of one card makes it another
+_PART = "MIG"  # of a card
 
 
 def peak_flops(device_name: str) -> float | None:
-    """Dense bf16 peak of a GPU, FLOP/s, or None where it is not known."""
-    found = next((peak for name, peak in PEAKS.items() if name.lower() in device_name.lower()), None)
-    return None if found is None else found * 1e12
+    """Dense bf16 peak of a GPU, FLOP/s, or None where it is not known, or the GPU has no bf16 (V100, T4)."""
+    words = re.split(r"[\s-]+", device_name)
+    if _PART in words:
+        return None
+    for name, peak in PEAKS.items():
+        own = name.split()
+        for at in range(len(words)):
+            if words[at : at + len(own)] == own:
+                return None if _OTHER_CARD.intersection(words[at + len(own) :]) else peak * 1e12
+    return None
 
 
 @dataclass(frozen=True)

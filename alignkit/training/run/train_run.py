@@ -20,6 +20,7 @@ from alignkit.display import LogFormatter
 from alignkit.distributed.fsdp import refuse_unshared
 from alignkit.distributed.ranks import World, is_restarted, joined
 from alignkit.errors import AlignkitError, InputError, RunStopped, UsageError
+from alignkit.gpu import gpu_problem, lost_gpu
 from alignkit.memory import is_out_of_memory, memory_bytes, peak_mib, reset_peak
 from alignkit.methods import Method, MethodConfig, sampled_options
 from alignkit.policy.load import COMPUTE_ERRORS, not_computed
@@ -30,11 +31,12 @@ from alignkit.runs import hash_model
 from alignkit.scoring.confirm_cost import confirm_cost
 from alignkit.storage import open_private
 from alignkit.tracking import MetricsFile, Tracker
-from alignkit.training.checkpoints.checkpoint import read_state
+from alignkit.training.checkpoints.checkpoint import own_steps, read_state
 from alignkit.training.checkpoints.run_folder import FollowedRun, RunFolder, open_run
 from alignkit.training.gradient.models import Models, shared
 from alignkit.training.inputs.setup import Inputs, load_models, load_start, read_inputs, reward_fingerprints
 from alignkit.training.lifecycle.deadlines import Deadlines
+from alignkit.training.lifecycle.lost_gpu import lost_gpu_explained
 from alignkit.training.lifecycle.signals import held_signals, terminated_as_interrupted
 from alignkit.training.loop.health_checks import tally_as_json
 from alignkit.training.loop.saver import RunSaver
@@ -64,6 +66,7 @@ from alignkit.training.run.self_checks import (
     small_trees,
 )
 
+_logger = logging.getLogger(__name__)
 _DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM}
 
 
@@ -164,12 +167,20 @@ def _train(method: Method, resolved: Resolved, run: RunFolder, progress: Progres
         progress.note(line)
     planned = make_plan(method, resolved, longest=int(inputs.training.trees.lengths().max()))
     progress.note(planned.line())
+    if (problem := gpu_problem()) is not None:
+        _logger.warning("%s; this run is on the CPU", problem)
     if (warning := disk_warning(planned, run.path)) is not None:
         progress.note(warning)
     world.run_on_rank0(lambda: _agree(method, resolved, inputs))
     reset_peak()
     go_on = partial(resume_command, resolved, run.path)
-    with out_of_memory_explained(method, resolved, planned, available=memory_bytes(), go_on=go_on):
+
+    def saved() -> str:
+        steps = own_steps(run.checkpoints, run.id)
+        return f"saved after step {steps[-1]}, go on with: {go_on()}" if steps else f"begin again with: {go_on()}"
+
+    explained = out_of_memory_explained(method, resolved, planned, available=memory_bytes(), go_on=go_on)
+    with lost_gpu_explained(saved), explained:
         finished = _compute(
             method, resolved, run, progress, inputs, description, world, resumes=resumes, changed=changed
         )
@@ -390,7 +401,7 @@ def _checked(models: Models, inputs: Inputs) -> tuple[list[Check], str]:
     except AlignkitError:
         raise
     except known as error:
-        if is_out_of_memory(error):
+        if is_out_of_memory(error) or lost_gpu(error):
             raise
         return [], not_computed(models.policy, error)
     wrong = [check for check in checks if not check.ok]

@@ -110,7 +110,21 @@ def test_the_plain_path_says_how_many_times_the_tokens_it_computes(
 
 @pytest.mark.parametrize(
     ("name", "peak"),
-    [("NVIDIA H100 80GB HBM3", 989.4e12), ("NVIDIA H100 PCIe", 756e12), ("NVIDIA L40S", 362.1e12), ("cpu", None)],
+    [
+        ("NVIDIA H100 80GB HBM3", 989.4e12),
+        ("NVIDIA H100 PCIe", 756e12),
+        ("NVIDIA H100 80GB HBM3 MIG 1g.10gb", None),
+        ("NVIDIA A100-SXM4-80GB", 311.9e12),
+        ("NVIDIA GB200", 2500e12),
+        ("NVIDIA GH200 480GB", 989.4e12),
+        ("NVIDIA L40S", 362.1e12),
+        ("NVIDIA L40G", None),
+        ("NVIDIA RTX 6000 Ada Generation", 364.2e12),
+        ("NVIDIA GeForce RTX 5090", 209.5e12),
+        ("NVIDIA GeForce RTX 4090 Laptop GPU", None),
+        ("Tesla T4", None),
+        ("cpu", None),
+    ],
 )
 def test_a_gpus_peak_is_found_by_its_name(name: str, peak: float | None) -> None:
     assert peak_flops(name) == peak
