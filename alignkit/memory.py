@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import resource
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -76,13 +77,38 @@ def device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
-def memory_bytes() -> int:
-    """Return the bytes this process may use: the GPU's, else the machine's or its container's, whichever are fewer."""
+@dataclass(frozen=True)
+class Card:
+    """A GPU's memory, in bytes.
+
+    Args:
+        total: of the card.
+        free: what this process may still take: other processes hold the rest, or it was given a share of the card.
+        name: as its driver gives it.
+    """
+
+    total: int
+    free: int
+    name: str = "the GPU"
+
+
+def find_card() -> Card | None:
+    """Look at the GPU that this process computes on; None where there is none."""
     import torch
 
-    if torch.cuda.is_available():
-        return torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory
-    return machine_bytes()
+    if not torch.cuda.is_available():
+        return None
+    free, total = torch.cuda.mem_get_info()
+    own = torch.cuda.memory_allocated()  # what torch reserved beyond that is free to this process
+    share = int(torch.cuda.get_per_process_memory_fraction() * total)
+    free = min(free + torch.cuda.memory_reserved(), share) - own
+    return Card(total, max(0, free), torch.cuda.get_device_name())
+
+
+def memory_bytes() -> int:
+    """Return the bytes this process may use: the GPU's that are free, else the machine's or its container's."""
+    card = find_card()
+    return machine_bytes() if card is None else card.free
 
 
 def machine_bytes() -> int:

@@ -107,6 +107,7 @@ class RunRecord(_Record):
     Args:
         id: of this run and no other; what is written beside it names it.
         data_files: hashes of what the rows were read from.
+        micro_batch_tokens: that a row of several trees had; None in older runs.
         model_files: SHA-256 of each file of model/, where the run is finished.
         finished: what is known at the end, None before.
     """
@@ -122,6 +123,7 @@ class RunRecord(_Record):
     model: Name
     hardware: dict[str, Any] = Field(default_factory=dict)
     data_files: dict[str, str] = Field(default_factory=dict)
+    micro_batch_tokens: int | None = Field(None, ge=8)
     model_files: dict[str, str] | None = None
     finished: dict[str, Any] | None = None
     _content: dict[str, Any] = PrivateAttr(default_factory=dict)

@@ -75,7 +75,7 @@ def own(
     from alignkit.training.gradient.models import Models
     from alignkit.training.gradient.speed import Arithmetic, packs_of
     from alignkit.training.gradient.step import MicroBatch
-    from alignkit.training.loop.source import StepSource, micro_batch_tokens
+    from alignkit.training.loop.source import StepSource
     from alignkit.training.loop.train_loop import Loop
 
     if cap_gib is not None and torch.cuda.is_available():
@@ -94,7 +94,7 @@ def own(
     parts = [[(np.array(ids), np.ones(len(ids), bool)) for ids in row["completions"]] for row in rows]
     trees = [tree(row["id"], np.array(row["prompt"]), own) for row, own in zip(rows, parts, strict=True)]
     micro_batches, scores = [], []
-    for numbers in pack_evenly(trees, micro_batch_tokens(policy.device)):
+    for numbers in pack_evenly(trees, 8192 if policy.device.type == "cuda" else 1024):
         packed = lay_out([trees[n] for n in numbers])
         with torch.no_grad():
             scores.append(policy(packed).logprob_T.cpu().numpy())

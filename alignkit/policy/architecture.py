@@ -32,7 +32,7 @@ class Architecture:
         model_type: as transformers names it.
         vocab: rows of the embedding.
         hidden, layers, inner: hidden size, number of layers, and the widest input of a layer's matrices.
-        key_width: keys of a token in a layer.
+        query_width, key_width: queries of a token in a layer, and keys.
         context: positions that the model was made for; None where it names none.
         positions: the most it can have, where positions are rows of a table; else None.
         matrices: (inputs, outputs) of each matrix of the layers, which an adapter is put on.
@@ -44,6 +44,7 @@ class Architecture:
     hidden: int
     layers: int
     inner: int
+    query_width: int
     key_width: int
     context: int | None
     positions: int | None
@@ -107,7 +108,7 @@ def _examined(folder: Path, content: bytes, scalar_head: bool) -> Architecture:
     quieten()
     config = read_config(folder, **({"num_labels": 1} if scalar_head else {}))
     text = config.get_text_config()
-    hidden, num_layers, _ = (_size(folder, config, name) for name in _NAMED)
+    hidden, num_layers, heads = (_size(folder, config, name) for name in _NAMED)
     num_tensors = len(tensor_sizes(folder)) if any(folder.glob("*.safetensors")) else 0
     if num_layers > num_tensors > 0:
         raise _refused(
@@ -138,6 +139,7 @@ def _examined(folder: Path, content: bytes, scalar_head: bool) -> Architecture:
         hidden=hidden,
         layers=num_layers,
         inner=max((int(shape[0]) for shape in shapes), default=hidden),
+        query_width=heads * (getattr(text, "head_dim", None) or hidden // heads),
         key_width=key_width(text),
         context=named_context(folder, config),
         positions=num_positions(model),

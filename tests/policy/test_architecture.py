@@ -105,10 +105,12 @@ def test_a_causal_model_is_not_refused_for_a_class_that_others_lack(tmp_path: Pa
 def test_sizes_are_those_of_the_layers_by_whatever_names(tmp_path: Path) -> None:
     gpt2 = read_architecture(tiny_model(tmp_path / "gpt2", kind="gpt2", num_key_value_heads=4))
     block = ((48, 144), (48, 48), (48, 192), (192, 48))
-    assert gpt2 == Architecture("gpt2", 272, 48, 2, 192, 48, 512, 512, block * 2, 0)
+    assert gpt2 == Architecture("gpt2", 272, 48, 2, 192, 48, 48, 512, 512, block * 2, 0)
     llama = read_architecture(tiny_model(tmp_path / "llama", kind="llama"))
     block = ((48, 48), (48, 24), (48, 24), (48, 48), (48, 96), (48, 96), (96, 48))
-    assert llama == Architecture("llama", 272, 48, 2, 96, 24, 512, None, block * 2, 2 * sum(a * b for a, b in block))
+    assert llama == Architecture(
+        "llama", 272, 48, 2, 96, 48, 24, 512, None, block * 2, 2 * sum(a * b for a, b in block)
+    )
     assert count_parameters(tmp_path / "llama") == llama.num_narrow + 272 * 48 + 5 * 48
     policy = load_policy(tmp_path / "gpt2", lora_rank=3, precision="fp32")
     trained = sum(p.numel() for p in policy.parameters() if p.requires_grad)

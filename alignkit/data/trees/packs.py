@@ -17,7 +17,8 @@ from alignkit import _native
 from alignkit.data.trees.flat import FlatTrees, ranges
 from alignkit.data.trees.trees import Tree
 
-ROW_CAPACITY = 4096  # tokens of a row, as the data commands count rows and as a GPU computes them
+ROW_CAPACITY = 4096  # tokens of a row, as the data commands count rows
+MICRO_BATCH_TOKENS = 1024  # tokens computed at once where no plan says how many: a CPU's caches hold them
 
 
 @dataclass(frozen=True)

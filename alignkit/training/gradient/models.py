@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
-from alignkit.data.trees.packs import ROW_CAPACITY
+from alignkit.data.trees.packs import MICRO_BATCH_TOKENS
 from alignkit.distributed.fsdp import FullParams, SharedSampler, shard
 from alignkit.distributed.ranks import ALONE, World
 from alignkit.policy.policy import Policy
@@ -26,7 +26,7 @@ class Models:
     """Where the policy is sharded: what gives all ranks all its weights."""
     full_reference: Reference | None = None
     """The reference that belongs to the gathered policy."""
-    micro_batch_tokens: int = ROW_CAPACITY // 4
+    micro_batch_tokens: int = MICRO_BATCH_TOKENS
     """Tokens that are computed at once; a tree that cannot be split and is longer has its own pass."""
 
     @contextmanager

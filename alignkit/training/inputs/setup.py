@@ -13,6 +13,7 @@ from alignkit.data.chat.chat import Chat, make_chat, refuse_ids_without_rows
 from alignkit.data.prepared.selection import Selection
 from alignkit.data.prepared.store import Stored
 from alignkit.data.reading.rows import Row
+from alignkit.data.trees.packs import MICRO_BATCH_TOKENS
 from alignkit.distributed.fsdp import shard_and_pack
 from alignkit.distributed.ranks import ALONE, World
 from alignkit.errors import InputError, RunStopped, UsageError
@@ -34,7 +35,7 @@ from alignkit.training.gradient.models import Models
 from alignkit.training.gradient.optimizer import require_eight_bits
 from alignkit.training.gradient.reference import Reference
 from alignkit.training.gradient.reference_cache import CachedLogprobs, known_logprobs
-from alignkit.training.loop.source import RowSource, micro_batch_tokens
+from alignkit.training.loop.source import RowSource
 from alignkit.trust import require
 
 if TYPE_CHECKING:
@@ -161,7 +162,7 @@ def load_models(method: Method, resolved: Resolved, inputs: Inputs, world: World
         **options,
     )
     refuse_uncomputed(policy, inputs.source.folder)
-    capacity = section.micro_batch_tokens or micro_batch_tokens(policy.device)
+    capacity = section.micro_batch_tokens or MICRO_BATCH_TOKENS
     reference = None
     if needs_reference(method, resolved):
         reference = _reference(method, resolved, inputs, policy, options, capacity=capacity, world=world)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from alignkit.data.trees.flat import FlatTrees
-from alignkit.data.trees.packs import ROW_CAPACITY, lay_out
+from alignkit.data.trees.packs import MICRO_BATCH_TOKENS, lay_out
 from alignkit.data.trees.trees import Tree
 from alignkit.distributed.fsdp import shard_and_pack
 from alignkit.distributed.ranks import ALONE, World
@@ -22,15 +22,7 @@ from alignkit.methods import MethodConfig
 from alignkit.training.gradient.step import MicroBatch
 
 if TYPE_CHECKING:
-    import torch
-
-
-def micro_batch_tokens(device: torch.device) -> int:
-    """Tokens of a micro-batch: a GPU needs long rows to be busy, a CPU's caches hold short ones.
-
-    Only memory and time depend on it: loss and gradient are the step's, however its trees are packed.
-    """
-    return ROW_CAPACITY if device.type == "cuda" else ROW_CAPACITY // 4
+    pass
 
 
 class StepSource(ABC):
@@ -77,7 +69,7 @@ class RowSource(StepSource):
         trees: Sequence[Tree],
         config: MethodConfig,
         *,
-        micro_batch_tokens: int = ROW_CAPACITY // 4,
+        micro_batch_tokens: int = MICRO_BATCH_TOKENS,
         world: World = ALONE,
     ) -> None:
         self.trees = FlatTrees.of(trees)

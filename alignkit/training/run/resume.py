@@ -151,7 +151,9 @@ def resume_command(
     words += ["--preset", resolved.run.preset] if resolved.run.preset else []
     words += [word for name in resolved.run.track for word in ("--track", name)]
     for key, value in instead.items():
-        words += typed_option(key, value) if is_flag(type(resolved.method), key) else ["--set", f"{key}={value}"]
+        sections = (resolved.method, resolved.model, resolved.data, resolved.rollouts)
+        has_flag = any(is_flag(type(section), key) for section in sections)
+        words += typed_option(key, value) if has_flag else ["--set", f"{key}={value}"]
     words += ["--yes"] if resolved.run.yes else []
     words += ["--resume"] if out is not None or resolved.run.resume else []
     words += ["--out", str(out or resolved.run.out)] if out or resolved.run.out else []

@@ -47,8 +47,9 @@ from alignkit.training.rollouts.journal import FOLDER, Journal
 from alignkit.training.rollouts.scoring import Scoring
 from alignkit.training.rollouts.source import RolloutSource, SampledRowSource
 from alignkit.training.run.export import export
+from alignkit.training.run.fitting import out_of_memory_explained, refuse_unfit
 from alignkit.training.run.manifest import account, describe
-from alignkit.training.run.plan import disk_warning, make_plan, out_of_memory_explained
+from alignkit.training.run.plan import Plan, disk_warning, make_plan
 from alignkit.training.run.resume import (
     refuse_changes,
     refuse_unread_options,
@@ -146,11 +147,13 @@ def _train(method: Method, resolved: Resolved, run: RunFolder, progress: Progres
         cls.require()
     world.run_on_rank0(lambda: _refuse_known_changes(method, resolved, run))
     inputs = _read(method, resolved, world)
+    planned = _plan(method, resolved, run, inputs, world)
     description: dict[str, Any] = {}
     changed: list[str] = []
 
     def begin() -> tuple[bool, str]:
         description.update(describe(method, resolved, inputs, world))
+        description["micro_batch_tokens"] = planned.micro_batch_tokens
         resumes = run.holds_run
         if not resumes and run.checkpoints.exists():
             raise InputError(f"{run.path} has checkpoints but no run.json; bring that back, or give another --out")
@@ -165,7 +168,6 @@ def _train(method: Method, resolved: Resolved, run: RunFolder, progress: Progres
     resumes, run.id = world.run_on_rank0(begin)
     for line in account(inputs):
         progress.note(line)
-    planned = make_plan(method, resolved, longest=int(inputs.training.trees.lengths().max()))
     progress.note(planned.line())
     if (problem := gpu_problem()) is not None:
         _logger.warning("%s; this run is on the CPU", problem)
@@ -182,7 +184,15 @@ def _train(method: Method, resolved: Resolved, run: RunFolder, progress: Progres
     explained = out_of_memory_explained(method, resolved, planned, available=memory_bytes(), go_on=go_on)
     with lost_gpu_explained(saved), explained:
         finished = _compute(
-            method, resolved, run, progress, inputs, description, world, resumes=resumes, changed=changed
+            method,
+            planned.settled(resolved),
+            run,
+            progress,
+            inputs,
+            description,
+            world,
+            resumes=resumes,
+            changed=changed,
         )
     end = {"finished": finished | {"planned_mib": planned.total / 2**20}}
     world.run_on_rank0(lambda: run.write_json(RUN_FILE, description | {"model_files": hash_model(run.model)} | end))
@@ -195,6 +205,22 @@ def _train(method: Method, resolved: Resolved, run: RunFolder, progress: Progres
         rounding = finished["exported_rounding_nats"]
         progress.note(f"saved in {dtype}, as the model came: rounding moves log-probs by up to {rounding:.2g} nats")
     progress.note(f"{method.name}: {finished['steps']} steps, model in {run.model}")
+
+
+def _plan(method: Method, resolved: Resolved, run: RunFolder, inputs: Inputs, world: World) -> Plan:
+    """Plan the run's memory, with the micro-batches that it began with where it goes on: its bits depend on them.
+
+    Raises:
+        UsageError, RunStopped: as `refuse_unfit`.
+    """
+    longest = int(inputs.training.trees.lengths().max())
+    before = world.run_on_rank0(lambda: run.record().micro_batch_tokens if run.holds_run else None)
+    made = make_plan(method, resolved, longest=longest, micro_batch_tokens=before)
+    fewest = min(world.gather(made.micro_batch_tokens))  # every rank's card holds them
+    if made.micro_batch_tokens != fewest:
+        made = make_plan(method, resolved, longest=longest, micro_batch_tokens=fewest)
+    refuse_unfit(method, resolved, made)
+    return made
 
 
 def _refuse_known_changes(method: Method, resolved: Resolved, run: RunFolder) -> None:

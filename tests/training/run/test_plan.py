@@ -18,6 +18,7 @@ from alignkit.cli.main import main
 from alignkit.config import file as config_file
 from alignkit.data.trees.packs import lay_out
 from alignkit.data.trees.trees import tree
+from alignkit.memory import Card
 from alignkit.policy.load import load_policy
 from alignkit.pretrained import embedded
 from alignkit.registry import registry
@@ -31,22 +32,23 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_model(tmp_path_factory.mktemp("model"))
 
 
-def planned(method: str, model: Path, longest: int | None = None, **options: Any) -> Plan:
+def planned(method: str, model: Path, longest: int | None = None, card: Card | None = None, **options: Any) -> Plan:
     cls = registry().find("method", method)
     resolved = config_file.resolve(cls, options={"model": str(model), "precision": "fp32", **options}, config=None)
-    return make_plan(cls(), resolved, longest=longest)
+    return make_plan(cls(), resolved, longest=longest, card=card)
 
 
-def test_rows_are_as_long_as_micro_batches_here_or_as_the_longest_tree(
-    model: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("alignkit.training.run.plan.micro_batch_tokens", lambda device: 1024)
+def test_rows_are_as_long_as_micro_batches_here_or_as_the_longest_tree(model: Path) -> None:
     assert planned("sft", model, batch_size=64).tokens == 1024
     assert planned("sft", model, longest=30, batch_size=4).tokens == 120
     assert planned("dpo", model, longest=1020, batch_size=1).tokens == 1020
     assert planned("dpo", model, longest=1500).tokens == 1024  # two rows of 512, the model's context
     assert planned("dpo", model, max_length=100, batch_size=1).tokens == 200
     assert planned("grpo", model, longest=40, group_size=4, max_new_tokens=10, batch_size=1).tokens == 80
+    split = planned("grpo", model, longest=40, group_size=4, max_new_tokens=400, batch_size=1, micro_batch_tokens=500)
+    assert split.tokens == 500  # a prompt and a completion; the group has 1,640
+    whole = planned("grpo", model, longest=40, group_size=4, max_new_tokens=400, batch_size=1, kl_estimator="k1-to-go")
+    assert whole.tokens == 1640
 
 
 def test_a_frozen_copy_counts_where_one_stays(model: Path) -> None:

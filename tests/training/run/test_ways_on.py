@@ -19,7 +19,8 @@ from alignkit.config.file import resolve
 from alignkit.display import as_typed
 from alignkit.errors import RunStopped
 from alignkit.registry import registry
-from alignkit.training.run import plan
+from alignkit.training.run.fitting import out_of_memory_explained
+from alignkit.training.run.plan import make_plan
 from alignkit.training.run.resume import resume_command
 
 
@@ -107,10 +108,10 @@ def test_a_run_without_enough_memory_goes_on_by_what_would_fit(
     typed |= {key: int(typed[key]) for key in (*numbers, "max_new_tokens")} | {"learning_rate": 1e-3}  # type: ignore[dict-item]
     method = registry().find("method", "sft")
     told = resolve(method, options=typed, config=None)
-    made = plan.make_plan(method(), told)
+    made = make_plan(method(), told)
     with (
         pytest.raises(RunStopped) as stopped,
-        plan.out_of_memory_explained(
+        out_of_memory_explained(
             method(),
             told,
             made,
@@ -119,10 +120,10 @@ def test_a_run_without_enough_memory_goes_on_by_what_would_fit(
         ),
     ):
         raise MemoryError
-    assert "by the plan these need less: --batch-size 1 (" in str(stopped.value)
+    assert "by the plan these need less: --micro-batch-tokens 512 (" in str(stopped.value)
     assert main(way_on(str(stopped.value))) == 0, capsys.readouterr().err
-    config = json.loads((tmp_path / "run/run.json").read_text())["config"]["train"]["sft"]
-    assert config["batch_size"] == 1
+    record = json.loads((tmp_path / "run/run.json").read_text())
+    assert record["micro_batch_tokens"] == record["config"]["model"]["micro_batch_tokens"] == 512
 
 
 def test_the_next_command_after_a_reward_run_trains_on_its_own_data(
