@@ -28,7 +28,7 @@ from alignkit.data.trees.trees import Tree
 from alignkit.distributed.ranks import World
 from alignkit.errors import UsageError
 from alignkit.policy.load import compile_layers
-from alignkit.policy.policy import Policy
+from alignkit.policy.policy import Policy, own_shard
 from alignkit.registry import registry
 from alignkit.rollouts.sampler import Completion, Request, Sampler
 
@@ -116,31 +116,30 @@ def full(tensor: Tensor) -> Tensor:
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
-def total_norm(tensors: Sequence[Tensor]) -> float:
-    """L2 norm over all tensors and all ranks' shards; every rank must ask."""
+def total_norm(tensors: Sequence[Tensor]) -> Tensor:
+    """L2 norm over all tensors and all ranks' shards, a scalar on their device; every rank must ask."""
     from torch.distributed.tensor import DTensor
 
-    own = [tensor.to_local() if isinstance(tensor, DTensor) else tensor for tensor in tensors]
-    norm = torch.nn.utils.get_total_norm(own)
-    if own and isinstance(tensors[0], DTensor):  # FSDP shards every parameter, so no number is counted twice
+    norm = torch.nn.utils.get_total_norm([own_shard(tensor) for tensor in tensors])
+    if tensors and isinstance(tensors[0], DTensor):  # FSDP shards every parameter, so no number is counted twice
         square = norm.square()
         dist.all_reduce(square)
         norm = square.sqrt()
-    return float(norm)
+    return norm
 
 
-def clip(parameters: Iterable[Tensor], max_norm: float) -> float:
-    """Scale gradients down to an L2 norm over all ranks; returns the norm before."""
+def clip(parameters: Iterable[Tensor], max_norm: float) -> Tensor:
+    """Scale gradients down to an L2 norm over all ranks; returns the norm before, a scalar on their device."""
     from torch.distributed.tensor import DTensor
 
     trained = [parameter for parameter in parameters if parameter.grad is not None]
     if not any(isinstance(parameter, DTensor) for parameter in trained):
-        return float(torch.nn.utils.clip_grad_norm_(trained, max_norm))
+        return torch.nn.utils.clip_grad_norm_(trained, max_norm)
     gradients = [parameter.grad for parameter in trained if parameter.grad is not None]
     norm = total_norm(gradients)
-    scale = min(1.0, max_norm / (norm + 1e-6))
+    scale = (max_norm / (norm.double() + 1e-6)).clamp(max=1.0)
     for gradient in gradients:
-        gradient.mul_(scale)
+        own_shard(gradient).mul_(scale)
     return norm
 
 

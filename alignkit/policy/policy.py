@@ -241,16 +241,31 @@ class Policy(nn.Module):
         return states_SH[source_T], states_SH[last_N]
 
 
+def own_shard(tensor: Tensor) -> Tensor:
+    """Return what this rank holds of a tensor."""
+    from torch.distributed.tensor import DTensor
+
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def finite_total(tensors: Iterable[Tensor]) -> Tensor:
+    """Return a scalar on the device that is not finite where one of these, in this rank's shards, holds nan or inf.
+
+    A sum, or on CUDA a norm of few kernels; of finite numbers too it may overflow: `non_finite` tells them apart.
+    """
+    own = [own_shard(tensor.detach()) for tensor in tensors]
+    if own and own[0].is_cuda:
+        return torch.nn.utils.get_total_norm(own)
+    return torch.stack([x.sum(dtype=torch.float32) for x in own]).sum()
+
+
 def non_finite(named: Iterable[tuple[str, Tensor]]) -> list[str]:
     """Return the names of tensors that hold nan or an infinity; of sharded ones, in this rank's shards.
 
     A sum with a term that is not finite is not finite, and takes one pass without a copy. A second look tells apart
     finite terms whose sum overflows.
     """
-    from torch.distributed.tensor import DTensor
-
-    own = [(name, x.detach()) for name, x in named]
-    local = [(name, x.to_local() if isinstance(x, DTensor) else x) for name, x in own]
+    local = [(name, own_shard(x.detach())) for name, x in named]
     looked_at = [(name, x) for name, x in local if x.is_floating_point() and not x.is_meta]
     if not looked_at:
         return []

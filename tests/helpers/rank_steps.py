@@ -96,12 +96,13 @@ def step(
     """One step's result, its gradients whole, and their norm."""
     method, config = METHODS[name]
     policy.zero_grad(set_to_none=True)
-    result = accumulate(policy, method, config, micro_batches(name, num_trees, world), reference=reference, world=world)
+    given = micro_batches(name, num_trees, world)
+    result, _ = accumulate(policy, method, config, given, reference=reference, world=world).read(world)
     trained = [p for p in policy.parameters() if p.requires_grad]
     missing = [n for n, p in policy.named_parameters() if p.requires_grad and p.grad is None]
     assert not missing, missing
     gradients = [full(p.grad).clone() for p in trained]
-    return result, gradients, clip(trained, 1e-3)
+    return result, gradients, float(clip(trained, 1e-3))
 
 
 def micro_batches(name: str, num_trees: int, world: World) -> list[MicroBatch]:

@@ -89,7 +89,7 @@ def our_losses(name: str, data: list[dict[str, Any]], model: Path, *, lora_rank:
     losses = []
     for _ in range(STEPS):
         optimizer.zero_grad()
-        losses.append(accumulate(policy, method, config, micro_batches, reference=reference).loss)
+        losses.append(accumulate(policy, method, config, micro_batches, reference=reference).read()[0].loss)
         torch.nn.utils.clip_grad_norm_(policy.parameters(), 1.0)
         optimizer.step()
     return losses
@@ -173,6 +173,6 @@ def test_the_grpo_loss_on_fixed_rollouts_is_trls(
             )
         )
     config = GRPOConfig(**{"kl": 0.0, "clip_ratio": 0.2, "max_new_tokens": longest, **ours})
-    found = accumulate(policy, GRPO(), config, micro_batches)
+    found, _ = accumulate(policy, GRPO(), config, micro_batches).read()
     assert found.logged["clipped"] > 0
     assert found.loss / (longest if in_completion_lengths else 1) == pytest.approx(expected, rel=1e-4)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from alignkit.data.trees.packs import Pack
 from alignkit.distributed.fsdp import total_norm
 from alignkit.distributed.ranks import ALONE, World
 from alignkit.methods import Batch, Method, MethodConfig
-from alignkit.policy.policy import Policy
+from alignkit.policy.policy import Policy, own_shard
 from alignkit.training.gradient.reference import Reference
 
 
@@ -61,6 +62,51 @@ class StepResult:
     logged: dict[str, float]
     grad_norms: dict[str, float] = field(default_factory=dict)
     limited: dict[str, bool] = field(default_factory=dict)
+
+
+@dataclass
+class StepTensors:
+    """What a step found, on the device until `read`: the host waits for the device there, once, and nowhere before.
+
+    Args:
+        losses: by the loss's terms, its value in each micro-batch that counts.
+        logged: as `Batch.logged`.
+        grad_norms, limited: scalars, as in `StepResult`; the same on every rank.
+    """
+
+    losses: dict[str, list[Tensor]] = field(default_factory=dict)
+    logged: dict[str, list[Tensor]] = field(default_factory=dict)
+    grad_norms: dict[str, Tensor] = field(default_factory=dict)
+    limited: dict[str, Tensor] = field(default_factory=dict)
+
+    def count_in(self, terms: Mapping[str, Tensor], *, counts: bool = True) -> None:
+        """Add a micro-batch's loss; its terms are there, without a value, where it does not count."""
+        for name, term in terms.items():
+            self.losses.setdefault(name, []).extend([term.detach()] if counts else [])
+
+    def read(self, world: World = ALONE, **beside: Tensor) -> tuple[StepResult, dict[str, float]]:
+        """Return the whole step's result over all ranks, and this rank's values of further scalars."""
+        own, (norms, limited, others) = self._own(beside)
+        is_limited = {name: bool(x) for name, x in limited.items()}
+        return replace(_result(world.gather(own)), grad_norms=norms, limited=is_limited), others
+
+    def read_own(self) -> list[Any]:
+        """Return this rank's losses, and sums and numbers of what was logged."""
+        return self._own({})[0]
+
+    def _own(self, beside: Mapping[str, Tensor]) -> tuple[list[Any], list[dict[str, float]]]:
+        """Read everything in one copy."""
+        losses = {name: torch.stack(parts) for name, parts in self.losses.items() if parts}
+        joined = {name: torch.cat(parts, -1).double() for name, parts in self.logged.items() if parts}
+        sums = {name: x.sum(-1).reshape(-1) for name, x in joined.items()}  # one number, or also how many count
+        kinds: list[Mapping[str, Tensor]] = [losses, sums, self.grad_norms, self.limited, beside]
+        flat = [x.double().reshape(-1) for kind in kinds for x in kind.values()]
+        values = iter(torch.cat(flat).tolist() if flat else ())
+        read = [{name: list(islice(values, x.numel())) for name, x in kind.items()} for kind in kinds]
+        totals = {name: sum(read[0].get(name, ()), 0.0) for name in self.losses}
+        counted = {name: (x, int(n[0]) if n else joined[name].shape[-1]) for name, (x, *n) in read[1].items()}
+        logged = {name: (x, number) for name, (x, number) in counted.items() if number}
+        return [totals, logged], [{name: x for name, (x,) in kind.items()} for kind in read[2:]]
 
 
 def count(
@@ -158,8 +204,8 @@ def accumulate(
     reference: Reference | None = None,
     world: World = ALONE,
     left_out: Mapping[str, int] | None = None,
-) -> StepResult:
-    """Add the step's gradient to the policy's `.grad`; returns the whole step's loss and logs.
+) -> StepTensors:
+    """Add the step's gradient to the policy's `.grad`; returns its loss and logs, to be read. The host does not wait.
 
     Args:
         micro_batches: this rank's rows, at least one.
@@ -168,13 +214,12 @@ def accumulate(
     batch_of = _batches(policy, micro_batches, reference, world, left_out)
     parameters = [p for p in policy.parameters() if p.requires_grad]
     further: dict[str, list[Tensor]] = {}
-    logged: dict[str, list[Tensor]] = {}
-    totals: dict[str, float] = {}
+    found = StepTensors()
     computed = _in_step(micro_batches, world)
     for micro_batch in computed:
         with policy.activation_memory():
-            terms = _named(method.loss(batch_of(micro_batch, {} if micro_batch.is_padding else logged), config))
-            _count_in(totals, terms, counts=not micro_batch.is_padding)
+            terms = _named(method.loss(batch_of(micro_batch, {} if micro_batch.is_padding else found.logged), config))
+            found.count_in(terms, counts=not micro_batch.is_padding)
             if world.size == 1:
                 for name, term in list(terms.items())[1:]:
                     grads = torch.autograd.grad(term, parameters, retain_graph=True, allow_unused=True)
@@ -187,9 +232,9 @@ def accumulate(
         def term_of(micro_batch: MicroBatch, name: str) -> Tensor:
             return _named(method.loss(batch_of(micro_batch, {}), config))[name]
 
-        further = {name: _gradient_apart(parameters, computed, name, term_of) for name in list(totals)[1:]}
-    norms, limited = _combine(parameters, next(iter(totals)), further, config)
-    return replace(_result(world.gather([totals, _sums(logged)])), grad_norms=norms, limited=limited)
+        further = {name: _gradient_apart(parameters, computed, name, term_of) for name in list(found.losses)[1:]}
+    found.grad_norms, found.limited = _combine(parameters, next(iter(found.losses)), further, config)
+    return found
 
 
 def _batches(
@@ -254,12 +299,11 @@ def evaluate(
     batch_of = _batches(policy, micro_batches, reference, world)
 
     def compute() -> list[Any]:
-        logged: dict[str, list[Tensor]] = {}
-        totals: dict[str, float] = {}
+        found = StepTensors()
         with torch.no_grad():
             for micro_batch in micro_batches:
-                _count_in(totals, _named(method.loss(batch_of(micro_batch, logged), config)))
-        return [totals, _sums(logged)]
+                found.count_in(_named(method.loss(batch_of(micro_batch, found.logged), config)))
+        return found.read_own()
 
     return _result(world.run_on_all(compute))
 
@@ -279,19 +323,6 @@ def _result(parts: Sequence[Any]) -> StepResult:
     return StepResult(loss[1], means | {f"loss/{name}": x for name, x in further})
 
 
-def _sums(logged: Mapping[str, list[Tensor]]) -> dict[str, tuple[float, int]]:
-    """Sum and number of everything logged under each name."""
-    joined = {name: torch.cat(parts, -1).double() for name, parts in logged.items() if sum(x.numel() for x in parts)}
-    sums = {name: x.sum(-1).reshape(-1).tolist() for name, x in joined.items()}  # a number, or also how many count
-    numbers = {name: (own[0], int(own[1]) if len(own) > 1 else joined[name].shape[-1]) for name, own in sums.items()}
-    return {name: (x, number) for name, (x, number) in numbers.items() if number}
-
-
-def _count_in(totals: dict[str, float], terms: Mapping[str, Tensor], *, counts: bool = True) -> None:
-    for name, term in terms.items():
-        totals[name] = totals.get(name, 0.0) + (float(term.detach()) if counts else 0.0)
-
-
 def _named(loss: Tensor | dict[str, Tensor]) -> dict[str, Tensor]:
     return loss if isinstance(loss, dict) else {"loss": loss}
 
@@ -304,23 +335,23 @@ def _add(totals: list[Tensor], grads: Sequence[Tensor | None]) -> None:
 
 def _combine(
     parameters: list[Any], first_name: str, further: Mapping[str, list[Tensor]], config: MethodConfig
-) -> tuple[dict[str, float], dict[str, bool]]:
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Scale each further term's gradient down to its ratio of the first term's norm and add it.
 
     Returns:
-        the norms before, and which terms were scaled down.
+        the norms before, and which terms were scaled down; scalars on the device.
     """
     if not further:
         return {}, {}
     first = total_norm([p.grad for p in parameters if p.grad is not None])
     norms, limited = {first_name: first}, {}
     for name, grads in further.items():
-        norms[name], option = total_norm(grads), config.term_ratios.get(name)
+        norm, option = total_norm(grads).double(), config.term_ratios.get(name)
         ratio = None if option is None else getattr(config, option)
-        allowed = math.inf if ratio is None else ratio * first
-        scale = min(1.0, allowed / norms[name]) if norms[name] > 0 else 0.0
-        limited[name] = norms[name] > allowed
+        allowed = first.new_full((), math.inf).double() if ratio is None else first.double() * ratio
+        norms[name], limited[name] = norm, norm > allowed
+        scale = (allowed / norm).clamp(max=1.0).where(norm > 0, 0.0)
         for parameter, grad in zip(parameters, grads, strict=True):
-            grad.mul_(scale)
+            own_shard(grad).mul_(scale)
             parameter.grad = grad if parameter.grad is None else parameter.grad.add_(grad)
     return norms, limited

@@ -49,9 +49,20 @@ class TrainState:
 class Saver:
     """Keeps nothing: the loop of a notebook or a benchmark."""
 
-    def attach(self, state: TrainState, optimizer: torch.optim.Optimizer, source: StepSource) -> None:
-        """Called once by the loop: what there is to keep."""
-        self.state, self.optimizer, self.source = state, optimizer, source
+    def attach(
+        self,
+        state: TrainState,
+        optimizer: torch.optim.Optimizer,
+        source: StepSource,
+        *,
+        check_weights: Callable[[], None],
+    ) -> None:
+        """Called once by the loop: what there is to keep.
+
+        Args:
+            check_weights: stops the run where the weights are not finite; they are not saved then.
+        """
+        self.state, self.optimizer, self.source, self.check_weights = state, optimizer, source, check_weights
 
     def save(self, *, waits: bool = True) -> None:
         """Write a checkpoint of this step.
@@ -137,6 +148,7 @@ class RunSaver(Saver):
         self._saved_at = self._place
 
     def save(self, *, waits: bool = True) -> None:
+        self.check_weights()
         self.finish()
         is_saved = checkpoint.save(
             self.run.checkpoints,

@@ -1,7 +1,8 @@
 """The training loop: one for every method, in a run, a notebook or a benchmark.
 
 Each step's rows, and every random number in it, follow from (seed, epoch, step) alone. Ctrl-C and SIGTERM save a
-checkpoint after the step in progress. Nothing is written after a non-finite loss, gradient or weight.
+checkpoint after the step in progress. No weight changes after a non-finite loss or gradient, and nothing is saved after
+a non-finite weight. The host waits for the device once in a step, where the gradient is there.
 """
 
 from __future__ import annotations
@@ -15,11 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from alignkit.data.reading.split import derived_seed
 from alignkit.distributed.fsdp import clip
 from alignkit.memory import give_back
 from alignkit.methods import Method, MethodConfig
+from alignkit.policy.policy import finite_total
 from alignkit.progress import Progress, Silent, shown
 from alignkit.tracking import Tracker
 from alignkit.training.gradient.models import Models
@@ -93,7 +96,8 @@ class Loop:
         self.optimizer = make_optimizer(models.policy.parameters(), config)
         self.position = TrainState()
         self.kept_step = 0  # the step whose weights the policy holds at the end
-        self.saver.attach(self.position, self.optimizer, source)
+        self.saver.attach(self.position, self.optimizer, source, check_weights=self._check_weights)
+        self._weights: Tensor | None = None  # `finite_total` after the last step, until it is read
         self._signals = Signals()
         self._is_whole = True  # False while an optimizer step changes the weights
         self.utilisation = Utilisation(models.policy, models.world)
@@ -120,6 +124,7 @@ class Loop:
                 while self.position.step < self.num_steps and not self._stops_early():
                     self._step()
                     self._measure()
+                self._check_weights()
                 self.source.finish()
             self._keep_best()
             metrics, lines = self.evaluation.at_end()
@@ -167,31 +172,31 @@ class Loop:
     def _train(self, micro_batches: list[MicroBatch], step: int) -> tuple[StepResult, dict[str, float]]:
         """Change the weights; afterwards the run is at `step`."""
         self.optimizer.zero_grad(set_to_none=True)
-        result = self._accumulate(micro_batches, step)
-        self.source.check(result.logged, step)
+        result = StepResult(0.0, {})
         rate = learning_rate(self.config, step=step, num_steps=self.num_steps)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         metrics = {"learning_rate": rate}
         if self.source.may_be_empty:
             metrics["no_update"] = float(not micro_batches)  # no moment, no decay: there is no gradient
-        if micro_batches:
-            norm = clip(self.models.policy.parameters(), self.config.max_grad_norm)
-            self._refuse_non_finite("gradient norm", norm, micro_batches, step)
+        if not micro_batches:
+            self.source.check(result.logged, step)
+        else:
+            result, norm = self._gradient(micro_batches, step)
             metrics |= {"grad_norm": norm, "grad_clipped": float(norm > self.config.max_grad_norm)}
             self._is_whole = False
             self.optimizer.step()
-            health.refuse_non_finite_weights(
-                self.models.policy, step=step, saved=self.saver.what_is_saved, world=self.world
-            )
+            self._weights = finite_total(p for p in self.models.policy.parameters() if p.requires_grad)
         self.position.step = step
         self._is_whole = True
         return result, metrics
 
-    def _accumulate(self, micro_batches: list[MicroBatch], step: int) -> StepResult:
-        if not micro_batches:
-            return StepResult(0.0, {})
-        result = accumulate(
+    def _gradient(self, micro_batches: list[MicroBatch], step: int) -> tuple[StepResult, float]:
+        """Compute the gradient, clipped; returns what the step found, and the norm before.
+
+        The step's one read: losses, logs and norms, and whether the weights that the step before left are finite.
+        """
+        found = accumulate(
             self.models.policy,
             self.method,
             self.config,
@@ -200,8 +205,27 @@ class Loop:
             world=self.world,
             left_out=self.source.left_out,
         )
+        beside = {"norm": clip(self.models.policy.parameters(), self.config.max_grad_norm)}
+        if self._weights is not None:
+            beside["weights"], self._weights = self._weights, None
+        result, values = found.read(self.world, **beside)
+        if "weights" in values:
+            self._refuse_weights(values["weights"])
         self._refuse_non_finite("loss", result.loss, micro_batches, step)
-        return result
+        self.source.check(result.logged, step)
+        self._refuse_non_finite("gradient norm", values["norm"], micro_batches, step)
+        return result, values["norm"]
+
+    def _check_weights(self) -> None:
+        """Stop where the last step left a weight nan or infinite: before weights are measured, kept or saved."""
+        if self._weights is not None:
+            total, self._weights = float(self._weights), None
+            self._refuse_weights(total)
+
+    def _refuse_weights(self, total: float) -> None:
+        if not all(map(math.isfinite, self.world.gather(total))):
+            saved = self.saver.what_is_saved
+            health.refuse_non_finite_weights(self.models.policy, step=self.position.step, saved=saved, world=self.world)
 
     def _refuse_non_finite(self, name: str, value: float, micro_batches: list[MicroBatch], step: int) -> None:
         whole = self.models.unsharded_policy
@@ -230,6 +254,7 @@ class Loop:
                 return
             started = time.monotonic()
             if validates or shows:
+                self._check_weights()
                 found = self.evaluation.measure(step, validates=validates, shows=shows)
         improved = found.objective < self.position.best
         if improved:

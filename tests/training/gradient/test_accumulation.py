@@ -73,9 +73,9 @@ def test_two_terms_with_different_denominators_accumulate_exactly(
     ends = np.cumsum(split)
     parts = [MicroBatch(lay_out(trees[end - size : end])) for end, size in zip(ends, split, strict=True)]
     whole = gradient_of(policy, TwoTerms(), MethodConfig(), [MicroBatch(lay_out(trees))])
-    loss = accumulate(policy, TwoTerms(), MethodConfig(), [MicroBatch(lay_out(trees))]).loss
+    loss = accumulate(policy, TwoTerms(), MethodConfig(), [MicroBatch(lay_out(trees))]).read()[0].loss
     assert (gradient_of(policy, TwoTerms(), MethodConfig(), parts) - whole).norm() <= limit * whole.norm()
-    assert accumulate(policy, TwoTerms(), MethodConfig(), parts).loss == pytest.approx(loss, rel=1e-6)
+    assert accumulate(policy, TwoTerms(), MethodConfig(), parts).read()[0].loss == pytest.approx(loss, rel=1e-6)
 
 
 def test_the_penaltys_gradient_is_held_to_its_ratio_of_the_likelihoods(model: Path) -> None:
@@ -92,7 +92,7 @@ def test_the_penaltys_gradient_is_held_to_its_ratio_of_the_likelihoods(model: Pa
     for ratio in (1.0, 0.25):
         config = SFTLengthPenaltyConfig(penalty=1.0, max_penalty_ratio=ratio)
         policy.zero_grad(set_to_none=True)
-        result = accumulate(policy, SFTLengthPenalty(), config, micro_batches)
+        result, _ = accumulate(policy, SFTLengthPenalty(), config, micro_batches).read()
         both = torch.cat([p.grad.flatten().double() for p in policy.parameters()])
         assert result.grad_norms["penalty"] > result.grad_norms["likelihood"]  # it had to be scaled down
         assert float((both - plain).norm()) == pytest.approx(ratio * float(plain.norm()), rel=1e-4)

@@ -65,7 +65,7 @@ def gradient(
     micro_batches, left_out = rewarded_micro_batches(method, config, groups, REWARDS, capacity=capacity)
     policy.zero_grad()
     reference = Reference(policy, frozen=other) if config.kl else None
-    result = accumulate(policy, method, config, micro_batches, reference=reference, left_out=left_out)
+    result, _ = accumulate(policy, method, config, micro_batches, reference=reference, left_out=left_out).read()
     grads = [p.grad.flatten() for p in policy.parameters() if p.grad is not None]
     return torch.cat(grads), result.loss, len(micro_batches)
 

@@ -1,0 +1,97 @@
+"""How often the host waits for the device in a step of each method: once, where the step has its gradient."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from alignkit_plugins.dpo import DPO, DPOConfig
+from alignkit_plugins.grpo import GRPO, GRPOConfig
+from alignkit_plugins.reward import Reward, RewardConfig
+from alignkit_plugins.sft import SFT, SFTConfig
+from alignkit_plugins.sft_lenpen import SFTLengthPenalty, SFTLengthPenaltyConfig
+from alignkit_plugins.transformers_sampler import TransformersSampler
+from host_waits import host_waits
+from small_runs import random_pairs
+from tiny_models import tiny_model
+
+from alignkit.data.trees.packs import lay_out
+from alignkit.methods import Method
+from alignkit.policy.load import load_policy
+from alignkit.tracking import Tracker
+from alignkit.training.gradient.models import Models
+from alignkit.training.gradient.reference import Reference
+from alignkit.training.gradient.step import MicroBatch
+from alignkit.training.loop.source import StepSource
+from alignkit.training.loop.train_loop import Loop
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_model(tmp_path_factory.mktemp("model"))
+
+
+class Rows(StepSource):
+    """Two micro-batches of pairs a step, with what a sampler and scores would add; counts the waits of each step."""
+
+    steps_per_epoch = 3
+
+    def __init__(self, *, has_samples: bool) -> None:
+        self.has_samples, self.waits, self.found = has_samples, [], []  # type: ignore[var-annotated]
+
+    def step(self, step: int) -> tuple[list[MicroBatch], dict[str, float]]:
+        self.waits.append(list(self.found))  # of the step before
+        self.found.clear()
+        return [self._row(seed) for seed in (step, step + 100)], {}
+
+    def _row(self, seed: int) -> MicroBatch:
+        pack = lay_out(random_pairs(2, seed=seed))
+        row = MicroBatch(
+            pack,
+            temperature_N=np.full(4, 0.8, np.float32),
+            sampler_logprob_T=np.full(len(pack.target_T), -5.0, np.float32),
+            advantage_N=np.array([1, -1, 0.5, -0.5], np.float32),
+        )
+        return MicroBatch(pack, samples=row) if self.has_samples else row
+
+
+class Numbers(Tracker):
+    name = "numbers"
+
+    def __init__(self) -> None:
+        self.seen: list[Mapping[str, float]] = []
+
+    def log(self, step: int, metrics: Mapping[str, float], *, tokens_seen: int) -> None:
+        self.seen.append(metrics)
+
+
+@pytest.mark.parametrize(
+    ("method", "config"),
+    [
+        (SFT(), SFTConfig(epochs=1)),
+        (SFTLengthPenalty(), SFTLengthPenaltyConfig(epochs=1)),
+        (DPO(), DPOConfig(epochs=1)),
+        (Reward(), RewardConfig()),
+        (GRPO(), GRPOConfig(kl=0.1, epochs=1)),
+    ],
+    ids=lambda x: getattr(x, "name", ""),
+)
+def test_the_host_waits_for_the_device_once_in_a_step(model: Path, method: Method, config: Any) -> None:
+    is_scored = "scalar_head" in method.needs
+    policy = load_policy(model, precision="fp32", scalar_head=is_scored)
+    reference = None if is_scored else Reference(policy, frozen=load_policy(model, precision="fp32"))
+    models = Models(policy, reference, TransformersSampler(policy, end_ids=frozenset()))
+    source, numbers = Rows(has_samples=method.name == "sft-lenpen"), Numbers()
+    loop = Loop(method, config, models, source, trackers=[numbers])
+    before = torch.cat([p.detach().flatten() for p in policy.parameters()])
+    with host_waits() as source.found:
+        loop.train()
+    first, *steps = [*source.waits, source.found]
+    assert first == [] and len(steps) == 3
+    assert [len(found) for found in steps] == [1, 1, 2], steps  # the weights that the last step leaves are looked at
+    assert sum("grad_norm" in metrics for metrics in numbers.seen) == 3
+    assert not torch.equal(before, torch.cat([p.detach().flatten() for p in policy.parameters()]))
