@@ -56,6 +56,12 @@ class MethodConfig(Options):
     )
     seed: int = Field(42, ge=0, description="seed of data order and sampling", json_schema_extra=IN_HELP)
     validation_interval: int = Field(250, ge=1, description="optimizer steps between validations")
+    validation_kl_tokens: int = Field(
+        16_384,
+        ge=0,
+        description="scored tokens of the rows on which validation measures the KL; 0 measures none",
+        json_schema_extra=NO_FLAG,
+    )
     early_stopping_steps: int | None = Field(
         None, ge=1, description="stop after this many optimizer steps without a better validation (the best is kept)"
     )

@@ -9,7 +9,8 @@ import numpy as np
 import torch
 
 from alignkit.data.reading.rows import Row
-from alignkit.data.trees.packs import Pack, lay_out
+from alignkit.data.reading.split import derived_seed
+from alignkit.data.trees.packs import lay_out
 from alignkit.data.trees.trees import Tree
 from alignkit.distributed.fsdp import shard_and_pack
 from alignkit.methods import Method, MethodConfig
@@ -100,21 +101,38 @@ def _validate_rows(method: Method, config: MethodConfig, inputs: Inputs, models:
     if step:
         guards.refuse_non_finite_validation(result.loss, models.policy, micro_batches, step=step, world=models.world)
     metrics = {"validation/loss": result.loss} | {f"validation/{name}": x for name, x in result.logged.items()}
-    if models.reference is not None:
-        metrics["validation/kl"] = mean_kl(models, packs)
+    if models.reference is not None and config.validation_kl_tokens:
+        metrics["validation/kl"] = mean_kl(models, trees, config)
     return EvalResult(metrics, result.loss)
 
 
-def mean_kl(models: Models, packs: Sequence[Pack]) -> float:
-    """Mean KL to the reference over the scored tokens of all ranks' rows, nats."""
+def mean_kl(models: Models, trees: Sequence[Tree], config: MethodConfig) -> float:
+    """Mean KL to the reference over the scored tokens of some trees, drawn by the run's seed, of all ranks, nats.
+
+    It costs two passes through the model and two products with the whole vocabulary for each token. Whole trees are
+    drawn, so that the others cost nothing.
+    """
+    own = [trees[n] for n in draw_trees(trees, config.validation_kl_tokens, seed=config.seed)]
 
     def compute() -> list[float]:
         assert models.reference is not None
+        packs = [lay_out(own, numbers) for numbers in rank_rows(own, models)]
         kl_T = [exact_kl(models.policy, models.reference, p).double() for p in packs]
         return [float(torch.cat(kl_T).sum()), sum(len(x) for x in kl_T)] if kl_T else [0.0, 0]
 
     sums, counts = zip(*models.world.run_on_all(compute), strict=True)
     return sum(sums) / sum(counts)
+
+
+def draw_trees(trees: Sequence[Tree], num_tokens: int, *, seed: int) -> list[int]:
+    """Draw trees that have at most so many scored tokens together, one at least; returns their numbers in order.
+
+    The same seed draws the same trees at every validation; where all of them fit, it is all.
+    """
+    scored_P = np.array([sum(int(c.scored.sum()) for c in tree.completions) for tree in trees])
+    order_P = np.random.default_rng(derived_seed(seed, "validation kl")).permutation(len(trees))
+    num_fitting = int((np.cumsum(scored_P[order_P]) <= num_tokens).sum())
+    return sorted(order_P[: max(1, num_fitting)].tolist())
 
 
 def rank_rows(trees: Sequence[Tree], models: Models) -> list[list[int]]:

@@ -16,14 +16,13 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from alignkit.data.reading.rows import Row
-from alignkit.data.trees.packs import lay_out
 from alignkit.data.trees.trees import Tree
 from alignkit.methods import MethodConfig, sampled_options
 from alignkit.training.checkpoints.run_folder import RunFolder
 from alignkit.training.gradient.models import Models
 from alignkit.training.inputs.setup import Inputs
 from alignkit.training.loop.train_loop import EvalResult
-from alignkit.training.rollouts.eval_loss import mean_kl, rank_rows
+from alignkit.training.rollouts.eval_loss import mean_kl
 from alignkit.training.rollouts.journal import FOLDER, journal_key, make_journal
 from alignkit.training.rollouts.sampling import Group, grouped, sample
 from alignkit.training.rollouts.scoring import Scoring
@@ -69,7 +68,7 @@ class RolloutEval:
             "validation/truncated_share": float(np.mean([group.completions[0].truncated for group in groups])),
             "validation/reward": _mean(list(scores.values())),
             "validation/beats_reference": beats(scores, self.reference_scores),
-            "validation/kl": _kl(models, groups),
+            "validation/kl": _kl(models, groups, self.config),
         }
         metrics = {name: x for name, x in metrics.items() if not math.isnan(x)}
         return EvalResult(metrics, -metrics.get("validation/reward", math.nan))
@@ -95,12 +94,11 @@ class RolloutEval:
             )
 
 
-def _kl(models: Models, groups: Sequence[Group]) -> float:
+def _kl(models: Models, groups: Sequence[Group], config: MethodConfig) -> float:
     """Mean over the samples' tokens, exact over the vocabulary, nats; nan without a reference."""
-    if models.reference is None:
+    if models.reference is None or not config.validation_kl_tokens:
         return math.nan
-    trees = [group.tree([0]) for group in groups]
-    return mean_kl(models, [lay_out([trees[n] for n in numbers]) for numbers in rank_rows(trees, models)])
+    return mean_kl(models, [group.tree([0]) for group in groups], config)
 
 
 def beats(scores: Mapping[str, float], reference_scores: Mapping[str, float]) -> float:
