@@ -21,6 +21,7 @@ from alignkit.policy.head import UnknownHeadError, find_form
 from alignkit.pretrained.read import empty_model, named_context, quieten, read_config
 from alignkit.pretrained.weights import check_weights, weight_files
 
+_STATES_TRAINED = {"linear_attention", "full_attention"}  # the plain path and batched.py compute both
 _NAMED = {"hidden_size": "hidden size", "num_hidden_layers": "number of layers", "num_attention_heads": "heads"}
 
 
@@ -117,7 +118,7 @@ def _examined(folder: Path, content: bytes, scalar_head: bool) -> Architecture:
     if (reason := refusal(config)) is not None:
         raise _refused(folder, config, reason)
     model = _empty(folder, config, scalar_head)
-    if getattr(model, "_is_stateful", False):
+    if getattr(model, "_is_stateful", False) and set(getattr(text, "layer_types", None) or []) != _STATES_TRAINED:
         raise _refused(folder, config, "it keeps a state besides keys and values, which is not computed")
     if not scalar_head and "past_key_values" not in inspect.signature(type(model).forward).parameters:
         raise _refused(folder, config, "it keeps no keys and values, so nothing can be sampled from it")

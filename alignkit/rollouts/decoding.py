@@ -58,6 +58,10 @@ def make_cache(policy: Policy) -> DynamicCache:
     """An empty cache for the policy's model; layers of other kinds than full attention keep transformers' own."""
     cache = DynamicCache(config=policy.config)
     cache.layers = [GrowingLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
+    layer: Any
+    for layer in cache.layers:
+        if not hasattr(layer, "batch_select_indices"):  # a convolution's or a linear attention's state
+            layer.batch_select_indices = layer.reorder_cache
     return cache
 
 

@@ -34,6 +34,17 @@ TRAINED: dict[str, tuple[dict[str, Any], str]] = {
     "gpt2": ({"attn_pdrop": 0.0}, "tree"),  # n_embd, n_layer, n_head, n_positions; Conv1D
     "opt": ({"ffn_dim": 96, "word_embed_proj_dim": 48}, "tree"),
     "bloom": ({}, "plain"),  # no positions that could be given
+    "lfm2": ({"layer_types": ["conv", "full_attention"]}, "plain"),
+    "qwen3_5_text": (
+        {
+            "head_dim": 12,
+            "layer_types": ["linear_attention", "full_attention"],
+            "linear_num_key_heads": 2,
+            "linear_num_value_heads": 4,
+        },
+        "plain",
+    ),
+    "gemma3_text": ({"head_dim": 12, "sliding_window": 8}, "tree"),
 }
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "mamba": ({}, "keeps a state besides keys and values"),
