@@ -63,7 +63,10 @@ class MethodConfig(Options):
         json_schema_extra=NO_FLAG,
     )
     early_stopping_steps: int | None = Field(
-        None, ge=1, description="stop after this many optimizer steps without a better validation (the best is kept)"
+        None,
+        ge=1,
+        description="stop after this many optimizer steps without a better validation (the best is kept)",
+        json_schema_extra=NO_FLAG,
     )
     sample_interval: int = Field(
         500, ge=1, description="optimizer steps between samples written to samples.jsonl", json_schema_extra=NO_FLAG

@@ -138,7 +138,7 @@ def _training(method: str, folder: Path, out: Path) -> list[str]:
     command += ["--learning-rate", "1e-3", "--warmup-steps", "2"]
     if method == "grpo":
         return [*command, "--reward", f"{folder / 'rewards.py'}:sum_of_letters", "--set", "updates_per_batch=2"]
-    return [*command, "--early-stopping-steps", "6"]
+    return [*command, "--set", "early_stopping_steps=6"]
 
 
 def difference(whole: Path, out: Path) -> str | None:

@@ -27,7 +27,7 @@ from alignkit.data.trees.packs import attention_cost, pack_evenly, pack_for_rank
 from alignkit.data.trees.trees import Tree
 from alignkit.distributed.ranks import World
 from alignkit.errors import UsageError
-from alignkit.policy.load import compile_layers
+from alignkit.policy.compiled import decoder_layers
 from alignkit.policy.policy import Policy, own_shard
 from alignkit.registry import registry
 from alignkit.rollouts.sampler import Completion, Request, Sampler
@@ -83,21 +83,14 @@ class FullParams:
                 parameter.data = parameter.data.new_empty(0)
 
 
-def shard(policy: Policy, world: World, *, compiled: bool = False) -> FullParams:
-    """Shard a copy of a policy, each decoder layer apart and the policy as the root; `policy` becomes the plain one.
-
-    Args:
-        compiled: compile the copy's layers: a copy of compiled layers is not compiled itself.
-    """
+def shard(policy: Policy, world: World) -> FullParams:
+    """Shard a copy of a policy, each decoder layer apart and the policy as the root; `policy` becomes the plain one."""
     from torch.distributed.fsdp import FSDPModule, fully_shard
 
     own: dict[int, Any] = {id(p): nn.Parameter(p.data, requires_grad=p.requires_grad) for p in policy.parameters()}
     sharded = copy.deepcopy(policy, own)
-    if compiled:
-        compile_layers(sharded)
     mesh = dist.init_device_mesh(policy.device.type, (world.size,))
-    lists = [module for module in sharded.body.children() if isinstance(module, nn.ModuleList)]
-    for layer in max(lists, key=len, default=nn.ModuleList()):
+    for layer in decoder_layers(sharded.body):
         fully_shard(layer, mesh=mesh)
     fully_shard(sharded, mesh=mesh)
     for module in sharded.modules():

@@ -75,7 +75,7 @@ class FlexLayout:
     def attend(
         self, query: Tensor, key: Tensor, value: Tensor, scale: float | None, window: int | None = None
     ) -> Tensor:
-        attended = _compiled_flex()(query, key, value, block_mask=self.masks[window], scale=scale, enable_gqa=True)
+        attended = _flex()(query, key, value, block_mask=self.masks[window], scale=scale, enable_gqa=True)
         return attended.transpose(1, 2).contiguous()
 
 
@@ -155,6 +155,13 @@ def sees(tree_S: Tensor, segment_S: Tensor, position_S: Tensor, window: int | No
         return seen if window is None else seen & (position_S[query] - position_S[key] < window)
 
     return mask
+
+
+def _flex() -> Any:
+    """FlexAttention, compiled: within a compiled layer as a part of it, else alone."""
+    from torch.nn.attention.flex_attention import flex_attention
+
+    return flex_attention if torch.compiler.is_compiling() else _compiled_flex()
 
 
 @cache

@@ -33,6 +33,11 @@ class Dropout:
     is_on: bool = True
     configured: tuple[tuple[Any, str, Any], ...] = ()
 
+    @property
+    def drops(self) -> bool:
+        """Whether training drops anything out."""
+        return self.is_on and bool(self.rates)
+
     def line(self, method: str) -> str | None:
         """Return what the run logs of it; None where there is none."""
         if not self.rates:

@@ -67,7 +67,7 @@ def load_policy(
         scalar_head: a sequence-classification head of one value, new where the folder has none.
         seed: of new weights (head, adapter).
         gradient_checkpointing: save each layer's input alone; the backward pass computes the layer again.
-        compiled: compile each layer by torch.compile; on CUDA only.
+        compiled: compile the layers by torch.compile; on CUDA only.
         in_four_bits: hold the linear layers in 4 bits; needs `lora_rank`.
         dropout: keep the dropout that the model came with, in training mode; else it is switched off.
 
@@ -105,8 +105,8 @@ def load_policy(
     policy.dropout = known
     if gradient_checkpointing:
         _checkpoint(policy, folder)
-    if compiled:
-        compile_layers(policy)
+    if compiled and device.type == "cuda":
+        policy.compile_layers()
     return policy
 
 
@@ -125,7 +125,7 @@ def refuse_uncomputed(policy: Policy, folder: Path) -> None:
     was_training = policy.training
     policy.eval()  # a pass that drops out would move the random numbers of training
     try:
-        with policy.on_path("plain"), policy.computing(), torch.no_grad(), torch.compiler.set_stance("force_eager"):
+        with policy.on_path("plain"), policy.computing(), torch.no_grad():
             policy.body(input_ids=ids, use_cache=False)
     except COMPUTE_ERRORS as error:
         if is_out_of_memory(error) or lost_gpu(error):
@@ -144,15 +144,6 @@ def _checkpoint(policy: Policy, folder: str | Path) -> None:
     if not getattr(policy.base, "supports_gradient_checkpointing", False):
         raise UsageError(f"--gradient-checkpointing: {folder}: transformers' {type(policy.base).__name__} has none")
     policy.base.gradient_checkpointing_enable({"use_reentrant": False})
-
-
-def compile_layers(policy: Policy) -> None:
-    """Compile each layer by torch.compile, on CUDA only."""
-    if policy.device.type != "cuda":
-        _logger.warning("compile is for CUDA: left out on %s", policy.device.type)
-        return
-    for layer in getattr(policy.body, "layers", [policy.body]):
-        layer.compile(dynamic=True)
 
 
 def _load_model(folder: Path, scalar_head: bool) -> Any:

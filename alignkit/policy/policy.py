@@ -21,6 +21,7 @@ from alignkit.data.trees.packs import Pack
 from alignkit.policy import attention
 from alignkit.policy.architecture import num_positions
 from alignkit.policy.attention import FlexLayout, tree_refusal, windows
+from alignkit.policy.compiled import MIN_TOKENS, CompiledLayers
 from alignkit.policy.cpu.kernels import CpuKernels
 from alignkit.policy.dropout import Dropout
 from alignkit.policy.four_bits import computed_weight
@@ -73,6 +74,8 @@ class Policy(nn.Module):
         self.dropout = Dropout()
         """What the model came with."""
         self._cpu = CpuKernels(self.body) if self.device.type == "cpu" else None
+        self._compiled: CompiledLayers | None = None
+        self._in_fp32 = False
         self.use_path(path)
 
     @property
@@ -108,11 +111,15 @@ class Policy(nn.Module):
         """Whether the backward pass computes layers again (gradient checkpointing)."""
         return bool(getattr(self.base, "is_gradient_checkpointing", False))
 
+    @property
+    def is_compiled(self) -> bool:
+        """Whether training computes by compiled layers; on the plain path it does not."""
+        return self._compiled is not None and self.path == "tree"
+
     def use_path(self, path: str) -> None:
         """Switch between the tree path and the plain path."""
         self.path = path
-        if self._cpu is not None:
-            self._cpu.switch(path == "tree")
+        self._switch()
         if path == "tree":
             attention.register()
         self.base.set_attn_implementation(attention.NAME if path == "tree" else attention.plain_kind(self.base))
@@ -126,6 +133,31 @@ class Policy(nn.Module):
             yield
         finally:
             self.use_path(before)
+
+    def compile_layers(self, *, backend: str = "inductor") -> None:
+        """Let the decoder layers compute the tree path by torch.compile; each kind of row costs its time once."""
+        self._compiled = CompiledLayers(self.body, backend=backend)
+        self._switch()
+
+    @contextmanager
+    def in_fp32(self) -> Iterator[None]:
+        """Compute in the weights' own precision for a while; where that is not the run's, layers are not compiled."""
+        before = self.autocast, self._in_fp32
+        self.autocast, self._in_fp32 = None, self.autocast is not None or self._in_fp32
+        self._switch()
+        try:
+            yield
+        finally:
+            self.autocast, self._in_fp32 = before
+            self._switch()
+
+    def _switch(self) -> None:
+        """Let the layers compute by what belongs to the path."""
+        is_tree = self.path == "tree"
+        if self._cpu is not None:
+            self._cpu.switch(is_tree)
+        if self._compiled is not None:
+            self._compiled.switch(is_tree and not self._in_fp32)
 
     @contextmanager
     def base_weights(self) -> Iterator[None]:
@@ -215,6 +247,8 @@ class Policy(nn.Module):
 
     def _tree_states(self, pack: Pack) -> tuple[Tensor, Tensor]:
         device = self.device
+        if self._cpu is None or self._compiled is not None:
+            pack = pack.filled_up(MIN_TOKENS)
         ids = torch.as_tensor(pack.ids_S, device=device)[None]
         positions = torch.as_tensor(pack.position_S, device=device)[None]
         tree = FlexLayout.of(pack.spans, device, self.windows) if self._cpu is None else self._cpu.layout(pack.spans)

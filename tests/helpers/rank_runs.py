@@ -29,10 +29,10 @@ METHODS = {
     "sft-lenpen": ["--penalty", "0.05", "--penalty-interval", "2", "--max-new-tokens", "40"],
     "dpo": ["--gradient-checkpointing"],
     "dpo-lora": ["--lora-rank", "4", "--set", "reference=online"],
-    "reward": ["--learning-rate", "0.03", "--validation-interval", "2", "--early-stopping-steps", "4"],
+    "reward": ["--learning-rate", "0.03", "--validation-interval", "2", "--set", "early_stopping_steps=4"],
     "grpo": ["--reward", "rewards.py:short", "--group-size", "3", "--kl-estimator", "k1"],
 }
-WORSE = ["--learning-rate", "1", "--validation-interval", "1", "--early-stopping-steps", "2"]
+WORSE = ["--learning-rate", "1", "--validation-interval", "1", "--set", "early_stopping_steps=2"]
 REWARDS = """
 def short(completion, row):
     return len(set(completion)) - 0.5 * len(completion)

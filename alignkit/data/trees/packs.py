@@ -8,7 +8,7 @@ restart at the prompt's length for every completion.
 from __future__ import annotations
 
 from collections.abc import Sequence, Sized
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
@@ -64,6 +64,22 @@ class Pack:
     @property
     def num_completions(self) -> int:
         return len(self.group_N)
+
+    def filled_up(self, num_tokens: int) -> Pack:
+        """Return a row of at least this many tokens: a tree that nobody scores fills what is missing.
+
+        `trees` are left as they are.
+        """
+        size = len(self.ids_S)
+        missing = num_tokens - size
+        if missing <= 0:
+            return self
+        return replace(
+            self,
+            ids_S=np.pad(self.ids_S, (0, missing)),
+            position_S=np.pad(self.position_S, (0, missing)),
+            spans=(*self.spans, Span(size, num_tokens, ())),
+        )
 
 
 def lay_out(trees: Sequence[Tree], numbers: Sequence[int] | np.ndarray | None = None) -> Pack:

@@ -56,12 +56,12 @@ class Models:
                 self.reference.know_again(policy)
 
 
-def shared(models: Models, world: World, *, compiled: bool) -> Models:
+def shared(models: Models, world: World) -> Models:
     """Shard the policy among the ranks, and let them share the drawing of samples."""
     if world.size == 1:
         return models
     reference = models.reference
-    whole = shard(models.policy, world, compiled=compiled)
+    whole = shard(models.policy, world)
     return Models(
         whole.sharded,
         None if reference is None else reference.under(whole.sharded),

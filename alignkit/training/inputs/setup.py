@@ -156,7 +156,6 @@ def load_models(method: Method, resolved: Resolved, inputs: Inputs, world: World
         inputs.source.folder,
         lora_rank=section.lora_rank,
         gradient_checkpointing=section.gradient_checkpointing,
-        compiled=section.compile,
         in_four_bits=section.quantize is not None,
         dropout=_keeps_dropout(method),
         **options,
@@ -197,6 +196,7 @@ def _load_options(method: Method, resolved: Resolved) -> dict[str, Any]:
         "attention": resolved.model.attention,
         "scalar_head": "scalar_head" in method.needs,
         "seed": resolved.method.seed,
+        "compiled": resolved.model.compile,
     }
 
 

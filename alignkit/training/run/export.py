@@ -201,14 +201,12 @@ def _measured(policy: Policy, trees: Sequence[Tree]) -> Tensor | None:
     """The policy's log-probs of a few rows, or the values of its scalar head; computed in the weights' precision."""
     if not trees:
         return None
-    autocast, policy.autocast = policy.autocast, None
     was_training = policy.training
     policy.eval()
     try:
-        with torch.no_grad():
+        with torch.no_grad(), policy.in_fp32():
             output = policy(lay_out(trees))
     finally:
-        policy.autocast = autocast
         policy.train(was_training)
     return output.logprob_T if output.value_N is None else output.value_N
 

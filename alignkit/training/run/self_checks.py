@@ -72,33 +72,32 @@ def run_checks(
     """
     small = small_trees(trees)
     pack = lay_out(small)
-    autocast, policy.autocast = policy.autocast, None
     was_training = policy.training
     policy.eval()
     try:
-        checks = [] if policy.scalar_head else _head_checks(policy, small)
-        if policy.path == "tree" and was_training:
-            _meet_dropout(policy, pack)
-        fast = plain = _scores_and_gradient(policy, pack)
-        if policy.path == "tree":
-            with policy.on_path("plain"):
-                plain = _scores_and_gradient(policy, pack)
-            checks += _tree_checks(fast, plain)
-        checks.append(_split_check(policy, small, fast[0]))
-        if policy.path == "plain" and not policy.scalar_head:
-            checks.append(_later_check(policy, small[0]))
-        if samples and not policy.scalar_head:
-            checks.append(_sampler_check(policy, small))
-        if reference is not None and not policy.scalar_head:
-            checks.append(_reference_check(policy, reference, small))
+        with policy.in_fp32():
+            checks = [] if policy.scalar_head else _head_checks(policy, small)
+            if policy.path == "tree" and was_training:
+                _meet_dropout(policy, pack)
+            fast = plain = _scores_and_gradient(policy, pack)
+            if policy.path == "tree":
+                with policy.on_path("plain"):
+                    plain = _scores_and_gradient(policy, pack)
+                checks += _tree_checks(fast, plain)
+            checks.append(_split_check(policy, small, fast[0]))
+            if policy.path == "plain" and not policy.scalar_head:
+                checks.append(_later_check(policy, small[0]))
+            if samples and not policy.scalar_head:
+                checks.append(_sampler_check(policy, small))
+            if reference is not None and not policy.scalar_head:
+                checks.append(_reference_check(policy, reference, small))
         del fast
-        policy.autocast = autocast
-        if autocast is not None:
+        if policy.autocast is not None:
+            policy.train(was_training and not policy.dropout.drops)  # a compiled graph for each mode
             checks += _bf16_checks(policy, pack, plain)
     finally:
         if reference is not None:
             reference.release()
-        policy.autocast = autocast
         policy.train(was_training)
         policy.zero_grad(set_to_none=True)
     return checks
@@ -172,7 +171,8 @@ def first_margins(
                 ours_T = policy(pack).logprob_T
                 found += margins(pack, ours_T, reference.logprobs(pack))
                 if policy.autocast is not None:
-                    rounding += margins(pack, ours_T, _in_fp32(policy, pack))
+                    with policy.in_fp32():
+                        rounding += margins(pack, ours_T, policy(pack).logprob_T)
             if policy.autocast is None:
                 for pack in packs(1 + layout.steps_per_epoch):
                     rounding += margins(pack, policy(pack).logprob_T, reference.logprobs(pack))
@@ -189,15 +189,6 @@ def first_margins(
     return Margins(first_N, rounding_N)
 
 
-def _in_fp32(policy: Policy, pack: Pack) -> Tensor:
-    autocast, policy.autocast = policy.autocast, None
-    try:
-        logprob_T: Tensor = policy(pack).logprob_T
-    finally:
-        policy.autocast = autocast
-    return logprob_T
-
-
 def ranks_check(models: Models, trees: Sequence[Tree]) -> Check:
     """Compare the gradient of two rows shared among the ranks with that of one process; every rank must ask.
 
@@ -207,13 +198,10 @@ def ranks_check(models: Models, trees: Sequence[Tree]) -> Check:
     own = [n for n in range(len(small)) if n % world.size == world.rank]
 
     def summed(policy: Policy, numbers: Sequence[int], weight: float = 1.0) -> list[Tensor]:
-        autocast, policy.autocast = policy.autocast, None
-        try:
+        with policy.in_fp32():
             (weight * torch.stack([_weighted(_scores(policy, lay_out([small[n]]))) for n in numbers]).sum()).backward()
             gradients = [p.grad for p in policy.parameters() if p.grad is not None]
-        finally:
-            policy.autocast = autocast
-            policy.zero_grad(set_to_none=True)
+        policy.zero_grad(set_to_none=True)
         return gradients
 
     ours = _joined([full(x) for x in summed(models.policy, own or [0], 1.0 if own else 0.0)])
@@ -338,11 +326,8 @@ def _reference_check(policy: Policy, reference: Reference, trees: Sequence[Tree]
     """Before the first step the policy is its reference (DPO's margin is 0); a run that resumes skips this."""
     pack = lay_out(trees)
     with reference.policy() as frozen, torch.no_grad():
-        autocast, frozen.autocast = frozen.autocast, None
-        try:
+        with frozen.in_fp32():
             theirs = frozen(pack).logprob_T
-        finally:
-            frozen.autocast = autocast
         ours = policy(pack).logprob_T
     return Check("policy = reference before the first step", _gap(ours, theirs), 1e-5, "nats")
 

@@ -263,6 +263,8 @@ def _compute(
     models = load_models(method, resolved, inputs, world)
     if (line := models.policy.dropout.line(method.name)) is not None:
         progress.note(line)
+    if models.policy.is_compiled:
+        progress.note("compiling the layers takes about a minute, once; --no-compile leaves it out")
     started = time.monotonic()
     trackers = _trackers(resolved, run, description["config"]) if world.is_first else []
     run.write_json(RUN_FILE, description)
@@ -274,7 +276,7 @@ def _compute(
         models.use_path(chosen)  # on all ranks; the reference's log-probs follow
         _check_reference(run, models, inputs, progress, method, resolved.method, world)
     if world.size > 1:
-        models = _shared(run, models, inputs, world, compiled=resolved.model.compile, checks=found is None)
+        models = _shared(run, models, inputs, world, checks=found is None)
     go_on = partial(resume_command, resolved, run.path)
     saver = RunSaver(run, models, load_start=lambda: load_start(method, resolved, inputs, go_on), go_on=go_on)
     deadlines = Deadlines(resolved.rollouts.timeouts_s, log=run.log, left=partial(saver.what_is_saved, waits=False))
@@ -481,10 +483,10 @@ def _add_check(run: RunFolder, check: Check, *facts: Mapping[str, Any]) -> None:
         )
 
 
-def _shared(run: RunFolder, models: Models, inputs: Inputs, world: World, *, compiled: bool, checks: bool) -> Models:
+def _shared(run: RunFolder, models: Models, inputs: Inputs, world: World, *, checks: bool) -> Models:
     """Shard the policy among the ranks; `checks` compares their gradient with one process's, noted in checks.json."""
     models.policy.use_path(world.gather(models.policy.path)[0])  # the start-up checks ran on rank 0
-    models = shared(models, world, compiled=compiled)
+    models = shared(models, world)
     if not checks:
         return models
     check = ranks_check(models, inputs.training.trees)

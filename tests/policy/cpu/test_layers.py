@@ -117,11 +117,6 @@ def test_gradient_checkpointing_saves_less_and_changes_no_gradient(lora_rank: in
         assert torch.allclose(ours[name], theirs[name], rtol=1e-5, atol=1e-6 * float(theirs[name].abs().max())), name
 
 
-def test_compile_is_left_out_on_a_cpu_and_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    load_policy(tiny_model(tmp_path), compiled=True, device=torch.device("cpu"))
-    assert "compile is for CUDA: left out on cpu" in caplog.text
-
-
 def test_under_bf16_the_gradient_is_as_near_to_fp32s_as_the_modules_own(tmp_path: Path) -> None:
     folder = tiny_model(tmp_path, hidden_size=64, intermediate_size=192)
     exact = gradients_of(load_policy(folder, precision="fp32"), False)
