@@ -185,7 +185,7 @@ def _planned(method: Method, resolved: Resolved, longest: int | None, capacity: 
         "optimizer": (2 if resolved.method.optimizer.endswith("-8bit") else 8) * trained // ranks,
         "copies": _copies(resolved, parameters, sizes, size, card),
         "gathered": 4 * parameters if ranks > 1 else 0,
-        "reference": 4 * parameters if _keeps_copy(method, resolved) else 0,
+        "reference": 4 * parameters if keeps_reference(method, resolved) else 0,
         "activations": tokens * _activation_bytes_per_token(resolved, sizes, size, card),
         "logits": _logits(method, resolved, sizes, tokens, size, card),
         "rollouts": _rollouts(method, resolved, sizes, size),
@@ -247,7 +247,7 @@ def _copies(resolved: Resolved, parameters: int, sizes: Architecture, size: int,
     return size * (parameters - (0 if resolved.model.quantize is None else sizes.num_narrow))
 
 
-def _keeps_copy(method: Method, resolved: Resolved) -> bool:
+def keeps_reference(method: Method, resolved: Resolved) -> bool:
     """Whether a frozen reference stays in memory: cached log-probs let it go, an adapter is switched off instead."""
     if not needs_reference(method, resolved) or resolved.model.lora_rank is not None:
         return False
@@ -256,7 +256,9 @@ def _keeps_copy(method: Method, resolved: Resolved) -> bool:
 
 def _loads_reference(method: Method, resolved: Resolved) -> bool:
     """Whether a frozen reference is loaded to validate, and dropped."""
-    return needs_reference(method, resolved) and resolved.model.lora_rank is None and not _keeps_copy(method, resolved)
+    return (
+        needs_reference(method, resolved) and resolved.model.lora_rank is None and not keeps_reference(method, resolved)
+    )
 
 
 def _activation_bytes_per_token(resolved: Resolved, sizes: Architecture, size: int, card: Card | None) -> int:
