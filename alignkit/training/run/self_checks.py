@@ -77,7 +77,7 @@ def run_checks(
     try:
         with policy.in_fp32():
             checks = [] if policy.scalar_head else _head_checks(policy, small)
-            if policy.path == "tree" and was_training:
+            if policy.path == "tree" and was_training and policy.dropout.drops:
                 _meet_dropout(policy, pack)
             fast = plain = _scores_and_gradient(policy, pack)
             if policy.path == "tree":
@@ -90,7 +90,7 @@ def run_checks(
             if samples and not policy.scalar_head:
                 checks.append(_sampler_check(policy, small))
             if reference is not None and not policy.scalar_head:
-                checks.append(_reference_check(policy, reference, small))
+                checks.append(_reference_check(reference, pack, plain[0]))
         del fast
         if policy.autocast is not None:
             policy.train(was_training and not policy.dropout.drops)  # a compiled graph for each mode
@@ -171,7 +171,8 @@ def first_margins(
                 ours_T = policy(pack).logprob_T
                 found += margins(pack, ours_T, reference.logprobs(pack))
                 if policy.autocast is not None:
-                    with policy.in_fp32():
+                    exact = "plain" if policy.is_compiled else policy.path  # nothing is compiled for one look in fp32
+                    with policy.in_fp32(), policy.on_path(exact):
                         rounding += margins(pack, ours_T, policy(pack).logprob_T)
             if policy.autocast is None:
                 for pack in packs(1 + layout.steps_per_epoch):
@@ -293,8 +294,8 @@ def _own_scores_and_gradient(policy: Policy, pack: Pack) -> Computed:
 
 def _split_check(policy: Policy, trees: Sequence[Tree], whole: Tensor) -> Check:
     """One row of all trees, whose scores are given, against one row per tree."""
-    with torch.no_grad():
-        apart = torch.cat([_scores(policy, lay_out([one])) for one in trees])
+    # With gradient as the whole had: without, FlexAttention would be compiled once more.
+    apart = torch.cat([_scores(policy, lay_out([one])).detach() for one in trees])
     return Check("a batch in one row = in several", _gap(whole, apart), _LOGPROB_TOLERANCE, "nats")
 
 
@@ -318,17 +319,15 @@ def _sampler_check(policy: Policy, trees: Sequence[Tree]) -> Check:
     prompts = [texts[0], texts[-1][len(texts[-1]) // 3 :]]
     requests = [Request(ids.tolist(), 1.0, seed, _NUM_SAMPLED) for seed, ids in enumerate(prompts)]
     drawn = BatchedGeneration(policy, end_ids=frozenset()).generate(requests)
-    found = distance(policy, list(zip(requests, drawn, strict=True)))
+    with policy.on_path("plain"):  # nothing is compiled for it
+        found = distance(policy, list(zip(requests, drawn, strict=True)))
     return Check("samples' log-probs = the policy's", found, _SAMPLER_TOLERANCE, "nats per token")
 
 
-def _reference_check(policy: Policy, reference: Reference, trees: Sequence[Tree]) -> Check:
+def _reference_check(reference: Reference, pack: Pack, ours: Tensor) -> Check:
     """Before the first step the policy is its reference (DPO's margin is 0); a run that resumes skips this."""
-    pack = lay_out(trees)
-    with reference.policy() as frozen, torch.no_grad():
-        with frozen.in_fp32():
-            theirs = frozen(pack).logprob_T
-        ours = policy(pack).logprob_T
+    with reference.policy() as frozen, frozen.in_fp32(), frozen.on_path("plain"), torch.no_grad():
+        theirs = frozen(pack).logprob_T
     return Check("policy = reference before the first step", _gap(ours, theirs), 1e-5, "nats")
 
 

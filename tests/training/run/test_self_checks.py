@@ -15,6 +15,7 @@ from alignkit.cli.main import main
 from alignkit.policy import policy as policies
 from alignkit.policy.cpu.split_attention import SegmentLayout
 from alignkit.policy.load import load_policy
+from alignkit.training.gradient.reference import Reference
 from alignkit.training.run import self_checks
 from alignkit.training.run.self_checks import run_checks
 
@@ -71,6 +72,20 @@ def test_the_precision_that_trains_is_checked_too(
     break_in_bf16(monkeypatch, SegmentLayout, "attend", VALUE)
     failed = [check.name for check in run_checks(policy, trees) if not check.ok]
     assert failed and all(name.startswith("bf16") for name in failed)
+
+
+def test_the_checks_ask_for_few_kinds_of_tree_attention(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On CUDA each kind is compiled, forward and backward, for several seconds."""
+    policy, kinds, own = load_policy(model, precision="bf16"), set(), SegmentLayout.attend
+
+    def attend(self: SegmentLayout, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *rest: Any) -> Any:
+        kinds.add((value.dtype, torch.is_grad_enabled()))
+        return own(self, query, key, value, *rest)
+
+    monkeypatch.setattr(SegmentLayout, "attend", attend)
+    checks = run_checks(policy, random_pairs(3), samples=True, reference=Reference(policy, frozen=load_policy(model)))
+    assert all(check.ok for check in checks) and len(checks) == 9
+    assert kinds == {(torch.float32, True), (torch.bfloat16, True)}
 
 
 def test_a_model_whose_own_code_rounds_by_more_is_allowed_it(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
