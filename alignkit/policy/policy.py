@@ -9,7 +9,7 @@ Shape letters: alignkit/policy/__init__.py.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, NamedTuple
 
@@ -165,14 +165,14 @@ class Policy(nn.Module):
         with self.model.disable_adapter() if self.has_adapter else nullcontext():
             yield
 
-    def merged_weights(self) -> Iterator[tuple[str, Tensor]]:
-        """Yield every tensor by its name in the checkpoint format; an adapted one as W + scaling B A.
+    def merged_weights(self, wanted: Callable[[str], bool] = lambda name: True) -> Iterator[tuple[str, Tensor]]:
+        """Yield every wanted tensor by its name in the checkpoint format; an adapted one as W + scaling B A.
 
         The policy is left alone: merging in place and taking it back would round the frozen weights. A tied head is
         named like the rest.
         """
         for name, tensor in self.base.state_dict().items():
-            if ".lora_" in name:
+            if ".lora_" in name or not wanted(name.replace(".base_layer.", ".")):
                 continue
             owner, _, kind = name.rpartition(".base_layer.")
             if not owner:

@@ -7,7 +7,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar
 
-from alignkit.errors import InputError
+from alignkit.errors import InputError, RunStopped
 from alignkit.rollouts.sampler import Completion, Request, Sampler
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ class CopyingSampler(Sampler):
         super().__init__(policy, end_ids=end_ids)
         self._agreement: Agreement | None = None
         self._metrics: dict[str, float] = {}
+        self._stale: Sequence[str] = ()
         self._is_loaded = False
         self._is_checked = False
 
@@ -36,6 +37,10 @@ class CopyingSampler(Sampler):
     @abstractmethod
     def load(self, weights: Iterable[tuple[str, Tensor]]) -> None:
         """Make these the copy's weights, by the names of the checkpoint format; nothing of older ones may stay."""
+
+    def stale(self) -> Sequence[str]:
+        """Return tensors that are others in the copy, which was just renewed; () where it cannot be read."""
+        return ()
 
     def sources(self) -> Sequence[str]:
         """Which copy gave each completion of the last `generate`; () where there is one copy. Each is checked."""
@@ -54,6 +59,7 @@ class CopyingSampler(Sampler):
         """Renew the copy."""
         started = time.monotonic()
         self.load(self.weights())
+        self._stale = self.stale()
         self._is_loaded, self._is_checked = True, False
         self._metrics["sync_s"] = time.monotonic() - started
 
@@ -83,6 +89,13 @@ class CopyingSampler(Sampler):
 
     def _check(self, requests: Sequence[Request], completions: Sequence[Completion]) -> None:
         """Compare where log-probs are known: those after top-p are not the policy's."""
+        if self._stale:
+            raise RunStopped(
+                f"stale weights: --sampler {self.name} does not generate from the weights that are trained: after an "
+                f"update {len(self._stale)} of the tensors looked at are other ones ({self._stale[0]}); nothing was "
+                "trained on these samples; report this with the versions of `alignkit doctor`, or use --sampler "
+                "transformers"
+            )
         sources = self.sources() or [self.name] * len(completions)
         known: dict[str, list[tuple[Request, Completion]]] = {}
         for source, request, completion in zip(sources, requests, completions, strict=True):

@@ -25,6 +25,7 @@ from alignkit_plugins.vllm_engine import (
     start_engine,
     stop_engine,
 )
+from alignkit_plugins.weight_comparison import WeightComparison, is_made_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -48,6 +49,7 @@ class VLLMSampler(CopyingSampler):
         self._sleeps = policy.device.type == "cuda"
         self._is_asleep = False
         self._searches_beams = False
+        self._comparison = WeightComparison(policy)
 
     @property
     def max_length(self) -> int:
@@ -97,6 +99,16 @@ class VLLMSampler(CopyingSampler):
         engine.collective_rpc("reload_weights", kwargs={"weights_iterator": iter(weights)})
         if not engine.reset_prefix_cache():
             raise RunStopped("vLLM keeps prefixes that were cached under older weights: another request is under way")
+
+    def stale(self) -> Sequence[str]:
+        """See `CopyingSampler`."""
+
+        def differing(model: Any) -> list[str]:
+            own = dict(model.named_parameters())
+            return self._comparison.differing(lambda name, parts: is_made_of(own[name], parts) if name in own else None)
+
+        (found,) = self._engine.apply_model(differing)
+        return list(found)
 
     def close(self) -> None:
         """Free the engine."""

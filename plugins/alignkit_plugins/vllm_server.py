@@ -40,6 +40,7 @@ from alignkit.plugin import (
     UsageError,
 )
 from alignkit_plugins.vllm_engine import as_completion, sampling_fields
+from alignkit_plugins.weight_comparison import WeightComparison, has_digest
 from alignkit_plugins.weight_transfer import backend_of, connect
 from alignkit_plugins.weights_folder import WeightsFolder
 
@@ -80,6 +81,7 @@ class VLLMServerSampler(CopyingSampler):
         self._folder: WeightsFolder | None = None
         self._backend: str | None = None
         self._transfers: dict[_Server, Any] = {}
+        self._comparisons: dict[_Server, WeightComparison] = {}
         self._max_length = 0
         self._model: dict[str, str] = {}
         self.drawn_by: list[str] = []
@@ -163,6 +165,27 @@ class VLLMServerSampler(CopyingSampler):
 
     def sources(self) -> Sequence[str]:
         return self.drawn_by
+
+    def stale(self) -> Sequence[str]:
+        """See `CopyingSampler`. A server gives the SHA-256 of each tensor, which takes about a second per gigabyte."""
+        import torch
+
+        dtype, found = self.policy.autocast or torch.float32, []
+        for server in self._alive:
+            try:
+                answer = self._ask(server, "POST", "/collective_rpc", {"method": "compute_weight_checksums"})
+                (of_worker,) = answer["results"]  # of one worker: several have a part of each tensor
+                digests = {name.rpartition(":")[2]: str(digest) for name, digest in of_worker.items()}
+            except (ServerDown, KeyError, TypeError, ValueError, AttributeError) as error:
+                _logger.info("%s: its tensors are not compared (%s), its log-probs are", server.url, error)
+                continue
+
+            def same(name: str, parts: Sequence[Tensor], digests: dict[str, str] = digests) -> bool | None:
+                return has_digest(digests[name], parts, dtype) if name in digests else None
+
+            comparison = self._comparisons.setdefault(server, WeightComparison(self.policy))
+            found += [f"{name} of {server.url}" for name in comparison.differing(same)]
+        return found
 
     def close(self) -> None:
         """Close the connections and let go of the folder; the servers stay."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Callable, Iterator
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from alignkit_plugins.vllm_sampler import VLLMSampler
+from alignkit_plugins.weight_comparison import WeightComparison, engine_name, has_digest, is_made_of
 from tiny_models import tiny_model
 from vllm_engines import needs_vllm, one_worker, shared_sampler, sharing_the_engine
 
@@ -20,6 +22,7 @@ from alignkit.policy.load import load_policy
 from alignkit.policy.policy import Policy
 from alignkit.pretrained import embedded
 from alignkit.registry import registry
+from alignkit.rollouts.agreement import distance
 from alignkit.rollouts.copying import CopyingSampler
 from alignkit.rollouts.sampler import Request
 
@@ -35,12 +38,14 @@ def sampler() -> Iterator[CopyingSampler]:
     return made
 
 
-def update(policy: Policy) -> None:
+def update(policy: Policy, size: float = 1e-4) -> None:
     """What one optimizer step at a GRPO run's peak learning rate does: Adam moves every weight by about that much."""
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for parameter in policy.parameters():
-            parameter.add_(torch.randint(0, 2, parameter.shape, generator=generator, dtype=torch.int8) * 2e-4 - 1e-4)
+            parameter.add_(
+                torch.randint(0, 2, parameter.shape, generator=generator, dtype=torch.int8) * 2 * size - size
+            )
 
 
 @needs_vllm
@@ -85,12 +90,71 @@ def test_stale_weights_stop_by_that_name(
 @needs_vllm
 @one_worker
 @pytest.mark.slow
+def test_a_copy_one_small_update_old_is_stale(sampler: CopyingSampler, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its log-probs are as near as those of fresh weights, as in bf16 those of any one update: the tensors say it."""
+    policy = sampler.policy
+    for arrives in (True, False, True):
+        update(policy, 1e-8)
+        with monkeypatch.context() as patch:
+            if not arrives:
+                patch.setattr(sampler, "load", lambda weights: None)
+            sampler.sync()
+        assert distance(policy, list(zip(REQUESTS, sampler.sample(REQUESTS), strict=True))) < 1e-4
+        if arrives:
+            sampler.generate(REQUESTS)
+        else:
+            with pytest.raises(RunStopped, match=r"stale weights: --sampler vllm .*model\.embed_tokens\.weight"):
+                sampler.generate(REQUESTS)
+
+
+@needs_vllm
+@one_worker
+@pytest.mark.slow
 def test_what_the_engine_cannot_take_is_said(sampler: CopyingSampler) -> None:
     with pytest.raises(InputError, match=r"8,190 tokens and 24 new ones .* \(4,096\)"):
         sampler.generate([Request([1] * 8190, 1.0, 0, 24)])
     with pytest.raises(UsageError, match=r"temperature 0\.001"):
         sampler.generate([Request([1], 0.001, 0, 4)])
     assert sampler.generate([]) == []
+
+
+def test_tensors_are_compared_by_the_engines_names_in_every_layer_in_turn(tmp_path: Path) -> None:
+    policy = load_policy(tiny_model(tmp_path, num_hidden_layers=4), precision="fp32")
+    engine: dict[str, list[torch.Tensor]] = {}
+    for name, tensor in policy.merged_weights():
+        engine.setdefault(engine_name(name), []).append(tensor.detach().clone())
+    whole = {name: torch.cat([*parts, torch.zeros_like(parts[0])]).bfloat16() for name, parts in engine.items()}
+    assert {name.split(".")[-2] for name in whole} >= {"qkv_proj", "gate_up_proj", "o_proj", "embed_tokens"}
+    transposed = whole.pop("model.layers.2.self_attn.o_proj.weight")[:48].t().contiguous()
+    whole["model.layers.2.self_attn.o_proj.weight"] = transposed
+
+    comparison = WeightComparison(policy)
+
+    def differing() -> set[str]:
+        return set(comparison.differing(lambda name, parts: is_made_of(whole[name], parts)))
+
+    assert differing() == differing() == set()
+    with torch.no_grad():
+        whole["model.layers.1.self_attn.qkv_proj.weight"][60, 0] += 1  # a row of k
+        whole["model.layers.3.mlp.down_proj.weight"][0, 0] += 1
+        transposed[0, 0] += 1
+    found = [differing() for _ in range(4)]
+    assert all("model.layers.3.mlp.down_proj.weight" in one for one in found)
+    assert sum("model.layers.1.self_attn.qkv_proj.weight" in one for one in found) == 1
+    assert {name for one in found for name in one} == {
+        "model.layers.1.self_attn.qkv_proj.weight",
+        "model.layers.3.mlp.down_proj.weight",
+    }
+
+
+@pytest.mark.parametrize("rows", [64, 272])
+def test_a_servers_digest_is_that_of_the_tensor_or_of_one_with_rows_of_padding(rows: int) -> None:
+    part = torch.randn(rows, 3)
+    padded = torch.cat([part, torch.zeros(-rows % 64, 3)]).bfloat16()
+    digest = hashlib.sha256(padded.view(torch.uint8).numpy()).hexdigest()
+    assert has_digest(digest, [part], torch.bfloat16)
+    assert has_digest(hashlib.sha256(part.numpy()).hexdigest(), [part[:9], part[9:]], torch.float32)
+    assert not has_digest(digest, [part + 1], torch.bfloat16)
 
 
 def test_adapters_are_merged_without_touching_the_policy(tmp_path: Path) -> None:
