@@ -32,6 +32,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from alignkit.policy.architecture import key_width
 from alignkit.policy.logprobs import head_logits
 from alignkit.policy.policy import Policy
+from alignkit.rollouts.fewer_kernels import fewer_kernels
 from alignkit.rollouts.picking import Rules, pick, uniform_numbers
 from alignkit.rollouts.sampler import Completion, Request
 
@@ -89,7 +90,7 @@ class StaticDecoding:
         done: dict[int, Completion] = {}
         waiting = deque(range(len(requests)))
         held: dict[int, int] = {}  # the request of each row that is at work
-        with _attention(self._policy):
+        with _attention(self._policy), fewer_kernels(self._policy.body):
             while waiting or held:
                 free = [row for row in range(rows.count) if row not in held]
                 if waiting and len(free) >= _REFILL_FROM * rows.count:

@@ -14,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from alignkit.policy.load import load_policy
 from alignkit.policy.policy import Policy
 from alignkit.rollouts.batched import BatchedGeneration
+from alignkit.rollouts.fewer_kernels import fewer_kernels
 from alignkit.rollouts.sampler import Completion, Request
 from alignkit.rollouts.static import StaticDecoding
 
@@ -76,11 +77,13 @@ class Waits(TorchDispatchMode):
 
 def test_a_step_reads_no_number_back(tmp_path: Path) -> None:
     policy = load_policy(tiny_model(tmp_path), precision="bf16")
-    with Waits() as seen:
-        bool(torch.ones(1))
-        assert seen.count == 1
-        static(policy, requests(12))
-    assert seen.count == 1
+    counts = []
+    for asked in (requests(1), requests(12)):
+        with Waits() as seen:
+            bool(torch.ones(1))
+            static(policy, asked)
+        counts.append(seen.count)
+    assert counts[0] == counts[1] > 0
 
 
 @pytest.mark.gpu
@@ -98,3 +101,28 @@ def test_a_gpu_draws_by_graphs_what_it_draws_in_growing_caches(tmp_path: Path) -
     by_graphs = BatchedGeneration(policy, end_ids=ENDS).generate(asked)
     policy.tree_refusal = "a test"  # which leaves the static buffers out
     assert_same(by_graphs, BatchedGeneration(policy, end_ids=ENDS).generate(asked), atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["qwen2", "qwen3", "gemma3_text"])
+def test_layers_of_fewer_kernels_give_what_the_models_own_give(kind: str, tmp_path: Path) -> None:
+    """Gemma multiplies by 1 + weight, Qwen 3 also norms queries and keys."""
+    policy = load_policy(tiny_model(tmp_path, kind=kind), precision="bf16")
+    ids = torch.tensor([[1, 2, 3, 4, 5]])
+    with BatchedGeneration(policy, end_ids=ENDS).generating():
+        with Counted() as before:
+            own = policy.body(input_ids=ids, use_cache=False).last_hidden_state
+        with fewer_kernels(policy.body), Counted() as after:
+            ours = policy.body(input_ids=ids, use_cache=False).last_hidden_state
+            norms = [module for module in policy.body.modules() if type(module).__name__.endswith("RMSNorm")]
+            assert {"forward" in vars(norm) for norm in norms} == {kind != "gemma3_text"}
+        assert not any("forward" in vars(module) for module in policy.body.modules())
+    assert (ours - own).abs().max() <= 1e-3 * own.abs().max() and ours.dtype == own.dtype
+    assert after.casts < before.casts
+
+
+class Counted(TorchDispatchMode):
+    casts = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.casts += func is torch.ops.aten._to_copy.default
+        return func(*args, **(kwargs or {}))
