@@ -14,8 +14,11 @@ Blackwell). GeForce cards sum in fp32 at half their speed.
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+
+import torch
 
 from alignkit.data.trees.packs import Pack
 from alignkit.distributed.ranks import World
@@ -118,16 +121,74 @@ def packs_of(micro_batches: Sequence[MicroBatch]) -> list[Pack]:
     ]
 
 
+class StepClock:
+    """The seconds of a step's forward and backward passes and its update."""
+
+    def __init__(self) -> None:
+        self._began = self._ended = 0.0
+
+    def start(self) -> None:
+        """The first forward pass begins."""
+        self._began = time.monotonic()
+
+    def turn(self) -> None:
+        """The gradient is there and was read; the update begins."""
+
+    def stop(self) -> None:
+        """The update is done, or on its way."""
+        self._ended = time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        return self._ended - self._began
+
+
+class GpuClock(StepClock):
+    """The same on a GPU, without waiting for it: from stamps that it writes itself.
+
+    When a step's numbers are asked for, its update is still under way: that of the step before counts in its place,
+    and none in the first step. It has ended, as this step's gradient was read after it.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._stamps: list[torch.cuda.Event] = []  # start, turn and stop of this step, after those of the one before
+
+    def start(self) -> None:
+        self._stamps = [*self._stamps[-3:], _stamped()]
+
+    def turn(self) -> None:
+        self._stamps.append(_stamped())
+
+    def stop(self) -> None:
+        self._stamps.append(_stamped())
+
+    @property
+    def seconds(self) -> float:
+        *before, began, turned, _ = self._stamps
+        turned.synchronize()  # nothing was given to the GPU between the read and this stamp
+        update_ms = before[1].elapsed_time(before[2]) if before else 0.0
+        return (began.elapsed_time(turned) + update_ms) / 1000
+
+
+def _stamped() -> torch.cuda.Event:
+    event = torch.cuda.Event(enable_timing=True)
+    event.record()
+    return event
+
+
 class Utilisation:
     """What a step used of the device: peak memory so far (MiB), and MFU where the GPU's peak is known."""
 
     def __init__(self, policy: Policy, world: World) -> None:
         self._arithmetic, self._peak, self._world = Arithmetic.of(policy), peak_flops(device_name(policy.device)), world
+        self.clock = GpuClock() if policy.device.type == "cuda" else StepClock()
 
-    def of(self, micro_batches: Sequence[MicroBatch], seconds: float) -> dict[str, float]:
-        """Return {"memory_mib", "mfu"}; `seconds` of forward, backward and update."""
+    def of(self, micro_batches: Sequence[MicroBatch]) -> dict[str, float]:
+        """Return {"memory_mib", "mfu"} of the step that `clock` ran in."""
         found = {"memory_mib": peak_mib()}
-        if self._peak is not None:
+        if self._peak is not None and micro_batches:
+            seconds = self.clock.seconds
             flops = self._world.all_reduce_sums({"flops": self._arithmetic.flops(packs_of(micro_batches))})["flops"]
             found["mfu"] = flops / seconds / (self._world.size * self._peak)
         return found

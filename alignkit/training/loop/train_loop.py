@@ -146,10 +146,9 @@ class Loop:
         own = (self.world.rank,) if self.world.rank else ()
         torch.manual_seed(derived_seed(self.config.seed, "torch", step, *own))  # dropout, where a model has any
         micro_batches, metrics = self.source.step(step)
-        began = time.monotonic()
         with self.deadlines.phase("train"):
             result, trained = self._train(micro_batches, step)
-        metrics = metrics | trained | self.utilisation.of(micro_batches, time.monotonic() - began)
+        metrics = metrics | trained | self.utilisation.of(micro_batches)
         if micro_batches:
             self._flag_spike(result.loss, micro_batches)
         tokens = self.world.all_reduce_sums(tokens_of(micro_batches))
@@ -182,11 +181,14 @@ class Loop:
         if not micro_batches:
             self.source.check(result.logged, step)
         else:
+            self.utilisation.clock.start()
             result, norm = self._gradient(micro_batches, step)
+            self.utilisation.clock.turn()
             metrics |= {"grad_norm": norm, "grad_clipped": float(norm > self.config.max_grad_norm)}
             self._is_whole = False
             self.optimizer.step()
             self._weights = finite_total(p for p in self.models.policy.parameters() if p.requires_grad)
+            self.utilisation.clock.stop()
         self.position.step = step
         self._is_whole = True
         return result, metrics
