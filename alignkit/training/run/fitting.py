@@ -18,8 +18,11 @@ from alignkit.training.run.plan import TOKENS, Plan, longest_row, make_plan
 _LORA_RANK = 16  # of what is proposed
 
 
-def refuse_unfit(method: Method, resolved: Resolved, made: Plan) -> None:
+def refuse_unfit(method: Method, resolved: Resolved, made: Plan, *, goes_on: bool = False) -> None:
     """Refuse what a GPU has no room for, before anything is loaded. A size of micro-batch that the user named is tried.
+
+    Args:
+        goes_on: the run began before, with the plan's micro-batches.
 
     Raises:
         UsageError: --vllm-memory takes more than the policy leaves, or too little for the model.
@@ -44,13 +47,14 @@ def refuse_unfit(method: Method, resolved: Resolved, made: Plan) -> None:
     lacks_engine = made.vllm_memory is not None and made.vllm_memory * card.total < made.engine_least
     if made.total <= card.free and not lacks_engine:
         return
-    fitting = that_fit(method, resolved, card.free, made.longest, card=card)
+    fitting = that_fit(method, made.settled(resolved), card.free, made.longest, card=card)
     ways = [*(["--sampler transformers"] if lacks_engine else []), *fitting, "a smaller model"]
-    needs = f"vLLM's least {_mib(made.engine_least)} beside it" if lacks_engine else f"{made.line()}"
+    needs = f"{made.line()}; vLLM's least {_mib(made.engine_least)} beside it" if lacks_engine else made.line()
     others = "; end what else runs there" if card.free < 0.9 * card.total else ""
+    allowed = " with --allow-changed micro_batch_tokens" if goes_on else ""
     raise RunStopped(
-        f"{there}, which is too little for the smallest {needs}{others}; these need less: {'; '.join(ways)}; "
-        f"--micro-batch-tokens {made.micro_batch_tokens} tries it all the same"
+        f"{there}, which is too little for {'this' if goes_on else 'the smallest'} {needs}{others}; these need less: "
+        f"{'; '.join(ways)}; --micro-batch-tokens {made.micro_batch_tokens} tries it all the same{allowed}"
     )
 
 

@@ -219,7 +219,7 @@ def _plan(method: Method, resolved: Resolved, run: RunFolder, inputs: Inputs, wo
     fewest = min(world.gather(made.micro_batch_tokens))  # every rank's card holds them
     if made.micro_batch_tokens != fewest:
         made = make_plan(method, resolved, longest=longest, micro_batch_tokens=fewest)
-    refuse_unfit(method, resolved, made)
+    refuse_unfit(method, resolved, made, goes_on=before is not None)
     return made
 
 
