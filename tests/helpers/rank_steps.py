@@ -48,14 +48,18 @@ def write_differences(model: str, out: str) -> int:
         for precision in ("fp32", "fp64"):
             for lora in (None, 4):
                 found |= compare(world, model, precision, lora)
+        found |= compare(world, model, "fp64", None, path="plain")
         if world.is_first:
             Path(out).write_text(json.dumps(found), encoding="utf-8")
     return 0
 
 
-def compare(world: World, model: str, precision: str, lora: int | None) -> dict[str, dict[str, float]]:
+def compare(
+    world: World, model: str, precision: str, lora: int | None, *, path: str = "tree"
+) -> dict[str, dict[str, float]]:
     """Differences of each method's step, with many trees and with fewer than ranks; before and after sampling."""
     policy = policy_of(model, precision, lora)
+    policy.use_path(path)
     reference = Reference(policy, frozen=None if lora else policy_of(model, precision, None))
     disturb(policy)
     cases = [(name, number) for name in METHODS for number in (9, 1)]
@@ -70,7 +74,7 @@ def compare(world: World, model: str, precision: str, lora: int | None) -> dict[
         numbers["loss"] = abs(result.loss / one.loss - 1)
         for key, x in (one.logged | one.grad_norms).items():
             numbers[key] = abs((result.logged | result.grad_norms)[key] - x) / max(abs(x), 1e-3)
-        found[f"{precision} lora {lora} {case[0]} {case[1]} trees"] = numbers
+        found[f"{precision} lora {lora} {path} {case[0]} {case[1]} trees"] = numbers
         with whole.gathered() as plain, torch.no_grad():
             plain(lay_out(trees(2 + world.rank)))  # each rank for itself
     return found

@@ -66,7 +66,8 @@ def distance(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> 
 def test_the_gradient_is_that_of_one_process(folder: Path, size: int) -> None:
     assert codes(folder, f"steps-{size}") == [0] * size, said(folder, f"steps-{size}")
     found = json.loads((folder / f"steps-{size}.json").read_text())
-    assert len(found) == 16  # fp32 and fp64, all weights and an adapter, two methods, many trees and fewer than ranks
+    # fp32 and fp64, all weights and an adapter, and the plain path; two methods, many trees and fewer than ranks
+    assert len(found) == 20
     for case, numbers in found.items():
         for name, difference in numbers.items():
             assert difference <= (1e-10 if case.startswith("fp64") else 1e-5), (case, name)
