@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from alignkit.data.trees.packs import Pack
+from alignkit.memory import free_machine_bytes
 from alignkit.policy.policy import Policy
 from alignkit.training.gradient.reference_cache import CachedLogprobs
 
@@ -19,7 +20,7 @@ class Reference:
     """Log-probs under the starting weights.
 
     They come from what is known before (`known`), else from a frozen copy, or from the policy with its LoRA adapter
-    disabled. A frozen copy given as `load` is loaded when it is first needed and dropped by `release`. `know` computes
+    disabled. A frozen copy given as `load` is loaded when it is first needed and let go by `release`. `know` computes
     what is known before, now and by `know_again`.
     """
 
@@ -60,6 +61,8 @@ class Reference:
         with torch.no_grad():
             if self._frozen is None and self._load is not None:
                 self._frozen = self._load().requires_grad_(False).eval()
+            elif self._frozen is not None and self._frozen.device != self._policy.device:
+                self._frozen.to(self._policy.device)
             if self._frozen is not None:
                 yield self._frozen
             else:
@@ -72,8 +75,16 @@ class Reference:
         return self._frozen
 
     def release(self) -> None:
-        """Drop a frozen copy that can be loaded again."""
-        if self._load is not None:
+        """Let go of a frozen copy that can be loaded again.
+
+        Beside a GPU it waits in the host's memory, where half of what is free there holds it; else it is dropped.
+        """
+        if self._load is None or self._frozen is None:
+            return
+        waits = self._frozen.device.type == "cuda"
+        if waits and sum(p.nbytes for p in self._frozen.parameters()) < free_machine_bytes() // 2:
+            self._frozen.to("cpu")
+        else:
             self._frozen = None
 
     def logprobs(self, pack: Pack, temperature_N: np.ndarray | None = None) -> Tensor:

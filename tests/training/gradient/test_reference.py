@@ -138,6 +138,57 @@ def test_another_temperature_or_row_is_computed_online(policy: Policy, tmp_path:
     assert len(loads) == 2
 
 
+class OnGpu(torch.nn.Linear):
+    """What a policy looks like beside a GPU: `places` are the devices that it was moved to."""
+
+    has_adapter = False
+
+    def __init__(self) -> None:
+        super().__init__(10, 10)
+        self.places = [torch.device("cuda", 0)]
+
+    @property
+    def device(self) -> torch.device:
+        return self.places[-1]
+
+    def to(self, device: torch.device | str) -> OnGpu:  # type: ignore[override]
+        self.places.append(torch.device(device))
+        return self
+
+
+@pytest.mark.parametrize(("free_bytes", "num_loads"), [(1000, 1), (500, 2)])
+def test_beside_a_gpu_a_released_copy_waits_in_the_hosts_memory_where_there_is_room(
+    free_bytes: int, num_loads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("alignkit.training.gradient.reference.free_machine_bytes", lambda: free_bytes)
+    policy: Any = OnGpu()
+    loaded: list[Any] = []
+
+    def load() -> Any:
+        loaded.append(OnGpu())  # 440 bytes
+        return loaded[-1]
+
+    reference = Reference(policy, load=load)
+    for _ in range(2):
+        with reference.policy() as frozen:
+            assert frozen is loaded[-1] and frozen.device.type == "cuda"
+        reference.release()
+    assert len(loaded) == num_loads
+    moves = ["cuda", "cpu", "cuda", "cpu"] if num_loads == 1 else ["cuda"]
+    assert [place.type for place in loaded[0].places] == moves
+
+
+@pytest.mark.gpu
+def test_a_copy_that_waited_on_the_host_computes_the_same(tmp_path: Path) -> None:
+    folder = tiny_model(tmp_path)
+    policy = load_policy(folder, precision="fp32").eval()
+    reference = Reference(policy, load=lambda: load_policy(folder, precision="fp32"))
+    before = reference.logprobs(lay_out(pairs(4)))
+    reference.release()
+    assert reference.frozen is not None and reference.frozen.device.type == "cpu"
+    assert torch.equal(reference.logprobs(lay_out(pairs(4))), before)
+
+
 def test_a_file_under_another_files_name_and_what_killed_writers_left_are_not_taken(
     policy: Policy, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
