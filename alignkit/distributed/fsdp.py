@@ -140,16 +140,16 @@ def refuse_unshared(resolved: Resolved, world: World) -> None:
     """Refuse what several ranks cannot share.
 
     Raises:
-        UsageError: a sampler with an engine and weights of its own, which each rank would start; 4-bit weights, which
-            are not sharded; or an optimizer whose moments in 8 bits are not.
+        UsageError: a sampler that only one process can have; 4-bit weights, which are not sharded; or an optimizer
+            whose moments in 8 bits are not.
     """
     if world.size == 1:
         return
     sampler, optimizer = resolved.rollouts.sampler, resolved.method.optimizer
     cls = registry().find("sampler", sampler)
     assert issubclass(cls, Sampler)
-    if cls.copies_weights:
-        text = f"--sampler {sampler} runs in one process: leave it out, several ranks sample with transformers"
+    if not cls.works_on_ranks:
+        text = f"--sampler {sampler} runs in one process: leave it out, several ranks sample with transformers or vllm"
         raise world.reported_by_rank0(UsageError(text))
     if resolved.model.quantize is not None:
         text = f"--quantize {resolved.model.quantize} runs in one process: its weights are not sharded; leave it out"
@@ -172,6 +172,7 @@ class SharedSampler(Sampler):
 
     def __init__(self, sampler: Sampler, world: World, gathered: Callable[[], AbstractContextManager[Policy]]) -> None:
         super().__init__(sampler.policy, end_ids=sampler.end_ids)
+        self.name, self.copies_weights = sampler.name, sampler.copies_weights  # type: ignore[misc]  # what it shares
         self._sampler, self._world, self._gathered = sampler, world, gathered
 
     @property

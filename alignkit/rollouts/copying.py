@@ -21,6 +21,7 @@ class CopyingSampler(Sampler):
     """Leaves `sample` and `load` to its subclass; after each `sync`, the next samples are compared with the policy."""
 
     copies_weights: ClassVar[bool] = True
+    works_on_ranks: ClassVar[bool] = False
 
     def __init__(self, policy: Policy, *, end_ids: frozenset[int]) -> None:
         super().__init__(policy, end_ids=end_ids)

@@ -61,6 +61,8 @@ class Sampler(ABC):
     name: ClassVar[str]
     copies_weights: ClassVar[bool] = False
     """It samples from a copy of the weights in an engine of its own; else from the weights that are trained."""
+    works_on_ranks: ClassVar[bool] = True
+    """Several ranks can each have one, and draw their share of the prompts."""
     gpu_memory: float | None = None
     """Share of the GPU's memory that an engine of its own takes while it draws, 0 to 1; None: as the sampler thinks."""
 

@@ -1,7 +1,17 @@
 """vLLM's engine in this process: how it is started and stopped.
 
-The engine shares the process with the policy: no engine process, no compilation (a policy's weights change every
-step), no thread pinning. vLLM is optional, so it is imported inside functions only.
+The engine shares the process with the policy: no engine process, no thread pinning. Where several ranks train, each has
+an engine of its own, by vLLM's `external_launcher`: ranks that somebody else started, one engine each as no tensor is
+split. vLLM is optional, so it is imported inside functions only.
+
+On a GPU vLLM compiles and captures CUDA graphs, though weights change: a graph holds addresses, and those stay. In
+vLLM 0.32 `reload_weights` copies into the kernels' own tensors (`_copy_and_restore_kernel_tensors`, "Preserves
+cudagraph references"), waking maps memory to the addresses it had (device_allocator/cumem.py), and sleeping keeps graph
+pools "at every level" (device_allocator/sleep_mode_backend.py). TRL runs it so too. It has not run on a card here.
+
+Each request has its own seed there as well. vLLM's model runner of CUDA (V2, the default with Triton) draws all rows by
+one kernel, and gives a seed to a request that has none (v1/worker/gpu/sample): seeds cost nothing. It was the older one
+that looped over the rows with seeds.
 """
 
 from __future__ import annotations
@@ -52,6 +62,7 @@ def start_engine(
     max_model_len: int,
     gpu_memory: float,
     cpu_cache_bytes: int = _CPU_CACHE_BYTES,
+    eager: bool = True,
     **options: Any,
 ) -> Any:
     """Start a `vllm.LLM` of a model folder in this process.
@@ -61,6 +72,7 @@ def start_engine(
         max_model_len: longest sequence, in tokens.
         gpu_memory: share of the GPU's memory that it may take, 0 to 1.
         cpu_cache_bytes: what it takes on a CPU instead.
+        eager: without compilation and CUDA graphs, which only decoding gains by.
         options: further options of `vllm.LLM`.
 
     Raises:
@@ -80,17 +92,20 @@ def start_engine(
         try:
             from vllm import LLM
 
-            return LLM(
+            engine = LLM(
                 str(folder),
                 dtype=dtype,
                 max_model_len=max_model_len,
-                enforce_eager=True,
+                enforce_eager=eager,
                 disable_log_stats=True,
                 gpu_memory_utilization=gpu_memory,
                 use_tqdm_on_load=False,
                 trust_remote_code=False,
                 **options,
             )
+            if num_ranks() > 1:
+                engine.llm_engine.engine_core._finalizer.detach()  # see stop_engine
+            return engine
         except (RuntimeError, ValueError, NotImplementedError) as error:
             raise InputError(f"{folder}: vLLM cannot serve this model here: {_reason(error)}") from error
         finally:
@@ -128,9 +143,20 @@ def as_completion(ids: Sequence[int], logprobs: Sequence[float], request: Reques
 
 
 def stop_engine(engine: Any) -> None:
-    """Free an engine's weights and cache; the caller drops its own reference afterwards."""
-    engine.llm_engine.engine_core.shutdown()
+    """Free an engine's weights and cache; the caller drops its own reference afterwards.
+
+    On several ranks dropping it is all: vLLM's shutdown would end the process group that the ranks still talk over.
+    """
+    if num_ranks() == 1:
+        engine.llm_engine.engine_core.shutdown()
     gc.collect()
+
+
+def num_ranks() -> int:
+    """Return how many ranks train together."""
+    import torch.distributed as dist
+
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def _reason(error: Exception) -> str:

@@ -20,6 +20,7 @@ from alignkit.plugin import Completion, CopyingSampler, Request, RunStopped, Sam
 from alignkit_plugins.vllm_engine import (
     CPU_BLOCK,
     as_completion,
+    num_ranks,
     require_vllm,
     sampling_fields,
     start_engine,
@@ -42,6 +43,7 @@ class VLLMSampler(CopyingSampler):
     """Generates with vLLM beside the policy."""
 
     name: ClassVar[str] = "vllm"
+    works_on_ranks: ClassVar[bool] = True
 
     def __init__(self, policy: Policy, *, end_ids: frozenset[int]) -> None:
         super().__init__(policy, end_ids=end_ids)
@@ -118,7 +120,10 @@ class VLLMSampler(CopyingSampler):
 
     @cached_property
     def _engine(self) -> Any:
-        """An engine of the policy's architecture. Its weights are random until the policy's are loaded."""
+        """An engine of the policy's architecture. Its weights are random until the policy's are loaded.
+
+        Several ranks make theirs at once, in the first `sync`: vLLM makes process groups of all ranks.
+        """
         import torch
 
         folder = tempfile.TemporaryDirectory(prefix="alignkit-vllm-")
@@ -131,6 +136,8 @@ class VLLMSampler(CopyingSampler):
             dtype="bfloat16" if bf16 else "float32",
             max_model_len=self.max_length,
             gpu_memory=self.gpu_memory or _GPU_MEMORY,
+            eager=on_cpu,
+            distributed_executor_backend="external_launcher" if num_ranks() > 1 else None,
             load_format="dummy",
             skip_tokenizer_init=True,
             generation_config="vllm",

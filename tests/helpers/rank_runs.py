@@ -86,7 +86,7 @@ def stopped() -> dict[str, list[int]]:
         "worse": ranks(2, "worse", partial(train, "sft", "worse", WORSE)),
         "raising": ranks(2, "raising", partial(train, "grpo", "raising", raising)),
         "full": ranks(2, "full", partial(train, "sft", "full", []), rank_1=without_room),
-        "copying": ranks(2, "copying", partial(train, "sft", "copying", ["--sampler", "vllm"])),
+        "copying": ranks(2, "copying", partial(train, "sft", "copying", ["--sampler", "vllm-server"])),
         "narrow": ranks(2, "narrow", partial(train, "sft", "narrow", ["--set", "optimizer=adamw-8bit"])),
         "quantized": ranks(
             2, "quantized", partial(train, "sft", "quantized", ["--quantize", "4bit", "--lora-rank", "2"])

@@ -102,7 +102,7 @@ class RolloutSource(StepSource):
         prompts = steps_per_epoch(len(inputs.training.trees), prompts_per_step)
         self.steps_per_epoch = prompts * self.sampled.updates_per_batch
         if self.sampled.reads_old_logprobs and models.world.size > 1:
-            text = "importance_sampling_correction: several ranks sample with transformers, as they train; leave it out"
+            text = "importance_sampling_correction runs in one process: leave it out, or start one rank"
             raise models.world.reported_by_rank0(UsageError(text))
 
     def step(self, step: int) -> tuple[list[MicroBatch], dict[str, float]]:

@@ -184,7 +184,7 @@ def test_ranks_give_back_the_model_they_began_with(folder: Path) -> None:
         ("raising", 2, "row r0: the reward function raised ValueError"),
         ("full", 3, "the checkpoint of step 2 cannot be written: No space left on device"),
         ("other", 2, "rank 1 reads another data than rank 0"),
-        ("copying", 2, "--sampler vllm runs in one process"),
+        ("copying", 2, "--sampler vllm-server runs in one process"),
         ("narrow", 2, "optimizer adamw-8bit runs in one process"),
         ("quantized", 2, "--quantize 4bit runs in one process"),
     ],
