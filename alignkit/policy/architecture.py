@@ -97,11 +97,14 @@ def num_positions(model: Any) -> int | None:
     return context if context and rows & {context, context + 2} else None  # OPT has two rows more
 
 
+def head_size(text: Any) -> int:
+    """Return the numbers of one attention head."""
+    return int(getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads)
+
+
 def key_width(text: Any) -> int:
     """Return how many numbers a token's keys are in a layer, from the configuration of a language model."""
-    heads = text.num_attention_heads
-    size = getattr(text, "head_dim", None) or text.hidden_size // heads
-    return int((getattr(text, "num_key_value_heads", None) or heads) * size)
+    return int((getattr(text, "num_key_value_heads", None) or text.num_attention_heads) * head_size(text))
 
 
 @lru_cache(maxsize=64)

@@ -5,7 +5,8 @@ tokens sees the w positions that end at the query's own: position ids give the d
 function is registered with transformers' `AttentionInterface` under a name that has no mask function. So the model
 passes no mask, and the layout travels as the keyword argument `tree`; a layer gives its window as `sliding_window`.
 
-Here FlexAttention computes it, with one block mask per forward pass; on a CPU the policy gives a layout of policy/cpu.
+Here FlexAttention computes it, with one block mask per forward pass. On a CPU the policy gives a layout of policy/cpu,
+and in bf16 on a GPU one of policy/cuda/flash_trees.py.
 The stock kernels build a wrong mask for trees from position ids.
 Shape letters: alignkit/policy/__init__.py; the batch is 1, a row of trees.
 """

@@ -19,10 +19,12 @@ from torch import Tensor, nn
 
 from alignkit.data.trees.packs import Pack
 from alignkit.policy import attention
-from alignkit.policy.architecture import num_positions
-from alignkit.policy.attention import FlexLayout, tree_refusal, windows
+from alignkit.policy.architecture import head_size, num_positions
+from alignkit.policy.attention import FlexLayout, TreeLayout, tree_refusal, windows
 from alignkit.policy.compiled import MIN_TOKENS, CompiledLayers
 from alignkit.policy.cpu.kernels import CpuKernels
+from alignkit.policy.cuda import flash_trees
+from alignkit.policy.cuda.flash_trees import FlashLayout
 from alignkit.policy.dropout import Dropout
 from alignkit.policy.four_bits import computed_weight
 from alignkit.policy.head import find_form
@@ -74,6 +76,7 @@ class Policy(nn.Module):
         self.dropout = Dropout()
         """What the model came with."""
         self._cpu = CpuKernels(self.body) if self.device.type == "cpu" else None
+        self._has_flash = flash_trees.is_available(self.device, head_size(self.config.get_text_config()))
         self._compiled: CompiledLayers | None = None
         self._in_fp32 = False
         self.use_path(path)
@@ -251,11 +254,21 @@ class Policy(nn.Module):
             pack = pack.filled_up(MIN_TOKENS)
         ids = torch.as_tensor(pack.ids_S, device=device)[None]
         positions = torch.as_tensor(pack.position_S, device=device)[None]
-        tree = FlexLayout.of(pack.spans, device, self.windows) if self._cpu is None else self._cpu.layout(pack.spans)
+        tree = self._layout(pack)
         out = self.body(input_ids=ids, position_ids=positions, use_cache=False, tree=tree)
         source_T, last_N = (torch.as_tensor(x, device=device) for x in (pack.source_T, pack.last_N))
         states_SH = out.last_hidden_state[0]
         return states_SH[source_T], states_SH[last_N]
+
+    def _layout(self, pack: Pack) -> TreeLayout:
+        """Lay the trees of a row out for the device, once for all layers."""
+        spans, device = pack.spans, self.device
+        if self._cpu is not None:
+            return self._cpu.layout(spans)
+        if self.autocast is None or not self._has_flash:
+            return FlexLayout.of(spans, device, self.windows)
+        windowed = self.windows - {None}
+        return FlashLayout.of(spans, device, FlexLayout.of(spans, device, windowed) if windowed else None)
 
     def _plain_states(self, pack: Pack) -> tuple[Tensor, Tensor]:
         """Compute one completion per row, each after its own copy of the prompt, without any sharing or packing."""

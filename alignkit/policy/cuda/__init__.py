@@ -1,5 +1,6 @@
 """What only a policy on CUDA needs; on a CPU nothing of it runs.
 
-Read head.py: log-probs by chunks of tokens, around the one kernel of head_kernel.py. docs/decisions/009 has the
-reasons and the arithmetic.
+head.py has log-probs by chunks of tokens, around the one kernel of head_kernel.py; docs/decisions/009 has the reasons
+and the arithmetic. flash_trees.py has tree attention by FlashAttention's kernels; attention.py's FlexAttention is the
+general way.
 """

@@ -23,6 +23,7 @@ import torch
 from alignkit.data.trees.packs import Pack
 from alignkit.distributed.ranks import World
 from alignkit.memory import device_name, peak_mib
+from alignkit.policy.architecture import head_size
 from alignkit.policy.policy import Policy
 from alignkit.training.gradient.step import MicroBatch
 
@@ -90,10 +91,9 @@ class Arithmetic:
     @classmethod
     def of(cls, policy: Policy) -> Arithmetic:
         config = policy.config.get_text_config()
-        size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         vocab = policy.base.get_input_embeddings().weight.numel()
         layers = sum(p.numel() for p in policy.body.parameters()) - vocab
-        attention = config.num_hidden_layers * config.num_attention_heads * size
+        attention = config.num_hidden_layers * config.num_attention_heads * head_size(config)
         return cls(layers, 0 if policy.scalar_head else vocab, attention, policy.has_adapter)
 
     def flops(self, packs: Sequence[Pack]) -> float:
