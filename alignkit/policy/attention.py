@@ -26,6 +26,7 @@ from torch import Tensor
 
 from alignkit.data.trees.packs import Span
 from alignkit.policy.dropout import config_rates
+from alignkit.policy.transfer import to_device
 
 NAME = "alignkit-tree"
 BLOCK = 128  # queries and keys of a block of FlexAttention's mask
@@ -56,22 +57,37 @@ class FlexLayout:
     def of(
         cls, spans: Sequence[Span], device: torch.device, windows: Collection[int | None] = frozenset({None})
     ) -> FlexLayout:
-        """Make the masks, once for all layers of a forward pass, from the spans: the device forms no S x S matrix."""
+        """Make the masks of a row that is not moved with others."""
+        (tensors,) = to_device([{"mask": mask_array(spans, windows)}], device)
+        return cls.made(tensors["mask"], spans[-1].end, windows)
+
+    @classmethod
+    def made(cls, mask: Tensor, size: int, windows: Collection[int | None]) -> FlexLayout:
+        """Make the masks, once for all layers of a forward pass, without an S x S matrix.
+
+        Args:
+            mask: `mask_array`, on the device.
+            size: S, tokens of the row.
+        """
         from torch.nn.attention.flex_attention import BlockMask
 
-        own = marks(spans)
-        arrays = [*own, *(x for window in windows for x in block_lists(spans, own[2], window))]
-        flat = torch.from_numpy(np.concatenate([x.ravel() for x in arrays])).to(device)
-        parts = flat.split([x.size for x in arrays])
-        tree_S, segment_S, position_S, *lists = (part.view(x.shape) for part, x in zip(parts, arrays, strict=True))
-
-        def mask(window: int | None) -> Any:
-            counts, indices = (lists.pop(0)[:, None, None] for _ in range(2))
-            kv, full_kv, q, full_q = zip(counts, indices, strict=True)
-            size, function = (len(tree_S),) * 2, sees(tree_S, segment_S, position_S, window)
-            return BlockMask(size, *kv, *full_kv, *q, *full_q, BLOCK_SIZE=(BLOCK, BLOCK), mask_mod=function)
-
-        return cls({window: mask(window) for window in windows})
+        blocks = -(-size // BLOCK)
+        shapes = [(size,)] * 3 + ([(1, 1, blocks)] * 4 + [(1, 1, blocks, blocks)] * 4) * len(windows)
+        # Tensors of their own, by one kernel: a view's place in its memory is a guard of compiled code.
+        own = [mask.new_empty(shape) for shape in shapes]
+        torch.split_with_sizes_copy(mask, [x.numel() for x in own], out=[x.view(-1) for x in own])
+        lists = iter(own[3:])
+        masks = {}
+        for window in windows:
+            counts, indices = ([next(lists) for _ in range(4)] for _ in range(2))
+            masks[window] = BlockMask(
+                (size, size),
+                *(counts[0], indices[0], counts[1], indices[1]),
+                *(counts[2], indices[2], counts[3], indices[3]),
+                BLOCK_SIZE=(BLOCK, BLOCK),
+                mask_mod=sees(own[0], own[1], own[2], window),
+            )
+        return cls(masks)
 
     def attend(
         self, query: Tensor, key: Tensor, value: Tensor, scale: float | None, window: int | None = None
@@ -98,6 +114,13 @@ def tree_attention(
     if attention_mask is not None or dropout:
         raise ValueError("tree attention takes no attention mask and no dropout")
     return tree.attend(query, key, value, scaling, sliding_window), None
+
+
+def mask_array(spans: Sequence[Span], windows: Collection[int | None]) -> np.ndarray:
+    """What `FlexLayout` is made of, int32: the tokens' marks, and for each window the lists of blocks."""
+    found = marks(spans)
+    lists = (x for window in windows for x in block_lists(spans, found[2], window))
+    return np.concatenate([x.ravel() for x in (*found, *lists)])
 
 
 def marks(spans: Sequence[Span]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -9,7 +9,7 @@ Shape letters: alignkit/policy/__init__.py.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, NamedTuple
 
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from alignkit.data.trees.packs import Pack
 from alignkit.policy import attention
 from alignkit.policy.architecture import head_size, num_positions
-from alignkit.policy.attention import FlexLayout, TreeLayout, tree_refusal, windows
+from alignkit.policy.attention import FlexLayout, TreeLayout, mask_array, tree_refusal, windows
 from alignkit.policy.compiled import MIN_TOKENS, CompiledLayers
 from alignkit.policy.cpu.kernels import CpuKernels
 from alignkit.policy.cuda import flash_trees
@@ -30,7 +30,9 @@ from alignkit.policy.four_bits import computed_weight
 from alignkit.policy.head import find_form
 from alignkit.policy.logprobs import PLAIN, accumulate_in_place, head_logits, token_logprobs
 from alignkit.policy.separate_rows import SeparateRows
+from alignkit.policy.transfer import to_device
 
+_BATCH = "ids_BL "  # names of the plain path's batches begin so
 _MAX_TOKENS = 8192  # of a batch on the plain path
 _MAX_PADDING = {False: 128, True: 2048}  # tokens of padding that cost less than a pass more, by whether on CUDA
 
@@ -206,31 +208,47 @@ class Policy(nn.Module):
         with torch.autocast(self.device.type, dtype=self.autocast, enabled=self.autocast is not None):
             yield
 
-    def forward(self, pack: Pack, temperature_N: np.ndarray | None = None, *, entropy: bool = False) -> Output:
+    def arrays(self, pack: Pack, temperature_N: np.ndarray | None = None) -> dict[str, np.ndarray]:
+        """What `forward` reads of a row on the device, by name."""
+        found = self._tree_arrays(pack) if self.path == "tree" else self._plain_arrays(pack)
+        if self.scalar_head:
+            return found
+        temperature_N = np.ones(pack.num_completions) if temperature_N is None else temperature_N
+        temperature_T = temperature_N[pack.completion_T].astype(np.float32, copy=False)
+        return found | {"target_T": pack.target_T, "temperature_T": temperature_T}
+
+    def forward(
+        self,
+        pack: Pack,
+        temperature_N: np.ndarray | None = None,
+        *,
+        entropy: bool = False,
+        tensors: Mapping[str, Tensor] | None = None,
+    ) -> Output:
         """Score the completions of one row of trees.
 
         Args:
             pack: the row.
             temperature_N: float32 [N], temperature of each completion; default 1.
             entropy: also return the entropy of each scored token's distribution.
+            tensors: what `arrays` gives of both, on the device, where it was moved there before.
         """
-        temperature_N = np.ones(pack.num_completions) if temperature_N is None else temperature_N
         device = self.device
+        if tensors is None:
+            (tensors,) = to_device([self.arrays(pack, temperature_N)], device)
         with self.computing():
-            hidden_TH, last_NH = self._tree_states(pack) if self.path == "tree" else self._plain_states(pack)
+            hidden_TH, last_NH = self._states(pack, tensors)
             if self.scalar_head:
                 value_N = self.base.score(last_NH)[:, 0].float()
                 return Output(torch.zeros(len(pack.target_T), device=device), value_N)
-            temperature_T = torch.as_tensor(temperature_N[pack.completion_T], dtype=torch.float32, device=device)
-            target_T = torch.as_tensor(pack.target_T, device=device)
             hidden_TH = hidden_TH.to(self.autocast or hidden_TH.dtype)
             head = self.base.get_output_embeddings()
             with torch.autocast(device.type, enabled=False):
                 logprob_T, entropy_T = token_logprobs(
                     hidden_TH,
                     head.weight,
-                    target_T,
-                    temperature_T,
+                    tensors["target_T"],
+                    tensors["temperature_T"],
                     bias_V=head.bias,
                     form=self.head_form,
                     entropy=entropy,
@@ -239,7 +257,7 @@ class Policy(nn.Module):
 
     def scored_states(self, pack: Pack) -> Tensor:
         """Return the hidden states that predict the scored tokens [T, H]."""
-        return (self._tree_states(pack) if self.path == "tree" else self._plain_states(pack))[0]
+        return self._states(pack, *to_device([self.arrays(pack)], self.device))[0]
 
     def logits(self, hidden_TH: Tensor) -> Tensor:
         """Return the head's logits of such hidden states, fp32 [T, V], computed in fp32 and without gradient."""
@@ -248,44 +266,60 @@ class Policy(nn.Module):
         with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
             return head_logits(hidden_TH.to(wide), head.weight, head.bias, self.head_form)
 
-    def _tree_states(self, pack: Pack) -> tuple[Tensor, Tensor]:
-        device = self.device
-        if self._cpu is None or self._compiled is not None:
-            pack = pack.filled_up(MIN_TOKENS)
-        ids = torch.as_tensor(pack.ids_S, device=device)[None]
-        positions = torch.as_tensor(pack.position_S, device=device)[None]
-        tree = self._layout(pack)
-        out = self.body(input_ids=ids, position_ids=positions, use_cache=False, tree=tree)
-        source_T, last_N = (torch.as_tensor(x, device=device) for x in (pack.source_T, pack.last_N))
-        states_SH = out.last_hidden_state[0]
-        return states_SH[source_T], states_SH[last_N]
+    def _states(self, pack: Pack, tensors: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Compute the states that predict the scored tokens [T, H], and each completion's last one [N, H]."""
+        states_SH = self._tree_states(pack, tensors) if self.path == "tree" else self._plain_states(tensors)
+        return states_SH[tensors["source_T"]], states_SH[tensors["last_N"]]
 
-    def _layout(self, pack: Pack) -> TreeLayout:
+    def _tree_arrays(self, pack: Pack) -> dict[str, np.ndarray]:
+        pack = self._filled_up(pack)
+        found = {"ids_S": pack.ids_S, "position_S": pack.position_S, "source_T": pack.source_T, "last_N": pack.last_N}
+        return found | ({"mask": mask_array(pack.spans, self._flex_windows)} if self._flex_windows else {})
+
+    def _tree_states(self, pack: Pack, tensors: Mapping[str, Tensor]) -> Tensor:
+        ids, positions = tensors["ids_S"][None], tensors["position_S"][None]
+        tree = self._layout(pack, tensors)
+        states: Tensor = self.body(input_ids=ids, position_ids=positions, use_cache=False, tree=tree).last_hidden_state
+        return states[0]
+
+    def _filled_up(self, pack: Pack) -> Pack:
+        return pack.filled_up(MIN_TOKENS) if self._cpu is None or self._compiled is not None else pack
+
+    @property
+    def _is_flash(self) -> bool:
+        return self._cpu is None and self.autocast is not None and self._has_flash
+
+    @property
+    def _flex_windows(self) -> frozenset[int | None]:
+        """Windows of the layers that FlexAttention computes."""
+        return frozenset() if self._cpu is not None else self.windows - {None} if self._is_flash else self.windows
+
+    def _layout(self, pack: Pack, tensors: Mapping[str, Tensor]) -> TreeLayout:
         """Lay the trees of a row out for the device, once for all layers."""
-        spans, device = pack.spans, self.device
+        pack, of_flex = self._filled_up(pack), self._flex_windows
         if self._cpu is not None:
-            return self._cpu.layout(spans)
-        if self.autocast is None or not self._has_flash:
-            return FlexLayout.of(spans, device, self.windows)
-        windowed = self.windows - {None}
-        return FlashLayout.of(spans, device, FlexLayout.of(spans, device, windowed) if windowed else None)
+            return self._cpu.layout(pack.spans)
+        flex = FlexLayout.made(tensors["mask"], len(pack.ids_S), of_flex) if of_flex else None
+        if self._is_flash:
+            return FlashLayout.of(pack.spans, self.device, flex)
+        assert flex is not None
+        return flex
 
-    def _plain_states(self, pack: Pack) -> tuple[Tensor, Tensor]:
-        """Compute one completion per row, each after its own copy of the prompt, without any sharing or packing."""
+    def _plain_arrays(self, pack: Pack) -> dict[str, np.ndarray]:
+        """One completion per row, each after its own copy of the prompt, without any sharing or packing."""
         from torch.distributed.fsdp import FSDPModule
 
         # Ranks gather a layer's weights together at each pass, so all of them pass equally often: once.
         bounds = (_MAX_PADDING[self.device.type == "cuda"], _MAX_TOKENS)
         max_padding, max_tokens = (sys.maxsize, sys.maxsize) if isinstance(self, FSDPModule) else bounds
         rows = SeparateRows.of(pack, max_padding=max_padding, max_tokens=max_tokens)
-        device = self.device
-        states = [
-            self.body(input_ids=torch.as_tensor(ids_BL, device=device), use_cache=False).last_hidden_state.flatten(0, 1)
-            for ids_BL in rows.batches
-        ]
-        source_T, last_N = (torch.as_tensor(x, device=device) for x in (rows.source_T, rows.last_N))
-        states_SH = torch.cat(states)
-        return states_SH[source_T], states_SH[last_N]
+        batches = {f"{_BATCH}{number}": ids_BL for number, ids_BL in enumerate(rows.batches)}
+        return batches | {"source_T": rows.source_T, "last_N": rows.last_N}
+
+    def _plain_states(self, tensors: Mapping[str, Tensor]) -> Tensor:
+        batches = [x for name, x in tensors.items() if name.startswith(_BATCH)]
+        states = [self.body(input_ids=ids_BL, use_cache=False).last_hidden_state.flatten(0, 1) for ids_BL in batches]
+        return torch.cat(states)
 
 
 def own_shard(tensor: Tensor) -> Tensor:

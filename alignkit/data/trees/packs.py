@@ -29,6 +29,10 @@ class Span:
     prompt_end: int
     completions: tuple[tuple[int, int], ...]
 
+    @property
+    def end(self) -> int:
+        return self.completions[-1][1] if self.completions else self.prompt_end
+
 
 @dataclass(frozen=True)
 class Pack:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor
 from alignkit.data.trees.packs import Pack
 from alignkit.memory import free_machine_bytes
 from alignkit.policy.policy import Policy
+from alignkit.policy.transfer import to_device
 from alignkit.training.gradient.reference_cache import CachedLogprobs
 
 
@@ -87,14 +88,24 @@ class Reference:
         else:
             self._frozen = None
 
-    def logprobs(self, pack: Pack, temperature_N: np.ndarray | None = None) -> Tensor:
-        """Return float32 [T] without gradient."""
-        for known in self._known:
-            found = known.of(pack, temperature_N)
-            if found is not None:
-                return torch.as_tensor(found, device=self._policy.device)
+    def known(self, pack: Pack, temperature_N: np.ndarray | None = None) -> np.ndarray | None:
+        """Return float32 [T] where the row's log-probs are known before, else None."""
+        found = (known.of(pack, temperature_N) for known in self._known)
+        return next((x for x in found if x is not None), None)
+
+    def logprobs(
+        self, pack: Pack, temperature_N: np.ndarray | None = None, *, tensors: Mapping[str, Tensor] | None = None
+    ) -> Tensor:
+        """Return float32 [T] without gradient.
+
+        Args:
+            tensors: the policy's own of this row, as `Policy.forward` takes them.
+        """
+        if (found := self.known(pack, temperature_N)) is not None:
+            return to_device([{"logprob_T": found}], self._policy.device)[0]["logprob_T"]
         with self.policy() as policy:
-            logprob_T: Tensor = policy(pack, temperature_N).logprob_T
+            same = tensors if policy.path == self._policy.path else None
+            logprob_T: Tensor = policy(pack, temperature_N, tensors=same).logprob_T
         return logprob_T
 
 

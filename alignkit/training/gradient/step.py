@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -23,6 +23,7 @@ from alignkit.distributed.fsdp import total_norm
 from alignkit.distributed.ranks import ALONE, World
 from alignkit.methods import Batch, Method, MethodConfig
 from alignkit.policy.policy import Policy, own_shard
+from alignkit.policy.transfer import to_device
 from alignkit.training.gradient.reference import Reference
 
 
@@ -49,6 +50,14 @@ class MicroBatch:
     samples: MicroBatch | None = None
     num_continued: int = 0
     is_padding: bool = False
+
+
+class MovedRow(NamedTuple):
+    """A micro-batch, what it and its forward pass hold on the device by name, and the same of its samples."""
+
+    row: MicroBatch
+    tensors: Mapping[str, Tensor]
+    samples: MovedRow | None
 
 
 @dataclass
@@ -101,7 +110,7 @@ class StepTensors:
         sums = {name: x.sum(-1).reshape(-1) for name, x in joined.items()}  # one number, or also how many count
         kinds: list[Mapping[str, Tensor]] = [losses, sums, self.grad_norms, self.limited, beside]
         flat = [x.double().reshape(-1) for kind in kinds for x in kind.values()]
-        values = iter(torch.cat(flat).tolist() if flat else ())
+        values = iter(torch.cat(flat).cpu().tolist() if flat else ())
         read = [{name: list(islice(values, x.numel())) for name, x in kind.items()} for kind in kinds]
         totals = {name: sum(read[0].get(name, ()), 0.0) for name in self.losses}
         counted = {name: (x, int(n[0]) if n else joined[name].shape[-1]) for name, (x, *n) in read[1].items()}
@@ -145,9 +154,36 @@ def tokens_of(micro_batches: Sequence[MicroBatch]) -> dict[str, int]:
     return {"computed": sum(len(p.ids_S) for p in packs), "scored": sum(len(p.target_T) for p in packs)}
 
 
+def move(policy: Policy, micro_batches: Sequence[MicroBatch], reference: Reference | None = None) -> list[MovedRow]:
+    """Move what micro-batches and their samples hold to the device, by one copy that the host does not wait for."""
+    rows = [row for micro_batch in micro_batches for row in (micro_batch, micro_batch.samples) if row is not None]
+    moved = iter(to_device([_arrays(policy, row, reference) for row in rows], policy.device))
+    return [
+        MovedRow(one, next(moved), None if one.samples is None else MovedRow(one.samples, next(moved), None))
+        for one in micro_batches
+    ]
+
+
+def _arrays(policy: Policy, row: MicroBatch, reference: Reference | None) -> dict[str, np.ndarray]:
+    """What the forward pass reads, and what `Batch` holds beside its results."""
+    pack, reference_T = row.pack, row.reference_T
+    if reference_T is None and reference is not None:
+        reference_T = reference.known(pack, row.temperature_N)
+    found = {name: getattr(pack, name) for name in ("completion_T", "group_N", "num_tokens_N", "reference_length_N")}
+    given = {
+        "reference_T": reference_T,
+        "sampler_logprob_T": row.sampler_logprob_T,
+        "old_logprob_T": row.old_logprob_T,
+        "advantage_N": row.advantage_N,
+        "label_N": pack.label_N,
+    }
+    found |= {name: np.asarray(x, np.float32) for name, x in given.items() if x is not None}
+    return found | policy.arrays(pack, row.temperature_N)
+
+
 def make_batch(
     policy: Policy,
-    micro_batch: MicroBatch,
+    moved: MovedRow,
     *,
     denominators: Mapping[str, int],
     sample_denominators: Mapping[str, int] | None = None,
@@ -155,44 +191,37 @@ def make_batch(
     logged: dict[str, list[Tensor]] | None = None,
 ) -> Batch:
     """Run the forward passes of one micro-batch."""
-    pack, device = micro_batch.pack, policy.device
+    row, tensors = moved.row, moved.tensors
     logged = {} if logged is None else logged
-    output = policy(pack, micro_batch.temperature_N, entropy=micro_batch.sampler_logprob_T is not None)
+    output = policy(row.pack, row.temperature_N, entropy=row.sampler_logprob_T is not None, tensors=tensors)
     if output.entropy_T is not None:
         logged.setdefault("entropy", []).append(output.entropy_T)
     samples = None
-    if micro_batch.samples is not None:
+    if moved.samples is not None:
         assert sample_denominators is not None
         samples = make_batch(
-            policy, micro_batch.samples, denominators=sample_denominators, reference=reference, logged=logged
+            policy, moved.samples, denominators=sample_denominators, reference=reference, logged=logged
         )
-
-    def tensor(x: np.ndarray | None, dtype: torch.dtype) -> Tensor | None:
-        return None if x is None else torch.as_tensor(x, dtype=dtype, device=device)
-
+    reference_T = tensors.get("reference_T")
+    if reference_T is None and reference is not None:
+        reference_T = reference.logprobs(row.pack, row.temperature_N, tensors=tensors)
     return Batch(
         logprob_T=output.logprob_T,
-        completion_T=torch.as_tensor(pack.completion_T, device=device),
-        group_N=torch.as_tensor(pack.group_N, device=device),
-        num_tokens_N=torch.as_tensor(pack.num_tokens_N, device=device),
-        reference_length_N=torch.as_tensor(pack.reference_length_N, device=device),
+        completion_T=tensors["completion_T"],
+        group_N=tensors["group_N"],
+        num_tokens_N=tensors["num_tokens_N"],
+        reference_length_N=tensors["reference_length_N"],
         denominators=denominators,
-        reference_T=_reference(micro_batch, reference, device),
-        sampler_logprob_T=tensor(micro_batch.sampler_logprob_T, torch.float32),
-        old_logprob_T=tensor(micro_batch.old_logprob_T, torch.float32),
+        reference_T=reference_T,
+        sampler_logprob_T=tensors.get("sampler_logprob_T"),
+        old_logprob_T=tensors.get("old_logprob_T"),
         value_N=output.value_N,
-        advantage_N=tensor(micro_batch.advantage_N, torch.float32),
-        label_N=tensor(pack.label_N, torch.float32),
+        advantage_N=tensors.get("advantage_N"),
+        label_N=tensors.get("label_N"),
         samples=samples,
-        lengths=tuple(pack.num_tokens_N.tolist()),
+        lengths=tuple(row.pack.num_tokens_N.tolist()),
         logged=logged,
     )
-
-
-def _reference(micro_batch: MicroBatch, reference: Reference | None, device: torch.device) -> Tensor | None:
-    if micro_batch.reference_T is not None:
-        return torch.as_tensor(micro_batch.reference_T, dtype=torch.float32, device=device)
-    return None if reference is None else reference.logprobs(micro_batch.pack, micro_batch.temperature_N)
 
 
 def accumulate(
@@ -215,22 +244,23 @@ def accumulate(
     parameters = [p for p in policy.parameters() if p.requires_grad]
     further: dict[str, list[Tensor]] = {}
     found = StepTensors()
-    computed = _in_step(micro_batches, world)
-    for micro_batch in computed:
+    computed = move(policy, _in_step(micro_batches, world), reference)
+    for moved in computed:
+        counts = not moved.row.is_padding
         with policy.activation_memory():
-            terms = _named(method.loss(batch_of(micro_batch, {} if micro_batch.is_padding else found.logged), config))
-            found.count_in(terms, counts=not micro_batch.is_padding)
+            terms = _named(method.loss(batch_of(moved, found.logged if counts else {}), config))
+            found.count_in(terms, counts=counts)
             if world.size == 1:
                 for name, term in list(terms.items())[1:]:
                     grads = torch.autograd.grad(term, parameters, retain_graph=True, allow_unused=True)
                     _add(further.setdefault(name, [torch.zeros_like(p) for p in parameters]), grads)
             main = next(iter(terms.values()))
-            policy.backward(main * 0.0 if micro_batch.is_padding else main)
+            policy.backward(main if counts else main * 0.0)
             del terms, main  # with them goes the graph, and what it saved
     if world.size > 1:
 
-        def term_of(micro_batch: MicroBatch, name: str) -> Tensor:
-            return _named(method.loss(batch_of(micro_batch, {}), config))[name]
+        def term_of(moved: MovedRow, name: str) -> Tensor:
+            return _named(method.loss(batch_of(moved, {}), config))[name]
 
         further = {name: _gradient_apart(parameters, computed, name, term_of) for name in list(found.losses)[1:]}
     found.grad_norms, found.limited = _combine(parameters, next(iter(found.losses)), further, config)
@@ -243,14 +273,14 @@ def _batches(
     reference: Reference | None,
     world: World,
     left_out: Mapping[str, int] | None = None,
-) -> Callable[[MicroBatch, dict[str, list[Tensor]]], Batch]:
+) -> Callable[[MovedRow, dict[str, list[Tensor]]], Batch]:
     """Return what runs a micro-batch's forward passes, with the denominators of the whole step."""
     denominators, sample_denominators = count(micro_batches, world, left_out=left_out)
 
-    def batch_of(micro_batch: MicroBatch, logged: dict[str, list[Tensor]]) -> Batch:
+    def batch_of(moved: MovedRow, logged: dict[str, list[Tensor]]) -> Batch:
         return make_batch(
             policy,
-            micro_batch,
+            moved,
             denominators=denominators,
             sample_denominators=sample_denominators,
             reference=reference,
@@ -268,18 +298,15 @@ def _in_step(micro_batches: Sequence[MicroBatch], world: World) -> list[MicroBat
 
 
 def _gradient_apart(
-    parameters: Sequence[Any],
-    micro_batches: Sequence[MicroBatch],
-    name: str,
-    term_of: Callable[[MicroBatch, str], Tensor],
+    parameters: Sequence[Any], rows: Sequence[MovedRow], name: str, term_of: Callable[[MovedRow, str], Tensor]
 ) -> list[Tensor]:
     """Gradient of a further term by forward passes of its own: FSDP's hooks expect one backward pass for each."""
     first = [p.grad for p in parameters]
     for parameter in parameters:
         parameter.grad = None
-    for micro_batch in micro_batches:
-        term = term_of(micro_batch, name)
-        (term * 0.0 if micro_batch.is_padding else term).backward()
+    for moved in rows:
+        term = term_of(moved, name)
+        (term * 0.0 if moved.row.is_padding else term).backward()
     found = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
     for parameter, grad in zip(parameters, first, strict=True):
         parameter.grad = grad
@@ -301,8 +328,9 @@ def evaluate(
     def compute() -> list[Any]:
         found = StepTensors()
         with torch.no_grad():
-            for micro_batch in micro_batches:
-                found.count_in(_named(method.loss(batch_of(micro_batch, found.logged), config)))
+            for micro_batch in micro_batches:  # each moved when its turn comes: all of them may be a whole data set
+                (moved,) = move(policy, [micro_batch], reference)
+                found.count_in(_named(method.loss(batch_of(moved, found.logged), config)))
         return found.read_own()
 
     return _result(world.run_on_all(compute))

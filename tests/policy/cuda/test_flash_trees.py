@@ -13,10 +13,11 @@ from torch._dynamo.testing import CompileCounter
 
 from alignkit.data.trees.packs import Pack, lay_out
 from alignkit.data.trees.trees import tree
-from alignkit.policy.attention import FlexLayout, marks, sees
+from alignkit.policy.attention import FlexLayout, TreeLayout, marks, sees
 from alignkit.policy.cuda import flash_trees
 from alignkit.policy.cuda.flash_trees import FlashLayout, Spans
 from alignkit.policy.load import load_policy
+from alignkit.policy.transfer import to_device
 
 HEADS, SHARED, SIZE = 4, 2, 8
 ROWS = {
@@ -163,7 +164,11 @@ def test_a_policy_computes_by_them_in_bf16_and_by_flex_attention_in_fp32(
         wanted = policy(pack).logprob_T
         monkeypatch.setattr(policy, "_cpu", None)  # as on another device
         found = policy(pack).logprob_T
-    assert isinstance(policy._layout(pack), FlashLayout)
+
+    def layout() -> TreeLayout:
+        return policy._layout(pack, *to_device([policy.arrays(pack)], policy.device))
+
+    assert isinstance(layout(), FlashLayout)
     with policy.in_fp32():
-        assert isinstance(policy._layout(pack), FlexLayout)
+        assert isinstance(layout(), FlexLayout)
     assert 0 < float((found - wanted).abs().mean()) < 0.01

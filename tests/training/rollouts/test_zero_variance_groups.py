@@ -35,7 +35,10 @@ class Tabular(nn.Module):
         super().__init__()
         self.tables = nn.ParameterList(nn.Parameter(table.detach()) for table in tables)
 
-    def forward(self, pack: Pack, temperature_N: np.ndarray, *, entropy: bool = False) -> Output:
+    def arrays(self, pack: Pack, temperature_N: np.ndarray) -> dict[str, np.ndarray]:
+        return {}
+
+    def forward(self, pack: Pack, temperature_N: np.ndarray, *, entropy: bool = False, tensors: Any = None) -> Output:
         parts = np.split(pack.target_T, np.cumsum(pack.num_tokens_N)[:-1])
         found = []
         for ids, group, temperature in zip(parts, pack.group_N, temperature_N, strict=True):
@@ -51,7 +54,10 @@ class Tabular(nn.Module):
     def backward(self, loss: Tensor) -> None:
         loss.backward()
 
-    def logprobs(self, pack: Pack, temperature_N: np.ndarray) -> Tensor:
+    def known(self, pack: Pack, temperature_N: np.ndarray) -> None:
+        return None
+
+    def logprobs(self, pack: Pack, temperature_N: np.ndarray, *, tensors: Any) -> Tensor:
         return self(pack, temperature_N).logprob_T.detach()
 
 
