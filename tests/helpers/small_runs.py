@@ -13,9 +13,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from alignkit_plugins.sft import SFT
 from safetensors.torch import load_file
 
 from alignkit.data.trees.trees import Tree, tree
+from alignkit.options import tier
 from alignkit.training.inputs import setup
 from alignkit.training.loop.train_loop import Loop
 
@@ -54,11 +56,11 @@ def command(model: Path, data: Path, out: Path, **more: Any) -> list[str]:
         "learning_rate": 1e-3,
         **more,
     }
-    return [
-        "train",
-        "sft",
-        *(text for key, value in given.items() for text in (f"--{key.replace('_', '-')}", str(value))),
-    ]
+    words = ["train", "sft"]
+    for key, value in given.items():
+        has_flag = tier(SFT.Config, key) != "no-flag"
+        words += [f"--{key.replace('_', '-')}", str(value)] if has_flag else ["--set", f"{key}={value}"]
+    return words
 
 
 def way_on(said: str) -> list[str]:

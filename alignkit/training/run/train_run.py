@@ -311,12 +311,12 @@ def _compute(
         exported = _export(loop, saver, inputs)
         saver.finish()
     finally:
+        saver.close()
         for tracker in trackers:
             tracker.close()
         for named in inputs.judges:
             named.judge.close()
         models.sampler.close()
-        saver.close()
     return {
         "steps": loop.position.step,
         "kept_step": loop.kept_step,

@@ -25,7 +25,7 @@ from alignkit.distributed.shards import Piece, make_piece
 from alignkit.storage import file_hash
 from alignkit.training.checkpoints import background, checkpoint
 from alignkit.training.checkpoints.background import Background
-from alignkit.training.loop import saver
+from alignkit.training.loop import saver, train_loop
 
 
 @pytest.fixture(scope="module")
@@ -119,6 +119,7 @@ def test_without_memory_for_copies_the_step_waits_for_the_disk(
     assert "training waits for the disk" in caplog.text
 
 
+@pytest.mark.slow
 def test_killed_while_writing_a_run_goes_on_from_what_is_whole_to_the_same_bits(
     model: Path, data: Path, tmp_path: Path
 ) -> None:
@@ -179,6 +180,28 @@ def test_ctrl_c_waits_for_the_checkpoint_that_is_being_written(
     assert slow_background[:2] == ["checkpoint_0"] * 2
     good = [file.name for file in checkpoint.good(tmp_path / "run" / "checkpoints")]
     assert good == ["step-000003", "step-000002"]
+
+
+def test_a_lost_gpu_still_leaves_the_checkpoint_that_was_being_written(
+    model: Path,
+    data: Path,
+    tmp_path: Path,
+    slow_background: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    accumulate, calls = train_loop.accumulate, []
+
+    def lost(*given: Any, **more: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 3:  # right after the checkpoint of step 2 was begun
+            raise torch.AcceleratorError("CUDA error: unspecified launch failure")
+        return accumulate(*given, **more)
+
+    monkeypatch.setattr(train_loop, "accumulate", lost)
+    assert main(command(model, data, tmp_path / "run")) == 3
+    assert "saved after step 2, go on with" in capsys.readouterr().err.splitlines()[-1]
+    assert [file.name for file in checkpoint.good(tmp_path / "run" / "checkpoints")] == ["step-000002"]
 
 
 def test_the_best_weights_are_put_back_when_their_checkpoint_is_written(
