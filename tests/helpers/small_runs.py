@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from alignkit_plugins.sft import SFT
 from safetensors.torch import load_file
 
 from alignkit.data.trees.trees import Tree, tree
+from alignkit.methods import MethodConfig
 from alignkit.options import tier
 from alignkit.training.inputs import setup
 from alignkit.training.loop.train_loop import Loop
@@ -56,9 +56,14 @@ def command(model: Path, data: Path, out: Path, **more: Any) -> list[str]:
         "learning_rate": 1e-3,
         **more,
     }
-    words = ["train", "sft"]
+    return ["train", "sft", *typed(given)]
+
+
+def typed(given: dict[str, Any]) -> list[str]:
+    """Options as a command line has them: those without a flag by --set."""
+    words = []
     for key, value in given.items():
-        has_flag = tier(SFT.Config, key) != "no-flag"
+        has_flag = tier(MethodConfig, key) != "no-flag"
         words += [f"--{key.replace('_', '-')}", str(value)] if has_flag else ["--set", f"{key}={value}"]
     return words
 

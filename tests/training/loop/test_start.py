@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from small_runs import stop_at, write_numbered_rows
+from small_runs import stop_at, typed, write_numbered_rows
 from tiny_models import tiny_model
 
 import alignkit
@@ -39,8 +39,7 @@ def given(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 def _command(method: str, given: dict[str, Any], out: Path) -> list[str]:
-    options = [text for name, x in given.items() for text in (f"--{name.replace('_', '-')}", str(x))]
-    return ["train", method, "--out", str(out), *options]
+    return ["train", method, "--out", str(out), *typed(given)]
 
 
 @pytest.mark.parametrize(
