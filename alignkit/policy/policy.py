@@ -24,7 +24,7 @@ from alignkit.policy.attention import FlexLayout, TreeLayout, mask_array, tree_r
 from alignkit.policy.compiled import MIN_TOKENS, CompiledLayers
 from alignkit.policy.cpu.kernels import CpuKernels
 from alignkit.policy.cuda import flash_trees
-from alignkit.policy.cuda.flash_trees import FlashLayout
+from alignkit.policy.cuda.flash_trees import FlashLayout, span_arrays
 from alignkit.policy.dropout import Dropout
 from alignkit.policy.four_bits import computed_weight
 from alignkit.policy.head import find_form
@@ -274,7 +274,8 @@ class Policy(nn.Module):
     def _tree_arrays(self, pack: Pack) -> dict[str, np.ndarray]:
         pack = self._filled_up(pack)
         found = {"ids_S": pack.ids_S, "position_S": pack.position_S, "source_T": pack.source_T, "last_N": pack.last_N}
-        return found | ({"mask": mask_array(pack.spans, self._flex_windows)} if self._flex_windows else {})
+        found |= {"mask": mask_array(pack.spans, self._flex_windows)} if self._flex_windows else {}
+        return found | (span_arrays(pack.spans) if self._is_flash else {})
 
     def _tree_states(self, pack: Pack, tensors: Mapping[str, Tensor]) -> Tensor:
         ids, positions = tensors["ids_S"][None], tensors["position_S"][None]
@@ -301,7 +302,7 @@ class Policy(nn.Module):
             return self._cpu.layout(pack.spans)
         flex = FlexLayout.made(tensors["mask"], len(pack.ids_S), of_flex) if of_flex else None
         if self._is_flash:
-            return FlashLayout.of(pack.spans, self.device, flex)
+            return FlashLayout.made(tensors, flex)
         assert flex is not None
         return flex
 

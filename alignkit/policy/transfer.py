@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+HOST = "host_"  # names of arrays that stay on the host begin so
 _ALIGNED = 16  # bytes; kernels read whole vectors, and what compiles them copies a tensor that lies otherwise
 
 
@@ -21,10 +22,12 @@ def to_device(rows: Sequence[Mapping[str, np.ndarray]], device: torch.device) ->
     """
     if device.type == "cpu":
         return [{name: torch.as_tensor(x) for name, x in row.items()} for row in rows]
-    arrays = [x for row in rows for x in row.values()]
+    arrays = [x for row in rows for name, x in row.items() if not name.startswith(HOST)]
     moved = torch.from_numpy(side_by_side(arrays)).pin_memory().to(device, non_blocking=True)
     parts = iter(taken_apart(moved, arrays))
-    return [{name: next(parts) for name in row} for row in rows]
+    return [
+        {name: torch.as_tensor(x) if name.startswith(HOST) else next(parts) for name, x in row.items()} for row in rows
+    ]
 
 
 def side_by_side(arrays: Sequence[np.ndarray]) -> np.ndarray:

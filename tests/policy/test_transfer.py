@@ -41,8 +41,10 @@ def test_a_gpu_gets_all_arrays_in_one_copy_without_a_wait() -> None:
     before = torch.cuda.get_sync_debug_mode()
     torch.cuda.set_sync_debug_mode("error")
     try:
-        first, second = to_device([dict(zip("abc", given, strict=False)), {"a": given[4]}], torch.device("cuda"))
+        rows = [dict(zip("abc", given, strict=False)), {"host_b": given[0], "a": given[4]}]
+        first, second = to_device(rows, torch.device("cuda"))
     finally:
         torch.cuda.set_sync_debug_mode(before)
+    assert second["host_b"].tolist() == given[0].tolist() and not second["host_b"].is_cuda
     for x, part in zip([*given[:3], given[4]], [*first.values(), second["a"]], strict=True):
         assert part.is_cuda and np.array_equal(part.cpu().numpy(), x)

@@ -20,7 +20,7 @@ Shape letters: alignkit/policy/__init__.py; F further tokens, U tokens of their 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -30,8 +30,10 @@ from torch import Tensor
 
 from alignkit.data.trees.packs import Span
 from alignkit.policy.attention import FlexLayout
+from alignkit.policy.transfer import HOST, to_device
 
 _LARGEST_HEAD = 256  # numbers
+_SIZES = f"{HOST}flash_sizes"
 
 
 def is_available(device: torch.device, head_size: int) -> bool:
@@ -63,18 +65,14 @@ class FlashLayout:
 
     @classmethod
     def of(cls, spans: Sequence[Span], device: torch.device, windowed: FlexLayout | None = None) -> FlashLayout:
-        """Find the spans on the host; they travel in one copy."""
-        own, further, prompts = [0], [], []
-        for span in spans:
-            own += [end for _, end in span.completions] or [span.prompt_end]
-            if len(span.completions) > 1:
-                further.append((span.completions[1][0], span.completions[-1][1]))
-                prompts.append((span.start, span.prompt_end))
-        parts = [np.array(own), *_places(further), *_places(prompts)]
-        longest = [int(np.diff(ends).max(initial=0)) for ends in (parts[0], parts[2], parts[4])]
-        marks = torch.from_numpy(np.concatenate(parts).astype(np.int64))
-        marks = marks.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else marks
-        return cls(marks, torch.tensor([*map(len, parts), *longest]), windowed)
+        """Make the layout of a row that is not moved with others."""
+        (tensors,) = to_device([span_arrays(spans)], device)
+        return cls.made(tensors, windowed)
+
+    @classmethod
+    def made(cls, tensors: Mapping[str, Tensor], windowed: FlexLayout | None = None) -> FlashLayout:
+        """Make the layout of `span_arrays`, moved; memory of its own, since compiled code guards a view's place."""
+        return cls(tensors["flash_marks"].clone(), tensors[_SIZES], windowed)
 
     def attend(
         self, query: Tensor, key: Tensor, value: Tensor, scale: float | None, window: int | None = None
@@ -87,6 +85,19 @@ class FlashLayout:
         scale = query.shape[-1] ** -0.5 if scale is None else scale
         attended: Tensor = _attend(query, key, value, self.marks, self.sizes, scale)[0]
         return attended[None]
+
+
+def span_arrays(spans: Sequence[Span]) -> dict[str, np.ndarray]:
+    """Find the spans: what `FlashLayout` is made of, by name."""
+    own, further, prompts = [0], [], []
+    for span in spans:
+        own += [end for _, end in span.completions] or [span.prompt_end]
+        if len(span.completions) > 1:
+            further.append((span.completions[1][0], span.completions[-1][1]))
+            prompts.append((span.start, span.prompt_end))
+    parts = [np.array(own), *_places(further), *_places(prompts)]
+    longest = [int(np.diff(ends).max(initial=0)) for ends in (parts[0], parts[2], parts[4])]
+    return {"flash_marks": np.concatenate(parts).astype(np.int64), _SIZES: np.array([*map(len, parts), *longest])}
 
 
 def _places(spans: Sequence[tuple[int, int]]) -> tuple[np.ndarray, np.ndarray]:
