@@ -23,6 +23,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
 
 from alignkit.data.trees.packs import Span
 from alignkit.policy.dropout import config_rates
@@ -93,6 +94,28 @@ class FlexLayout:
         self, query: Tensor, key: Tensor, value: Tensor, scale: float | None, window: int | None = None
     ) -> Tensor:
         attended = _flex()(query, key, value, block_mask=self.masks[window], scale=scale, enable_gqa=True)
+        return attended.transpose(1, 2).contiguous()
+
+
+@dataclass(frozen=True)
+class DenseLayout:
+    """A row of trees as one S x S mask for each window: for a few short rows that no kernel is compiled for."""
+
+    masks: Mapping[int | None, Tensor]
+
+    @classmethod
+    def of(cls, spans: Sequence[Span], device: torch.device, windows: Collection[int | None]) -> DenseLayout:
+        """Make the masks."""
+        tree_S, segment_S, position_S = (torch.from_numpy(x).to(device) for x in marks(spans))
+        place = torch.arange(len(tree_S), device=device)
+        functions = {window: sees(tree_S, segment_S, position_S, window) for window in windows}
+        return cls({window: mask(place, place, place[:, None], place) for window, mask in functions.items()})
+
+    def attend(
+        self, query: Tensor, key: Tensor, value: Tensor, scale: float | None, window: int | None = None
+    ) -> Tensor:
+        mask = self.masks[window]
+        attended = scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scale, enable_gqa=True)
         return attended.transpose(1, 2).contiguous()
 
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from alignkit.data.trees.packs import Pack
 from alignkit.policy import attention
 from alignkit.policy.architecture import head_size, num_positions
-from alignkit.policy.attention import FlexLayout, TreeLayout, mask_array, tree_refusal, windows
+from alignkit.policy.attention import DenseLayout, FlexLayout, TreeLayout, mask_array, tree_refusal, windows
 from alignkit.policy.compiled import MIN_TOKENS, CompiledLayers
 from alignkit.policy.cpu.kernels import CpuKernels
 from alignkit.policy.cuda import flash_trees
@@ -146,7 +146,10 @@ class Policy(nn.Module):
 
     @contextmanager
     def in_fp32(self) -> Iterator[None]:
-        """Compute in the weights' own precision for a while; where that is not the run's, layers are not compiled."""
+        """Compute in the weights' own precision for a while, a few short rows.
+
+        Where that is not the run's, nothing is compiled for it, neither layers nor attention.
+        """
         before = self.autocast, self._in_fp32
         self.autocast, self._in_fp32 = None, self.autocast is not None or self._in_fp32
         self._switch()
@@ -293,13 +296,17 @@ class Policy(nn.Module):
     @property
     def _flex_windows(self) -> frozenset[int | None]:
         """Windows of the layers that FlexAttention computes."""
-        return frozenset() if self._cpu is not None else self.windows - {None} if self._is_flash else self.windows
+        if self._cpu is not None or self._in_fp32:
+            return frozenset()
+        return self.windows - {None} if self._is_flash else self.windows
 
     def _layout(self, pack: Pack, tensors: Mapping[str, Tensor]) -> TreeLayout:
         """Lay the trees of a row out for the device, once for all layers."""
         pack, of_flex = self._filled_up(pack), self._flex_windows
         if self._cpu is not None:
             return self._cpu.layout(pack.spans)
+        if self._in_fp32:
+            return DenseLayout.of(pack.spans, self.device, self.windows)
         flex = FlexLayout.made(tensors["mask"], len(pack.ids_S), of_flex) if of_flex else None
         if self._is_flash:
             return FlashLayout.made(tensors, flex)

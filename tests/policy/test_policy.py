@@ -17,7 +17,8 @@ from torch.nn.attention.flex_attention import create_block_mask
 from alignkit.data.trees.packs import lay_out, pack, pack_evenly
 from alignkit.data.trees.trees import Tree, tree
 from alignkit.errors import InputError
-from alignkit.policy.attention import FlexLayout, marks, sees, tree_refusal
+from alignkit.policy.attention import DenseLayout, FlexLayout, marks, sees, tree_refusal
+from alignkit.policy.cpu.split_attention import SegmentLayout
 from alignkit.policy.load import load_policy
 from alignkit.policy.logprobs import token_logprobs
 from alignkit.policy.policy import Policy
@@ -285,6 +286,21 @@ def test_block_lists_made_from_the_spans_are_those_that_torch_makes_of_the_whole
         assert bool((mine.to_dense() >= windowed.to_dense()).all())
         assert mine.to_dense().sum() <= whole.to_dense().sum()
     assert num_full > 20
+
+
+@pytest.mark.parametrize("window", [None, 1, 3])
+def test_a_dense_mask_attends_as_the_split_kernels_do(window: int | None) -> None:
+    rng = np.random.default_rng(2)
+    spans = lay_out([random_tree(6, (5, 3), rng), random_tree(1, (3,), rng), random_tree(2, (1, 7, 2), rng)]).spans
+    generator = torch.Generator().manual_seed(0)
+    given = [torch.randn(1, heads, 30, 8, generator=generator, dtype=torch.float64) for heads in (4, 2, 2)]
+    found = []
+    for layout in (DenseLayout.of(spans, torch.device("cpu"), {None, window}), SegmentLayout.of(spans)):
+        tensors = [x.clone().requires_grad_() for x in given]
+        attended = layout.attend(*tensors, None, window)
+        (attended * torch.linspace(-1, 1, attended.numel()).view(attended.shape)).sum().backward()
+        found.append([attended.detach(), *(x.grad for x in tensors)])
+    assert all(torch.allclose(ours, theirs, atol=1e-12) for ours, theirs in zip(*found, strict=True))
 
 
 def test_rows_hold_every_tree_once_and_nothing_beyond_capacity() -> None:

@@ -171,7 +171,7 @@ def first_margins(
                 ours_T = policy(pack).logprob_T
                 found += margins(pack, ours_T, reference.logprobs(pack))
                 if policy.autocast is not None:
-                    exact = "plain" if policy.is_compiled else policy.path  # nothing is compiled for one look in fp32
+                    exact = "plain" if policy.device.type == "cuda" else policy.path  # no S x S mask of a long row
                     with policy.in_fp32(), policy.on_path(exact):
                         rounding += margins(pack, ours_T, policy(pack).logprob_T)
             if policy.autocast is None:
