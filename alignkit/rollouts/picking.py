@@ -83,11 +83,11 @@ def pick(logits_BV: Tensor, uniform_B: Tensor, rules: Rules) -> tuple[Tensor, Te
         tokens, int64 [B]; their log-probs, float32 [B], at the row's temperature (1 where it is 0), before top-p.
     """
     scaled_BV = logits_BV.div_(rules.temperature_B[:, None])
-    highest_B = scaled_BV.amax(-1)
+    highest_B, likeliest_B = scaled_BV.max(-1)
     weight_BV = (scaled_BV - highest_B[:, None]).exp_()
     sums = _block_sums(weight_BV)
     if rules.all_greedy:
-        token_B = scaled_BV.argmax(-1)
+        token_B = likeliest_B
     else:
         kept_BV, kept_sums = weight_BV, sums
         if rules.some_nucleus:
@@ -95,8 +95,10 @@ def pick(logits_BV: Tensor, uniform_B: Tensor, rules: Rules) -> tuple[Tensor, Te
             kept_BV = weight_BV * _nucleus(weight_BV / sums.sum(-1, keepdim=True), rules.top_p_B)
             kept_sums = _block_sums(kept_BV)
         token_B = _inverse_cdf(kept_BV, kept_sums, uniform_B)
+        # a sum rounded down may point behind the last possible token
+        token_B = torch.where(kept_BV.gather(-1, token_B[:, None])[:, 0] > 0, token_B, likeliest_B)
         if rules.some_greedy:
-            token_B = torch.where(rules.is_greedy_B, scaled_BV.argmax(-1), token_B)
+            token_B = torch.where(rules.is_greedy_B, likeliest_B, token_B)
     chosen_B = scaled_BV.gather(-1, token_B[:, None])[:, 0] - highest_B - sums.sum(-1).log()
     return token_B, chosen_B.float()
 
@@ -126,9 +128,7 @@ def _inverse_cdf(weight_BV: Tensor, sums: Tensor, uniform_B: Tensor) -> Tensor:
     token = (block * _BLOCK + torch.searchsorted(inner, rest, right=True).clamp(max=_BLOCK - 1)).clamp(
         max=weight_BV.shape[1] - 1
     )
-    # a sum rounded down may point behind the last possible token
-    possible = weight_BV.gather(1, token) > 0
-    return torch.where(possible, token, weight_BV.argmax(-1, keepdim=True))[:, 0]
+    return token[:, 0]
 
 
 def _nucleus(prob_BV: Tensor, top_p_B: Tensor) -> Tensor:
