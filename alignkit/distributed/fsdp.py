@@ -87,6 +87,7 @@ def shard(policy: Policy, world: World) -> FullParams:
     """Shard a copy of a policy, each decoder layer apart and the policy as the root; `policy` becomes the plain one."""
     from torch.distributed.fsdp import FSDPModule, fully_shard
 
+    policy.leave_weights_to_autocast()
     own: dict[int, Any] = {id(p): nn.Parameter(p.data, requires_grad=p.requires_grad) for p in policy.parameters()}
     sharded = copy.deepcopy(policy, own)
     mesh = dist.init_device_mesh(policy.device.type, (world.size,))

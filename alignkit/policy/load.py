@@ -14,6 +14,7 @@ from alignkit.memory import bound_kernels, is_out_of_memory
 from alignkit.policy import four_bits
 from alignkit.policy.architecture import refusal
 from alignkit.policy.attention import tree_refusal
+from alignkit.policy.cuda.layers import hold_frozen
 from alignkit.policy.dropout import find_dropout, switch_off_dropout
 from alignkit.policy.head import UnknownHeadError
 from alignkit.policy.policy import Policy, non_finite
@@ -98,6 +99,8 @@ def load_policy(
         four_bits.quantize(model, model.score if scalar_head else model.get_output_embeddings(), device)
     if lora_rank is not None:
         model = _with_lora(model, lora_rank, scalar_head)
+        if autocast is not None and device.type == "cuda":
+            hold_frozen(model, autocast)
     try:
         policy = Policy(model.to(device), path=path, autocast=autocast, scalar_head=scalar_head).train()
     except UnknownHeadError as error:

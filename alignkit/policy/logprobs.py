@@ -198,7 +198,7 @@ class _TokenLogprobs(torch.autograd.Function):
             if grad_bias is not None:
                 grad_bias[start : start + len(weight)] = share.sum(0)
             narrow = share.to(hidden_TH.dtype)  # dh += share W and dW = share^T h are products in the compute type
-            _add_product(wide_hidden, share, narrow, weight_VH[start : start + len(weight)], weight)
+            _add_product(wide_hidden, share, narrow, weight)
             for rows in _rows(start, start + len(weight), hidden_TH.shape[1]):
                 columns = narrow[:, rows.start - start : rows.stop - start]
                 if total_VH is not None:
@@ -251,7 +251,7 @@ def _wide(x: Tensor) -> torch.dtype:
     return torch.promote_types(x.dtype, torch.float32)
 
 
-def _add_product(total_TH: Tensor, share: Tensor, narrow: Tensor, weight: Tensor, narrow_weight: Tensor) -> None:
+def _add_product(total_TH: Tensor, share: Tensor, narrow: Tensor, narrow_weight: Tensor) -> None:
     """total += share @ weight, not rounded on the way: products of narrow matrices whose sums stay fp32.
 
     A CPU has no such product. There a second product gives the rounding error of the first: `addmm` forms
@@ -259,7 +259,7 @@ def _add_product(total_TH: Tensor, share: Tensor, narrow: Tensor, weight: Tensor
     than a product of fp32 matrices.
     """
     if narrow.dtype == total_TH.dtype:
-        total_TH.addmm_(share, weight)
+        total_TH.addmm_(share, narrow_weight)
     else:
         high = torch.mm(narrow, narrow_weight)
         total_TH.add_(high).add_(torch.addmm(high, narrow, narrow_weight, beta=-1))

@@ -25,6 +25,7 @@ from alignkit.policy.compiled import MIN_TOKENS, CompiledLayers
 from alignkit.policy.cpu.kernels import CpuKernels
 from alignkit.policy.cuda import flash_trees
 from alignkit.policy.cuda.flash_trees import FlashLayout, span_arrays
+from alignkit.policy.cuda.layers import CudaLayers
 from alignkit.policy.dropout import Dropout
 from alignkit.policy.four_bits import computed_weight
 from alignkit.policy.head import find_form
@@ -79,6 +80,9 @@ class Policy(nn.Module):
         """What the model came with."""
         self._cpu = CpuKernels(self.body) if self.device.type == "cpu" else None
         self._has_flash = flash_trees.is_available(self.device, head_size(self.config.get_text_config()))
+        self._cuda = None
+        if autocast is not None and self.device.type == "cuda":
+            self._cuda = CudaLayers(self.base, self.body, autocast)
         self._compiled: CompiledLayers | None = None
         self._in_fp32 = False
         self.use_path(path)
@@ -139,6 +143,12 @@ class Policy(nn.Module):
         finally:
             self.use_path(before)
 
+    def leave_weights_to_autocast(self) -> None:
+        """Hold no copies of weights: those that are sharded change hands in every pass."""
+        if self._cuda is not None:
+            self._cuda.remove()
+            self._cuda = None
+
     def compile_layers(self, *, backend: str = "inductor") -> None:
         """Let the decoder layers compute the tree path by torch.compile; each kind of row costs its time once."""
         self._compiled = CompiledLayers(self.body, backend=backend)
@@ -162,10 +172,13 @@ class Policy(nn.Module):
     def _switch(self) -> None:
         """Let the layers compute by what belongs to the path."""
         is_tree = self.path == "tree"
+        compiled = self.is_compiled and not self._in_fp32
         if self._cpu is not None:
             self._cpu.switch(is_tree)
+        if self._cuda is not None:
+            self._cuda.switch(is_tree and not compiled)
         if self._compiled is not None:
-            self._compiled.switch(is_tree and not self._in_fp32)
+            self._compiled.switch(compiled)
 
     @contextmanager
     def base_weights(self) -> Iterator[None]:
@@ -208,6 +221,8 @@ class Policy(nn.Module):
     @contextmanager
     def computing(self) -> Iterator[None]:
         """Autocast as configured."""
+        if self._cuda is not None and self.autocast is not None:
+            self._cuda.renew()
         with torch.autocast(self.device.type, dtype=self.autocast, enabled=self.autocast is not None):
             yield
 

@@ -17,6 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear, rms_norm
 
+from alignkit.policy.cuda.layers import CopyingLinear
+
 _JOINED = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))  # read the same input
 _SAME = 1e-5  # relative L2 to the module's own output, fp32
 
@@ -97,7 +99,7 @@ class _Joined:
 
 def _can_join(parts: Sequence[Any]) -> bool:
     """Whether they are plain layers in fp32, whose weights autocast would copy."""
-    if not all(type(part) is nn.Linear and "forward" not in vars(part) for part in parts):
+    if not all(type(part) in (nn.Linear, CopyingLinear) and "forward" not in vars(part) for part in parts):
         return False
     same = {(part.in_features, part.bias is None) for part in parts}
     kind = parts[0].weight.device.type

@@ -24,16 +24,24 @@ def make_optimizer(parameters: Iterable[torch.nn.Parameter], config: MethodConfi
         UsageError: 8 bits without bitsandbytes.
     """
     trained = _groups(parameters, config.weight_decay)
+    made: Any
     if config.optimizer.endswith("-8bit"):
         require_eight_bits(config)
         from bitsandbytes import optim
 
         narrow = {"adam-8bit": optim.Adam8bit, "adamw-8bit": optim.AdamW8bit}[config.optimizer]
-        made: Any = narrow(trained, lr=config.learning_rate)
+        made = narrow(trained, lr=config.learning_rate)
         made.state_dict = functools.partial(_flat_state, made)
-        return made
-    kinds = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
-    return kinds[config.optimizer](trained, lr=config.learning_rate, fused=True)
+    else:
+        kinds = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
+        made = kinds[config.optimizer](trained, lr=config.learning_rate, fused=True)
+    made.register_step_post_hook(_count_versions)
+    return made
+
+
+def _count_versions(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+    """Count the weights' versions, which fused steps do not; copies of weights are made again by it."""
+    torch.autograd.graph.increment_version([p for group in optimizer.param_groups for p in group["params"]])
 
 
 def _groups(parameters: Iterable[torch.nn.Parameter], weight_decay: float) -> list[dict[str, Any]]:

@@ -21,6 +21,7 @@ from alignkit.data.trees.packs import lay_out
 from alignkit.data.trees.trees import Tree
 from alignkit.errors import InputError, RunStopped
 from alignkit.policy import four_bits
+from alignkit.policy.cuda.layers import widen_frozen
 from alignkit.policy.load import load_policy
 from alignkit.policy.policy import Policy
 from alignkit.pretrained.saved_files import settle_config, settle_tokenizer
@@ -125,6 +126,7 @@ def source_dtype(folder: Path) -> torch.dtype:
 def _merge(policy: Policy) -> None:
     if policy.has_adapter:
         four_bits.restore(policy.model)
+        widen_frozen(policy.model)
         policy.model = policy.model.merge_and_unload()
 
 
