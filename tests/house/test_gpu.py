@@ -69,6 +69,20 @@ def test_a_driver_older_than_torch_is_said_by_doctor_and_train(
     assert line in caplog.text and "this run is on the CPU" in caplog.text
 
 
+def test_doctor_shows_what_the_card_is(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    card = gpu.Gpu("NVIDIA H100 80GB HBM3", 79.1, 70.0, "580.159.04", "13.0", "9.0", bf16=True)
+    monkeypatch.setattr("alignkit.cli.doctor.find_gpu", lambda: card)
+    monkeypatch.setattr("alignkit.api.start_up_checks", lambda model: [])
+    assert main(["doctor", "--model", "any"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    for part in (
+        "70.0 GiB free of 79.1",
+        "580.159.04; torch is built for CUDA 13.0",
+        "bf16, capability 9.0; bf16 peak 989 TFLOP/s",
+    ):
+        assert part in said
+
+
 @pytest.mark.usefixtures("unusable")
 def test_a_torch_without_cuda_and_a_hidden_card_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.version, "cuda", None)
