@@ -2,9 +2,10 @@
 
 Always there:
 
-    weights              4 bytes per parameter (fp32); 0.5 byte per linear weight with --quantize 4bit
+    weights              4 bytes per parameter (fp32); of a base under LoRA c bytes on a GPU, and 0.5 byte per linear
+                         weight with --quantize 4bit
     optimizer            8 bytes per trained parameter (two moments), 2 in 8 bits
-    copies               c bytes per parameter, of autocast on a GPU
+    copies               c bytes per trained parameter, in the compute type
     reference            4 bytes per parameter, where a frozen copy stays: --set reference=online without LoRA
     gathered             4 bytes per parameter on each of several ranks, for validation and samples
     kernels              those that a CPU compiles for bf16 and keeps (alignkit/memory.py)
@@ -176,14 +177,16 @@ def _planned(method: Method, resolved: Resolved, longest: int | None, capacity: 
     parameters = count_parameters(folder)
     rank = resolved.model.lora_rank
     trained = parameters if rank is None else rank * sum(map(sum, sizes.matrices))
+    narrow = 0 if resolved.model.quantize is None else sizes.num_narrow
     size = 4 if autocast_type(resolved.model.precision, pick_device()) is None else 2
     tokens = _row_tokens(method, resolved, sizes, capacity, longest)
+    on_cpu_layers = card is None and resolved.model.attention != "plain"  # they cast weights as they need them
     ranks = num_started()
     memory = {
-        "weights": _weights(resolved, parameters, sizes) // ranks,
+        "weights": _weights(parameters, narrow, 0 if rank is None else trained, size if card else 4) // ranks,
         "gradient": 4 * trained // ranks,
         "optimizer": (2 if resolved.method.optimizer.endswith("-8bit") else 8) * trained // ranks,
-        "copies": _copies(resolved, parameters, sizes, size, card),
+        "copies": 0 if size == 4 or on_cpu_layers else size * (trained if card else parameters - narrow),
         "gathered": 4 * parameters if ranks > 1 else 0,
         "reference": 4 * parameters if keeps_reference(method, resolved) else 0,
         "activations": tokens * _activation_bytes_per_token(resolved, sizes, size, card),
@@ -235,16 +238,11 @@ def draws_by_vllm(method: Method, resolved: Resolved) -> bool:
     return resolved.rollouts.sampler == "vllm" and "scalar_head" not in method.needs
 
 
-def _weights(resolved: Resolved, parameters: int, sizes: Architecture) -> int:
-    narrow = 0 if resolved.model.quantize is None else sizes.num_narrow
-    return int(4 * (parameters - narrow) + BYTES_PER_WEIGHT * narrow)
-
-
-def _copies(resolved: Resolved, parameters: int, sizes: Architecture, size: int, card: Card | None) -> int:
-    """Bytes of the weights in the compute type; layers of the CPU cast them as they need them."""
-    if size == 4 or (card is None and resolved.model.attention != "plain"):
-        return 0
-    return size * (parameters - (0 if resolved.model.quantize is None else sizes.num_narrow))
+def _weights(parameters: int, narrow: int, adapter: int, frozen_size: int) -> int:
+    """Bytes of the weights; a base under an adapter has so many bytes per weight, and 4 bits for the narrow ones."""
+    if not adapter:
+        return 4 * parameters
+    return int(frozen_size * (parameters - narrow) + BYTES_PER_WEIGHT * narrow) + 4 * adapter
 
 
 def keeps_reference(method: Method, resolved: Resolved) -> bool:

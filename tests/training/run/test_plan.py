@@ -19,6 +19,7 @@ from alignkit.config import file as config_file
 from alignkit.data.trees.packs import lay_out
 from alignkit.data.trees.trees import tree
 from alignkit.memory import Card
+from alignkit.policy.cuda.head import memory_bytes
 from alignkit.policy.load import load_policy
 from alignkit.pretrained import embedded
 from alignkit.registry import registry
@@ -57,6 +58,30 @@ def test_a_frozen_copy_counts_where_one_stays(model: Path) -> None:
     assert planned("dpo", model, reference="online").memory["reference"] == weights
     assert planned("dpo", model, reference="online", lora_rank=4).memory["reference"] == 0
     assert planned("sft", model).memory["reference"] == 0
+
+
+def test_the_parts_of_a_plan_on_a_gpu_are_those_counted_by_hand(model: Path) -> None:
+    """Two layers of 48, with 48 queries, 24 keys and 96 within; a row of 100 tokens; 2 bytes in bf16."""
+    card = Card(2**34, 2**34)
+    weights = planned("sft", model).memory["weights"]  # fp32, 4 bytes each
+
+    def memory(**options: Any) -> dict[str, int]:
+        given = {"batch_size": 1, "precision": "bf16", **options}
+        return {name: count for name, count in planned("sft", model, 100, card, **given).memory.items() if count}
+
+    compiled, eager = 4 * 48 + 2 * (3 * 48 + 2 * 48 + 2 * 24 + 3 * 96), 16 * 48 + 2 * (8 * 48 + 2 * 24 + 4 * 96)
+    always = {"weights": weights, "gradient": weights, "optimizer": 2 * weights, "copies": weights // 2}
+    always["context"] = 700 * 2**20
+    logits = memory_bytes(100, 272, 2, 2**34) + 8 * 100 * 48  # beside the head's: the states in fp32, twice
+    cached = 32 * 2 * 2 * 24 * 2 * (512 + 350)  # keys and values of 32 samples of the longest row and 350 tokens
+    assert memory() == always | {"activations": 100 * 2 * compiled, "logits": logits, "rollouts": cached}
+    assert memory(compile=False)["activations"] == 100 * 2 * eager
+    assert memory(gradient_checkpointing=True)["activations"] == 100 * (2 * 4 * 48 + compiled)
+    matrices = (48, 48), (48, 24), (48, 24), (48, 48), (48, 96), (48, 96), (96, 48)
+    adapter = 2 * 3 * sum(map(sum, matrices))
+    lora = memory(lora_rank=3)
+    assert lora["weights"] == weights // 2 + 4 * adapter and lora["copies"] == 2 * adapter
+    assert lora["activations"] == 100 * 2 * (compiled + 2 * (48 + 7 * 3))
 
 
 def test_gradient_checkpointing_is_planned_with_less(model: Path) -> None:
