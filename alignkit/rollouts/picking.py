@@ -26,12 +26,14 @@ class Rules:
         temperature_B: float32 [B], 1 where a row is greedy.
         top_p_B: float32 [B].
         is_greedy_B: bool [B].
-        some_greedy, all_greedy, some_nucleus: what these tensors hold, or may hold later, known to the host.
+        some_tempered, some_greedy, all_greedy, some_nucleus: what these tensors hold, or may hold later, known to the
+            host.
     """
 
     temperature_B: Tensor
     top_p_B: Tensor
     is_greedy_B: Tensor
+    some_tempered: bool
     some_greedy: bool
     all_greedy: bool
     some_nucleus: bool
@@ -43,6 +45,7 @@ class Rules:
             torch.tensor([request.temperature or 1.0 for request in requests], device=device),
             torch.tensor([request.top_p for request in requests], device=device),
             torch.tensor(greedy, device=device),
+            some_tempered=any(request.temperature not in (0, 1) for request in requests),
             some_greedy=any(greedy),
             all_greedy=all(greedy),
             some_nucleus=any(request.top_p < 1 for request in requests),
@@ -82,7 +85,7 @@ def pick(logits_BV: Tensor, uniform_B: Tensor, rules: Rules) -> tuple[Tensor, Te
     Returns:
         tokens, int64 [B]; their log-probs, float32 [B], at the row's temperature (1 where it is 0), before top-p.
     """
-    scaled_BV = logits_BV.div_(rules.temperature_B[:, None])
+    scaled_BV = logits_BV.div_(rules.temperature_B[:, None]) if rules.some_tempered else logits_BV
     highest_B, likeliest_B = scaled_BV.max(-1)
     weight_BV = (scaled_BV - highest_B[:, None]).exp_()
     sums = _block_sums(weight_BV)
