@@ -8,6 +8,7 @@ was tried on a CPU; it is made for a GPU.
 
 from __future__ import annotations
 
+import copy
 import functools
 import importlib.util
 from collections.abc import Callable
@@ -77,12 +78,12 @@ class _NarrowLinear(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, layer: Any) -> Tensor:
         ctx.layer = layer
         bias = None if layer.bias is None else layer.bias.to(x.dtype)
-        return nn.functional.linear(x, computed_weight(layer).to(x.dtype), bias)
+        return nn.functional.linear(x, computed_weight(layer, x.dtype), bias)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
         (grad,) = grads
-        return grad @ computed_weight(ctx.layer).to(grad.dtype), None  # dx = dy W; a frozen W gets no gradient
+        return grad @ computed_weight(ctx.layer, grad.dtype), None  # dx = dy W; a frozen W gets no gradient
 
 
 def restore(model: nn.Module) -> None:
@@ -100,12 +101,14 @@ def is_narrow(module: nn.Module) -> bool:
     return type(module).__name__ == "Linear4bit"
 
 
-def computed_weight(layer: Any) -> Tensor:
-    """Return the weight that a linear layer computes with [O, I]; fp32 where it has 4 bits."""
+def computed_weight(layer: Any, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Return the weight that a linear layer computes with [O, I]; one of 4 bits is formed in this type at once."""
     if not is_narrow(layer):
         weight: Tensor = layer.weight
         return weight
     from bitsandbytes.functional import dequantize_4bit
 
-    found: Tensor = dequantize_4bit(layer.weight.data, layer.weight.quant_state).float()
+    state = copy.copy(layer.weight.quant_state)
+    state.dtype = dtype
+    found: Tensor = dequantize_4bit(layer.weight.data, state)
     return found

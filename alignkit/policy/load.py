@@ -68,7 +68,7 @@ def load_policy(
         scalar_head: a sequence-classification head of one value, new where the folder has none.
         seed: of new weights (head, adapter).
         gradient_checkpointing: save each layer's input alone; the backward pass computes the layer again.
-        compiled: compile the layers by torch.compile; on CUDA only.
+        compiled: compile the layers by torch.compile; on CUDA only, and not in 4 bits.
         in_four_bits: hold the linear layers in 4 bits; needs `lora_rank`.
         dropout: keep the dropout that the model came with, in training mode; else it is switched off.
 
@@ -108,7 +108,7 @@ def load_policy(
     policy.dropout = known
     if gradient_checkpointing:
         _checkpoint(policy, folder)
-    if compiled and device.type == "cuda":
+    if compiled and device.type == "cuda" and not in_four_bits:  # each 4-bit layer would be a graph apart
         policy.compile_layers()
     return policy
 

@@ -14,7 +14,7 @@ from tiny_models import tiny_model
 import alignkit
 from alignkit.config import file as config_file
 from alignkit.errors import UsageError
-from alignkit.policy.four_bits import is_narrow
+from alignkit.policy.four_bits import computed_weight, is_narrow
 from alignkit.policy.load import load_policy
 from alignkit.registry import registry
 from alignkit.training.checkpoints import checkpoint
@@ -115,3 +115,12 @@ def test_moments_in_8_bits_survive_a_checkpoint(
     resumed = alignkit.train("sft", **options, out=str(tmp_path / "run"), resume=True)
     one, other = (load_policy(r.path / "model", precision="fp32").state_dict() for r in (whole, resumed))
     assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_a_4_bit_weight_is_formed_in_bf16_as_it_is_rounded_from_fp32(tmp_path: Path) -> None:
+    policy = load_policy(tiny_model(tmp_path, hidden_size=64), precision="bf16", lora_rank=4, in_four_bits=True)
+    layers = [module for module in policy.modules() if is_narrow(module)]
+    assert layers
+    for layer in layers:
+        narrow = computed_weight(layer, torch.bfloat16)
+        assert narrow.dtype == torch.bfloat16 and torch.equal(narrow, computed_weight(layer).to(torch.bfloat16))
