@@ -20,12 +20,13 @@ from small_runs import random_pairs
 from tiny_models import tiny_model
 
 from alignkit.data.trees.packs import lay_out
+from alignkit.distributed.fsdp import clip
 from alignkit.methods import Method
 from alignkit.policy.load import load_policy
 from alignkit.tracking import Tracker
 from alignkit.training.gradient.models import Models
 from alignkit.training.gradient.reference import Reference
-from alignkit.training.gradient.step import MicroBatch
+from alignkit.training.gradient.step import MicroBatch, accumulate
 from alignkit.training.loop.source import StepSource
 from alignkit.training.loop.train_loop import Loop
 
@@ -69,17 +70,16 @@ class Numbers(Tracker):
         self.seen.append(metrics)
 
 
-@pytest.mark.parametrize(
-    ("method", "config"),
-    [
-        (SFT(), SFTConfig(epochs=1)),
-        (SFTLengthPenalty(), SFTLengthPenaltyConfig(epochs=1)),
-        (DPO(), DPOConfig(epochs=1)),
-        (Reward(), RewardConfig()),
-        (GRPO(), GRPOConfig(kl=0.1, epochs=1)),
-    ],
-    ids=lambda x: getattr(x, "name", ""),
-)
+METHODS: list[tuple[Method, Any]] = [
+    (SFT(), SFTConfig(epochs=1)),
+    (SFTLengthPenalty(), SFTLengthPenaltyConfig(epochs=1)),
+    (DPO(), DPOConfig(epochs=1)),
+    (Reward(), RewardConfig()),
+    (GRPO(), GRPOConfig(kl=0.1, epochs=1)),
+]
+
+
+@pytest.mark.parametrize(("method", "config"), METHODS, ids=lambda x: getattr(x, "name", ""))
 def test_the_host_waits_for_the_device_once_in_a_step(model: Path, method: Method, config: Any) -> None:
     is_scored = "scalar_head" in method.needs
     policy = load_policy(model, precision="fp32", scalar_head=is_scored)
@@ -95,3 +95,23 @@ def test_the_host_waits_for_the_device_once_in_a_step(model: Path, method: Metho
     assert [len(found) for found in steps] == [1, 1, 2], steps  # the weights that the last step leaves are looked at
     assert sum("grad_norm" in metrics for metrics in numbers.seen) == 3
     assert not torch.equal(before, torch.cat([p.detach().flatten() for p in policy.parameters()]))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(("method", "config"), METHODS, ids=lambda x: getattr(x, "name", ""))
+def test_a_gpu_computes_a_gradient_without_one_wait(tmp_path: Path, method: Method, config: Any) -> None:
+    is_scored = "scalar_head" in method.needs
+    folder = tiny_model(tmp_path / "model", hidden_size=64)
+    policy = load_policy(folder, precision="bf16", scalar_head=is_scored)
+    reference = None if is_scored else Reference(policy, frozen=load_policy(folder, precision="bf16"))
+    rows, _ = Rows(has_samples=method.name == "sft-lenpen").step(1)
+    before = torch.cuda.get_sync_debug_mode()
+    try:
+        for mode in ("default", "error"):  # kernels are compiled in the first
+            torch.cuda.set_sync_debug_mode(mode)
+            found = accumulate(policy, method, config, rows, reference=reference)
+            norm = clip(policy.parameters(), 1.0)
+    finally:
+        torch.cuda.set_sync_debug_mode(before)
+    result, values = found.read(norm=norm)
+    assert np.isfinite(result.loss) and values["norm"] > 0
