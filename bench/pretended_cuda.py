@@ -120,8 +120,14 @@ def pretended_cuda(memory: int = 80 * GIB) -> Iterator[None]:
             for name, value in replaced.items():
                 stack.enter_context(mock.patch.object(owner, name, value, create=True))
         stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
-        stack.enter_context(_Autocast())
+        autocast = _Autocast()
+        stack.enter_context(autocast)
+        # `backward` puts function modes aside, and computes checkpointed layers again
+        stack.enter_context(mock.patch("torch.autograd._engine_run_backward", autocast.around(_run_backward)))
         yield
+
+
+_run_backward: Callable[..., Any] = torch.autograd._engine_run_backward  # type: ignore[attr-defined]
 
 
 class _Autocast(TorchFunctionMode):
@@ -139,6 +145,15 @@ class _Autocast(TorchFunctionMode):
             args = [self._cast(x) for x in args]
             kwargs = {name: self._cast(x) for name, x in kwargs.items()}
         return func(*args, **kwargs)
+
+    def around(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """The function with this mode on."""
+
+        def wrapped(*args: Any, **kwargs: Any) -> Any:
+            with self:
+                return function(*args, **kwargs)
+
+        return wrapped
 
     def _cast(self, x: Any) -> Any:
         if not isinstance(x, Tensor) or x.dtype != torch.float32 or x.device.type != "cuda":

@@ -19,7 +19,8 @@ While a micro-batch is computed:
     activations          its tokens x layers x what a layer keeps for the backward pass, c bytes per number
                          CPU, tree path: 8 H + c (4 H + 2 K + 2 I)       (policy/cpu/layers.py; the residuals stay fp32)
                          GPU, compiled:  4 H + c (3 H + 2 Q + 2 K + 3 I), and c (H + 7 r) under LoRA
-                         else:           16 H + c (8 H + 2 K + 4 I)
+                         GPU, not so:    8 H + c (8 H + 2 K + 4 I)
+                         plain path:     16 H + c (8 H + 2 K + 4 I)
                          with --gradient-checkpointing 4 H, and one layer's of the above
     logits               what the head holds: policy/logprobs.py, on a GPU policy/cuda/head.py
 
@@ -263,13 +264,14 @@ def _activation_bytes_per_token(resolved: Resolved, sizes: Architecture, size: i
     """Bytes that all layers keep of a token for the backward pass."""
     hidden, layers, inner, rank = sizes.hidden, sizes.layers, sizes.inner, resolved.model.lora_rank
     queries, keys = 2 * sizes.query_width, 2 * sizes.key_width
-    if card is None and resolved.model.attention != "plain":
+    on_tree = resolved.model.attention != "plain"
+    if card is None and on_tree:
         saved = 8 * hidden + size * (4 * hidden + keys + 2 * inner)
-    elif card is not None and resolved.model.compile and resolved.model.attention != "plain":
+    elif card is not None and resolved.model.compile and on_tree:
         saved = 4 * hidden + size * (3 * hidden + queries + keys + 3 * inner)
         saved += 0 if rank is None else size * (hidden + rank * len(sizes.matrices) // layers)
     else:
-        saved = 16 * hidden + size * (8 * hidden + keys + 4 * inner)
+        saved = (8 if card is not None and on_tree else 16) * hidden + size * (8 * hidden + keys + 4 * inner)
     return layers * 4 * hidden + saved if resolved.model.gradient_checkpointing else layers * saved
 
 

@@ -69,7 +69,7 @@ def test_the_parts_of_a_plan_on_a_gpu_are_those_counted_by_hand(model: Path) -> 
         given = {"batch_size": 1, "precision": "bf16", **options}
         return {name: count for name, count in planned("sft", model, 100, card, **given).memory.items() if count}
 
-    compiled, eager = 4 * 48 + 2 * (3 * 48 + 2 * 48 + 2 * 24 + 3 * 96), 16 * 48 + 2 * (8 * 48 + 2 * 24 + 4 * 96)
+    compiled, eager = 4 * 48 + 2 * (3 * 48 + 2 * 48 + 2 * 24 + 3 * 96), 8 * 48 + 2 * (8 * 48 + 2 * 24 + 4 * 96)
     always = {"weights": weights, "gradient": weights, "optimizer": 2 * weights, "copies": weights // 2}
     always["context"] = 700 * 2**20
     logits = memory_bytes(100, 272, 2, 2**34) + 8 * 100 * 48  # beside the head's: the states in fp32, twice
