@@ -5,9 +5,10 @@ token, with gradient. The model's code is not forked: attention is registered wi
 beside it.
 
 Read policy.py (the module and its forward pass), attention.py (a prompt computed once for all its completions),
-separate_rows.py (the plain path: one completion a row), logprobs.py (the head, a tile of the vocabulary at a time),
-then load.py (a folder becomes a policy), architecture.py and head.py (what a model is, and which ones are refused),
-dropout.py and four_bits.py. cpu/ is needed on a CPU only, cuda/ on a card only.
+separate_rows.py (the plain path: one completion a row), transfer.py (arrays to the device in one copy), logprobs.py
+(the head, a tile of the vocabulary at a time), then load.py (a folder becomes a policy), architecture.py and head.py
+(what a model is, and which ones are refused), dropout.py and four_bits.py. cpu/ is needed on a CPU only, cuda/ on a
+card only.
 
 Shape letters of this room, as suffixes of names and in docstrings:
 
