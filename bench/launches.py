@@ -43,7 +43,7 @@ import numpy as np
 import torch
 
 from bench.forked import commit
-from bench.pretended_cuda import CUDA, TO_THE_CARD, Calls, pretended_cuda
+from bench.pretended_cuda import CUDA, SEVERAL, TO_THE_CARD, VIEWS, Calls, pretended_cuda
 from bench.texts import ROOT
 
 VOCAB, HIDDEN, LAYERS = 151_936, 896, 24
@@ -227,8 +227,10 @@ def launches_of(code: str) -> collections.Counter[str]:
     """Launches in the code that Inductor wrote for a graph: its own kernels, and what it calls."""
     body = code[code.index("def call(") :]
     found = collections.Counter(kernels=len(re.findall(r"^\s*triton_\w+\.run\(", body, re.MULTILINE)))
-    found += collections.Counter(re.findall(r"^\s*(?:\w+ = )?extern_kernels\.(\w+)\(", body, re.MULTILINE))
-    return found + collections.Counter(re.findall(r"^\s*\w+ = torch\.ops\.(\w+\.\w+)", body, re.MULTILINE))
+    found.update(re.findall(r"^\s*(?:\w+ = )?extern_kernels\.(\w+)\(", body, re.MULTILINE))
+    for name in re.findall(r"^\s*\w+ = torch\.ops\.\w+\.(\w+)", body, re.MULTILINE):
+        found[name] += 0 if name in VIEWS else SEVERAL.get(name, 1)
+    return found
 
 
 def inferred(few: Mapping[str, int], more: Mapping[str, int]) -> Counts:
