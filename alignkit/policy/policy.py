@@ -215,7 +215,10 @@ class Policy(nn.Module):
 
     def backward(self, loss: Tensor) -> None:
         """Add a loss's gradient to the weights' `.grad`."""
-        with accumulate_in_place():
+        from torch.distributed.fsdp import FSDPModule
+
+        compiled = self._compiled if self.is_compiled and not isinstance(self, FSDPModule) else None
+        with accumulate_in_place(), nullcontext() if compiled is None else compiled.adding():
             loss.backward()
 
     @contextmanager

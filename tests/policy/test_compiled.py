@@ -27,6 +27,7 @@ from alignkit.data.trees.trees import tree
 from alignkit.policy.attention import FlexLayout, TreeLayout, marks, sees
 from alignkit.policy.cuda.layers import CudaLayers
 from alignkit.policy.load import load_policy
+from alignkit.policy.logprobs import accumulate_in_place
 from alignkit.policy.policy import Policy
 from alignkit.rollouts.batched import BatchedGeneration
 from alignkit.rollouts.sampler import Request
@@ -126,6 +127,26 @@ def test_compiled_layers_give_the_numbers_and_the_gradient_of_the_layers(
         for ours, their in zip(scores_and_gradient(policy, pack), expected, strict=True):
             assert float((ours - their).norm() / their.norm()) < tolerance
     assert graphs() > before
+
+
+def test_gradients_of_micro_batches_are_added_as_autograd_adds_them(as_on_cuda: None, tmp_path: Path) -> None:
+    packs = row((60, 30, 40), (20, 10)), row((5, 3)), row((30, 9))
+
+    def added(policy: Policy) -> list[Tensor]:
+        for pack in packs:
+            policy.backward(policy(pack).logprob_T.sum())
+        return [p.grad for p in policy.parameters() if p.grad is not None]
+
+    policy = load_policy(tiny_model(tmp_path), precision="fp32")
+    policy.compile_layers(backend="eager")
+    ours = added(policy)
+    policy.zero_grad()
+    for pack in packs:
+        with accumulate_in_place():
+            policy(pack).logprob_T.sum().backward()
+    theirs = [p.grad for p in policy.parameters() if p.grad is not None]
+    assert len(ours) == len(list(policy.parameters()))
+    assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
 
 
 def test_rows_of_any_length_take_one_graph_of_flex_attention_and_generation_none(
