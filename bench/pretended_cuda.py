@@ -36,8 +36,7 @@ VIEWS = frozenset(  # aten calls that launch nothing: views, shapes, memory that
 )
 SEVERAL = {  # what one call launches where it is not 1; attend_trees of a row with one completion a tree:
     "flex_attention_backward": 2,  # sum(out dout), and the gradients
-    "attend_trees": 5,  # four casts of ends, and FlashAttention's kernel
-    "attend_trees_backward": 11,  # four casts, FlashAttention's four kernels and a fill, sums over grouped heads
+    "attend_trees_backward": 7,  # FlashAttention's four kernels and a fill, sums over grouped heads
 }
 _FOREACH_BLOCKS, _FOREACH_CHUNK = (
     320,

@@ -52,8 +52,8 @@ class FlashLayout:
     """A row of trees as spans.
 
     Args:
-        marks: int64, on the device: where own spans end, the places of further tokens, where their spans end, the
-            places of their prompts' tokens, where those spans end.
+        marks: int32, on the device: where own spans end, the places of further tokens, where their spans end, the
+            places of their prompts' tokens, where those spans end. Kernels want ends in int32: none is cast.
         sizes: int64 [8], on the host: the length of each of the five, and the longest span of each of the three kinds.
             All in two tensors, so that a compiled layer is one graph whatever the trees.
         windowed: for layers with a sliding window, where there are some.
@@ -97,7 +97,7 @@ def span_arrays(spans: Sequence[Span]) -> dict[str, np.ndarray]:
             prompts.append((span.start, span.prompt_end))
     parts = [np.array(own), *_places(further), *_places(prompts)]
     longest = [int(np.diff(ends).max(initial=0)) for ends in (parts[0], parts[2], parts[4])]
-    return {"flash_marks": np.concatenate(parts).astype(np.int64), _SIZES: np.array([*map(len, parts), *longest])}
+    return {"flash_marks": np.concatenate(parts).astype(np.int32), _SIZES: np.array([*map(len, parts), *longest])}
 
 
 def _places(spans: Sequence[tuple[int, int]]) -> tuple[np.ndarray, np.ndarray]:
@@ -184,8 +184,8 @@ def _split(marks: Tensor, sizes: Tensor) -> tuple[Spans, Spans, Tensor, Tensor]:
     """Own spans, the further ones over their prompts, the places of further tokens [F] and of their prompts' [U]."""
     *lengths, longest, longest_further, longest_prompt = sizes.tolist()
     own, further, further_ends, prompt, prompt_ends = marks.split(lengths)
-    over_prompt = Spans(further_ends.int(), prompt_ends.int(), longest_further, longest_prompt)
-    return Spans(own.int(), own.int(), longest, longest), over_prompt, further, prompt
+    over_prompt = Spans(further_ends, prompt_ends, longest_further, longest_prompt)
+    return Spans(own, own, longest, longest), over_prompt, further.long(), prompt.long()
 
 
 def _flash(
