@@ -18,8 +18,8 @@ from torch.nn.functional import cross_entropy, logsigmoid
 from torch.nn.utils.rnn import pad_sequence
 
 from bench.gpu_ground import Ground, attempt, case_rows
+from bench.gpu_steps import TOKENS
 
-TOKENS = 8_192  # of a packed micro-batch, as gpu_steps has them
 Pairs = Sequence[tuple[list[int], list[int]]]  # prompt, completion
 
 

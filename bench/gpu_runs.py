@@ -40,11 +40,11 @@ def train_grpo(ground: Ground) -> Iterator[tuple[str, Any]]:
     """Whole GRPO steps with each sampler that is installed."""
     reward = ground.work / "reward.py"
     reward.write_text("def spread(completion, row):\n    return len(set(completion)) / (1 + len(completion))\n")
-    sizes = {"max-steps": 6, "max-new-tokens": 128, "group-size": 8, "batch-size": 16, "validation-prompts": 4}
+    sizes = {"max-steps": 6, "max-new-tokens": 128, "group-size": 8, "batch-size": 16}
     if ground.rehearse:
-        sizes = {"max-steps": 2, "max-new-tokens": 8, "group-size": 2, "batch-size": 2, "validation-prompts": 2}
+        sizes = {"max-steps": 2, "max-new-tokens": 8, "group-size": 2, "batch-size": 2}
     options = [word for name, size in sizes.items() for word in (f"--{name}", str(size))]
-    options += ["--warmup-steps", "1", "--reward", f"{reward}:spread"]
+    options += ["--warmup-steps", "1", "--reward", f"{reward}:spread", "--set", "train.grpo.validation_prompts=4"]
     for name in (
         ("transformers", "vllm") if importlib.util.find_spec("vllm") and not ground.rehearse else ("transformers",)
     ):
