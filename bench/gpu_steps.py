@@ -14,7 +14,7 @@ from torch.nn.functional import cross_entropy, linear
 
 from bench.gpu_ground import VOCAB, Ground, attempt, case_rows, loop_of, measured, micro_batches_of
 
-TOKENS = 12_288  # of a micro-batch: what the plan takes for this shape on 80 GB
+TOKENS = 16_384  # of a micro-batch: what the plan takes for this shape on 80 GB
 
 
 def steps(ground: Ground) -> Iterator[tuple[str, Any]]:

@@ -59,7 +59,7 @@ from alignkit.policy.logprobs import CHUNK_BYTES
 from alignkit.pretrained.names import find_model
 from alignkit.training.inputs.setup import needs_reference
 
-TOKENS = (12_288, 8_192, 6_144, 4_096, 3_072, 2_048, 1_536, 1_024, 512, 256)
+TOKENS = (16_384, 12_288, 8_192, 6_144, 4_096, 3_072, 2_048, 1_536, 1_024, 512, 256)
 """Sizes of a micro-batch that a plan chooses from on a GPU. Rows of 8 k keep a card busy; longer ones save a few passes
 over the gradient, and form part of the head's logits twice."""
 USABLE = 0.92

@@ -45,12 +45,12 @@ def on_card(name: str, model: Path, free: float, *, total: int = 24_000, longest
 
 def test_a_micro_batch_is_the_largest_that_the_free_memory_holds(model: Path) -> None:
     roomy = on_card("sft", model, 20_000, batch_size=1000)
-    assert roomy.micro_batch_tokens == roomy.tokens == 12_288
+    assert roomy.micro_batch_tokens == roomy.tokens == 16_384
     least = on_card("sft", model, 20_000, batch_size=1000, micro_batch_tokens=256)
     tight = on_card("sft", model, (roomy.total + least.total) / 2 / MIB / USABLE, batch_size=1000)
-    assert 256 < tight.micro_batch_tokens < 12_288 and tight.total <= USABLE * tight.card.free  # type: ignore[union-attr]
+    assert 256 < tight.micro_batch_tokens < 16_384 and tight.total <= USABLE * tight.card.free  # type: ignore[union-attr]
     method, told = resolved("sft", model, batch_size=1000)
-    larger = make_plan(method, told, longest=100, micro_batch_tokens=12_288, card=tight.card)
+    larger = make_plan(method, told, longest=100, micro_batch_tokens=16_384, card=tight.card)
     assert larger.total > USABLE * tight.card.free  # type: ignore[union-attr]
 
 
@@ -117,10 +117,10 @@ def test_a_run_goes_on_with_the_micro_batches_it_began_with(
         stop_at(1, patch)
         with pytest.raises(Interrupted):
             alignkit.train("sft", **given)
-    assert recorded() == 12_288
+    assert recorded() == 16_384
     with monkeypatch.context() as patch:
         patch.setattr(place, lambda: Card(80_000 * MIB, CONTEXT * MIB))
-        with pytest.raises(RunStopped, match=r"too little for this plan: .*12288 tries it .* --allow-changed micro_"):
+        with pytest.raises(RunStopped, match=r"too little for this plan: .*16384 tries it .* --allow-changed micro_"):
             alignkit.train("sft", **given, resume=True)
     alignkit.train("sft", **given, resume=True)  # on a CPU, whose own would be 1,024
-    assert recorded() == 12_288
+    assert recorded() == 16_384
