@@ -2,6 +2,7 @@
 
     python -m bench.train_step [--quick] [--json FILE] [--only CASE ...] [--models MODEL ...] [--merge] [--rows N]
                                [--steps N]
+    python -m bench.train_step --before COMMIT [--only CASE ...] [--models MODEL ...]
 
     sft_vs_trl                 non-pad tokens a second over TRL's, rows packed (at least 2.2)
     dpo_vs_trl                 the same on real pairs, reference log-probs computed before on both sides (at least 2.5)
@@ -11,6 +12,8 @@
     sft_memory, dpo_memory, grpo_memory     alignkit's peak over TRL's (at most 1.0, 0.6, 0.5)
     sharing_saved              share of the tokens that sharing prompts can save which is not computed (at least 0.95)
     NAME_vs_plain              the same over the 40-line loop in bench/train_step_sides.py
+    NAME_vs_before             with --before, which runs no peer: steps a second over those of another commit's code, in
+                               turn with it (a change that is not about speed: at least 0.95, or the interval holds 1)
 
 Both sides take the same token ids, fp32 weights, bf16 autocast where the CPU has it fast, fused AdamW, a constant
 learning rate and clipping; one optimizer step sees the same rows on every side and in every step. The first step's loss
@@ -43,6 +46,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.data_path import interval
+from bench.forked import commit
 from bench.texts import ROOT
 from bench.train_step_cases import MODELS, num_tokens, write_cases, write_model
 
@@ -59,11 +63,12 @@ MEMORY = {"sft": "sft_memory", "dpo": "dpo_memory", "grpo_train": "grpo_memory"}
 Runs = dict[str, list[dict[str, Any]]]
 
 
-def side(which: str, /, **arguments: Any) -> dict[str, Any]:
-    """Run one side in a fresh process."""
+def side(which: str, /, *, root: Path = ROOT, **arguments: Any) -> dict[str, Any]:
+    """Run one side in a fresh process, with the code of a checkout."""
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+    environment["PYTHONPATH"] = os.pathsep.join(map(str, (root, root / "plugins")))
     command = [sys.executable, "-m", "bench.train_step_sides", which, json.dumps(arguments)]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True)
     if done.returncode:
         raise SystemExit(f"{which} {arguments} failed:\n{done.stderr[-3000:]}")
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
@@ -172,6 +177,35 @@ def run(given: argparse.Namespace, folder: Path) -> dict[str, Any]:
     return found
 
 
+def against(before: str, given: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """Steps of this code and of another commit's in turn; returns by "model/case" the ratio of their speeds.
+
+    Raises:
+        SystemExit: the two have another loss.
+    """
+    root, found = folder / "before", {}
+    git = ["git", "-C", str(ROOT), "worktree"]
+    subprocess.run([*git, "add", "--detach", "--quiet", str(root), before], check=True)
+    try:
+        for extension in (ROOT / "alignkit").glob("_native*.so"):  # the Rust core of today serves both
+            shutil.copy(extension, root / "alignkit")
+        for name in given.models:
+            model = write_model(folder / name, name)
+            paths = write_cases(folder, model, num_rows=given.rows)
+            for case in (case for case in CASES if case in given.only):
+                print(f"{name} {case}", flush=True)
+                arguments = {"name": case, "case": str(paths[case]), "model": str(model), "steps": given.steps or 3}
+                blocks = [(side("own", root=root, **arguments), side("own", **arguments)) for _ in range(5)]
+                if not all(agrees(now, then) for then, now in blocks):
+                    raise SystemExit(f"no figure: {name} {case}: another loss or gradient than at {before}")
+                pairs = [[statistics.median(run["seconds"]) for run in block] for block in blocks]
+                ratios = [then / now for then, now in pairs]
+                found[f"{name}/{case}"] = {"values": {f"{case}_vs_before": ratios}, "runs": blocks}
+    finally:
+        subprocess.run([*git, "remove", "--force", str(root)], check=True)
+    return found
+
+
 def worst(cases: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """Return of each figure its median by model and, of the worse model and case, the figure and its 90 % interval."""
     found: dict[str, dict[str, Any]] = {}
@@ -211,6 +245,7 @@ def main() -> None:
     parser.add_argument(
         "--steps", type=int, metavar="N", help="steps of a side, of which the first is not timed (3; quick: 2)"
     )
+    parser.add_argument("--before", metavar="COMMIT", help="compare with this commit's code, in place of the peers")
     given = parser.parse_args()
     if given.steps is not None and given.steps < 2:
         parser.error("--steps must be at least 2: the first is not timed")
@@ -219,7 +254,7 @@ def main() -> None:
     if given.merge and given.json is not None and given.json.exists():
         cases = json.loads(given.json.read_text(encoding="utf-8"))["settings"]["cases"]
     try:
-        cases |= run(given, folder)
+        cases |= run(given, folder) if given.before is None else against(given.before, given, folder)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     found = worst(cases)
@@ -229,6 +264,8 @@ def main() -> None:
         "figures": {name: entry["figure"] for name, entry in found.items()},
         "settings": {
             "quick": given.quick,
+            "before": given.before,
+            "commit": commit(),
             "rows": given.rows,
             "threads": os.environ.get("OMP_NUM_THREADS"),
             "by_model": {name: entry["by_model"] for name, entry in found.items()},
