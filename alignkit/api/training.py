@@ -8,7 +8,7 @@ from typing import Any
 
 from alignkit.api.runs import Run
 from alignkit.config import file as config_file
-from alignkit.errors import UsageError
+from alignkit.errors import AlignkitError, RunStopped, UsageError
 from alignkit.progress import Progress, Silent, is_first_rank
 from alignkit.registry import registry
 from alignkit.scoring.functions.given import names_of
@@ -66,12 +66,18 @@ def plan(
 
 
 def start_up_checks(model: str) -> list[dict[str, Any]]:
-    """Run the start-up checks on a model with own rows: [{"name", "ok", "value", "tolerance", "unit"}]."""
+    """Run the start-up checks on a model with own rows: [{"name", "ok", "value", "tolerance", "unit"}].
+
+    Raises:
+        RunStopped: the model's code, a compiler or a kernel fails on the tree path.
+    """
     from alignkit.config.settings import ModelSection
     from alignkit.data.chat.chat import make_chat
     from alignkit.data.prepared.tokens import prepare
     from alignkit.data.reading.rows import to_row
-    from alignkit.policy.load import load_policy
+    from alignkit.gpu import lost_gpu
+    from alignkit.memory import is_out_of_memory
+    from alignkit.policy.load import load_policy, not_computed
     from alignkit.pretrained.names import find_model
     from alignkit.training.run.self_checks import run_checks
 
@@ -80,4 +86,12 @@ def start_up_checks(model: str) -> list[dict[str, Any]]:
     texts = [("Name a river.", "The Rhine.", "I am not sure, there are many."), ("What is 2 + 3?", "5", "2 + 3 = 6")]
     rows = [to_row({"prompt": p, "chosen": c, "rejected": r}, where="doctor") for p, c, r in texts]
     trees = prepare(rows, chat, unit=Pairs(), max_length=512).trees
-    return [check.as_json() for check in run_checks(load_policy(source.folder), trees)]
+    policy = load_policy(source.folder)
+    try:
+        return [check.as_json() for check in run_checks(policy, trees)]
+    except AlignkitError:
+        raise
+    except Exception as error:  # as in training: a model's code and a compiler may raise anything
+        if is_out_of_memory(error) or lost_gpu(error):
+            raise
+        raise RunStopped(f"{model}: start-up checks failed: {not_computed(policy, error)}") from error

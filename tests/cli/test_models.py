@@ -154,6 +154,19 @@ def test_a_failed_start_up_check_ends_doctor_with_3(
     assert "start-up checks failed" in err
 
 
+def test_a_tree_path_that_cannot_be_computed_is_one_line_of_doctor(
+    model: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def too_large(*_: object, **__: object) -> None:
+        raise RuntimeError("out of resource: shared memory, Required: 147456, Hardware limit: 101376")
+
+    monkeypatch.setattr("alignkit.training.run.self_checks.run_checks", too_large)
+    assert main(["doctor", "--model", model]) == 3
+    err = capsys.readouterr().err
+    assert "start-up checks failed: a model of type " in err and "RuntimeError: out of resource: shared memory" in err
+    assert "Traceback" not in err
+
+
 def test_two_commands_lead_from_rows_to_a_verdict(model: str, rows: str, capsys: pytest.CaptureFixture[str]) -> None:
     Path("length.py").write_text("def brevity(completion, row):\n    return -len(completion)\n")
     training = ["train", "sft", "--model", model, "--data", rows, "--out", "runs/first", "--max-steps", "2"]
