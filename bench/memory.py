@@ -204,8 +204,8 @@ def counted_layers(run: Run, method: Any, resolved: Any, tokens: int, layers: in
         "alignkit.policy.policy.find_form": lambda model: PLAIN,  # it reads values
         "torch.nn.Module.to": _moved,
         "alignkit.policy.four_bits.quantize": _quantize,
-        "alignkit.policy.four_bits.computed_weight": lambda layer: layer.weight.new_empty(
-            layer.out_features, layer.in_features, dtype=torch.float32
+        "alignkit.policy.four_bits.computed_weight": lambda layer, dtype=torch.float32: layer.weight.new_empty(
+            layer.out_features, layer.in_features, dtype=dtype
         ),
     }
     with pretended_cuda(TOTAL), flex_uncompiled(), LiveBytes() as live, _replaced(patches):

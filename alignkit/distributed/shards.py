@@ -24,6 +24,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from alignkit.distributed.ranks import World
+from alignkit.storage import open_private
 
 _PART_BYTES = 16 << 20  # hashed and written at once
 _NAMES = {  # of types in the file format
@@ -57,7 +58,7 @@ class Piece:
     def write(self, folder: Path) -> str:
         """Write the file and bring it to disk; returns its SHA-256, computed on the way. Raises OSError."""
         digest = hashlib.sha256(self.header)
-        with open(folder / self.file, "wb") as file:
+        with open(folder / self.file, "wb", opener=open_private) as file:
             file.write(self.header)
             for part in (part for tensor in self.content for part in tensor.split(_PART_BYTES)):
                 own = memoryview(part.cpu().numpy())

@@ -43,11 +43,13 @@ def test_an_interrupted_run_goes_on_by_what_it_printed(
     monkeypatch.chdir(tmp_path)
     Path("my settings.toml").write_text("[train]\nseed = 7\n")
     given = [
-        *command(model, write_numbered_rows(tmp_path / "rows.jsonl"), Path("my run"), system="It's brief"),
+        *command(model, write_numbered_rows(tmp_path / "rows.jsonl"), Path("my run")),
         "--config",
         "my settings.toml",
         "--set",
         "train.weight_decay=0.1",
+        "--set",
+        "model.system=It's brief",
         "--template-kwargs",
         'k="1"',
     ]
