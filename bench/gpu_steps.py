@@ -43,7 +43,7 @@ def _as_trained(ground: Ground) -> dict[str, Any]:
 
 def head(ground: Ground) -> Iterator[tuple[str, Any]]:
     """Head and loss alone, forward and backward, 3,072 scored tokens: alignkit's and what others do."""
-    from alignkit.policy import logprobs
+    from alignkit.policy import in_place, logprobs
 
     count, hidden, vocab = (64, 32, 1000) if ground.rehearse else (3072, 896, VOCAB)
     generator = torch.Generator().manual_seed(0)
@@ -54,7 +54,7 @@ def head(ground: Ground) -> Iterator[tuple[str, Any]]:
     yield "ideal_ms_at_80_percent", 1e3 * 6 * count * hidden * vocab / (0.8 * ground.peak_flops())
 
     def own() -> torch.Tensor:
-        with logprobs.accumulate_in_place():
+        with in_place.accumulate_in_place():
             loss = -logprobs.token_logprobs(states_TH, weight_VH, target_T, ones_T)[0].mean()
             loss.backward()
         return loss.detach()

@@ -62,7 +62,8 @@ Counts = dict[str, int]
 
 def head_launches() -> collections.Counter[str]:
     """Head and loss of 3,000 scored tokens."""
-    from alignkit.policy.logprobs import accumulate_in_place, token_logprobs
+    from alignkit.policy.in_place import accumulate_in_place
+    from alignkit.policy.logprobs import token_logprobs
 
     with pretended_cuda():
         states_TH = torch.empty(3000, HIDDEN, device="cuda", dtype=torch.bfloat16, requires_grad=True)
@@ -82,7 +83,7 @@ def pretended_policy(layers: int, *, scalar_head: bool = False) -> Iterator[Any]
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, Qwen2Config
 
     from alignkit.policy import attention
-    from alignkit.policy.logprobs import PLAIN
+    from alignkit.policy.head import PLAIN
     from alignkit.policy.policy import Policy
 
     config = Qwen2Config(

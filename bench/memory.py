@@ -182,8 +182,8 @@ def counted_layers(run: Run, method: Any, resolved: Any, tokens: int, layers: in
     """The peak with so many layers, bytes."""
     from transformers import AutoModelForCausalLM
 
+    from alignkit.policy.head import PLAIN
     from alignkit.policy.load import load_policy
-    from alignkit.policy.logprobs import PLAIN
     from alignkit.training.gradient.optimizer import make_optimizer
     from alignkit.training.gradient.reference import Reference
     from alignkit.training.gradient.step import accumulate

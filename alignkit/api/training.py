@@ -27,7 +27,7 @@ def train(
     """Train a model with a method.
 
     Args:
-        method: a method's name, such as "dpo".
+        method: a method's name, as `alignkit train` takes it.
         config: the file to read instead of ./alignkit.toml.
         set: texts KEY=VALUE over the file.
         like: a run whose configuration this one starts from.

@@ -15,12 +15,29 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from alignkit.policy.logprobs import HeadForm
+
+@dataclass(frozen=True)
+class HeadForm:
+    """What a model makes of a = W h + b before the softmax: s a, or c tanh(s a / c); s is `scale`, c is `softcap`."""
+
+    scale: float = 1.0
+    softcap: float | None = None
+
+    def logits_(self, product: Tensor) -> Tensor:
+        """Return g(a), computed in place of a [T, V]."""
+        if self.softcap is not None:
+            return product.mul_(self.scale / self.softcap).tanh_().mul_(self.softcap)
+        return product if self.scale == 1 else product.mul_(self.scale)
+
+
+PLAIN = HeadForm()
+
 
 _TINY, _HUGE = 1e-4, 1e6  # of W h + b: far below any soft-cap, and far above
 _SAME = 1e-5  # relative: some models compute logits in fp32

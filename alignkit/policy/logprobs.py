@@ -17,75 +17,19 @@ Shape letters: alignkit/policy/__init__.py.
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from alignkit.policy.cuda.head import chunked_logprobs
+from alignkit.policy.head import PLAIN, HeadForm
+from alignkit.policy.in_place import accumulate_grad, grad_buffer
+
 CHUNK_BYTES = 8 * 2**20  # of a tile's fp32 logits; about five times as much is held beside the gradients
 KNOWN_BYTES = 16 * 2**20  # of the first tiles' logits in the compute type, which are not computed again
 MIN_TILE = 256  # columns
-
-
-_in_place = False
-
-
-@contextlib.contextmanager
-def accumulate_in_place() -> Iterator[None]:
-    """Let the head and the layers of policy/cpu add to `.grad` themselves in a plain `backward()` of one rank.
-
-    For a head of 152k x 896 a weight gradient is 544 MB, and autograd makes one for each use of a tied weight and each
-    micro-batch. Elsewhere gradients go by autograd's own way, so that `torch.autograd.grad`, hooks and FSDP2 see them.
-    A process group of one, as vLLM makes in the process, shards nothing.
-    """
-    global _in_place
-    group = torch.distributed
-    is_shared = group.is_available() and group.is_initialized() and group.get_world_size() > 1
-    before, _in_place = _in_place, not is_shared
-    try:
-        yield
-    finally:
-        _in_place = before
-
-
-def accumulate_grad(parameter: Tensor, grad: Tensor) -> Tensor | None:
-    """Add to `parameter.grad` and return None, or return the gradient for autograd to add."""
-    if not _in_place or not parameter.is_leaf:
-        return grad.to(parameter.dtype)
-    if parameter.grad is None:
-        parameter.grad = grad.to(parameter.dtype)
-    else:
-        parameter.grad.add_(grad)
-    return None
-
-
-def grad_buffer(parameter: Tensor) -> Tensor | None:
-    """Return `parameter.grad` to add to, zeros where there was none; None where autograd is to add."""
-    if not _in_place or not parameter.is_leaf:
-        return None
-    if parameter.grad is None:
-        parameter.grad = torch.zeros_like(parameter)
-    return parameter.grad
-
-
-@dataclass(frozen=True)
-class HeadForm:
-    """What a model makes of a = W h + b before the softmax: s a, or c tanh(s a / c); s is `scale`, c is `softcap`."""
-
-    scale: float = 1.0
-    softcap: float | None = None
-
-    def logits_(self, product: Tensor) -> Tensor:
-        """Return g(a), computed in place of a [T, V]."""
-        if self.softcap is not None:
-            return product.mul_(self.scale / self.softcap).tanh_().mul_(self.softcap)
-        return product if self.scale == 1 else product.mul_(self.scale)
-
-
-PLAIN = HeadForm()
 
 
 def token_logprobs(
@@ -115,8 +59,6 @@ def token_logprobs(
         log-probs, float32 [T], with gradient; entropies in nats, float32 [T], without, or None.
     """
     if hidden_TH.is_cuda and hidden_TH.dtype != torch.float64:
-        from alignkit.policy.cuda.head import chunked_logprobs  # it builds on this file
-
         return chunked_logprobs(hidden_TH, weight_VH, target_T, temperature_T, bias_V, form, entropy)
     num_tokens, size = hidden_TH.shape
     width = chunk_bytes // max(4 * num_tokens, hidden_TH.element_size() * size)

@@ -28,8 +28,9 @@ from alignkit.policy.cuda.flash_trees import FlashLayout, span_arrays
 from alignkit.policy.cuda.layers import CudaLayers
 from alignkit.policy.dropout import Dropout
 from alignkit.policy.four_bits import computed_weight
-from alignkit.policy.head import find_form
-from alignkit.policy.logprobs import PLAIN, accumulate_in_place, head_logits, token_logprobs
+from alignkit.policy.head import PLAIN, find_form
+from alignkit.policy.in_place import accumulate_in_place
+from alignkit.policy.logprobs import head_logits, token_logprobs
 from alignkit.policy.separate_rows import SeparateRows
 from alignkit.policy.transfer import to_device
 

@@ -26,8 +26,8 @@ from alignkit.data.trees.packs import Pack, Span, lay_out
 from alignkit.data.trees.trees import tree
 from alignkit.policy.attention import FlexLayout, TreeLayout, marks, sees
 from alignkit.policy.cuda.layers import CudaLayers
+from alignkit.policy.in_place import accumulate_in_place
 from alignkit.policy.load import load_policy
-from alignkit.policy.logprobs import accumulate_in_place
 from alignkit.policy.policy import Policy
 from alignkit.rollouts.batched import BatchedGeneration
 from alignkit.rollouts.sampler import Request

@@ -12,9 +12,9 @@ from tiny_models import tiny_model
 
 from alignkit.data.trees.packs import Pack, lay_out
 from alignkit.data.trees.trees import tree
-from alignkit.policy.head import UnknownHeadError, find_form
+from alignkit.policy.head import HeadForm, UnknownHeadError, find_form
 from alignkit.policy.load import load_policy
-from alignkit.policy.logprobs import HeadForm, head_logits, token_logprobs
+from alignkit.policy.logprobs import head_logits, token_logprobs
 from alignkit.policy.policy import Policy
 from alignkit.training.gradient.reference import Reference, exact_kl
 

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from torch.nn.functional import silu
 
 from alignkit.policy.cpu import activation_arena
-from alignkit.policy.logprobs import accumulate_grad, grad_buffer
+from alignkit.policy.in_place import accumulate_grad, grad_buffer
 
 _TOLERANCE = 1e-5  # relative L2 to the module's own output, fp32
 

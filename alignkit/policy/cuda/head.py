@@ -27,7 +27,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from alignkit.policy.logprobs import HeadForm, accumulate_grad, grad_buffer
+from alignkit.policy.head import HeadForm
+from alignkit.policy.in_place import accumulate_grad, grad_buffer
 
 CHUNK_BYTES = 320 * 2**20  # of a chunk's fp32 logits
 # A block's shares take at most this part of the card: of its memory, not of what is free just now, so that a resumed

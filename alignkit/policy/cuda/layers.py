@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear, rms_norm
 
-from alignkit.policy.logprobs import accumulate_grad, grad_buffer
+from alignkit.policy.in_place import accumulate_grad, grad_buffer
 
 Forward = Callable[..., Tensor]
 

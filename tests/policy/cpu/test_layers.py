@@ -16,8 +16,8 @@ from torch import nn
 from alignkit.data.trees.packs import lay_out
 from alignkit.data.trees.trees import tree
 from alignkit.policy.cpu import layers
+from alignkit.policy.in_place import accumulate_in_place
 from alignkit.policy.load import load_policy
-from alignkit.policy.logprobs import accumulate_in_place
 from alignkit.policy.policy import Policy
 
 
@@ -64,7 +64,7 @@ def test_gradients_are_added_in_place_unless_several_ranks_share_them(world_size
     code = f"""
 import torch
 from torch.testing._internal.distributed.fake_pg import FakeStore
-from alignkit.policy.logprobs import accumulate_in_place, grad_buffer
+from alignkit.policy.in_place import accumulate_in_place, grad_buffer
 torch.distributed.init_process_group("fake", store=FakeStore(), rank=0, world_size={world_size})
 with accumulate_in_place():
     print(grad_buffer(torch.zeros(2, 3, requires_grad=True)) is not None)

@@ -11,7 +11,9 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from alignkit.policy.cuda.head import Sizes, chunked_logprobs, memory_bytes, sizes_for
-from alignkit.policy.logprobs import PLAIN, HeadForm, accumulate_in_place, token_logprobs
+from alignkit.policy.head import PLAIN, HeadForm
+from alignkit.policy.in_place import accumulate_in_place
+from alignkit.policy.logprobs import token_logprobs
 
 FORMS = [PLAIN, HeadForm(scale=2.5), HeadForm(scale=0.3, softcap=2.0)]
 

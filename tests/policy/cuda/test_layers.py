@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from alignkit.methods import MethodConfig
 from alignkit.policy.cuda.layers import CudaLayers, hold_frozen
+from alignkit.policy.in_place import accumulate_in_place
 from alignkit.policy.load import load_policy
-from alignkit.policy.logprobs import accumulate_in_place
 from alignkit.policy.policy import Policy
 from alignkit.training.gradient.optimizer import make_optimizer
 
