@@ -15,12 +15,12 @@ _LOST = ("CUDA error", "CUDA driver error", "Triton Error [CUDA]", "CUDNN_STATUS
 # what a library was asked wrongly: an error of the program, after which the card goes on
 _ASKED_WRONGLY = ("_STATUS_NOT_SUPPORTED", "_STATUS_INVALID_VALUE", "_STATUS_BAD_PARAM", "invalid argument")
 _KERNEL = ("device-side assert", "illegal memory access", "illegal instruction", "misaligned address", "launch failure")
+_FAILED = "one of the kernels failed: if it happens again, run with CUDA_LAUNCH_BLOCKING=1 and report what it says"
 _WHAT_TO_DO = (
     ("no kernel image", "this torch has no kernels for this card: install one that is built for it"),
     ("busy or unavailable", "another process has the card to itself, or it is switched off: look at nvidia-smi"),
-    *((sign, "one of the kernels failed: if it happens again, run with CUDA_LAUNCH_BLOCKING=1 and report what it says")
-      for sign in _KERNEL),
-)  # fmt: skip
+    *((sign, _FAILED) for sign in _KERNEL),
+)
 _LOOK = "look at nvidia-smi and at the Xid lines of dmesg, and restart the card or leave it out"
 
 

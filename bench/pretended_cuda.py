@@ -45,11 +45,21 @@ _FOREACH_BLOCKS, _FOREACH_CHUNK = (
 _WAITS = {"_local_scalar_dense", "nonzero", "masked_select", "equal", "_unique2", "unique_dim", "unique_consecutive"}
 PRODUCTS = frozenset(
     [
-        torch.matmul, torch.mm, torch.bmm, torch.addmm, torch.baddbmm, torch._C._nn.linear, torch.nn.functional.linear,
-        torch.nn.functional.scaled_dot_product_attention, Tensor.matmul, Tensor.__matmul__, Tensor.mm, Tensor.bmm,
+        torch.matmul,
+        torch.mm,
+        torch.bmm,
+        torch.addmm,
+        torch.baddbmm,
+        torch._C._nn.linear,
+        torch.nn.functional.linear,
+        torch.nn.functional.scaled_dot_product_attention,
+        Tensor.matmul,
+        Tensor.__matmul__,
+        Tensor.mm,
+        Tensor.bmm,
         flex_attention,
     ]
-)  # fmt: skip
+)
 
 
 @contextlib.contextmanager

@@ -143,7 +143,7 @@ def _examined(folder: Path, content: bytes, scalar_head: bool) -> Architecture:
         hidden=hidden,
         layers=num_layers,
         inner=max((int(shape[0]) for shape in shapes), default=hidden),
-        query_width=heads * (getattr(text, "head_dim", None) or hidden // heads),
+        query_width=heads * head_size(text),
         key_width=key_width(text),
         context=named_context(folder, config),
         positions=num_positions(model),
