@@ -47,7 +47,8 @@ def prepare_data(method: Method, resolved: Resolved, *, shard: str | None, ranks
         "seconds": time.monotonic() - started,
     }
     if wanted is None and not method.trains_on.is_sampled:
-        account |= packing(training, resolved.method, ranks=ranks)
+        capacity = resolved.model.micro_batch_tokens or ROW_CAPACITY
+        account |= packing(training, resolved.method, capacity=capacity, ranks=ranks)
     return account
 
 
@@ -63,8 +64,8 @@ def parse_shard(text: str) -> tuple[int, int]:
     return int(found[1]), int(found[2])
 
 
-def packing(training: Stored, config: MethodConfig, *, ranks: int) -> dict[str, Any]:
-    """Return the fill of the first epoch's rows, and how evenly they load the ranks."""
+def packing(training: Stored, config: MethodConfig, *, capacity: int, ranks: int) -> dict[str, Any]:
+    """Return the fill of the first epoch's rows of at most `capacity` tokens, and how evenly they load the ranks."""
     length_P = training.trees.lengths()
     prompts_per_step = config.batch_size
     num_steps = steps_per_epoch(len(length_P), prompts_per_step)
@@ -73,13 +74,13 @@ def packing(training: Stored, config: MethodConfig, *, ranks: int) -> dict[str, 
     slowest = 0  # sum over steps: ranks wait for each other
     for step in range(1, num_steps + 1):
         order = step_rows(len(length_P), prompts_per_step, seed=config.seed, step=step)
-        rows = [order[row].tolist() for row in pack_lengths(length_P[order], ROW_CAPACITY)]
+        rows = [order[row].tolist() for row in pack_lengths(length_P[order], capacity)]
         costs = [int(cost_P[row].sum()) for row in rows]
         slowest += max(sum(costs[n] for n in own) for own in share_rows(costs, ranks, equally_many=True))
         packed += rows
     return {
-        "micro_batch_tokens": ROW_CAPACITY,
-        "fill": fill(length_P, packed, ROW_CAPACITY),
+        "micro_batch_tokens": capacity,
+        "fill": fill(length_P, packed, capacity),
         "rows": len(packed),
         "ranks": ranks,
         "balance": slowest * ranks / int(cost_P.sum()),

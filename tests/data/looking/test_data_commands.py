@@ -60,6 +60,8 @@ def test_preparing_fills_the_cache_and_accounts_for_every_row(capsys: pytest.Cap
     second = printed(capsys, *options, "--set", "train.seed=7", "--ranks", "2")
     assert second["training"]["from_cache"] and second["validation"]["from_cache"]
     assert second["balance"] == 2.0  # one row, two ranks
+    fewer = printed(capsys, *options, "--set", "model.micro_batch_tokens=60")
+    assert fewer["micro_batch_tokens"] == 60 and first["rows"] < fewer["rows"] <= 23
 
 
 def test_shards_are_put_together_by_the_preparation_of_the_whole(capsys: pytest.CaptureFixture[str]) -> None:
