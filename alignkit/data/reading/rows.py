@@ -45,6 +45,7 @@ class Row:
         not_a_pair: why chosen and rejected are no preference: equal scores, or answers to different prompts.
         is_reversed: the row's own scores prefer the rejected answer.
         label: whether the row's only answer is a good one, as its label says; None where it carries none.
+        where: "FILE, line N".
     """
 
     id: str
@@ -59,6 +60,7 @@ class Row:
     not_a_pair: str | None = None
     is_reversed: bool = False
     label: bool | None = None
+    where: str = field(default="", compare=False, repr=False)
 
     @property
     def ends_with_user(self) -> bool:
@@ -116,7 +118,19 @@ def to_row(
             not_a_pair = TIE
         is_reversed = scores is not None and scores[0] < scores[1]
     return Row(
-        id_, prompt, chosen, rejected, reference, is_conversation, fields, prompt, json_, not_a_pair, is_reversed, label
+        id_,
+        prompt,
+        chosen,
+        rejected,
+        reference,
+        is_conversation,
+        fields,
+        prompt,
+        json_,
+        not_a_pair,
+        is_reversed,
+        label,
+        where,
     )
 
 

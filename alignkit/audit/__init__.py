@@ -1,0 +1,9 @@
+"""What a preference set will teach, before any training: `alignkit data audit`.
+
+In: `--data`, and where one is named, the policy's tokenizer and embeddings. Out: `Findings`, one record of everything
+that was found, which `--json` writes and the page shows; and lists of rows, with a reason beside each.
+
+Read in this order: `pairs` (the set as columns, from one pass over the rows), `findings` (the record), `audit` (the
+parts in order). Then the parts, each by itself: `biases` and `surface` (what answers look like, and which kind is
+chosen), `flips` (pairs whose answers probably stand the wrong way round).
+"""

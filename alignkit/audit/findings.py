@@ -1,0 +1,113 @@
+"""The record of everything that the audit found: what `--json` writes and the page shows.
+
+Every part is None where it was not looked for. Shares are from 0 to 1. Each part's class stands beside the parts of its
+kind; the module that fills a part has its name.
+"""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Share(_Record):
+    """A share of `num` units, with its 95 % interval over prompts."""
+
+    share: float
+    low: float
+    high: float
+    num: int = Field(description="units, such as pairs whose answers differ in the feature")
+
+
+class SourceRows(_Record):
+    """How many rows one source has, and of what kind."""
+
+    source: str
+    rows: int
+    pairs: int = Field(description="both answers there, not empty, and different; ties among them")
+    ties: int
+    labelled: int = Field(description="rows with one answer and a label")
+    others: int = Field(description="rows of other kinds: prompts, conversations, pairs with an empty answer, ...")
+
+
+# What the preferences follow: biases.py
+
+
+class Bias(_Record):
+    """How often the answer that has more of something is the chosen one."""
+
+    source: str | None = Field(description="None: all sources together")
+    feature: str = Field(description="such as 'longer'")
+    chosen: Share = Field(description="of pairs whose answers differ in it")
+    equal: int = Field(description="pairs whose answers have equally much; they are left out")
+
+
+class Explained(_Record):
+    """How well a model that sees nothing but what answers look like tells which one is chosen, on prompts unseen."""
+
+    source: str | None
+    accuracy: Share
+    log_loss: float = Field(description="nats per pair; 0.693 is guessing")
+
+
+class LengthLesson(_Record):
+    """What a model that learns length alone from this set would do."""
+
+    source: str | None
+    longer_chosen: Share
+    tokens: float = Field(description="how many more tokens (negative: fewer) it would write per answer")
+    mean_tokens: float = Field(description="mean length of an answer now")
+    counted_by: str = Field(description="the tokenizer, or 'about N characters a token'")
+
+
+class Ties(_Record):
+    """Pairs whose scores say that neither answer is better, or hardly."""
+
+    source: str | None
+    scored: int = Field(description="pairs with scores of both answers")
+    ties: int
+    tiny: int = Field(description="pairs whose scores differ, but by at most a tenth of their usual difference")
+    tiny_margin: float | None = Field(description="the tenth, in the scores' unit")
+    reversed: int = Field(description="pairs whose scores prefer the rejected answer")
+
+
+# Pairs that probably stand the wrong way round: flips.py
+
+
+class FlippedPair(_Record):
+    """One pair of the ranked list."""
+
+    id: str
+    place: str
+    source: str
+    probability: float = Field(description="that the answers stand the wrong way round")
+    reason: str
+
+
+class Flips(_Record):
+    """The pairs whose answers most probably stand the wrong way round, the surest first."""
+
+    pairs: int = Field(description="pairs that were looked at")
+    estimated_rate: float = Field(description="share of all pairs that are flipped, as estimated")
+    expected_precision: float = Field(description="share of the listed pairs that are flipped, as expected")
+    listed: tuple[FlippedPair, ...]
+
+
+# What the texts are: neighbours of the modules that fill them
+
+
+class Findings(_Record):
+    """Everything that was found in one set."""
+
+    data: str
+    rows: int
+    sources: tuple[SourceRows, ...]
+    seconds: float = 0.0
+    biases: tuple[Bias, ...] | None = None
+    explained: tuple[Explained, ...] | None = None
+    length_lesson: tuple[LengthLesson, ...] | None = None
+    ties: tuple[Ties, ...] | None = None
+    flips: Flips | None = None
