@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from alignkit.data.looking.overlap import prompt_text
-from alignkit.data.reading.row_shapes import TIE, scores_of
 from alignkit.data.reading.rows import Messages, Row
+from alignkit.data.reading.scores import TIE, scores_of
 from alignkit.statistics.resampling import Clusters
 
 _SOURCE = ("source", "dataset")  # columns in which sets say where a row comes from, the first that is there

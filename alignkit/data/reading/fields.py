@@ -1,158 +1,246 @@
-"""The fields of rows and messages that change what a row means: which are read, which do no harm, which are refused.
+"""The one table of fields: what is done with each field of a row and of a message, each role, each part of a content.
 
-A field that is not in these tables is a column of the user's own in a row, and an error in a message: a message's
-fields decide what the model sees of it. What is refused is refused only where it holds something; null, NaN, empty
-text and empty lists say nothing. `[data.columns]` leaves a field unread: `tools = ""`, and in messages
-`"message.name" = ""`.
+A `Field` is a group of names that mean one thing. Its `use` is what is done with it:
+
+    READ         read as `says`; the code that reads it asks for the group by its first name, `names(SHAPE, "label")`
+    HARMLESS     declared to change nothing of what is trained; not read
+    REFUSED      it would change what is trained and is not read: an error names it, says why (`says`), what to do
+                 (`instead`), and how to leave it unread
+    BESIDE_PAIR  refused in a row that has both `chosen` and `rejected`; a column of the user's own in any other
+    ALONE        refused where nothing in the row is a shape that is read; a column of the user's own in any other
+
+To have a field read, change its entry's use to READ, say as what, and read it. A row's field that is in no entry is a
+column of the user's own, kept for rewards and judges; a message's is refused, since its fields decide what the model
+sees of it. What is refused is refused only where it holds something: null, NaN, empty text and empty lists say nothing.
+`[data.columns]` leaves a field unread: `tools = ""`, and in messages `"message.name" = ""`.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
 from functools import lru_cache
 from typing import Any
 
-from alignkit.display import shortened
+from alignkit.data.reading.cells import says_nothing
 from alignkit.errors import InputError
 
-CHOSEN = ("chosen", "chosen_response", "chosen_messages", "preferred_output")
-REJECTED = ("rejected", "rejected_response", "rejected_messages", "non_preferred_output")
-CONVERSATION = ("messages", "conversations")
-PROMPT = ("prompt", "instruction", "question", "input")
-SYSTEM = ("system", "system_prompt")
-LABEL = ("label", "kto_tag", "kto_label", "desirable", "is_desirable", "is_positive", "labels")
-SCORES = (
-    ("score_chosen", "score_rejected"),
-    ("chosen_score", "rejected_score"),
-    ("rating_chosen", "rating_rejected"),
-    ("chosen_rating", "rejected_rating"),
-    ("chosen-rating", "rejected-rating"),
-    ("chosen_avg_rating", "rejected_avg_rating"),
-    ("chosen_reward", "rejected_reward"),
-    ("reward_chosen", "reward_rejected"),
-)
-"""Names under which data sets keep the scores of the two answers; equal scores are a tie."""
-RATINGS = ("rating", "ratings", "scores")  # both scores in a list, the chosen one's first
-TIED = ("tie", "is_tie")  # true means a tie; so does status "tie"
-PAIR_REFUSED = ("preference", "swapped", *LABEL)
-"""Fields that say of a pair which answer is the better one: nobody knows whether they mean `chosen`."""
+
+class Use(Enum):
+    """What is done with a field."""
+
+    READ = "read"
+    HARMLESS = "harmless"
+    REFUSED = "refused"
+    BESIDE_PAIR = "refused beside `chosen` and `rejected`"
+    ALONE = "refused where nothing else is read"
+
+
+READ, HARMLESS, REFUSED, BESIDE_PAIR, ALONE = Use
+
+
+@dataclass(frozen=True)
+class Field:
+    """Names that mean one thing, and what is done with it.
+
+    Args:
+        spelt: the names, with spaces between; the first stands for all.
+        use: what is done with it.
+        says: what it is read as, or why it is refused; a clause without a full stop.
+        instead: what else to do with a refused one than to leave it unread, {} for its name.
+        neutral: the value of a refused one that changes nothing.
+        false_means: whether false says something (elsewhere it says nothing).
+    """
+
+    spelt: str
+    use: Use
+    says: str = ""
+    instead: str = "take such rows out"
+    neutral: object = None
+    false_means: bool = False
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(self.spelt.split())
+
+
+_PROMPT_ONLY = "it is no part of the prompt"
+_WRITE = "write it into the prompt"
 _THOUGHTS = "thoughts beside an answer are not rendered"
-_TURNS = "it is no part of the prompt"
 _SCORED = "which tokens are scored is said by weights of messages and --train-on"
-_WEIGHTS = "weights of rows are not read"
-_SYSTEM = "the system message is 'system'"
-ROW_REFUSED: Mapping[str, str] = {
-    **dict.fromkeys(("tools", "functions", "available_tools"), "tools are not rendered"),
-    **dict.fromkeys(("tool_calls", "function_call"), "tool calls are not rendered"),
-    **dict.fromkeys(("image", "images", "image_path", "image_url", "pixel_values"), "pictures are not read"),
-    **dict.fromkeys(("audio", "audios", "audio_path", "audio_url"), "sound is not read"),
-    **dict.fromkeys(("video", "videos", "video_path", "video_url"), "videos are not read"),
-    **dict.fromkeys(("reasoning_content", "reasoning", "thinking", "thought", "thoughts", "cot"), _THOUGHTS),
-    **dict.fromkeys(("Complex_CoT", "chain_of_thought"), _THOUGHTS),
-    **dict.fromkeys(("chat_template_kwargs", "enable_thinking"), "template values of one row are not read"),
-    "negative_messages": "lists of bad answers are not read",
-    **dict.fromkeys(("loss_weight", "sample_weight", "weight"), _WEIGHTS),
-    "margin": "margins of pairs are not read",
-    **dict.fromkeys(("train", "training", "trainable"), "whether a row is trained on is not read"),
-    **dict.fromkeys(("loss_mask", "masked", "mask_history", "train_on_last"), _SCORED),
-    **dict.fromkeys(("train_on_input", "train_on_inputs", "roles_to_train"), _SCORED),
-    **dict.fromkeys(("system_message", "system_instruction", "instructions"), _SYSTEM),
-    **dict.fromkeys(("context", "documents", "passages", "conversation", "dialogue", "dialog"), _TURNS),
-    **dict.fromkeys(("past", "chat_history", "examples", "prefix"), _TURNS),
-}
-"""Fields of a row that would change what is trained, with what is not done with them."""
-_NEUTRAL: Mapping[str, object] = {
-    "loss_weight": 1,
-    "sample_weight": 1,
-    "weight": 1,
-    "train": True,
-    "training": True,
-    "trainable": True,
-    "margin": 0,
-}
-_ENDS = ("_reasoning", "_reasoning_content", "_thinking")  # chosen_reasoning and the like
-_MEAN_BY_FALSE = frozenset({"train", "training", "trainable", "enable_thinking"})
-SCORED = frozenset({*RATINGS, *TIED, "status"} | {name for pair in SCORES for name in pair})
-SPECIAL = frozenset(
-    {*CHOSEN, *REJECTED, *CONVERSATION, *PROMPT, *SYSTEM, *PAIR_REFUSED}
-    | {"output", "completion", "completions", "history"}
-) - {"prompt", "chosen", "rejected"}
+
+SHAPE = (
+    Field("prompt", READ, "the prompt: text, messages that end with the user, or turns up to `Assistant:`"),
+    Field("instruction", READ, "the prompt, as text"),
+    Field("input", READ, "joined to `instruction`; else the prompt; refused beside a `prompt` that has an answer"),
+    Field("question", READ, "the prompt; where another field is the prompt too, they must agree"),
+    Field("messages conversations", READ, "a conversation; beside `chosen` or `rejected` the prompt of these"),
+    Field(
+        "history",
+        READ,
+        "turns before the question, `[[question, answer], ...]` or messages; refused beside a whole conversation",
+    ),
+    Field("system system_prompt", READ, "the system message, where the conversation has none; another one is refused"),
+    Field(
+        "chosen chosen_response chosen_messages preferred_output",
+        READ,
+        "the better answer, or a conversation that ends with it",
+    ),
+    Field(
+        "rejected rejected_response rejected_messages non_preferred_output",
+        READ,
+        "the worse answer, or a conversation that ends with it",
+    ),
+    Field("output", READ, "the answer to `instruction`; where there is another answer too, they must agree"),
+    Field("completion", READ, "the answer to `prompt`; where there is another answer too, they must agree"),
+    Field(
+        "completions",
+        READ,
+        "where each has `response`: the one with the highest `overall_score` (else "
+        "`fine-grained_score`) against the one with the lowest",
+    ),
+    Field(
+        "label kto_tag kto_label desirable is_desirable is_positive labels",
+        READ,
+        "whether the row's only answer is "
+        "good: true or false, 1 or 0, anything else is refused; refused beside `chosen` and `rejected` too",
+    ),
+    Field("preference swapped", BESIDE_PAIR, "it may say which answer is better, and is not read"),
+)
+"""Fields that make a row's prompt and answers."""
+
+SCORES = (
+    Field(
+        "score_chosen chosen_score rating_chosen chosen_rating chosen-rating chosen_avg_rating chosen_reward "
+        "reward_chosen",
+        READ,
+        "the better answer's score; equal scores are a tie",
+    ),
+    Field(
+        "score_rejected rejected_score rating_rejected rejected_rating rejected-rating rejected_avg_rating "
+        "rejected_reward reward_rejected",
+        READ,
+        "the worse answer's score",
+    ),
+    Field(
+        "rating ratings scores",
+        READ,
+        "both scores where they are a list of two, the chosen one's first, or `{chosen, rejected}`",
+    ),
+    Field("tie is_tie", READ, "true is a tie"),
+    Field("status", READ, "`tie` is a tie"),
+)
+"""Fields that say how much better the chosen answer is."""
+
+FURTHER = (
+    Field("id", READ, "the row's name; without it a hash of the row"),
+    Field("reference", READ, "the text that lengths and BLEU are compared with; without it `chosen`"),
+    Field("rules", READ, "what the judge `rules` checks"),
+    Field("tools functions available_tools", REFUSED, "tools are not rendered"),
+    Field("tool_calls function_call", REFUSED, "tool calls are not rendered"),
+    Field("image images image_path image_url pixel_values", REFUSED, "pictures are not read"),
+    Field("audio audios audio_path audio_url", REFUSED, "sound is not read"),
+    Field("video videos video_path video_url", REFUSED, "videos are not read"),
+    Field("reasoning_content reasoning thinking thought thoughts cot Complex_CoT chain_of_thought", REFUSED, _THOUGHTS),
+    Field("chat_template_kwargs enable_thinking", REFUSED, "template values of one row are not read", false_means=True),
+    Field("negative_messages", REFUSED, "lists of bad answers are not read"),
+    Field("loss_weight sample_weight weight", REFUSED, "weights of rows are not read", neutral=1),
+    Field("margin", REFUSED, "margins of pairs are not read", neutral=0),
+    Field(
+        "train training trainable", REFUSED, "whether a row is trained on is not read", neutral=True, false_means=True
+    ),
+    Field(
+        "loss_mask masked mask_history train_on_last train_on_input train_on_inputs roles_to_train", REFUSED, _SCORED
+    ),
+    Field("system_message system_instruction instructions", REFUSED, "the system message is 'system'"),
+    Field(
+        "context documents passages conversation dialogue dialog past chat_history examples prefix",
+        REFUSED,
+        _PROMPT_ONLY,
+        _WRITE,
+    ),
+)
+"""Fields beside a shape."""
+
+ROW = (*SHAPE, *SCORES, *FURTHER)
+
+MESSAGE = (
+    Field("role from", READ, "whose turn it is"),
+    Field("content value", READ, "the turn's text, or parts"),
+    Field(
+        "weight loss_weight loss train training trainable",
+        READ,
+        "whether a turn of the assistant is scored: 1 or true, 0 or false",
+    ),
+    Field(
+        "id message_id index turn turn_id turn_identifier model timestamp time date created created_at create_time "
+        "language lang",
+        HARMLESS,
+    ),
+    Field("tool_calls function_call tool_call_id", REFUSED, "tool calls are not rendered"),
+    Field("tools", REFUSED, "tools are not rendered"),
+    Field("reasoning_content reasoning thinking", REFUSED, "thoughts beside the content are not rendered"),
+    Field("images", REFUSED, "pictures are not read"),
+    Field("audio", REFUSED, "sound is not read"),
+    Field("refusal", REFUSED, "refusals beside the content are not rendered"),
+    Field("name", REFUSED, "names of speakers are not rendered"),
+)
+"""Fields of a message; any other is refused."""
+
+ROLE = (
+    Field("system developer", READ, "the system message"),
+    Field("user human", READ, "the user"),
+    Field("assistant gpt", READ, "the assistant"),
+    Field(
+        "tool function function_call function_response observation tool_call tool_response tool_result ipython",
+        REFUSED,
+        "tool calls and results are not rendered",
+    ),
+)
+"""Values of `role` and `from`; any other is refused."""
+
+PART = (Field("text input_text output_text", READ, "text, joined with nothing between"),)
+"""Values of a part's `type`; any other is refused."""
+
+
+def names(table: Sequence[Field], first: str) -> tuple[str, ...]:
+    """The names of the group whose first name is `first`."""
+    return next(field.names for field in table if field.names[0] == first)
+
+
+def used(table: Sequence[Field], *uses: Use) -> frozenset[str]:
+    """The names of all fields with one of these uses."""
+    return frozenset(name for field in table if field.use in uses for name in field.names)
+
+
+def by_name(table: Sequence[Field], *uses: Use) -> Mapping[str, Field]:
+    """Name -> its field, of all fields with one of these uses."""
+    return {name: field for field in table if field.use in uses for name in field.names}
+
+
+REFUSED_IN_ROW = by_name(ROW, REFUSED)
+SCORED = used(SCORES, READ)
+SPECIAL = used(SHAPE, READ, BESIDE_PAIR) - {"prompt", "chosen", "rejected"}
 """Fields whose presence says that a row is not just prompt, chosen and rejected."""
-_BY_LOWER = {name.lower(): name for name in (*ROW_REFUSED, *SCORED, *SPECIAL, "prompt", "chosen", "rejected")}
-
-FLAGS = ("weight", "loss_weight", "loss", "train", "training", "trainable")
-"""Whether a message of the assistant is scored: 1 or true, 0 or false."""
-MESSAGE_READ = frozenset({"role", "from", "content", "value", *FLAGS})
-MESSAGE_HARMLESS = frozenset(
-    {"id", "message_id", "index", "turn", "turn_id", "turn_identifier", "model", "timestamp", "time", "date"}
-    | {"created", "created_at", "create_time", "language", "lang"}
-)
-MESSAGE_REFUSED: Mapping[str, str] = {
-    "tool_calls": "tool calls are not rendered",
-    "function_call": "tool calls are not rendered",
-    "tool_call_id": "tool calls are not rendered",
-    "tools": "tools are not rendered",
-    "reasoning_content": "thoughts beside the content are not rendered",
-    "reasoning": "thoughts beside the content are not rendered",
-    "thinking": "thoughts beside the content are not rendered",
-    "images": "pictures are not read",
-    "audio": "sound is not read",
-    "refusal": "refusals beside the content are not rendered",
-    "name": "names of speakers are not rendered",
-}
-ROLES: Mapping[str, str] = {
-    "system": "system",
-    "developer": "system",  # as OpenAI's newer models call it
-    "user": "user",
-    "human": "user",
-    "assistant": "assistant",
-    "gpt": "assistant",
-}
-TOOL_ROLES = frozenset(
-    {
-        "tool",
-        "function",
-        "function_call",
-        "function_response",
-        "observation",
-        "tool_call",
-        "tool_response",
-        "tool_result",
-        "ipython",
-    }
-)
-TEXT_PARTS = frozenset({"text", "input_text", "output_text"})
-
-
-def is_missing(value: Any) -> bool:
-    """Whether a cell holds nothing: null, or NaN, which is how tables write it."""
-    return value is None or (isinstance(value, float) and math.isnan(value))
-
-
-def says_nothing(value: Any) -> bool:
-    """Whether a field is there but empty: also empty text, lists, and lists written as text."""
-    if is_missing(value) or value is False:
-        return True
-    if isinstance(value, str):
-        return value.strip() in ("", "[]", "{}", "null")
-    return isinstance(value, (list, tuple, dict)) and not any(True for item in value if not is_missing(item))
+_ENDS = ("_reasoning", "_reasoning_content", "_thinking")  # chosen_reasoning and the like
+_BY_LOWER = {name.lower(): name for name in (*REFUSED_IN_ROW, *SCORED, *SPECIAL, "prompt", "chosen", "rejected")}
 
 
 @lru_cache(maxsize=4096)
-def suspects(names: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
-    """Of a row's field names, those to be looked at, each with why."""
-    found = []
-    for name in names:
-        why = ROW_REFUSED.get(name)
+def suspects(found: tuple[str, ...]) -> tuple[tuple[str, Field], ...]:
+    """Of a row's field names, those to be looked at, each with its field."""
+    looked_at = []
+    for name in found:
+        field = REFUSED_IN_ROW.get(name)
         known = _BY_LOWER.get(str(name).lower())
-        if why is None and str(name).lower().endswith(_ENDS):
-            why = _THOUGHTS
-        if why is None and known is not None and known != name:
-            why = f"did you mean {known!r}? Only names written so are read"
-        if why is not None:
-            found.append((name, why))
-    return tuple(found)
+        if field is None and str(name).lower().endswith(_ENDS):
+            field = Field(str(name), REFUSED, _THOUGHTS)
+        if field is None and known is not None and known != name:
+            field = Field(str(name), REFUSED, f"did you mean {known!r}? Only names written so are read")
+        if field is not None:
+            looked_at.append((name, field))
+    return tuple(looked_at)
 
 
 def refuse_fields(fields: Mapping[str, Any], where: str, columns: Mapping[str, str] | None = None) -> None:
@@ -164,30 +252,15 @@ def refuse_fields(fields: Mapping[str, Any], where: str, columns: Mapping[str, s
     Raises:
         InputError: names the field, and how to leave it unread.
     """
-    for name, why in suspects(tuple(fields)):
+    for name, field in suspects(tuple(fields)):
         value = fields[name]
-        if says_nothing(value) and not (value is False and name in _MEAN_BY_FALSE):
+        if says_nothing(value) and not (value is False and field.false_means):
             continue
-        if name in _NEUTRAL and isinstance(value, (bool, int, float)) and value == _NEUTRAL[name]:
+        if field.neutral is not None and isinstance(value, (bool, int, float)) and value == field.neutral:
             continue
         if columns and name in columns.values():
             continue
         raise InputError(
-            f"{where}: the row has {name!r}: {why}; take such rows out, or leave the field unread by --columns {name}="
+            f"{where}: the row has {name!r}: {field.says}; {field.instead.format(name)}, or leave the field unread by "
+            f"--columns {name}="
         )
-
-
-def shown(value: object) -> str:
-    """A value in at most 80 characters, for messages."""
-    try:
-        text = repr(value)
-    except RecursionError:
-        text = f"a deeply nested {type(value).__name__}"
-    return shortened(text, 80)
-
-
-def kind_of(value: object) -> str:
-    """A value's kind in words, for messages."""
-    if isinstance(value, bool):
-        return f"the truth value {str(value).lower()}"
-    return f"the number {shown(value)}" if isinstance(value, (int, float)) else shown(value)

@@ -11,25 +11,32 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from alignkit.data.reading.cells import is_missing, kind_of, says_nothing, shown
 from alignkit.data.reading.fields import (
-    FLAGS,
-    MESSAGE_HARMLESS,
-    MESSAGE_READ,
-    MESSAGE_REFUSED,
-    ROLES,
-    TEXT_PARTS,
-    TOOL_ROLES,
-    is_missing,
-    kind_of,
+    HARMLESS,
+    MESSAGE,
+    PART,
+    READ,
+    REFUSED,
+    ROLE,
+    Field,
+    by_name,
+    names,
     refuse_fields,
-    says_nothing,
-    shown,
+    used,
 )
 from alignkit.errors import InputError
 
 Message = Mapping[str, Any]
 """{"role", "content"} as text, and {"weight": 0} where an assistant's turn is not to be scored."""
 Messages = tuple[Message, ...]
+_KNOWN = used(MESSAGE, READ, HARMLESS)
+_REFUSED = by_name(MESSAGE, REFUSED)
+_UNKNOWN = Field("", REFUSED, "alignkit does not know what it means")
+_FLAGS = names(MESSAGE, "weight")
+_ROLES = {name: field.names[0] for name, field in by_name(ROLE, READ).items()}
+_REFUSED_ROLES = by_name(ROLE, REFUSED)
+_TEXT_PARTS = names(PART, "text")
 _USUAL_ROLES = frozenset({"system", "user", "assistant"})
 _TRAINS = frozenset({"train", "training", "trainable"})
 _JSON_MESSAGES = re.compile(r"\s*\[?\s*\{\s*['\"](role|from|content|value)['\"]\s*:")  # JSON, or Python's own writing
@@ -112,7 +119,7 @@ def _message(message: Any, where: str, columns: Mapping[str, str] | None) -> Mes
     if columns:
         unread = {name[8:] for name, theirs in columns.items() if not theirs and name.startswith("message.")}
         message = {name: field for name, field in message.items() if name not in unread}
-    _refuse(message, where, MESSAGE_REFUSED)
+    _refuse(message, where, _REFUSED)
     _refuse_two(message, where)
     role = _role(message, where)
     content = _content(message, where)
@@ -124,12 +131,12 @@ def _message(message: Any, where: str, columns: Mapping[str, str] | None) -> Mes
 def _refuse(message: Mapping[str, Any], where: str, names: Iterable[str]) -> None:
     """Refuse fields that are not read; one that says nothing does no harm."""
     for name in names:
-        if name in MESSAGE_READ or name in MESSAGE_HARMLESS or says_nothing(message.get(name)):
+        if name in _KNOWN or says_nothing(message.get(name)):
             continue
-        why = MESSAGE_REFUSED.get(name, "alignkit does not know what it means")
+        field = _REFUSED.get(name, _UNKNOWN)
         raise InputError(
-            f"{where}: a message has the field {name!r}: {why}; take such rows out, or leave the field unread by "
-            f"--columns message.{name}="
+            f"{where}: a message has the field {name!r}: {field.says}; {field.instead.format(name)}, or leave the "
+            f"field unread by --columns message.{name}="
         )
 
 
@@ -139,7 +146,7 @@ def _refuse_two(message: Mapping[str, Any], where: str) -> None:
         one, other = message.get(ours), message.get(theirs)
         if is_missing(one) or is_missing(other) or one == other:
             continue
-        if ours == "role" and isinstance(one, str) and isinstance(other, str) and ROLES.get(one) == ROLES.get(other):
+        if ours == "role" and isinstance(one, str) and isinstance(other, str) and _ROLES.get(one) == _ROLES.get(other):
             continue
         raise InputError(
             f"{where}: a message has both {ours!r} and {theirs!r}, which differ: take one out, or leave it unread by "
@@ -155,14 +162,13 @@ def _role(message: Mapping[str, Any], where: str) -> str:
         raise InputError(
             f"{where}: a message needs 'role' and 'content' as text (or 'from' and 'value'), found {shown(message)}"
         )
-    role = ROLES.get(own)
+    role = _ROLES.get(own)
     if role is not None:
         return role
-    if own in TOOL_ROLES:
-        raise InputError(
-            f"{where}: a message has the role {own!r}: tool calls and results are not rendered; take such rows out"
-        )
-    raise InputError(f"{where}: a message has the role {own!r}; known are {', '.join(ROLES)}: rename it")
+    if own in _REFUSED_ROLES:
+        field = _REFUSED_ROLES[own]
+        raise InputError(f"{where}: a message has the role {own!r}: {field.says}; {field.instead.format(own)}")
+    raise InputError(f"{where}: a message has the role {own!r}; known are {', '.join(_ROLES)}: rename it")
 
 
 def _content(message: Mapping[str, Any], where: str) -> str:
@@ -185,7 +191,7 @@ def _part(part: Any, message: Mapping[str, Any], where: str) -> str:
             f"{where}: a message needs 'role' and 'content' as text, or as parts that have a type, found "
             f"{shown(message)}"
         )
-    if kind not in TEXT_PARTS:
+    if kind not in _TEXT_PARTS:
         raise InputError(f"{where}: a message has a part of type {kind!r}: only text is read; take such rows out")
     other = next((n for n, value in part.items() if n not in ("type", "text") and not says_nothing(value)), None)
     if other is not None:
@@ -198,7 +204,7 @@ def _part(part: Any, message: Mapping[str, Any], where: str) -> str:
 
 def _is_scored(message: Mapping[str, Any], role: str, where: str) -> bool:
     is_scored = True
-    for name in FLAGS:
+    for name in _FLAGS:
         flag = message.get(name)
         if is_missing(flag):
             continue

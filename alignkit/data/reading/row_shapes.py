@@ -6,34 +6,24 @@ A preference (`chosen`, `rejected` under any of their names) goes before all els
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from alignkit.data.reading.fields import (
-    CHOSEN,
-    CONVERSATION,
-    LABEL,
-    PAIR_REFUSED,
-    PROMPT,
-    RATINGS,
-    REJECTED,
-    SCORES,
-    SYSTEM,
-    TIED,
-    is_missing,
-    kind_of,
-    says_nothing,
-    shown,
-)
+from alignkit.data.reading.cells import is_missing, kind_of, number, says_nothing, shown
+from alignkit.data.reading.fields import BESIDE_PAIR, SHAPE, names, used
 from alignkit.data.reading.messages import Message, Messages, read_messages, read_transcript, refuse_messages_as_text
+from alignkit.data.reading.scores import TIE
 from alignkit.errors import InputError
 
-TIE = "tie: equal scores"
+_CHOSEN, _REJECTED = names(SHAPE, "chosen"), names(SHAPE, "rejected")
+_CONVERSATION = names(SHAPE, "messages")
+_PROMPT = ("prompt", "instruction", "question", "input")
+_SYSTEM, _LABEL = names(SHAPE, "system"), names(SHAPE, "label")
+_MAY_SAY_WHICH = (*sorted(used(SHAPE, BESIDE_PAIR)), *_LABEL)
 _OTHER_PROMPTS = "chosen and rejected have different prompts"
 _SCORED_BY = ("overall_score", "fine-grained_score", "fine_grained_score")
 _ANSWERS = ("output", "completion")
-_OF_SHAPES = (*CONVERSATION, "prompt", "instruction", "chosen", "rejected", *_ANSWERS)
+_OF_SHAPES = (*_CONVERSATION, "prompt", "instruction", "chosen", "rejected", *_ANSWERS)
 _UNREAD = "name the one to read in [data.columns], and leave the other unread by --columns {}="
 
 SHAPES = (
@@ -88,7 +78,7 @@ class _Shape:
         self.given = {name: value for name, value in fields.items() if not is_missing(value)}
 
     def split(self) -> Split:
-        chosen_name, rejected_name = self._one_of(CHOSEN), self._one_of(REJECTED)
+        chosen_name, rejected_name = self._one_of(_CHOSEN), self._one_of(_REJECTED)
         if chosen_name is None and rejected_name is None:
             return self._without_preference()
         chosen = None if chosen_name is None else self._answer(chosen_name)
@@ -137,7 +127,7 @@ class _Shape:
                 return Split(turns[:-1], None, turns[-1:], label=label)
             return Split(turns[:-1], turns[-1:], None, True, label=label)
         names = [name for name in _ANSWERS if name in given]
-        if "instruction" in given and ("output" in fields or any(n in fields for n in (*CHOSEN, "completion"))):
+        if "instruction" in given and ("output" in fields or any(n in fields for n in (*_CHOSEN, "completion"))):
             prompt = self._instruction()
         elif "prompt" in given or ("prompt" in fields and names):
             prompt = self._prompt_field("prompt") if "prompt" in given else ()
@@ -179,7 +169,7 @@ class _Shape:
     def _answer(self, name: str) -> Messages:
         """Read an answer, or a whole conversation that ends with one."""
         value = self.given[name]
-        if isinstance(value, str) and not any(field in self.given for field in (*PROMPT, *CONVERSATION)):
+        if isinstance(value, str) and not any(field in self.given for field in (*_PROMPT, *_CONVERSATION)):
             turns = read_transcript(value)
             if turns is not None:
                 return turns
@@ -199,9 +189,9 @@ class _Shape:
 
     def _conversation(self) -> Messages | None:
         """The turns of `messages` or `conversations`, None where there are none."""
-        found = [self._turns(name) for name in CONVERSATION if name in self.given]
+        found = [self._turns(name) for name in _CONVERSATION if name in self.given]
         if len(found) == 2 and found[0] != found[1]:
-            unread = _UNREAD.format(CONVERSATION[1])
+            unread = _UNREAD.format(_CONVERSATION[1])
             raise InputError(f"{self.where}: 'messages' and 'conversations' hold different turns: {unread}")
         return found[0] if found else None
 
@@ -279,7 +269,7 @@ class _Shape:
             return
         if answer is not None and (*own, *answer) == asked:
             return
-        name = next(name for name in CONVERSATION if name in self.given)
+        name = next(name for name in _CONVERSATION if name in self.given)
         raise InputError(f"{self.where}: {name!r} and 'chosen' hold different turns: {_UNREAD.format(name)}")
 
     def _refuse_other_prompts(self, prompt: Messages, read: str) -> None:
@@ -377,7 +367,7 @@ class _Shape:
 
     def _with_system(self, turns: Messages) -> Messages:
         """Put the row's system message first, where it has one beside its turns."""
-        name = self._one_of([n for n in SYSTEM if not says_nothing(self.given.get(n))])
+        name = self._one_of([n for n in _SYSTEM if not says_nothing(self.given.get(n))])
         if name is None:
             return turns
         text = self.given[name]
@@ -401,7 +391,7 @@ class _Shape:
             InputError: a label is neither true nor false, nor 1 nor 0.
         """
         label: bool | None = None
-        for name in LABEL:
+        for name in _LABEL:
             if name not in self.fields:
                 continue
             value = self.fields[name]
@@ -418,9 +408,9 @@ class _Shape:
 
     def _refuse_beside_pair(self) -> None:
         """Refuse what may say that the rejected answer is the better one."""
-        for name in PAIR_REFUSED:
+        for name in _MAY_SAY_WHICH:
             value = self.given.get(name)
-            if (name in LABEL and value is False) or not (says_nothing(value) or (value is True and name in LABEL)):
+            if (name in _LABEL and value is False) or not (says_nothing(value) or (value is True and name in _LABEL)):
                 raise InputError(
                     f"{self.where}: the row has {name!r} beside 'chosen' and 'rejected': it may say which is "
                     f"better, and is not read; leave it unread by --columns {name}="
@@ -445,53 +435,6 @@ class _Shape:
         if len(scored) == 1:
             return Split(prompt, chosen, None)
         return Split(prompt, chosen, rejected, False, TIE if best[0] == worst[0] else None)
-
-
-def number(value: Any) -> float | None:
-    """A score as a number, also where it is written as text; None where it is none."""
-    if type(value) is float or type(value) is int:
-        return value if value == value else None
-    if isinstance(value, (bool, list, dict, tuple)) or value is None:
-        return None
-    try:
-        found = float(value)
-    except (TypeError, ValueError, OverflowError):
-        return None
-    return None if math.isnan(found) else found
-
-
-def scores_of(given: Mapping[str, Any], where: str) -> tuple[float, float] | None:
-    """The scores of the chosen and the rejected answer, under any of their names; None where one is missing.
-
-    Raises:
-        InputError: a score is a truth value, or no one value.
-    """
-    for better, worse in SCORES:
-        if better in given and worse in given:
-            for name in (better, worse):
-                if isinstance(given[name], (bool, list, tuple, dict)):
-                    raise InputError(
-                        f"{where}: {name!r} must be a number, found {kind_of(given[name])}; leave it unread by "
-                        f"--columns {name}="
-                    )
-            first, second = number(given[better]), number(given[worse])
-            if first is not None and second is not None:
-                return first, second
-    for name in RATINGS:
-        both = given.get(name)
-        if isinstance(both, dict) and {"chosen", "rejected"} <= both.keys():
-            both = [both["chosen"], both["rejected"]]
-        if isinstance(both, (list, tuple)) and len(both) == 2:
-            first, second = number(both[0]), number(both[1])
-            if first is not None and second is not None:
-                return first, second
-    return None
-
-
-def says_tie(given: Mapping[str, Any]) -> bool:
-    """Whether the row says by a word that its two answers tie."""
-    status = given.get("status")
-    return any(given.get(name) is True for name in TIED) or (isinstance(status, str) and status.lower() == "tie")
 
 
 def _are_scored(completions: Any) -> bool:

@@ -16,7 +16,8 @@ from typing import Any
 
 from alignkit.data.reading.fields import SCORED, SPECIAL, refuse_fields, suspects
 from alignkit.data.reading.messages import Message, Messages, may_be_messages, read_messages
-from alignkit.data.reading.row_shapes import SHAPES, TIE, says_tie, scores_of, split_row
+from alignkit.data.reading.row_shapes import SHAPES, split_row
+from alignkit.data.reading.scores import TIE, says_tie, scores_of
 from alignkit.units import Unit
 
 __all__ = ["SHAPES", "TIE", "Message", "Messages", "Row", "row_id", "text_of", "to_row", "unusable_reason"]

@@ -1,0 +1,51 @@
+"""What a cell of a row holds: nothing, a number, or a value shown in an error."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from alignkit.display import shortened
+
+
+def is_missing(value: Any) -> bool:
+    """Whether a cell holds nothing: null, or NaN, which is how tables write it."""
+    return value is None or (isinstance(value, float) and math.isnan(value))
+
+
+def says_nothing(value: Any) -> bool:
+    """Whether a field is there but empty: also empty text, lists, and lists written as text."""
+    if is_missing(value) or value is False:
+        return True
+    if isinstance(value, str):
+        return value.strip() in ("", "[]", "{}", "null")
+    return isinstance(value, (list, tuple, dict)) and not any(True for item in value if not is_missing(item))
+
+
+def number(value: Any) -> float | None:
+    """A score as a number, also where it is written as text; None where it is none."""
+    if type(value) is float or type(value) is int:
+        return value if value == value else None
+    if isinstance(value, (bool, list, dict, tuple)) or value is None:
+        return None
+    try:
+        found = float(value)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return None if math.isnan(found) else found
+
+
+def shown(value: object) -> str:
+    """A value in at most 80 characters, for messages."""
+    try:
+        text = repr(value)
+    except RecursionError:
+        text = f"a deeply nested {type(value).__name__}"
+    return shortened(text, 80)
+
+
+def kind_of(value: object) -> str:
+    """A value's kind in words, for messages."""
+    if isinstance(value, bool):
+        return f"the truth value {str(value).lower()}"
+    return f"the number {shown(value)}" if isinstance(value, (int, float)) else shown(value)
