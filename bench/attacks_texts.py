@@ -33,7 +33,7 @@ GOOD_SETTINGS = """
 [model]
 model = "model"
 precision = "fp32"
-template_kwargs = {today = "2024-01-01"}
+template_kwargs = {}
 [data]
 data = "rows.jsonl"
 max_length = 128

@@ -25,6 +25,7 @@ from alignkit.config.settings import ModelSection
 from alignkit.data.chat.layouts import Conversation
 from alignkit.data.chat.shapes import SchemaRenderer
 from alignkit.data.chat.template import Template
+from alignkit.data.chat.template_values import TemplateValues
 from alignkit.data.encoding.encoder import Encoder
 from alignkit.data.encoding.texts import TextWithSpans
 from alignkit.data.reading.rows import Message
@@ -51,7 +52,7 @@ class Chat:
         template_kwargs: further values for the template; `today` (YYYY-MM-DD) is the date that it sees.
 
     Raises:
-        InputError: there is no template, or the file cannot be read.
+        InputError: there is no template, the file cannot be read, or the template never reads one of the values.
     """
 
     def __init__(
@@ -66,6 +67,8 @@ class Chat:
         self.system = system
         self.template_kwargs = dict(template_kwargs or {})
         self.template = _template_text(tokenizer, template)
+        self._reads = TemplateValues(self.template)
+        self._reads.refuse_unread(self.template_kwargs, tokenizer.special_tokens_map)
         values = {**tokenizer.special_tokens_map, **self.template_kwargs}
         special = {str(t) for t in tokenizer.all_special_tokens} | {
             str(t) for t in tokenizer.added_tokens_decoder.values() if t.special
@@ -155,8 +158,15 @@ class Chat:
 
     def _now(self) -> str:
         today = self.template_kwargs.get("today")
+        has_date = any("date" in name for name in self.template_kwargs)
         if today is None:
-            if "strftime_now" in self.template:
+            for name, text in () if has_date else self._reads.fixed_dates.items():
+                _log.warning(
+                    "the chat template writes a fixed date into prompts, %s; for another give --template-kwargs %s=...",
+                    text,
+                    name,
+                )
+            if self._reads.has_clock and not has_date:
                 _log.warning(
                     "the chat template writes today's date into prompts; to have the same tomorrow give "
                     "--template-kwargs today=%s",
@@ -174,12 +184,14 @@ def make_chat(source: ModelSource, section: ModelSection) -> Chat:
 
     System message and template values of the run a model came from hold where `section` names none.
     """
+    tokenizer = load_tokenizer(source.folder)
     system, template_kwargs = section.system, section.template_kwargs
     if source.run is not None:
         inherited = read_run(source.run).config.model
         system = inherited.system if system is None else system
-        template_kwargs = template_kwargs or inherited.template_kwargs or {}
-    tokenizer = load_tokenizer(source.folder)
+        reads = TemplateValues(_template_text(tokenizer, section.chat_template)).reads
+        known = {name: value for name, value in (inherited.template_kwargs or {}).items() if reads(name)}
+        template_kwargs = template_kwargs or known
     return Chat(tokenizer, template=section.chat_template, system=system, template_kwargs=template_kwargs)
 
 

@@ -16,6 +16,7 @@ from tiny_models import tiny_model
 
 from alignkit.cli.main import main
 from alignkit.config.file import resolve
+from alignkit.data.chat.chat import CHATML
 from alignkit.display import as_typed
 from alignkit.errors import RunStopped
 from alignkit.registry import registry
@@ -26,7 +27,7 @@ from alignkit.training.run.resume import resume_command
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_model(tmp_path_factory.mktemp("model"))
+    return tiny_model(tmp_path_factory.mktemp("model"), template=CHATML + "{% if k %}{% endif %}")
 
 
 @pytest.mark.parametrize("word", ["my run", "it's 50% \\x", '$HOME `id` "q"', "a\nb'c%d\\e\tf é\u202e1", ""])
