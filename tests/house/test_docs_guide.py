@@ -1,4 +1,4 @@
-"""The guide and the methods' pages say what the code says. Run as a script, this file writes the tables of options."""
+"""The guide and the methods' pages say what the code says. Run as a script, this file writes their tables."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import pytest
 from pydantic.fields import FieldInfo
 
 from alignkit.config.fields import allowed
+from alignkit.data.reading.fields import READ, TABLES, Field
 from alignkit.data.reading.read import SUFFIXES
 from alignkit.data.reading.rows import SHAPES, Row, to_row, unusable_reason
 from alignkit.methods import MethodConfig
@@ -23,6 +24,11 @@ DOCS = Path(__file__).parents[2] / "docs"  # this file also runs as a script
 METHODS = ("sft", "sft-lenpen", "dpo", "grpo", "reward")
 OPTIONS = re.compile(
     r"(?<=<!-- options: made from the class by `python tests/house/test_docs_guide.py` -->\n).*?(?=<!-- end)", re.S
+)
+FIELDS = re.compile(
+    r"(?<=<!-- fields: made from alignkit/data/reading/fields.py by `python tests/house/test_docs_guide.py` -->\n).*?"
+    r"(?=<!-- end)",
+    re.S,
 )
 DATA = (DOCS / "guide" / "data.md").read_text(encoding="utf-8")
 EXAMPLES = re.findall(r"^```json (\w+)\n(.*?)^```", DATA, flags=re.M | re.S)
@@ -39,6 +45,31 @@ def options_table(method: str) -> str:
     names = sorted(fields, key=lambda name: name in MethodConfig.model_fields)
     rows = [f"| `{typed_name(config, name)}` | {shown(fields[name])} | {meaning(fields[name])} |" for name in names]
     return "\n".join(["", "| option | default | meaning |", "| --- | --- | --- |", *rows, "", ""])
+
+
+def fields_tables() -> str:
+    """The fields of rows and messages as tables: their names, and what is done with them."""
+    lines = [""]
+    for title, table in TABLES.items():
+        lines += [
+            f"| {title} | what is done with it |",
+            "| --- | --- |",
+            *(f"| {spelt(field)} | {done(field)} |" for field in table),
+            "",
+        ]
+    return "\n".join([*lines, ""])
+
+
+def spelt(field: Field) -> str:
+    return ", ".join(f"`{name}`" for name in field.names)
+
+
+def done(field: Field) -> str:
+    if field.use is READ:
+        return field.says
+    but = "" if field.neutral is None else f", unless it is {json.dumps(field.neutral)}"
+    why = f": {field.says}" if field.says else ""
+    return f"{field.use.value}{but}{why}"
 
 
 def shown(field: FieldInfo) -> str:
@@ -62,6 +93,12 @@ def meaning(field: FieldInfo) -> str:
 def test_a_methods_page_has_every_option_with_its_default(method: str) -> None:
     (found,) = OPTIONS.findall(page(method).read_text(encoding="utf-8"))
     assert found == options_table(method), "the options changed: run python tests/house/test_docs_guide.py"
+
+
+def test_the_guide_has_every_field_with_what_is_done_with_it() -> None:
+    (found,) = FIELDS.findall(DATA)
+    assert found == fields_tables(), "the fields changed: run python tests/house/test_docs_guide.py"
+    assert len(re.findall(r"^\| `", found, flags=re.M)) == sum(map(len, TABLES.values()))
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -111,6 +148,7 @@ def test_the_guide_shows_every_shape_suffix_and_truncation() -> None:
 
 
 if __name__ == "__main__":
+    (DOCS / "guide" / "data.md").write_text(FIELDS.sub(lambda _: fields_tables(), DATA), encoding="utf-8")
     for name in METHODS:
         text = page(name).read_text(encoding="utf-8")
         page(name).write_text(OPTIONS.sub(lambda _, name=name: options_table(name), text), encoding="utf-8")

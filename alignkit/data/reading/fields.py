@@ -12,7 +12,7 @@ A `Field` is a group of names that mean one thing. Its `use` is what is done wit
 To have a field read, change its entry's use to READ, say as what, and read it. A row's field that is in no entry is a
 column of the user's own, kept for rewards and judges; a message's is refused, since its fields decide what the model
 sees of it. What is refused is refused only where it holds something: null, NaN, empty text and empty lists say nothing.
-`[data.columns]` leaves a field unread: `tools = ""`, and in messages `"message.name" = ""`.
+docs/guide/data.md shows the table; `python tests/house/test_docs_guide.py` writes it there.
 """
 
 from __future__ import annotations
@@ -203,6 +203,16 @@ ROLE = (
 PART = (Field("text input_text output_text", READ, "text, joined with nothing between"),)
 """Values of a part's `type`; any other is refused."""
 
+TABLES: Mapping[str, Sequence[Field]] = {
+    "what makes the prompt and the answers": SHAPE,
+    "which answer is better, and by how much": SCORES,
+    "further fields of a row": FURTHER,
+    "fields of a message": MESSAGE,
+    "roles": ROLE,
+    "types of a content's parts": PART,
+}
+"""Every table under its heading in docs/guide/data.md."""
+
 
 def names(table: Sequence[Field], first: str) -> tuple[str, ...]:
     """The names of the group whose first name is `first`."""
@@ -224,20 +234,61 @@ SCORED = used(SCORES, READ)
 SPECIAL = used(SHAPE, READ, BESIDE_PAIR) - {"prompt", "chosen", "rejected"}
 """Fields whose presence says that a row is not just prompt, chosen and rejected."""
 _ENDS = ("_reasoning", "_reasoning_content", "_thinking")  # chosen_reasoning and the like
-_BY_LOWER = {name.lower(): name for name in (*REFUSED_IN_ROW, *SCORED, *SPECIAL, "prompt", "chosen", "rejected")}
+_CHANGES_ROWS = frozenset({*REFUSED_IN_ROW, *SCORED, *SPECIAL, "prompt", "chosen", "rejected"})
+
+
+def _letters(name: str) -> str:
+    """A name without what spellings differ in: toolCalls and tool-calls are tool_calls."""
+    return name.lower().replace("_", "").replace("-", "").replace(" ", "")
+
+
+_BY_LETTERS = {_letters(name): name for name in sorted(_CHANGES_ROWS, reverse=True)}
+
+
+class FieldRefused(InputError):
+    """A field that would change what is trained and is not read.
+
+    Args:
+        where: "FILE, line N".
+        name: as --ignore-fields takes it, "images" or "message.name".
+        field: why it is refused.
+    """
+
+    def __init__(self, where: str, name: str, field: Field, also: str = "", names: Sequence[str] = ()) -> None:
+        in_message = name.startswith("message.")
+        bare = name.removeprefix("message.")
+        has = f"a message has the field {bare!r}" if in_message else f"the row has {name!r}"
+        super().__init__(
+            f"{where}: {has}: {field.says}; {field.instead.format(bare)}, or leave the field unread by --ignore-fields "
+            f"{','.join(names or (name,))}{also}"
+        )
+        self.where, self.name, self.field = where, name, field
+
+    def counted(self, times: Mapping[str, int], num_rows: int, *, is_all: bool) -> FieldRefused:
+        """Say how many rows have this field, and which others are refused.
+
+        Args:
+            times: name -> in how many rows it is refused.
+            num_rows: rows looked at.
+            is_all: whether these are all the rows.
+        """
+        rows = f"{num_rows:,} rows" if is_all else f"the first {num_rows:,} rows"
+        counts = ", ".join(f"{count:,} {'has' if count == 1 else 'have'} {name}" for name, count in times.items())
+        return FieldRefused(self.where, self.name, self.field, f" (of {rows} {counts})", tuple(times))
 
 
 @lru_cache(maxsize=4096)
 def suspects(found: tuple[str, ...]) -> tuple[tuple[str, Field], ...]:
     """Of a row's field names, those to be looked at, each with its field."""
     looked_at = []
-    for name in found:
+    for name in map(str, found):
         field = REFUSED_IN_ROW.get(name)
-        known = _BY_LOWER.get(str(name).lower())
-        if field is None and str(name).lower().endswith(_ENDS):
-            field = Field(str(name), REFUSED, _THOUGHTS)
-        if field is None and known is not None and known != name:
-            field = Field(str(name), REFUSED, f"did you mean {known!r}? Only names written so are read")
+        if field is None and name not in _CHANGES_ROWS:
+            known = _BY_LETTERS.get(_letters(name))
+            if known is not None:
+                field = Field(name, REFUSED, f"did you mean {known!r}? Only names written so are read")
+            if name.lower().endswith(_ENDS):
+                field = Field(name, REFUSED, _THOUGHTS)
         if field is not None:
             looked_at.append((name, field))
     return tuple(looked_at)
@@ -247,10 +298,10 @@ def refuse_fields(fields: Mapping[str, Any], where: str, columns: Mapping[str, s
     """Refuse a row with a field that would change what is trained and is not read.
 
     Args:
-        columns: our name = the file's name; what is read under another name is not refused.
+        columns: our name = the file's name; what is read under another name, or left unread, is not refused.
 
     Raises:
-        InputError: names the field, and how to leave it unread.
+        FieldRefused: names the field, and how to leave it unread.
     """
     for name, field in suspects(tuple(fields)):
         value = fields[name]
@@ -258,9 +309,6 @@ def refuse_fields(fields: Mapping[str, Any], where: str, columns: Mapping[str, s
             continue
         if field.neutral is not None and isinstance(value, (bool, int, float)) and value == field.neutral:
             continue
-        if columns and name in columns.values():
+        if columns and (name in columns.values() or columns.get(name) == ""):
             continue
-        raise InputError(
-            f"{where}: the row has {name!r}: {field.says}; {field.instead.format(name)}, or leave the field unread by "
-            f"--columns {name}="
-        )
+        raise FieldRefused(where, name, field)
