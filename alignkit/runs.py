@@ -51,8 +51,14 @@ class DataSettings(_Record):
 
     data: Name
     columns: dict[str, str] = Field(default_factory=dict)
+    ignore_fields: list[str] = Field(default_factory=list)
     limit: int | None = None
     split: Name | None = None
+
+    @property
+    def read_as(self) -> dict[str, str]:
+        """`columns`, in which a field that is ignored is no name of the file's."""
+        return dict.fromkeys(self.ignore_fields, "") | self.columns
 
 
 class RunConfig(_Record):

@@ -36,7 +36,7 @@ def show_rows(*, config: Path | None = None, set: Sequence[str] = (), **options:
     settings = config_file.judge_settings(options, config, settings=set)
     chat = make_chat(find_model(settings.model.model, tokenizer_is_enough=True), settings.model)
     section = settings.data
-    for row in read_rows(section.data, columns=section.columns, limit=section.limit or _SHOWN_ROWS):
+    for row in read_rows(section.data, columns=section.read_as, limit=section.limit or _SHOWN_ROWS):
         is_pair = row.rejected is not None and section.train_on != "all-assistant"  # all turns of the chosen one
         unit: Unit = Pairs() if is_pair else Chosen()
         note = unusable_reason(row, unit, section.train_on)
@@ -81,7 +81,7 @@ def data_lengths(*, config: Path | None = None, set: Sequence[str] = (), **optio
     settings = config_file.judge_settings(options, config, settings=set)
     chat = make_chat(find_model(settings.model.model, tokenizer_is_enough=True), settings.model)
     section = settings.data
-    rows = Source(section.data, section.columns, section.limit).rows(numbered=False)
+    rows = Source(section.data, section.read_as, section.limit).rows(numbered=False)
     return summarise(measure(rows, chat))
 
 
@@ -130,8 +130,8 @@ def data_overlap(
 
     _refuse_beyond("--words", SIZE if size is None else size, _MAX_WORDS)
     section = config_file.judge_settings(options, config, settings=set).data
-    rows = Source(section.data, section.columns, section.limit).rows()
-    prompts = Source(other, section.columns).rows()
+    rows = Source(section.data, section.read_as, section.limit).rows()
+    prompts = Source(other, section.read_as).rows()
     return overlap(rows, prompts, size=size or SIZE, threshold=threshold or THRESHOLD)
 
 

@@ -16,7 +16,9 @@ from alignkit.display import on_one_line, shown
 
 data = typer.Typer(help="Look at data as the model will see it.")
 Ids = Annotated[bool, typer.Option("--ids", help="show token ids beside the text")]
-_ROWS = Group("Data", DataSection, ("data", "columns", "limit", "max_length", "truncation", "train_on"))
+_ROWS = Group(
+    "Data", DataSection, ("data", "columns", "ignore_fields", "limit", "max_length", "truncation", "train_on")
+)
 _TEXT = Group("Model", ModelSection, ("model", "chat_template", "system", "template_kwargs"))
 
 

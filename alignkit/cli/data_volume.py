@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from alignkit.data.looking.lengths import ColumnLengths
     from alignkit.data.looking.overlap import Overlap
 
-_ROWS = Group("Data", DataSection, ("data", "columns", "limit"))
+_ROWS = Group("Data", DataSection, ("data", "columns", "ignore_fields", "limit"))
 _TEXT = Group("Model", ModelSection, ("model", "chat_template", "system", "template_kwargs"))
 _BAR_WIDTH = 40
 _SHOWN = 20

@@ -68,7 +68,9 @@ SAMPLING = Group(
 )
 SAMPLER = Group("Sampling", RolloutsSection, ("sampler",))
 TEXT = Group("Model", ModelSection, ("chat_template", "system", "template_kwargs", "precision"))
-ROWS = Group("Data", DataSection, ("data", "columns", "split", "limit", "max_length", "truncation", "train_on"))
+ROWS = Group(
+    "Data", DataSection, ("data", "columns", "ignore_fields", "split", "limit", "max_length", "truncation", "train_on")
+)
 NUM_PROMPTS = Group("Data", JudgeSection, ("num_prompts",))
 THINKING = Group("Sampling", JudgeSection, ("strip_thinking",))
 

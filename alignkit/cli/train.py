@@ -123,4 +123,5 @@ def _next_command(method: str, path: Path, config: dict[str, Any]) -> str:
     if not is_reward or not rewarded:
         return as_typed(["alignkit", "judge", str(path), *typed("model", "chat_template")])
     text = typed("model", "model", "chat_template", "system", "template_kwargs")
-    return as_typed(["alignkit", "train", rewarded[0], *text, *typed("data", "data", "columns"), "--reward", str(path)])
+    rows = typed("data", "data", "columns", "ignore_fields")
+    return as_typed(["alignkit", "train", rewarded[0], *text, *rows, "--reward", str(path)])

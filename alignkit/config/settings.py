@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from alignkit.options import IN_HELP, NO_FLAG, Options
 
@@ -80,6 +80,10 @@ class DataSection(Section):
         json_schema_extra=IN_HELP,
     )
     columns: dict[str, str] = Field(default_factory=dict, description="our name = the file's name, for foreign columns")
+    ignore_fields: list[str] = Field(
+        default_factory=list,
+        description="fields to leave unread: NAME of rows, message.NAME of messages; A,B or repeatable",
+    )
     split: str | None = Field(
         None,
         description="validation rows: first-N, a share such as 0.05, or a file; default: a seeded 5 % of the prompts",
@@ -106,6 +110,19 @@ class DataSection(Section):
     train_on: Literal["last", "all-assistant"] | None = Field(
         None, description="score the last answer (default for preference rows) or all assistant turns (conversations)"
     )
+
+    @field_validator("ignore_fields")
+    @classmethod
+    def _each(cls, given: list[str]) -> list[str]:
+        names = [name.strip() for text in given for name in text.split(",")]
+        if not all(names):
+            raise ValueError("a name is empty")
+        return names
+
+    @property
+    def read_as(self) -> dict[str, str]:
+        """`columns`, in which a field that is ignored is no name of the file's."""
+        return dict.fromkeys(self.ignore_fields, "") | self.columns
 
 
 class RolloutsSection(Section):

@@ -54,11 +54,11 @@ def rows_of(settings: DataSettings, data: str | None = None) -> list[Row]:
         InputError: its data is no longer there.
     """
     if data is not None:
-        return read_rows(data, columns=settings.columns)
+        return read_rows(data, columns=settings.read_as)
     path = Path(settings.data)
     if path.suffix and not path.exists() and path.is_absolute():
         raise InputError(f"{path}: the data of the run is no longer there; give prompts with --data")
-    return read_rows(settings.data, columns=settings.columns, limit=settings.limit)
+    return read_rows(settings.data, columns=settings.read_as, limit=settings.limit)
 
 
 def seen_in_training(rows: Sequence[Row], run: Path, *, name: str) -> list[str]:

@@ -60,7 +60,7 @@ def choose_prompts(
     """
     caveats: list[str] = []
     if source.run is None or data_given:
-        rows = read_rows(section.data, columns=section.columns, limit=section.limit)
+        rows = read_rows(section.data, columns=section.read_as, limit=section.limit)
         where = section.data
     else:
         rows, where, caveats = _held_out(source.run)

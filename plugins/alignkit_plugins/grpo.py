@@ -131,7 +131,7 @@ class GRPOConfig(SampledConfig):
         None,
         gt=0,
         description="upper end of the ratio's clip range, 1 + this (DAPO: 0.28); default: clip_ratio",
-        json_schema_extra=IN_HELP_ALL,
+        json_schema_extra=NO_FLAG,
     )
     importance_sampling_correction: float | None = Field(
         None,

@@ -39,9 +39,9 @@ class Selection:
 
     def __init__(self, section: DataSection, *, num_prompts: int | None = None, seed: int = 0) -> None:
         self.section, self.num_prompts, self.seed = section, num_prompts, seed
-        self.source = Source(section.data, section.columns, section.limit)
+        self.source = Source(section.data, section.read_as, section.limit)
         apart = section.split is not None and is_data(section.split)
-        self.apart = Source(section.split or "", section.columns) if apart else None
+        self.apart = Source(section.split or "", section.read_as) if apart else None
         self._duplicates: dict[int, str] = {}  # ids of the first few rows that repeat another, by their place
 
     def prepare(
@@ -59,7 +59,7 @@ class Selection:
             data={"part": part, "split": self.section.split, "duplicates": self.section.duplicates, **prints}
             | ({"drawn": [self.num_prompts, self.seed]} if part == "training" and self.num_prompts else {}),
             chat=chat,
-            columns=self.section.columns,
+            columns=self.section.read_as,
             truncation=self.section.truncation,
             max_skipped=self.section.max_skipped if part == "training" else 1.0,
             options=options,
@@ -70,7 +70,7 @@ class Selection:
 
     def _fingerprints(self) -> dict[str, str]:
         section = self.section
-        return data_hashes(section.data, columns=section.columns, limit=section.limit, split=section.split)
+        return data_hashes(section.data, columns=section.read_as, limit=section.limit, split=section.split)
 
     def _rows(self, part: Part) -> Iterator[Row]:
         if part == "validation" and self.apart is not None:

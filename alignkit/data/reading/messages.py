@@ -20,6 +20,7 @@ from alignkit.data.reading.fields import (
     REFUSED,
     ROLE,
     Field,
+    FieldRefused,
     by_name,
     names,
     refuse_fields,
@@ -76,7 +77,7 @@ def read_messages(
     if isinstance(value, dict):
         inner = value.get("messages")
         if inner is not None and "role" not in value and "from" not in value:
-            refuse_fields(value, where)
+            refuse_fields(value, where, columns)
             return _list(inner, where, name, columns)
         return (_message(value, where, columns),)
     return _list(value, where, name, columns)
@@ -102,7 +103,7 @@ def refuse_messages_as_text(text: str, where: str, name: str) -> None:
     ):
         raise InputError(
             f"{where}: {name!r} holds messages written as text: write it as a list of messages, or leave it unread "
-            f"by --columns {name}="
+            f"by --ignore-fields {name}"
         )
 
 
@@ -133,11 +134,7 @@ def _refuse(message: Mapping[str, Any], where: str, names: Iterable[str]) -> Non
     for name in names:
         if name in _KNOWN or says_nothing(message.get(name)):
             continue
-        field = _REFUSED.get(name, _UNKNOWN)
-        raise InputError(
-            f"{where}: a message has the field {name!r}: {field.says}; {field.instead.format(name)}, or leave the "
-            f"field unread by --columns message.{name}="
-        )
+        raise FieldRefused(where, f"message.{name}", _REFUSED.get(name, _UNKNOWN))
 
 
 def _refuse_two(message: Mapping[str, Any], where: str) -> None:
@@ -150,7 +147,7 @@ def _refuse_two(message: Mapping[str, Any], where: str) -> None:
             continue
         raise InputError(
             f"{where}: a message has both {ours!r} and {theirs!r}, which differ: take one out, or leave it unread by "
-            f"--columns message.{theirs}="
+            f"--ignore-fields message.{theirs}"
         )
 
 

@@ -9,15 +9,18 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from alignkit.data.reading import mixing
 from alignkit.data.reading.dataset import Dataset
+from alignkit.data.reading.fields import FieldRefused
 from alignkit.data.reading.files import SUFFIXES, Line, files_of, read_file
 from alignkit.data.reading.hub import hub_files
 from alignkit.data.reading.keys import OwnIds
@@ -26,6 +29,8 @@ from alignkit.errors import InputError, UsageError, nearest
 from alignkit.registry import registry
 
 __all__ = ["SUFFIXES", "Source", "is_data", "read_rows"]
+
+_COUNTED_ROWS = 100_000  # read behind one with a refused field, some seconds, to say how many have it
 
 
 @dataclass(frozen=True)
@@ -57,8 +62,12 @@ class Source:
         times: dict[str, int] = {}
         numbers: OwnIds | None = None
         is_empty = True
-        for where, fields, json_ in islice(_lines(self.data), self.limit):
-            row = to_row(fields, where=where, columns=self.columns, json_=json_)
+        lines = islice(_lines(self.data), self.limit)
+        for number, (where, fields, json_) in enumerate(lines, start=1):
+            try:
+                row = to_row(fields, where=where, columns=self.columns, json_=json_)
+            except FieldRefused as refused:
+                raise self._counted(refused, fields, number, lines) from None
             is_empty = False
             if numbered:
                 count = times[row.id] = times.get(row.id, 0) + 1
@@ -68,6 +77,39 @@ class Source:
             yield row
         if is_empty:
             raise InputError(f"{self.data}: no rows; give a file with a JSON object a line, or another --data")
+
+    def _counted(
+        self, refused: FieldRefused, fields: Mapping[str, Any], number: int, lines: Iterator[Line]
+    ) -> InputError:
+        """Count the refused fields of a row and of those behind it: who mends the data wants to know of all at once.
+
+        Args:
+            number: the row's, from 1.
+            lines: those behind it.
+        """
+        times = Counter(self._refused_names(fields))
+        try:
+            for _, further, _ in islice(lines, _COUNTED_ROWS):
+                times.update(self._refused_names(further))
+                number += 1
+            is_all = next(lines, None) is None
+        except InputError:  # a line that is not JSON
+            is_all = False
+        return refused.counted(times, number, is_all=is_all)
+
+    def _refused_names(self, fields: Mapping[str, Any]) -> list[str]:
+        """The names of all of a row's fields that are refused."""
+        columns, names = dict(self.columns), list[str]()
+        while True:
+            try:
+                to_row(fields, where="", columns=columns)
+            except FieldRefused as refused:
+                names.append(refused.name)
+                columns[refused.name] = ""
+            except InputError:
+                return names
+            else:
+                return names
 
     def _own_ids(self) -> OwnIds:
         """Read which of the rows' own ids look like numbered ones."""

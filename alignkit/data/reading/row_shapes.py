@@ -24,7 +24,7 @@ _OTHER_PROMPTS = "chosen and rejected have different prompts"
 _SCORED_BY = ("overall_score", "fine-grained_score", "fine_grained_score")
 _ANSWERS = ("output", "completion")
 _OF_SHAPES = (*_CONVERSATION, "prompt", "instruction", "chosen", "rejected", *_ANSWERS)
-_UNREAD = "name the one to read in [data.columns], and leave the other unread by --columns {}="
+_UNREAD = "name the one to read in [data.columns], and leave the other unread by --ignore-fields {}"
 
 SHAPES = (
     "prompt + chosen [+ rejected]",
@@ -258,7 +258,7 @@ class _Shape:
         own = self._read("prompt")
         if _without_system(own) == _without_system(prompt):
             return own if _has_system(own) else prompt
-        unread = "leave the one unread by --columns prompt="
+        unread = "leave the one unread by --ignore-fields prompt"
         raise InputError(f"{self.where}: 'prompt' is not what 'chosen' begins with: {unread}")
 
     def _refuse_other_turns(self, turns: Messages, prompt: Messages, chosen: Messages | None) -> None:
@@ -284,7 +284,7 @@ class _Shape:
                 continue
             raise InputError(
                 f"{self.where}: {name!r} is not in {read}: write it into the prompt, or leave it unread "
-                f"by --columns {name}="
+                f"by --ignore-fields {name}"
             )
 
     def _refuse_other_answers(self, chosen: Messages | None) -> None:
@@ -333,7 +333,7 @@ class _Shape:
             return
         raise InputError(
             f"{self.where}: the row has an 'input' beside its 'prompt': map the prompt to instruction to join them, or "
-            "leave the one unread by --columns input="
+            "leave the one unread by --ignore-fields input"
         )
 
     def _history(self) -> Messages:
@@ -355,14 +355,14 @@ class _Shape:
     def _wrong_history(self) -> str:
         return (
             f"{self.where}: 'history' must be a list of [question, answer], found {shown(self.given.get('history'))}; "
-            "leave it unread by --columns history="
+            "leave it unread by --ignore-fields history"
         )
 
     def _refuse_history(self) -> None:
         if not says_nothing(self.given.get("history")):
             raise InputError(
                 f"{self.where}: the row has a 'history' beside a whole conversation: write its turns into the "
-                "conversation, or leave it unread by --columns history="
+                "conversation, or leave it unread by --ignore-fields history"
             )
 
     def _with_system(self, turns: Messages) -> Messages:
@@ -373,14 +373,14 @@ class _Shape:
         text = self.given[name]
         if not isinstance(text, str):
             raise InputError(
-                f"{self.where}: {name!r} must be text, found {kind_of(text)}; leave it unread by --columns {name}="
+                f"{self.where}: {name!r} must be text, found {kind_of(text)}; leave it unread by --ignore-fields {name}"
             )
         if not _has_system(turns):
             return ({"role": "system", "content": text}, *turns)
         if turns[0]["content"].strip() != text.strip():
             raise InputError(
                 f"{self.where}: {name!r} and the conversation's own system message differ: leave the one unread by "
-                f"--columns {name}="
+                f"--ignore-fields {name}"
             )
         return turns
 
@@ -401,7 +401,7 @@ class _Shape:
                 found = "nothing" if is_missing(value) else kind_of(value)
                 raise InputError(
                     f"{self.where}: {name!r} must be true or false (or 1 or 0), found {found}; correct it, or leave it "
-                    f"unread by --columns {name}="
+                    f"unread by --ignore-fields {name}"
                 )
             label = bool(value) and label is not False
         return label
@@ -413,7 +413,7 @@ class _Shape:
             if (name in _LABEL and value is False) or not (says_nothing(value) or (value is True and name in _LABEL)):
                 raise InputError(
                     f"{self.where}: the row has {name!r} beside 'chosen' and 'rejected': it may say which is "
-                    f"better, and is not read; leave it unread by --columns {name}="
+                    f"better, and is not read; leave it unread by --ignore-fields {name}"
                 )
 
     def _best_and_worst(self) -> Split:

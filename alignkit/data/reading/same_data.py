@@ -33,7 +33,7 @@ def difference(run: RunRecord) -> str | None:
     settings = run.config.data
     if not run.data_files:
         return f"whether {settings.data} has changed since the run is not known: an older version wrote its run.json"
-    now = data_hashes(settings.data, columns=settings.columns, limit=settings.limit, split=settings.split)
+    now = data_hashes(settings.data, columns=settings.read_as, limit=settings.limit, split=settings.split)
     names = {"source": settings.data, "apart": settings.split or ""}
     changed = [
         names.get(key, key)

@@ -27,7 +27,7 @@ def scores_of(given: Mapping[str, Any], where: str) -> tuple[float, float] | Non
                 if isinstance(given[name], (bool, list, tuple, dict)):
                     raise InputError(
                         f"{where}: {name!r} must be a number, found {kind_of(given[name])}; leave it unread by "
-                        f"--columns {name}="
+                        f"--ignore-fields {name}"
                     )
             first, second = number(given[better]), number(given[worse])
             if first is not None and second is not None:

@@ -169,7 +169,7 @@ def typed_option(key: str, value: Any) -> list[str]:
     if isinstance(value, Mapping):
         return [word for name, one in value.items() for word in (flag, f"{name}={_value(one)}")]
     if isinstance(value, list | tuple):
-        if all(isinstance(one, int | float) for one in value):
+        if value and all(isinstance(one, int | float) for one in value):
             return [flag, ",".join(map(str, value))]
         return [word for one in value for word in (flag, str(one))]
     return [] if value is None else [flag, str(value)]

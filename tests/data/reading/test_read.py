@@ -274,3 +274,32 @@ def test_drawn_prompts_are_the_same_for_a_seed(tmp_path: Path) -> None:
     drawn = selected(section, "training", num_prompts=5, seed=3)
     assert len(drawn) == 5 and drawn == selected(section, "training", num_prompts=5, seed=3)
     assert drawn != selected(section, "training", num_prompts=5, seed=4)
+
+
+def test_refused_fields_are_counted_over_all_rows_and_named_together(tmp_path: Path) -> None:
+    turns = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "yes", "name": "Ann"}]
+    rows: list[dict[str, Any]] = [{"messages": turns[:1]}] * 2
+    rows += [{"messages": turns, "images": ["a.png"]}, {"messages": turns}, {"messages": 3}, {"images": []}]
+    rows += [{"messages": turns[:1], "images": ["b.png"]}]
+    path = tmp_path / "a.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)))
+    with pytest.raises(InputError) as raised:
+        read_rows(str(path))
+    assert str(raised.value) == (
+        f"{path}, line 3: the row has 'images': pictures are not read; take such rows out, or leave the field unread "
+        "by --ignore-fields images,message.name (of 7 rows 2 have images, 2 have message.name)"
+    )
+    path.write_text("\n".join(map(json.dumps, rows[:4])))
+    ignoring = DataSection(data=str(path), ignore_fields=["images, message.name"])
+    read = read_rows(ignoring.data, columns=ignoring.read_as)
+    assert [row.chosen is not None for row in read] == [False, False, True, True]
+    assert read[2].fields["images"] == ["a.png"]  # rewards see it
+    with pytest.raises(InputError, match=r"images,message.name \(of 3 rows 1 has images, 1 has "):
+        read_rows(str(path), limit=3)
+
+
+def test_a_column_that_is_mapped_is_read_where_the_files_own_is_ignored() -> None:
+    section = DataSection(columns={"prompt": "question"}, ignore_fields=["prompt", "tools"])
+    assert section.read_as == {"prompt": "question", "tools": ""}
+    with pytest.raises(ValueError, match="a name is empty"):
+        DataSection(ignore_fields=["images,"])

@@ -193,7 +193,7 @@ def test_labels_are_read_in_every_shape(shape: dict[str, Any], good: object, bad
 @pytest.mark.parametrize("label", ["true", "false", -1, 2, 0.5, "thumbs_up", NAN, None, [], {}])
 def test_any_other_label_is_refused(label: object) -> None:
     for shape in ({"prompt": "Hi", "completion": "yes"}, {"messages": [USER, YES]}):
-        with pytest.raises(InputError, match=r"here: 'label' must be true or false .*--columns label="):
+        with pytest.raises(InputError, match=r"here: 'label' must be true or false .*--ignore-fields label"):
             read({**shape, "label": label})
         assert read({**shape, "label": label}, label="").chosen == (YES,)
 
@@ -506,7 +506,7 @@ AS_TEXT = json.dumps([USER])
 )
 def test_a_field_of_another_meaning_beside_a_pair_is_refused_by_name(more: dict[str, Any]) -> None:
     (name,) = more
-    with pytest.raises(InputError, match=f"^here: the row has '{name}'.*--columns {name}="):
+    with pytest.raises(InputError, match=f"^here: the row has '{name}'.*--ignore-fields {name}"):
         read({**PAIR, **more})
     assert read({**PAIR, **more}, **{name: ""}).chosen == (YES,)
 
@@ -631,7 +631,7 @@ ELSE = {"role": "user", "content": "Else"}
     ids=str,
 )
 def test_two_fields_for_one_thing_that_differ_are_refused(fields: dict[str, Any]) -> None:
-    with pytest.raises(InputError, match=r"^here: .*--columns"):
+    with pytest.raises(InputError, match=r"^here: .*--ignore-fields"):
         read(fields)
 
 
