@@ -28,7 +28,7 @@ from alignkit.data.chat.template import Template
 from alignkit.data.chat.template_values import TemplateValues
 from alignkit.data.encoding.encoder import Encoder
 from alignkit.data.encoding.texts import TextWithSpans
-from alignkit.data.reading.rows import Message
+from alignkit.data.reading.messages import Message, tools_of, with_tools, without_tools
 from alignkit.errors import InputError
 from alignkit.pretrained.names import ModelSource
 from alignkit.pretrained.read import load_tokenizer
@@ -76,7 +76,8 @@ class Chat:
         self._special = re.compile(
             "|".join(re.escape(token) for token in sorted(special, key=len, reverse=True)) or "(?!)"
         )
-        rendered_by = Template(self.template, values=values, now=self._now())
+        name = f"the chat template of {tokenizer.name_or_path}" if template is None else f"the chat template {template}"
+        rendered_by = Template(self.template, values=values, now=self._now(), name=name)
         self.renderer = SchemaRenderer(rendered_by, special, self._special)
 
     @cached_property
@@ -153,7 +154,8 @@ class Chat:
 
     def _with_system(self, messages: Sequence[Message]) -> tuple[Message, ...]:
         if self.system is not None and not (messages and messages[0]["role"] == "system"):
-            return ({"role": "system", "content": self.system}, *messages)
+            rest = tuple(messages)
+            return with_tools(({"role": "system", "content": self.system}, *without_tools(rest)), tools_of(rest))
         return tuple(messages)
 
     def _now(self) -> str:

@@ -7,10 +7,12 @@ of the text that must not be read as a token.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator, Mapping
+from typing import Any
 
 from alignkit.data.chat.layouts import Conversation
 from alignkit.data.encoding.texts import TextWithSpans
+from alignkit.data.reading.messages import Message
 from alignkit.errors import InputError
 
 _OPEN, _CLOSE = "\ue002", "\ue003"
@@ -33,10 +35,10 @@ class InjectedTokens:
         """
         starts = self._starts
         for message in conversation.messages:
-            content = message["content"]
-            for start in starts:
-                if start in content and self._pattern.search(content):
-                    return self._hidden(conversation)
+            for content in (message["content"],) if len(message) == 2 else strings(message):
+                for start in starts:
+                    if start in content and self._pattern.search(content):
+                        return self._hidden(conversation)
         return conversation, None
 
     def _hidden(self, conversation: Conversation) -> tuple[Conversation, Restore]:
@@ -46,13 +48,36 @@ class InjectedTokens:
             hidden.append(found.group())
             return f"{_OPEN}{len(hidden) - 1}{_CLOSE}"
 
-        messages = []
+        messages: list[Message] = []
         for message in conversation.messages:
-            if _PLACEHOLDER.search(message["content"]):
-                raise InputError(f"a message with special tokens and U+E002 in its text: {message['content'][:80]!r}")
-            messages.append({**message, "content": self._pattern.sub(replaced, message["content"])})
+            wrong = next((text for text in strings(message) if _PLACEHOLDER.search(text)), None)
+            if wrong is not None:
+                raise InputError(f"a message with special tokens and U+E002 in its text: {wrong[:80]!r}")
+            messages.append(_replaced(message, lambda text: self._pattern.sub(replaced, text)))
         replaced_in = Conversation(tuple(messages), conversation.cut, conversation.turns)
         return replaced_in, lambda scored: _restored(scored, hidden)
+
+
+def strings(value: Any) -> Iterator[str]:
+    """Yield the strings inside a value, keys of mappings too."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for name, inner in value.items():
+            yield name
+            yield from strings(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from strings(inner)
+
+
+def _replaced(value: Any, replace: Callable[[str], str]) -> Any:
+    """The same value with other strings inside."""
+    if isinstance(value, str):
+        return replace(value)
+    if isinstance(value, Mapping):
+        return {replace(name): _replaced(inner, replace) for name, inner in value.items()}
+    return [_replaced(inner, replace) for inner in value] if isinstance(value, list) else value
 
 
 def _restored(scored: TextWithSpans, hidden: list[str]) -> TextWithSpans:

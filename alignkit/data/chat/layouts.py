@@ -4,22 +4,25 @@ A shape is the roles in their order and what is asked of them. It is rendered on
 gives the text between the contents. That holds for any contents only where the template does nothing with a content
 but write it: the sandbox notes it where a template looks at one, and a few awkward contents (PROBES) are rendered in
 full and compared with the splice, for every shape. Where either fails the shape has no layout and each of its
-conversations is rendered in full.
+conversations is rendered in full. So is one whose messages hold more than a content (calls of tools, thoughts).
+
+A scored turn ends with the token that ends an answer in its place (the shape's `ends`): the first one that the template
+writes behind the turn's prompt, in the conversation cut behind the turn. What users typed is hidden from this search.
 """
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import accumulate
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from alignkit.data.chat.template import Rendering
 from alignkit.data.encoding.texts import TextWithSpans
-from alignkit.data.reading.rows import Message
+from alignkit.data.reading.messages import CARRIED, Message, tools_of
 from alignkit.errors import InputError
 
-ANSWER = "\ue000answer\ue001"  # stands for the content that a mask is sought for
 PROBES = (
     " \n edge \t\n",
     "",
@@ -49,16 +52,24 @@ class Conversation(NamedTuple):
     turns: tuple[int, ...] = ()
 
     @property
-    def shape(self) -> tuple[tuple[str, ...], int, tuple[int, ...]]:
-        return tuple([message["role"] for message in self.messages]), self.cut, self.turns
+    def shape(self) -> tuple[tuple[Any, ...], int, tuple[int, ...]]:
+        """What conversations that are rendered alike have in common."""
+        return tuple([m["role"] if len(m) == 2 else kind_of(m) for m in self.messages]), self.cut, self.turns
 
-    def renderings(self) -> list[Rendering]:
+    @property
+    def has_more(self) -> bool:
+        """Whether a message holds more than a content."""
+        return any(len(message) > 2 and not isinstance(kind_of(message), str) for message in self.messages)
+
+    def renderings(self, *, watched: bool = False) -> list[Rendering]:
         """What has to be rendered to find the text and its spans."""
-        if not self.turns:
-            return [Rendering(self.messages, True)]
-        items = [Rendering(self.messages, False)]
-        items += [Rendering(self.messages[:before], True) for before in self._befores()]
-        return items + [Rendering(_with_content(self.messages, turn, ANSWER), False) for turn in self.turns]
+        tools = tools_of(self.messages)
+        values = {} if tools is None else {"tools": tools}
+        wanted: list[tuple[int, bool]] = [(len(self.messages), not self.turns)]
+        if self.turns:
+            wanted += [(before, True) for before in self._befores()]
+            wanted += [(turn + 1, False) for turn in self.turns if turn + 1 < len(self.messages)]
+        return [Rendering(self.messages[:end], prompts, watched, values) for end, prompts in wanted]
 
     def check_beginnings(self, texts: Sequence[str]) -> None:
         """Check that each prompt begins the whole conversation.
@@ -71,12 +82,12 @@ class Conversation(NamedTuple):
                 if not texts[0].startswith(text):
                     raise InputError(self._not_a_beginning(before))
 
-    def scored(self, texts: Sequence[str], closings: Sequence[str]) -> TextWithSpans:
+    def scored(self, texts: Sequence[str], ends: Sequence[str]) -> TextWithSpans:
         """Find text and spans in what was rendered.
 
         Args:
             texts: of `renderings`, in their order.
-            closings: what ends each scored turn, up to and with its end token.
+            ends: the token that ends each scored turn.
 
         Raises:
             InputError: no right mask follows.
@@ -85,19 +96,23 @@ class Conversation(NamedTuple):
         if not self.turns:
             return TextWithSpans(whole)
         self.check_beginnings(texts)
-        befores = self._befores()
-        lengths = dict(zip(befores, map(len, texts[1:]), strict=False))
+        lengths = dict(zip(self._befores(), map(len, texts[1:]), strict=False))
         start = lengths[self.cut] if self.cut else 0
         spans = []
-        for turn, text, closing in zip(self.turns, texts[1 + len(befores) :], closings, strict=True):
-            after = text.partition(ANSWER)[2]
-            if text.count(ANSWER) != 1 or not whole.endswith(after) or not after.startswith(closing):
+        for turn, text, end in zip(self.turns, self.up_to_turns(texts), ends, strict=True):
+            at = text.find(end, lengths[turn]) + len(end)
+            if at < len(end) or whole[:at] != text[:at]:
                 raise InputError(self._changed(turn))
-            end = len(whole) - len(after)
-            if _letters(self.messages[turn]["content"]) not in _letters(whole[lengths[turn] : end]):
+            said = _letters(whole[lengths[turn] : at])
+            if any(_letters(part) not in said for part in _said(self.messages[turn])):
                 raise InputError(self._changed(turn))
-            spans.append((lengths[turn] - start, end + len(closing) - start))
+            spans.append((lengths[turn] - start, at - start))
         return TextWithSpans(whole[start:], tuple(spans))
+
+    def up_to_turns(self, texts: Sequence[str]) -> list[str]:
+        """Of the texts of `renderings`, the conversation up to each scored turn."""
+        cuts = iter(texts[1 + len(self._befores()) :])
+        return [next(cuts) if turn + 1 < len(self.messages) else texts[0] for turn in self.turns]
 
     def _befores(self) -> list[int]:
         """Where prompts end: before each scored turn, and at the cut."""
@@ -167,13 +182,67 @@ class RenderedTemplate:
         return TextWithSpans("".join(parts), spans)
 
 
-def sentinels(conversation: Conversation) -> Conversation:
-    """The same shape with a sentinel for each content."""
-    return Conversation(
-        tuple({**message, "content": f"\ue000{number}\ue001"} for number, message in enumerate(conversation.messages)),
-        conversation.cut,
-        conversation.turns,
-    )
+def kind_of(message: Mapping[str, Any]) -> str | tuple[Any, ...]:
+    """A message's role, and where it holds more than a content, what that is."""
+    held = tuple((name, _how_many(message[name])) for name in CARRIED if name in message)
+    return (message["role"], bool(message["content"]), *held) if held else str(message["role"])
+
+
+def _how_many(value: Any) -> int:
+    return min(len(value), 2) if isinstance(value, list) else 1
+
+
+def sentinels(conversation: Conversation, *, as_text: bool = False) -> Conversation:
+    """The same shape with a sentinel for each content, and for what else a message says.
+
+    Args:
+        as_text: arguments of calls as JSON text, which some templates want.
+    """
+    messages = tuple(_sentinel(message, number, as_text) for number, message in enumerate(conversation.messages))
+    return Conversation(messages, conversation.cut, conversation.turns)
+
+
+def _sentinel(message: Message, number: int, as_text: bool) -> Message:
+    changed = {**message, "content": f"\ue000{number}\ue001"}
+    if "reasoning_content" in message:
+        changed["reasoning_content"] = _name("thought", number)
+    if "tool_calls" in message:
+        changed["content"] = message["content"] and changed["content"]
+        arguments: Any = {_name("key", number): _name("value", number)}
+        function = {"arguments": json.dumps(arguments) if as_text else arguments}
+        calls = enumerate(message["tool_calls"])
+        changed["tool_calls"] = [
+            {**call, "function": {"name": _name("call", number, n), **function}} for n, call in calls
+        ]
+    if "tools" in message:
+        changed["tools"] = [
+            {**tool, "function": {**tool["function"], "name": _name("tool", number, n)}}
+            for n, tool in enumerate(message["tools"])
+        ]
+    return changed
+
+
+def _name(kind: str, *numbers: int) -> str:
+    """A name that no template holds, of letters that every writing of JSON leaves as they are."""
+    return f"alignkit_{kind}_{'_'.join(map(str, numbers))}_"
+
+
+def is_written_as_by_python(text: str) -> bool:
+    """Whether the arguments of a call stand in a text of sentinels as Python writes them, which is no JSON."""
+    return "{'alignkit_key_" in text
+
+
+def with_text_arguments(conversation: Conversation) -> Conversation:
+    """Write the arguments of calls as JSON text."""
+    messages = []
+    for message in conversation.messages:
+        if "tool_calls" in message:
+            calls = [{**call, "function": {**call["function"]}} for call in message["tool_calls"]]
+            for call in calls:
+                call["function"]["arguments"] = json.dumps(call["function"]["arguments"], ensure_ascii=False)
+            message = {**message, "tool_calls": calls}
+        messages.append(message)
+    return Conversation(tuple(messages), conversation.cut, conversation.turns)
 
 
 def probes(conversation: Conversation) -> list[Conversation]:
@@ -186,10 +255,18 @@ def probes(conversation: Conversation) -> list[Conversation]:
     return conversations
 
 
-def dropped(conversation: Conversation, text: str) -> str | None:
-    """The role of the first message whose sentinel is not in the text."""
-    present = {int(number) for number in _SENTINEL.findall(text)}
-    return next((m["role"] for number, m in enumerate(conversation.messages) if number not in present), None)
+def dropped(sample: Conversation, text: str) -> str | None:
+    """Say what of a conversation of sentinels is not in its text; None where all of it is."""
+    for number, message in enumerate(sample.messages):
+        if any(tool["function"]["name"] not in text for tool in message.get("tools", ())):
+            return "the list of tools"
+        names = [_name("key", number), _name("value", number)] if "tool_calls" in message else []
+        names += [call["function"]["name"] for call in message.get("tool_calls", ())]
+        if any(name not in text for name in names):
+            return "tool calls"
+        if message["content"] and message["content"] not in text:
+            return "the text beside a tool call" if names else f"a message of the role {message['role']!r}"
+    return None
 
 
 def _border(at: int, places: Sequence[tuple[int, int]]) -> tuple[int, int]:
@@ -198,8 +275,10 @@ def _border(at: int, places: Sequence[tuple[int, int]]) -> tuple[int, int]:
     return 2 * len(behind), at - (behind[-1] if behind else 0)
 
 
-def _with_content(messages: tuple[Message, ...], turn: int, content: str) -> tuple[Message, ...]:
-    return (*messages[:turn], {**messages[turn], "content": content}, *messages[turn + 1 :])
+def _said(message: Message) -> list[str]:
+    """What must stand in a scored turn; arguments of calls may be written in many ways."""
+    thought = [message["reasoning_content"]] if "reasoning_content" in message else []
+    return [*thought, message["content"], *(call["function"]["name"] for call in message.get("tool_calls", ()))]
 
 
 def _letters(text: str) -> str:

@@ -1,6 +1,6 @@
 """Conversations -> rendered texts: spliced into the layout of their shape, or rendered in full where that is needed.
 
-A shape is analysed when it is first met: what closes its scored turns, whether its splice equals full renderings
+A shape is analysed when it is first met: what ends its scored turns, whether its splice equals full renderings
 (alignkit.data.chat.layouts). Later a sample of each shape's conversations is rendered in full too and compared.
 """
 
@@ -15,27 +15,42 @@ from typing import Any
 import numpy as np
 
 from alignkit._native import Splicer
-from alignkit.data.chat.injected_tokens import InjectedTokens, Restore
-from alignkit.data.chat.layouts import Conversation, RenderedTemplate, dropped, probes, sentinels
-from alignkit.data.chat.template import Rendering, Template, texts
+from alignkit.data.chat.injected_tokens import InjectedTokens, Restore, strings
+from alignkit.data.chat.layouts import (
+    Conversation,
+    RenderedTemplate,
+    dropped,
+    is_written_as_by_python,
+    kind_of,
+    probes,
+    sentinels,
+    with_text_arguments,
+)
+from alignkit.data.chat.template import Template, texts
 from alignkit.data.encoding.texts import FlatTexts, TextWithSpans, offsets_of
+from alignkit.data.reading.messages import Message
 from alignkit.errors import InputError
 
 _SAMPLED = 16  # the first conversations of each shape, rendered in full too, and then one in _SAMPLED_EVERY
 _SAMPLED_EVERY = 512
+_ANSWER: Message = {"role": "assistant", "content": "\ue000answer\ue001"}
 _log = logging.getLogger(__name__)
 
 
 class MessageSchema:
-    """What is known of a shape: why it is refused, what closes its scored turns, its layout where it has one.
+    """What is known of a shape: why it is refused, what ends its scored turns, its layout where it has one.
 
     `whole` and `ended` are the layout's numbers in the splicer: all of the text, and up to its last scored part.
     """
 
     def __init__(
-        self, closings: tuple[str, ...] = (), layout: RenderedTemplate | None = None, refused: InputError | None = None
+        self,
+        ends: tuple[str, ...] = (),
+        layout: RenderedTemplate | None = None,
+        refused: InputError | None = None,
+        text_arguments: bool = False,
     ) -> None:
-        self.closings, self.layout, self.refused = closings, layout, refused
+        self.ends, self.layout, self.refused, self.text_arguments = ends, layout, refused, text_arguments
         self.whole = self.ended = -1
         self.given = False  # whether results of it are out
         self._seen = 0
@@ -75,6 +90,7 @@ class SchemaRenderer:
         self._lookalikes = InjectedTokens(special, pattern)
         self._splicer = Splicer([token for token in special if token])
         self._ends: dict[int, str] = {}
+        self._end_of_kind: dict[Any, str] = {}
         self._shapes: dict[Any, MessageSchema] = {}
 
     @property
@@ -161,13 +177,15 @@ class SchemaRenderer:
                 except InputError as error:
                     result = error
                 else:
+                    if shape.text_arguments:
+                        hidden = with_text_arguments(hidden)
                     if shape.layout is None or sampled:
                         full.append((number, hidden, restore))
                     else:
                         filled = shape.layout.fill(hidden.messages)
                         result = filled if restore is None else restore(filled)
             results.append(result)
-        rendered = self._in_full([(conversation, shapes[number].closings) for number, conversation, _ in full])
+        rendered = self._in_full([(conversation, shapes[number].ends) for number, conversation, _ in full])
         wrong = set()
         for (number, conversation, restore), answer in zip(full, rendered, strict=True):
             layout = shapes[number].layout
@@ -200,49 +218,87 @@ class SchemaRenderer:
                 )
                 self._ends[found.whole] = found.layout.in_bytes()[0][-1]
             elif found.refused is None:
-                _log.info("the chat template looks at contents: rendered in full for each %s", " ".join(key[0]))
+                roles = " ".join(message["role"] for message in conversation.messages)
+                _log.info("the chat template looks at contents: rendered in full for each %s", roles)
         return found
 
     def _analysed(self, conversation: Conversation) -> MessageSchema:
-        """Render a shape with sentinels, find what closes its turns, and show its splice equal on awkward contents."""
+        """Render a shape with sentinels, find what ends its turns, and show its splice equal on awkward contents."""
+        if conversation.has_more:
+            return self._analysed_with_more(conversation)
         sample = sentinels(conversation)
-        cuts = [Rendering(sample.messages[: turn + 1], False) for turn in conversation.turns]
-        items = [Rendering(item.messages, item.generation_prompt, True) for item in sample.renderings()]
-        answers = self._template.render([*items, *cuts])
+        answers = self._template.render(sample.renderings(watched=True))
         try:
             found = texts(answers)
-            role = dropped(sample, found[0])
-            if role is not None:
-                raise InputError(
-                    f"this chat template leaves out a message of the role {role!r}; give another with "
-                    "--chat-template FILE or --chat-template chatml"
-                )
+            self._check_whole(sample, found[0])
             sample.check_beginnings(found)
-            closings = tuple(
-                self._closing(text, sample.messages[turn]["content"])
-                for text, turn in zip(found[len(items) :], conversation.turns, strict=True)
-            )
-            scored = sample.scored(found[: len(items)], closings)
+            cuts = zip(sample.up_to_turns(found), sample.turns, strict=True)
+            ends = tuple(self._end(text, sample.messages[turn]["content"]) for text, turn in cuts)
+            scored = sample.scored(found, ends)
         except InputError as error:
             return MessageSchema(refused=error)
         if any(answer[1] for answer in answers if not isinstance(answer, InputError)):
-            return MessageSchema(closings)
+            return MessageSchema(ends)
         layout = RenderedTemplate(scored)
         tried = probes(conversation)
-        rendered = self._in_full([(probe, closings) for probe in tried])
+        rendered = self._in_full([(probe, ends) for probe in tried])
         same = all(layout.fill(probe.messages) == result for probe, result in zip(tried, rendered, strict=True))
-        return MessageSchema(closings, layout if same else None)
+        return MessageSchema(ends, layout if same else None)
 
-    def _closing(self, text: str, content: str) -> str:
-        """What follows the last answer, up to and with the token that ends its turn."""
-        after = text.partition(content)[2]
-        end = self._special.search(after)
+    def _analysed_with_more(self, conversation: Conversation) -> MessageSchema:
+        """Find out whether the template writes all that such a conversation says; it has no layout.
+
+        Arguments of calls are given as objects; as JSON text where the template fails on objects, or writes them as
+        Python does.
+        """
+        refused: InputError | None = None
+        for as_text in (False, True):
+            sample = sentinels(conversation, as_text=as_text)
+            try:
+                (whole,) = texts(self._template.render(sample.renderings()[:1]))
+                if as_text or not is_written_as_by_python(whole):
+                    self._check_whole(sample, whole)
+                    ends = tuple(self._end_of_turn(sample, turn) for turn in sample.turns)
+                    return MessageSchema(ends, text_arguments=as_text)
+            except InputError as error:
+                refused = refused or error
+        return MessageSchema(refused=refused)
+
+    def _end_of_turn(self, sample: Conversation, turn: int) -> str:
+        """The token that ends a scored turn: that of an answer in its place, else the last special one of the turn."""
+        kind = kind_of(sample.messages[turn])
+        if kind not in self._end_of_kind:
+            cut = Conversation(sample.messages[: turn + 1], 0, (turn,))
+            answered = Conversation((*sample.messages[:turn], _ANSWER), 0, (turn,))
+            whole, before, answer = texts(self._template.render([*cut.renderings(), answered.renderings()[0]]))
+            end = self._end(answer, _ANSWER["content"])
+            written = self._special.findall(whole[len(before) :])
+            self._end_of_kind[kind] = end if end in written else [self._end(whole, before), *written][-1]
+        return self._end_of_kind[kind]
+
+    def _check_whole(self, sample: Conversation, text: str) -> None:
+        """Check that a text holds all that a conversation of sentinels says."""
+        what = dropped(sample, text)
+        if what is None:
+            return
+        if what == "the list of tools" or "tool call" in what:
+            raise InputError(
+                f"{self._template.name} leaves out {what}; take such rows out, or give a template that renders it "
+                "with --chat-template FILE"
+            )
+        raise InputError(
+            f"this chat template leaves out {what}; give another with --chat-template FILE or --chat-template chatml"
+        )
+
+    def _end(self, text: str, content: str) -> str:
+        """The token that ends the last answer: the first special one behind it."""
+        end = self._special.search(text.partition(content)[2])
         if end is None:
             raise InputError(
                 "this chat template puts no end token after an answer, so that a model trained on it would never stop; "
                 "give another with --chat-template, for example chatml"
             )
-        return after[: end.end()]
+        return end.group()
 
     def _in_full(
         self, conversations: Sequence[tuple[Conversation, tuple[str, ...]]]
@@ -251,9 +307,9 @@ class SchemaRenderer:
         answers = self._template.render([item for own in items for item in own])
         results: list[TextWithSpans | InputError] = []
         at = 0
-        for (conversation, closings), own in zip(conversations, items, strict=True):
+        for (conversation, ends), own in zip(conversations, items, strict=True):
             try:
-                results.append(conversation.scored(texts(answers[at : at + len(own)]), closings))
+                results.append(conversation.scored(texts(answers[at : at + len(own)]), ends))
             except InputError as error:
                 results.append(error)
             at += len(own)
@@ -271,11 +327,12 @@ def _to_the_end(text: TextWithSpans) -> TextWithSpans:
 def _no_text(conversation: Conversation) -> InputError | None:
     """Say where a conversation's contents are no valid text."""
     for message in conversation.messages:
-        try:
-            message["content"].encode()
-        except UnicodeEncodeError as error:
-            half = message["content"][error.start]
-            return InputError(f"half a character ({half!r}) in a message is no valid text; correct the row")
+        for text in (message["content"],) if len(message) == 2 else strings(message):
+            try:
+                text.encode()
+            except UnicodeEncodeError as error:
+                half = text[error.start]
+                return InputError(f"half a character ({half!r}) in a message is no valid text; correct the row")
     return None
 
 

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,16 +26,24 @@ CPU_S = 10.0  # for one conversation
 MEAN_CPU_S = 0.02  # for each, over all of them, beside CPU_S once: a common template takes a thousandth
 _WORKER = Path(__file__).with_name("template_worker.py")
 _ITEMS_A_REQUEST = 256
+_OURS = frozenset({"weight", "tools"})
 _ANOTHER = "give another with --chat-template FILE, or --chat-template chatml"
 
 
 @dataclass(frozen=True)
 class Rendering:
-    """What to render: messages, whether a generation prompt follows, whether to watch what looks at the contents."""
+    """What to render.
+
+    Args:
+        generation_prompt: whether one follows the messages.
+        watched: whether to note what looks at the contents.
+        values: what the template sees of this conversation besides its messages, such as `tools`.
+    """
 
     messages: Sequence[Mapping[str, Any]]
     generation_prompt: bool
     watched: bool = False
+    values: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Template:
@@ -45,10 +53,11 @@ class Template:
         text: the template.
         values: what it sees besides `messages` and `add_generation_prompt`.
         now: the time that `strftime_now` formats, ISO 8601.
+        name: what it is called in messages.
     """
 
-    def __init__(self, text: str, *, values: Mapping[str, object], now: str) -> None:
-        self.text, self.now = text, now
+    def __init__(self, text: str, *, values: Mapping[str, object], now: str, name: str = "the chat template") -> None:
+        self.text, self.now, self.name = text, now, name
         self._settings = {
             "template": text,
             "values": {"tools": None, "documents": None, **values},
@@ -81,7 +90,7 @@ class Template:
         except InputError as error:
             return [error] * len(items)
         assert process.stdin is not None
-        request = [(list(map(dict, item.messages)), item.generation_prompt, item.watched) for item in items]
+        request = [(_seen(item.messages), item.generation_prompt, item.watched, dict(item.values)) for item in items]
         answers: list[tuple[str, bool] | InputError] = []
         try:
             process.stdin.write(json.dumps(request) + "\n")
@@ -143,6 +152,11 @@ class Template:
             self._num_rendered += 1
             return InputError(f"the chat template runs for more than {CPU_S:g} s: it may loop for ever; {_ANOTHER}")
         return InputError(f"the chat template ended its process ({process.returncode}); {_ANOTHER}")
+
+
+def _seen(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The messages as the template sees them: what is ours alone is no part of them."""
+    return [{name: value for name, value in message.items() if name not in _OURS} for message in messages]
 
 
 def texts(answers: Iterable[tuple[str, bool] | InputError]) -> list[str]:

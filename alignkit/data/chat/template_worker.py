@@ -1,8 +1,8 @@
 """Renders a chat template in a process of its own: a template is untrusted code.
 
 Started by alignkit.data.chat.template as a script, so that it imports nothing but Jinja. Requests and answers are JSON
-lines: first the settings, then lists of [messages, generation prompt, watched]; each item of a list is answered by a
-line of its own, ["text", text, looked, CPU seconds] or ["error", kind, message, CPU seconds].
+lines: first the settings, then lists of [messages, generation prompt, watched, values]; each item of a list is answered
+by a line of its own, ["text", text, looked, CPU seconds] or ["error", kind, message, CPU seconds].
 
 The template sees what transformers gives it: the immutable sandbox, trimmed blocks, `tojson`, `raise_exception`,
 `strftime_now`, loop controls, and a `generation` tag that does nothing here. Attributes out of bounds are the
@@ -125,7 +125,9 @@ class Renderer:
         self.sandbox.globals["strftime_now"] = datetime.fromisoformat(settings["now"]).strftime
         self.template = self.sandbox.from_string(settings["template"])
 
-    def render(self, messages: list[dict[str, Any]], generation_prompt: bool, watched: bool) -> list[Any]:
+    def render(
+        self, messages: list[dict[str, Any]], generation_prompt: bool, watched: bool, values: dict[str, Any]
+    ) -> list[Any]:
         """Render one conversation."""
         if watched:
             messages = [message | {"content": Watched(message["content"])} for message in messages]
@@ -133,7 +135,7 @@ class Renderer:
         self.sandbox.steps = 0
         parts: list[str] = []
         size = 0
-        context = {**self.values, "messages": messages, "add_generation_prompt": generation_prompt}
+        context = {**self.values, **values, "messages": messages, "add_generation_prompt": generation_prompt}
         for part in self.template.generate(context):
             size += str.__len__(part)
             if size > self.max_output:

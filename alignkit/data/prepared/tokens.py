@@ -16,6 +16,7 @@ import numpy as np
 
 from alignkit.data.chat.chat import Chat
 from alignkit.data.prepared.tokenized_rows import TokenizedRows, tokenize_rows
+from alignkit.data.reading.messages import tools_of, with_tools, without_tools
 from alignkit.data.reading.rows import TIE, Row, unusable_reason
 from alignkit.data.trees.flat import FlatTrees, ranges
 from alignkit.data.trees.trees import Tree
@@ -220,7 +221,10 @@ def without_oldest_turn(row: Row) -> Row | None:
     start = next((n for n, message in enumerate(row.prompt) if message["role"] != "system"), len(row.prompt))
     later = (n for n, message in enumerate(row.prompt) if n > start and message["role"] == "user")
     end = next(later, None)
-    return None if end is None else dataclasses.replace(row, prompt=(*row.prompt[:start], *row.prompt[end:]))
+    if end is None:
+        return None
+    left = with_tools((*without_tools(row.prompt)[:start], *row.prompt[end:]), tools_of(row.prompt))
+    return dataclasses.replace(row, prompt=left)
 
 
 def _lengths(tokenized: TokenizedRows, unit: Unit) -> dict[str, np.ndarray]:

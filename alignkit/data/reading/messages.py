@@ -8,7 +8,7 @@ are all text, which are joined with nothing between. Every other field is read, 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from alignkit.data.reading.cells import is_missing, kind_of, says_nothing, shown
@@ -29,7 +29,12 @@ from alignkit.data.reading.fields import (
 from alignkit.errors import InputError
 
 Message = Mapping[str, Any]
-"""{"role", "content"} as text, and {"weight": 0} where an assistant's turn is not to be scored."""
+"""{"role", "content"} as text; {"weight": 0} where an assistant's turn is not to be scored; and what is in CARRIED.
+
+`tool_calls` is a list of {"type": "function", "function": {"name", "arguments"}}, perhaps with an "id"; arguments are
+an object. `tool_call_id` and `name` stand in results of tools. `tools` are those of the whole conversation, a list of
+{"type": "function", "function": {"name", ...}}, and ride with its first message.
+"""
 Messages = tuple[Message, ...]
 _KNOWN = used(MESSAGE, READ, HARMLESS)
 _REFUSED = by_name(MESSAGE, REFUSED)
@@ -38,6 +43,8 @@ _FLAGS = names(MESSAGE, "weight")
 _ROLES = {name: field.names[0] for name, field in by_name(ROLE, READ).items()}
 _REFUSED_ROLES = by_name(ROLE, REFUSED)
 _TEXT_PARTS = names(PART, "text")
+CARRIED = ("tool_calls", "tool_call_id", "name", "reasoning_content", "tools")
+"""What a message may hold besides a content that a template can see."""
 _USUAL_ROLES = frozenset({"system", "user", "assistant"})
 _TRAINS = frozenset({"train", "training", "trainable"})
 _JSON_MESSAGES = re.compile(r"\s*\[?\s*\{\s*['\"](role|from|content|value)['\"]\s*:")  # JSON, or Python's own writing
@@ -81,6 +88,23 @@ def read_messages(
             return _list(inner, where, name, columns)
         return (_message(value, where, columns),)
     return _list(value, where, name, columns)
+
+
+def tools_of(messages: Sequence[Message]) -> list[Any] | None:
+    """The tools of a conversation, which ride with its first message; None where it has none."""
+    return messages[0].get("tools") if messages else None
+
+
+def with_tools(messages: Messages, tools: list[Any] | None) -> Messages:
+    """Let tools ride with the first message."""
+    return ({**messages[0], "tools": tools}, *messages[1:]) if tools and messages else messages
+
+
+def without_tools(messages: Messages) -> Messages:
+    """The messages without the tools that ride with the first."""
+    if tools_of(messages) is None:
+        return messages
+    return ({name: value for name, value in messages[0].items() if name != "tools"}, *messages[1:])
 
 
 def may_be_messages(text: str) -> bool:
