@@ -6,21 +6,73 @@ so that no other thread may write to its arrays meanwhile.
 """
 
 from collections.abc import Sequence
-from typing import final
+from typing import Final, final
 
 import numpy as np
 from numpy.typing import NDArray
 
 __all__ = [
+    "TEXT_MEASURES",
     "LengthStatistics",
     "OverlapIndex",
     "Splicer",
+    "count_phrases",
+    "hashed_ngrams",
     "lay_out",
     "mask_labels",
     "pack_trees",
     "score_bytes",
     "share_rows",
+    "text_measures",
 ]
+
+TEXT_MEASURES: Final[list[str]]
+"""The columns of `text_measures`, in order."""
+
+def text_measures(texts: Sequence[str]) -> NDArray[np.int32]:
+    """Count what the surface of each text shows.
+
+    A word is a run of letters and digits; letters of scripts without spaces are words by themselves. Lines hold more
+    than white space; paragraphs are lines that follow one another. List items begin with -, *, +, a bullet or a number;
+    headings with one to six #; table rows with a bar and have a second one. Lines inside a fence of three backticks or
+    tildes are none of these. Bold and inline code count where they open and close on one line.
+
+    Returns:
+        int32 [texts, measures], the columns of `TEXT_MEASURES`.
+
+    Raises:
+        UnicodeEncodeError: a text holds half a character.
+    """
+
+def count_phrases(texts: Sequence[str], lists: Sequence[Sequence[str]], within: int) -> NDArray[np.int32]:
+    """Count the phrases of each list in each text, word by word: capital letters and punctuation do not count.
+
+    Args:
+        within: phrases count that begin in so many first words of the text.
+
+    Returns:
+        int32 [texts, lists].
+
+    Raises:
+        UnicodeEncodeError: a text holds half a character.
+    """
+
+def hashed_ngrams(
+    texts: Sequence[str], longest: int, bits: int
+) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.int32]]:
+    """Count each text's n-grams of 1 to `longest` words in 2^bits buckets, as rows of a sparse matrix.
+
+    Args:
+        bits: 1 to 31.
+
+    Returns:
+        int64 [texts + 1], where each row's entries begin, and the end; the entries' buckets, int32, rising within a
+        row; their counts, int32. `scipy.sparse.csr_array((counts, buckets, offsets), shape=(texts, 2**bits))`.
+
+    Raises:
+        ValueError: `longest` is 0, or bits are out of range.
+        UnicodeEncodeError: a text holds half a character.
+    """
 
 def lay_out(
     ids: NDArray[np.int32],

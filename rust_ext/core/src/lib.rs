@@ -1,4 +1,4 @@
-//! The kernels of alignkit's data path, without Python.
+//! The kernels of alignkit's data path and of its audit of texts, without Python.
 //!
 //! Ragged data come as flat slices with offsets: row `r` is `[offsets[r], offsets[r + 1])`. Integers are signed because
 //! that is what callers have; what cannot be right is an error that names the row, the tree or the column.
@@ -8,6 +8,8 @@
 pub mod layout;
 pub mod lengths;
 pub mod masks;
+pub mod measures;
+pub mod ngrams;
 pub mod overlap;
 pub mod packing;
 pub mod ranks;
@@ -17,3 +19,4 @@ mod counts;
 mod free_space;
 mod length_error;
 mod mask_error;
+mod words;

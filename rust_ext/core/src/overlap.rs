@@ -1,7 +1,6 @@
 //! Which texts share runs of words with a much larger set of texts, as test prompts may with training data.
 //!
-//! A word is a run of letters and digits in lower case; letters of scripts written without spaces (Han, kana, Thai, Lao,
-//! Khmer, Burmese) are words by themselves. Every run of n words of the small set is kept as a 64-bit hash; the large set
+//! Words are those of `words`. Every run of n words of the small set is kept as a 64-bit hash; the large set
 //! streams past, so that memory does not grow with it. A text of fewer than n words is one run of all its words, found
 //! where the same words stand in the same order. Two different runs share a hash once in 2^64: a share can be too high by
 //! one run in some billions of billions, and never too low.
@@ -9,7 +8,8 @@
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 
-const FACTOR: u64 = 0x9e37_79b9_7f4a_7c15;
+use crate::words::{for_each_run, hash_words, step};
+
 const NONE: i64 = -1;
 
 /// The runs of the small set, and where the large set has shown them.
@@ -102,78 +102,6 @@ impl OverlapIndex {
     }
 }
 
-/// Calls `see` with the hash of each run of `length` words; a polynomial in the words, so that it rolls.
-fn for_each_run(words: &[u64], length: usize, mut see: impl FnMut(u64)) {
-    if length == 0 || words.len() < length {
-        return;
-    }
-    let leaving = (1..length).fold(1_u64, |power, _| power.wrapping_mul(FACTOR));
-    let mut hash = 0_u64;
-    for (at, &word) in words.iter().enumerate() {
-        if at >= length {
-            hash = hash.wrapping_sub(words[at - length].wrapping_mul(leaving));
-        }
-        hash = hash.wrapping_mul(FACTOR).wrapping_add(word);
-        if at + 1 >= length {
-            see(mixed(hash ^ length as u64));
-        }
-    }
-}
-
-/// Puts the hash of each word into `words`, which is emptied first.
-fn hash_words(text: &str, words: &mut Vec<u64>) {
-    words.clear();
-    let mut hash = 0_u64;
-    let mut open = false;
-    for letter in text.chars() {
-        if letter.is_ascii() {
-            if letter.is_ascii_alphanumeric() {
-                hash = step(hash, u64::from(letter.to_ascii_lowercase()));
-                open = true;
-                continue;
-            }
-        } else if stands_alone(letter) {
-            close(&mut hash, &mut open, words);
-            hash = step(0, u64::from(letter));
-            open = true;
-        } else if letter.is_alphanumeric() {
-            for lower in letter.to_lowercase() {
-                hash = step(hash, u64::from(lower));
-            }
-            open = true;
-            continue;
-        }
-        close(&mut hash, &mut open, words);
-    }
-    close(&mut hash, &mut open, words);
-}
-
-fn close(hash: &mut u64, open: &mut bool, words: &mut Vec<u64>) {
-    if *open {
-        words.push(mixed(*hash));
-    }
-    (*hash, *open) = (0, false);
-}
-
-fn step(hash: u64, letter: u64) -> u64 {
-    (hash.rotate_left(5) ^ (letter + 1)).wrapping_mul(0x517c_c1b7_2722_0a95)
-}
-
-/// The finalizer of `SplitMix64`: every bit of the input reaches every bit of the output.
-fn mixed(mut x: u64) -> u64 {
-    x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    x ^ (x >> 31)
-}
-
-/// Letters of scripts that put no spaces between words.
-fn stands_alone(letter: char) -> bool {
-    matches!(u32::from(letter),
-        0x0e00..=0x0eff | 0x1000..=0x109f | 0x1780..=0x17ff | 0x3040..=0x30ff | 0x3400..=0x4dbf | 0x4e00..=0x9fff
-        | 0xf900..=0xfaff | 0x2_0000..=0x3_ffff)
-        && letter.is_alphanumeric()
-}
-
 /// The keys are hashes already.
 #[derive(Default, Debug)]
 struct Identity(u64);
@@ -229,25 +157,5 @@ mod tests {
     #[test]
     fn a_repeated_run_counts_once() {
         assert_eq!(overlaps(&["a b a b a b"], &["b a", "a b"], 2), [(2, 2, 0)]);
-    }
-
-    #[test]
-    fn rolled_hashes_are_those_of_each_run_alone() {
-        let mut state = 3_u64;
-        let words: Vec<u64> = (0..500)
-            .map(|_| {
-                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-                (state >> 33) % 7
-            })
-            .collect();
-        for length in 1..20 {
-            let mut rolled = Vec::new();
-            for_each_run(&words, length, |hash| rolled.push(hash));
-            let mut alone = Vec::new();
-            for run in words.windows(length) {
-                for_each_run(run, length, |hash| alone.push(hash));
-            }
-            assert_eq!(rolled, alone, "length {length}");
-        }
     }
 }

@@ -6,6 +6,7 @@ mod layout;
 mod lengths;
 mod overlap;
 mod splice;
+mod texts;
 
 use numpy::{IntoPyArray, PyArray1, PyReadonlyArray1, PyReadonlyArray2, PyUntypedArrayMethods};
 use pyo3::exceptions::PyValueError;
@@ -24,7 +25,11 @@ mod _native {
     #[pymodule_export]
     use super::splice::Splicer;
     #[pymodule_export]
+    use super::texts::{count_phrases, hashed_ngrams, text_measures};
+    #[pymodule_export]
     use super::{mask_labels, pack_trees, score_bytes, share_rows};
+    #[pymodule_export]
+    const TEXT_MEASURES: [&str; alignkit_core::measures::WIDTH] = alignkit_core::measures::NAMES;
 }
 
 #[pyfunction]
