@@ -7,10 +7,20 @@ from typing import Any
 
 from alignkit.display import shortened
 
+TEXT_OF_MISSING = frozenset({"nan", "NaN", "NaT", "<NA>"})
+"""What a missing cell becomes where a table is written as text."""
+
 
 def is_missing(value: Any) -> bool:
-    """Whether a cell holds nothing: null, or NaN, which is how tables write it."""
-    return value is None or (isinstance(value, float) and math.isnan(value))
+    """Whether a cell holds nothing: null, or what tables write for it: NaN, NaT, NA (which equal nothing)."""
+    if value is None or isinstance(value, (str, list, tuple, dict, bool, int)):
+        return value is None
+    if isinstance(value, float):
+        return math.isnan(value)
+    try:
+        return bool(value != value)
+    except (TypeError, ValueError):  # an array is no one value; pandas' NA gives no truth value either
+        return type(value).__name__ == "NAType"
 
 
 def says_nothing(value: Any) -> bool:

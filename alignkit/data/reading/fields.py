@@ -66,15 +66,19 @@ class Field:
 
 
 _PROMPT_ONLY = "it is no part of the prompt"
-_WRITE = "write it into the prompt"
+_OTHER_NAME = "it is not read under this name"
 _THOUGHTS = "thoughts beside an answer are not rendered"
 _SCORED = "which tokens are scored is said by weights of messages and --train-on"
 
 SHAPE = (
     Field("prompt", READ, "the prompt: text, messages that end with the user, or turns up to `Assistant:`"),
     Field("instruction", READ, "the prompt, as text"),
-    Field("input", READ, "joined to `instruction`; else the prompt; refused beside a `prompt` that has an answer"),
-    Field("question", READ, "the prompt; where another field is the prompt too, they must agree"),
+    Field(
+        "input",
+        READ,
+        "joined to `instruction`; without it and `prompt` the prompt; refused beside a `prompt` that has an answer",
+    ),
+    Field("question", READ, "the prompt of an answer; where another field is the prompt too, they must agree"),
     Field("messages conversations", READ, "a conversation; beside `chosen` or `rejected` the prompt of these"),
     Field(
         "history",
@@ -83,22 +87,22 @@ SHAPE = (
     ),
     Field("system system_prompt", READ, "the system message, where the conversation has none; another one is refused"),
     Field(
-        "chosen chosen_response chosen_messages preferred_output",
+        "chosen chosen_response chosen_messages preferred_output answer_w",
         READ,
         "the better answer, or a conversation that ends with it",
     ),
     Field(
-        "rejected rejected_response rejected_messages non_preferred_output",
+        "rejected rejected_response rejected_messages non_preferred_output answer_l",
         READ,
         "the worse answer, or a conversation that ends with it",
     ),
-    Field("output", READ, "the answer to `instruction`; where there is another answer too, they must agree"),
-    Field("completion", READ, "the answer to `prompt`; where there is another answer too, they must agree"),
+    Field("output", READ, "the answer to `instruction` or `input`; where there is another too, they must agree"),
+    Field("completion", READ, "the answer; where there is another too, they must agree"),
     Field(
         "completions",
         READ,
-        "where each has `response`: the one with the highest `overall_score` (else "
-        "`fine-grained_score`) against the one with the lowest",
+        "where each has `response`: the one with the highest `overall_score` (else `fine-grained_score`) against the "
+        "one with the lowest; refused where they have ranks, or `labels` beside them (steps)",
     ),
     Field(
         "label kto_tag kto_label desirable is_desirable is_positive labels",
@@ -145,21 +149,44 @@ FURTHER = (
     Field("reasoning_content reasoning thinking thought thoughts cot Complex_CoT chain_of_thought", REFUSED, _THOUGHTS),
     Field("chat_template_kwargs enable_thinking", REFUSED, "template values of one row are not read", false_means=True),
     Field("negative_messages", REFUSED, "lists of bad answers are not read"),
+    Field(
+        "corrected reflection", REFUSED, "it corrects 'output'", "map the right answer by --columns output=corrected"
+    ),
     Field("loss_weight sample_weight weight", REFUSED, "weights of rows are not read", neutral=1),
     Field("margin", REFUSED, "margins of pairs are not read", neutral=0),
     Field(
         "train training trainable", REFUSED, "whether a row is trained on is not read", neutral=True, false_means=True
     ),
     Field(
-        "loss_mask masked mask_history train_on_last train_on_input train_on_inputs roles_to_train", REFUSED, _SCORED
-    ),
-    Field("system_message system_instruction instructions", REFUSED, "the system message is 'system'"),
-    Field(
-        "context documents passages conversation dialogue dialog past chat_history examples prefix",
+        "loss_mask mask masked mask_history train_on_last train_on_input train_on_inputs roles_to_train",
         REFUSED,
-        _PROMPT_ONLY,
-        _WRITE,
+        _SCORED,
     ),
+    Field(
+        "system_message system_instruction instructions",
+        REFUSED,
+        "the system message is 'system'",
+        "map it by --columns system={}",
+    ),
+    Field("conversation dialogue dialog", REFUSED, "its turns are not read", "map it by --columns messages={}"),
+    Field("past chat_history", REFUSED, _PROMPT_ONLY, "map it by --columns history={}"),
+    Field(
+        "context", REFUSED, _PROMPT_ONLY, "write it into the prompt, or, where it is it, map it by --columns prompt={}"
+    ),
+    Field("documents passages examples prefix", REFUSED, _PROMPT_ONLY, "write it into the prompt"),
+    Field("parallel_tool_calls", HARMLESS, "it concerns who serves the model"),
+    Field(
+        "text",
+        ALONE,
+        "answers to prompts are trained, not texts without one",
+        "split it into prompt and completion, or train on it by another tool",
+    ),
+    Field("segments", ALONE, "texts without roles are not read", "write them as messages with weight 0 or 1"),
+    Field("input_ids", ALONE, "tokens are not read", "give the text that they were made from"),
+    Field("turns", ALONE, "questions in a row are no prompt", "write the first as prompt, or all as messages"),
+    Field("query problem context_messages", ALONE, _OTHER_NAME, "map it by --columns prompt={}"),
+    Field("response answer solution summary generation", ALONE, _OTHER_NAME, "map it by --columns completion={}"),
+    Field("contents data", ALONE, _OTHER_NAME, "write it as messages with role and content"),
 )
 """Fields beside a shape."""
 
@@ -181,8 +208,11 @@ MESSAGE = (
     Field("tool_calls function_call tool_call_id", REFUSED, "tool calls are not rendered"),
     Field("tools", REFUSED, "tools are not rendered"),
     Field("reasoning_content reasoning thinking", REFUSED, "thoughts beside the content are not rendered"),
-    Field("images", REFUSED, "pictures are not read"),
-    Field("audio", REFUSED, "sound is not read"),
+    Field("images image", REFUSED, "pictures are not read"),
+    Field("audio audios", REFUSED, "sound is not read"),
+    Field("videos video", REFUSED, "videos are not read"),
+    Field("train_detail training_detail", REFUSED, "parts of a turn cannot be left unscored", "split the turn"),
+    Field("prefix partial", REFUSED, "a turn that the answer goes on from is not rendered"),
     Field("refusal", REFUSED, "refusals beside the content are not rendered"),
     Field("name", REFUSED, "names of speakers are not rendered"),
 )
@@ -190,8 +220,8 @@ MESSAGE = (
 
 ROLE = (
     Field("system developer", READ, "the system message"),
-    Field("user human", READ, "the user"),
-    Field("assistant gpt", READ, "the assistant"),
+    Field("user human prompter", READ, "the user"),
+    Field("assistant gpt bot chatgpt model", READ, "the assistant"),
     Field(
         "tool function function_call function_response observation tool_call tool_response tool_result ipython",
         REFUSED,
@@ -200,7 +230,14 @@ ROLE = (
 )
 """Values of `role` and `from`; any other is refused."""
 
-PART = (Field("text input_text output_text", READ, "text, joined with nothing between"),)
+PART = (
+    Field("text input_text output_text", READ, "text, under `text` or `value`, joined with nothing between"),
+    Field("image image_url input_image", REFUSED, "pictures are not read"),
+    Field("audio audio_url input_audio", REFUSED, "sound is not read"),
+    Field("video video_url", REFUSED, "videos are not read"),
+    Field("reasoning thinking redacted_thinking", REFUSED, "thoughts beside the content are not rendered"),
+    Field("tool_call tool_use tool_result", REFUSED, "tool calls and results are not rendered"),
+)
 """Values of a part's `type`; any other is refused."""
 
 TABLES: Mapping[str, Sequence[Field]] = {

@@ -45,8 +45,10 @@ _REFUSED_ROLES = by_name(ROLE, REFUSED)
 _TEXT_PARTS = names(PART, "text")
 CARRIED = ("tool_calls", "tool_call_id", "name", "reasoning_content", "tools")
 """What a message may hold besides a content that a template can see."""
+_REFUSED_PARTS = by_name(PART, REFUSED)
+_OF_TEXT = frozenset({"type", "text", "value"})
 _USUAL_ROLES = frozenset({"system", "user", "assistant"})
-_TRAINS = frozenset({"train", "training", "trainable"})
+_TRAINS = frozenset(_FLAGS) - {"weight"}  # OpenAI's: 1 is what turns of the user have too
 _JSON_MESSAGES = re.compile(r"\s*\[?\s*\{\s*['\"](role|from|content|value)['\"]\s*:")  # JSON, or Python's own writing
 _BEFORE_JSON = frozenset("[{ \n\r\t")
 _ROLE, _CONTENT = re.compile(r"['\"](role|from)['\"]\s*:"), re.compile(r"['\"](content|value)['\"]\s*:")
@@ -213,14 +215,16 @@ def _part(part: Any, message: Mapping[str, Any], where: str) -> str:
             f"{shown(message)}"
         )
     if kind not in _TEXT_PARTS:
-        raise InputError(f"{where}: a message has a part of type {kind!r}: only text is read; take such rows out")
-    other = next((n for n, value in part.items() if n not in ("type", "text") and not says_nothing(value)), None)
+        field = _REFUSED_PARTS.get(kind)
+        why = f"{field.says}; {field.instead.format(kind)}" if field else "only text is read; take such rows out"
+        raise InputError(f"{where}: a message has a part of type {kind!r}: {why}")
+    texts = [value for n, value in part.items() if n in ("text", "value") and not is_missing(value)]
+    other = next((n for n, value in part.items() if n not in _OF_TEXT and not says_nothing(value)), None)
     if other is not None:
         raise InputError(f"{where}: a text part of a message has the field {other!r}, which is not read; take it out")
-    text = part.get("text")
-    if not isinstance(text, str):
+    if len(texts) != 1 or not isinstance(texts[0], str):
         raise InputError(f"{where}: a text part of a message needs 'text' as text, found {shown(part)}")
-    return text
+    return texts[0]
 
 
 def _is_scored(message: Mapping[str, Any], role: str, where: str) -> bool:

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from alignkit.data.reading.cells import is_missing, kind_of, number, says_nothing, shown
-from alignkit.data.reading.fields import BESIDE_PAIR, SHAPE, names, used
+from alignkit.data.reading.cells import TEXT_OF_MISSING, is_missing, kind_of, number, says_nothing, shown
+from alignkit.data.reading.fields import ALONE, BESIDE_PAIR, FURTHER, SHAPE, by_name, names, used
 from alignkit.data.reading.messages import Message, Messages, read_messages, read_transcript, refuse_messages_as_text
 from alignkit.data.reading.scores import TIE
 from alignkit.errors import InputError
@@ -19,6 +19,7 @@ _CHOSEN, _REJECTED = names(SHAPE, "chosen"), names(SHAPE, "rejected")
 _CONVERSATION = names(SHAPE, "messages")
 _PROMPT = ("prompt", "instruction", "question", "input")
 _SYSTEM, _LABEL = names(SHAPE, "system"), names(SHAPE, "label")
+_ALONE = by_name(FURTHER, ALONE)
 _MAY_SAY_WHICH = (*sorted(used(SHAPE, BESIDE_PAIR)), *_LABEL)
 _OTHER_PROMPTS = "chosen and rejected have different prompts"
 _SCORED_BY = ("overall_score", "fine-grained_score", "fine_grained_score")
@@ -38,7 +39,7 @@ SHAPES = (
     "messages",
     "instruction [+ input] + output",
     "conversations (ShareGPT)",
-    "prompt + completion [+ label (KTO)]",
+    "prompt (or question, input) + completion [+ label (KTO)]",
 )
 
 
@@ -131,8 +132,11 @@ class _Shape:
             prompt = self._instruction()
         elif "prompt" in given or ("prompt" in fields and names):
             prompt = self._prompt_field("prompt") if "prompt" in given else ()
+            self._refuse_other_completions()
             names = [name for name in names if name == "completion"]
             self._refuse_input_beside_prompt(is_answered=bool(names))
+        elif names and not {"prompt", "instruction"} & fields.keys() and ({"question", "input"} & given.keys()):
+            prompt = self._prompt_field("question" if "question" in given else "input")
         else:
             raise InputError(self._unknown())
         self._refuse_other_prompts(prompt, "the prompt read")
@@ -148,7 +152,20 @@ class _Shape:
         return Split(prompt, None, answer, label=label) if label is False else Split(prompt, answer, None, label=label)
 
     def _unknown(self) -> str:
+        """Say what to do with the fields that are there; where none of them is known, which shapes are."""
         found = ", ".join(sorted(map(str, self.given))) or "none"
+        known = [
+            f"{name!r}: {_ALONE[name].says}; {_ALONE[name].instead.format(name)}"
+            for name in self.given
+            if name in _ALONE
+        ]
+        known += [
+            f"{name!r} is an answer without a prompt; write a whole conversation as 'messages'"
+            for name in _ANSWERS
+            if name in self.given
+        ]
+        if known:
+            return f"{self.where}: the row has no prompt and answer that are read, but {', and '.join(known)}"
         return (
             f"{self.where}: unknown row shape; fields found: {found}; shapes known: {'; '.join(SHAPES)}; "
             "map foreign names in [data.columns]"
@@ -319,11 +336,19 @@ class _Shape:
                 if name == "instruction":
                     return self._prompt_field(name)
                 raise InputError(f"{self.where}: 'input' must be text, found {kind_of(value)}; write it as text")
+            if value in TEXT_OF_MISSING:
+                raise InputError(self._missing_as_text(name))
             if value:
                 refuse_messages_as_text(value, self.where, name)
                 parts.append(value)
         text = "\n\n".join(parts)
         return (*self._history(), *(({"role": "user", "content": text},) if text else ()))
+
+    def _missing_as_text(self, name: str) -> str:
+        return (
+            f"{self.where}: {name!r} is {self.given[name]!r}, as tables write a missing cell: write null, or leave the "
+            f"field unread by --ignore-fields {name}"
+        )
 
     def _refuse_input_beside_prompt(self, *, is_answered: bool) -> None:
         """`input` belongs to `instruction`; beside a prompt nobody knows whether it belongs to that."""
@@ -375,6 +400,8 @@ class _Shape:
             raise InputError(
                 f"{self.where}: {name!r} must be text, found {kind_of(text)}; leave it unread by --ignore-fields {name}"
             )
+        if text in {*TEXT_OF_MISSING, "None"}:
+            raise InputError(self._missing_as_text(name))
         if not _has_system(turns):
             return ({"role": "system", "content": text}, *turns)
         if turns[0]["content"].strip() != text.strip():
@@ -405,6 +432,19 @@ class _Shape:
                 )
             label = bool(value) and label is not False
         return label
+
+    def _refuse_other_completions(self) -> None:
+        """Refuse ranked completions, and steps with a label each, beside a prompt; other lists are the user's own."""
+        found = self.given.get("completions")
+        if not isinstance(found, (list, tuple)) or not found:
+            return
+        have_ranks = all(isinstance(one, dict) and "rank" in one for one in found)
+        if have_ranks or isinstance(self.given.get("labels"), (list, tuple)):
+            what = "completions with ranks" if have_ranks else "steps with labels"
+            raise InputError(
+                f"{self.where}: {what} are not read: write 'chosen' and 'rejected', or leave them unread by "
+                "--ignore-fields completions"
+            )
 
     def _refuse_beside_pair(self) -> None:
         """Refuse what may say that the rejected answer is the better one."""

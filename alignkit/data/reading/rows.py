@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
+from alignkit.data.reading.cells import TEXT_OF_MISSING, is_missing
 from alignkit.data.reading.fields import SCORED, SPECIAL, refuse_fields, suspects
 from alignkit.data.reading.messages import Message, Messages, may_be_messages, read_messages
 from alignkit.data.reading.row_shapes import SHAPES, split_row
@@ -106,12 +107,12 @@ def to_row(
     split = _plain(named, where, columns) or split_row(named, where, columns)
     prompt, chosen, rejected, is_conversation, not_a_pair, label = split
     reference = named.get("reference")
-    if reference is None or reference != reference:
+    if type(reference) is not str and is_missing(reference):
         reference = chosen[-1]["content"] if chosen else None
     elif not isinstance(reference, str):
         reference = text_of(read_messages(reference, where, "reference", role="assistant", columns=columns))
     own = named.get("id")
-    id_ = _hash(fields) if own is None or own != own else str(own)
+    id_ = _hash(fields) if type(own) is not str and is_missing(own) else str(own)
     is_reversed = False
     if chosen and rejected and not SCORED.isdisjoint(named):
         scores = scores_of(named, where)
@@ -138,7 +139,7 @@ def to_row(
 def row_id(fields: Mapping[str, Any], columns: Mapping[str, str] | None = None) -> str:
     """Return a row's own `id`, else the hash of its content."""
     own = fields.get("id") if not columns else _renamed(fields, columns).get("id")
-    return _hash(fields) if own is None or own != own else str(own)
+    return _hash(fields) if type(own) is not str and is_missing(own) else str(own)
 
 
 def _hash(fields: Mapping[str, Any]) -> str:
@@ -238,7 +239,7 @@ def _one_answer(named: Mapping[str, Any], where: str, columns: Mapping[str, str]
     if special == _MESSAGES and type(named["messages"]) is list:
         turns = read_messages(named["messages"], where, "messages", columns=columns)
         asked = named.get("prompt")
-        if asked is not None and all(asked != turn["content"] for turn in turns):
+        if asked is not None and (type(asked) is not str or all(asked != turn["content"] for turn in turns)):
             return None
         if turns and turns[-1]["role"] == "assistant":
             return turns[:-1], turns[-1:], None, True, None, None
@@ -250,7 +251,7 @@ def _one_answer(named: Mapping[str, Any], where: str, columns: Mapping[str, str]
             and type(answer) is str
             and asked
             and not (may_be_messages(asked) or may_be_messages(answer))
-            and (more is None or type(more) is str)
+            and (more is None or (type(more) is str and more not in TEXT_OF_MISSING))
         ):
             prompt: Messages = ({"role": "user", "content": f"{asked}\n\n{more}" if more else asked},)
             return prompt, ({"role": "assistant", "content": answer},), None, False, None, None
