@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from alignkit.judging.answers import Answer, Answering, Answers, Generation
     from alignkit.judging.auto import newest_run
     from alignkit.judging.bleu import corpus_bleu
+    from alignkit.judging.clustering import find_clusters
     from alignkit.judging.scores import values
     from alignkit.policy.load import autocast_type, load_policy, pick_device
     from alignkit.policy.policy import Policy
@@ -87,6 +88,7 @@ _ON_FIRST_USE = {
     "check_weights": "alignkit.pretrained.weights",
     "context_length": "alignkit.pretrained.read",
     "corpus_bleu": "alignkit.judging.bleu",
+    "find_clusters": "alignkit.judging.clustering",
     "find_model": "alignkit.pretrained.names",
     "lay_out": "alignkit.data.trees.packs",
     "load_policy": "alignkit.policy.load",
@@ -178,6 +180,7 @@ __all__ = [
     "corpus_bleu",
     "cpu_lines",
     "embedded",
+    "find_clusters",
     "find_model",
     "hookimpl",
     "lay_out",

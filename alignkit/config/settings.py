@@ -191,9 +191,16 @@ class JudgeSection(Section):
     judge: str = Field("auto", description="a judge's name, a reward run or folder, FILE.py:function, or auto")
     vs: str | None = Field(None, description="the model to compare with")
     num_prompts: int | None = Field(
-        None, ge=1, description="prompts judged; default: all validation prompts, at most what finds 5 points (821)"
+        None, ge=1, description="prompts judged; default: all validation prompts, at most what finds 5 points (874)"
     )
     margin: float = Field(3.0, ge=0, le=50, description="difference from 50 % that matters, in points")
+    difference: float = Field(
+        5.0,
+        gt=0,
+        lt=50,
+        description="what is looked for, in points from 50 %; prompts that find it in fewer than 20 of 100 cases make "
+        "no verdict, only rates",
+    )
     cluster: str | None = Field(
         None, description="column whose prompts are resampled together, or none; default: template or source, if named"
     )

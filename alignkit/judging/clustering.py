@@ -3,19 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
 
 from alignkit.errors import UsageError, nearest
 from alignkit.statistics.resampling import Clusters
+from alignkit.statistics.win_rate import WinRate, win_rate
 
 COLUMNS = ("template", "source")  # what rows name where one generator or collection made many of them
 ALONE = "none"
 
 
-def find_clusters(
-    fields: Sequence[Mapping[str, Any]], keys: Sequence[Hashable], *, column: str | None
-) -> tuple[Clusters, str]:
-    """Return the clusters of the rows, and what they are in words.
+@dataclass(frozen=True)
+class Grouping:
+    """What is resampled, and what it is in words.
+
+    `strata` are the sources that a verdict speaks of alone; `clusters` are then copies of prompts. `alone` is such a
+    grouping beside one whose clusters are too few to speak of others.
+    """
+
+    clusters: Clusters
+    words: str
+    strata: Clusters | None = None
+    alone: Grouping | None = None
+
+    def rate(self, outcomes_P: np.ndarray, *, seed: int, level: float) -> WinRate:
+        """The win rate, arguments as for `win_rate`."""
+        return win_rate(outcomes_P, seed=seed, level=level, clusters=self.clusters, strata=self.strata)
+
+
+def find_clusters(fields: Sequence[Mapping[str, Any]], keys: Sequence[Hashable], *, column: str | None) -> Grouping:
+    """Return the clusters of the rows.
 
     Rows with the same `key` (the same prompt) are always together, as are rows with the same value of the column; a row
     without a value stands with its own key alone. Where rows name a template and a source, the coarser one counts.
@@ -23,36 +43,47 @@ def find_clusters(
     Args:
         fields: every column of each row.
         keys: what makes a prompt the same one.
-        column: the column to take; "none" for no column; None finds template or source.
+        column: the column to take; "none" for no column: where the rows' sources are too few to speak of others, the
+            verdict is then about these alone. None finds template or source.
 
     Raises:
         UsageError: no row has the named column.
     """
-    if column == ALONE:
-        return _same_prompts(keys)
-    names = COLUMNS if column is None else (column,)
-    found = {name: {_value(row.get(name)) for row in fields} - {None} for name in names}
+    names = COLUMNS if column in (None, ALONE) else (column,)
+    found = {name: {_value(row.get(name)) for row in fields} - {None} for name in names if name is not None}
     found = {name: values for name, values in found.items() if values}
     if not found:
-        if column is None:
+        if column in (None, ALONE):
             return _same_prompts(keys)
         known = sorted({key for row in fields for key in row})
-        raise UsageError(f"--cluster {column}: no judged row has this column{nearest(column, known)}")
+        raise UsageError(f"--cluster {column}: no judged row has this column{nearest(str(column), known)}")
     name = min(found, key=lambda each: len(found[each]))
     if len(found[name]) == 1 and all(_value(row.get(name)) is not None for row in fields):
-        return Clusters.of(keys), f"prompts; all are of one {name}, the verdict speaks for it alone"
-    values = [_value(row.get(name)) for row in fields]
-    parts = _joined(
-        [("key", key) if value is None else ("value", value) for key, value in zip(keys, values, strict=True)], keys
-    )
+        return Grouping(Clusters.of(keys), f"prompts; all are of one {name}, the verdict speaks for it alone")
+    parts = _joined([_part(row, key, name) for row, key in zip(fields, keys, strict=True)], keys)
     clusters = Clusters.of(parts)
-    return clusters, f"clusters of prompts with the same {name} ({clusters.num})"
+    alone = Grouping(
+        Clusters.of(keys),
+        f"prompts within {clusters.num} groups of the same {name}; the verdict speaks for these alone",
+        strata=clusters,
+    )
+    if column == ALONE:
+        return alone if clusters.too_few else _same_prompts(keys)
+    words = f"clusters of prompts with the same {name} ({clusters.num})"
+    return Grouping(clusters, words, alone=alone if clusters.too_few else None)
 
 
-def _same_prompts(keys: Sequence[Hashable]) -> tuple[Clusters, str]:
+def _part(row: Mapping[str, Any], key: Hashable, name: str) -> Hashable:
+    value = _value(row.get(name))
+    return ("key", key) if value is None else ("value", value)
+
+
+def _same_prompts(keys: Sequence[Hashable]) -> Grouping:
     clusters = Clusters.of(keys)
     repeated = len(keys) - clusters.num
-    return clusters, f"prompts; {repeated} occur again and are drawn with the first" if repeated else "prompts"
+    return Grouping(
+        clusters, f"prompts; {repeated} occur again and are drawn with the first" if repeated else "prompts"
+    )
 
 
 def _joined(names: Sequence[Hashable], keys: Sequence[Hashable]) -> list[Hashable]:

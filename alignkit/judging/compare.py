@@ -16,7 +16,7 @@ from alignkit.judging.answers import Answers, Generation, answers_of
 from alignkit.judging.auto import Choice, choose_judge, newest_run
 from alignkit.judging.caveats import caveats_of
 from alignkit.judging.clustering import find_clusters
-from alignkit.judging.decision import level_of
+from alignkit.judging.decision import is_free, level_of, why_free
 from alignkit.judging.health import measure
 from alignkit.judging.length import Pairs, length_facts
 from alignkit.judging.metrics import figures_of
@@ -33,7 +33,7 @@ from alignkit.scoring.ledger import canonical, open_ledger
 from alignkit.scoring.looks import check_looks, count_look, pair_of
 from alignkit.scoring.specs import NamedJudge, make_judge
 from alignkit.statistics.resampling import Clusters
-from alignkit.statistics.win_rate import outcomes, win_rate
+from alignkit.statistics.win_rate import outcomes, without_interval
 
 
 def judge_model(model: str | None, settings: Settings, *, data_given: bool, yes: bool, progress: Progress) -> Verdict:
@@ -52,10 +52,10 @@ def judge_model(model: str | None, settings: Settings, *, data_given: bool, yes:
         source, settings.data, data_given=data_given, num_prompts=section.num_prompts, seed=section.seed, vs=vs
     )
     weights = (weights_fingerprint(source.folder), weights_fingerprint(vs.folder))
-    clusters, units = find_clusters([row.fields for row in prompts.rows], prompts.keys, column=section.cluster)
+    grouping = find_clusters([row.fields for row in prompts.rows], prompts.keys, column=section.cluster)
     # who decides; its cost is agreed to before anything is drawn
     named = _agreed_judge(prompts, settings, yes=yes, note=progress.note)
-    progress.note(_power(clusters))
+    progress.note(_power(grouping.clusters))
     with closing(named.judge):
         named.judge.ready([row.fields for row in prompts.rows])
         ours, theirs = (
@@ -68,12 +68,21 @@ def judge_model(model: str | None, settings: Settings, *, data_given: bool, yes:
     scorings = [(values(one.ours), values(one.theirs)) for one in scored]
     results = [outcomes(a_P, b_P) for a_P, b_P in scorings]
     missing, is_unscored = why_missing(scored[0]), bool(np.isnan(results[0]).all())
-    # each further look at the same pair is judged at a stricter level
-    look = None if is_unscored else _count_look((source, vs), weights, look_id)
+    # each further look at the same pair is judged at a stricter level; one that could find nothing is none
+    num_distinct = len(set(prompts.keys))
+    look = None if is_unscored else _count_look((source, vs), weights, look_id, num_distinct, section.difference)
     level = level_of(look)
-    pairs = Pairs(results[0], _chars(ours), _chars(theirs), differences(*scorings[0]), clusters)
+    here = grouping.alone
+    # what is measured beside the rate speaks of the sources at hand, where these are too few to speak of others
+    units = here.clusters if here else grouping.clusters
+    pairs = Pairs(results[0], _chars(ours), _chars(theirs), differences(*scorings[0]), units)
+    caveats = caveats_of(source, vs, prompts, named, ours, theirs)
+    rate = grouping.rate(results[0], seed=section.seed, level=level)
+    if look is None and not is_unscored:
+        rate = without_interval(rate, why := why_free(num_distinct, section.difference))
+        caveats.append(f"no verdict, and no look at this pair: {why}")
     verdict = make_verdict(
-        win_rate(results[0], seed=section.seed, level=level, clusters=clusters),
+        rate,
         run=source.name,
         vs=vs.name,
         judge=JudgeName(name=named.label, version=named.judge.version, verifiable=named.judge.verifiable),
@@ -82,14 +91,17 @@ def judge_model(model: str | None, settings: Settings, *, data_given: bool, yes:
         theirs=figures_of(theirs),
         prompts=prompts.source,
         seed=section.seed,
-        caveats=[*caveats_of(source, vs, prompts, named, ours, theirs), *filter(None, [scored[0].flip_note, missing])],
+        caveats=[*caveats, *filter(None, [scored[0].flip_note, missing])],
         length=length_facts(pairs, seed=section.seed, level=level),
         look=look,
         pair=pair_of(weights),
         look_id=look_id,
-        units=units,
+        units=grouping.words,
+        here=None
+        if here is None or look is None
+        else (here.rate(results[0], seed=section.seed, level=level), here.words),
         noise=judge_noise(results),
-        health=measure(ours, theirs, seed=section.seed),
+        health=measure(ours, theirs, seed=section.seed, clusters=units),
         fingerprint=prompts.fingerprint,
     )
     if is_unscored:
@@ -162,17 +174,33 @@ def _chars(answers: Answers) -> np.ndarray:
 
 
 def _look_id(prompts: Prompts, settings: Settings, named: NamedJudge, sides: tuple[Answers, Answers]) -> str:
-    """Hash what makes a look: prompts, how answers are drawn and spoken, and everything that decides a score."""
+    """Hash what makes a look: prompts, how answers are drawn and spoken, what decides a score, the rule's options."""
     judge = [named.judge.name, named.judge.version, named.judge.parameters()]
     tie_rule = getattr(named.judge.config, "tie_rule", None)
     model = settings.model.model_dump(mode="json", exclude={"model"})
     spoken_by = sorted(canonical(side.spoken_by) for side in sides)
-    parts = [prompts.fingerprint, repr(Generation.of(settings)), model, spoken_by, judge, tie_rule]
+    rule = [settings.judge.cluster, settings.judge.margin]
+    parts = [prompts.fingerprint, repr(Generation.of(settings)), model, spoken_by, judge, tie_rule, rule]
     return hashlib.sha256(canonical(parts).encode("ascii")).hexdigest()[:16]
 
 
-def _count_look(models: tuple[ModelSource, ModelSource], weights: tuple[str, str], look_id: str) -> int:
-    """The number of this look at the pair, by the ledger and by the verdicts in the runs of both, whichever is more."""
+def _count_look(
+    models: tuple[ModelSource, ModelSource], weights: tuple[str, str], look_id: str, num_prompts: int, difference: float
+) -> int | None:
+    """The number of this look at the pair, by the ledger and by the verdicts in the runs of both, whichever is more.
+
+    None where it is free.
+    """
     known = verdict_files.looks_at([model.run for model in models], pair_of(weights))
-    counted = count_look(open_ledger(), weights, look_id, known=list(known))
-    return max(counted, known.get(look_id, 1 + max(known.values(), default=0)))
+    counted = {name: number for name, number in known.items() if number}
+    look = count_look(
+        open_ledger(),
+        weights,
+        look_id,
+        known=list(counted),
+        known_free=[name for name in known if name not in counted],
+        is_free=is_free(num_prompts, difference),
+    )
+    if look is None:
+        return None
+    return max(look, counted.get(look_id, 1 + max(counted.values(), default=0)))

@@ -1,13 +1,22 @@
-"""The rule of a verdict: which answer an interval of the win rate gives, and how many prompts would settle it.
+"""The rule of a verdict: which answer an interval of the win rate gives, and at which level.
 
-The rule, in this order, on the two-sided 95 % interval of the raw win rate (ties half, missing scores left out):
+The rule, in this order, on the two-sided interval of the raw win rate (ties half, missing scores left out):
 
+    there is no interval                -> not enough evidence
     the interval excludes 50            -> better, worse
     it lies within 50 +- margin         -> no difference that matters
     anything else                       -> not enough evidence
 
-The first comes before the second: a small difference that is certain is called better or worse, its size stands beside.
-Nothing else decides. The k-th look at the same pair is judged at the level 1 - 0.05 / k.
+Better or worse comes before no difference: a small difference that is certain is called better or worse, its size
+stands beside. Nothing else decides.
+
+The level: whoever looks again has another chance of a false alarm. Over all looks at a pair, however many there are and
+whenever they stop, equal models are called better or worse in at most 5 %: the first look has 4 %, the k-th after it
+1 % x 6 / (pi^2 k^2), and these sum to 1 % (the union bound, so that it does not matter how the looks depend on each
+other). Prompts added, another judge, clustering, margin or set of prompts make another look.
+
+A look that could not have found what is looked for (planned power below 20 %) takes no share of the 5 %: it shows rates
+and lengths, and is never called better, worse or no difference.
 """
 
 from __future__ import annotations
@@ -15,17 +24,21 @@ from __future__ import annotations
 import math
 from typing import Literal
 
-from scipy.stats import norm
+from scipy.stats import norm, t
 
-from alignkit.judging.planner import POWER
+from alignkit.judging.planner import LEVEL, detectable, planned_power, prompts_for, prompts_to_settle
+from alignkit.statistics.resampling import CAUTION, FEW_CAUTION, FEW_CLUSTERS
 from alignkit.statistics.win_rate import WinRate
 
 Answer = Literal["better", "worse", "no difference that matters", "not enough evidence"]
-LEVEL = 0.95
+LATER = 0.01  # what all looks after the first may spend together
+MIN_POWER = 0.2  # of a look that is counted
 
 
 def decide(win_rate: WinRate, *, margin: float) -> Answer:
     """Apply the rule; `margin` in points."""
+    if not win_rate.has_interval:
+        return "not enough evidence"
     if win_rate.low > 50:
         return "better"
     if win_rate.high < 50:
@@ -36,25 +49,50 @@ def decide(win_rate: WinRate, *, margin: float) -> Answer:
 
 
 def level_of(look: int | None) -> float:
-    """The interval's level at the `look`-th look at a pair: the 5 % are split, 1 - 0.05 / look."""
-    return 1 - (1 - LEVEL) / (look or 1)
+    """The interval's level at the `look`-th look at a pair; None: the first."""
+    if look is None or look <= 1:
+        return LEVEL
+    return 1 - LATER * 6 / (math.pi * (look - 1)) ** 2
 
 
-def prompts_needed(win_rate: WinRate, *, margin: float) -> int | None:
-    """How many prompts would settle it in 80 of 100 cases, if the rate and the spread of outcomes stay as they are.
+def is_free(num_prompts: int, difference: float) -> bool:
+    """Whether so many prompts, all independent evidence, could hardly find a difference in points at a first look."""
+    return planned_power(num_prompts, difference) < MIN_POWER
 
-    An interval's half-width h = z se shrinks with the square root of the number of prompts n. It has to shrink until
-    (1 + z_power / z) h is below |rate - 50|, or below margin - |rate - 50| so that the interval fits into the margin;
-    the wider of these targets w is reached first, at n ((1 + z_power / z) h / w)^2 prompts. None with fewer than two
-    scored prompts, or where no number would do.
+
+def why_free(num_prompts: int, difference: float) -> str:
+    """Say what such a look could have found, and what would make it one that counts."""
+    found = planned_power(num_prompts, difference)
+    found_here = detectable(num_prompts, power=MIN_POWER)
+    instead = (
+        "" if found_here is None else f", or --difference {math.ceil(10 * found_here) / 10:g} if only more matters"
+    )
+    return (
+        f"{num_prompts} prompts find a difference of {difference:g} points in {100 * found:.0f} of 100 cases; judge at "
+        f"least {prompts_for(difference, power=MIN_POWER)} (--num-prompts, --data){instead}"
+    )
+
+
+def prompts_needed(win_rate: WinRate, *, margin: float, look: int | None = None) -> int | None:
+    """How many prompts would settle it in 80 of 100 cases, those judged included (planner.py has the formulas).
+
+    None with fewer than two scored prompts or without an interval, and where more than 20,000 would be needed.
+
+    Args:
+        look: this look's number; the next is judged at its own level.
     """
-    n = win_rate.num_prompts
-    if win_rate.rate is None or n < 2:
+    if win_rate.rate is None or not win_rate.has_interval:
         return None
-    difference = abs(win_rate.rate - 50)
-    target = max(difference, margin - difference)
-    if target <= 0:
+    effective = win_rate.num_effective or math.inf
+    error = (win_rate.high - win_rate.low) / 2 / _quantile(win_rate.level, effective)
+    if error <= 0:
         return None
-    half_width = (win_rate.high - win_rate.low) / 2
-    widening = 1 + float(norm.ppf(POWER)) / float(norm.ppf((1 + win_rate.level) / 2))
-    return max(n + 1, math.ceil(n * (widening * half_width / target) ** 2))
+    quantile = _quantile(level_of((look or 0) + 1), effective)
+    return prompts_to_settle(win_rate.rate, error, win_rate.num_prompts, margin=margin, quantile=quantile)
+
+
+def _quantile(level: float, effective: float) -> float:
+    """Half-width of an interval in standard errors."""
+    if effective < FEW_CLUSTERS:
+        return -float(t.ppf(FEW_CAUTION * (1 - level) / 2, effective - 1))
+    return -float(norm.ppf(CAUTION * (1 - level) / 2))

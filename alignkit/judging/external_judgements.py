@@ -8,12 +8,11 @@ import numpy as np
 
 from alignkit.errors import InputError, UsageError
 from alignkit.judging.clustering import find_clusters
-from alignkit.judging.decision import LEVEL
 from alignkit.judging.judgements import Judgements, read_judgements, read_tables
 from alignkit.judging.length import LengthFacts, Pairs, length_facts
 from alignkit.judging.metrics import unmeasured
+from alignkit.judging.planner import LEVEL
 from alignkit.judging.verdict import JudgeName, Unscored, Verdict, make_verdict
-from alignkit.statistics.win_rate import win_rate
 
 
 def judge_file(
@@ -43,15 +42,17 @@ def judge_file(
             "them the length-adjusted win rate is shown"
         )
     given = read_judgements(path)
-    clusters, units = find_clusters(given.fields, given.row_P.tolist(), column=cluster)
+    grouping = find_clusters(given.fields, given.row_P.tolist(), column=cluster)
+    here = grouping.alone
+    units = here.clusters if here else grouping.clusters
     length = None
     if given.model_chars_P is not None and given.baseline_chars_P is not None:
-        pairs = Pairs(given.outcome_P, given.model_chars_P, given.baseline_chars_P, given.difference_P, clusters)
+        pairs = Pairs(given.outcome_P, given.model_chars_P, given.baseline_chars_P, given.difference_P, units)
         length = _length(path, given, pairs, difficulties, regularisation, seed)
     elif difficulties is not None:
         raise InputError(f"{path}: AlpacaEval's estimator needs the columns baseline_chars and model_chars")
     verdict = make_verdict(
-        win_rate(given.outcome_P, seed=seed, level=LEVEL, clusters=clusters),
+        grouping.rate(given.outcome_P, seed=seed, level=LEVEL),
         run="the model",
         vs="the baseline",
         judge=JudgeName(name=f"as given in {path}", version="-", verifiable=False),
@@ -61,7 +62,8 @@ def judge_file(
         prompts=f"the rows of {path}",
         seed=seed,
         length=length,
-        units=units,
+        units=grouping.words,
+        here=None if here is None else (here.rate(given.outcome_P, seed=seed, level=LEVEL), here.words),
     )
     if np.isnan(given.outcome_P).all():
         text = f"{path}: none of its {len(given.outcome_P)} rows has a preference, or both scores: no verdict"

@@ -16,6 +16,7 @@ from alignkit.judging.answers import Answers
 from alignkit.judging.metric import Metric
 from alignkit.judging.metrics import all_metrics
 from alignkit.statistics.intervals import mean_interval
+from alignkit.statistics.resampling import Clusters
 
 _NUM_RESAMPLES = 2000
 _NUM_WORST = 3
@@ -58,13 +59,18 @@ class Measure(BaseModel):
         return self.high < 0 if self.more_is_better else self.low > 0
 
 
-def measure(ours: Answers, theirs: Answers | None, *, seed: int) -> tuple[Measure, ...]:
+def measure(
+    ours: Answers, theirs: Answers | None, *, seed: int, clusters: Clusters | None = None
+) -> tuple[Measure, ...]:
     """Measure one model's answers, or two models' beside each other.
+
+    Args:
+        clusters: prompts that are no independent evidence of each other, as of the win rate.
 
     Raises:
         RunStopped: a plugin's metric did not return one number per answer.
     """
-    found = [_measured(metric, ours, theirs, seed=seed) for metric in all_metrics()]
+    found = [_measured(metric, ours, theirs, seed=seed, clusters=clusters) for metric in all_metrics()]
     return tuple(one for one in found if one is not None)
 
 
@@ -86,7 +92,9 @@ def lines(measures: Sequence[Measure]) -> list[str]:
     return shown
 
 
-def _measured(metric: Metric, ours: Answers, theirs: Answers | None, *, seed: int) -> Measure | None:
+def _measured(
+    metric: Metric, ours: Answers, theirs: Answers | None, *, seed: int, clusters: Clusters | None
+) -> Measure | None:
     compared = metric.pair(ours, theirs, seed=seed)
     if compared is None:
         return None
@@ -97,7 +105,12 @@ def _measured(metric: Metric, ours: Answers, theirs: Answers | None, *, seed: in
         raise RunStopped(f"metric {metric.name!r}: it returned another number of values for each side; correct it")
     ours_P = metric.scale * ours_P
     theirs_P = None if theirs_P is None else metric.scale * theirs_P
-    result = mean_interval(ours_P if theirs_P is None else ours_P - theirs_P, seed=seed, num_resamples=_NUM_RESAMPLES)
+    result = mean_interval(
+        ours_P if theirs_P is None else ours_P - theirs_P,
+        seed=seed,
+        num_resamples=_NUM_RESAMPLES,
+        clusters=clusters if len(ours_P) == len(ours.answers) else None,  # blocks of prompts mix the clusters
+    )
     return Measure(
         name=metric.label,
         ours=_mean(ours_P),

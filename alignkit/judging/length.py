@@ -18,7 +18,7 @@ from scipy.stats import rankdata
 
 from alignkit.judging.length_adjusted import Adjusted, length_adjusted
 from alignkit.judging.length_control import Tables, length_controlled, length_controlled_resamples
-from alignkit.statistics.resampling import Clusters, bounds, resampled_counts, tail
+from alignkit.statistics.resampling import Clusters, resampled_counts, resampled_interval
 from alignkit.statistics.win_rate import WinRate, win_rate
 
 NEAR = 0.1  # lengths that differ by at most this share of the longer one count as equal
@@ -144,13 +144,12 @@ def _controlled(
     if np.ptp(delta_P) == 0:
         return Adjusted(None, None, None, "every pair has the same difference in length")
     fitted = length_controlled(pairs.outcome_P, delta_P, row_P, tables)
-    share = tail(pairs.clusters, level)
-    if share is None:
+    if pairs.clusters.too_few:
         return Adjusted(fitted.rate, 0.0, 100.0)
     counts = resampled_counts(pairs.clusters, rng=np.random.default_rng(seed), num_resamples=num_resamples)
     rates_B = length_controlled_resamples(pairs.outcome_P, delta_P, row_P, tables, counts=counts, fitted=fitted)
-    low, high = bounds(rates_B, share)
-    return Adjusted(fitted.rate, min(low, fitted.rate), max(high, fitted.rate))
+    low, high = resampled_interval(fitted.rate, rates_B, pairs.clusters, level)
+    return Adjusted(fitted.rate, max(0.0, low), min(100.0, high))
 
 
 def _rater(pairs: Pairs, *, seed: int, level: float) -> Callable[[str, np.ndarray], Bucket]:

@@ -24,7 +24,7 @@ import numpy as np
 
 from alignkit.judging.length_control import standardised_length
 from alignkit.statistics.logistic import fit_resamples, sigmoid
-from alignkit.statistics.resampling import Clusters, bounds, resampled_counts, tail
+from alignkit.statistics.resampling import Clusters, resampled_counts, resampled_interval
 
 MIN_SHARE = 0.1  # of the pairs in which ours is longer, and in which it is shorter
 MIN_PAIRS = 10  # the same as a number of pairs
@@ -57,16 +57,15 @@ def length_adjusted(
         delta_chars_P: characters of the baseline's answer - of ours.
     """
     reason = _why_not(outcome_P, delta_chars_P)
-    share = tail(clusters, level) if not reason else None
-    if reason or share is None:
-        return Adjusted(None, None, None, reason or "nearly all prompts are in one cluster")
+    if reason or clusters.too_few:
+        return Adjusted(None, None, None, reason or clusters.too_few)
     ones_PB = np.ones((len(outcome_P), 1))
     rate = float(_rates(outcome_P, delta_chars_P, ones_PB, start_K=np.zeros(2), refinements=4)[0])
     start_K = np.array([0.0, np.log(rate / (100 - rate))])
     counts = resampled_counts(clusters, rng=np.random.default_rng(seed), num_resamples=num_resamples)
     rates = [_rates(outcome_P, delta_chars_P, weight_PB, start_K=start_K) for weight_PB in counts]
-    low, high = bounds(np.concatenate(rates), share)
-    return Adjusted(rate, min(low, rate), max(high, rate))
+    low, high = resampled_interval(rate, np.concatenate(rates), clusters, level)
+    return Adjusted(rate, max(0.0, low), min(100.0, high))
 
 
 def _rates(

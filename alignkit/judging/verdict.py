@@ -22,6 +22,7 @@ from alignkit.judging.decision import Answer, decide, prompts_needed
 from alignkit.judging.health import Measure
 from alignkit.judging.length import LengthFacts, agrees
 from alignkit.judging.metrics import table_rows
+from alignkit.judging.planner import MOST
 from alignkit.statistics.win_rate import WinRate
 
 _AT_EQUAL_LENGTH = {"length_adjusted_win_rate": "length-adjusted", "length_controlled_win_rate": "length-controlled"}
@@ -65,6 +66,16 @@ class JudgeNoise(BaseModel):
     highest: float
 
 
+class Here(BaseModel):
+    """The verdict on the sources at hand alone, where these are too few to speak of others."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    answer: Answer
+    win_rate: WinRate
+    units: str
+
+
 class Verdict(BaseModel):
     """Whether `run` is better than `vs`, and everything needed to doubt it. Rates in percent, `margin` in points."""
 
@@ -90,6 +101,7 @@ class Verdict(BaseModel):
     pair: str | None = Field(None, description="the two models' weights, whichever was judged against the other")
     look_id: str | None = Field(None, description="hash of prompts, answers and judge: what makes a look at the pair")
     units: str = Field("prompts", description="what is resampled")
+    here: Here | None = Field(None, description="of these sources alone, where they are too few to speak of others")
     noise: JudgeNoise | None = Field(None, description="the judge's own, where --rejudge measured it")
     health: tuple[Measure, ...] = Field((), description="text health, ours against theirs; percentages and counts")
     fingerprint: str | None = Field(None, description="of the judged prompts, by which runs that share them are found")
@@ -128,13 +140,18 @@ def make_verdict(
     pair: str | None = None,
     look_id: str | None = None,
     units: str = "prompts",
+    here: tuple[WinRate, str] | None = None,
     noise: JudgeNoise | None = None,
     health: Sequence[Measure] = (),
     fingerprint: str | None = None,
 ) -> Verdict:
-    """Apply the rule to a win rate and put the verdict together, dated now."""
+    """Apply the rule to a win rate and put the verdict together, dated now.
+
+    Args:
+        here: the rate of these sources alone, and what is resampled.
+    """
     answer = decide(win_rate, margin=margin)
-    needed = prompts_needed(win_rate, margin=margin) if answer == "not enough evidence" else None
+    needed = prompts_needed(win_rate, margin=margin, look=look) if answer == "not enough evidence" else None
     return Verdict(
         run=run,
         vs=vs,
@@ -154,6 +171,7 @@ def make_verdict(
         pair=pair,
         look_id=look_id,
         units=units,
+        here=here and Here(answer=decide(here[0], margin=margin), win_rate=here[0], units=here[1]),
         noise=noise,
         health=tuple(health),
         fingerprint=fingerprint,
@@ -172,20 +190,26 @@ def headline(verdict: Verdict) -> str:
     text += f"wins {win_rate.rate:.1f} % against {verdict.vs}, {interval(win_rate)}, "
     text += _count(win_rate.num_prompts, "prompt")
     if verdict.num_prompts_needed is not None:
-        needed = f"about {verdict.num_prompts_needed:,} prompts"
-        text += f"; {needed} would settle it in 80 of 100 cases if the rate stays as it is"
-    return text
+        text += f"; about {verdict.num_prompts_needed:,} prompts, these included, would settle it in 80 of 100 cases"
+    elif answer == "not enough evidence" and win_rate.has_interval:
+        text += f"; to settle it takes more than {MOST:,} prompts"
+    return text + (f"\n{_here(verdict.here)}" if verdict.here else "")
+
+
+def _here(here: Here) -> str:
+    rate = f"{here.win_rate.rate:.1f} %, {interval(here.win_rate)}"
+    return f"on these sources alone, whatever others would say: {here.answer}, {rate}"
 
 
 def rule(verdict: Verdict) -> str:
     """The rule with this verdict's numbers, printed under it."""
     level, margin = f"{100 * verdict.win_rate.level:.4g} %", f"{verdict.margin:g}"
     look = verdict.look or 1
-    split = f"; the {_ordinal(look)} look at this pair: 5 % is split into {look}" if look > 1 else ""
+    later = f"; the {_ordinal(look)} look at this pair: all looks together are wrong in at most 5 %" if look > 1 else ""
     return (
         f"rule: better or worse if the {level} interval of the win rate (ties half, missing scores left out and "
         f"counted) excludes 50; else no difference that matters if it lies within 50 +- {margin}; else not enough "
-        f"evidence{split}"
+        f"evidence{later}"
     )
 
 
@@ -206,6 +230,11 @@ def facts(verdict: Verdict) -> list[tuple[str, str]]:
     return [
         ("outcomes", tally + missing),
         ("interval", f"{win_rate.method}; resampled: {verdict.units}"),
+        *(
+            [("these sources alone", f"{here.win_rate.method}; resampled: {here.units}")]
+            if (here := verdict.here)
+            else []
+        ),
         *(_length_facts(verdict.length) if verdict.length else []),
         *([("judge's own noise", _noise(verdict))] if verdict.noise else []),
         ("judge", f"{judge.name} {judge.version} ({kind})"),
@@ -265,7 +294,7 @@ def as_json(verdict: Verdict) -> str:
 
 def interval(win_rate: WinRate) -> str:
     """ "95 % interval 53.3 to 59.2", or why there is none."""
-    if win_rate.num_prompts < 2:
+    if not win_rate.has_interval:
         return "no interval"
     return f"{100 * win_rate.level:.4g} % interval {win_rate.low:.1f} to {win_rate.high:.1f}"
 

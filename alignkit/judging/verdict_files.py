@@ -45,7 +45,7 @@ def read(run: Path) -> list[Verdict]:
 
 
 def looks_at(runs: Iterable[Path | None], pair: str) -> dict[str, int]:
-    """The looks at a pair of models that stand in these runs' verdicts, with their numbers, first looks first.
+    """The looks at a pair of models that stand in these runs' verdicts, with their numbers, first looks first; 0: free.
 
     Args:
         pair: as `looks.pair_of` names it.
@@ -54,5 +54,5 @@ def looks_at(runs: Iterable[Path | None], pair: str) -> dict[str, int]:
     for run in {run.resolve() for run in runs if run is not None}:
         for verdict in read(run):
             if verdict.pair == pair and verdict.look_id is not None:
-                found[verdict.look_id] = max(verdict.look or 1, found.get(verdict.look_id, 1))
+                found[verdict.look_id] = max(verdict.look or 0, found.get(verdict.look_id, 0))
     return dict(sorted(found.items(), key=lambda entry: entry[1]))

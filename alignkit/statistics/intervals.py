@@ -5,6 +5,9 @@
     student           a mean with its standard error
     mean_interval     one number per prompt: the bias-corrected and accelerated bootstrap (Efron 1987) from 30 prompts
                       on, Student's t below
+                      on, Student's t below; over clusters of prompts the expanded percentile bootstrap, Student's t
+                      over few of them
+    within_strata     the mean outcome of the sources at hand alone, which no other source's outcomes are inferred from
     error_over        the standard error of a mean over clusters
 
 Shape letters: P prompts, G clusters.
@@ -19,7 +22,7 @@ import numpy as np
 from scipy.optimize import brentq
 from scipy.stats import bootstrap, norm, t
 
-from alignkit.statistics.resampling import Clusters
+from alignkit.statistics.resampling import Clusters, few_clusters, resampled_interval, resampled_means, spread
 
 MIN_PROMPTS = 30  # fewer are not resampled
 _DRAWN_AT_ONCE = 1 << 22  # numbers the bootstrap holds in memory at once
@@ -41,16 +44,20 @@ class MeanInterval:
     num_missing: int
 
 
-def mean_interval(x_P: np.ndarray, *, seed: int, level: float = 0.95, num_resamples: int = 10_000) -> MeanInterval:
-    """Mean of one number per prompt, such as a paired difference, with its interval over prompts.
+def mean_interval(
+    x_P: np.ndarray, *, seed: int, level: float = 0.95, num_resamples: int = 10_000, clusters: Clusters | None = None
+) -> MeanInterval:
+    """Mean of one number per prompt, such as a paired difference, with its interval over prompts or clusters of them.
 
     Args:
         x_P: float64 [P], in any unit; nan is left out and counted.
-        seed, level, num_resamples: as for `win_rate`.
+        seed, level, num_resamples, clusters: as for `win_rate`.
     """
     present_P = np.asarray(x_P, dtype=np.float64)
-    present_P = present_P[~np.isnan(present_P)]
+    known_P = ~np.isnan(present_P)
+    present_P = present_P[known_P]
     n = len(present_P)
+    units = Clusters.single(n) if clusters is None else clusters.where(known_P)
     mean = float(present_P.mean()) if n else None
     low: float | None = None
     high: float | None = None
@@ -58,6 +65,15 @@ def mean_interval(x_P: np.ndarray, *, seed: int, level: float = 0.95, num_resamp
         method = f"none: {n} number{'' if n == 1 else 's'}"
     elif np.ptp(present_P) == 0:
         low, high, method = mean, mean, "none: every prompt has the same number"
+    elif units.too_few:
+        method = f"none: {units.too_few}"
+    elif units.are_few:
+        low, high = few_clusters(float(present_P.mean()), spread(present_P, units), units, level)
+        method = f"Student's t over {units.num} clusters of prompts"
+    elif units.num < n:
+        means_B = resampled_means(present_P, units, rng=np.random.default_rng(seed), num_resamples=num_resamples)
+        low, high = resampled_interval(float(present_P.mean()), means_B, units, level)
+        method = f"expanded percentile bootstrap over {units.num} clusters of prompts, {num_resamples:,} resamples"
     elif n < MIN_PROMPTS:
         low, high = student(float(present_P.mean()), float(present_P.std(ddof=1)) / math.sqrt(n), n, level)
         method = "Student's t"
@@ -87,8 +103,55 @@ def student(mean: float, error: float, n: int, level: float = 0.95) -> tuple[flo
 
 def error_over(x_P: np.ndarray, clusters: Clusters) -> float:
     """Standard error of the mean over clusters: se^2 = G / (G - 1) sum_g (sum of (x - mean) in g)^2 / P^2."""
-    sums_G = np.bincount(clusters.number_P, x_P - x_P.mean(), minlength=clusters.num)
-    return math.sqrt(clusters.num / (clusters.num - 1) * float((sums_G**2).sum())) / len(x_P)
+    return math.sqrt(clusters.num / (clusters.num - 1)) * spread(x_P, clusters)
+
+
+def within_strata(x_P: np.ndarray, strata: Clusters, units: Clusters, level: float) -> tuple[float, float]:
+    """Interval of the mean outcome, from 0 to 1, over these strata: other prompts of theirs, in the same shares.
+
+    se^2 = sum_s U_s / (U_s - 1) sum_{u in s} (sum of (x - mean of s) in u)^2 / P^2, with Satterthwaite's degrees of
+    freedom; then the score interval of as many prompts as are as informative, n (se of independent prompts / se)^2
+    (z / t)^2, as Korn and Graubard (1998) do for shares in surveys. A stratum with a single unit says nothing of its
+    spread: such strata are taken together, or with the smallest other one.
+
+    Args:
+        x_P: float64 [P], at least two.
+        units: prompts that are no independent evidence of each other, copies of one for example, within a stratum.
+    """
+    n, mean = len(x_P), float(x_P.mean())
+    stratum_P = _joined_singles(strata, units)
+    unit_G = np.bincount(
+        units.number_P, x_P - (np.bincount(stratum_P, x_P) / np.maximum(np.bincount(stratum_P), 1))[stratum_P]
+    )
+    first_G = np.unique(units.number_P, return_index=True)[1]
+    units_S = np.bincount(stratum_P[first_G]).astype(float)
+    variance_S = np.bincount(stratum_P[first_G], unit_G**2)[units_S > 1] / n**2
+    units_S = units_S[units_S > 1]
+    variance_S *= units_S / (units_S - 1)
+    variance, independent = float(variance_S.sum()), float(x_P.var(ddof=1)) / n
+    effective = units.effective / n
+    if variance > 0 and independent > 0:
+        freedom = variance**2 / float((variance_S**2 / (units_S - 1)).sum())
+        quantile = (1 + level) / 2
+        effective = independent / variance * float(norm.ppf(quantile) / t.ppf(quantile, freedom)) ** 2
+    wins, losses = float((x_P > 0.5).sum()), float((x_P < 0.5).sum())
+    low, high = score_interval(wins * effective, losses * effective, n * effective, level)
+    return min(low, mean), max(high, mean)
+
+
+def _joined_singles(strata: Clusters, units: Clusters) -> np.ndarray:
+    """The strata's numbers, those with a single unit joined into one of at least two; int [P]."""
+    pairs = np.unique(np.stack([strata.number_P, units.number_P]), axis=1)
+    units_S = np.bincount(pairs[0], minlength=strata.num)
+    single_S = units_S == 1
+    if not single_S.any():
+        return strata.number_P
+    target = int(np.flatnonzero(single_S)[0])
+    joined_S = np.where(single_S, target, np.arange(strata.num))
+    if single_S.sum() == 1 and strata.num > 1:
+        others = np.where(single_S, np.iinfo(np.int64).max, units_S)
+        joined_S[target] = int(np.argmin(others))
+    return joined_S[strata.number_P]
 
 
 def score_interval(num_wins: float, num_losses: float, n: float, level: float) -> tuple[float, float]:

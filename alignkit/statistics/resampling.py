@@ -12,6 +12,10 @@ t is Student's quantile; G_eff is the number of equal clusters that would be as 
 Steigerwald 2017). The factor 0.92 is ours: with many correlated clusters the percentiles covered 94.9 % at a level of
 95 % (bench/verdict_calibration.py), and a verdict should never be surer than it says. A bound is a rate that occurs
 among the resamples, the outer one where the level falls between two.
+
+No resample lies beyond the best and the worst cluster, so that with few clusters no percentile is far enough out: three
+that are all won would be certain, and between equal models that happens in one case of four. Below 20 effective
+clusters the interval is Student's, G_eff - 1 degrees of freedom (`few_clusters`); below 5 nothing is said of others.
 Shape letters: P prompts, G clusters, B resamples.
 """
 
@@ -25,6 +29,9 @@ import numpy as np
 from scipy.stats import norm, t
 
 CAUTION = 0.92  # of the nominal tails: with it the worst simulated setting still covers what its level says
+FEW_CAUTION = 0.8  # the same for Student's t over few clusters, whose means may be skewed
+MIN_CLUSTERS = 5  # effective ones; with fewer there is no interval
+FEW_CLUSTERS = 20  # effective ones; with fewer the interval is Student's
 MAX_KINDS = 64  # with more kinds of clusters (sum and size), clusters are drawn one by one
 _DRAWN_AT_ONCE = 1 << 21  # numbers held in memory at once
 
@@ -61,6 +68,19 @@ class Clusters:
         """Number of equal clusters that would be as informative: n^2 / sum of squared sizes."""
         return float(len(self.number_P) ** 2 / (self.sizes_G.astype(float) ** 2).sum()) if self.num else 0.0
 
+    @property
+    def too_few(self) -> str:
+        """Why they say nothing of other clusters; empty where they do. Prompts by themselves are never too few."""
+        if self.num == len(self.number_P) or self.effective > MIN_CLUSTERS - 1e-6:
+            return ""
+        alike = "" if np.ptp(self.sizes_G) == 0 else f", as informative as {self.effective:.1f} equal ones"
+        return f"only {self.num} clusters of prompts{alike}: at least {MIN_CLUSTERS} are needed"
+
+    @property
+    def are_few(self) -> bool:
+        """Whether the interval is Student's. Prompts by themselves are never few clusters."""
+        return self.num < len(self.number_P) and self.effective < FEW_CLUSTERS
+
 
 def tail(clusters: Clusters, level: float) -> float | None:
     """Share of the resampled means beyond each bound of the two-sided interval; None where nothing can be said.
@@ -68,12 +88,35 @@ def tail(clusters: Clusters, level: float) -> float | None:
     Args:
         level: of the interval, 0.95 for example.
     """
+    if clusters.too_few or clusters.effective <= 1.5 or _shrinkage(clusters) <= 0:
+        return None
+    quantile = t.ppf(CAUTION * (1 - level) / 2, clusters.effective - 1)
+    return float(norm.cdf(quantile / math.sqrt(_shrinkage(clusters))))
+
+
+def few_clusters(mean: float, error: float, clusters: Clusters, level: float) -> tuple[float, float]:
+    """Student's interval over few clusters.
+
+    Args:
+        error: the mean's spread under resampling clusters: sqrt(sum_c (w_c (mean of c - mean))^2), or the standard
+            deviation of a bootstrap. It is too small by the root of 1 + S2 - 2 S3 / S2.
+    """
+    half = -float(t.ppf(FEW_CAUTION * (1 - level) / 2, clusters.effective - 1)) * error
+    half /= math.sqrt(_shrinkage(clusters))
+    return mean - half, mean + half
+
+
+def spread(x_P: np.ndarray, clusters: Clusters) -> float:
+    """What resampling clusters makes of a mean's standard error: sqrt(sum_c (sum of (x - mean) in c)^2) / P."""
+    sums_G = np.bincount(clusters.number_P, x_P - x_P.mean(), minlength=clusters.num)
+    return math.sqrt(float((sums_G**2).sum())) / len(x_P)
+
+
+def _shrinkage(clusters: Clusters) -> float:
+    """Share of a mean's variance over clusters that resampling them shows, if all clusters' means vary alike."""
     share_G = clusters.sizes_G / len(clusters.number_P)
     s2, s3 = float((share_G**2).sum()), float((share_G**3).sum())
-    shrinkage = 1 + s2 - 2 * s3 / s2
-    if clusters.effective <= 1.5 or shrinkage <= 0:
-        return None
-    return float(norm.cdf(t.ppf(CAUTION * (1 - level) / 2, clusters.effective - 1) / math.sqrt(shrinkage)))
+    return 1 + s2 - 2 * s3 / s2
 
 
 def resampled_means(x_P: np.ndarray, clusters: Clusters, *, rng: np.random.Generator, num_resamples: int) -> np.ndarray:
@@ -107,6 +150,23 @@ def resampled_counts(clusters: Clusters, *, rng: np.random.Generator, num_resamp
         index = rng.integers(0, clusters.num, size=(num, clusters.num)) + clusters.num * np.arange(num)[:, None]
         counts_BG = np.bincount(index.ravel(), minlength=num * clusters.num).reshape(num, clusters.num)
         yield np.ascontiguousarray(counts_BG.T[clusters.number_P], dtype=np.float32)
+
+
+def resampled_interval(value: float, values_B: np.ndarray, clusters: Clusters, level: float) -> tuple[float, float]:
+    """Interval of any number that was computed on resampled clusters; it holds the number itself.
+
+    Args:
+        values_B: float [B], in the unit of `value`.
+        clusters: not too few (`Clusters.too_few`).
+    """
+    share = tail(clusters, level)
+    if share is None:
+        raise ValueError("too few clusters for an interval")
+    if clusters.are_few:
+        low, high = few_clusters(value, float(values_B.std()), clusters, level)
+    else:
+        low, high = bounds(values_B, share)
+    return min(low, value), max(high, value)
 
 
 def bounds(means_B: np.ndarray, share: float) -> tuple[float, float]:

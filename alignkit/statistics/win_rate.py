@@ -9,6 +9,10 @@ less to resample (under 30 prompts, or under 10 outcomes that differ from the co
 knows, and nothing at all on constant data: there it is the score interval of a difference of paired proportions (Tango
 1998), which is Wilson's interval when nothing ties; of as many outcomes as there are effective clusters.
 
+Over few clusters (under 20 effective ones) it is Student's, and holds at least what the score interval of independent
+prompts holds: clusters that chance made alike are no sign of more evidence. Under 5 there is none: they say nothing of
+other clusters. What they say of themselves is `win_rate(..., strata=)`.
+
 Left out: the spread between training runs, which no resampling of prompts can show; it needs several seeds.
 Shape letter: P prompts.
 """
@@ -16,12 +20,12 @@ Shape letter: P prompts.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from alignkit.statistics.intervals import MIN_PROMPTS, score_interval
-from alignkit.statistics.resampling import Clusters, bounds, resampled_means, tail
+from alignkit.statistics.intervals import MIN_PROMPTS, score_interval, within_strata
+from alignkit.statistics.resampling import Clusters, few_clusters, resampled_interval, resampled_means, spread
 
 MIN_UNCOMMON = 10  # outcomes that differ from the commonest; with fewer the resamples are nearly all alike
 
@@ -34,7 +38,8 @@ class WinRate:
     is 0 to 100 and `method` names the reason. `level` is a share (0.95). `num_prompts` = wins + ties + losses;
     `num_missing` prompts come on top of it. `standard_error` = sd (n - 1) / sqrt(n) in points, as if prompts were
     independent.
-    `num_clusters` is None where every prompt stands for itself.
+    `num_clusters` and `num_effective` (equal clusters that are as informative) are None where every prompt stands for
+    itself.
     """
 
     rate: float | None
@@ -49,6 +54,12 @@ class WinRate:
     num_missing: int
     standard_error: float | None = None
     num_clusters: int | None = None
+    num_effective: float | None = None
+
+    @property
+    def has_interval(self) -> bool:
+        """Whether anything is known of the rate beside what was seen."""
+        return not self.method.startswith("none")
 
 
 def outcomes(ours_P: np.ndarray, theirs_P: np.ndarray, *, tie_tolerance: float = 0.0) -> np.ndarray:
@@ -76,6 +87,7 @@ def win_rate(
     level: float = 0.95,
     num_resamples: int = 10_000,
     clusters: Clusters | None = None,
+    strata: Clusters | None = None,
 ) -> WinRate:
     """Mean outcome in percent with its interval over prompts, or over clusters of them.
 
@@ -86,6 +98,7 @@ def win_rate(
         seed: of the resampling; the same seed gives the same interval to the bit.
         level: share of such intervals that hold the true rate, between 0 and 1.
         clusters: of all prompts, those with nan too; default: every prompt by itself.
+        strata: sources that the rate speaks of alone; `clusters` are then copies of prompts within them.
     """
     known_P = ~np.isnan(outcomes_P)
     present_P = outcomes_P[known_P]
@@ -93,7 +106,12 @@ def win_rate(
         raise ValueError("an outcome is a number from 0 to 1, or nan")
     n = len(present_P)
     units = Clusters.single(n) if clusters is None else clusters.where(known_P)
-    low, high, method = _interval(present_P, units, seed=seed, level=level, num_resamples=num_resamples)
+    if strata is None or n < 2:
+        low, high, method = _interval(present_P, units, seed=seed, level=level, num_resamples=num_resamples)
+    else:
+        those = strata.where(known_P)
+        low, high = within_strata(present_P, those, units, level)
+        method = f"paired score interval (Tango 1998) within {those.num} strata"
     return WinRate(
         rate=100 * float(present_P.mean()) if n else None,
         low=100 * low,
@@ -107,7 +125,13 @@ def win_rate(
         num_missing=len(outcomes_P) - n,
         standard_error=100 * float(present_P.std(ddof=1)) / math.sqrt(n) if n > 1 else None,
         num_clusters=units.num if units.num < n else None,
+        num_effective=units.effective if units.num < n else None,
     )
+
+
+def without_interval(rate: WinRate, reason: str) -> WinRate:
+    """The same rate where nothing is to be said of its interval."""
+    return replace(rate, low=0.0, high=100.0, method=f"none: {reason}")
 
 
 def _interval(
@@ -116,14 +140,20 @@ def _interval(
     n, over = len(x_P), "prompts" if units.num == len(x_P) else f"{units.num} clusters of prompts"
     if n < 2:
         return 0.0, 1.0, f"none: {n} prompt{'' if n == 1 else 's'} scored on both sides"
-    share = tail(units, level)
-    if share is None:
-        return 0.0, 1.0, f"none: nearly all prompts are in one of {units.num} clusters"
+    if units.too_few:
+        return 0.0, 1.0, f"none: {units.too_few}"
     wins, losses = int((x_P > 0.5).sum()), int((x_P < 0.5).sum())
-    if n < MIN_PROMPTS or n - np.unique(x_P, return_counts=True)[1].max() < MIN_UNCOMMON:
-        effective = units.effective / n
+    mean = float(x_P.mean())  # of soft outcomes it is not the mean of wins and ties; the interval holds both
+    is_little = n < MIN_PROMPTS or n - np.unique(x_P, return_counts=True)[1].max() < MIN_UNCOMMON
+    if is_little or units.are_few:
+        effective = units.effective / n if is_little else 1.0
         low, high = score_interval(wins * effective, losses * effective, n * effective, level)
-        mean = float(x_P.mean())  # of soft outcomes it is not the mean of wins and ties; the interval holds both
-        return min(low, mean), max(high, mean), f"paired score interval (Tango 1998) over {over}"
+        method = f"paired score interval (Tango 1998) over {over}"
+        if units.are_few:
+            student = few_clusters(mean, spread(x_P, units), units, level)
+            low, high = max(0.0, min(low, student[0])), min(1.0, max(high, student[1]))
+            method = f"Student's t over {over}"
+        return min(low, mean), max(high, mean), method
     means_B = resampled_means(x_P, units, rng=np.random.default_rng(seed), num_resamples=num_resamples)
-    return *bounds(means_B, share), f"expanded percentile bootstrap over {over}, {num_resamples:,} resamples"
+    low, high = resampled_interval(mean, means_B, units, level)
+    return low, high, f"expanded percentile bootstrap over {over}, {num_resamples:,} resamples"

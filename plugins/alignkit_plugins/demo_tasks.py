@@ -137,7 +137,7 @@ def _row(part: str, family: Family, answered: _Answered, place: int) -> Row:
     task = answered.task
     return {
         "id": f"{part}-{family.name}-{place:03d}",
-        "family": family.name,
+        "template": family.name,
         "unseen": family.unseen,
         "open": family.open,
         "prompt": _message("user", task.prompt),
@@ -153,7 +153,7 @@ def _own() -> list[Row]:
     return [
         {
             "id": f"own-{place:03d}",
-            "family": "own",
+            "template": "own",
             "unseen": True,
             "prompt": _message("user", prompt),
             "reference": reference,

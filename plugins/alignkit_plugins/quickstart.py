@@ -28,6 +28,7 @@ from alignkit.plugin import (
     UsageError,
     corpus_bleu,
     embedded,
+    find_clusters,
     find_model,
     load_tokenizer,
     make_judge,
@@ -37,7 +38,6 @@ from alignkit.plugin import (
     read_rows,
     repetition,
     train,
-    win_rate,
     write_atomically,
 )
 
@@ -49,6 +49,7 @@ NUM_PROMPTS = 320
 NUM_SECOND_OPINIONS = 100  # prompts; a reward model of the policy's size costs as much as answering
 NUM_OWN_PROMPTS = 16
 MAX_NEW_TOKENS = 48
+LEVEL = 0.95  # of every interval in the table
 TEMPERATURE = 1.0  # the policy itself is judged: what training changes is the distribution, not only its likeliest text
 NOTE = (
     "A demonstration on tasks this project generates, one seed; not a quality benchmark. Judged by the tasks' own "
@@ -124,7 +125,7 @@ def run_quickstart(*, seed: int, out: Path, progress: Progress) -> list[dict[str
     entrants = {name: Entrant(*answers[name], scores[name], second[name]) for name in STARTS}
     table = [_row(name, entrants, finished, rows, seed) for name in STARTS]
     write_atomically(out / "table.json", json.dumps(table, indent=1) + "\n")
-    full = [row | _extra(row["entrant"], entrants, seed) for row in table]
+    full = [row | _extra(row["entrant"], entrants, rows, seed) for row in table]
     write_quickstart_report(
         out,
         rows=full,
@@ -202,12 +203,12 @@ def _row(
 ) -> dict[str, Any]:
     """One row of table.json; rates in percent, differences in points, null where meaningless."""
     entrant, start = entrants[name], STARTS[name]
-    against_base = _rate(entrant.scores, entrants["base"].scores, seed) if name != "base" else None
-    against_start = _rate(entrant.scores, entrants[start].scores, seed) if start else None
+    against_base = _rate(entrant.scores, entrants["base"].scores, rows, seed) if name != "base" else None
+    against_start = _rate(entrant.scores, entrants[start].scores, rows, seed) if start else None
     excess_P = _excess(entrant, rows)
-    beyond = (
-        mean_interval(excess_P - _excess(entrants["sft"], rows), seed=seed) if name not in {"base", "sft"} else None
-    )
+    beyond = None
+    if name not in {"base", "sft"}:
+        beyond = mean_interval(excess_P - _excess(entrants["sft"], rows), seed=seed, clusters=_grouping(rows).clusters)
     bleu = corpus_bleu(entrant.answers.texts, [str(row.reference) for row in rows])
     end = finished.get(name)
     return {
@@ -249,10 +250,10 @@ def notes(table: Sequence[Mapping[str, Any]]) -> str:
     )
 
 
-def _extra(name: str, entrants: Mapping[str, Entrant], seed: int) -> dict[str, Any]:
+def _extra(name: str, entrants: Mapping[str, Entrant], rows: Sequence[Row], seed: int) -> dict[str, Any]:
     """What the printed table and the report show beside table.json's columns."""
     entrant = entrants[name]
-    second = _rate(entrant.second, entrants["base"].second, seed) if name != "base" else None
+    second = _rate(entrant.second, entrants["base"].second, rows, seed) if name != "base" else None
     return {
         "repetition": repetition(entrant.answers.texts),
         "second_opinion": second.rate if second else None,
@@ -265,10 +266,15 @@ def _extra(name: str, entrants: Mapping[str, Entrant], seed: int) -> dict[str, A
     }
 
 
-def _rate(ours: Sequence[Scored | Missing], theirs: Sequence[Scored | Missing], seed: int) -> Any:
+def _rate(ours: Sequence[Scored | Missing], theirs: Sequence[Scored | Missing], rows: Sequence[Row], seed: int) -> Any:
+    """The win rate on the first of the rows, as many as have scores; prompts of one template are resampled together."""
     from alignkit.plugin import values
 
-    return win_rate(outcomes(values(ours), values(theirs)), seed=seed)
+    return _grouping(rows[: len(ours)]).rate(outcomes(values(ours), values(theirs)), seed=seed, level=LEVEL)
+
+
+def _grouping(rows: Sequence[Row]) -> Any:
+    return find_clusters([row.fields for row in rows], [row.id for row in rows], column=None)
 
 
 def _excess(entrant: Entrant, rows: Sequence[Row]) -> np.ndarray:

@@ -10,8 +10,17 @@ from alignkit.judging.verdict import JudgeName, Verdict, make_verdict
 from alignkit.statistics.win_rate import WinRate
 
 
-def rated(rate: float | None, low: float, high: float, num_prompts: int = 100, num_missing: int = 0) -> WinRate:
-    return WinRate(rate, low, high, 0.95, "by hand", num_prompts, num_prompts, 0, 0, num_missing)
+def rated(
+    rate: float | None,
+    low: float,
+    high: float,
+    num_prompts: int = 100,
+    num_missing: int = 0,
+    *,
+    level: float = 0.95,
+    method: str = "by hand",
+) -> WinRate:
+    return WinRate(rate, low, high, level, method, num_prompts, num_prompts, 0, 0, num_missing)
 
 
 def verdict_on(win_rate: WinRate, **changes: Any) -> Verdict:

@@ -126,7 +126,7 @@ def test_a_verdict_without_a_single_score_is_none_and_says_why(
     assert capsys.readouterr().out == ""
     assert main(judged(models, "rows.jsonl", judge="length.py:some")) == 0
     verdict = json.loads(capsys.readouterr().out)
-    assert "2 of 8 scores are missing: 2 does not apply" in verdict["caveats"] and verdict["look"] == 1
+    assert "2 of 8 scores are missing: 2 does not apply" in verdict["caveats"]
     with pytest.raises(Unscored) as caught:
         alignkit.judge(
             models / "one", vs=str(models / "other"), data="rows.jsonl", judge="length.py:length", max_new_tokens=3
@@ -171,17 +171,46 @@ def test_rejudging_measures_the_judges_own_noise_and_require_decides_the_exit_co
     capsys.readouterr()
 
 
-def test_a_further_look_at_the_same_weights_splits_the_level_and_the_same_again_does_not(
+MANY = [{"id": f"r{n}", "prompt": f"Say {n}"} for n in range(12)]  # find 45 points in more than 20 of 100 cases
+LARGE = ("--difference", "45")
+
+
+def test_a_further_look_at_the_same_weights_is_judged_more_strictly_and_the_same_again_is_none(
     models: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    rows, seen = write_rows(*PROMPTS), []
-    for more in (["--seed", "0"], ["--seed", "1"], ["--seed", "0"]):
-        assert main(judged(models, rows, *more)) == 0
+    rows, seen = write_rows(*MANY), []
+    for more in (["--seed", "0"], ["--seed", "1"], ["--seed", "0"], ["--margin", "4"], ["--cluster", "none"]):
+        assert main(judged(models, rows, *LARGE, *more)) == 0
         verdict = json.loads(capsys.readouterr().out)
-        seen.append((verdict["look"], verdict["level"], "is split into 2" in verdict["rule"]))
+        seen.append((verdict["look"], round(verdict["level"], 4), "the 2nd look at this pair" in verdict["rule"]))
     turned = ["judge", str(models / "other"), "--vs", str(models / "one"), "--data", rows, "--max-new-tokens", "3"]
-    assert main([*turned, "--judge", "length.py:length", "--json", "--seed", "2"]) == 0
-    assert seen == [(1, 0.95, False), (2, 0.975, True), (1, 0.95, False)]
+    assert main([*turned, "--judge", "length.py:length", "--json", "--seed", "2", *LARGE]) == 0
+    first, second = (1, 0.96, False), (2, 0.9939, True)
+    assert seen == [first, second, first, (3, 0.9985, False), (4, 0.9993, False)]
+    assert json.loads(capsys.readouterr().out)["look"] == 5
+
+
+def test_a_look_that_could_find_nothing_is_free_and_gives_no_answer(
+    models: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("mine.py").write_text(
+        "SEEN = {}\ndef mine(completion, row):\n    return SEEN.setdefault(row['id'], completion) == completion\n"
+    )
+    rows = write_rows(*MANY)
+    for seed in ("0", "1"):
+        assert main(judged(models, rows, "--seed", seed, "--temperature", "1", judge="mine.py:mine")) == 0
+        verdict = json.loads(capsys.readouterr().out)
+        assert (verdict["answer"], verdict["look"]) == ("not enough evidence", None)
+        assert verdict["win_rate"] > 70 and (verdict["low"], verdict["high"]) == (0.0, 100.0)
+        (said,) = [caveat for caveat in verdict["caveats"] if caveat.startswith("no verdict, and no look at this pair")]
+        assert re.search(
+            r"12 prompts find a difference of 5 points in 0 of 100 cases; judge at least \d+ \(--num-", said
+        )
+    # counted after all, it may have been picked among both
+    assert main(judged(models, rows, *LARGE, "--seed", "0", "--temperature", "1", judge="mine.py:mine")) == 0
+    verdict = json.loads(capsys.readouterr().out)
+    assert (verdict["look"], round(verdict["level"], 4)) == (2, 0.9939) and verdict["low"] > 40
+    assert main(judged(models, rows, *LARGE, "--seed", "2", "--temperature", "1", judge="mine.py:mine")) == 0
     assert json.loads(capsys.readouterr().out)["look"] == 3
 
 

@@ -12,6 +12,7 @@ from alignkit.judging.bleu import sentence_bleu_mean
 from alignkit.judging.boilerplate import boilerplate
 from alignkit.judging.clustering import find_clusters
 from alignkit.judging.health import lines, measure
+from alignkit.statistics.resampling import Clusters
 from alignkit.statistics.texts import compression_ratio, has_phrase, loop_share, marks_per_100_words
 
 TOPICS = "rivers bread stars trains cats salt winter maps glass sleep music rain".split()
@@ -100,11 +101,34 @@ def test_sentence_bleu_smooths_orders_without_a_match() -> None:
 
 def test_clusters_are_templates_or_sources_the_coarser_and_copies_stay_together() -> None:
     rows = [{"template": f"t{n // 2}", "source": f"s{n // 4}"} for n in range(8)]
-    clusters, words = find_clusters(rows, list(range(8)), column=None)
-    assert (clusters.num, words) == (2, "clusters of prompts with the same source (2)")
-    assert find_clusters(rows, list(range(8)), column="template")[0].num == 4
-    assert find_clusters(rows, [0, 0, 1, 2, 3, 4, 5, 6], column="none")[0].num == 7
-    joined, _ = find_clusters(rows, [0, 1, 2, 3, 0, 4, 5, 6], column="source")  # one prompt in both sources
-    assert joined.num == 1
-    same, words = find_clusters([{"source": "x"}] * 3, [0, 1, 2], column=None)
-    assert (same.num, words.startswith("prompts; all are of one source")) == (3, True)
+    found = find_clusters(rows, list(range(8)), column=None)
+    assert (found.clusters.num, found.words) == (2, "clusters of prompts with the same source (2)")
+    assert find_clusters(rows, list(range(8)), column="template").clusters.num == 4
+    assert find_clusters(rows, [0, 0, 1, 2, 3, 4, 5, 6], column="none").clusters.num == 7
+    joined = find_clusters(rows, [0, 1, 2, 3, 0, 4, 5, 6], column="source")  # one prompt in both sources
+    assert joined.clusters.num == 1
+    same = find_clusters([{"source": "x"}] * 3, [0, 1, 2], column=None)
+    assert (same.clusters.num, same.words.startswith("prompts; all are of one source"), same.alone) == (3, True, None)
+
+
+def test_too_few_sources_are_strata_of_a_verdict_that_speaks_for_them_alone() -> None:
+    rows = [{"source": f"s{n // 40}"} for n in range(120)]
+    found = find_clusters(rows, list(range(120)), column=None)
+    assert found.alone is not None and found.alone.strata is not None
+    assert (found.alone.clusters.num, found.alone.strata.num) == (120, 3)
+    assert found.alone.words == "prompts within 3 groups of the same source; the verdict speaks for these alone"
+    by_hand = find_clusters(rows, list(range(120)), column="none")
+    assert (by_hand.words, by_hand.strata is not None) == (found.alone.words, True)
+    many = [{"source": f"s{n // 4}"} for n in range(120)]
+    assert find_clusters(many, list(range(120)), column=None).alone is None
+    assert find_clusters(many, list(range(120)), column="none").words == "prompts"
+
+
+def test_text_health_resamples_the_clusters_that_the_win_rate_does() -> None:
+    fine = [f"Word {n} of a plain answer number {n}." for n in range(60)]
+    empty = ["" if n // 10 in (0, 2) else text for n, text in enumerate(fine)]
+    ours, theirs = answers(empty), answers(fine)
+    clusters = Clusters.of([n // 10 for n in range(60)])
+    alone = {one.name: one for one in measure(ours, theirs, seed=0)}["empty, %"]
+    together = {one.name: one for one in measure(ours, theirs, seed=0, clusters=clusters)}["empty, %"]
+    assert (alone.is_flagged, together.is_flagged, alone.difference) == (True, False, together.difference)

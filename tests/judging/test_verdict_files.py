@@ -18,7 +18,7 @@ from alignkit.cli.main import main
 from alignkit.judging import verdict_files
 from alignkit.storage import write_numbered
 
-ROWS = [{"id": f"r{n}", "prompt": f"Say {n}.", "chosen": f"{n}", "rejected": f"no {n}"} for n in range(12)]
+ROWS = [{"id": f"r{n}", "prompt": f"Say {n}.", "chosen": f"{n}", "rejected": f"no {n}"} for n in range(24)]
 
 
 def verdict(seed: int, **changes: Any) -> Any:
@@ -143,6 +143,8 @@ def judged(models: Path, capsys: pytest.CaptureFixture[str], *more: str, model: 
         "--max-new-tokens",
         "2",
         "--json",
+        "--difference",
+        "45",
     ]
     assert main([*command, *more]) == 0
     found: dict[str, Any] = json.loads(capsys.readouterr().out)

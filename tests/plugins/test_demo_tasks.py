@@ -49,8 +49,8 @@ def test_number_of_rows_and_families() -> None:
 
 
 def test_a_third_of_the_families_and_of_each_sort_appear_in_test_alone() -> None:
-    trained = {row["family"] for row in part("train")}
-    tested = {row["family"]: row["unseen"] for row in part("test")}
+    trained = {row["template"] for row in part("train")}
+    tested = {row["template"]: row["unseen"] for row in part("test")}
     unseen = [family for family in FAMILIES if family.name not in trained]
     assert tested.keys() == {family.name for family in FAMILIES}
     assert {name for name, is_unseen in tested.items() if is_unseen} == {family.name for family in unseen}
@@ -69,7 +69,7 @@ def test_no_prompt_is_there_twice_in_all_parts() -> None:
 
 
 def test_every_prefix_of_test_has_the_unseen_families_in_equal_numbers() -> None:
-    counts = Counter(row["family"] for row in [row for row in part("test") if row["unseen"]][:200])
+    counts = Counter(row["template"] for row in [row for row in part("test") if row["unseen"]][:200])
     assert set(counts.values()) == {20}
 
 
@@ -82,7 +82,7 @@ def test_answers_are_short_and_open_ones_longer() -> None:
 
 def test_every_family_is_worded_in_many_ways() -> None:
     for family in FAMILIES:
-        rows = [row for row in part("test") if row["family"] == family.name]
+        rows = [row for row in part("test") if row["template"] == family.name]
         starts = {tuple(prompt_of(row).split()[:2]) for row in rows}
         assert len(starts) >= 3, (family.name, starts)
 
@@ -106,7 +106,7 @@ def test_no_single_answer_is_good_everywhere(filler: str) -> None:
 
 
 def test_each_sentence_too_many_lowers_the_score_of_an_open_answer() -> None:
-    row = next(row for row in part("test") if row["family"] == "why")
+    row = next(row for row in part("test") if row["template"] == "why")
     texts = [" ".join([row["reference"], *["This is one more thing to say here."] * extra]) for extra in range(5)]
     scores = [score_rules(row["rules"], text, row_id="") for text in texts]
     assert scores == sorted(set(scores), reverse=True)

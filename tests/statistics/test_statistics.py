@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import norm
+from scipy.stats import norm, t
 
 from alignkit.config.settings import JudgeSection
 from alignkit.judging import planner
 from alignkit.judging.scores import values
 from alignkit.scoring.judge import Missing, Scored
-from alignkit.statistics import resampling
+from alignkit.statistics import intervals, resampling
 from alignkit.statistics.intervals import mean_interval
 from alignkit.statistics.resampling import Clusters
 from alignkit.statistics.win_rate import outcomes, win_rate
@@ -208,6 +208,79 @@ def test_all_wins_in_few_clusters_are_worth_few_outcomes() -> None:
     assert one.method.startswith("none: ")
 
 
+def test_few_clusters_are_judged_by_student_s_t_of_their_means() -> None:
+    means_G = np.array([0.4, 0.5, 0.6, 0.6, 0.7, 0.8])
+    x_P = np.concatenate([np.repeat([1.0, 0.0], [round(50 * m), round(50 * (1 - m))]) for m in means_G])
+    result = win_rate(x_P, seed=0, level=0.96, clusters=Clusters.of(np.repeat(np.arange(6), 50).tolist()))
+    half = 100 * means_G.std(ddof=1) / math.sqrt(6) * t.ppf(1 - 0.8 * 0.02, 5)
+    assert (result.rate, result.num_effective) == (pytest.approx(60.0), pytest.approx(6.0))
+    assert (result.low, result.high) == (pytest.approx(60 - half), pytest.approx(60 + half))
+    assert result.method == "Student's t over 6 clusters of prompts"
+
+
+def test_clusters_that_chance_made_alike_are_no_better_evidence_than_independent_prompts() -> None:
+    alike = np.tile(np.repeat([1.0, 0.0], [6, 4]), 10)  # every cluster 60 %
+    result = win_rate(alike, seed=0, clusters=Clusters.of(np.repeat(np.arange(10), 10).tolist()))
+    low, high = intervals.score_interval(60, 40, 100, 0.95)
+    assert (result.low, result.high) == (pytest.approx(100 * low), pytest.approx(100 * high))
+
+
+@pytest.mark.parametrize("sizes", [(100, 100, 100), (200, 30, 30, 30, 30), (100, 100, 100, 99)])
+def test_under_five_effective_clusters_nothing_is_said_of_others(sizes: tuple[int, ...]) -> None:
+    names = [name for name, size in enumerate(sizes) for _ in range(size)]
+    x_P = np.concatenate([np.repeat([1.0, 0.0], [size - size // 3, size // 3]) for size in sizes])
+    result = win_rate(x_P, seed=0, clusters=Clusters.of(names))
+    assert (result.low, result.high, result.has_interval) == (0.0, 100.0, False)
+    assert f"only {len(sizes)} clusters of prompts" in result.method
+    here = win_rate(x_P, seed=0, strata=Clusters.of(names))
+    assert here.rate == result.rate and 55 < here.low < here.high < 80
+
+
+def test_within_strata_the_spread_between_them_is_no_uncertainty() -> None:
+    # 100 prompts of a source always won, 100 of one that is won half the time: only the second is uncertain
+    x_P, strata = np.concatenate([np.ones(100), np.repeat([1.0, 0.0], 50)]), np.repeat([0, 1], 100)
+    here = win_rate(x_P, seed=0, strata=Clusters.of(strata.tolist()))
+    whole = win_rate(x_P, seed=0)
+    error = math.sqrt(0.25 * 100 / 99 / 100) / 2  # of the mean, by the second stratum alone, a half of all
+    assert (here.high - here.low) / 2 == pytest.approx(100 * error * t.ppf(0.975, 99), rel=0.02)
+    assert here.high - here.low < 0.85 * (whole.high - whole.low)
+
+
+def test_strata_of_a_single_prompt_are_taken_together() -> None:
+    x_P = np.tile([1.0, 0.0, 1.0, 0.5], 10)
+    single, one = win_rate(x_P, seed=0, strata=Clusters.single(40)), win_rate(x_P, seed=0, strata=Clusters.of([0] * 40))
+    assert (single.low, single.high) == (one.low, one.high)
+    lonely = win_rate(x_P, seed=0, strata=Clusters.of([0] * 39 + [1]))
+    assert (lonely.low, lonely.high) == (one.low, one.high)
+
+
+def test_a_mean_over_clusters_has_the_interval_of_their_means() -> None:
+    rng = np.random.default_rng(5)
+    x_P = np.repeat(rng.normal(0, 1, 40), 5)  # nothing varies within
+    apart = mean_interval(x_P, seed=0)
+    together = mean_interval(x_P, seed=0, clusters=Clusters.of(np.repeat(np.arange(40), 5).tolist()))
+    assert apart.low is not None and apart.high is not None and together.low is not None and together.high is not None
+    assert together.high - together.low == pytest.approx(math.sqrt(5) * (apart.high - apart.low), rel=0.1)
+    few = mean_interval(x_P[:30], seed=0, clusters=Clusters.of(np.repeat(np.arange(6), 5).tolist()))
+    half = x_P[:30:5].std(ddof=1) / math.sqrt(6) * t.ppf(1 - 0.8 * 0.025, 5)
+    assert few.low is not None and few.high is not None and (few.high - few.low) / 2 == pytest.approx(half)
+    none = mean_interval(x_P[:15], seed=0, clusters=Clusters.of(np.repeat(np.arange(3), 5).tolist()))
+    assert (none.low, none.method) == (None, "none: only 3 clusters of prompts: at least 5 are needed")
+
+
+@pytest.mark.parametrize(("num_clusters", "correlation"), [(5, 0.0), (5, 0.3), (8, 0.1), (12, 0.3)])
+def test_equal_models_are_seldom_called_different_over_few_clusters(num_clusters: int, correlation: float) -> None:
+    rng, alarms = np.random.default_rng(num_clusters), 0
+    clusters = Clusters.of(np.repeat(np.arange(num_clusters), 20).tolist())
+    for _ in range(600):
+        effect_P = np.repeat(rng.standard_normal(num_clusters), 20)
+        latent_P = math.sqrt(1 - correlation) * rng.standard_normal(20 * num_clusters)
+        x_P = (latent_P + math.sqrt(correlation) * effect_P > 0).astype(float)
+        result = win_rate(x_P, seed=0, level=0.96, clusters=clusters)
+        alarms += result.low > 50 or result.high < 50
+    assert alarms / 600 < 0.06
+
+
 def test_drawing_kinds_of_clusters_is_drawing_clusters(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(3)
     x_P, clusters = made(90, 60, 50), Clusters.of(rng.integers(0, 60, 200).tolist())
@@ -244,11 +317,11 @@ def test_the_planner_and_its_inverse_agree(num_prompts: int, ties: float) -> Non
 
 
 def test_the_planner_knows_the_textbook_number_and_asks_more_of_clusters() -> None:
-    # (1.96 + 0.84)^2 (0.25 - 0.05^2) / 0.05^2 = 777; with 1.995 for the interval's caution 797, and what attainable
+    # (2.05 + 0.84)^2 (0.25 - 0.05^2) / 0.05^2 = 830; with 2.088 for the interval's caution 850, and what attainable
     # bounds and Student's t cost
-    assert 797 <= planner.prompts_for(5.0) <= 797 + 25
-    assert planner.prompts_for(5.0, cluster_size=11, icc=0.1) > 2 * 797
-    assert planner.prompts_for(5.0, ties=0.6) < 0.42 * 797
+    assert 850 <= planner.prompts_for(5.0) <= 850 + 25
+    assert planner.prompts_for(5.0, cluster_size=11, icc=0.1) > 2 * 850
+    assert planner.prompts_for(5.0, ties=0.6) < 0.42 * 850
     assert planner.detectable(3) is None
     said = JudgeSection.model_fields["num_prompts"].description  # a number, so that the help needs no scipy
     assert said is not None and f"({planner.prompts_for(planner.DIFFERENCE)})" in said
