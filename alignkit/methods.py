@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
-from alignkit.options import IN_HELP, NO_FLAG, Options
-from alignkit.units import Unit
+from alignkit.options import IN_HELP, IN_HELP_ALL, NO_FLAG, Options
+from alignkit.units import Pairs, Ties, Unit
 
 if TYPE_CHECKING:
     import numpy as np
@@ -97,6 +97,34 @@ class MethodConfig(Options):
     def term_ratios(self) -> Mapping[str, str]:
         """By further term of the loss, the option that limits its gradient's norm to so many times the first term's."""
         return {}
+
+    def unit(self, trains_on: Unit) -> Unit:
+        """Return the method's unit, with what these options say of it."""
+        return trains_on
+
+
+class PairsConfig(MethodConfig):
+    """What methods that train on pairs have beside: which of the rows' pairs are preferences."""
+
+    ties: Ties = Field(
+        "drop",
+        description="pairs with equal scores: drop leaves them out, keep trains on the file's order, half is half a "
+        "preference each way",
+        json_schema_extra=IN_HELP_ALL,
+    )
+    min_margin: float = Field(
+        0.0,
+        ge=0,
+        description="leave out pairs whose scores differ by less, in the data set's own scores; ties are --ties' "
+        "matter, and pairs without scores are kept and counted",
+        json_schema_extra=IN_HELP_ALL,
+    )
+
+    def unit(self, trains_on: Unit) -> Unit:
+        """Return pairs as these options choose them; another unit as it is."""
+        if not isinstance(trains_on, Pairs):
+            return trains_on
+        return replace(trains_on, ties=self.ties, min_margin=self.min_margin)
 
 
 class SampledConfig(MethodConfig):
@@ -182,7 +210,8 @@ class Batch:
             ask for them (`SampledConfig.reads_old_logprobs`).
         value_N: float32 [N], the scalar head's value at each completion's last token, where the method needs it.
         advantage_N: float32 [N], from `Method.advantages`, for samples with rewards.
-        label_N: float32 [N], each completion's label where the unit has labels: 1 good, 0 bad for `Labelled`.
+        label_N: float32 [N], each completion's label where the unit has labels: 1 good, 0 bad for `Labelled`; for
+            `Pairs`, where an option asks for it, how much better the chosen one is and 0, both 0 for a tie.
         samples: completions drawn for this batch's prompts by a method that trains on rows, or None.
         denominators: counts of the whole optimizer step over all micro-batches and ranks, by name of `Over`.
         lengths: `num_tokens_N` as the host knows it; read from the device where it is not given.
@@ -214,6 +243,11 @@ class Batch:
     def logprob_N(self) -> Tensor:
         """Sum of `logprob_T` over each completion, float32 [N]."""
         return self.collect(self.logprob_T)
+
+    @property
+    def is_tie_P(self) -> Tensor | None:
+        """Whether the labels of a pair's two completions are equal, bool [P]; None where the unit has no labels."""
+        return None if self.label_N is None else self.label_N[::2] == self.label_N[1::2]
 
     @property
     def reference_N(self) -> Tensor:
@@ -335,6 +369,24 @@ def paper_numbers(config: type[MethodConfig]) -> dict[str, object]:
     """Return every default whose description says that it is the paper's: the preset "paper" of a method."""
     fields = config.model_fields.items()
     return {name: f.default for name, f in fields if "the paper's" in (f.description or "") and f.default is not None}
+
+
+def preference_loss(margin_P: Tensor, is_tie_P: Tensor | None = None) -> Tensor:
+    """Return the logistic loss of each pair's margin, float32 [P] -> [P].
+
+    -log sigma(m), the chosen answer's label being 1. A tie's is 0.5, half a preference each way:
+
+        -1/2 log sigma(m) - 1/2 log sigma(-m)        its gradient is sigma(m) - 1/2: both answers are drawn together
+
+    Args:
+        is_tie_P: bool [P], as `Batch.is_tie_P`; None: no pair is one.
+    """
+    import torch
+    from torch.nn.functional import logsigmoid
+
+    loss_P = -logsigmoid(margin_P)
+    # -log sigma(-m) = -log sigma(m) + m, so half of each is this much more.
+    return loss_P if is_tie_P is None else torch.where(is_tie_P, loss_P + margin_P / 2, loss_P)
 
 
 def leave_one_out_baseline(rewards_PG: np.ndarray) -> np.ndarray:

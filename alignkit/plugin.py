@@ -13,7 +13,16 @@ from typing import TYPE_CHECKING
 from alignkit.data.reading.dataset import Dataset
 from alignkit.errors import AlignkitError, InputError, RunStopped, UsageError, nearest
 from alignkit.judging.metric import Metric
-from alignkit.methods import Batch, Method, MethodConfig, SampledConfig, leave_one_out_baseline, paper_numbers
+from alignkit.methods import (
+    Batch,
+    Method,
+    MethodConfig,
+    PairsConfig,
+    SampledConfig,
+    leave_one_out_baseline,
+    paper_numbers,
+    preference_loss,
+)
 from alignkit.options import IN_HELP, IN_HELP_ALL, NO_FLAG
 from alignkit.presets import Line, Machine, Preset, Setup, cpu_lines
 from alignkit.pretrained import embedded
@@ -150,6 +159,7 @@ __all__ = [
     "ModelSource",
     "NotAnswered",
     "Pairs",
+    "PairsConfig",
     "Policy",
     "Preset",
     "Progress",
@@ -197,6 +207,7 @@ __all__ = [
     "pack",
     "paper_numbers",
     "pick_device",
+    "preference_loss",
     "print_table",
     "put_file_in_place",
     "read_curves",

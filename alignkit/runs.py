@@ -90,6 +90,9 @@ class Part(_Record):
 
     ids: list[str]
     lengths: list[Lengths] = Field(default_factory=list)
+    used: int = 0
+    left_out: dict[str, str] = Field(default_factory=dict)
+    skipped: dict[str, str] = Field(default_factory=dict)
 
 
 class Parts(_Record):

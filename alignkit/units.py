@@ -7,10 +7,15 @@ memory and runs steps asks it, and compares no names. Nothing heavy is imported 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, ClassVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 if TYPE_CHECKING:
     from alignkit.data.reading.rows import Messages, Row
+
+TIE = "tie: equal scores"
+SMALL_MARGIN = "small margin: scores differ by less than --min-margin"
+Ties = Literal["drop", "keep", "half"]
 
 
 class Unit(ABC):
@@ -24,6 +29,8 @@ class Unit(ABC):
     """The completions of a row are compared: ties teach nothing, and rows whose scores say the opposite are counted."""
     may_score_all_turns: ClassVar[bool] = False
     """A conversation may be trained on as one text, every turn of the assistant scored (--train-on)."""
+    left_out: ClassVar[frozenset[str]] = frozenset()
+    """Reasons of `unusable_reason` that are no fault of a row: such rows are counted apart from the skipped ones."""
 
     @abstractmethod
     def answers(self, row: Row) -> tuple[Messages, ...]:
@@ -36,6 +43,10 @@ class Unit(ABC):
     def labels(self, row: Row) -> tuple[float, ...]:
         """Return a number for each completion of a row, for `Batch.label_N`; () where the unit has none."""
         return ()
+
+    def lacks_scores(self, row: Row) -> bool:
+        """Whether a row is trained on although it has no scores that an option of the unit reads: these are counted."""
+        return False
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}()"
@@ -54,18 +65,63 @@ class Chosen(Unit):
         return row.missing_answer() if row.chosen is None else _fault(row.chosen, "chosen")
 
 
+@dataclass(frozen=True)
 class Pairs(Unit):
-    """Two completions per row: the chosen answer and the rejected one."""
+    """Two completions per row: the chosen answer and the rejected one.
+
+    Args:
+        ties: a pair whose row calls its answers equally good is left out (drop), trained in the file's order (keep), or
+            half a preference each way (half).
+        min_margin: pairs whose scores differ by less are left out; ties are a matter of `ties`, and pairs without
+            scores are kept.
+        reads_margins: the loss reads how much better the chosen answer is: by the row's `margin`, else its scores.
+
+    `Batch.label_N` is (margin, 0) of chosen and rejected where margins are read, else (1, 0) where ties are halved, and
+    (0, 0) for a tie: equal labels. It is None where neither is asked for.
+    """
+
+    ties: Ties = "drop"
+    min_margin: float = 0.0
+    reads_margins: bool = False
 
     completions = ("chosen", "rejected")
     compares = True
+    left_out = frozenset({TIE, SMALL_MARGIN})
 
     def answers(self, row: Row) -> tuple[Messages, ...]:
         return _present(row.chosen), _present(row.rejected)
 
+    def labels(self, row: Row) -> tuple[float, ...]:
+        if row.is_tie:
+            return (0.0, 0.0) if self.reads_margins or self.ties == "half" else ()
+        if self.reads_margins:
+            return (row.difference if row.margin is None else row.margin) or 0.0, 0.0
+        return (1.0, 0.0) if self.ties == "half" else ()
+
+    def lacks_scores(self, row: Row) -> bool:
+        return self.min_margin > 0 and row.difference is None and not row.is_tie
+
     def unusable_reason(self, row: Row) -> str | None:
         if row.not_a_pair is not None:
             return row.not_a_pair
+        if row.is_tie and self.ties == "drop":
+            return TIE
+        return self._fault(row) or (None if row.is_tie else self._margin_reason(row))
+
+    def _margin_reason(self, row: Row) -> str | None:
+        """Say why a pair's scores or its `margin` keep it out."""
+        if row.difference is not None and abs(row.difference) < self.min_margin:
+            return SMALL_MARGIN
+        if self.reads_margins:
+            return "neither scores nor a margin, which --margin reads" if row.difference is None else None
+        is_read = not row.margin or (self.min_margin > 0 and row.scores is None)
+        return (
+            None
+            if is_read
+            else "its 'margin' is not read: give reward --margin 1, or leave it unread by --ignore-fields margin"
+        )
+
+    def _fault(self, row: Row) -> str | None:
         fault = Chosen().unusable_reason(row)
         if fault is not None or row.chosen is None:
             return fault

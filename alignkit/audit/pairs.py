@@ -12,7 +12,6 @@ import numpy as np
 
 from alignkit.data.looking.overlap import prompt_text
 from alignkit.data.reading.rows import Messages, Row
-from alignkit.data.reading.scores import TIE, scores_of
 from alignkit.statistics.resampling import Clusters
 
 _SOURCE = ("source", "dataset")  # columns in which sets say where a row comes from, the first that is there
@@ -77,8 +76,8 @@ def read_pairs(rows: Iterable[Row]) -> PairSet:
         asked.append(hash(tuple((message["role"], message["content"]) for message in row.prompt)))
         chosen.append(_text(row.chosen))
         rejected.append(_text(row.rejected))
-        scores.append(scores_of(row.fields, row.where) or (np.nan, np.nan))
-        ties.append(row.not_a_pair == TIE)
+        scores.append(row.scores or (np.nan, np.nan))
+        ties.append(row.is_tie)
         labels.append(-1 if row.label is None else int(row.label))
     is_pair = [bool(a and b and a.strip() and b.strip() and a != b) for a, b in zip(chosen, rejected, strict=True)]
     return PairSet(

@@ -96,18 +96,32 @@ def prepare(
 def _show_account(account: Mapping[str, Any]) -> None:
     from alignkit.cli.terminal import print_table
 
-    titles = ("rows", "used", "tokens", "cut", "dropped", "ties", "skipped", "tokenized otherwise", "from the cache")
+    titles = (
+        "rows",
+        "used",
+        "tokens",
+        "cut",
+        "dropped",
+        "left out",
+        "skipped",
+        "tokenized otherwise",
+        "from the cache",
+    )
     rows = []
     for name in ("training", "validation"):
         part = account[name]
-        numbers = [part["used"], part["tokens"], part["cut"], part["dropped"], part["ties"]]
-        numbers.append(len(part["skipped"]) - part["ties"])
+        numbers = [part["used"], part["tokens"], part["cut"], part["dropped"]]
+        numbers += [len(part["left_out"]), len(part["skipped"])]
         cells = [f"{n:,}" for n in (*numbers, part["tokenized_otherwise"])]
         rows.append(([name, *cells, "yes" if part["from_cache"] else "no"], ""))
     print_table(titles, rows, right=titles[1:])
     for name in ("training", "validation"):
-        for reason, count in Counter(account[name]["skipped"].values()).most_common():
-            print(on_one_line(f"{name}: {count:,} left out: {reason}"))
+        for key, what in (("left_out", "left out"), ("skipped", "skipped")):
+            for reason, count in Counter(account[name][key].values()).most_common():
+                print(on_one_line(f"{name}: {count:,} {what}: {reason}"))
+        for key, what in (("reversed", "have scores that prefer the rejected answer"), ("unscored", "have no scores")):
+            if count := account[name][key]:
+                print(f"{name}: {count:,} of the pairs used {what}")
     for key, what in (("ends_with_user", "end with the user"), ("user_twice", "have two user turns in a row")):
         if count := sum(account[name][key] for name in ("training", "validation")):
             print(f"conversations that {what}, of which the answers are trained on: {count:,}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 from alignkit.data.looking.lengths import DIFFERENCE, LIMITS, ROW
 from alignkit.reports.page import Column, Section, write_report
 from alignkit.reports.plots import Curve, read_curves, read_metrics
-from alignkit.runs import read_run
+from alignkit.runs import Part, read_run
 
 LENGTHS = (
     Column("column", "column"),
@@ -39,7 +40,9 @@ def write_training_report(run: Path, *, method: str, settings: Mapping[str, Any]
     drawn = read_curves(run / "metrics.jsonl", group=method, metrics=curves or None)
     rows = [{"option": key, "value": str(value)} for key, value in settings.items() if value is not None]
     sections = [Section("Settings", table=(Column("option", "option"), Column("value", "value")), rows=rows)]
-    columns = [lengths.model_dump() for lengths in read_run(run).rows.training.lengths]
+    parts = read_run(run).rows
+    sections.insert(0, _rows({"training": parts.training, "validation": parts.validation}))
+    columns = [lengths.model_dump() for lengths in parts.training.lengths]
     if columns:
         drawn = [*drawn, _length_chart(columns)]
         sections.insert(0, _lengths(columns))
@@ -63,6 +66,17 @@ def _held_out(metrics: Path) -> list[dict[str, Any]]:
         | {end: last.get(f"{name}_{end}") for end in ("low", "high")}
         for name in names
     ]
+
+
+def _rows(parts: Mapping[str, Part]) -> Section:
+    """What became of the rows: trained on, left out on purpose and skipped, by reason."""
+    found = {name: Counter({"used": part.used}) for name, part in parts.items()}
+    for name, part in parts.items():
+        found[name].update(f"left out on purpose: {reason}" for reason in part.left_out.values())
+        found[name].update(f"skipped: {reason}" for reason in part.skipped.values())
+    reasons = dict.fromkeys(reason for counts in found.values() for reason in counts)
+    rows = [{"what": what} | {name: counts[what] for name, counts in found.items()} for what in reasons]
+    return Section("Rows", table=(Column("what", "rows"), *(Column(name, name, digits=0) for name in parts)), rows=rows)
 
 
 def _lengths(columns: Sequence[Mapping[str, Any]]) -> Section:

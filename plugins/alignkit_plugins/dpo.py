@@ -14,7 +14,17 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
-from alignkit.plugin import Batch, Method, MethodConfig, Pairs, Unit, hookimpl, paper_numbers
+from alignkit.plugin import (
+    Batch,
+    Method,
+    MethodConfig,
+    Pairs,
+    PairsConfig,
+    Unit,
+    hookimpl,
+    paper_numbers,
+    preference_loss,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -22,7 +32,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-class DPOConfig(MethodConfig):
+class DPOConfig(PairsConfig):
     """The paper's numbers."""
 
     learning_rate: float = Field(5e-6, gt=0, le=1, description="peak learning rate (the paper's)")
@@ -51,21 +61,20 @@ class DPO(Method):
     curves: ClassVar[tuple[str, ...]] = ("loss", "validation/loss", "validation/kl", "margin", "accuracy")
 
     def loss(self, batch: Batch, config: DPOConfig) -> Tensor:
-        from torch.nn.functional import logsigmoid
-
         chosen, rejected = batch.pairs()
         chosen_reward_P = config.beta * (chosen.logprob_N - chosen.reference_N)
         rejected_reward_P = config.beta * (rejected.logprob_N - rejected.reference_N)
         margin_P = chosen_reward_P - rejected_reward_P
+        is_tie_P = batch.is_tie_P if config.ties == "half" else None
+        is_ordered_P = None if is_tie_P is None else ~is_tie_P
+        batch.log(is_ordered_P, margin=margin_P, accuracy=(margin_P.sign() + 1) / 2)  # a margin of 0 counts half
         batch.log(
-            margin=margin_P,
-            accuracy=(margin_P.sign() + 1) / 2,  # a tie counts half
             chosen_reward=chosen_reward_P,
             rejected_reward=rejected_reward_P,
             chosen_logprob=chosen.logprob_N / chosen.num_tokens_N,
             rejected_logprob=rejected.logprob_N / rejected.num_tokens_N,
         )
-        return batch.mean(-logsigmoid(margin_P), over="pairs")
+        return batch.mean(preference_loss(margin_P, is_tie_P), over="pairs")
 
 
 @hookimpl

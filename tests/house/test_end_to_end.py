@@ -100,7 +100,7 @@ def run(command: str, capsys: pytest.CaptureFixture[str]) -> str:
 def assert_trained(run: alignkit.Run, size: Size) -> None:
     """Every row is accounted for, every check passed, every step has its numbers, the export is what was trained."""
     info, metrics = run.info, run.metrics
-    counts = {name: p["used"] + p["dropped"] + len(p["skipped"]) for name, p in info["rows"].items()}
+    counts = {name: p["used"] + p["dropped"] + len(p["skipped"] | p["left_out"]) for name, p in info["rows"].items()}
     if info["method"] == "grpo":
         assert counts["training"] == NUM_GRPO_PROMPTS
     else:

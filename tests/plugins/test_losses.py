@@ -58,6 +58,52 @@ def test_reward_is_the_bradley_terry_log_likelihood() -> None:
     assert Reward().loss(pairs, RewardConfig()).item() == pytest.approx(expected, rel=1e-6)
 
 
+def log_sigma(x: float) -> float:
+    return -math.log1p(math.exp(-x))
+
+
+def test_half_a_tie_is_half_a_preference_each_way_for_dpo() -> None:
+    reference_T = torch.tensor([-1.0, -2.0, -1.0, -2.0])
+    labels = torch.tensor([1.0, 0.0, 0.0, 0.0])  # the second pair is a tie
+    pairs = batch([[-0.5], [-3.0], [-0.5], [-3.0]], reference_T=reference_T, label_N=labels)
+    margin = 0.5 * (0.5 - -1.0)
+    expected = -(log_sigma(margin) + 0.5 * log_sigma(margin) + 0.5 * log_sigma(-margin)) / 2
+    loss = DPO().loss(pairs, DPOConfig(beta=0.5, ties="half"))
+    assert loss.item() == pytest.approx(expected, rel=1e-6)
+    loss.backward()
+    sigma = 1 / (1 + math.exp(-margin))
+    assert pairs.logprob_T.grad.tolist() == pytest.approx(
+        [0.5 * (sigma - 1) / 2, -0.5 * (sigma - 1) / 2, 0.5 * (sigma - 0.5) / 2, -0.5 * (sigma - 0.5) / 2], rel=1e-5
+    )
+    assert pairs.logprob_T.grad[0] < 0 < pairs.logprob_T.grad[2]  # a preference goes on, a tie is drawn together
+    margins, counts = pairs.logged["margin"][0]
+    assert counts.tolist() == [1.0, 0.0] and margins.tolist() == [pytest.approx(margin), 0.0]
+    kept = DPO().loss(pairs, DPOConfig(beta=0.5, ties="keep"))
+    assert kept.item() == pytest.approx(-log_sigma(margin), rel=1e-6)
+
+
+def test_a_reward_of_a_tie_is_lowest_where_both_answers_have_the_same() -> None:
+    for gap in (-2.0, 0.0, 2.0):
+        value_N = torch.tensor([gap, 0.0], requires_grad=True)
+        pairs = batch([[0.0], [0.0]], value_N=value_N, label_N=torch.zeros(2))
+        loss = Reward().loss(pairs, RewardConfig(ties="half"))
+        assert loss.item() == pytest.approx(-0.5 * log_sigma(gap) - 0.5 * log_sigma(-gap), rel=1e-6)
+        loss.backward()
+        assert torch.sign(value_N.grad).tolist() == [np.sign(gap), -np.sign(gap)]
+
+
+def test_a_margin_is_taken_off_the_rewards_difference_and_never_added() -> None:
+    value_N = torch.tensor([2.0, 0.5, 1.0, -1.0, 0.25, 0.0], requires_grad=True)
+    labels = torch.tensor([3.0, 0.0, -1.0, 0.0, 0.0, 0.0])  # by its scores the second pair is the other way round
+    pairs = batch([[0.0]] * 6, value_N=value_N, label_N=labels)
+    loss = Reward().loss(pairs, RewardConfig(margin=0.5))
+    assert loss.item() == pytest.approx(-(log_sigma(1.5 - 1.5) + log_sigma(2.0) + log_sigma(0.25)) / 3, rel=1e-6)
+    halved = Reward().loss(pairs, RewardConfig(margin=0.5, ties="half"))
+    tie = 0.5 * log_sigma(0.25) + 0.5 * log_sigma(-0.25)
+    assert halved.item() == pytest.approx(-(log_sigma(0.0) + log_sigma(2.0) + tie) / 3, rel=1e-6)
+    assert pairs.logged["margin"][0].tolist() == [1.5, 2.0, 0.25]  # of the rewards themselves
+
+
 def test_ties_count_half_in_accuracies() -> None:
     same = torch.tensor([-1.0, -1.0, -2.0, -1.0])
     pairs = batch([[-1.0], [-1.0], [-1.0], [-2.0]], reference_T=same)  # margins 0 and above

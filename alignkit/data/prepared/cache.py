@@ -199,7 +199,7 @@ def _join(parts: list[Stored], folder: Path, columns: Mapping[str, str], *, name
     writer = store.Writer(folder, columns=columns)
     try:
         for part in parts:
-            account = Prepared([], [], part.skipped, lengths=part.lengths, **store.counts_of(part))
+            account = Prepared([], [], part.skipped, part.left_out, lengths=part.lengths, **store.counts_of(part))
             writer.add(account, [])
         for start in range(0, len(order), CHUNK_ROWS):
             these = [(parts[owner[n]], int(inside[n])) for n in order[start : start + CHUNK_ROWS]]

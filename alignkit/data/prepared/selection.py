@@ -21,7 +21,7 @@ from alignkit.data.reading.read import Source, is_data
 from alignkit.data.reading.rows import Row
 from alignkit.data.reading.same_data import data_hashes
 from alignkit.data.reading.split import derived_seed, held_rows
-from alignkit.errors import UsageError
+from alignkit.errors import InputError, UsageError
 from alignkit.storage import cache_folder
 
 Part = Literal["training", "validation"]
@@ -50,7 +50,7 @@ class Selection:
         """Prepare one part with the options of `tokens.prepare`.
 
         Raises:
-            InputError: as `tokens.prepare` and `Source.rows`.
+            InputError: as `tokens.prepare` and `Source.rows`, or no pair has scores that an option reads.
             UsageError: the split leaves no training rows.
         """
         prints = self._fingerprints()
@@ -66,7 +66,13 @@ class Selection:
             notes=lambda: {**self._notes(), "files": prints},
             unchanged=lambda: self._fingerprints() == prints,
         )
-        return prepare_cached(preparation, cache_folder() / "prepared", shard=shard)
+        stored = prepare_cached(preparation, cache_folder() / "prepared", shard=shard)
+        if part == "training" and shard is None and stored.num_unscored == len(stored.trees):
+            raise InputError(
+                f"none of the {len(stored.trees)} pairs has scores, which --min-margin reads: name their columns by "
+                "--columns score_chosen=NAME and score_rejected=NAME, or leave --min-margin out"
+            )
+        return stored
 
     def _fingerprints(self) -> dict[str, str]:
         section = self.section

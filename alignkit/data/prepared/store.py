@@ -102,6 +102,7 @@ class Writer:
         self._digests = {name: hashlib.sha256() for name in (*_IDENTITY, *_CONTENT)}
         self._ends = {"rows": 0, "names": 0}
         self._skipped: dict[str, str] = {}
+        self._left_out: dict[str, str] = {}
         self._counts = dict.fromkeys(_COUNTS, 0)
 
     def add(self, part: Prepared, numbers: Sequence[int]) -> None:
@@ -125,6 +126,7 @@ class Writer:
         for name, column in part.lengths.items():
             self._write(_LENGTHS + name, np.ascontiguousarray(column, np.int64))
         self._skipped |= part.skipped
+        self._left_out |= part.left_out
         for name, count in counts_of(part).items():
             self._counts[name] += count
 
@@ -138,6 +140,7 @@ class Writer:
             "fingerprint": self._digest([*_IDENTITY, *(["labels"] if "labels" in self._digests else [])]),
             "content": self._digest(_CONTENT),
             "skipped": self._skipped,
+            "left_out": self._left_out,
             "notes": dict(notes),
             "counts": self._counts,
             "files": {
@@ -202,6 +205,7 @@ def load(folder: Path, *, name: str = "") -> Stored:
             trees,
             trees.rows,
             manifest["skipped"],
+            manifest["left_out"],
             **manifest["counts"],
             lengths={n.removeprefix(_LENGTHS): a for n, a in arrays.items() if n.startswith(_LENGTHS) and len(a)},
             fingerprint=manifest["fingerprint"],

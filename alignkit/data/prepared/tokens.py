@@ -17,11 +17,11 @@ import numpy as np
 from alignkit.data.chat.chat import Chat
 from alignkit.data.prepared.tokenized_rows import TokenizedRows, tokenize_rows
 from alignkit.data.reading.messages import tools_of, with_tools, without_tools
-from alignkit.data.reading.rows import TIE, Row, unusable_reason
+from alignkit.data.reading.rows import Row, unusable_reason
 from alignkit.data.trees.flat import FlatTrees, ranges
 from alignkit.data.trees.trees import Tree
 from alignkit.errors import InputError
-from alignkit.units import Unit
+from alignkit.units import TIE, Unit
 
 FREE_CUTS = 0.01  # more rows than this share are cut only by a named policy
 
@@ -33,24 +33,29 @@ class Prepared:
     `lengths` holds the token counts of the prompt and each completion of the unit before any cut, int64 arrays. `rows`
     holds rows as they were trained on: without old turns where those were cut. Of conversations whose turns are all
     scored, `num_ends_with_user` end with the user and `num_user_twice` have two turns of the user in a row. Of pairs,
-    `num_reversed` have scores that prefer the rejected answer.
+    `num_ties_kept` are ties, `num_reversed` have scores that prefer the rejected answer, and `num_unscored` lack scores
+    that an option reads. `skipped` and `left_out` give the reason of each row by its id; what is left out on purpose is
+    no fault of it.
     """
 
     trees: Sequence[Tree]
     rows: Sequence[Row]
     skipped: dict[str, str] = field(default_factory=dict)
+    left_out: dict[str, str] = field(default_factory=dict)
     num_cut: int = 0
     num_dropped: int = 0
     num_tokenized_otherwise: int = 0
     lengths: Mapping[str, np.ndarray] = field(default_factory=dict)
     num_ends_with_user: int = 0
     num_user_twice: int = 0
+    num_ties_kept: int = 0
     num_reversed: int = 0
+    num_unscored: int = 0
 
     @property
-    def ties(self) -> list[str]:
-        """Ids of the rows left out as ties; they are among the skipped, but not held against the data."""
-        return [row_id for row_id, reason in self.skipped.items() if reason == TIE]
+    def num_ties(self) -> int:
+        """Pairs whose answers are equally good, trained on or left out."""
+        return self.num_ties_kept + sum(reason == TIE for reason in self.left_out.values())
 
 
 def prepare(
@@ -83,13 +88,14 @@ def prepare(
         InputError: too many rows are unusable or too long, or the template allows no right mask.
     """
     skipped: dict[str, str] = {}
+    left_out: dict[str, str] = {}
     usable = []
     for row in rows:
         reason = None if keep_unusable else unusable_reason(row, unit, train_on)
         if reason is None:
             usable.append(row)
         else:
-            skipped[row.id] = reason
+            (left_out if reason in unit.left_out else skipped)[row.id] = reason
     options: dict[str, Any] = {"unit": unit, "train_on": train_on, "whole_answer": whole_answer}
     tokenized = tokenize_rows(usable, chat, **options)
     fitting = _Fitting(usable, tokenized, skipped, unit, max_length, truncation)
@@ -98,19 +104,20 @@ def prepare(
         fitting.cut_old_turns(chat, options)
     trees = fitting.trees()
     total = len(rows)
-    check_skipped(skipped, total, max_skipped)
+    check_skipped(skipped, total - len(left_out), max_skipped)
     if not trees and not is_part:
-        raise InputError(f"none of the {total} rows can be used: {summary(skipped) or 'all were dropped as too long'}")
+        raise InputError(none_left(total, skipped | left_out))
     return Prepared(
         trees,
         fitting.kept,
         skipped,
+        left_out,
         fitting.num_cut,
         fitting.num_dropped,
         int(tokenized.is_otherwise.sum()),
         _lengths(tokenized, unit),
         *_odd_turns(fitting.kept, unit),
-        sum(row.is_reversed for row in fitting.kept) if unit.compares else 0,
+        *_comparisons(fitting.kept, unit),
     )
 
 
@@ -241,6 +248,17 @@ def _odd_turns(rows: Sequence[Row], unit: Unit) -> tuple[int, int]:
     return sum(row.ends_with_user for row in talks), sum(row.has_user_twice for row in talks)
 
 
+def _comparisons(rows: Sequence[Row], unit: Unit) -> tuple[int, int, int]:
+    """Of pairs: the ties, those whose scores prefer the rejected answer, those without scores that an option reads."""
+    if not unit.compares:
+        return 0, 0, 0
+    return (
+        sum(row.is_tie for row in rows),
+        sum(row.is_reversed for row in rows),
+        sum(unit.lacks_scores(row) for row in rows),
+    )
+
+
 def check_account(prepared: Prepared, *, max_length: int, truncation: str | None, max_skipped: float) -> None:
     """Refuse an account that `tokens.prepare` would refuse.
 
@@ -248,7 +266,7 @@ def check_account(prepared: Prepared, *, max_length: int, truncation: str | None
         InputError: more rows are cut than may be without a named policy, more are skipped than `max_skipped`, or none
             can be used.
     """
-    total = len(prepared.trees) + len(prepared.skipped) + prepared.num_dropped
+    total = len(prepared.trees) + len(prepared.skipped) + prepared.num_dropped  # but what is left out on purpose
     cut = prepared.num_cut
     if cut and (truncation == "stop" or (truncation is None and cut > FREE_CUTS * total)):
         raise InputError(
@@ -256,19 +274,26 @@ def check_account(prepared: Prepared, *, max_length: int, truncation: str | None
             "tokens; name what is done with them: --truncation cut-completion or drop-row, or raise --max-length"
         )
     check_skipped(prepared.skipped, total, max_skipped)
-    if total and not prepared.trees:
-        why = summary(prepared.skipped) or "all were dropped as too long"
-        raise InputError(f"none of the {total} rows can be used: {why}")
+    read = total + len(prepared.left_out)
+    if read and not prepared.trees:
+        raise InputError(none_left(read, prepared.skipped | prepared.left_out))
+
+
+def none_left(total: int, reasons: Mapping[str, str]) -> str:
+    """Say that nothing is left to train on."""
+    return f"none of the {total} rows can be used: {summary(reasons) or 'all were dropped as too long'}"
 
 
 def check_skipped(skipped: Mapping[str, str], total: int, max_skipped: float) -> None:
-    """Refuse too many skipped rows; ties are no fault of the data, and count neither as skipped nor among the rows."""
-    faulty = {row_id: reason for row_id, reason in skipped.items() if reason != TIE}
-    total -= len(skipped) - len(faulty)
-    if len(faulty) > max_skipped * total:
+    """Refuse too many skipped rows.
+
+    Args:
+        total: rows without those left out on purpose.
+    """
+    if len(skipped) > max_skipped * total:
         raise InputError(
-            f"{len(faulty)} of {total} rows ({100 * len(faulty) / total:.1f} %) cannot be used, more than "
-            f"--max-skipped {max_skipped:g}: {summary(faulty)}; correct them, or raise --max-skipped"
+            f"{len(skipped)} of {total} rows ({100 * len(skipped) / total:.1f} %) cannot be used, more than "
+            f"--max-skipped {max_skipped:g}: {summary(skipped)}; correct them, or raise --max-skipped"
         )
 
 

@@ -132,6 +132,12 @@ SCORES = (
         READ,
         "both scores where they are a list of two, the chosen one's first, or `{chosen, rejected}`",
     ),
+    Field(
+        "margin",
+        READ,
+        "how much better the chosen answer is: for `reward --margin`, and where there are no scores for "
+        "`--min-margin`; else dpo and reward skip a pair whose margin is not 0",
+    ),
     Field("tie is_tie", READ, "true is a tie"),
     Field("status", READ, "`tie` is a tie"),
 )
@@ -153,7 +159,6 @@ FURTHER = (
         "corrected reflection", REFUSED, "it corrects 'output'", "map the right answer by --columns output=corrected"
     ),
     Field("loss_weight sample_weight weight", REFUSED, "weights of rows are not read", neutral=1),
-    Field("margin", REFUSED, "margins of pairs are not read", neutral=0),
     Field(
         "train training trainable", REFUSED, "whether a row is trained on is not read", neutral=True, false_means=True
     ),
@@ -267,7 +272,7 @@ def by_name(table: Sequence[Field], *uses: Use) -> Mapping[str, Field]:
 
 
 REFUSED_IN_ROW = by_name(ROW, REFUSED)
-SCORED = used(SCORES, READ)
+SCORED = used(SCORES, READ) | {"completions"}
 SPECIAL = used(SHAPE, READ, BESIDE_PAIR) - {"prompt", "chosen", "rejected"}
 """Fields whose presence says that a row is not just prompt, chosen and rejected."""
 _ENDS = ("_reasoning", "_reasoning_content", "_thinking")  # chosen_reasoning and the like

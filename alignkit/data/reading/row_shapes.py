@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from alignkit.data.reading.cells import TEXT_OF_MISSING, is_missing, kind_of, number, says_nothing, shown
+from alignkit.data.reading.cells import TEXT_OF_MISSING, is_missing, kind_of, says_nothing, shown
 from alignkit.data.reading.fields import ALONE, BESIDE_PAIR, FURTHER, SHAPE, by_name, names, used
 from alignkit.data.reading.messages import Message, Messages, read_messages, read_transcript, refuse_messages_as_text
-from alignkit.data.reading.scores import TIE
+from alignkit.data.reading.scores import are_scored, scored_completions
 from alignkit.errors import InputError
 
 _CHOSEN, _REJECTED = names(SHAPE, "chosen"), names(SHAPE, "rejected")
@@ -22,7 +22,6 @@ _SYSTEM, _LABEL = names(SHAPE, "system"), names(SHAPE, "label")
 _ALONE = by_name(FURTHER, ALONE)
 _MAY_SAY_WHICH = (*sorted(used(SHAPE, BESIDE_PAIR)), *_LABEL)
 _OTHER_PROMPTS = "chosen and rejected have different prompts"
-_SCORED_BY = ("overall_score", "fine-grained_score", "fine_grained_score")
 _ANSWERS = ("output", "completion")
 _OF_SHAPES = (*_CONVERSATION, "prompt", "instruction", "chosen", "rejected", *_ANSWERS)
 _UNREAD = "name the one to read in [data.columns], and leave the other unread by --ignore-fields {}"
@@ -112,7 +111,7 @@ class _Shape:
 
     def _without_preference(self) -> Split:
         given, fields = self.given, self.fields
-        if _are_scored(given.get("completions")) and ("instruction" in given or "prompt" in given):
+        if are_scored(given.get("completions")) and ("instruction" in given or "prompt" in given):
             return self._best_and_worst()
         turns = self._conversation()
         if turns is not None:
@@ -459,14 +458,10 @@ class _Shape:
     def _best_and_worst(self) -> Split:
         """openbmb's UltraFeedback: the completion with the highest score against the one with the lowest."""
         prompt = self._instruction() if "instruction" in self.given else self._prompt_field("prompt")
-        scored = []
         for completion in self.given["completions"]:
             if not isinstance(completion["response"], str):
                 raise InputError(f"{self.where}: a completion needs 'response' as text, found {shown(completion)}")
-            scores = (number(completion.get(name)) for name in _SCORED_BY)
-            score = next((found for found in scores if found is not None), None)
-            if score is not None:
-                scored.append((score, completion["response"]))
+        scored = scored_completions(self.given["completions"])
         prompt = self._with_system(prompt)
         if not scored:
             return Split(prompt, None, None)
@@ -474,12 +469,7 @@ class _Shape:
         chosen, rejected = (({"role": "assistant", "content": text},) for _, text in (best, worst))
         if len(scored) == 1:
             return Split(prompt, chosen, None)
-        return Split(prompt, chosen, rejected, False, TIE if best[0] == worst[0] else None)
-
-
-def _are_scored(completions: Any) -> bool:
-    """Whether these are openbmb's completions; lists of other things are columns of the user's own."""
-    return isinstance(completions, (list, tuple)) and all(isinstance(c, dict) and "response" in c for c in completions)
+        return Split(prompt, chosen, rejected)
 
 
 def _is_whole(turns: Messages) -> bool:

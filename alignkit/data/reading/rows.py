@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -18,10 +19,10 @@ from alignkit.data.reading.cells import TEXT_OF_MISSING, is_missing
 from alignkit.data.reading.fields import SCORED, SPECIAL, refuse_fields, suspects
 from alignkit.data.reading.messages import Message, Messages, may_be_messages, read_messages
 from alignkit.data.reading.row_shapes import SHAPES, split_row
-from alignkit.data.reading.scores import TIE, says_tie, scores_of
+from alignkit.data.reading.scores import margin_of, says_tie, scores_of
 from alignkit.units import Unit
 
-__all__ = ["SHAPES", "TIE", "Message", "Messages", "Row", "row_id", "text_of", "to_row", "unusable_reason"]
+__all__ = ["SHAPES", "Message", "Messages", "Row", "row_id", "text_of", "to_row", "unusable_reason"]
 
 _MESSAGES = frozenset({"messages"})
 _INSTRUCTION = (frozenset({"instruction", "input", "output"}), frozenset({"instruction", "output"}))
@@ -44,8 +45,10 @@ class Row:
         fields: every column as read; rewards and reports see this as `row`.
         read_prompt: the prompt that `fields` hold; another object than `prompt` where turns were left out.
         json: the JSON that `fields` were read from; None where they come from elsewhere.
-        not_a_pair: why chosen and rejected are no preference: equal scores, or answers to different prompts.
-        is_reversed: the row's own scores prefer the rejected answer.
+        not_a_pair: why chosen and rejected are no preference: they answer different prompts.
+        is_tie: the row says that they are equally good, by equal scores or by a word.
+        scores: of the chosen and the rejected answer, in the data set's own unit; None where one is missing.
+        margin: how much better the chosen answer is by the row's `margin`, None without one.
         label: whether the row's only answer is a good one, as its label says; None where it carries none.
         where: "FILE, line N".
     """
@@ -60,9 +63,22 @@ class Row:
     read_prompt: Messages | None = field(default=None, compare=False, repr=False)
     json: bytes | None = field(default=None, compare=False, repr=False)
     not_a_pair: str | None = None
-    is_reversed: bool = False
+    is_tie: bool = False
+    scores: tuple[float, float] | None = None
+    margin: float | None = None
     label: bool | None = None
     where: str = field(default="", compare=False, repr=False)
+
+    @property
+    def difference(self) -> float | None:
+        """By how much the chosen answer's score is the higher one: by the scores, else the `margin`; None without."""
+        difference = self.margin if self.scores is None else self.scores[0] - self.scores[1]
+        return None if difference is None or not math.isfinite(difference) else difference
+
+    @property
+    def is_reversed(self) -> bool:
+        """Whether the row's own scores prefer the rejected answer."""
+        return not self.is_tie and (self.difference or 0.0) < 0
 
     @property
     def ends_with_user(self) -> bool:
@@ -113,12 +129,10 @@ def to_row(
         reference = text_of(read_messages(reference, where, "reference", role="assistant", columns=columns))
     own = named.get("id")
     id_ = _hash(fields) if type(own) is not str and is_missing(own) else str(own)
-    is_reversed = False
+    is_tie, scores, margin = False, None, None
     if chosen and rejected and not SCORED.isdisjoint(named):
-        scores = scores_of(named, where)
-        if says_tie(named) or (scores is not None and scores[0] == scores[1]):
-            not_a_pair = TIE
-        is_reversed = scores is not None and scores[0] < scores[1]
+        scores, margin = scores_of(named, where), margin_of(named, where)
+        is_tie = says_tie(named) or (scores is not None and scores[0] == scores[1])
     return Row(
         id_,
         prompt,
@@ -130,7 +144,9 @@ def to_row(
         prompt,
         json_,
         not_a_pair,
-        is_reversed,
+        is_tie,
+        scores,
+        margin,
         label,
         where,
     )

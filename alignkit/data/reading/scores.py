@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from alignkit.data.reading.cells import kind_of, number
-from alignkit.data.reading.fields import SCORES, names
+from alignkit.data.reading.cells import is_missing, kind_of, number, says_nothing
+from alignkit.data.reading.fields import SCORES, SHAPE, names
 from alignkit.errors import InputError
 
-TIE = "tie: equal scores"
 _PAIRS = tuple(zip(names(SCORES, "score_chosen"), names(SCORES, "score_rejected"), strict=True))
 _BOTH = names(SCORES, "rating")
 _TIED = names(SCORES, "tie")
+_ANSWERS = (*names(SHAPE, "chosen"), *names(SHAPE, "rejected"))
+_SCORED_BY = ("overall_score", "fine-grained_score", "fine_grained_score")
 
 
 def scores_of(given: Mapping[str, Any], where: str) -> tuple[float, float] | None:
@@ -40,7 +42,43 @@ def scores_of(given: Mapping[str, Any], where: str) -> tuple[float, float] | Non
             first, second = number(both[0]), number(both[1])
             if first is not None and second is not None:
                 return first, second
+    if are_scored(given.get("completions")) and all(is_missing(given.get(name)) for name in _ANSWERS):
+        scores = [score for score, _ in scored_completions(given["completions"])]
+        return max(scores), min(scores)
     return None
+
+
+def are_scored(completions: Any) -> bool:
+    """Whether these are openbmb's completions; lists of other things are columns of the user's own."""
+    return isinstance(completions, (list, tuple)) and all(isinstance(c, dict) and "response" in c for c in completions)
+
+
+def scored_completions(completions: Sequence[Mapping[str, Any]]) -> list[tuple[float, str]]:
+    """The scores of openbmb's completions, each with its text; those without a score are left out."""
+    found = []
+    for completion in completions:
+        scores = (number(completion.get(name)) for name in _SCORED_BY)
+        score = next((score for score in scores if score is not None), None)
+        if score is not None:
+            found.append((score, completion["response"]))
+    return found
+
+
+def margin_of(given: Mapping[str, Any], where: str) -> float | None:
+    """How much better the chosen answer is by the row's `margin`, None where it says nothing.
+
+    Raises:
+        InputError: it is no number.
+    """
+    value = given.get("margin")
+    if says_nothing(value) and value is not False:
+        return None
+    margin = number(value)
+    if margin is None or not math.isfinite(margin):
+        raise InputError(
+            f"{where}: 'margin' must be a number, found {kind_of(value)}; leave it unread by --ignore-fields margin"
+        )
+    return margin
 
 
 def says_tie(given: Mapping[str, Any]) -> bool:

@@ -137,7 +137,7 @@ def prepare_parts(
         max_length if not method.trains_on.is_sampled else context_length(source.folder) - config.max_new_tokens
     )
     options: dict[str, Any] = {
-        "unit": method.trains_on,
+        "unit": config.unit(method.trains_on),
         "max_length": min(max_length, longest_prompt) if method.trains_on.is_sampled else max_length,
         "train_on": train_on,
         "whole_answer": "scalar_head" in method.needs,

@@ -10,6 +10,7 @@ import torch
 
 from alignkit.data.reading.rows import Row
 from alignkit.data.reading.split import derived_seed
+from alignkit.data.trees.flat import FlatTrees
 from alignkit.data.trees.packs import lay_out
 from alignkit.data.trees.trees import Tree
 from alignkit.distributed.fsdp import shard_and_pack
@@ -51,9 +52,13 @@ def validate(
 
 
 def eval_pairs(inputs: Inputs, models: Models) -> PairAccuracy | None:
-    """Measure a reward model on the validation pairs, against length and surface; None without any."""
-    trees = inputs.validation.trees
-    if not trees:
+    """Measure a reward model on the validation pairs that are no ties, against length and surface; None without any."""
+    rows = inputs.validation.rows
+    kept = np.array([n for n, row in enumerate(rows) if not row.is_tie], np.int64)
+    trees: FlatTrees = inputs.validation.trees
+    if len(kept) < len(rows):
+        trees = FlatTrees.of(trees.some(kept))
+    if not len(trees):
         return None
 
     def compute() -> list[tuple[int, float]]:
@@ -72,7 +77,7 @@ def eval_pairs(inputs: Inputs, models: Models) -> PairAccuracy | None:
     finally:
         models.policy.train()
     margin_P = np.array([margins[n] for n in range(len(trees))])
-    return pair_accuracy(margin_P, list(inputs.validation.rows), inputs.training.rows)
+    return pair_accuracy(margin_P, [rows[n] for n in kept.tolist()], inputs.training.rows)
 
 
 def show_samples(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
+from collections import Counter
 from dataclasses import asdict
 from typing import Any
 
@@ -13,12 +14,12 @@ from alignkit.config import file as config_file
 from alignkit.config.file import Resolved
 from alignkit.data.looking.lengths import of_prepared
 from alignkit.data.prepared.store import Stored
-from alignkit.data.reading.rows import TIE
 from alignkit.distributed.ranks import World
 from alignkit.methods import Method
 from alignkit.registry import registry
 from alignkit.training.inputs.setup import Inputs
 from alignkit.training.run.resume import code_fingerprint, hardware
+from alignkit.units import TIE
 
 _NEARLY_ALL = 0.9
 _PACKAGES = ("alignkit", "alignkit-plugins", "torch", "transformers", "tokenizers", "peft", "safetensors", "numpy")
@@ -55,13 +56,15 @@ def describe(method: Method, resolved: Resolved, inputs: Inputs, world: World) -
             name: {
                 "used": len(part.trees),
                 "skipped": dict(part.skipped),
+                "left_out": dict(part.left_out),
                 "cut": part.num_cut,
                 "dropped": part.num_dropped,
-                "ties": len(part.ties),
+                "ties": part.num_ties,
                 "tokenized_otherwise": part.num_tokenized_otherwise,
                 "ends_with_user": part.num_ends_with_user,
                 "user_twice": part.num_user_twice,
                 "reversed": part.num_reversed,
+                "unscored": part.num_unscored,
                 "lengths": [asdict(column) for column in of_prepared(part.lengths)],
                 "ids": part.trees.ids(),
             }
@@ -93,11 +96,17 @@ def account(inputs: Inputs) -> list[str]:
         if count := part.num_reversed:
             pairs = "1 pair" if count == 1 else f"{count} pairs"
             text += f", {pairs} whose scores prefer the rejected answer; they are trained as they stand"
-        if ties := len(part.ties):
-            text += f", {ties} tie{'' if ties == 1 else 's'} (equal scores) left out"
-        if len(part.skipped) > ties:
-            reasons = sorted(set(part.skipped.values()) - {TIE})
-            text += f", {len(part.skipped) - ties} skipped ({'; '.join(reasons[:3])}; listed in run.json)"
+        if part.num_unscored:
+            text += f", {part.num_unscored} of them without the scores that --min-margin reads"
+        if ties := part.num_ties:
+            done = f"{part.num_ties_kept} of them trained on" if part.num_ties_kept else "left out"
+            text += f", {ties} tie{'' if ties == 1 else 's'} (equal scores) {done}"
+        if others := Counter(reason for reason in part.left_out.values() if reason != TIE):
+            said = "; ".join(f"{count} {reason}" for reason, count in others.most_common())
+            text += f", {others.total()} left out on purpose ({said})"
+        if part.skipped:
+            found = [f"{count} {reason}" for reason, count in Counter(part.skipped.values()).most_common(3)]
+            text += f", {len(part.skipped)} skipped ({'; '.join(found)}; listed in run.json)"
         lines.append(text)
     training = inputs.training
     if training.num_tokenized_otherwise >= _NEARLY_ALL * len(training.trees) and inputs.chat.puts_space_before_texts:

@@ -94,10 +94,12 @@ def _account(part: Stored) -> Mapping[str, Any]:
         "cut": part.num_cut,
         "dropped": part.num_dropped,
         "skipped": dict(part.skipped),
-        "ties": len(part.ties),
+        "left_out": dict(part.left_out),
+        "ties": part.num_ties,
         "ends_with_user": part.num_ends_with_user,
         "user_twice": part.num_user_twice,
         "reversed": part.num_reversed,
+        "unscored": part.num_unscored,
         "tokenized_otherwise": part.num_tokenized_otherwise,
         "from_cache": part.from_cache,
     }

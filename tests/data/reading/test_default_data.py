@@ -66,7 +66,8 @@ def test_the_default_data_set_trains_without_a_word_about_data(
         assert (rows["used"], rows["ties"], rows["skipped"]) == (18, 0, {})
         return
     assert (rows["used"], rows["ties"]) == (16, 2)  # more than --max-skipped allows, had they been skipped
-    assert set(rows["skipped"].values()) == {"tie: equal scores"} and len(rows["skipped"]) == 2
+    assert set(rows["left_out"].values()) == {"tie: equal scores"} and len(rows["left_out"]) == 2
+    assert rows["skipped"] == {}
     assert "training: 16 rows, 2 ties (equal scores) left out" in said
 
 

@@ -465,7 +465,6 @@ AS_TEXT = json.dumps([USER])
 @pytest.mark.parametrize(
     "more",
     [
-        {"margin": 0.5},
         {"weight": 0},
         {"weight": 0.5},
         {"train": False},
