@@ -67,7 +67,10 @@ def show_rows(*, config: Path | None = None, set: Sequence[str] = (), **options:
             "note": note,
             "prompt_ids": tree.prompt.ids.tolist(),
             "completions": [{"ids": c.ids.tolist(), "scored": c.scored.tolist()} for c in tree.completions],
-            "tokens": [_token_texts(chat.tokenizer, segment.ids.tolist()) for segment in tree.segments],
+            "tokens": [
+                _token_texts(chat.tokenizer, segment.ids.tolist(), tree.prompt.ids.tolist() if number else [])
+                for number, segment in enumerate(tree.segments)
+            ],
         }
 
 
@@ -140,13 +143,17 @@ def _refuse_beyond(option: str, number: int, most: int) -> None:
         raise UsageError(f"{option} {number}: give a number from 1 to {most:,}")
 
 
-def _token_texts(tokenizer: Any, ids: Sequence[int]) -> list[str]:
-    """Each token's text; a character of several tokens stands with its last."""
-    texts, pending = [], []
+def _token_texts(tokenizer: Any, ids: Sequence[int], before: Sequence[int]) -> list[str]:
+    """Each token's text behind the tokens before it; a character of several tokens stands with its last."""
+    texts: list[str] = []
+    pending: list[int] = []
+    known = list(before[-1:])  # decoded alone, some tokens would lose a space
     for number in ids:
         pending.append(number)
-        text: str = tokenizer.decode(pending)
+        text, own = tokenizer.decode([*known, *pending]), tokenizer.decode(known)
+        text = text[len(own) :] if text.startswith(own) else tokenizer.decode(pending)
         is_part = text.endswith("\N{REPLACEMENT CHARACTER}") and len(pending) < _TOKENS_A_CHARACTER
         texts.append("" if is_part else text)
-        pending = pending if is_part else []
+        if not is_part:
+            known, pending = [number], []
     return texts

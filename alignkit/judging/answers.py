@@ -186,8 +186,7 @@ class Answering:
         request = self._request(row)
         completion = self._draw([request])[0]
         ids = completion.ids.tolist()
-        text: str = self.chat.tokenizer.decode(ids if completion.truncated else ids[:-1], skip_special_tokens=True)
-        return text
+        return self.chat.said(ids if completion.truncated else ids[:-1])
 
     def perplexity(self, rows: Sequence[Row]) -> PerplexityResult:
         """Measure how well the rows' references are predicted, with the chat template and at temperature 1.
@@ -228,12 +227,11 @@ class Answering:
     def _num_bytes(self, completion: Any) -> int:
         """UTF-8 bytes of the scored text; the end token has none."""
         scored = completion.ids[completion.scored].tolist()
-        text: str = self.chat.tokenizer.decode(scored, skip_special_tokens=True)
-        return len(text.encode("utf-8", "replace"))
+        return len(self.chat.said(scored).encode("utf-8", "replace"))
 
     def _answer(self, row: Row, completion: Completion, num_prompt_tokens: int) -> Answer:
         ids = completion.ids.tolist()
-        text = self.chat.tokenizer.decode(ids if completion.truncated else ids[:-1], skip_special_tokens=True)
+        text = self.chat.said(ids if completion.truncated else ids[:-1])
         if not self.generation.strip_thinking:
             return Answer(row, text, len(ids), completion.truncated, 0, num_prompt_tokens)
         said, thinking = split_thinking(text)

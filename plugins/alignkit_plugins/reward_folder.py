@@ -140,9 +140,7 @@ class RewardFolder:
     def answer_ids(self, item: Item) -> list[int]:
         """Return the token ids that the completion adds, to the end of the rendering."""
         prompt = [dict(message) for message in item.prompt]
-        answer = self.chat.answer(prompt, [{"role": "assistant", "content": item.completion}])
-        ids: list[int] = self.chat.encoder.ids(answer).tolist()
-        return ids
+        return self.chat.answer_ids(prompt, [{"role": "assistant", "content": item.completion}])
 
 
 def conversation(item: Item) -> dict[str, Any]:

@@ -240,28 +240,6 @@ def test_a_model_that_reads_later_tokens_fails_the_start_up_check(sound: Path, m
     assert not next(check for check in startup.run_checks(policy, trees) if check.name == name).ok
 
 
-def test_a_run_says_that_a_tokenizer_puts_a_space_before_every_answer(
-    model: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """As Llama 2's does, by a normalizer."""
-    assert train(model, data, tmp_path / "usual") == 0
-    assert "puts a space before every text" not in capsys.readouterr().err
-    content = json.loads((model / "tokenizer.json").read_text())
-    pieces = sorted({chr(n) for n in range(32, 127)} | {"\u2581", "\n"})
-    steps = [
-        {"type": "Prepend", "prepend": "\u2581"},
-        {"type": "Replace", "pattern": {"String": " "}, "content": "\u2581"},
-    ]
-    content |= {"normalizer": {"type": "Sequence", "normalizers": steps}, "pre_tokenizer": None, "decoder": None}
-    content["model"] |= {"vocab": {piece: n for n, piece in enumerate(pieces)}, "merges": []}
-    (model / "tokenizer.json").write_text(json.dumps(content))
-    settings = json.loads((model / "tokenizer_config.json").read_text())
-    (model / "tokenizer_config.json").write_text(json.dumps(settings | {"tokenizer_class": "PreTrainedTokenizerFast"}))
-    (model / "config.json").write_text((model / "config.json").read_text().replace('"qwen2"', '"llama"'))
-    train(model, data, tmp_path / "spaced")
-    assert "puts a space before every text" in capsys.readouterr().err
-
-
 @pytest.mark.parametrize("method", ["sft", "dpo", "grpo"])
 def test_sizes_that_do_not_fit_each_other_are_one_line_for_every_method(
     method: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]

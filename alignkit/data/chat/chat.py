@@ -113,15 +113,35 @@ class Chat:
         """Render messages and the generation prompt."""
         return self._one(self.prompt_conversation(messages)).text
 
-    @property
-    def puts_space_before_texts(self) -> bool:
-        """Whether a text's first token holds a space that is not in the text (Llama 2's tokenizer, and others)."""
-        ids = self.tokenizer.encode("A", add_special_tokens=False)
-        return bool(ids) and str(self.tokenizer.convert_ids_to_tokens(ids)[0]).startswith("\u2581")
-
     def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
         """Token ids of messages and the generation prompt; what looks like a special token in a message is text."""
         return self.encoder.ids(self._one(self.prompt_conversation(messages))).tolist()
+
+    def answer_ids(self, prompt: Sequence[Message], answer: Sequence[Message]) -> list[int]:
+        """Token ids that `answer` adds behind `prompt_ids`, to the end of the rendering."""
+        before, text = (
+            self._one(conversation)
+            for conversation in (self.prompt_conversation(prompt), self.answer_conversation(prompt, answer))
+        )
+        return self.encoder.ids_behind(before, text).tolist()
+
+    def said(self, ids: Sequence[int]) -> str:
+        """The content that sampled ids say: without special tokens, and without white space that no content has."""
+        return self._behind_a_letter(ids).removeprefix(self._white_space_before_answers)
+
+    def _behind_a_letter(self, ids: Sequence[int]) -> str:
+        """Decode ids where no text begins: SentencePiece's decoders take a space away from the beginning."""
+        letter = self.encoder.ids(TextWithSpans("a")).tolist()
+        before: str = self.tokenizer.decode(letter, skip_special_tokens=True)
+        text: str = self.tokenizer.decode([*letter, *ids], skip_special_tokens=True)
+        return text[len(before) :] if text.startswith(before) else self.tokenizer.decode(ids, skip_special_tokens=True)
+
+    @cached_property
+    def _white_space_before_answers(self) -> str:
+        """White space that the template, or the tokenizer behind a special token, puts before an answer."""
+        prompt, answer = [{"role": "user", "content": "Hi"}], [{"role": "assistant", "content": "Hello"}]
+        before = self._behind_a_letter(self.answer_ids(prompt, answer)).partition("Hello")[0]
+        return before if before.isspace() else ""
 
     def answer(self, prompt: Sequence[Message], answer: Sequence[Message]) -> TextWithSpans:
         """Render what `answer` adds to the rendered prompt; its last assistant turn is scored."""

@@ -6,8 +6,11 @@ with what it has seen, so that it is made anew after _REBUILT_AFTER bytes. Vocab
 refuses, get one for it that no text may end up with: texts that do are left to `tokenizers`.
 
 Where a token lies follows from the bytes of those before it. FlatTexts for which that does not come out (normalised
-texts, bytes without a token), and texts in which something looks like a special token but is what a message says, take
-their places from the tokenizer's own offsets.
+texts, bytes without a token), texts in which something looks like a special token but is what a message says, and all
+texts of tokenizers that are not byte-level, take their places from the tokenizer's own offsets.
+
+Many tokenizers do something at the beginning of a text alone: SentencePiece's put a space before it. An answer does not
+begin a text, so that its ids are those that the whole text has behind the prompt's (`encode_behind`).
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ import hashlib
 import logging
 import re
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from itertools import pairwise
@@ -33,6 +36,7 @@ UNSCORED = -100
 _SAMPLE = 128  # texts on which both tokenizers must agree
 _SAMPLE_BYTES = 200_000
 _REBUILT_AFTER = 256 << 20
+_MIDDLES = ("\n", ")", "a", "0")  # of every kind: before any text, a token ends with one of them
 _log = logging.getLogger(__name__)
 
 
@@ -80,8 +84,16 @@ class Encoder:
             return self._with_offsets(text)[0]
         return np.array(self._backend.encode(text.text, add_special_tokens=False).ids, np.int32)
 
+    def ids_behind(self, before: TextWithSpans, text: TextWithSpans) -> np.ndarray:
+        """Return the token ids that a text has behind another, int32; see `encode_behind`."""
+        if self.encodes_apart:
+            return self.ids(text)
+        return self._behind(before, self.ids(before), text)[0][0]
+
     def encode(self, texts: FlatTexts) -> Encoded:
         """Return the token ids of texts, and which are scored."""
+        if not self.is_local:
+            return _scored([(texts.scored(n), self._with_offsets(texts.scored(n))) for n in range(len(texts))])
         ids, offsets = self._flat(texts)
         lengths = np.diff(texts.offsets)
         scored, unequal = _native.score_bytes(
@@ -91,6 +103,29 @@ class Encoder:
         if slow:
             return self._patched(texts, Encoded(ids, scored, offsets), slow)
         return Encoded(ids, scored, offsets)
+
+    def encode_behind(self, texts: FlatTexts, befores: np.ndarray) -> tuple[Encoded, np.ndarray]:
+        """Encode texts of which some go on from others of them.
+
+        A text that goes on has the ids that both texts as one have behind the first's. Where those do not begin with
+        the first's own ids, because a token lies across the border, it has those of itself in the middle of a text:
+        a sampler goes on from the first's ids.
+
+        Args:
+            befores: int64 [texts], the text before each, -1 for none.
+
+        Returns:
+            The ids, and which texts have a token across the border, bool [texts].
+        """
+        own = [texts.scored(number) for number in range(len(texts))]
+        encoded: list[_WithOffsets] = [(_NOTHING, _NOTHING, _NOTHING)] * len(own)
+        is_across = np.zeros(len(own), bool)
+        for number in np.flatnonzero(befores < 0).tolist():
+            encoded[number] = self._with_offsets(own[number])
+        for number in np.flatnonzero(befores >= 0).tolist():
+            before = int(befores[number])
+            encoded[number], is_across[number] = self._behind(own[before], encoded[before][0], own[number])
+        return _scored(list(zip(own, encoded, strict=True))), is_across
 
     def plain_ids(self, texts: FlatTexts) -> tuple[np.ndarray, np.ndarray]:
         """Return the token ids of texts, int32, and their offsets, int64."""
@@ -104,10 +139,25 @@ class Encoder:
         return ids, offsets
 
     @cached_property
-    def reads_left_to_right(self) -> bool:
+    def is_local(self) -> bool:
         """Whether tokens depend on what is near them alone: bytes, split into words before they are merged."""
         own = self._backend.pre_tokenizer
         return own is not None and "ByteLevel" in _kinds(from_json(own.__getstate__()))
+
+    @cached_property
+    def encodes_apart(self) -> bool:
+        """Whether a text has the same tokens behind others as by itself, but where tokens cross the border."""
+        return self.is_local and not self._marks_beginnings()
+
+    def _marks_beginnings(self) -> bool:
+        for before in ("a\n", "a)", "0:"):
+            for text in ("A", " A", "  A"):
+                own = self.ids(TextWithSpans(before))
+                whole = self.ids(TextWithSpans(before + text))
+                is_across = not np.array_equal(whole[: len(own)], own)
+                if not is_across and not np.array_equal(whole[len(own) :], self.ids(TextWithSpans(text))):
+                    return True
+        return False
 
     def _not_normal(self, texts: FlatTexts) -> set[int]:
         """The texts that a normalizer changes: where their tokens lie does not follow from the tokens."""
@@ -168,50 +218,114 @@ class Encoder:
         all_ids, all_scored, at = [], [], 0
         for row in sorted(rows):
             text = texts.scored(row)
-            ids, starts, ends = self._with_offsets(text)
-            spans = np.array(text.spans, np.int64).reshape(-1, 2)
-            places = np.array([0, len(ids)]), np.array([0, len(spans)])
-            labels = _native.mask_labels(ids, starts, ends, places[0], spans, places[1])
+            own = _scored([(text, self._with_offsets(text))])
             before = slice(at, encoded.offsets[row])
-            all_ids += [encoded.ids[before], ids]
-            all_scored += [encoded.scored[before], labels != UNSCORED]
-            at, lengths[row] = encoded.offsets[row + 1], len(ids)
+            all_ids += [encoded.ids[before], own.ids]
+            all_scored += [encoded.scored[before], own.scored]
+            at, lengths[row] = encoded.offsets[row + 1], len(own.ids)
         offsets = np.concatenate([[0], np.cumsum(lengths)])
         ids, scored = np.concatenate([*all_ids, encoded.ids[at:]]), np.concatenate([*all_scored, encoded.scored[at:]])
         return Encoded(ids, scored, offsets)
 
-    def _with_offsets(self, text: TextWithSpans) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def _behind(self, before: TextWithSpans, before_ids: np.ndarray, text: TextWithSpans) -> tuple[_WithOffsets, bool]:
+        """Ids and places of a text behind another, and whether a token of the whole lies across the border."""
+        found = self._cut(before, before_ids, text)
+        if found is not None:
+            return found, False
+        for letter in _MIDDLES:
+            middle = TextWithSpans(letter)
+            found = self._cut(middle, self.ids(middle), text)
+            if found is not None:
+                return found, True
+        return self._with_offsets(text), True
+
+    def _cut(self, before: TextWithSpans, before_ids: np.ndarray, text: TextWithSpans) -> _WithOffsets | None:
+        """Ids and places of the second of two texts, cut from the whole; None where a token lies across the border."""
+        by = len(before.text)
+        plain = *before.plain, *((start + by, end + by) for start, end in text.plain)
+        ids, starts, ends = self._with_offsets(TextWithSpans(before.text + text.text, (), plain))
+        at = len(before_ids)
+        if not np.array_equal(ids[:at], before_ids):
+            return None
+        # A token that also stands for the prompt's last letters, which a special token swallowed, begins the text.
+        return ids[at:], np.maximum(starts[at:] - by, 0), np.maximum(ends[at:] - by, 0)
+
+    def _with_offsets(self, text: TextWithSpans) -> _WithOffsets:
         """Ids of a text, and where each begins and ends, in characters."""
         if not text.plain:
-            return _places([(0, self._backend.encode(text.text, add_special_tokens=False))])
+            return self._places(text.text, *self._piece(text.text))
         pieces = self._pieces(text)
         hidden = _without(text)
         whole = self._backend.encode(hidden, add_special_tokens=False).ids
-        if whole != [number for _, piece in self._encoded(hidden, pieces) for number in piece.ids]:
-            raise InputError(
-                "a message holds what looks like a special token, and this tokenizer cannot write it as text: "
-                f"{text.text[slice(*text.plain[0])]!r}; take it out of the row"
-            )
-        return _places(self._encoded(text.text, pieces))
+        for behind_special in (self._piece, self._piece_in_the_middle):
+            if self._encoded(hidden, pieces, behind_special)[0] == whole:
+                return self._places(text.text, *self._encoded(text.text, pieces, behind_special))
+        raise InputError(
+            "a message holds what looks like a special token, and this tokenizer cannot write it as text: "
+            f"{text.text[slice(*text.plain[0])]!r}; take it out of the row"
+        )
+
+    def _places(self, text: str, ids: Sequence[int], places: list[tuple[int, int]]) -> _WithOffsets:
+        """As arrays; a token that swallows the white space beside it has the place of its own letters."""
+        if self._greedy:
+            for number, (start, end) in enumerate(places):
+                content = text[start:end].strip()
+                if content in self._greedy:
+                    at = text.index(content, start)
+                    places[number] = at, at + len(content)
+        starts, ends = np.array(places, np.int64).reshape(-1, 2).T
+        return np.array(ids, np.int32), np.ascontiguousarray(starts), np.ascontiguousarray(ends)
+
+    @cached_property
+    def _greedy(self) -> dict[str, tuple[bool, bool]]:
+        """The added tokens that swallow white space, and whether before and behind them."""
+        added = self._backend.get_added_tokens_decoder().values()
+        return {token.content: (token.lstrip, token.rstrip) for token in added if token.lstrip or token.rstrip}
 
     def _pieces(self, text: TextWithSpans) -> list[tuple[int, int, bool]]:
-        """Split at the true special tokens: (start, end, whether it is one)."""
+        """Split at the true special tokens, with what they swallow: (start, end, whether it is one)."""
+        hidden = _without(text)
         pieces, at = [], 0
-        for found in self._special.finditer(_without(text)):
-            pieces += [(at, found.start(), False), (*found.span(), True)]
-            at = found.end()
+        for found in self._special.finditer(hidden):
+            start, end = found.span()
+            swallows_before, swallows_behind = self._greedy.get(found.group(), (False, False))
+            if swallows_before:
+                start = at + len(hidden[at:start].rstrip())
+            if swallows_behind:
+                end = len(hidden) - len(hidden[end:].lstrip())
+            pieces += [(at, start, False), (start, end, True)]
+            at = end
         return [piece for piece in [*pieces, (at, len(text.text), False)] if piece[0] < piece[1]]
 
-    def _encoded(self, text: str, pieces: Sequence[tuple[int, int, bool]]) -> list[tuple[int, Any]]:
-        encoded = []
+    def _encoded(
+        self, text: str, pieces: Sequence[tuple[int, int, bool]], behind_special: Callable[[str], _IdsAndPlaces]
+    ) -> _IdsAndPlaces:
+        all_ids: list[int] = []
+        places: list[tuple[int, int]] = []
         was = self._backend.encode_special_tokens
         try:
-            for start, end, is_special in pieces:
+            for at, end, is_special in pieces:
                 self._backend.encode_special_tokens = not is_special
-                encoded.append((start, self._backend.encode(text[start:end], add_special_tokens=False)))
+                encode = behind_special if at and not is_special else self._piece
+                ids, own = encode(text[at:end])
+                all_ids += ids
+                places += [(at + start, at + end) for start, end in own]
         finally:
             self._backend.encode_special_tokens = was
-        return encoded
+        return all_ids, places
+
+    def _piece(self, text: str) -> _IdsAndPlaces:
+        encoding = self._backend.encode(text, add_special_tokens=False)
+        return encoding.ids, encoding.offsets
+
+    def _piece_in_the_middle(self, text: str) -> _IdsAndPlaces:
+        """As `_piece`, without what the tokenizer does at the beginning of a text."""
+        for letter in _MIDDLES:
+            own = self._piece(letter)[0]
+            ids, places = self._piece(letter + text)
+            if ids[: len(own)] == own:
+                return ids[len(own) :], [(max(0, start - 1), max(0, end - 1)) for start, end in places[len(own) :]]
+        return self._piece(text)
 
     @cached_property
     def _normalizes(self) -> bool:
@@ -233,6 +347,24 @@ class Encoder:
             lengths[number] = len(token.content.encode())
         lengths[self._num_tokens :] = -(1 << 20)  # never comes out: texts with them are encoded again
         return lengths
+
+
+_WithOffsets = tuple[np.ndarray, np.ndarray, np.ndarray]
+"""int32 ids, and where each begins and ends in its text, int64, in characters."""
+_IdsAndPlaces = tuple[list[int], list[tuple[int, int]]]
+_NOTHING = np.zeros(0, np.int64)
+
+
+def _scored(encoded: Sequence[tuple[TextWithSpans, _WithOffsets]]) -> Encoded:
+    """Lay texts end to end, and say which tokens lie in their spans."""
+    offsets = offsets_of([len(places[0]) for _, places in encoded])
+    ids, starts, ends = (np.concatenate([_NOTHING, *(places[k] for _, places in encoded)]) for k in range(3))
+    ids = ids.astype(np.int32)
+    spans = np.array([span for text, _ in encoded for span in text.spans], np.int64).reshape(-1, 2)
+    labels = _native.mask_labels(
+        ids, starts, ends, offsets, spans, offsets_of([len(text.spans) for text, _ in encoded])
+    )
+    return Encoded(ids, labels != UNSCORED, offsets)
 
 
 class _Gigatoken:
@@ -281,13 +413,6 @@ def _with_all_bytes(settings: Mapping[str, Any]) -> bytes:
     more = {letter: max(used) + 1 + number for number, letter in enumerate(missing)}
     model = {**settings["model"], "vocab": {**vocabulary, **more}} if missing else settings["model"]
     return to_json({**settings, "model": model})
-
-
-def _places(encoded: Sequence[tuple[int, Any]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    ids = [number for _, piece in encoded for number in piece.ids]
-    places = [(at + start, at + end) for at, piece in encoded for start, end in piece.offsets]
-    starts, ends = np.array(places, np.int64).reshape(-1, 2).T
-    return np.array(ids, np.int32), np.ascontiguousarray(starts), np.ascontiguousarray(ends)
 
 
 def _without(text: TextWithSpans) -> str:

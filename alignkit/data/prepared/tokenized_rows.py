@@ -1,7 +1,7 @@
 """Rows -> token ids and masks, before anything is cut: rendered and tokenized a few thousand rows at a time.
 
 Each prompt is tokenized once, however many answers it has; a reference that is the chosen answer is not tokenized
-again.
+again. An answer is tokenized apart from its prompt where only tokens across the border could differ, else behind it.
 """
 
 from __future__ import annotations
@@ -129,9 +129,13 @@ class _Part:
         for number in sorted(rendered.errors)[:1]:
             error = rendered.errors[number]
             raise InputError(f"row {self.owners[number].id}: {error}") from error
-        encoded = self.chat.encoder.encode(rendered.texts)
-        counts = np.diff(np.concatenate([[0], np.cumsum(encoded.scored)])[encoded.offsets])[rendered.text_of]
         places, target = self._places()
+        encoder = self.chat.encoder
+        if encoder.encodes_apart:
+            encoded, is_across = encoder.encode(rendered.texts), None
+        else:
+            encoded, is_across = encoder.encode_behind(rendered.texts, self._befores(rendered))
+        counts = np.diff(np.concatenate([[0], np.cumsum(encoded.scored)])[encoded.offsets])[rendered.text_of]
         starts, ends = encoded.offsets[:-1][rendered.text_of], encoded.offsets[1:][rendered.text_of]
         tokenized = TokenizedRows(
             encoded.ids,
@@ -142,9 +146,21 @@ class _Part:
             np.where(target < 0, 0, counts[target]) if len(counts) else target,
             np.zeros(len(places), bool),
         )
-        if places.shape[1] > 1:
-            self._mark_otherwise(tokenized, rendered, places)
+        if places.shape[1] > 1 and len(places):
+            if is_across is None:
+                self._mark_otherwise(tokenized, rendered, places)
+            else:
+                tokenized.is_otherwise = is_across[rendered.text_of[places[:, 1]]]
         return tokenized
+
+    def _befores(self, rendered: Rendered) -> np.ndarray:
+        """The text of each answer's prompt, -1 for other texts, int64 [texts]."""
+        befores = np.full(len(rendered.texts), -1, np.int64)
+        ends = [first for first, _, _ in self.plans[1:]] + [len(self.conversations)]
+        for (first, _, _), end, is_whole in zip(self.plans, ends, self.whole, strict=True):
+            if not is_whole:
+                befores[rendered.text_of[first + 1 : end]] = rendered.text_of[first]
+        return befores
 
     def _places(self) -> tuple[np.ndarray, np.ndarray]:
         """Which text is each row's prompt and completions (-1: no prompt), and its reference (-1: none)."""
@@ -154,23 +170,17 @@ class _Part:
         return np.concatenate([np.where(is_whole, -1, plans[:, 0])[:, None], completions], axis=1), plans[:, 2]
 
     def _mark_otherwise(self, tokenized: TokenizedRows, rendered: Rendered, places: np.ndarray) -> None:
-        """Find the rows whose prompt and first completion, as one text, have other ids.
-
-        Where tokens depend on what is near them alone, what is near the border decides.
-        """
+        """Find the rows whose prompt and first completion, as one text, have other ids: what is near decides."""
         texts, encoder = rendered.texts, self.chat.encoder
         rows = np.flatnonzero(places[:, 0] >= 0)
         prompts, answers = rendered.text_of[places[rows, 0]], rendered.text_of[places[rows, 1]]
         if texts.plain:
             is_plain = np.isin(prompts, list(texts.plain)) | np.isin(answers, list(texts.plain))
             rows, prompts, answers = rows[~is_plain], prompts[~is_plain], answers[~is_plain]
-        near = _NEAR if encoder.reads_left_to_right else None
         ends: dict[str, int] = {}  # how prompts end, by number
-        which = self._prompt_ends(rendered, prompts, near, ends)
+        which = self._prompt_ends(rendered, prompts, ends)
         starts = texts.offsets[answers]
-        stops = starts + texts.spans[texts.span_offsets[answers + 1] - 1, 1]
-        if near is not None:
-            stops = texts.character_ends(np.minimum(texts.offsets[answers + 1], starts + near))
+        stops = texts.character_ends(np.minimum(texts.offsets[answers + 1], starts + _NEAR))
         before = FlatTexts.of([TextWithSpans(end) for end in ends])
         utf8 = np.concatenate([before.utf8, texts.utf8])
         pieces = np.stack([before.offsets[which], starts + len(before.utf8)], axis=1)
@@ -187,9 +197,7 @@ class _Part:
         )
         tokenized.is_otherwise[rows[~is_equal]] = True
 
-    def _prompt_ends(
-        self, rendered: Rendered, prompts: np.ndarray, near: int | None, ends: dict[str, int]
-    ) -> np.ndarray:
+    def _prompt_ends(self, rendered: Rendered, prompts: np.ndarray, ends: dict[str, int]) -> np.ndarray:
         """Number how each prompt ends behind its last special token, int64 [prompts]; adds new ends to `ends`."""
         chat, layouts = self.chat, rendered.layouts[prompts]
         which = np.full(len(prompts), -1, np.int64)
@@ -201,7 +209,7 @@ class _Part:
             text = rendered.texts.text(int(prompts[place]))
             end = chat.after_special(text)
             end = text if end is None else end
-            which[place] = ends.setdefault(end if near is None else end[-near:], len(ends))
+            which[place] = ends.setdefault(end[-_NEAR:], len(ends))
         return which
 
 

@@ -100,5 +100,4 @@ def grouped(
 def text_of(chat: Chat, completion: Completion) -> str:
     """Decode a completion without its end token."""
     ids = completion.ids.tolist()  # a truncated one has no end token
-    text: str = chat.tokenizer.decode(ids if completion.truncated else ids[:-1], skip_special_tokens=True)
-    return text
+    return chat.said(ids if completion.truncated else ids[:-1])

@@ -21,7 +21,6 @@ from alignkit.training.inputs.setup import Inputs
 from alignkit.training.run.resume import code_fingerprint, hardware
 from alignkit.units import TIE
 
-_NEARLY_ALL = 0.9
 _PACKAGES = ("alignkit", "alignkit-plugins", "torch", "transformers", "tokenizers", "peft", "safetensors", "numpy")
 
 
@@ -108,12 +107,6 @@ def account(inputs: Inputs) -> list[str]:
             found = [f"{count} {reason}" for reason, count in Counter(part.skipped.values()).most_common(3)]
             text += f", {len(part.skipped)} skipped ({'; '.join(found)}; listed in run.json)"
         lines.append(text)
-    training = inputs.training
-    if training.num_tokenized_otherwise >= _NEARLY_ALL * len(training.trees) and inputs.chat.puts_space_before_texts:
-        lines.append(
-            "answers: this tokenizer puts a space before every text, so nearly every answer begins with a space token "
-            "that does not stand behind its prompt in the whole text; the model learns to write it"
-        )
     for column, lengths in inputs.training.lengths.items():
         middle, high, highest = np.quantile(lengths, [0.5, 0.9, 0.99])
         lines.append(
