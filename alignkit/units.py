@@ -7,7 +7,7 @@ memory and runs steps asks it, and compares no names. Nothing heavy is imported 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 if TYPE_CHECKING:
@@ -47,6 +47,10 @@ class Unit(ABC):
     def lacks_scores(self, row: Row) -> bool:
         """Whether a row is trained on although it has no scores that an option of the unit reads: these are counted."""
         return False
+
+    def rows(self, row: Row) -> tuple[Row, ...]:
+        """Take a row apart into rows that are trained on one by one, all with its id; by default it stays whole."""
+        return (row,)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}()"
@@ -150,17 +154,24 @@ class Samples(Unit):
 class Labelled(Unit):
     """One completion per row: its only answer, with the label that says whether it is a good one (KTO).
 
-    `Batch.label_N` is 1 for a good answer and 0 for a bad one.
+    A preference is two such rows: its chosen answer is a good one, its rejected answer a bad one. `Batch.label_N` is 1
+    for a good answer and 0 for a bad one.
     """
 
     completions = ("answer",)
+    left_out = frozenset({TIE})
 
     def answers(self, row: Row) -> tuple[Messages, ...]:
         return (_present(row.rejected if row.chosen is None else row.chosen),)
 
+    def rows(self, row: Row) -> tuple[Row, ...]:
+        if row.label is not None or not _has_both(row) or Pairs().unusable_reason(row) is not None:
+            return (row,)
+        return replace(row, rejected=None, label=True), replace(row, chosen=None, label=False)
+
     def unusable_reason(self, row: Row) -> str | None:
         if row.label is None:
-            return "no label"
+            return (Pairs().unusable_reason(row) if _has_both(row) else None) or "no label"
         return _fault(_present(row.chosen if row.label else row.rejected), "labelled")
 
     def labels(self, row: Row) -> tuple[float, ...]:
@@ -181,6 +192,10 @@ def _present(answer: Messages | None) -> Messages:
     if answer is None:
         raise ValueError("the row has no such answer: ask unusable_reason first")
     return answer
+
+
+def _has_both(row: Row) -> bool:
+    return row.chosen is not None and row.rejected is not None
 
 
 def _fault(answer: Messages, name: str) -> str | None:

@@ -90,6 +90,7 @@ def prepare(
     skipped: dict[str, str] = {}
     left_out: dict[str, str] = {}
     usable = []
+    rows = [one for row in rows for one in unit.rows(row)]
     for row in rows:
         reason = None if keep_unusable else unusable_reason(row, unit, train_on)
         if reason is None:

@@ -88,7 +88,12 @@ def test_a_method_whose_unit_is_none_is_refused_when_it_registers(wrong: object)
             0.0,
         ),
         ({"prompt": "Hi", "completion": "yes"}, "no label", None),
-        ({"prompt": "Hi", "chosen": "yes", "rejected": "no"}, "no label", None),
+        ({"prompt": "Hi", "chosen": "yes", "rejected": "yes"}, "chosen equals rejected", None),
+        (
+            {"prompt": "Hi", "chosen": "yes", "rejected": "no", "score_chosen": 1, "score_rejected": 1},
+            "tie: equal scores",
+            None,
+        ),
         ({"prompt": "Hi", "completion": " ", "label": False}, "empty labelled answer", None),
         ({"prompt": "", "completion": "yes", "label": True}, "empty prompt", None),
     ],
@@ -99,6 +104,17 @@ def test_labelled_takes_rows_with_one_answer_and_its_label(fields: dict, reason:
     if reason is None:
         assert unit.labels(row) == (label,)
         assert unit.answers(row)[0][-1]["content"] in ("yes", "no")
+
+
+def test_a_preference_is_a_good_and_a_bad_answer() -> None:
+    row, unit = to_row({"id": "r", "prompt": "Hi", "chosen": "yes", "rejected": "no"}, where="here"), Labelled()
+    parts = unit.rows(row)
+    assert [unusable_reason(part, unit) for part in parts] == [None, None]
+    assert [(part.id, unit.answers(part)[0][-1]["content"], unit.labels(part)) for part in parts] == [
+        ("r", "yes", (1.0,)),
+        ("r", "no", (0.0,)),
+    ]
+    assert Pairs().rows(row) == (row,)
 
 
 def test_labels_stay_with_their_completions_in_any_order() -> None:
