@@ -13,7 +13,7 @@ from alignkit.units import unit_fault
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
 _OPTIONS_OF_INIT = {"model", "data", "out", "force", "help"}
-_NEEDS = {"reference", "scalar_head"}
+_NEEDS = {"reference", "scalar_head", "mismatched_kl"}
 _BASES = {  # looked up by name: these classes stand in rooms that import the registry
     "method": "alignkit.methods:Method",
     "judge": "alignkit.scoring.judge:Judge",

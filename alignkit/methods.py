@@ -212,6 +212,8 @@ class Batch:
         advantage_N: float32 [N], from `Method.advantages`, for samples with rewards.
         label_N: float32 [N], each completion's label where the unit has labels: 1 good, 0 bad for `Labelled`; for
             `Pairs`, where an option asks for it, how much better the chosen one is and 0, both 0 for a tie.
+        mismatched_kl: float32 scalar without gradient, nats: the mean of log pi(y'|x) / pi_ref(y'|x) over the whole
+            step, y' being for each prompt the answer to another one, where the method needs it. May be below 0.
         samples: completions drawn for this batch's prompts by a method that trains on rows, or None.
         denominators: counts of the whole optimizer step over all micro-batches and ranks, by name of `Over`.
         lengths: `num_tokens_N` as the host knows it; read from the device where it is not given.
@@ -231,6 +233,7 @@ class Batch:
     value_N: Tensor | None = None
     advantage_N: Tensor | None = None
     label_N: Tensor | None = None
+    mismatched_kl: Tensor | None = None
     samples: Batch | None = None
     lengths: tuple[int, ...] | None = None
     logged: dict[str, list[Tensor]] = field(default_factory=dict, repr=False)
@@ -330,7 +333,8 @@ class Method(ABC):
     trains_on: ClassVar[Unit]
     """Which completions it needs: `Chosen()`, `Pairs()`, `Samples()`, `Labelled()` or a unit of its own."""
     needs: ClassVar[frozenset[str]] = frozenset()
-    """Of {"reference", "scalar_head"}: a frozen copy of the starting weights; a head of one value, not the LM head."""
+    """Of {"reference", "scalar_head", "mismatched_kl"}: a frozen copy of the starting weights; a head of one value, not
+    the LM head; an estimate of the KL to the reference, from one more pass in each step (`Batch.mismatched_kl`)."""
     presets: ClassVar[Mapping[str, Mapping[str, object]]] = {}
     """Sets of its options by name, for `--preset NAME`. Ours: "paper", the paper's numbers as printed, and "letter",
     its equations in their own units."""
@@ -354,6 +358,13 @@ class Method(ABC):
         Called for methods that train on samples. A completion whose advantage is nan is left out of the step.
         """
         raise TypeError(f"method {self.name!r} trains on samples and must define advantages()")
+
+    def remarks(self, label_N: np.ndarray, config: Any) -> list[str]:
+        """Return lines to say before training about the labels of all training completions, float32 [N]; [] says none.
+
+        Called for methods whose unit has labels.
+        """
+        return []
 
     def temperatures(self, step: int, config: Any) -> tuple[float, ...]:
         """Return the temperature of each sample to draw for every prompt of this step (from 1); () draws none."""

@@ -178,6 +178,7 @@ def _any_batch(per_prompt: int) -> Batch:
         value_N=torch.linspace(0.5, -0.5, size).requires_grad_(),
         advantage_N=torch.linspace(1.0, -1.0, size),
         label_N=torch.arange(size) % 2.0,
+        mismatched_kl=torch.tensor(0.1),
     )
 
 

@@ -110,6 +110,13 @@ def full(tensor: Tensor) -> Tensor:
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
+def summed(x: Tensor, world: World) -> Tensor:
+    """Add up a tensor over all ranks, on their devices; every rank must ask."""
+    if world.size > 1:
+        dist.all_reduce(x)
+    return x
+
+
 def total_norm(tensors: Sequence[Tensor]) -> Tensor:
     """L2 norm over all tensors and all ranks' shards, a scalar on their device; every rank must ask."""
     from torch.distributed.tensor import DTensor

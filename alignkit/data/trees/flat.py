@@ -36,6 +36,21 @@ class Lazy(Sequence[_T]):
     def __iter__(self) -> Iterator[_T]:
         return (self._make(number) for number in range(len(self)))
 
+    def some(self, numbers: np.ndarray) -> Sequence[_T]:
+        """View the elements of these numbers, int64 [k], in that order."""
+        return _Some(self, numbers)
+
+
+class _Some(Lazy[_T]):
+    def __init__(self, elements: Lazy[_T], numbers: np.ndarray) -> None:
+        self._elements, self._numbers = elements, numbers
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    def _make(self, number: int) -> _T:
+        return self._elements[int(self._numbers[number])]
+
 
 class FlatTrees(Lazy[Tree]):
     """Trees end to end: each is its segments, the prompt first.
@@ -93,10 +108,6 @@ class FlatTrees(Lazy[Tree]):
     def __len__(self) -> int:
         return len(self.table)
 
-    def some(self, numbers: np.ndarray) -> Sequence[Tree]:
-        """View the trees of these numbers, int64 [k], in that order."""
-        return _Some(self, numbers)
-
     def lengths(self) -> np.ndarray:
         """Tokens of each tree, int64 [trees]."""
         return np.diff(self.token_ends[self.segment_ends])
@@ -130,17 +141,6 @@ class FlatTrees(Lazy[Tree]):
         if self.labels is not None:  # one for each segment but the prompts, of which `number` stand before these
             labels = self.labels[first - number : last - number - 1].tolist()
         return Tree.unchecked(self.names[number], tuple(segments), int(self.table[number, 1]), tuple(labels))
-
-
-class _Some(Lazy[Tree]):
-    def __init__(self, trees: FlatTrees, numbers: np.ndarray) -> None:
-        self._trees, self._numbers = trees, numbers
-
-    def __len__(self) -> int:
-        return len(self._numbers)
-
-    def _make(self, number: int) -> Tree:
-        return self._trees[int(self._numbers[number])]
 
 
 def ranges(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:

@@ -88,6 +88,8 @@ class Pack:
 
 def lay_out(trees: Sequence[Tree], numbers: Sequence[int] | np.ndarray | None = None) -> Pack:
     """Lay trees one after another into one row: all of them, or those of these numbers, in that order."""
+    if numbers is not None and not isinstance(trees, FlatTrees):
+        trees, numbers = [trees[int(number)] for number in numbers], None
     flat = FlatTrees.of(trees)
     which = np.arange(len(flat)) if numbers is None else np.asarray(numbers, np.int64)
     ids_S, position_S, source_T, target_T, completion_T, group_N, num_tokens_N, last_N, ends = _native.lay_out(

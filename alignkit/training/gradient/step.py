@@ -4,6 +4,9 @@ Denominators (tokens, completions, pairs, groups) are counted over the whole ste
 that each micro-batch's loss is its share of the step's and the gradients add up. A loss of named terms has each
 further term back-propagated apart and its gradient scaled down to the ratio that `config.term_ratios` names times the
 first term's norm, where there is one.
+
+A loss may need the KL to the reference that the step's prompts with answers to others estimate: a pass without gradient
+over all of them gives it before the first micro-batch's loss, so that it too is the whole step's.
 """
 
 from __future__ import annotations
@@ -19,7 +22,7 @@ import torch
 from torch import Tensor
 
 from alignkit.data.trees.packs import Pack
-from alignkit.distributed.fsdp import total_norm
+from alignkit.distributed.fsdp import summed, total_norm
 from alignkit.distributed.ranks import ALONE, World
 from alignkit.methods import Batch, Method, MethodConfig
 from alignkit.policy.policy import Policy, own_shard
@@ -189,6 +192,7 @@ def make_batch(
     sample_denominators: Mapping[str, int] | None = None,
     reference: Reference | None = None,
     logged: dict[str, list[Tensor]] | None = None,
+    mismatched_kl: Tensor | None = None,
 ) -> Batch:
     """Run the forward passes of one micro-batch."""
     row, tensors = moved.row, moved.tensors
@@ -218,6 +222,7 @@ def make_batch(
         value_N=output.value_N,
         advantage_N=tensors.get("advantage_N"),
         label_N=tensors.get("label_N"),
+        mismatched_kl=mismatched_kl,
         samples=samples,
         lengths=tuple(row.pack.num_tokens_N.tolist()),
         logged=logged,
@@ -233,14 +238,19 @@ def accumulate(
     reference: Reference | None = None,
     world: World = ALONE,
     left_out: Mapping[str, int] | None = None,
+    mismatched: Sequence[MicroBatch] | None = None,
 ) -> StepTensors:
     """Add the step's gradient to the policy's `.grad`; returns its loss and logs, to be read. The host does not wait.
 
     Args:
         micro_batches: this rank's rows, at least one.
         left_out: as `count` takes it.
+        mismatched: this rank's rows of the step's prompts with answers to others, where the loss needs them.
     """
-    batch_of = _batches(policy, micro_batches, reference, world, left_out)
+    log_ratio = None
+    if mismatched is not None:
+        log_ratio = summed(_log_ratio(policy, _in_step(mismatched, world), reference), world)
+    batch_of = _batches(policy, micro_batches, reference, world, left_out, log_ratio)
     parameters = [p for p in policy.parameters() if p.requires_grad]
     further: dict[str, list[Tensor]] = {}
     found = StepTensors()
@@ -273,9 +283,15 @@ def _batches(
     reference: Reference | None,
     world: World,
     left_out: Mapping[str, int] | None = None,
+    log_ratio: Tensor | None = None,
 ) -> Callable[[MovedRow, dict[str, list[Tensor]]], Batch]:
-    """Return what runs a micro-batch's forward passes, with the denominators of the whole step."""
+    """Return what runs a micro-batch's forward passes, with the denominators of the whole step.
+
+    Args:
+        log_ratio: of the whole step's mismatched rows, one for each tree, their sum.
+    """
     denominators, sample_denominators = count(micro_batches, world, left_out=left_out)
+    mismatched_kl = None if log_ratio is None else (log_ratio / denominators["groups"]).float()
 
     def batch_of(moved: MovedRow, logged: dict[str, list[Tensor]]) -> Batch:
         return make_batch(
@@ -285,9 +301,22 @@ def _batches(
             sample_denominators=sample_denominators,
             reference=reference,
             logged=logged,
+            mismatched_kl=mismatched_kl,
         )
 
     return batch_of
+
+
+def _log_ratio(policy: Policy, rows: Sequence[MicroBatch], reference: Reference | None) -> Tensor:
+    """Sum of log pi - log pi_ref over the scored tokens of rows that count, a float64 scalar without gradient."""
+    total = torch.zeros((), dtype=torch.float64, device=policy.device)
+    with torch.no_grad():
+        for row in rows:
+            (moved,) = move(policy, [row], reference)
+            batch = make_batch(policy, moved, denominators={}, reference=reference)
+            if not row.is_padding:
+                total += (batch.logprob_N - batch.reference_N).double().sum()
+    return total
 
 
 def _in_step(micro_batches: Sequence[MicroBatch], world: World) -> list[MicroBatch]:
@@ -321,9 +350,14 @@ def evaluate(
     *,
     reference: Reference | None = None,
     world: World = ALONE,
+    mismatched: Sequence[MicroBatch] | None = None,
 ) -> StepResult:
     """The same loss and logs without gradient, over all ranks' micro-batches as if they were one step."""
-    batch_of = _batches(policy, micro_batches, reference, world)
+    log_ratio = None
+    if mismatched is not None:
+        sums = world.run_on_all(lambda: float(_log_ratio(policy, mismatched, reference)))
+        log_ratio = torch.tensor(sum(sums), dtype=torch.float64, device=policy.device)
+    batch_of = _batches(policy, micro_batches, reference, world, log_ratio=log_ratio)
 
     def compute() -> list[Any]:
         found = StepTensors()

@@ -6,6 +6,7 @@ import hashlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from alignkit.config.file import Resolved
@@ -13,7 +14,10 @@ from alignkit.data.chat.chat import Chat, make_chat, refuse_ids_without_rows
 from alignkit.data.prepared.selection import Selection
 from alignkit.data.prepared.store import Stored
 from alignkit.data.reading.rows import Row
+from alignkit.data.trees.flat import Lazy
+from alignkit.data.trees.mismatched import Mismatched, has_several_prompts
 from alignkit.data.trees.packs import MICRO_BATCH_TOKENS
+from alignkit.data.trees.trees import Tree
 from alignkit.distributed.fsdp import shard_and_pack
 from alignkit.distributed.ranks import ALONE, World
 from alignkit.errors import InputError, RunStopped, UsageError
@@ -55,9 +59,24 @@ class Inputs:
     validation: Stored
     judges: tuple[NamedJudge, ...]
     fingerprints: Mapping[str, str]
+    mismatched: tuple[Mismatched, Mismatched] | None = None
+    """Of a method that needs them, the training and the validation prompts with answers to others."""
     drops_duplicates: bool = False
     num_prompts: int | None = None
     limit: int | None = None
+
+    def tree_parts(self) -> list[tuple[Lazy[Tree], Lazy[Tree]]]:
+        """All that a step or a validation computes: training and validation trees; and the mismatched ones."""
+        own: tuple[Lazy[Tree], Lazy[Tree]] = (self.training.trees, self.validation.trees)
+        return [own] if self.mismatched is None else [own, self.mismatched]
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest tree that a step computes."""
+        trees = [self.training.trees.lengths()]
+        if self.mismatched is not None:
+            trees.append(self.mismatched[0].lengths())
+        return int(max(lengths.max() for lengths in trees))
 
 
 def read_inputs(method: Method, resolved: Resolved, *, asks_judges: bool = True) -> Inputs:
@@ -82,6 +101,9 @@ def read_inputs(method: Method, resolved: Resolved, *, asks_judges: bool = True)
     named = _named_judges(method, resolved, resolved.rollouts.reward)
     max_length, training, validation = prepare_parts(method, resolved, source, chat)
     judges = _judges(method, resolved, named, training.rows, asks=asks_judges)
+    mismatched = None
+    if "mismatched_kl" in method.needs:
+        mismatched = _mismatched(training, validation, seed=resolved.method.seed, max_length=max_length)
     return Inputs(
         source,
         chat,
@@ -90,6 +112,7 @@ def read_inputs(method: Method, resolved: Resolved, *, asks_judges: bool = True)
         validation,
         judges,
         _fingerprints(source, chat, training, validation, judges) | _reward_fingerprints(resolved, judges),
+        mismatched,
         resolved.data.duplicates == "drop",
         resolved.method.num_prompts,
         resolved.data.limit,
@@ -146,6 +169,17 @@ def prepare_parts(
     training = selection.prepare("training", chat, options, shard=shard)
     validation = selection.prepare("validation", chat, options, shard=shard)
     return max_length, training, validation
+
+
+def _mismatched(training: Stored, validation: Stored, *, seed: int, max_length: int) -> tuple[Mismatched, Mismatched]:
+    """Give each row the answer to another prompt of its part; validation rows of one prompt get training answers.
+
+    Raises:
+        InputError: all training rows have the same prompt.
+    """
+    own, held = training.trees, validation.trees
+    make = partial(Mismatched, seed=seed, max_length=max_length)
+    return make(own, own), make(held, held if has_several_prompts(held) else own)
 
 
 def load_models(method: Method, resolved: Resolved, inputs: Inputs, world: World = ALONE) -> Models:
@@ -242,15 +276,17 @@ def _reference(
         return Reference(policy, frozen=None if has_adapter else load())
 
     def know(policy: Policy) -> list[CachedLogprobs]:
-        by_step = RowSource(inputs.training.trees, resolved.method, micro_batch_tokens=capacity, world=world)
-        validated, is_padding = shard_and_pack(inputs.validation.trees, capacity, world)
-        parts = ((inputs.training, list(by_step.from_step(1))), (inputs.validation, [] if is_padding else validated))
+        parts: list[tuple[Sequence[Tree], list[list[int]]]] = []
+        for training, validation in inputs.tree_parts():
+            by_step = RowSource(training, resolved.method, micro_batch_tokens=capacity, world=world)
+            validated, is_padding = shard_and_pack(validation, capacity, world)
+            parts += [(training, list(by_step.from_step(1))), (validation, [] if is_padding else validated)]
         weights = inputs.fingerprints["model"] + (resolved.model.quantize or "")
         policy.eval()
         with policy.base_weights():
             known = [
-                known_logprobs(policy, part.trees, weights=weights, capacity=capacity, rows=rows, world=world)
-                for part, rows in parts
+                known_logprobs(policy, trees, weights=weights, capacity=capacity, rows=rows, world=world)
+                for trees, rows in parts
             ]
         policy.train()
         return known

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from alignkit.data.trees.flat import FlatTrees
+from alignkit.data.trees.flat import FlatTrees, Lazy
 from alignkit.data.trees.packs import MICRO_BATCH_TOKENS, lay_out
 from alignkit.data.trees.trees import Tree
 from alignkit.distributed.fsdp import shard_and_pack
@@ -36,6 +36,11 @@ class StepSource(ABC):
     @abstractmethod
     def step(self, step: int) -> tuple[list[MicroBatch], dict[str, float]]:
         """Return this rank's micro-batches of a step (from 1), and numbers to log with it."""
+
+    @property
+    def mismatched(self) -> Sequence[MicroBatch] | None:
+        """This rank's rows of the last step's prompts with answers to others, where the loss needs them."""
+        return None
 
     @property
     def left_out(self) -> Mapping[str, int]:
@@ -62,6 +67,7 @@ class RowSource(StepSource):
     Args:
         trees: a tree per row.
         micro_batch_tokens: tokens of one micro-batch; a longer tree has its own.
+        mismatched: for a loss that needs them, the same prompts with answers to others; packed by themselves.
     """
 
     def __init__(
@@ -71,12 +77,23 @@ class RowSource(StepSource):
         *,
         micro_batch_tokens: int = MICRO_BATCH_TOKENS,
         world: World = ALONE,
+        mismatched: Sequence[Tree] | None = None,
     ) -> None:
-        self.trees = FlatTrees.of(trees)
+        self.trees: Lazy[Tree] = trees if isinstance(trees, Lazy) else FlatTrees.of(trees)
         self.config, self.micro_batch_tokens, self.world = config, micro_batch_tokens, world
         self.steps_per_epoch = steps_per_epoch(len(trees), config.batch_size)
+        self._beside: RowSource | None = None
+        self._mismatched: list[MicroBatch] | None = None
+        if mismatched is not None:
+            self._beside = RowSource(mismatched, config, micro_batch_tokens=micro_batch_tokens, world=world)
+
+    @property
+    def mismatched(self) -> Sequence[MicroBatch] | None:
+        return self._mismatched
 
     def step(self, step: int) -> tuple[list[MicroBatch], dict[str, float]]:
+        if self._beside is not None:
+            self._mismatched, _ = self._beside.step(step)
         numbers = self.numbers(step)
         rows, is_padding = self.own(step)
         return [self._micro_batch(numbers[row], is_padding=is_padding) for row in rows], {}

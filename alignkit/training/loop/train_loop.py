@@ -206,6 +206,7 @@ class Loop:
             reference=self.models.reference,
             world=self.world,
             left_out=self.source.left_out,
+            mismatched=self.source.mismatched,
         )
         beside = {"norm": clip(self.models.policy.parameters(), self.config.max_grad_norm)}
         if self._weights is not None:

@@ -100,9 +100,18 @@ def show_samples(
 
 def _validate_rows(method: Method, config: MethodConfig, inputs: Inputs, models: Models, step: int) -> EvalResult:
     trees = inputs.validation.trees
-    packs = [lay_out(trees, numbers) for numbers in rank_rows(trees, models)]
-    micro_batches = [MicroBatch(p) for p in packs]
-    result = evaluate(models.policy, method, config, micro_batches, reference=models.reference, world=models.world)
+    micro_batches, *mismatched = (
+        [MicroBatch(lay_out(part, numbers)) for numbers in rank_rows(part, models)] for _, part in inputs.tree_parts()
+    )
+    result = evaluate(
+        models.policy,
+        method,
+        config,
+        micro_batches,
+        reference=models.reference,
+        world=models.world,
+        mismatched=mismatched[0] if mismatched else None,
+    )
     if step:
         guards.refuse_non_finite_validation(result.loss, models.policy, micro_batches, step=step, world=models.world)
     metrics = {"validation/loss": result.loss} | {f"validation/{name}": x for name, x in result.logged.items()}

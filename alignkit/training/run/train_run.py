@@ -166,7 +166,8 @@ def _train(method: Method, resolved: Resolved, run: RunFolder, progress: Progres
         return resumes, run.id
 
     resumes, run.id = world.run_on_rank0(begin)
-    for line in account(inputs):
+    labels = inputs.training.trees.labels
+    for line in [*account(inputs), *([] if labels is None else method.remarks(labels, resolved.method))]:
         progress.note(line)
     progress.note(planned.line())
     if (problem := gpu_problem()) is not None:
@@ -213,12 +214,11 @@ def _plan(method: Method, resolved: Resolved, run: RunFolder, inputs: Inputs, wo
     Raises:
         UsageError, RunStopped: as `refuse_unfit`.
     """
-    longest = int(inputs.training.trees.lengths().max())
     before = world.run_on_rank0(lambda: run.record().micro_batch_tokens if run.holds_run else None)
-    made = make_plan(method, resolved, longest=longest, micro_batch_tokens=before)
+    made = make_plan(method, resolved, longest=inputs.longest, micro_batch_tokens=before)
     fewest = min(world.gather(made.micro_batch_tokens))  # every rank's card holds them
     if made.micro_batch_tokens != fewest:
-        made = make_plan(method, resolved, longest=longest, micro_batch_tokens=fewest)
+        made = make_plan(method, resolved, longest=inputs.longest, micro_batch_tokens=fewest)
     refuse_unfit(method, resolved, made, goes_on=before is not None)
     return made
 
@@ -346,7 +346,11 @@ def _source(method: Method, rollouts: RolloutSource) -> StepSource:
     if method.draws():
         return SampledRowSource(rollouts)
     return RowSource(
-        inputs.training.trees, rollouts.config, micro_batch_tokens=models.micro_batch_tokens, world=models.world
+        inputs.training.trees,
+        rollouts.config,
+        micro_batch_tokens=models.micro_batch_tokens,
+        world=models.world,
+        mismatched=None if inputs.mismatched is None else inputs.mismatched[0],
     )
 
 
