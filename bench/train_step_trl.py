@@ -69,7 +69,7 @@ def make_trainer(
     options: dict[str, Any],
     peft_config: Any = None,
 ) -> Any:
-    """Make TRL's trainer for "sft", "dpo..." or "grpo_train" on rows of token ids; one step sees all the rows."""
+    """Make TRL's trainer for "sft", "dpo...", "kto" or "grpo_train" on rows of token ids; one step sees all rows."""
     import datasets
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -97,7 +97,7 @@ def make_trainer(
         **options,
     }
     common = {"bf16": _has_fast_bf16()} | common
-    make = {"sft": _sft, "dpo": _dpo, "grpo": _grpo}[name.split("_")[0]]
+    make = {"sft": _sft, "dpo": _dpo, "kto": _kto, "grpo": _grpo}[name.split("_")[0]]
     return make(rows, policy, tokenizer, common, variant, peft_config)
 
 
@@ -152,6 +152,29 @@ def _dpo(rows: Rows, policy: Any, tokenizer: Any, common: dict[str, Any], varian
         for row in rows
     ]
     config = DPOConfig(**{"precompute_ref_log_probs": True, "beta": BETA, "max_length": 2048, **common})
+    return Tokenized(
+        policy, args=config, train_dataset=Dataset.from_list(table), processing_class=tokenizer, peft_config=peft_config
+    )
+
+
+def _kto(rows: Rows, policy: Any, tokenizer: Any, common: dict[str, Any], variant: str, peft_config: Any) -> Any:
+    """Rows have a `label`, and as `other` the answer that TRL's KL is estimated with."""
+    from datasets import Dataset
+    from trl import KTOConfig, KTOTrainer
+
+    class Tokenized(KTOTrainer):  # type: ignore[misc]
+        """TRL's trainer on rows that are tokenized already."""
+
+        def _prepare_dataset(self, dataset: Any, *_: Any) -> Any:
+            return dataset
+
+    names = {"prompt_ids": "prompt", "KL_completion_ids": "other", "label": "label"}
+    table = [
+        {"prompt": [], "completion": [], "completion_ids": row["completions"][0]}
+        | {theirs: row[ours] for theirs, ours in names.items()}
+        for row in rows
+    ]
+    config = KTOConfig(**{"max_length": 2048, **common})
     return Tokenized(
         policy, args=config, train_dataset=Dataset.from_list(table), processing_class=tokenizer, peft_config=peft_config
     )

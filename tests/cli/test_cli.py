@@ -114,7 +114,7 @@ def test_help_all_shows_every_option_whole_and_the_keys_without_one(
 USAGE = [
     (["jugde"], "Did you mean 'judge'?"),
     (["train", "sfft"], "no method is named 'sfft'; did you mean 'sft'?"),
-    (["train"], "say which: dpo, grpo, reward, sft, sft-lenpen"),
+    (["train"], "say which: dpo, grpo, kto, reward, sft, sft-lenpen"),
     (["train", "sft", "--lerning-rate", "1"], "no such option: --lerning-rate; did you mean '--learning-rate'?"),
     (["train", "sft", "--attention", "plain"], "--attention is no option but a key: type --set model.attention=VALUE"),
     (["train", "sft", "--precision", "fp64"], "'fp64' is not one of 'auto', 'bf16', 'fp32'"),
@@ -240,7 +240,7 @@ def test_completion_offers_methods_and_their_options() -> None:
         }
         return shell(**environment).stdout.split()
 
-    assert complete("alignkit train ") == ["dpo", "grpo", "reward", "sft", "sft-lenpen"]
+    assert complete("alignkit train ") == ["dpo", "grpo", "kto", "reward", "sft", "sft-lenpen"]
     assert (
         "--group-size"
         in shell(

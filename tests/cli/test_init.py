@@ -69,7 +69,7 @@ def test_every_file_that_init_writes_is_read_by_every_method(
 ) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     assert main(["init", *arguments]) == 0
-    assert set(_every_method_reads(Path("alignkit.toml"))) >= {"sft", "sft-lenpen", "dpo", "grpo", "reward"}
+    assert set(_every_method_reads(Path("alignkit.toml"))) >= {"sft", "sft-lenpen", "dpo", "kto", "grpo", "reward"}
     settings = judge_settings({})
     expected = ("some/model", "rows.jsonl") if "--model" in arguments else ("SmolLM2-135M-Instruct", "demo")
     assert (settings.model.model, settings.data.data) == expected

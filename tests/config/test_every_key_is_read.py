@@ -16,7 +16,7 @@ KEYS = [(table, key) for table, section in SECTIONS.items() for key in section.m
 KEYS += [("run", key) for key in RunOptions.model_fields]
 OWN = [
     (name, key)
-    for name in ("sft", "sft-lenpen", "dpo", "grpo", "reward")
+    for name in ("sft", "sft-lenpen", "dpo", "kto", "grpo", "reward")
     for key in registry().find("method", name).Config.model_fields  # type: ignore[attr-defined]
 ]
 

@@ -339,4 +339,4 @@ def test_every_installed_methods_defaults_resolve() -> None:
     for name in registry().names("method"):
         cls = registry().find("method", name)
         assert resolve(cls, options={}, config=None).method == cls.Config()
-    assert {"sft", "sft-lenpen", "dpo", "grpo", "reward"} <= set(registry().names("method"))
+    assert {"sft", "sft-lenpen", "dpo", "kto", "grpo", "reward"} <= set(registry().names("method"))

@@ -29,6 +29,7 @@ METHODS = {
     "sft-lenpen": ["--penalty", "0.05", "--penalty-interval", "2", "--max-new-tokens", "40"],
     "dpo": ["--gradient-checkpointing"],
     "dpo-lora": ["--lora-rank", "4", "--set", "reference=online"],
+    "kto": ["--desirable-weight", "1.3"],
     "reward": ["--learning-rate", "0.03", "--validation-interval", "2", "--set", "early_stopping_steps=4"],
     "grpo": ["--reward", "rewards.py:short", "--group-size", "3", "--kl-estimator", "k1"],
 }

@@ -21,7 +21,7 @@ from alignkit.registry import registry
 from alignkit.units import Chosen, Pairs, Samples
 
 DOCS = Path(__file__).parents[2] / "docs"  # this file also runs as a script
-METHODS = ("sft", "sft-lenpen", "dpo", "grpo", "reward")
+METHODS = ("sft", "sft-lenpen", "dpo", "kto", "grpo", "reward")
 OPTIONS = re.compile(
     r"(?<=<!-- options: made from the class by `python tests/house/test_docs_guide.py` -->\n).*?(?=<!-- end)", re.S
 )

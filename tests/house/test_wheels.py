@@ -77,7 +77,9 @@ def test_an_empty_environment_without_cargo_lists_the_methods(wheels: dict[str, 
     assert listing.returncode == 0, listing.stderr
     rows = json.loads(listing.stdout)
     assert [row for row in rows if row["error"]] == []
-    assert {"sft", "sft-lenpen", "dpo", "grpo", "reward"} <= {row["name"] for row in rows if row["kind"] == "method"}
+    assert {"sft", "sft-lenpen", "dpo", "kto", "grpo", "reward"} <= {
+        row["name"] for row in rows if row["kind"] == "method"
+    }
 
 
 def _files(wheel: Path) -> set[str]:

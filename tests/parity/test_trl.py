@@ -17,11 +17,14 @@ import pytest
 import torch
 from alignkit_plugins.dpo import DPO, DPOConfig
 from alignkit_plugins.grpo import GRPO, GRPOConfig
+from alignkit_plugins.kto import KTO, KTOConfig
 from alignkit_plugins.sft import SFT, SFTConfig
 from tiny_models import tiny_model
 
+from alignkit.data.trees.flat import FlatTrees
+from alignkit.data.trees.mismatched import Mismatched
 from alignkit.data.trees.packs import lay_out, pack
-from alignkit.data.trees.trees import tree
+from alignkit.data.trees.trees import Tree, tree
 from alignkit.methods import Method, MethodConfig
 from alignkit.policy.load import load_policy
 from alignkit.training.gradient.optimizer import make_optimizer
@@ -54,8 +57,15 @@ def rows(num_completions: int, count: int = 4) -> list[dict[str, Any]]:
     ]
 
 
-def trl_losses(name: str, data: list[dict[str, Any]], model: Path, folder: Path, **given: Any) -> list[float]:
-    """The loss of every step, by TRL's own trainer."""
+def trl_losses(
+    name: str,
+    data: list[dict[str, Any]],
+    model: Path,
+    folder: Path,
+    logged: list[dict[str, float]] | None = None,
+    **given: Any,
+) -> list[float]:
+    """The loss of every step, by TRL's own trainer, which adds what it logs to `logged`."""
     from bench.train_step_trl import make_trainer
 
     steps = given.pop("steps", STEPS)
@@ -70,6 +80,8 @@ def trl_losses(name: str, data: list[dict[str, Any]], model: Path, folder: Path,
         step = trainer.training_step
         trainer.training_step = lambda *a, **k: losses.append(float(found := step(*a, **k))) or found
         trainer.train()
+    if logged is not None:
+        logged += trainer.state.log_history[: len(losses)]
     return losses
 
 
@@ -125,6 +137,43 @@ def test_twenty_steps_of_lora_have_trls_losses(
     found = our_losses(name, data, model, lora_rank=4)
     assert found[-1] < found[0]
     assert found == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("weights", [{}, {"desirable_weight": 1.3, "undesirable_weight": 0.6}], ids=["even", "uneven"])
+def test_twenty_steps_of_kto_have_trls_losses_rewards_and_kl(
+    weights: dict[str, float], model: Path, tmp_path: Path
+) -> None:
+    """On the same mismatched answers: ours, where TRL would shift the batch's answers by one."""
+    data = rows(1, count=7)
+    trees = FlatTrees.of(
+        [
+            Tree(row["id"], tree("", np.array(row["prompt"]), [(np.array(c), np.ones(len(c), bool))]).segments, 0, (x,))
+            for row, x in zip(data, (1.0, 0.0, 1.0, 1.0, 0.0, 0.0, 1.0), strict=True)
+            for c in row["completions"]
+        ]
+    )
+    others = Mismatched(trees, trees, seed=5, max_length=2048)
+    for row, one, other in zip(data, trees, others, strict=True):
+        row |= {"label": bool(one.labels[0]), "other": other.completions[0].ids.tolist()}
+    theirs: list[dict[str, float]] = []
+    expected = trl_losses("kto", data, model, tmp_path, logged=theirs, options={"beta": 0.1, **weights})
+    config = KTOConfig(learning_rate=RATE, optimizer="adamw", beta=0.1, **weights)
+    policy = load_policy(model, precision="fp32")
+    reference = Reference(policy, frozen=load_policy(model, precision="fp32"))
+    optimizer = make_optimizer(policy.parameters(), config)
+    own, mismatched = ([MicroBatch(lay_out(part, row)) for row in pack(part, 40)] for part in (trees, others))
+    found = []
+    for _ in range(STEPS):
+        optimizer.zero_grad()
+        found.append(accumulate(policy, KTO(), config, own, reference=reference, mismatched=mismatched).read()[0])
+        torch.nn.utils.clip_grad_norm_(policy.parameters(), 1.0)
+        optimizer.step()
+    assert len(expected) == STEPS and found[-1].loss < 0.9 * found[0].loss
+    assert [step.loss for step in found] == pytest.approx(expected, rel=1e-4)
+    names = {"kl": "z_0", "rewards/chosen": "desirable_reward", "rewards/rejected": "undesirable_reward"}
+    for named, name in names.items():
+        assert any(abs(step[named]) > 0.1 for step in theirs)
+        assert [step.logged[name] for step in found] == pytest.approx([s[named] for s in theirs], rel=1e-4, abs=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from alignkit.config import file as config_file
 from alignkit.training.run.plan import make_plan
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("many-ranks")]
-METHODS = ["sft", "sft-lenpen", "dpo", "dpo-lora", "reward", "grpo"]
+METHODS = ["sft", "sft-lenpen", "dpo", "dpo-lora", "kto", "reward", "grpo"]
 
 
 @pytest.fixture(scope="module")

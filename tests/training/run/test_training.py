@@ -101,7 +101,7 @@ def _plain(policy: Policy) -> Policy:
     return policy
 
 
-@pytest.mark.parametrize("method", ["sft", "sft-lenpen", "dpo", "reward", "grpo"])
+@pytest.mark.parametrize("method", ["sft", "sft-lenpen", "dpo", "kto", "reward", "grpo"])
 def test_a_resumed_run_is_the_same_run(
     method: str, model: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
