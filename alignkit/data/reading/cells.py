@@ -29,7 +29,9 @@ def says_nothing(value: Any) -> bool:
         return True
     if isinstance(value, str):
         return value.strip() in ("", "[]", "{}", "null")
-    return isinstance(value, (list, tuple, dict)) and not any(True for item in value if not is_missing(item))
+    if isinstance(value, dict):
+        value = tuple(value.values())
+    return isinstance(value, (list, tuple)) and all(map(is_missing, value))
 
 
 def number(value: Any) -> float | None:

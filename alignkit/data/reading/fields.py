@@ -105,12 +105,16 @@ SHAPE = (
         "one with the lowest; refused where they have ranks, or `labels` beside them (steps)",
     ),
     Field(
-        "label kto_tag kto_label desirable is_desirable is_positive labels",
+        "label kto_tag kto_label desirable is_desirable is_positive is_good thumbs_up labels",
         READ,
         "whether the row's only answer is "
         "good: true or false, 1 or 0, anything else is refused; refused beside `chosen` and `rejected` too",
     ),
-    Field("preference swapped", BESIDE_PAIR, "it may say which answer is better, and is not read"),
+    Field(
+        "preference preferred winner better flipped swapped",
+        BESIDE_PAIR,
+        "it may say which answer is better, and is not read",
+    ),
 )
 """Fields that make a row's prompt and answers."""
 
@@ -153,32 +157,55 @@ FURTHER = (
     Field("audio audios audio_path audio_url", REFUSED, "sound is not read"),
     Field("video videos video_path video_url", REFUSED, "videos are not read"),
     Field("reasoning_content reasoning thinking thought thoughts cot Complex_CoT chain_of_thought", REFUSED, _THOUGHTS),
-    Field("chat_template_kwargs enable_thinking", REFUSED, "template values of one row are not read", false_means=True),
+    Field(
+        "chat_template_kwargs enable_thinking chat_template",
+        REFUSED,
+        "template values of one row are not read",
+        false_means=True,
+    ),
+    Field(
+        "thumbs_down undesirable is_undesirable is_bad",
+        REFUSED,
+        "an answer that is bad is said by a label that is false",
+        "write label, true or false, in its place",
+        neutral=0,
+    ),
     Field("negative_messages", REFUSED, "lists of bad answers are not read"),
     Field(
         "corrected reflection", REFUSED, "it corrects 'output'", "map the right answer by --columns output=corrected"
     ),
-    Field("loss_weight sample_weight weight", REFUSED, "weights of rows are not read", neutral=1),
+    Field("loss_weight loss_scale sample_weight weight", REFUSED, "weights of rows are not read", neutral=1),
     Field(
         "train training trainable", REFUSED, "whether a row is trained on is not read", neutral=True, false_means=True
     ),
     Field(
-        "loss_mask mask masked mask_history train_on_last train_on_input train_on_inputs roles_to_train",
+        "loss_mask completion_mask assistant_masks mask masked mask_history train_on_last "
+        "train_on_input train_on_inputs roles_to_train",
         REFUSED,
         _SCORED,
     ),
     Field(
-        "system_message system_instruction instructions",
+        "system_message system_instruction instructions developer_message",
         REFUSED,
         "the system message is 'system'",
         "map it by --columns system={}",
     ),
     Field("conversation dialogue dialog", REFUSED, "its turns are not read", "map it by --columns messages={}"),
-    Field("past chat_history", REFUSED, _PROMPT_ONLY, "map it by --columns history={}"),
+    Field(
+        "past chat_history conversation_history dialogue_history dialog_history previous_messages",
+        REFUSED,
+        _PROMPT_ONLY,
+        "map it by --columns history={}",
+    ),
     Field(
         "context", REFUSED, _PROMPT_ONLY, "write it into the prompt, or, where it is it, map it by --columns prompt={}"
     ),
-    Field("documents passages examples prefix", REFUSED, _PROMPT_ONLY, "write it into the prompt"),
+    Field(
+        "document documents passage passages article examples demonstrations few_shot prefix prefill suffix",
+        REFUSED,
+        _PROMPT_ONLY,
+        "write it into the prompt",
+    ),
     Field("parallel_tool_calls", HARMLESS, "it concerns who serves the model"),
     Field(
         "text",
@@ -273,10 +300,11 @@ def by_name(table: Sequence[Field], *uses: Use) -> Mapping[str, Field]:
 
 REFUSED_IN_ROW = by_name(ROW, REFUSED)
 SCORED = used(SCORES, READ) | {"completions"}
-SPECIAL = used(SHAPE, READ, BESIDE_PAIR) - {"prompt", "chosen", "rejected"}
+IN_SHAPE = used(SHAPE, READ, BESIDE_PAIR)
+SPECIAL = IN_SHAPE - {"prompt", "chosen", "rejected"}
 """Fields whose presence says that a row is not just prompt, chosen and rejected."""
 _ENDS = ("_reasoning", "_reasoning_content", "_thinking")  # chosen_reasoning and the like
-_CHANGES_ROWS = frozenset({*REFUSED_IN_ROW, *SCORED, *SPECIAL, "prompt", "chosen", "rejected"})
+_CHANGES_ROWS = frozenset({*REFUSED_IN_ROW, *SCORED, *IN_SHAPE})
 
 
 def _letters(name: str) -> str:

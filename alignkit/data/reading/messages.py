@@ -7,13 +7,13 @@ are all text, which are joined with nothing between. Every other field is read, 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from alignkit.data.reading.cells import is_missing, kind_of, says_nothing, shown
 from alignkit.data.reading.fields import (
     HARMLESS,
+    IN_SHAPE,
     MESSAGE,
     PART,
     READ,
@@ -26,6 +26,7 @@ from alignkit.data.reading.fields import (
     refuse_fields,
     used,
 )
+from alignkit.data.reading.written_turns import refuse_written_turns
 from alignkit.errors import InputError
 
 Message = Mapping[str, Any]
@@ -49,11 +50,6 @@ _REFUSED_PARTS = by_name(PART, REFUSED)
 _OF_TEXT = frozenset({"type", "text", "value"})
 _USUAL_ROLES = frozenset({"system", "user", "assistant"})
 _TRAINS = frozenset(_FLAGS) - {"weight"}  # OpenAI's: 1 is what turns of the user have too
-_JSON_MESSAGES = re.compile(r"\s*\[?\s*\{\s*['\"](role|from|content|value)['\"]\s*:")  # JSON, or Python's own writing
-_BEFORE_JSON = frozenset("[{ \n\r\t")
-_ROLE, _CONTENT = re.compile(r"['\"](role|from)['\"]\s*:"), re.compile(r"['\"](content|value)['\"]\s*:")
-_HH_TURN = re.compile(r"(?:^|\n\n)(Human|Assistant):")
-_HH_ROLES = {"Human": "user", "Assistant": "assistant"}
 
 
 def read_messages(
@@ -81,12 +77,13 @@ def read_messages(
         ]
         return tuple(usual) if len(usual) == len(value) else _list(value, where, name, columns)
     if isinstance(value, str):
-        refuse_messages_as_text(value, where, name)
+        refuse_written_turns(value, where, name)
         return ({"role": role, "content": value},) if value or role == "assistant" else ()
     if isinstance(value, dict):
         inner = value.get("messages")
         if inner is not None and "role" not in value and "from" not in value:
             refuse_fields(value, where, columns)
+            _refuse_beside_messages(value, where, name, columns)
             return _list(inner, where, name, columns)
         return (_message(value, where, columns),)
     return _list(value, where, name, columns)
@@ -109,27 +106,14 @@ def without_tools(messages: Messages) -> Messages:
     return ({name: value for name, value in messages[0].items() if name != "tools"}, *messages[1:])
 
 
-def may_be_messages(text: str) -> bool:
-    """Whether a text begins with a bracket, as messages written as text do; takes no time."""
-    return text[:1] in _BEFORE_JSON and text.lstrip()[:1] in ("[", "{")
-
-
-def refuse_messages_as_text(text: str, where: str, name: str) -> None:
-    """Refuse a message or a list of them that is written as text.
-
-    Raises:
-        InputError: names the field.
-    """
-    if (
-        may_be_messages(text)
-        and _JSON_MESSAGES.match(text)
-        and text.rstrip()[-1] in "]}"
-        and _ROLE.search(text)
-        and _CONTENT.search(text)
-    ):
+def _refuse_beside_messages(value: Mapping[str, Any], where: str, name: str, columns: Mapping[str, str] | None) -> None:
+    """Refuse fields of a row that stand inside one of its fields, beside the messages there."""
+    for inner, held in value.items():
+        if inner == "messages" or inner not in IN_SHAPE or says_nothing(held) or (columns or {}).get(inner) == "":
+            continue
         raise InputError(
-            f"{where}: {name!r} holds messages written as text: write it as a list of messages, or leave it unread "
-            f"by --ignore-fields {name}"
+            f"{where}: {name!r} holds {inner!r} beside its messages, which is not read there: write it beside "
+            f"{name!r}, or leave it unread by --ignore-fields {inner}"
         )
 
 
@@ -243,16 +227,3 @@ def _is_scored(message: Mapping[str, Any], role: str, where: str) -> bool:
             )
         is_scored = is_scored and bool(flag)
     return is_scored or role != "assistant"
-
-
-def read_transcript(text: str) -> Messages | None:
-    """Read a dialogue written as one text, Anthropic's "\\n\\nHuman: ...\\n\\nAssistant: ..."; None for other texts."""
-    text = text.replace("\r\n", "\n")
-    found = list(_HH_TURN.finditer(text))
-    if not found or text[: found[0].start()].strip() or found[0][1] != "Human":
-        return None
-    ends = [turn.start() for turn in found[1:]] + [len(text)]
-    return tuple(
-        {"role": _HH_ROLES[turn[1]], "content": text[turn.end() : end].strip()}
-        for turn, end in zip(found, ends, strict=True)
-    )

@@ -11,8 +11,9 @@ from typing import Any, NamedTuple
 
 from alignkit.data.reading.cells import TEXT_OF_MISSING, is_missing, kind_of, says_nothing, shown
 from alignkit.data.reading.fields import ALONE, BESIDE_PAIR, FURTHER, SHAPE, by_name, names, used
-from alignkit.data.reading.messages import Message, Messages, read_messages, read_transcript, refuse_messages_as_text
+from alignkit.data.reading.messages import Message, Messages, read_messages
 from alignkit.data.reading.scores import are_scored, scored_completions
+from alignkit.data.reading.written_turns import read_transcript, read_transcript_prompt, refuse_written_turns
 from alignkit.errors import InputError
 
 _CHOSEN, _REJECTED = names(SHAPE, "chosen"), names(SHAPE, "rejected")
@@ -96,7 +97,7 @@ class _Shape:
         not_a_pair: str | None = None
         if rejected is not None and _is_whole(rejected):
             own, rejected = _cut(rejected)
-            if _without_system(own) != _without_system(prompt):
+            if _without_system(own) != _without_system(prompt) or _have_other_systems(own, prompt):
                 not_a_pair = _OTHER_PROMPTS
         if chosen is None and rejected is None:
             return Split(prompt, None, None, True)
@@ -171,8 +172,8 @@ class _Shape:
         )
 
     def _one_of(self, names: Sequence[str]) -> str | None:
-        """The name under which a thing is given; two that differ are refused."""
-        found = [name for name in names if name in self.given]
+        """The name under which a thing is given, an empty list being nothing; two that differ are refused."""
+        found = [name for name in names if name in self.given and self.given[name] not in ([], ())]
         for other in found[1:]:
             if self.given[other] != self.given[found[0]]:
                 unread = _UNREAD.format(other)
@@ -185,11 +186,9 @@ class _Shape:
     def _answer(self, name: str) -> Messages:
         """Read an answer, or a whole conversation that ends with one."""
         value = self.given[name]
-        if isinstance(value, str) and not any(field in self.given for field in (*_PROMPT, *_CONVERSATION)):
-            turns = read_transcript(value)
-            if turns is not None:
-                return turns
-        return self._last_turns(name)
+        turns = read_transcript(value) if isinstance(value, str) else None
+        has_prompt = any(field in self.given for field in (*_PROMPT, *_CONVERSATION))
+        return self._last_turns(name) if turns is None or (has_prompt and len(turns) == 1) else turns
 
     def _last_turns(self, name: str) -> Messages:
         """Read an answer; where its prompt is a transcript, the space behind "Assistant:" is none of it."""
@@ -199,7 +198,7 @@ class _Shape:
             raise InputError(f"{self.where}: {name!r} ends with the {turns[-1]['role']}: it is no answer")
         if _is_whole(turns) and not may_be_whole:
             raise InputError(f"{self.where}: {name!r} holds a whole conversation: write it as 'messages'")
-        if isinstance(self.given[name], str) and _transcript_prompt(self.given.get("prompt")) is not None:
+        if isinstance(self.given[name], str) and read_transcript_prompt(self.given.get("prompt")) is not None:
             return ({"role": "assistant", "content": turns[0]["content"].strip()},)
         return turns
 
@@ -272,7 +271,8 @@ class _Shape:
         if not isinstance(beside, (list, tuple)):
             return prompt
         own = self._read("prompt")
-        if _without_system(own) == _without_system(prompt):
+        both = _has_system(own) and _has_system(prompt)
+        if _without_system(own) == _without_system(prompt) and not (both and _have_other_systems(own, prompt)):
             return own if _has_system(own) else prompt
         unread = "leave the one unread by --ignore-fields prompt"
         raise InputError(f"{self.where}: 'prompt' is not what 'chosen' begins with: {unread}")
@@ -295,7 +295,7 @@ class _Shape:
             value = self.given.get(name)
             if not isinstance(value, str) or not value.strip() or any(value.strip() in text for text in texts):
                 continue
-            transcript = _transcript_prompt(value)
+            transcript = read_transcript_prompt(value)
             if transcript is not None and _without_system(transcript) == _without_system(prompt):
                 continue
             raise InputError(
@@ -321,7 +321,7 @@ class _Shape:
 
     def _prompt_field(self, name: str) -> Messages:
         """Read a prompt: text (also a transcript that stops before the answer), or messages, with `history` before."""
-        transcript = _transcript_prompt(self.given[name])
+        transcript = read_transcript_prompt(self.given[name])
         return self._history() + (self._read(name) if transcript is None else transcript)
 
     def _instruction(self) -> Messages:
@@ -338,7 +338,7 @@ class _Shape:
             if value in TEXT_OF_MISSING:
                 raise InputError(self._missing_as_text(name))
             if value:
-                refuse_messages_as_text(value, self.where, name)
+                refuse_written_turns(value, self.where, name)
                 parts.append(value)
         text = "\n\n".join(parts)
         return (*self._history(), *(({"role": "user", "content": text},) if text else ()))
@@ -429,7 +429,9 @@ class _Shape:
                     f"{self.where}: {name!r} must be true or false (or 1 or 0), found {found}; correct it, or leave it "
                     f"unread by --ignore-fields {name}"
                 )
-            label = bool(value) and label is not False
+            if label is not None and label is not bool(value):
+                raise InputError(f"{self.where}: the row has two labels that differ: {_UNREAD.format(name)}")
+            label = bool(value)
         return label
 
     def _refuse_other_completions(self) -> None:
@@ -489,16 +491,12 @@ def _has_system(turns: Messages) -> bool:
     return bool(turns) and turns[0]["role"] == "system"
 
 
+def _have_other_systems(turns: Messages, prompt: Messages) -> bool:
+    """Whether turns have a system message that the prompt has not."""
+    if not _has_system(turns):
+        return False
+    return not _has_system(prompt) or turns[0]["content"].strip() != prompt[0]["content"].strip()
+
+
 def _without_system(turns: Messages) -> Messages:
     return turns[1:] if _has_system(turns) else turns
-
-
-def _transcript_prompt(value: Any) -> Messages | None:
-    """Turns of a prompt that is written as "\\n\\nHuman: ...\\n\\nAssistant:", None for any other."""
-    if not isinstance(value, str):
-        return None
-    value = value.replace("\r\n", "\n")
-    if not value.lstrip().startswith("Human:") or not value.rstrip().endswith("\n\nAssistant:"):
-        return None
-    turns = read_transcript(value)
-    return None if turns is None else turns[:-1]

@@ -17,9 +17,10 @@ from typing import Any
 
 from alignkit.data.reading.cells import TEXT_OF_MISSING, is_missing
 from alignkit.data.reading.fields import SCORED, SPECIAL, refuse_fields, suspects
-from alignkit.data.reading.messages import Message, Messages, may_be_messages, read_messages
+from alignkit.data.reading.messages import Message, Messages, read_messages
 from alignkit.data.reading.row_shapes import SHAPES, split_row
 from alignkit.data.reading.scores import margin_of, says_tie, scores_of
+from alignkit.data.reading.written_turns import may_be_turns
 from alignkit.units import Unit
 
 __all__ = ["SHAPES", "Message", "Messages", "Row", "row_id", "text_of", "to_row", "unusable_reason"]
@@ -185,6 +186,8 @@ def unusable_reason(row: Row, unit: Unit, train_on: str | None = None) -> str | 
     """
     if not row.prompt and (unit.is_sampled or not row.is_conversation):
         return "empty prompt"
+    if row.prompt and not any(message["content"].strip() or len(message) > 2 for message in row.prompt):
+        return "empty prompt"
     return _no_turn_to_score(row) if scores_all_turns(row, unit, train_on) else unit.unusable_reason(row)
 
 
@@ -216,9 +219,7 @@ def _plain(named: Mapping[str, Any], where: str, columns: Mapping[str, str] | No
     asked, better, worse = named.get("prompt"), named.get("chosen"), named.get("rejected")
     prompt: Messages
     if type(asked) is str:
-        if (
-            not asked or asked[0] in "\n\r" or asked.startswith("Human:") or may_be_messages(asked)
-        ):  # perhaps a transcript, or JSON
+        if not asked or may_be_turns(asked):
             return None
         prompt = ({"role": "user", "content": asked},)
     elif type(asked) is list:
@@ -237,7 +238,7 @@ def _plain(named: Mapping[str, Any], where: str, columns: Mapping[str, str] | No
 def _plain_answer(value: Any) -> Messages | None:
     """Read an answer of text or one message; None for anything else."""
     if type(value) is str:
-        if may_be_messages(value):
+        if may_be_turns(value):
             return None
         return ({"role": "assistant", "content": value},)
     if type(value) is list and len(value) == 1 and type(value[0]) is dict and len(value[0]) == 2:
@@ -266,7 +267,7 @@ def _one_answer(named: Mapping[str, Any], where: str, columns: Mapping[str, str]
             type(asked) is str
             and type(answer) is str
             and asked
-            and not (may_be_messages(asked) or may_be_messages(answer))
+            and not (may_be_turns(asked) or may_be_turns(answer))
             and (more is None or (type(more) is str and more not in TEXT_OF_MISSING))
         ):
             prompt: Messages = ({"role": "user", "content": f"{asked}\n\n{more}" if more else asked},)

@@ -126,7 +126,7 @@ FORMATS: dict[str, tuple[dict[str, Any], Read | str]] = {
         {"question": "Name a river.", "choices": ["Rhine", "Alps"], "solution": "Rhine", "explanation": "It flows."},
         "'solution'",
     ),
-    "Axolotl summarizetldr": ({"article": "A long text.", "summary": "Short."}, "'summary': "),
+    "Axolotl summarizetldr": ({"article": "A long text.", "summary": "Short."}, "'article': it is no part"),
     "Axolotl open_orca": (
         {"system_prompt": "Be brief.", "question": "Name a river.", "response": "The Rhine."},
         "'response': .*--columns completion=response",

@@ -5,9 +5,11 @@ from __future__ import annotations
 import copy
 import json
 import random
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import numpy
 import polars
 import pytest
 
@@ -490,6 +492,12 @@ AS_TEXT = json.dumps([USER])
         {"rejected_thinking": "r"},
         {"Complex_CoT": "r"},
         {"cot": "r"},
+        {"few_shot": ["e"]},
+        {"suffix": "s"},
+        {"conversation_history": [["a", "b"]]},
+        {"loss_scale": 0.5},
+        {"chat_template": "{{ messages }}"},
+        {"thumbs_down": True},
         {"available_tools": ["t"]},
         {"tool_calls": [{"id": "1"}]},
         {"enable_thinking": False},
@@ -501,6 +509,10 @@ AS_TEXT = json.dumps([USER])
         {"label": "b"},
         {"preference": 2},
         {"swapped": True},
+        {"winner": "rejected"},
+        {"thumbs_up": False},
+        {"scoreChosen": 3},
+        {"tool-calls": [{"id": "1"}]},
         {"Label": 0},
         {"System": "s"},
         {"Messages": [USER]},
@@ -525,6 +537,8 @@ def test_neutral_values_and_plain_metadata_do_no_harm() -> None:
         "examples": [],
         "swapped": False,
         "label": None,
+        "thumbs_down": False,
+        "images": {"bytes": None, "path": None},
         "enable_thinking": None,
         "status": "ok",
         "tie": False,
@@ -653,3 +667,95 @@ def test_scores_that_prefer_the_rejected_answer_are_seen() -> None:
         assert read({**shape, "score_chosen": 1, "score_rejected": 2.5}).is_reversed
         assert not read({**shape, "score_chosen": 3, "score_rejected": 2.5}).is_reversed
         assert not read(shape).is_reversed
+
+
+def test_a_system_message_that_only_one_answer_has_makes_no_pair() -> None:
+    brief, long = {"role": "system", "content": "Be brief."}, {"role": "system", "content": "Be long."}
+    for chosen, rejected in (([brief, USER], [long, USER]), ([USER], [long, USER])):
+        row = read({"chosen": [*chosen, YES], "rejected": [*rejected, NO]})
+        assert unusable_reason(row, Pairs()) == "chosen and rejected have different prompts"
+    assert read({"chosen": [brief, USER, YES], "rejected": [USER, NO]}).not_a_pair is None
+    with pytest.raises(InputError, match="'prompt' is not what 'chosen' begins with"):
+        read({"prompt": [brief, USER], "chosen": [long, USER, YES], "rejected": [long, USER, NO]})
+
+
+def test_whole_transcripts_beside_their_prompt_are_whole() -> None:
+    yes, no = "\n\nHuman: Hi\n\nAssistant: yes", "\n\nHuman: Hi\n\nAssistant: no"
+    for prompt in ("Hi", "\n\nHuman: Hi\n\nAssistant:", [USER]):
+        row = read({"prompt": prompt, "chosen": yes, "rejected": no})
+        assert (row.prompt, row.chosen, row.rejected) == ((USER,), (YES,), (NO,))
+    with pytest.raises(InputError, match="'prompt' is not in what 'chosen' begins with"):
+        read({"prompt": "Else", "chosen": yes, "rejected": no})
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n",
+        "<s>[INST] Hi [/INST]",
+        "<|begin_of_text|><|start_header_id|>user<|end_header_id|>\n\nHi<|eot_id|>",
+        "<bos><start_of_turn>user\nHi<end_of_turn>\n<start_of_turn>model\n",
+        "<|user|>\nHi</s>\n<|assistant|>\n",
+        "<\uff5cbegin\u2581of\u2581sentence\uff5c><\uff5cUser\uff5c>Hi<\uff5cAssistant\uff5c>",
+    ],
+)
+def test_what_a_chat_template_made_is_refused_and_a_question_about_it_is_text(text: str) -> None:
+    for name in ("prompt", "instruction"):
+        with pytest.raises(InputError, match=f"here: '{name}' begins with the marks of a chat template"):
+            read({name: text, "completion": "yes"})
+    with pytest.raises(InputError, match="'chosen' begins with the marks"):
+        read({**PAIR, "chosen": text})
+    assert read({"prompt": [{"role": "user", "content": text}]}).prompt[0]["content"] == text
+    for asked in (
+        f"What is {text}?",
+        "<|im_start|> is what?",
+        "<s> and </s>",
+        "[INST] without an end",
+        "<br>Hi",
+        "Human",
+    ):
+        assert read({"prompt": asked}).prompt == ({"role": "user", "content": asked},)
+
+
+def test_an_answer_that_is_a_think_block_stays_as_it_is() -> None:
+    text = "<think>\nso\n</think>\n\nyes"
+    assert read({"prompt": "Hi", "completion": text}).chosen == ({"role": "assistant", "content": text},)
+
+
+def test_a_row_of_blank_turns_has_an_empty_prompt() -> None:
+    blank = {"role": "user", "content": " \n"}
+    for fields in ({"prompt": " ", "chosen": "yes"}, {"messages": [blank, YES]}, {"prompt": [blank], "chosen": "yes"}):
+        assert unusable_reason(read(fields), Chosen()) == "empty prompt" == unusable_reason(read(fields), Samples())
+
+
+def test_labels_that_differ_are_refused_and_fields_inside_a_prompt_are_too() -> None:
+    with pytest.raises(InputError, match=r"two labels that differ: .*--ignore-fields kto_tag"):
+        read({"prompt": "Hi", "completion": "yes", "label": True, "kto_tag": False})
+    assert read({"prompt": "Hi", "completion": "yes", "label": 1, "kto_tag": True}).label is True
+    inner = {"messages": [USER], "system": "Be brief."}
+    with pytest.raises(InputError, match=r"'input' holds 'system' beside its messages.*--ignore-fields system"):
+        read({"input": inner, "preferred_output": [YES], "non_preferred_output": [NO]})
+    row = read({"input": inner, "preferred_output": [YES], "non_preferred_output": [NO]}, system="")
+    assert row.prompt == (USER,) and row.rejected == (NO,)
+
+
+def test_missing_cells_of_any_table_library_are_missing() -> None:
+    class NAType:  # pandas' NA has no truth value
+        def __ne__(self, other: object) -> Any:
+            return self
+
+        def __bool__(self) -> bool:
+            raise TypeError("boolean value of NA is ambiguous")
+
+    for missing in (NAType(), numpy.float32("nan"), numpy.datetime64("NaT"), Decimal("NaN")):
+        row = read({"instruction": "Hi", "input": missing, "output": "yes", "id": missing, "reference": missing})
+        assert row.prompt == (USER,) and row.reference == "yes" and len(row.id) == 16
+        assert read({"messages": [USER, {**YES, "name": missing, "weight": missing}]}).chosen == (YES,)
+        assert read({"messages": [USER, YES], "prompt": missing, "images": [missing]}).chosen == (YES,)
+        with pytest.raises(InputError, match="needs 'role' and 'content' as text"):
+            read({"messages": [{"role": "user", "content": missing}]})
+    with pytest.raises(InputError, match="'input' is 'nan', as tables write a missing cell"):
+        read({"instruction": "Hi", "input": "nan", "output": "yes"})
+    assert read({"instruction": "Hi", "input": "nano", "output": "nan"}).chosen == ({**YES, "content": "nan"},)
+    with pytest.raises(InputError, match="'system' is 'None', as tables write"):
+        read({"prompt": "Hi", "chosen": "yes", "system": "None"})
