@@ -40,7 +40,7 @@ class Bias(_Record):
     """How often the answer that has more of something is the chosen one."""
 
     source: str | None = Field(description="None: all sources together")
-    feature: str = Field(description="such as 'longer'")
+    feature: str = Field(description="what one answer is more than the other, such as 'longer'")
     chosen: Share = Field(description="of pairs whose answers differ in it")
     equal: int = Field(description="pairs whose answers have equally much; they are left out")
 
@@ -54,12 +54,13 @@ class Explained(_Record):
 
 
 class LengthLesson(_Record):
-    """What a model that learns length alone from this set would do."""
+    """What DPO's optimum would write if length were all that it saw of the answers (biases.py has the formula)."""
 
     source: str | None
     longer_chosen: Share
-    tokens: float = Field(description="how many more tokens (negative: fewer) it would write per answer")
-    mean_tokens: float = Field(description="mean length of an answer now")
+    tokens: float = Field(description="how many more tokens (negative: fewer) an answer would have")
+    mean_tokens: float = Field(description="mean length of the set's answers")
+    beta: float = Field(description="DPO's beta that this is said for")
     counted_by: str = Field(description="the tokenizer, or 'about N characters a token'")
 
 
@@ -87,13 +88,22 @@ class FlippedPair(_Record):
     reason: str
 
 
+class Expected(_Record):
+    """How many of the pairs ranked first are flipped, as expected."""
+
+    pairs: int = Field(description="ranked first")
+    precision: float = Field(description="share of them that are flipped")
+
+
 class Flips(_Record):
     """The pairs whose answers most probably stand the wrong way round, the surest first."""
 
     pairs: int = Field(description="pairs that were looked at")
     estimated_rate: float = Field(description="share of all pairs that are flipped, as estimated")
     expected_precision: float = Field(description="share of the listed pairs that are flipped, as expected")
-    listed: tuple[FlippedPair, ...]
+    expected: tuple[Expected, ...] = Field(description="the same of the first 1, 2, 5 and 10 % of all pairs")
+    likely: int = Field(description="pairs that are flipped more likely than not; --write-clean takes them out")
+    listed: tuple[FlippedPair, ...] = Field(description="the first 10 % of all pairs")
 
 
 # What the texts are: neighbours of the modules that fill them
@@ -108,6 +118,6 @@ class Findings(_Record):
     seconds: float = 0.0
     biases: tuple[Bias, ...] | None = None
     explained: tuple[Explained, ...] | None = None
-    length_lesson: tuple[LengthLesson, ...] | None = None
+    length_lessons: tuple[LengthLesson, ...] | None = None
     ties: tuple[Ties, ...] | None = None
     flips: Flips | None = None

@@ -2,6 +2,7 @@
 
     score_interval    a difference of paired proportions (Tango 1998); Wilson's (1927) where nothing ties
     wilson            a share of n, which need be no whole number (scipy's takes counts alone)
+    wilson_over       the same over clusters
     student           a mean with its standard error
     mean_interval     one number per prompt: the bias-corrected and accelerated bootstrap (Efron 1987) from 30 prompts
                       on, Student's t below
@@ -93,6 +94,19 @@ def wilson(share: float, n: float, level: float = 0.95) -> tuple[float, float]:
     middle = (share + z**2 / (2 * n)) / (1 + z**2 / n)
     half = z / (1 + z**2 / n) * math.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
     return min(share, max(0.0, middle - half)), max(share, min(1.0, middle + half))  # it holds the share, to the bit
+
+
+def wilson_over(outcome_P: np.ndarray, clusters: Clusters, level: float = 0.95) -> tuple[float, float]:
+    """Interval of a mean of outcomes from 0 to 1: Wilson's, of so many independent prompts as have its standard error.
+
+    Args:
+        clusters: prompts that are no independent evidence of each other.
+    """
+    mean, num = float(outcome_P.mean()), float(len(outcome_P))
+    error = error_over(outcome_P, clusters) if clusters.num > 1 else math.inf
+    is_known = error > 0 and 0 < mean < 1
+    num = min(num, mean * (1 - mean) / error**2) if is_known else float(clusters.num)
+    return wilson(mean, max(num, 1.0), level)
 
 
 def student(mean: float, error: float, n: int, level: float = 0.95) -> tuple[float, float]:

@@ -1,0 +1,58 @@
+"""Why a pair is suspected, in words: the two or three things that speak most against its label."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from alignkit.audit.surface import COLUMNS, COVERED, FEATURES, TAKEN
+
+_SHOWN = 2
+_WORTH = 0.15  # of all that speaks against the label
+_NAMES = {"repeats": "repeated words", "hedges": "hedges", "apologies": "apologies", "refusals": "phrases of refusal"}
+_LENGTHS = ("characters", "words", "distinct_words", "sentences", "lines", "paragraphs")
+
+
+def reason(counts_2M: np.ndarray, surface_K: np.ndarray, views_V: np.ndarray) -> str:
+    """Say what speaks against one pair's label.
+
+    Args:
+        counts_2M: int32 [2, M], `surface.COLUMNS` of the chosen and the rejected answer.
+        surface_K: float32 [K], what each of `surface.FEATURES` adds for the label.
+        views_V: what each view adds for the label: looks, words, the prompt's other pairs, then further ones.
+    """
+    against = -np.minimum(views_V, 0)
+    said = []
+    for view in np.argsort(-against, kind="stable"):
+        if against[view] <= 0 or against[view] < _WORTH * against.sum():
+            break
+        if view == 0:
+            said.append(_looks(counts_2M, surface_K))
+        elif view == 1:
+            said.append("its words are rather those of answers that are rejected elsewhere")
+        elif view == 2:
+            said.append("in other pairs of this prompt the rejected answer wins and the chosen one loses")
+        else:
+            said.append("the policy's own representation says the opposite")
+    return "; ".join(said) or "nothing in particular"
+
+
+def _looks(counts_2M: np.ndarray, surface_K: np.ndarray) -> str:
+    """The measures that weigh most; all lengths count as one."""
+    groups = {name: name for name in COLUMNS} | dict.fromkeys(_LENGTHS, "characters")
+    weights: dict[str, float] = {}
+    for added, name in zip(surface_K.tolist(), FEATURES, strict=True):
+        key = name if name in (COVERED, TAKEN) else groups[name.partition(" ")[2]]
+        weights[key] = weights.get(key, 0.0) + added
+    worst = sorted((name for name in weights if weights[name] < 0), key=lambda name: weights[name])[:_SHOWN]
+    return "such answers are rejected elsewhere: " + ", ".join(_phrase(name, counts_2M) for name in worst)
+
+
+def _phrase(name: str, counts_2M: np.ndarray) -> str:
+    if name == COVERED:
+        return "how much of the prompt's words it takes up"
+    if name == TAKEN:
+        return "how much of it is the prompt's words"
+    chosen, rejected = counts_2M[:, COLUMNS.index(name)].tolist()
+    if name == "ends":
+        return "it ends whole" if chosen else "its end is cut off"
+    return f"{_NAMES.get(name, name.replace('_', ' '))} {chosen:,} against {rejected:,}"

@@ -1,0 +1,173 @@
+"""What the two answers of a pair look like beside each other: the features that every later part compares.
+
+A pair is described by differences, chosen less rejected, so that swapping its answers changes all signs and nothing
+else: of log(1 + count) and of its sign for each measure (measures.py), of how much of the prompt's words an answer
+takes up, and of the 1- and 2-grams of words that stand in one answer and not in the other.
+Shape letters: P pairs, M measures, K features, B buckets of hashed n-grams.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from scipy import sparse
+
+from alignkit._native import hashed_ngrams
+from alignkit.audit.measures import MEASURES, text_measures
+from alignkit.audit.pairs import PairSet
+from alignkit.statistics.resampling import Clusters
+
+REPEATS, ENDS = "repeats", "ends"
+COVERED, TAKEN = "covered", "taken"
+COLUMNS = (*MEASURES, REPEATS, ENDS)
+"""Counts of one answer: the measures, words and pairs of words that stand in it before, whether it ends whole."""
+FEATURES = (*(f"log {name}" for name in COLUMNS), *(f"more {name}" for name in COLUMNS), COVERED, TAKEN)
+OTHERS = "other sources"
+_MIN_PAIRS = 100  # a source with fewer has no fit of its own
+_MAX_SOURCES = 16
+_BITS = 18
+_FARTHEST = 4.0  # standard deviations; beyond them a difference counts no more
+_ENDS = tuple(".!?:)]}>*|`\"'\u201d\u2026\u3002\uff01\uff1f\uff09\u300d")  # the last seven: quotes, stops and brackets
+_AT_ONCE = 4096
+
+
+@dataclass(frozen=True)
+class Compared:
+    """The preferences of a set: pairs of different answers, ties left out.
+
+    Args:
+        rows: int64 [P], their places in the `PairSet`.
+        names: each pair's source, as its row says.
+        prompts: which pairs have the same prompt.
+        counts_P2M: int32 [P, 2, M], `COLUMNS` of the chosen and the rejected answer.
+        overlap_P2: float64 [P, 2], `COVERED` and `TAKEN`, chosen less rejected.
+        signs_PB: int8 [P, B], which n-grams the chosen answer has alone (1) and the rejected one (-1).
+        answer_P2: int64 [P, 2]: the same number for the same answer to the same prompt.
+    """
+
+    rows: np.ndarray
+    names: list[str]
+    prompts: Clusters
+    counts_P2M: np.ndarray
+    overlap_P2: np.ndarray
+    signs_PB: sparse.csr_array
+    answer_P2: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def where(self, mask_P: np.ndarray) -> Compared:
+        """Some of the pairs, as a set of their own."""
+        return Compared(
+            self.rows[mask_P],
+            [name for name, is_kept in zip(self.names, mask_P, strict=True) if is_kept],
+            self.prompts.where(mask_P),
+            self.counts_P2M[mask_P],
+            self.overlap_P2[mask_P],
+            self.signs_PB[np.flatnonzero(mask_P)],
+            self.answer_P2[mask_P],
+        )
+
+    @cached_property
+    def sources(self) -> list[str]:
+        """Sources with enough pairs for a fit of their own, the largest first; the rest are one, `OTHERS`."""
+        counts = Counter(self.names)
+        common = [name for name, count in counts.most_common(_MAX_SOURCES) if count >= _MIN_PAIRS]
+        return common + [OTHERS] * (len(common) < len(counts))
+
+    @cached_property
+    def source_P(self) -> np.ndarray:
+        """int64 [P], numbers of `sources`."""
+        numbers = {name: number for number, name in enumerate(self.sources)}
+        return np.array([numbers.get(name, len(self.sources) - 1) for name in self.names], np.int64)
+
+    @cached_property
+    def x_PK(self) -> np.ndarray:
+        """float32 [P, K], `FEATURES`: differences of mean square 1, not centred."""
+        logs = np.log1p(self.counts_P2M.astype(np.float64))
+        logs_PM = logs[:, 0] - logs[:, 1]
+        x_PK = np.concatenate((logs_PM, np.sign(logs_PM), self.overlap_P2), axis=1)
+        scale_K = np.sqrt((x_PK**2).sum(0) / max(1, len(x_PK)))
+        scaled = np.clip(x_PK / np.where(scale_K > 0, scale_K, 1), -_FARTHEST, _FARTHEST)
+        return scaled.astype(np.float32)
+
+    @cached_property
+    def grams_PB(self) -> sparse.csr_array:
+        """float32 [P, B], the n-grams weighted by log(P / pairs that differ in them); rows of length 1 or 0.
+
+        Those in which only one pair differs are left out.
+        """
+        signs, num_pairs = self.signs_PB, len(self)
+        pairs_B = np.bincount(signs.indices, minlength=signs.shape[1])
+        weight_B = np.where(pairs_B > 1, np.log((num_pairs + 1) / np.maximum(pairs_B, 1)), 0).astype(np.float32)
+        grams = sparse.csr_array((signs.data * weight_B[signs.indices], signs.indices, signs.indptr), signs.shape)
+        grams.eliminate_zeros()
+        row_P = np.repeat(np.arange(num_pairs), np.diff(grams.indptr))
+        length_P = np.sqrt(np.bincount(row_P, grams.data.astype(np.float64) ** 2, minlength=num_pairs))
+        grams.data /= length_P[row_P].astype(np.float32)
+        return grams
+
+
+def compare(pairs: PairSet) -> Compared:
+    """Describe the preferences of a set."""
+    rows = np.flatnonzero(pairs.is_preference_P)
+    counts = [np.zeros((0, 2, len(COLUMNS)), np.int32)]
+    overlaps = [np.zeros((0, 2))]
+    signs = [sparse.csr_array((0, 1 << _BITS), dtype=np.int8)]
+    for at in range(0, len(rows), _AT_ONCE):
+        some = rows[at : at + _AT_ONCE].tolist()
+        chosen = [pairs.chosen[row] or "" for row in some]
+        rejected = [pairs.rejected[row] or "" for row in some]
+        asked = _grams([pairs.prompts[row] for row in some], 1)
+        sides = [(texts, _grams(texts, 2)) for texts in (chosen, rejected)]
+        counts.append(np.stack([_counts(texts, grams) for texts, grams in sides], axis=1))
+        overlaps.append(_overlap(asked, _grams(chosen, 1)) - _overlap(asked, _grams(rejected, 1)))
+        difference = _present(sides[0][1]) - _present(sides[1][1])
+        difference.eliminate_zeros()
+        signs.append(difference)
+    return Compared(
+        rows,
+        [pairs.sources[row] for row in rows],
+        pairs.prompt_P.where(pairs.is_preference_P),
+        np.concatenate(counts),
+        np.concatenate(overlaps),
+        sparse.vstack(signs, format="csr"),
+        _answers(pairs, rows),
+    )
+
+
+def _grams(texts: Sequence[str], longest: int) -> sparse.csr_array:
+    offsets, buckets, counts = hashed_ngrams(texts, longest, _BITS)
+    return sparse.csr_array((counts, buckets, offsets), shape=(len(texts), 1 << _BITS))
+
+
+def _present(grams: sparse.csr_array) -> sparse.csr_array:
+    return sparse.csr_array((np.ones(grams.nnz, np.int8), grams.indices, grams.indptr), shape=grams.shape)
+
+
+def _counts(texts: Sequence[str], grams: sparse.csr_array) -> np.ndarray:
+    repeats = np.asarray(grams.sum(1)).ravel() - np.diff(grams.indptr)
+    ends = [text.rstrip().endswith(_ENDS) for text in texts]
+    return np.concatenate((text_measures(texts), np.stack((repeats, ends), axis=1)), axis=1).astype(np.int32)
+
+
+def _overlap(asked: sparse.csr_array, answered: sparse.csr_array) -> np.ndarray:
+    """Shares of the prompt's words that the answer has, and of the answer's that the prompt has, float64 [texts, 2]."""
+    first, second = _present(asked), _present(answered)
+    shared = np.asarray((first * second).sum(1, dtype=np.int64)).ravel()
+    sizes = np.stack([np.diff(first.indptr), np.diff(second.indptr)], axis=1)
+    return shared[:, None] / np.maximum(sizes, 1)
+
+
+def _answers(pairs: PairSet, rows: np.ndarray) -> np.ndarray:
+    numbers: dict[tuple[int, str], int] = {}
+    answer_P2 = np.empty((len(rows), 2), np.int64)
+    for place, row in enumerate(rows.tolist()):
+        prompt = int(pairs.prompt_P.number_P[row])
+        for side, texts in enumerate((pairs.chosen, pairs.rejected)):
+            answer_P2[place, side] = numbers.setdefault((prompt, texts[row] or ""), len(numbers))
+    return answer_P2

@@ -1,0 +1,91 @@
+"""What the preferences follow."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from alignkit.audit.biases import BETA, biases, explained, length_lessons, share, ties
+from alignkit.audit.cross_fit import dense_parts, fold_of
+from alignkit.audit.pairs import PairSet, read_pairs
+from alignkit.audit.surface import compare
+from alignkit.data.reading.rows import to_row
+from alignkit.statistics.intervals import wilson
+from alignkit.statistics.resampling import Clusters
+
+
+def pair_set(rows: list[dict[str, object]]) -> PairSet:
+    return read_pairs(to_row(row, where=f"rows.jsonl, line {number}") for number, row in enumerate(rows, start=1))
+
+
+def test_a_bias_is_counted_by_hand() -> None:
+    rows = [
+        {"prompt": "1", "chosen": "a long answer", "rejected": "short"},
+        {"prompt": "2", "chosen": "- a list\n- of two", "rejected": "short"},
+        {"prompt": "3", "chosen": "short", "rejected": "perhaps a long answer"},
+        {"prompt": "4", "chosen": "alike", "rejected": "equal"},
+    ]
+    found = {bias.feature: bias for bias in biases(compare(pair_set(rows)))}
+    assert (found["longer"].chosen.share, found["longer"].chosen.num, found["longer"].equal) == (2 / 3, 3, 1)
+    assert (found["more formatted"].chosen.share, found["more formatted"].chosen.num) == (1, 1)
+    assert (found["more hedging"].chosen.share, found["more hedging"].equal) == (0, 3)
+    assert "more headings" not in found  # no pair differs in them
+
+
+def test_sources_are_told_apart_and_together() -> None:
+    rows: list[dict[str, object]] = []
+    for number in range(240):
+        long, short = f"a much longer answer {number}", f"short {number}"
+        source = "one" if number < 120 else "two"
+        chosen, rejected = (long, short) if source == "one" else (short, long)
+        rows.append({"prompt": str(number), "chosen": chosen, "rejected": rejected, "source": source})
+    compared = compare(pair_set(rows))
+    longer = {bias.source: bias.chosen.share for bias in biases(compared) if bias.feature == "longer"}
+    assert longer == {None: 0.5, "one": 1, "two": 0}
+    fold_P = fold_of(compared.prompts)
+    scores_P = dense_parts(compared.x_PK, compared.source_P, fold_P).sum(1)
+    assert {found.source: found.accuracy.share for found in explained(compared, scores_P)} == {
+        None: 1,
+        "one": 1,
+        "two": 1,
+    }
+
+
+def test_repeated_prompts_widen_the_interval_as_if_there_were_fewer() -> None:
+    outcome_P = np.array([1.0, 0, 1, 1, 0, 1, 1, 1, 0, 1])
+    alone = share(outcome_P, Clusters.single(10))
+    four_times = share(np.repeat(outcome_P, 4), Clusters.of(np.repeat(np.arange(10), 4).tolist()))
+    assert (four_times.share, four_times.num) == (0.7, 40)
+    assert four_times.low == pytest.approx(alone.low, abs=0.01)
+    assert four_times.high == pytest.approx(alone.high, abs=0.01)
+    assert alone.low == pytest.approx(wilson(0.7, 9)[0])  # n - 1, as the standard error over clusters has it
+
+
+def test_the_length_lesson_is_dpo_s_optimum_on_drawn_lengths() -> None:
+    """Weigh lengths drawn for one prompt by length^(w / beta), and compare the mean."""
+    rng = np.random.default_rng(0)
+    w, spread, num = 0.15, 0.5, 20_000
+    lengths_P2 = np.exp(rng.normal(np.log(200), spread, (num, 2)))
+    chosen_first = rng.random(num) < 1 / (1 + (lengths_P2[:, 1] / lengths_P2[:, 0]) ** w)
+    lengths_P2[~chosen_first] = lengths_P2[~chosen_first][:, ::-1]
+    rows: list[dict[str, object]] = [{"prompt": "1", "chosen": "a", "rejected": "b"}]
+    compared = compare(pair_set(rows))
+    object.__setattr__(compared, "names", ["one"] * num)
+    object.__setattr__(compared, "prompts", Clusters.single(num))
+    object.__setattr__(compared, "rows", np.arange(num))
+    (lesson,) = length_lessons(compared, lengths_P2, counted_by="drawn")
+    reference_N = lengths_P2.ravel()
+    tilted = float(np.average(reference_N, weights=reference_N ** (w / BETA)))
+    assert lesson.mean_tokens == pytest.approx(reference_N.mean())
+    assert lesson.mean_tokens + lesson.tokens == pytest.approx(tilted, rel=0.06)
+    assert lesson.tokens > 50
+
+
+def test_ties_and_hardly_different_scores_are_counted() -> None:
+    scores = [(3, 3), (3, 2), (3, 2), (3, 2.95), (2, 3), (None, None)]
+    rows: list[dict[str, object]] = [
+        {"prompt": str(n), "chosen": "a", "rejected": "b", "score_chosen": better, "score_rejected": worse}
+        for n, (better, worse) in enumerate(scores)
+    ]
+    (found,) = ties(pair_set(rows))
+    assert (found.scored, found.ties, found.tiny, found.tiny_margin, found.reversed) == (5, 1, 1, 0.1, 1)
