@@ -6,8 +6,7 @@ but write it: the sandbox notes it where a template looks at one, and a few awkw
 full and compared with the splice, for every shape. Where either fails the shape has no layout and each of its
 conversations is rendered in full. So is one whose messages hold more than a content (calls of tools, thoughts).
 
-A scored turn ends with the token that ends an answer in its place (the shape's `ends`): the first one that the template
-writes behind the turn's prompt, in the conversation cut behind the turn. What users typed is hidden from this search.
+What ends a scored turn is found by rendering the whole conversation with sentinels in that turn's place.
 """
 
 from __future__ import annotations
@@ -63,13 +62,19 @@ class Conversation(NamedTuple):
 
     def renderings(self, *, watched: bool = False) -> list[Rendering]:
         """What has to be rendered to find the text and its spans."""
+        if not self.turns:
+            return [self.rendering(self.messages, True, watched)]
+        items = [self.rendering(self.messages, False, watched)]
+        items += [self.rendering(self.messages[:before], True, watched) for before in self._befores()]
+        for turn in self.turns:
+            asked = (*self.messages[:turn], _sentinel(self.messages[turn], turn), *self.messages[turn + 1 :])
+            items.append(self.rendering(asked, False, watched))
+        return items
+
+    def rendering(self, messages: tuple[Message, ...], prompts: bool, watched: bool = False) -> Rendering:
+        """Render messages with what the template sees of this conversation besides them."""
         tools = tools_of(self.messages)
-        values = {} if tools is None else {"tools": tools}
-        wanted: list[tuple[int, bool]] = [(len(self.messages), not self.turns)]
-        if self.turns:
-            wanted += [(before, True) for before in self._befores()]
-            wanted += [(turn + 1, False) for turn in self.turns if turn + 1 < len(self.messages)]
-        return [Rendering(self.messages[:end], prompts, watched, values) for end, prompts in wanted]
+        return Rendering(messages, prompts, watched, {} if tools is None else {"tools": tools})
 
     def check_beginnings(self, texts: Sequence[str]) -> None:
         """Check that each prompt begins the whole conversation.
@@ -82,12 +87,12 @@ class Conversation(NamedTuple):
                 if not texts[0].startswith(text):
                     raise InputError(self._not_a_beginning(before))
 
-    def scored(self, texts: Sequence[str], ends: Sequence[str]) -> TextWithSpans:
+    def scored(self, texts: Sequence[str], closings: Sequence[str]) -> TextWithSpans:
         """Find text and spans in what was rendered.
 
         Args:
             texts: of `renderings`, in their order.
-            ends: the token that ends each scored turn.
+            closings: what ends each scored turn behind its last sentinel, up to and with its end token.
 
         Raises:
             InputError: no right mask follows.
@@ -96,23 +101,24 @@ class Conversation(NamedTuple):
         if not self.turns:
             return TextWithSpans(whole)
         self.check_beginnings(texts)
-        lengths = dict(zip(self._befores(), map(len, texts[1:]), strict=False))
+        befores = self._befores()
+        lengths = dict(zip(befores, map(len, texts[1:]), strict=False))
         start = lengths[self.cut] if self.cut else 0
         spans = []
-        for turn, text, end in zip(self.turns, self.up_to_turns(texts), ends, strict=True):
-            at = text.find(end, lengths[turn]) + len(end)
-            if at < len(end) or whole[:at] != text[:at]:
+        for turn, text, closing in zip(self.turns, texts[1 + len(befores) :], closings, strict=True):
+            message = self.messages[turn]
+            after = behind_sentinels(text, message, turn)
+            rest = (after or "").removeprefix(closing)
+            # Behind a call's last sentinel stand the quotes of a text; what ends its own arguments may have none.
+            known = rest if "tool_calls" in message else after
+            end = len(whole) - len(rest)
+            if after is None or not after.startswith(closing) or not whole.endswith(known or ""):
                 raise InputError(self._changed(turn))
-            said = _letters(whole[lengths[turn] : at])
-            if any(_letters(part) not in said for part in _said(self.messages[turn])):
+            said = _letters(whole[lengths[turn] : end])
+            if any(_letters(part) not in said for part in _said(message)):
                 raise InputError(self._changed(turn))
-            spans.append((lengths[turn] - start, at - start))
+            spans.append((lengths[turn] - start, end - start))
         return TextWithSpans(whole[start:], tuple(spans))
-
-    def up_to_turns(self, texts: Sequence[str]) -> list[str]:
-        """Of the texts of `renderings`, the conversation up to each scored turn."""
-        cuts = iter(texts[1 + len(self._befores()) :])
-        return [next(cuts) if turn + 1 < len(self.messages) else texts[0] for turn in self.turns]
 
     def _befores(self) -> list[int]:
         """Where prompts end: before each scored turn, and at the cut."""
@@ -202,18 +208,29 @@ def sentinels(conversation: Conversation, *, as_text: bool = False) -> Conversat
     return Conversation(messages, conversation.cut, conversation.turns)
 
 
-def _sentinel(message: Message, number: int, as_text: bool) -> Message:
+def behind_sentinels(text: str, message: Message, number: int) -> str | None:
+    """What stands behind the last sentinel of a message; None where it has none, or a content twice."""
+    content = f"\ue000{number}\ue001"
+    if "tool_calls" not in message:
+        return text.partition(content)[2] if text.count(content) == 1 else None
+    names = [_name("call", number, len(message["tool_calls"]) - 1), _name("key", number), _name("value", number)]
+    ends = [at + len(name) for name in (*names, content) if (at := text.rfind(name)) >= 0]
+    return text[max(ends) :] if ends else None
+
+
+def _sentinel(message: Message, number: int, as_text: bool | None = None) -> Message:
     changed = {**message, "content": f"\ue000{number}\ue001"}
     if "reasoning_content" in message:
         changed["reasoning_content"] = _name("thought", number)
     if "tool_calls" in message:
         changed["content"] = message["content"] and changed["content"]
-        arguments: Any = {_name("key", number): _name("value", number)}
-        function = {"arguments": json.dumps(arguments) if as_text else arguments}
-        calls = enumerate(message["tool_calls"])
-        changed["tool_calls"] = [
-            {**call, "function": {"name": _name("call", number, n), **function}} for n, call in calls
-        ]
+        arguments = {_name("key", number): _name("value", number)}
+        calls: list[Any] = []
+        for n, call in enumerate(message["tool_calls"]):
+            is_text = isinstance(call["function"]["arguments"], str) if as_text is None else as_text
+            own = json.dumps(arguments) if is_text else arguments
+            calls.append({**call, "function": {"name": _name("call", number, n), "arguments": own}})
+        changed["tool_calls"] = calls
     if "tools" in message:
         changed["tools"] = [
             {**tool, "function": {**tool["function"], "name": _name("tool", number, n)}}

@@ -1,6 +1,6 @@
 """Conversations -> rendered texts: spliced into the layout of their shape, or rendered in full where that is needed.
 
-A shape is analysed when it is first met: what ends its scored turns, whether its splice equals full renderings
+A shape is analysed when it is first met: what closes its scored turns, whether its splice equals full renderings
 (alignkit.data.chat.layouts). Later a sample of each shape's conversations is rendered in full too and compared.
 """
 
@@ -19,6 +19,7 @@ from alignkit.data.chat.injected_tokens import InjectedTokens, Restore, strings
 from alignkit.data.chat.layouts import (
     Conversation,
     RenderedTemplate,
+    behind_sentinels,
     dropped,
     is_written_as_by_python,
     kind_of,
@@ -38,19 +39,19 @@ _log = logging.getLogger(__name__)
 
 
 class MessageSchema:
-    """What is known of a shape: why it is refused, what ends its scored turns, its layout where it has one.
+    """What is known of a shape: why it is refused, what closes its scored turns, its layout where it has one.
 
     `whole` and `ended` are the layout's numbers in the splicer: all of the text, and up to its last scored part.
     """
 
     def __init__(
         self,
-        ends: tuple[str, ...] = (),
+        closings: tuple[str, ...] = (),
         layout: RenderedTemplate | None = None,
         refused: InputError | None = None,
         text_arguments: bool = False,
     ) -> None:
-        self.ends, self.layout, self.refused, self.text_arguments = ends, layout, refused, text_arguments
+        self.closings, self.layout, self.refused, self.text_arguments = closings, layout, refused, text_arguments
         self.whole = self.ended = -1
         self.given = False  # whether results of it are out
         self._seen = 0
@@ -90,7 +91,7 @@ class SchemaRenderer:
         self._lookalikes = InjectedTokens(special, pattern)
         self._splicer = Splicer([token for token in special if token])
         self._ends: dict[int, str] = {}
-        self._end_of_kind: dict[Any, str] = {}
+        self._closing_of_kind: dict[Any, str] = {}
         self._shapes: dict[Any, MessageSchema] = {}
 
     @property
@@ -185,7 +186,7 @@ class SchemaRenderer:
                         filled = shape.layout.fill(hidden.messages)
                         result = filled if restore is None else restore(filled)
             results.append(result)
-        rendered = self._in_full([(conversation, shapes[number].ends) for number, conversation, _ in full])
+        rendered = self._in_full([(conversation, shapes[number].closings) for number, conversation, _ in full])
         wrong = set()
         for (number, conversation, restore), answer in zip(full, rendered, strict=True):
             layout = shapes[number].layout
@@ -223,27 +224,31 @@ class SchemaRenderer:
         return found
 
     def _analysed(self, conversation: Conversation) -> MessageSchema:
-        """Render a shape with sentinels, find what ends its turns, and show its splice equal on awkward contents."""
+        """Render a shape with sentinels, find what closes its turns, and show its splice equal on awkward contents."""
         if conversation.has_more:
             return self._analysed_with_more(conversation)
         sample = sentinels(conversation)
-        answers = self._template.render(sample.renderings(watched=True))
+        items = sample.renderings(watched=True)
+        cuts = [sample.rendering(sample.messages[: turn + 1], False) for turn in sample.turns]
+        answers = self._template.render([*items, *cuts])
         try:
             found = texts(answers)
             self._check_whole(sample, found[0])
             sample.check_beginnings(found)
-            cuts = zip(sample.up_to_turns(found), sample.turns, strict=True)
-            ends = tuple(self._end(text, sample.messages[turn]["content"]) for text, turn in cuts)
-            scored = sample.scored(found, ends)
+            closings = tuple(
+                self._closing(text.partition(sample.messages[turn]["content"])[2])
+                for text, turn in zip(found[len(items) :], sample.turns, strict=True)
+            )
+            scored = sample.scored(found[: len(items)], closings)
         except InputError as error:
             return MessageSchema(refused=error)
         if any(answer[1] for answer in answers if not isinstance(answer, InputError)):
-            return MessageSchema(ends)
+            return MessageSchema(closings)
         layout = RenderedTemplate(scored)
         tried = probes(conversation)
-        rendered = self._in_full([(probe, ends) for probe in tried])
+        rendered = self._in_full([(probe, closings) for probe in tried])
         same = all(layout.fill(probe.messages) == result for probe, result in zip(tried, rendered, strict=True))
-        return MessageSchema(ends, layout if same else None)
+        return MessageSchema(closings, layout if same else None)
 
     def _analysed_with_more(self, conversation: Conversation) -> MessageSchema:
         """Find out whether the template writes all that such a conversation says; it has no layout.
@@ -258,23 +263,25 @@ class SchemaRenderer:
                 (whole,) = texts(self._template.render(sample.renderings()[:1]))
                 if as_text or not is_written_as_by_python(whole):
                     self._check_whole(sample, whole)
-                    ends = tuple(self._end_of_turn(sample, turn) for turn in sample.turns)
-                    return MessageSchema(ends, text_arguments=as_text)
+                    closings = tuple(self._closing_of(sample, turn) for turn in sample.turns)
+                    return MessageSchema(closings, text_arguments=as_text)
             except InputError as error:
                 refused = refused or error
         return MessageSchema(refused=refused)
 
-    def _end_of_turn(self, sample: Conversation, turn: int) -> str:
-        """The token that ends a scored turn: that of an answer in its place, else the last special one of the turn."""
+    def _closing_of(self, sample: Conversation, turn: int) -> str:
+        """What closes a scored turn: up to the token that ends an answer in its place, else its last special one."""
         kind = kind_of(sample.messages[turn])
-        if kind not in self._end_of_kind:
-            cut = Conversation(sample.messages[: turn + 1], 0, (turn,))
-            answered = Conversation((*sample.messages[:turn], _ANSWER), 0, (turn,))
-            whole, before, answer = texts(self._template.render([*cut.renderings(), answered.renderings()[0]]))
-            end = self._end(answer, _ANSWER["content"])
-            written = self._special.findall(whole[len(before) :])
-            self._end_of_kind[kind] = end if end in written else [self._end(whole, before), *written][-1]
-        return self._end_of_kind[kind]
+        if kind not in self._closing_of_kind:
+            cut = sample.rendering(sample.messages[: turn + 1], False)
+            answered = sample.rendering((*sample.messages[:turn], _ANSWER), False)
+            text, answer = texts(self._template.render([cut, answered]))
+            end = self._special.findall(self._closing(answer.partition(_ANSWER["content"])[2]))[-1]
+            after = behind_sentinels(text, sample.messages[turn], turn) or ""
+            written = list(self._special.finditer(after))
+            own = next((found for found in written if found.group() == end), None)
+            self._closing_of_kind[kind] = self._closing(after) if not written else after[: (own or written[-1]).end()]
+        return self._closing_of_kind[kind]
 
     def _check_whole(self, sample: Conversation, text: str) -> None:
         """Check that a text holds all that a conversation of sentinels says."""
@@ -290,15 +297,15 @@ class SchemaRenderer:
             f"this chat template leaves out {what}; give another with --chat-template FILE or --chat-template chatml"
         )
 
-    def _end(self, text: str, content: str) -> str:
-        """The token that ends the last answer: the first special one behind it."""
-        end = self._special.search(text.partition(content)[2])
+    def _closing(self, after: str) -> str:
+        """Of what follows the last answer, that up to and with the token that ends its turn."""
+        end = self._special.search(after)
         if end is None:
             raise InputError(
                 "this chat template puts no end token after an answer, so that a model trained on it would never stop; "
                 "give another with --chat-template, for example chatml"
             )
-        return end.group()
+        return after[: end.end()]
 
     def _in_full(
         self, conversations: Sequence[tuple[Conversation, tuple[str, ...]]]
@@ -307,9 +314,9 @@ class SchemaRenderer:
         answers = self._template.render([item for own in items for item in own])
         results: list[TextWithSpans | InputError] = []
         at = 0
-        for (conversation, ends), own in zip(conversations, items, strict=True):
+        for (conversation, closings), own in zip(conversations, items, strict=True):
             try:
-                results.append(conversation.scored(texts(answers[at : at + len(own)]), ends))
+                results.append(conversation.scored(texts(answers[at : at + len(own)]), closings))
             except InputError as error:
                 results.append(error)
             at += len(own)
