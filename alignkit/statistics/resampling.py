@@ -33,6 +33,7 @@ FEW_CAUTION = 0.8  # the same for Student's t over few clusters, whose means may
 MIN_CLUSTERS = 5  # effective ones; with fewer there is no interval
 FEW_CLUSTERS = 20  # effective ones; with fewer the interval is Student's
 MAX_KINDS = 64  # with more kinds of clusters (sum and size), clusters are drawn one by one
+_MIN_BEYOND = 10  # resamples beyond a bound; a percentile with fewer is a guess
 _DRAWN_AT_ONCE = 1 << 21  # numbers held in memory at once
 
 
@@ -166,6 +167,9 @@ def resampled_interval(value: float, values_B: np.ndarray, clusters: Clusters, l
         low, high = few_clusters(value, float(values_B.std()), clusters, level)
     else:
         low, high = bounds(values_B, share)
+        if share * len(values_B) < _MIN_BEYOND:  # no percentile is far enough out: the tail is a normal one's
+            half = -float(norm.ppf(share)) * float(values_B.std())
+            low, high = min(low, value - half), max(high, value + half)
     return min(low, value), max(high, value)
 
 

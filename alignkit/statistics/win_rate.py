@@ -156,4 +156,4 @@ def _interval(
         return min(low, mean), max(high, mean), method
     means_B = resampled_means(x_P, units, rng=np.random.default_rng(seed), num_resamples=num_resamples)
     low, high = resampled_interval(mean, means_B, units, level)
-    return low, high, f"expanded percentile bootstrap over {over}, {num_resamples:,} resamples"
+    return max(0.0, low), min(1.0, high), f"expanded percentile bootstrap over {over}, {num_resamples:,} resamples"
