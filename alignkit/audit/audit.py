@@ -4,45 +4,63 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 
 from alignkit.audit.biases import biases, explained, length_lessons, ties
+from alignkit.audit.clean import check_clean, removals, write_clean, write_list
 from alignkit.audit.findings import Findings, SourceRows
-from alignkit.audit.flips import flips, suspect
+from alignkit.audit.flips import Suspicion, flips, suspect
 from alignkit.audit.pairs import PairSet, read_pairs
-from alignkit.audit.surface import COLUMNS, compare
+from alignkit.audit.surface import COLUMNS, Compared, compare
 from alignkit.data.reading.read import Source
 
 CHARACTERS_A_TOKEN = 4  # of English text; where no tokenizer is named
 
 
-def audit(data: str, *, columns: Mapping[str, str] | None = None, limit: int | None = None) -> Findings:
+def audit(
+    data: str,
+    *,
+    columns: Mapping[str, str] | None = None,
+    limit: int | None = None,
+    list_to: Path | None = None,
+    clean_to: Path | None = None,
+) -> Findings:
     """Look at a preference set in every way there is.
 
     Args:
         data: `--data`.
         columns: our name = the file's name.
         limit: at most this many rows, from the top.
+        list_to: where the ranked list of suspected pairs is written.
+        clean_to: where the set is written without the rows that should be taken out; they are written beside it.
 
     Raises:
-        InputError, UsageError: as `Source.rows`.
+        InputError, UsageError: as `Source.rows` and `clean.write_clean`.
     """
     began = time.monotonic()
-    pairs = read_pairs(Source(data, columns or {}, limit).rows())
+    source = Source(data, columns or {}, limit)
+    if clean_to is not None:
+        check_clean(source, clean_to)
+    pairs = read_pairs(source.rows())
+    compared = compare(pairs)
+    suspicion = suspect(compared)
     findings = Findings(data=data, rows=len(pairs), sources=_sources(pairs), ties=ties(pairs))
-    findings = findings.model_copy(update=_preferences(pairs))
+    findings = findings.model_copy(update=_preferences(pairs, compared, suspicion))
+    if list_to is not None and findings.flips is not None:
+        write_list(findings.flips, list_to)
+    if clean_to is not None:
+        write_clean(source, pairs, removals(pairs, compared, suspicion, {}), clean_to)
     return findings.model_copy(update={"seconds": time.monotonic() - began})
 
 
-def _preferences(pairs: PairSet) -> dict[str, object]:
+def _preferences(pairs: PairSet, compared: Compared, suspicion: Suspicion | None) -> dict[str, object]:
     """What the preferences follow, and which of them probably stand the wrong way round."""
-    compared = compare(pairs)
     found: dict[str, object] = {"biases": biases(compared)}
     lengths_P2 = np.maximum(compared.counts_P2M[:, :, COLUMNS.index("characters")] / CHARACTERS_A_TOKEN, 1)
     counted_by = f"about {CHARACTERS_A_TOKEN} characters a token"
     found["length_lessons"] = length_lessons(compared, lengths_P2, counted_by=counted_by)
-    suspicion = suspect(compared)
     if suspicion is not None:
         found["explained"] = explained(compared, suspicion.surface_PK.sum(1, dtype=np.float64))
         found["flips"] = flips(pairs, compared, suspicion)
