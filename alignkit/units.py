@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
 TIE = "tie: equal scores"
 SMALL_MARGIN = "small margin: scores differ by less than --min-margin"
+MARKED_BAD = "marked bad"
+NO_BAD_ONE = "marked good, no bad answer to the same prompt is left to pair it with"
+NO_GOOD_ONE = "marked bad, no good answer to the same prompt is left to pair it with"
 Ties = Literal["drop", "keep", "half"]
 
 
@@ -57,15 +60,18 @@ class Unit(ABC):
 
 
 class Chosen(Unit):
-    """One completion per row: the chosen answer."""
+    """One completion per row: the chosen answer; answers marked bad are left out."""
 
     completions = ("chosen",)
     may_score_all_turns = True
+    left_out = frozenset({MARKED_BAD})
 
     def answers(self, row: Row) -> tuple[Messages, ...]:
         return (_present(row.chosen),)
 
     def unusable_reason(self, row: Row) -> str | None:
+        if row.label is False:
+            return MARKED_BAD
         return row.missing_answer() if row.chosen is None else _fault(row.chosen, "chosen")
 
 
@@ -90,7 +96,7 @@ class Pairs(Unit):
 
     completions = ("chosen", "rejected")
     compares = True
-    left_out = frozenset({TIE, SMALL_MARGIN})
+    left_out = frozenset({TIE, SMALL_MARGIN, NO_BAD_ONE, NO_GOOD_ONE})
 
     def answers(self, row: Row) -> tuple[Messages, ...]:
         return _present(row.chosen), _present(row.rejected)
@@ -106,6 +112,8 @@ class Pairs(Unit):
         return self.min_margin > 0 and row.difference is None and not row.is_tie
 
     def unusable_reason(self, row: Row) -> str | None:
+        if row.label is not None:
+            return NO_BAD_ONE if row.label else NO_GOOD_ONE
         if row.not_a_pair is not None:
             return row.not_a_pair
         if row.is_tie and self.ties == "drop":
@@ -118,12 +126,9 @@ class Pairs(Unit):
             return SMALL_MARGIN
         if self.reads_margins:
             return "neither scores nor a margin, which --margin reads" if row.difference is None else None
-        is_read = not row.margin or (self.min_margin > 0 and row.scores is None)
-        return (
-            None
-            if is_read
-            else "its 'margin' is not read: give reward --margin 1, or leave it unread by --ignore-fields margin"
-        )
+        if not row.margin or (self.min_margin > 0 and row.scores is None):
+            return None
+        return "its 'margin' is not read: give reward --margin 1, or leave it unread by --ignore-fields margin"
 
     def _fault(self, row: Row) -> str | None:
         fault = Chosen().unusable_reason(row)
@@ -139,7 +144,10 @@ class Pairs(Unit):
 
 
 class Samples(Unit):
-    """No completion per row: the policy draws them from the prompt, and a reward scores them."""
+    """No completion per row: the policy draws them from the prompt, and a reward scores them.
+
+    Labelled answers (KTO) are refused: their prompts stand in the data as often as they have answers.
+    """
 
     completions = ()
     is_sampled = True
@@ -148,7 +156,11 @@ class Samples(Unit):
         return ()
 
     def unusable_reason(self, row: Row) -> str | None:
-        return None
+        if row.label is None:
+            return None
+        return (
+            "a labelled answer, for kto, sft, dpo and reward; for its prompt alone --ignore-fields label (or its name)"
+        )
 
 
 class Labelled(Unit):

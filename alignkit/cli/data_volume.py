@@ -23,6 +23,11 @@ _ROWS = Group("Data", DataSection, ("data", "columns", "ignore_fields", "limit")
 _TEXT = Group("Model", ModelSection, ("model", "chat_template", "system", "template_kwargs"))
 _BAR_WIDTH = 40
 _SHOWN = 20
+_OF_PAIRS = {
+    "paired": "are a good and a bad answer to the same prompt (labelled rows)",
+    "reversed": "have scores that prefer the rejected answer",
+    "unscored": "have no scores",
+}
 
 
 def add_volume_commands(data: typer.Typer) -> None:
@@ -119,7 +124,7 @@ def _show_account(account: Mapping[str, Any]) -> None:
         for key, what in (("left_out", "left out"), ("skipped", "skipped")):
             for reason, count in Counter(account[name][key].values()).most_common():
                 print(on_one_line(f"{name}: {count:,} {what}: {reason}"))
-        for key, what in (("reversed", "have scores that prefer the rejected answer"), ("unscored", "have no scores")):
+        for key, what in _OF_PAIRS.items():
             if count := account[name][key]:
                 print(f"{name}: {count:,} of the pairs used {what}")
     for key, what in (("ends_with_user", "end with the user"), ("user_twice", "have two user turns in a row")):

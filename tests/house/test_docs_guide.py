@@ -132,10 +132,8 @@ UNITS = {"chosen": Chosen(), "pairs": Pairs(), "samples": Samples()}
 def test_the_guides_example_rows_are_read_as_it_says(use: str, line: str) -> None:
     row: Row = to_row(json.loads(line), where="the guide")
     usable = {kind for kind, unit in UNITS.items() if unusable_reason(row, unit) is None}
-    assert (
-        usable
-        == {"preference": {"chosen", "pairs", "samples"}, "answer": {"chosen", "samples"}, "prompt": {"samples"}}[use]
-    )
+    expected = {"preference": {"chosen", "pairs", "samples"}, "answer": {"chosen", "samples"}, "prompt": {"samples"}}
+    assert usable == (expected | {"labelled": {"chosen"}})[use]
 
 
 def test_the_guide_shows_every_shape_suffix_and_truncation() -> None:

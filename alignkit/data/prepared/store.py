@@ -6,7 +6,8 @@ A folder holds one file for each array, little endian, and a manifest, written l
     scored.bin      bool    beside each id
     segments.bin    int64   tokens of each segment
     trees.bin       int64   [trees, 3]: its segments, its reference's length in tokens, its row's place in the data
-    rows.bin        JSON    each kept row, end to end: [its columns], or [its columns, prompt] where turns were cut
+    rows.bin        JSON    each kept row, end to end: [its columns], or [its columns, {what it has beside}], its prompt
+                            where turns were cut, and of a pair of two labelled rows the rejected answer
     row_ends.bin    int64   where each row's JSON ends
     names.bin       UTF-8   the id of each kept row, end to end
     name_ends.bin   int64   where each id ends
@@ -50,6 +51,7 @@ _TYPES: Mapping[str, Any] = {
     "labels": np.float32,
 }  # else int64
 _IDENTITY = ("names", "name_ends", "segments", "ids", "scored")  # what the fingerprint is made of
+_OF_A_PAIR = ("rejected", "rejected_id", "label", "is_conversation")  # what a pair of two labelled rows has of its own
 _CONTENT = ("rows", "row_ends")  # what a reward may read of a row
 _COUNTS = [f.name for f in dataclasses.fields(Prepared) if f.name.startswith("num_")]
 
@@ -160,11 +162,13 @@ class Writer:
             file.close()
 
     def _line(self, row: Row) -> bytes:
-        """Write a row so that reading its columns again gives the same prompt."""
-        is_as_read = row.prompt is row.read_prompt
-        if is_as_read and row.json is not None:
+        """Write a row so that reading it again gives the same prompt and answers."""
+        beside: dict[str, Any] = {} if row.prompt is row.read_prompt else {"prompt": row.prompt}
+        if row.rejected_id is not None:
+            beside |= {name: getattr(row, name) for name in _OF_A_PAIR}
+        if not beside and row.json is not None:
             return b"[%b]" % row.json
-        content = [row.fields] if is_as_read else [row.fields, row.prompt]
+        content = [row.fields, beside] if beside else [row.fields]
         return to_json(content, inf_nan_mode="constants", fallback=str)
 
     def _texts(self, name: str, ends_name: str, texts: list[bytes]) -> None:
@@ -274,12 +278,15 @@ class StoredRows(Lazy[Row]):
     def _make(self, number: int) -> Row:
         text = self._texts[number]
         try:
-            fields, *prompt = from_json(text, cache_strings="keys")
+            fields, *beside = from_json(text, cache_strings="keys")
         except ValueError:  # a line that is nested as deep as that reader goes, in the brackets around it
-            fields, *prompt = json.loads(text)
+            fields, *beside = json.loads(text)
         row = to_row(fields, where=f"kept row {number}", columns=self._columns)
         row = dataclasses.replace(row, id=self._names[number].decode())
-        return dataclasses.replace(row, prompt=tuple(prompt[0])) if prompt else row
+        if not beside:
+            return row
+        changes: dict[str, Any] = {name: tuple(x) if isinstance(x, list) else x for name, x in beside[0].items()}
+        return dataclasses.replace(row, **changes)
 
 
 class StoredTrees(FlatTrees):

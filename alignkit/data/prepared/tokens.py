@@ -31,11 +31,11 @@ class Prepared:
     """Rows as trees, and an account of every row that is not, or not whole, among them.
 
     `lengths` holds the token counts of the prompt and each completion of the unit before any cut, int64 arrays. `rows`
-    holds rows as they were trained on: without old turns where those were cut. Of conversations whose turns are all
-    scored, `num_ends_with_user` end with the user and `num_user_twice` have two turns of the user in a row. Of pairs,
-    `num_ties_kept` are ties, `num_reversed` have scores that prefer the rejected answer, and `num_unscored` lack scores
-    that an option reads. `skipped` and `left_out` give the reason of each row by its id; what is left out on purpose is
-    no fault of it.
+    holds rows as they were trained on: without old turns where those were cut. `skipped` and `left_out` give the reason
+    of each row by its id; what is left out on purpose is no fault of it. Of conversations whose turns are all scored,
+    `num_ends_with_user` end with the user and `num_user_twice` have two turns of the user in a row. Of pairs,
+    `num_paired` are two labelled answers each, `num_ties_kept` are ties, `num_reversed` have scores that prefer the
+    rejected answer, and `num_unscored` lack scores that an option reads.
     """
 
     trees: Sequence[Tree]
@@ -48,6 +48,7 @@ class Prepared:
     lengths: Mapping[str, np.ndarray] = field(default_factory=dict)
     num_ends_with_user: int = 0
     num_user_twice: int = 0
+    num_paired: int = 0
     num_ties_kept: int = 0
     num_reversed: int = 0
     num_unscored: int = 0
@@ -249,11 +250,12 @@ def _odd_turns(rows: Sequence[Row], unit: Unit) -> tuple[int, int]:
     return sum(row.ends_with_user for row in talks), sum(row.has_user_twice for row in talks)
 
 
-def _comparisons(rows: Sequence[Row], unit: Unit) -> tuple[int, int, int]:
-    """Of pairs: the ties, those whose scores prefer the rejected answer, those without scores that an option reads."""
+def _comparisons(rows: Sequence[Row], unit: Unit) -> tuple[int, int, int, int]:
+    """Of pairs: those of two labelled answers, ties, those with scores the other way round, those without scores."""
     if not unit.compares:
-        return 0, 0, 0
+        return 0, 0, 0, 0
     return (
+        sum(row.rejected_id is not None for row in rows),
         sum(row.is_tie for row in rows),
         sum(row.is_reversed for row in rows),
         sum(unit.lacks_scores(row) for row in rows),

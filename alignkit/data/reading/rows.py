@@ -21,7 +21,7 @@ from alignkit.data.reading.messages import Message, Messages, read_messages
 from alignkit.data.reading.row_shapes import SHAPES, split_row
 from alignkit.data.reading.scores import margin_of, says_tie, scores_of
 from alignkit.data.reading.written_turns import may_be_turns
-from alignkit.units import Unit
+from alignkit.units import MARKED_BAD, Unit
 
 __all__ = ["SHAPES", "Message", "Messages", "Row", "row_id", "text_of", "to_row", "unusable_reason"]
 
@@ -51,6 +51,7 @@ class Row:
         scores: of the chosen and the rejected answer, in the data set's own unit; None where one is missing.
         margin: how much better the chosen answer is by the row's `margin`, None without one.
         label: whether the row's only answer is a good one, as its label says; None where it carries none.
+        rejected_id: of a pair of two labelled rows, the id of the one marked bad; `fields` are the good one's.
         where: "FILE, line N".
     """
 
@@ -68,6 +69,7 @@ class Row:
     scores: tuple[float, float] | None = None
     margin: float | None = None
     label: bool | None = None
+    rejected_id: str | None = None
     where: str = field(default="", compare=False, repr=False)
 
     @property
@@ -149,7 +151,7 @@ def to_row(
         scores,
         margin,
         label,
-        where,
+        where=where,
     )
 
 
@@ -197,6 +199,8 @@ def scores_all_turns(row: Row, unit: Unit, train_on: str | None) -> bool:
 
 
 def _no_turn_to_score(row: Row) -> str | None:
+    if row.label is False:
+        return MARKED_BAD
     if row.chosen is not None and not text_of(row.chosen).strip():
         return "empty chosen answer"
     has_turn, is_scored = False, False

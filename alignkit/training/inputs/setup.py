@@ -165,7 +165,8 @@ def prepare_parts(
         "train_on": train_on,
         "whole_answer": "scalar_head" in method.needs,
     }
-    selection = Selection(section, num_prompts=config.num_prompts, seed=config.seed)
+    pairs = options["unit"].compares
+    selection = Selection(section, num_prompts=config.num_prompts, seed=config.seed, pairs=pairs)
     training = selection.prepare("training", chat, options, shard=shard)
     validation = selection.prepare("validation", chat, options, shard=shard)
     return max_length, training, validation

@@ -58,6 +58,7 @@ def describe(method: Method, resolved: Resolved, inputs: Inputs, world: World) -
                 "left_out": dict(part.left_out),
                 "cut": part.num_cut,
                 "dropped": part.num_dropped,
+                "paired": part.num_paired,
                 "ties": part.num_ties,
                 "tokenized_otherwise": part.num_tokenized_otherwise,
                 "ends_with_user": part.num_ends_with_user,
@@ -95,6 +96,8 @@ def account(inputs: Inputs) -> list[str]:
         if count := part.num_reversed:
             pairs = "1 pair" if count == 1 else f"{count} pairs"
             text += f", {pairs} whose scores prefer the rejected answer; they are trained as they stand"
+        if part.num_paired:
+            text += f", {part.num_paired} of them a good and a bad answer to the same prompt (labelled rows)"
         if part.num_unscored:
             text += f", {part.num_unscored} of them without the scores that --min-margin reads"
         if ties := part.num_ties:

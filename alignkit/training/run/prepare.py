@@ -95,6 +95,7 @@ def _account(part: Stored) -> Mapping[str, Any]:
         "dropped": part.num_dropped,
         "skipped": dict(part.skipped),
         "left_out": dict(part.left_out),
+        "paired": part.num_paired,
         "ties": part.num_ties,
         "ends_with_user": part.num_ends_with_user,
         "user_twice": part.num_user_twice,

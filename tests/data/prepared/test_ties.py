@@ -84,7 +84,7 @@ def test_ties_are_rows_for_methods_that_compare_nothing() -> None:
     for unit in (Chosen(), Samples(), Pairs(ties="keep"), Pairs(ties="half")):
         assert unusable_reason(tie, unit) is None
     assert unusable_reason(tie, Pairs()) == TIE
-    assert not Chosen.left_out and TIE in Pairs.left_out
+    assert TIE not in Chosen.left_out and TIE in Pairs.left_out
 
 
 def test_openbmbs_scores_are_the_best_and_the_worst_completions() -> None:

@@ -188,7 +188,7 @@ def test_labels_are_read_in_every_shape(shape: dict[str, Any], good: object, bad
         row = read({**shape, name: bad})
         assert (row.prompt, row.chosen, row.rejected) == ((USER,), None, (NO,)) and not row.is_conversation
         for train_on in (None, "last", "all-assistant"):
-            assert unusable_reason(row, Chosen(), train_on) == "no chosen answer, only a rejected one"
+            assert unusable_reason(row, Chosen(), train_on) == "marked bad"
         assert read({**shape, name: good}).chosen == (NO,)
 
 
