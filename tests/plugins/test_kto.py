@@ -23,6 +23,7 @@ from alignkit.errors import InputError
 from alignkit.methods import Batch
 from alignkit.policy.load import load_policy
 from alignkit.policy.policy import Policy
+from alignkit.progress import Silent
 from alignkit.testing import batch
 from alignkit.training.gradient.reference import Reference
 from alignkit.training.gradient.step import MicroBatch, accumulate, evaluate
@@ -264,3 +265,30 @@ def test_answers_without_a_label_are_refused_by_name(model: Path, tmp_path: Path
             tmp_path / "run",
             split=str(write(tmp_path / "held.jsonl", LABELLED[:2])),
         )
+
+
+class Noting(Silent):
+    """Keeps what a run says."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def note(self, line: str) -> None:
+        self.said.append(line)
+
+
+def test_a_run_says_its_labels_and_plans_for_the_longest_prompt_with_the_longest_answer(
+    model: Path, tmp_path: Path
+) -> None:
+    rows = [{"prompt": "a" * 80 + str(n), "completion": "b", "label": True} for n in range(20)]
+    rows += [{"prompt": str(n), "completion": "b" * 90, "label": False} for n in range(40)]
+    said = Noting()
+    data = write(tmp_path / "rows.jsonl", rows)
+    run = train(model, data, tmp_path / "run", batch_size=1, max_steps=1, split="first-1", progress=said)
+    columns = {column["column"]: column["max"] for column in run.info["rows"]["training"]["lengths"]}
+    assert columns["prompt + longest answer"] < columns["prompt"] + columns["answer"]
+    (plan,) = (line for line in said.said if line.startswith("plan: "))
+    assert plan.endswith(f"rows of {columns['prompt'] + columns['answer']} tokens")
+    assert any(
+        line.startswith("labels: 19 good and 40 bad answers: with their weights 0.475 to 1") for line in said.said
+    )

@@ -15,7 +15,7 @@ from alignkit.data.chat.chat import Chat
 from alignkit.data.prepared.cache import chunks
 from alignkit.data.prepared.tokens import prepare
 from alignkit.data.reading.rows import Row
-from alignkit.units import Chosen, Pairs, Samples, Unit
+from alignkit.units import Chosen, Labelled, Pairs, Samples, Unit
 
 _QUANTILES = np.array([0.5, 0.9, 0.99])
 _FIRST_EDGE = 16  # bins double from here: shorter texts differ in nothing that anyone would cut
@@ -74,7 +74,8 @@ def _summary(statistics: LengthStatistics, column: str, limits: Sequence[int]) -
 def measure(rows: Iterable[Row], chat: Chat) -> LengthStatistics:
     """Count the tokens of prompts and answers of a stream of rows of any shape, and of each row as a whole.
 
-    Columns: prompt, chosen, rejected, `ROW` (what a limit on rows cuts) and, of pairs, `DIFFERENCE`.
+    Columns: prompt, chosen, rejected, answer (labelled good or bad), `ROW` (what a limit on rows cuts) and, of pairs,
+    `DIFFERENCE`.
 
     Raises:
         InputError: the template allows no right mask.
@@ -126,9 +127,11 @@ def summarise(statistics: LengthStatistics, *, limits: Sequence[int] = LIMITS) -
 def _by_answers(rows: list[Row]) -> Iterator[tuple[Unit, list[Row]]]:
     """Group rows by the answers they have, so that lengths of pairs stand beside each other."""
     kinds: dict[Unit, list[Row]] = {}
-    chosen, pairs, samples = Chosen(), Pairs(), Samples()
+    chosen, pairs, labelled, samples = Chosen(), Pairs(), Labelled(), Samples()
     for row in rows:
-        if row.chosen is not None:
+        if row.label is not None:
+            kinds.setdefault(labelled, []).append(row)
+        elif row.chosen is not None:
             kinds.setdefault(chosen if row.rejected is None else pairs, []).append(row)
         else:
             kinds.setdefault(samples, []).append(row)

@@ -149,12 +149,13 @@ def alarms(metrics: Mapping[str, float], first: Mapping[str, float]) -> list[str
         first: those before the first step.
     """
     lines = []
-    logprob, start = metrics.get("validation/chosen_logprob"), first.get("validation/chosen_logprob")
-    if logprob is not None and start is not None and start - logprob > MAX_LOGPROB_FALL:
-        lines.append(
-            f"alarm: the chosen answers' log-prob fell by {start - logprob:.2f} nats per token since the start: the "
-            "model forgets what it should prefer; lower the learning rate or raise beta"
-        )
+    for name, what in (("chosen", "chosen"), ("desirable", "good")):
+        logprob, start = (found.get(f"validation/{name}_logprob") for found in (metrics, first))
+        if logprob is not None and start is not None and start - logprob > MAX_LOGPROB_FALL:
+            lines.append(
+                f"alarm: the {what} answers' log-prob fell by {start - logprob:.2f} nats per token since the start: "
+                "the model forgets what it should prefer; lower the learning rate or raise beta"
+            )
     for name in ("samples/length", "validation/length"):
         length, start = metrics.get(name), first.get(name)
         if length is not None and start and length > MAX_LENGTH_GROWTH * start:

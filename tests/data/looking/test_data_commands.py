@@ -50,6 +50,14 @@ def test_lengths_of_whole_rows_and_of_pairs(capsys: pytest.CaptureFixture[str]) 
     assert shown.count("will be cut at 512: 0 (0.0 %), at 1,024: 0 (0.0 %), at 2,048: 0 (0.0 %)") == 1
 
 
+def test_lengths_of_labelled_answers_are_those_of_good_and_bad_ones(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [{"prompt": f"Say {n}.", "completion": "y" * n, "label": n % 2} for n in range(1, 7)]
+    Path("rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    columns = {column["column"]: column for column in printed(capsys, "lengths")}
+    assert {name: column["count"] for name, column in columns.items()} == {"prompt": 6, "answer": 6, ROW: 6}
+    assert (columns["answer"]["min"], columns["answer"]["max"]) == (2, 7)
+
+
 def test_preparing_fills_the_cache_and_accounts_for_every_row(capsys: pytest.CaptureFixture[str]) -> None:
     options = ["prepare", "--method", "dpo", "--split", "first-10", "--max-length", "60", "--truncation", "drop-row"]
     first = printed(capsys, *options)
@@ -64,8 +72,11 @@ def test_preparing_fills_the_cache_and_accounts_for_every_row(capsys: pytest.Cap
     assert fewer["micro_batch_tokens"] == 60 and first["rows"] < fewer["rows"] <= 23
 
 
-def test_shards_are_put_together_by_the_preparation_of_the_whole(capsys: pytest.CaptureFixture[str]) -> None:
-    options = ["prepare", "--method", "sft", "--split", "0.2"]
+@pytest.mark.parametrize("method", ["sft", "kto"])  # kto makes two rows of each
+def test_shards_are_put_together_by_the_preparation_of_the_whole(
+    method: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["prepare", "--method", method, "--split", "0.2"]
     shards = [printed(capsys, *options, "--shard", f"{n}/3") for n in (1, 2, 3)]
     whole = printed(capsys, *options)
     for part in ("training", "validation"):

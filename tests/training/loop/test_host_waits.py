@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 import torch
 from alignkit_plugins.dpo import DPO, DPOConfig
 from alignkit_plugins.grpo import GRPO, GRPOConfig
+from alignkit_plugins.kto import KTO, KTOConfig
 from alignkit_plugins.reward import Reward, RewardConfig
 from alignkit_plugins.sft import SFT, SFTConfig
 from alignkit_plugins.sft_lenpen import SFTLengthPenalty, SFTLengthPenaltyConfig
@@ -41,16 +43,24 @@ class Rows(StepSource):
 
     steps_per_epoch = 3
 
-    def __init__(self, *, has_samples: bool) -> None:
-        self.has_samples, self.waits, self.found = has_samples, [], []  # type: ignore[var-annotated]
+    def __init__(self, name: str) -> None:
+        self.has_samples, self.is_labelled = name == "sft-lenpen", name == "kto"
+        self.waits, self.found = [], []  # type: ignore[var-annotated]
 
     def step(self, step: int) -> tuple[list[MicroBatch], dict[str, float]]:
         self.waits.append(list(self.found))  # of the step before
         self.found.clear()
+        self.step_number = step
         return [self._row(seed) for seed in (step, step + 100)], {}
+
+    @property
+    def mismatched(self) -> list[MicroBatch] | None:
+        return [self._row(self.step_number + 200)] if self.is_labelled else None
 
     def _row(self, seed: int) -> MicroBatch:
         pack = lay_out(random_pairs(2, seed=seed))
+        if self.is_labelled:
+            pack = replace(pack, label_N=np.array([1, 0, 0, 1], np.float32))
         row = MicroBatch(
             pack,
             temperature_N=np.full(4, 0.8, np.float32),
@@ -74,6 +84,7 @@ METHODS: list[tuple[Method, Any]] = [
     (SFT(), SFTConfig(epochs=1)),
     (SFTLengthPenalty(), SFTLengthPenaltyConfig(epochs=1)),
     (DPO(), DPOConfig(epochs=1)),
+    (KTO(), KTOConfig()),
     (Reward(), RewardConfig()),
     (GRPO(), GRPOConfig(kl=0.1, epochs=1)),
 ]
@@ -85,7 +96,7 @@ def test_the_host_waits_for_the_device_once_in_a_step(model: Path, method: Metho
     policy = load_policy(model, precision="fp32", scalar_head=is_scored)
     reference = None if is_scored else Reference(policy, frozen=load_policy(model, precision="fp32"))
     models = Models(policy, reference, TransformersSampler(policy, end_ids=frozenset()))
-    source, numbers = Rows(has_samples=method.name == "sft-lenpen"), Numbers()
+    source, numbers = Rows(method.name), Numbers()
     loop = Loop(method, config, models, source, trackers=[numbers])
     before = torch.cat([p.detach().flatten() for p in policy.parameters()])
     with host_waits() as source.found:
@@ -104,12 +115,14 @@ def test_a_gpu_computes_a_gradient_without_one_wait(tmp_path: Path, method: Meth
     folder = tiny_model(tmp_path / "model", hidden_size=64)
     policy = load_policy(folder, precision="bf16", scalar_head=is_scored)
     reference = None if is_scored else Reference(policy, frozen=load_policy(folder, precision="bf16"))
-    rows, _ = Rows(has_samples=method.name == "sft-lenpen").step(1)
+    source = Rows(method.name)
+    rows, _ = source.step(1)
+    mismatched = source.mismatched
     before = torch.cuda.get_sync_debug_mode()
     try:
         for mode in ("default", "error"):  # kernels are compiled in the first
             torch.cuda.set_sync_debug_mode(mode)
-            found = accumulate(policy, method, config, rows, reference=reference)
+            found = accumulate(policy, method, config, rows, reference=reference, mismatched=mismatched)
             norm = clip(policy.parameters(), 1.0)
     finally:
         torch.cuda.set_sync_debug_mode(before)
