@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alignkit.config import file as config_file
 from alignkit.errors import UsageError
 from alignkit.registry import registry
-from alignkit.units import Chosen, Pairs, Samples, Unit
+from alignkit.units import Chosen, Labelled, Pairs, Samples, Unit
 
 if TYPE_CHECKING:
+    from alignkit.config.file import Settings
+    from alignkit.config.settings import DataSection
     from alignkit.data.looking.lengths import ColumnLengths
     from alignkit.data.looking.overlap import Overlap
+    from alignkit.data.reading.rows import Row
 
 _SHOWN_ROWS = 5
 _MAX_RANKS = 65_536  # the largest clusters have fewer; memory for the shares grows with it
@@ -21,29 +25,28 @@ _MAX_WORDS = 10_000  # no prompt has a longer run of words to look for
 _TOKENS_A_CHARACTER = 4  # bytes of the longest in UTF-8
 
 
-def show_rows(*, config: Path | None = None, set: Sequence[str] = (), **options: object) -> Iterator[dict[str, Any]]:
+def show_rows(
+    *, method: str | None = None, config: Path | None = None, set: Sequence[str] = (), **options: object
+) -> Iterator[dict[str, Any]]:
     """Yield {"id", "prompt_ids", "completions": [{"ids", "scored"}], "tokens"} of each row, the chosen one first.
 
     A completion is whole: also what the template puts behind the end token, which is never scored. Of a row that does
     not fit `max_length`, {"id", "skipped": the reason}. "note" says why methods leave a row out, None where none does.
+
+    Args:
+        method: rows are those that it trains on with its options, a completion with a label has "label"; of others
+            {"id", "skipped"}. None: rows are shown by the answers that they have.
     """
     from alignkit.data.chat.chat import make_chat
     from alignkit.data.prepared.tokens import prepare
-    from alignkit.data.reading.read import read_rows
-    from alignkit.data.reading.rows import unusable_reason
     from alignkit.pretrained.names import find_model
 
-    settings = config_file.judge_settings(options, config, settings=set)
+    settings, trained = _settings(method, config, set, options)
     chat = make_chat(find_model(settings.model.model, tokenizer_is_enough=True), settings.model)
     section = settings.data
-    for row in read_rows(section.data, columns=section.read_as, limit=section.limit or _SHOWN_ROWS):
-        is_pair = row.rejected is not None and section.train_on != "all-assistant"  # all turns of the chosen one
-        unit: Unit = Pairs() if is_pair else Chosen()
-        note = unusable_reason(row, unit, section.train_on)
-        if row.chosen is None and (note or is_pair):
-            unit = Samples()
-            note = None if row.rejected is None and not row.is_conversation else note
-        elif note is not None and "weight 0" in note:
+    for row in _first_rows(section, trained):
+        note, unit = (None, trained) if trained is not None else _shown_as(row, section.train_on)
+        if trained is None and note is not None and "weight 0" in note:
             yield {"id": row.id, "skipped": note}
             continue
         prepared = prepare(
@@ -55,37 +58,89 @@ def show_rows(*, config: Path | None = None, set: Sequence[str] = (), **options:
             max_skipped=1.0,
             train_on=section.train_on,
             whole_answer=True,
-            keep_unusable=True,
+            keep_unusable=trained is None,
             is_part=True,
         )
         if not prepared.trees:
-            yield {"id": row.id, "skipped": prepared.skipped.get(row.id, "dropped as too long")}
-            continue
-        tree = prepared.trees[0]
-        yield {
-            "id": row.id,
-            "note": note,
-            "prompt_ids": tree.prompt.ids.tolist(),
-            "completions": [{"ids": c.ids.tolist(), "scored": c.scored.tolist()} for c in tree.completions],
-            "tokens": [
-                _token_texts(chat.tokenizer, segment.ids.tolist(), tree.prompt.ids.tolist() if number else [])
-                for number, segment in enumerate(tree.segments)
-            ],
-        }
+            reasons = prepared.skipped | prepared.left_out
+            yield {"id": row.id, "skipped": reasons.get(row.id, "dropped as too long")}
+        for tree in prepared.trees:
+            labels = [{"label": label} for label in tree.labels] or [{}] * len(tree.completions)
+            yield {
+                "id": row.id,
+                "note": note,
+                "prompt_ids": tree.prompt.ids.tolist(),
+                "completions": [
+                    {"ids": c.ids.tolist(), "scored": c.scored.tolist()} | label
+                    for c, label in zip(tree.completions, labels, strict=True)
+                ],
+                "tokens": [
+                    _token_texts(chat.tokenizer, segment.ids.tolist(), tree.prompt.ids.tolist() if number else [])
+                    for number, segment in enumerate(tree.segments)
+                ],
+            }
 
 
-def data_lengths(*, config: Path | None = None, set: Sequence[str] = (), **options: object) -> list[ColumnLengths]:
-    """Token counts of prompts and answers, by column; of whole rows; and of pairs, how they differ."""
+def data_lengths(
+    *, method: str | None = None, config: Path | None = None, set: Sequence[str] = (), **options: object
+) -> list[ColumnLengths]:
+    """Token counts of prompts and answers, by column; of whole rows; and of pairs, how they differ.
+
+    Args:
+        method: of the rows that it trains on with its options; None: of all rows, by the answers that they have.
+    """
     from alignkit.data.chat.chat import make_chat
     from alignkit.data.looking.lengths import measure, summarise
-    from alignkit.data.reading.read import Source
     from alignkit.pretrained.names import find_model
 
-    settings = config_file.judge_settings(options, config, settings=set)
+    settings, unit = _settings(method, config, set, options)
     chat = make_chat(find_model(settings.model.model, tokenizer_is_enough=True), settings.model)
-    section = settings.data
-    rows = Source(section.data, section.read_as, section.limit).rows(numbered=False)
-    return summarise(measure(rows, chat))
+    return summarise(measure(_rows(settings.data, unit, numbered=False), chat, unit))
+
+
+def _settings(
+    method: str | None, config: Path | None, set: Sequence[str], options: Mapping[str, object]
+) -> tuple[Settings, Unit | None]:
+    """The settings, and the unit of a method with its options."""
+    if method is None:
+        return config_file.judge_settings(options, config, settings=set), None
+    cls = registry().find("method", method)
+    resolved = config_file.resolve(cls, options=options, config=config, settings=set)
+    return resolved, resolved.method.unit(cls.trains_on)
+
+
+def _rows(section: DataSection, unit: Unit | None, *, numbered: bool = True) -> Iterator[Row]:
+    """The rows of the data, of labelled ones the pairs where a unit compares; `numbered` as `Source.rows` has it."""
+    from alignkit.data.reading.pairing import pair_up
+    from alignkit.data.reading.read import Source
+    from alignkit.storage import cache_folder
+
+    source = Source(section.data, section.read_as, section.limit)
+    if unit is not None and unit.compares:
+        return pair_up(source, cache_folder(), numbered=numbered)
+    return source.rows(numbered=numbered)
+
+
+def _first_rows(section: DataSection, unit: Unit | None) -> list[Row]:
+    """The first few rows; all of them are read only where there are labelled ones among these to be paired."""
+    number = section.limit or _SHOWN_ROWS
+    first = list(islice(_rows(section, None), number))
+    has_labels = any(row.label is not None for row in first)
+    return list(islice(_rows(section, unit), number)) if has_labels else first
+
+
+def _shown_as(row: Row, train_on: str | None) -> tuple[str | None, Unit]:
+    """Why methods leave a row out, and the unit of the answers that it has."""
+    from alignkit.data.reading.rows import unusable_reason
+
+    if row.label is not None:
+        return f"marked {'good' if row.label else 'bad'}", Labelled()
+    is_pair = row.rejected is not None and train_on != "all-assistant"  # all turns of the chosen one
+    unit: Unit = Pairs() if is_pair else Chosen()
+    note = unusable_reason(row, unit, train_on)
+    if row.chosen is None and (note or is_pair):
+        return None if row.rejected is None and not row.is_conversation else note, Samples()
+    return note, unit
 
 
 def data_prepare(

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from alignkit.cli.data_volume import add_volume_commands
-from alignkit.cli.options import Command, Config, Group, Json, Set, with_options
+from alignkit.cli.options import Command, Config, Group, Json, Method, Set, with_options
 from alignkit.config.settings import DataSection, ModelSection
 from alignkit.display import on_one_line, shown
 
@@ -28,6 +28,7 @@ def show(
     *,
     ctx: typer.Context,
     given: dict[str, Any],
+    method: Method = None,
     ids: Ids = False,
     json: Json = False,
     config: Config = None,
@@ -36,7 +37,7 @@ def show(
     """Show rows as tokens; what is scored (has a loss) stands out."""
     from alignkit import api
 
-    for row in api.show_rows(config=Path(config) if config else None, set=set_ or [], **given):
+    for row in api.show_rows(method=method, config=Path(config) if config else None, set=set_ or [], **given):
         if "skipped" in row:
             print(on_one_line(f"row {row['id']} is not shown: {row['skipped']}"), file=sys.stderr)
         elif json:
@@ -56,7 +57,8 @@ def _show_row(row: dict[str, Any], *, ids: bool) -> None:
     prompt, *completions = row["tokens"]
     segments = [("prompt", row["prompt_ids"], prompt, [False] * len(prompt))]
     for number, (tokens, completion) in enumerate(zip(completions, row["completions"], strict=True), start=1):
-        segments.append((f"completion {number}", completion["ids"], tokens, completion["scored"]))
+        title = f"completion {number}" + (f", label {completion['label']:g}" if "label" in completion else "")
+        segments.append((title, completion["ids"], tokens, completion["scored"]))
     for title, token_ids, tokens, scored in segments:
         text = Text(f"  {title}: {len(tokens)} tokens, {sum(scored)} scored\n", style="dim")
         for token_id, token, is_scored in zip(token_ids, tokens, scored, strict=True):

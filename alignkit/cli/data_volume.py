@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from alignkit.cli.options import Command, Config, Group, Json, Set, with_options
+from alignkit.cli.options import Command, Config, Group, Json, Method, Set, with_options
 from alignkit.config.settings import DataSection, ModelSection
 from alignkit.display import on_one_line
 
@@ -38,12 +38,18 @@ def add_volume_commands(data: typer.Typer) -> None:
 
 @with_options(_ROWS, _TEXT)
 def lengths(
-    *, ctx: typer.Context, given: dict[str, Any], json: Json = False, config: Config = None, set_: Set = None
+    *,
+    ctx: typer.Context,
+    given: dict[str, Any],
+    method: Method = None,
+    json: Json = False,
+    config: Config = None,
+    set_: Set = None,
 ) -> None:
     """Show how long the texts of each column are in tokens, and how many a row length would cut."""
     from alignkit import api
 
-    columns = api.data_lengths(config=Path(config) if config else None, set=set_ or [], **given)
+    columns = api.data_lengths(method=method, config=Path(config) if config else None, set=set_ or [], **given)
     if json:
         print(json_module.dumps([asdict(column) for column in columns]))
     else:

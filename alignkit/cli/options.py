@@ -32,6 +32,10 @@ Set = Annotated[
         "--set", metavar="KEY=VALUE", help="set any key of alignkit.toml, as train.learning_rate=1e-5; repeatable"
     ),
 ]
+Method = Annotated[
+    str | None,
+    typer.Option("--method", metavar="METHOD", help="only what METHOD trains on with its options (--set ties=half)"),
+]
 Json = Annotated[bool, typer.Option("--json", help="print JSON")]
 
 

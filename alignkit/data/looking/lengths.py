@@ -71,26 +71,29 @@ def _summary(statistics: LengthStatistics, column: str, limits: Sequence[int]) -
     )
 
 
-def measure(rows: Iterable[Row], chat: Chat) -> LengthStatistics:
+def measure(rows: Iterable[Row], chat: Chat, unit: Unit | None = None) -> LengthStatistics:
     """Count the tokens of prompts and answers of a stream of rows of any shape, and of each row as a whole.
 
     Columns: prompt, chosen, rejected, answer (labelled good or bad), `ROW` (what a limit on rows cuts) and, of pairs,
     `DIFFERENCE`.
+
+    Args:
+        unit: of the rows that it can use; None: of all rows, by the answers that they have.
 
     Raises:
         InputError: the template allows no right mask.
     """
     statistics = LengthStatistics()
     for _, chunk in chunks(rows):
-        for unit, alike in _by_answers(chunk):
+        for kind, alike in _by_answers(chunk) if unit is None else [(unit, chunk)]:
             part = prepare(
                 alike,
                 chat,
-                unit=unit,
+                unit=kind,
                 max_length=_NO_LIMIT,
                 max_skipped=1.0,
                 train_on="last",
-                keep_unusable=True,
+                keep_unusable=unit is None,
                 is_part=True,
             )
             _count(statistics, part.lengths)

@@ -2,19 +2,22 @@
 
 Each answer stands in one pair at most: one that is trained on in five pairs would weigh five times. Those left over are
 rows without a pair. The data stream past: a row that comes before its partner waits in a file, and 16 bytes are kept of
-each row.
+each row. `pair_up` does both passes over data that are not split; `Selection` does them over its parts.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import tempfile
+from array import array
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
 from pydantic_core import from_json, to_json
 
+from alignkit.data.reading.read import Source
 from alignkit.data.reading.rows import Row, to_row
 
 UNLABELLED, GOOD, BAD = 0, 1, 2
@@ -23,6 +26,21 @@ UNLABELLED, GOOD, BAD = 0, 1, 2
 def label_code(row: Row) -> int:
     """A row's label as a small number: UNLABELLED, GOOD or BAD."""
     return UNLABELLED if row.label is None else GOOD if row.label else BAD
+
+
+def pair_up(source: Source, folder: Path, *, numbered: bool) -> Iterator[Row]:
+    """Yield the rows of a source, of labelled ones the pairs; `folder` as `paired` has it, `numbered` as `Source.rows`.
+
+    Raises:
+        InputError, UsageError: as `Source.rows`.
+    """
+    prompts, labels = array("q"), array("b")
+    for row in source.rows(numbered=False):
+        digest = hashlib.blake2b(to_json(row.prompt), digest_size=8).digest()
+        prompts.append(int.from_bytes(digest, "little", signed=True))
+        labels.append(label_code(row))
+    partner_P = partners(np.array(prompts, np.int64), np.array(labels, np.int8))
+    return paired(source.rows(numbered=numbered), partner_P, source.columns, folder)
 
 
 def partners(prompt_P: np.ndarray, label_P: np.ndarray) -> np.ndarray:

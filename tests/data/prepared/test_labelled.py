@@ -167,3 +167,36 @@ def test_the_command_says_what_became_of_labelled_rows(chat: Chat, capsys: pytes
     assert f"training: 4 left out: {MARKED_BAD}" in capsys.readouterr().out
     assert main([*command, "grpo"]) == 2
     assert "labelled answer" in capsys.readouterr().err
+
+
+def shown(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[list[dict[str, Any]], str]:
+    assert main(["data", *arguments, "--model", "model", "--data", "rows.jsonl", "--json"]) == 0
+    printed = capsys.readouterr()
+    return [found for line in printed.out.splitlines() for found in [json.loads(line)]], printed.err
+
+
+def test_show_has_the_rows_that_a_method_trains_on_with_its_options(
+    chat: Chat, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tie = {"id": "tie", "prompt": "T", "chosen": "x", "rejected": "y", "score_chosen": 1, "score_rejected": 1}
+    write([tie, *ROWS])
+    rows, said = shown(capsys, "show", "--method", "dpo", "--limit", "20")
+    assert [row["id"] for row in rows] == ["held", "a1", "plain", "b2", "a2"]
+    assert all(len(row["completions"]) == 2 and "label" not in row["completions"][0] for row in rows)
+    assert "row tie is not shown: tie: equal scores" in said and f"row a5 is not shown: {NO_GOOD_ONE}" in said
+    rows, _ = shown(capsys, "show", "--method", "dpo", "--set", "ties=half", "--limit", "3")
+    assert [[c["label"] for c in row["completions"]] for row in rows] == [[0, 0], [1, 0]]  # of three rows one is alone
+    rows, said = shown(capsys, "show", "--method", "sft", "--limit", "4")
+    assert [row["id"] for row in rows] == ["tie", "held", "a1"] and f"row b1 is not shown: {MARKED_BAD}" in said
+    rows, _ = shown(capsys, "show", "--limit", "4")
+    assert [row.get("note") for row in rows] == ["tie: equal scores", None, "marked good", "marked bad"]
+    assert [len(row["completions"]) for row in rows] == [2, 2, 1, 1]
+
+
+def test_lengths_are_of_the_rows_that_a_method_trains_on(chat: Chat, capsys: pytest.CaptureFixture[str]) -> None:
+    write(ROWS)
+    (columns,), _ = shown(capsys, "lengths", "--method", "dpo")
+    counts = {column["column"]: column["count"] for column in columns}
+    assert counts == dict.fromkeys(("prompt", "chosen", "rejected", "prompt + longest answer", "chosen - rejected"), 5)
+    (columns,), _ = shown(capsys, "lengths", "--method", "sft")
+    assert {column["column"]: column["count"] for column in columns}["chosen"] == 6
