@@ -21,9 +21,10 @@ from pathlib import Path
 
 from bench.attacks_damage import corruption, foreign_files
 from bench.attacks_ground import Ground, Tried, scratch
+from bench.attacks_meanings import silent
 from bench.attacks_options import VALUES, options
 from bench.attacks_outside import code, keys, services
-from bench.attacks_texts import rows, settings, silent
+from bench.attacks_texts import rows, settings
 from bench.forked import commit
 
 KINDS = ("rows", "silent", "settings", "code", "keys", "services", "files", "options", "corruption")
@@ -47,7 +48,7 @@ def main() -> int:
         kinds: dict[str, Callable[[], list[Tried]]] = {
             "rows": lambda: [rows(ground, 2000 // share, given.seed)],
             "settings": lambda: [settings(ground, 500 // share, given.seed)],
-            "silent": lambda: [silent(ground)],
+            "silent": lambda: [silent(ground, files=share == 1)],
             "code": lambda: [code(ground)],
             "keys": lambda: [keys(ground)],
             "services": lambda: [services(ground)],
@@ -77,7 +78,8 @@ def _content(found: list[Tried], given: argparse.Namespace, seconds: float) -> d
     import transformers
 
     return {
-        "figures": {f"{t.kind}_{name}": n for t in found for name, n in (("tried", t.tried), ("held", t.held))},
+        "figures": {f"{t.kind}_{name}": n for t in found for name, n in (("tried", t.tried), ("held", t.held))}
+        | {"cases_silent": sum(len(t.failures) for t in found if t.kind == "silent")},
         "settings": {"seed": given.seed, "quick": given.quick, "seconds": round(seconds, 1)},
         "commit": commit(),
         "versions": {

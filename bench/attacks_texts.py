@@ -7,7 +7,7 @@ import random
 import shutil
 from typing import Any
 
-from bench.attacks_ground import Ground, Tried, training
+from bench.attacks_ground import Ground, Tried
 
 _USER, _ANSWER = {"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}
 GOOD_ROWS: list[dict[str, Any]] = [
@@ -97,82 +97,6 @@ _NAMES = (
 ).split()
 
 
-_TURNS = [_USER, _ANSWER]
-_CALL = {"role": "assistant", "content": "", "tool_calls": [{"id": "1", "function": {"name": "f", "arguments": "{}"}}]}
-_MEANINGFUL: dict[str, tuple[dict[str, Any], str, tuple[str, ...], tuple[str, ...]]] = {
-    # a row, the command that reads it, words that must be in what it says, and words that must not
-    "tool calls": ({"messages": [_USER, _CALL, {"role": "tool", "content": "4"}, _ANSWER]}, "sft", ("tool",), ()),
-    "tools": ({"messages": _TURNS, "tools": [{"type": "function"}]}, "sft", ("tools",), ()),
-    "a call as the answer": ({"prompt": [_USER], "chosen": [_CALL], "rejected": [_ANSWER]}, "dpo", ("tool",), ()),
-    "function_call": (
-        {"conversations": [{"from": "human", "value": "q"}, {"from": "function_call", "value": "{}"}]},
-        "sft",
-        ("function_call",),
-        (),
-    ),
-    "thoughts": ({"messages": [_USER, _ANSWER | {"reasoning_content": "hm"}]}, "sft", ("reasoning_content",), ()),
-    "pictures": ({"messages": _TURNS, "images": ["a.png"]}, "sft", ("images",), ()),
-    "a picture's part": (
-        {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": "x"}]}, _ANSWER]},
-        "sft",
-        ("image_url",),
-        (),
-    ),
-    "text parts": (
-        {"messages": [{"role": "user", "content": [{"type": "text", "text": "hello there"}]}, _ANSWER]},
-        "show",
-        ("hello there",),
-        (),
-    ),
-    "a turn not to be trained": (
-        {"messages": [_USER, _ANSWER | {"content": "nine", "train": False}, _USER, _ANSWER | {"content": "no"}]},
-        "show",
-        ("3 scored",),
-        (),
-    ),
-    "a turn of weight 0": (
-        {"messages": [_USER, _ANSWER | {"content": "nine", "loss_weight": 0.0}, _USER, _ANSWER | {"content": "no"}]},
-        "show",
-        ("3 scored",),
-        (),
-    ),
-    "a system column": ({"system": "be brief", "instruction": "q", "output": "a"}, "show", ("be brief",), ()),
-    "a history column": (
-        {"history": [["earlier", "answer"]], "instruction": "q", "output": "a"},
-        "show",
-        ("earlier", "answer"),
-        (),
-    ),
-    "a bad answer of a conversation": ({"messages": _TURNS, "label": False}, "sft", ("no chosen answer",), ()),
-    "a label as text": ({"prompt": "q", "completion": "a", "label": "thumbs_down"}, "sft", ("label",), ()),
-    "a label of -1": ({"prompt": "q", "completion": "a", "label": -1}, "sft", ("label",), ()),
-    "a label that is missing": ({"messages": _TURNS, "label": float("nan")}, "sft", ("label",), ()),
-    "a preference beside a conversation": (
-        {"messages": [_USER], "chosen": "good answer", "rejected": "poor answer"},
-        "show",
-        ("good answer", "poor answer"),
-        (),
-    ),
-    "rejected_response": ({"messages": _TURNS, "rejected_response": "poor answer"}, "show", ("poor answer",), ()),
-    "a tie": (
-        {"prompt": "q", "chosen": "a", "rejected": "b", "score_chosen": 3, "score_rejected": 3},
-        "dpo",
-        ("tie",),
-        (),
-    ),
-    "nan for text": (
-        {"instruction": "Name one.", "input": float("nan"), "output": "a"},
-        "show",
-        ("Name one.",),
-        ("nan",),
-    ),
-    "an unknown field of a message": ({"messages": [_USER, _ANSWER | {"mood": "glad"}]}, "sft", ("mood",), ()),
-    "weights of rows": ({"prompt": "q", "chosen": "a", "sample_weight": 0.2}, "sft", ("sample_weight",), ()),
-    "two users in a row": ({"messages": [_USER, _ANSWER, _USER, _USER]}, "dpo", ("user",), ()),
-    "nothing but a system turn": ({"messages": [{"role": "system", "content": "q"}]}, "sft", ("ends with",), ()),
-}
-
-
 def rows(ground: Ground, count: int, seed: int) -> Tried:
     """Read mutated rows, one file each; every tenth one also through `data show`."""
     from alignkit.data.reading.read import Source
@@ -199,29 +123,6 @@ def rows(ground: Ground, count: int, seed: int) -> Tried:
             problem = f"{type(error).__name__}: {error}: {lines[0][:300]!r}"
         tried.note(problem)
     shutil.rmtree(place)
-    return tried
-
-
-def silent(ground: Ground) -> Tried:
-    """Rows with a field that changes what they mean: read as it says, or refused or counted by its name."""
-    tried = Tried("silent")
-    for name, (row, how, words, without) in _MEANINGFUL.items():
-        place = ground.place()
-        lines = [json.dumps(row | {"id": f"s{n}"}).replace('"q"', f'"q {n}"') for n in range(8)]  # other prompts
-        (place / "rows.jsonl").write_text("\n".join(lines), encoding="utf-8")
-        command = ["data", "show", "--model", str(ground.model), "--data", "rows.jsonl", "--limit", "1"]
-        if how != "show":
-            command = training(how, ground, "out", steps=1)
-            command[command.index("--data") + 1] = "rows.jsonl"
-            command[command.index("--split") + 1] = "first-1"
-        ended = ground.alignkit(command, place)
-        text = " ".join(ended.text.split())
-        problem = ended.problem(name)
-        missed = [word for word in words if word not in text]
-        if problem is None and (missed or any(word in text for word in without)):
-            problem = f"{name}: exit {ended.code}, and no word of {' or '.join(missed) or 'it'}: {text[-200:]}"
-        tried.note(problem)
-        shutil.rmtree(place)
     return tried
 
 

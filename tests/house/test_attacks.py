@@ -22,4 +22,5 @@ def test_quick_attacks_hold(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     figures = json.loads((tmp_path / "found.json").read_text())["figures"]
-    assert {kind: figures[f"{kind}_tried"] for kind in kinds.split(",")} == {"rows": 200, "settings": 50, "silent": 24}
+    assert {kind: figures[f"{kind}_tried"] for kind in kinds.split(",")} == {"rows": 200, "settings": 50, "silent": 63}
+    assert figures["cases_silent"] == 0

@@ -4,6 +4,7 @@ In: a file, a folder or a name, and how its columns are called. Out: `Row`s (a p
 time, or an `InputError` that names the file, the line and the field.
 
 Read rows.py first: what a row is. Then, in the order of the way: files.py and hub.py (lines), mixing.py (several data
-sets), read.py (`Source`: all of it), fields.py (which fields are read, which are refused), row_shapes.py (which fields
-are the prompt and the answers), messages.py. Beside it: keys.py, split.py and same_data.py (which rows are the same).
+sets), read.py (`Source`: all of it), fields.py (the table: which fields are read, which are refused), row_shapes.py
+(which fields are the prompt and the answers), messages.py, written_turns.py (turns written as one text) and scores.py.
+Beside it: cells.py (what a cell holds), keys.py, split.py and same_data.py (which rows are the same).
 """
