@@ -73,8 +73,11 @@ _QWEN3_THOUGHT = (
         "{{- '<|im_start|>' + message.role + '\\n<think>\\n' + reasoning_content.strip('\\n') "
         "+ '\\n</think>\\n\\n' + content.lstrip('\\n') }}"
     ),
-    "{{- '<|im_start|>' + message.role + '\\n' }}{% generation %}{{ " + _THOUGHT + " + '<|im_end|>' }}"
-    "{% endgeneration %}",
+    # Without thoughts the block is the template's own.
+    "{{- '<|im_start|>' + message.role + '\\n' }}{% if reasoning_content %}{% generation %}{{ "
+    + _THOUGHT
+    + " + '<|im_end|>' }}{% endgeneration %}{% else %}{{- '<think>\\n\\n</think>\\n\\n' }}{% generation %}"
+    "{{ content.lstrip('\\n') + '<|im_end|>' }}{% endgeneration %}{% endif %}",
 )
 
 
@@ -83,11 +86,11 @@ def _whole(old: str) -> tuple[str, str]:
     return old, "{%- generation %}" + old + "{%- endgeneration %}"
 
 
-NO_BEGINNING = "the prompt is not the beginning of the finished conversation"
+NO_THOUGHTS = "no thoughts before an answer, though the chat template's prompt opens them with '<think>'"
 KNOWN = {
     "chatml": Known(_CHATML, (_CHATML_SWAP,)),
-    "deepseek-r1-distill-qwen": Known(_DEEPSEEK, refused=NO_BEGINNING),
-    "deepseek-v3": Known(_DEEPSEEK, refused=NO_BEGINNING),
+    "deepseek-r1-distill-qwen": Known(_DEEPSEEK, refused=NO_THOUGHTS),
+    "deepseek-v3": Known(_DEEPSEEK, refused=NO_THOUGHTS),
     "gemma-2-it": Known(
         _GEMMA,
         (

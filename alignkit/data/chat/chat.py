@@ -15,14 +15,14 @@ import hashlib
 import json
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from alignkit.config.settings import ModelSection
-from alignkit.data.chat.layouts import Conversation
+from alignkit.data.chat.layouts import Conversation, after_opening, no_thoughts
 from alignkit.data.chat.shapes import SchemaRenderer
 from alignkit.data.chat.template import Template
 from alignkit.data.chat.template_values import TemplateValues
@@ -94,8 +94,23 @@ class Chat:
     @cached_property
     def turn_end_id(self) -> int:
         """Token id that ends an assistant's turn."""
-        answer = self.answer([{"role": "user", "content": "Hi"}], [{"role": "assistant", "content": "Hello"}])
-        return int(self.encoder.ids(TextWithSpans(answer.text[: answer.spans[0][1]]))[-1])
+        end = self.renderer.end_token(self._with_system([{"role": "user", "content": "Hi"}]))
+        return int(self.encoder.ids(TextWithSpans(end))[-1])
+
+    @cached_property
+    def opening(self) -> str:
+        """What ends a prompt and no finished answer has, such as DeepSeek-R1's <think>; "" under most templates."""
+        try:
+            opening = self.renderer.opening(self._with_system([{"role": "user", "content": "Hi"}]))
+        except InputError:  # rendering rows will say it
+            return ""
+        return opening if opening.strip() else ""
+
+    def why_no_place(self, answers: Iterable[Sequence[Message]]) -> str | None:
+        """Say why one of some answers has no place behind a prompt; None where all have."""
+        if self.opening and any(after_opening(answer[-1]["content"], self.opening) is None for answer in answers):
+            return no_thoughts(self.opening)
+        return None
 
     @property
     def looks_at_contents(self) -> bool:
@@ -155,6 +170,12 @@ class Chat:
         """What `answer` renders."""
         messages = self._with_system((*prompt, *answer))
         return Conversation(messages, len(messages) - len(answer), (len(messages) - 1,))
+
+    def reference_conversation(self, prompt: Sequence[Message], text: str) -> Conversation:
+        """A text as an answer whose length alone counts: it need not go on from a prompt's opening."""
+        if self.opening and after_opening(text, self.opening) is None:
+            text = self.opening + text
+        return self.answer_conversation(prompt, [{"role": "assistant", "content": text}])
 
     def whole_conversation(self, messages: Sequence[Message]) -> Conversation:
         """A whole conversation, every assistant turn scored but those of weight 0."""

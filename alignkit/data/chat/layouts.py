@@ -6,7 +6,12 @@ but write it: the sandbox notes it where a template looks at one, and a few awkw
 full and compared with the splice, for every shape. Where either fails the shape has no layout and each of its
 conversations is rendered in full. So is one whose messages hold more than a content (calls of tools, thoughts).
 
-What ends a scored turn is found by rendering the whole conversation with sentinels in that turn's place.
+What ends a scored turn is found by rendering the whole conversation with sentinels in that turn's place. It begins
+behind the turn's prompt and behind what the template supplies before an answer, whatever the answer is; what depends on
+the row, such as the marks around its thoughts and calls, the model must write itself.
+
+A prompt may end with an opening that no finished answer has (DeepSeek-R1's `<think>`): the last turn is then the
+prompt and what of the answer goes on from there, since that is what a sampler meets.
 """
 
 from __future__ import annotations
@@ -33,8 +38,24 @@ PROBES = (
     "/no_think",
     "many words " * 200,
 )
+_MARK = re.compile(r"([<\[])(\w+[>\]])$")
+_TAIL = 64  # letters at the end of a prompt that an answer may begin with
 _SENTINEL = re.compile("\ue000([0-9]+)\ue001")
 _ANOTHER = "give another with --chat-template FILE or --chat-template chatml"
+
+
+class ScoredTurn(NamedTuple):
+    """What the template writes in a scored turn, whatever the answer is.
+
+    Args:
+        closing: what ends the turn behind the answer, up to and with its end token.
+        supplied: what stands between the turn's prompt and an answer.
+        opening: what ends the turn's prompt and no finished answer has.
+    """
+
+    closing: str
+    supplied: str = ""
+    opening: str = ""
 
 
 class Conversation(NamedTuple):
@@ -85,14 +106,14 @@ class Conversation(NamedTuple):
         if self.turns:
             for before, text in zip(self._befores(), texts[1:], strict=False):
                 if not texts[0].startswith(text):
-                    raise InputError(self._not_a_beginning(before))
+                    raise InputError(self._not_a_beginning(before, texts[0], text))
 
-    def scored(self, texts: Sequence[str], closings: Sequence[str]) -> TextWithSpans:
+    def scored(self, texts: Sequence[str], turns: Sequence[ScoredTurn]) -> TextWithSpans:
         """Find text and spans in what was rendered.
 
         Args:
             texts: of `renderings`, in their order.
-            closings: what ends each scored turn behind its last sentinel, up to and with its end token.
+            turns: what is known of each scored turn; its closing is what follows its last sentinel.
 
         Raises:
             InputError: no right mask follows.
@@ -100,12 +121,14 @@ class Conversation(NamedTuple):
         whole = texts[0]
         if not self.turns:
             return TextWithSpans(whole)
+        if self.is_one_answer and turns[0].opening:
+            return self._going_on(self.prompts(texts)[0], turns[0])
         self.check_beginnings(texts)
         befores = self._befores()
         lengths = dict(zip(befores, map(len, texts[1:]), strict=False))
         start = lengths[self.cut] if self.cut else 0
         spans = []
-        for turn, text, closing in zip(self.turns, texts[1 + len(befores) :], closings, strict=True):
+        for turn, text, (closing, supplied, _) in zip(self.turns, texts[1 + len(befores) :], turns, strict=True):
             message = self.messages[turn]
             after = behind_sentinels(text, message, turn)
             rest = (after or "").removeprefix(closing)
@@ -114,21 +137,48 @@ class Conversation(NamedTuple):
             end = len(whole) - len(rest)
             if after is None or not after.startswith(closing) or not whole.endswith(known or ""):
                 raise InputError(self._changed(turn))
-            said = _letters(whole[lengths[turn] : end])
-            if any(_letters(part) not in said for part in _said(message)):
+            begin = lengths[turn]
+            said, written = [_letters(part) for part in _said(message)], _letters(whole[begin:end])
+            if not all(part in written or _goes_on(part, whole[:begin], written) for part in said):
                 raise InputError(self._changed(turn))
-            spans.append((lengths[turn] - start, end - start))
+            if supplied.strip() and whole.startswith(supplied, begin):
+                behind = _letters(whole[begin + len(supplied) : end])
+                if all(part in behind for part in said):
+                    begin += len(supplied.rstrip(" "))  # a space is part of the answer's first token
+            spans.append((begin - start, end - start))
         return TextWithSpans(whole[start:], tuple(spans))
+
+    @property
+    def is_one_answer(self) -> bool:
+        """Whether the last message alone is scored, text without calls, and all before it is the prompt."""
+        last = len(self.messages) - 1
+        return self.turns == (last,) and self.cut in (0, last) and isinstance(kind_of(self.messages[last]), str)
+
+    def _going_on(self, prompt: str, turn: ScoredTurn) -> TextWithSpans:
+        """The prompt, and what of the answer goes on from its opening."""
+        behind = after_opening(self.messages[-1]["content"], turn.opening)
+        if behind is None:
+            raise InputError(no_thoughts(turn.opening))
+        start = len(prompt) if self.cut else 0
+        text = prompt + behind + turn.closing
+        return TextWithSpans(text[start:], ((len(prompt) - start, len(text) - start),))
+
+    def prompts(self, texts: Sequence[str]) -> list[str]:
+        """Of the texts of `renderings`, the prompt of each scored turn."""
+        prompts = dict(zip(self._befores(), texts[1:], strict=False))
+        return [prompts[turn] for turn in self.turns]
 
     def _befores(self) -> list[int]:
         """Where prompts end: before each scored turn, and at the cut."""
         return sorted({self.cut, *self.turns} if self.cut else set(self.turns))
 
-    def _not_a_beginning(self, turn: int) -> str:
+    def _not_a_beginning(self, turn: int, whole: str, prompt: str) -> str:
         if turn == len(self.messages) - 1 or turn == self.cut:
+            same = next((n for n, (a, b) in enumerate(zip(whole, prompt, strict=False)) if a != b), len(whole))
             return (
-                "under this chat template the prompt is not the beginning of the finished conversation, so that no "
-                f"right mask follows from it; {_ANOTHER}"
+                "under this chat template the prompt is not the beginning of the finished conversation, which goes on "
+                f"with {whole[same : same + 30]!r} where the prompt has {prompt[same : same + 30]!r}, so that no right "
+                f"mask follows; take such rows out, or {_ANOTHER}"
             )
         return (
             "under this chat template an earlier turn changes when later ones follow, so that not every "
@@ -286,6 +336,37 @@ def dropped(sample: Conversation, text: str) -> str | None:
     return None
 
 
+def after_opening(content: str, opening: str) -> str | None:
+    """What of an answer goes on from the opening that ends its prompt; None where the answer does not.
+
+    An answer does that begins with the opening too, or has the mark that closes it.
+    """
+    mark, own = opening.strip(), content.lstrip()
+    if not mark:
+        return content.removeprefix(opening)
+    if own.startswith(mark):
+        return own[len(mark) :].removeprefix(opening[opening.index(mark) + len(mark) :])
+    closing = closing_of(mark)
+    return content if closing and closing in content else None
+
+
+def closing_of(mark: str) -> str | None:
+    """The mark that closes what another opens, </think> for <think>; None where that cannot be told."""
+    found = _MARK.search(mark)
+    return f"{found[1]}/{found[2]}" if found else None
+
+
+def no_thoughts(opening: str) -> str:
+    """Say why an answer has no place behind a prompt with an opening."""
+    mark = opening.strip()
+    closing = closing_of(mark)
+    end = f", up to {closing!r}" if closing else ""
+    return (
+        f"no thoughts before an answer, though the chat template's prompt opens them with {mark!r}: write them "
+        f"there{end}, or take another template"
+    )
+
+
 def _border(at: int, places: Sequence[tuple[int, int]]) -> tuple[int, int]:
     """A place in a text with sentinels as (index of the part it lies in, offset there)."""
     behind = [end for _, end in places if end <= at]
@@ -296,6 +377,12 @@ def _said(message: Message) -> list[str]:
     """What must stand in a scored turn; arguments of calls may be written in many ways."""
     thought = [message["reasoning_content"]] if "reasoning_content" in message else []
     return [*thought, message["content"], *(call["function"]["name"] for call in message.get("tool_calls", ()))]
+
+
+def _goes_on(said: str, prompt: str, written: str) -> bool:
+    """Whether the beginning of what is said ends the prompt already, as <think> may; all without white space."""
+    tail = _letters(prompt[-_TAIL:])
+    return any(tail.endswith(said[:n]) and written.startswith(said[n:]) for n in range(1, min(len(said), _TAIL)))
 
 
 def _letters(text: str) -> str:

@@ -1,6 +1,6 @@
 """Conversations -> rendered texts: spliced into the layout of their shape, or rendered in full where that is needed.
 
-A shape is analysed when it is first met: what closes its scored turns, whether its splice equals full renderings
+A shape is analysed when it is first met: what surrounds its scored turns, whether its splice equals full renderings
 (alignkit.data.chat.layouts). Later a sample of each shape's conversations is rendered in full too and compared.
 """
 
@@ -19,6 +19,7 @@ from alignkit.data.chat.injected_tokens import InjectedTokens, Restore, strings
 from alignkit.data.chat.layouts import (
     Conversation,
     RenderedTemplate,
+    ScoredTurn,
     behind_sentinels,
     dropped,
     is_written_as_by_python,
@@ -27,7 +28,7 @@ from alignkit.data.chat.layouts import (
     sentinels,
     with_text_arguments,
 )
-from alignkit.data.chat.template import Template, texts
+from alignkit.data.chat.template import Rendering, Template, texts
 from alignkit.data.encoding.texts import FlatTexts, TextWithSpans, offsets_of
 from alignkit.data.reading.messages import Message
 from alignkit.errors import InputError
@@ -35,23 +36,25 @@ from alignkit.errors import InputError
 _SAMPLED = 16  # the first conversations of each shape, rendered in full too, and then one in _SAMPLED_EVERY
 _SAMPLED_EVERY = 512
 _ANSWER: Message = {"role": "assistant", "content": "\ue000answer\ue001"}
+_THOUGHTS = ("reasoning_content", "reasoning", "thinking", "thought", "thoughts")  # names that templates have for them
+_THOUGHT = "\ue000thought\ue001"
 _log = logging.getLogger(__name__)
 
 
 class MessageSchema:
-    """What is known of a shape: why it is refused, what closes its scored turns, its layout where it has one.
+    """What is known of a shape: why it is refused, what surrounds its scored turns, its layout where it has one.
 
     `whole` and `ended` are the layout's numbers in the splicer: all of the text, and up to its last scored part.
     """
 
     def __init__(
         self,
-        closings: tuple[str, ...] = (),
+        turns: tuple[ScoredTurn, ...] = (),
         layout: RenderedTemplate | None = None,
         refused: InputError | None = None,
         text_arguments: bool = False,
     ) -> None:
-        self.closings, self.layout, self.refused, self.text_arguments = closings, layout, refused, text_arguments
+        self.turns, self.layout, self.refused, self.text_arguments = turns, layout, refused, text_arguments
         self.whole = self.ended = -1
         self.given = False  # whether results of it are out
         self._seen = 0
@@ -91,7 +94,9 @@ class SchemaRenderer:
         self._lookalikes = InjectedTokens(special, pattern)
         self._splicer = Splicer([token for token in special if token])
         self._ends: dict[int, str] = {}
-        self._closing_of_kind: dict[Any, str] = {}
+        self._turn_of_kind: dict[Any, ScoredTurn] = {}
+        self._has_thoughts: bool | None = None
+        self._said: set[str] = set()  # what was said of supplied text
         self._shapes: dict[Any, MessageSchema] = {}
 
     @property
@@ -186,7 +191,7 @@ class SchemaRenderer:
                         filled = shape.layout.fill(hidden.messages)
                         result = filled if restore is None else restore(filled)
             results.append(result)
-        rendered = self._in_full([(conversation, shapes[number].closings) for number, conversation, _ in full])
+        rendered = self._in_full([(conversation, shapes[number].turns) for number, conversation, _ in full])
         wrong = set()
         for (number, conversation, restore), answer in zip(full, rendered, strict=True):
             layout = shapes[number].layout
@@ -234,21 +239,21 @@ class SchemaRenderer:
         try:
             found = texts(answers)
             self._check_whole(sample, found[0])
-            sample.check_beginnings(found)
-            closings = tuple(
-                self._closing(text.partition(sample.messages[turn]["content"])[2])
-                for text, turn in zip(found[len(items) :], sample.turns, strict=True)
-            )
-            scored = sample.scored(found[: len(items)], closings)
+            contents = [sample.messages[turn]["content"] for turn in sample.turns]
+            turns = tuple(map(self._turn, found[len(items) :], sample.prompts(found), contents))
+            if sample.is_one_answer and turns[0].opening:
+                return MessageSchema(turns)
+            scored = sample.scored(found[: len(items)], turns)
         except InputError as error:
             return MessageSchema(refused=error)
+        self._say_supplied(turns)
         if any(answer[1] for answer in answers if not isinstance(answer, InputError)):
-            return MessageSchema(closings)
+            return MessageSchema(turns)
         layout = RenderedTemplate(scored)
         tried = probes(conversation)
-        rendered = self._in_full([(probe, closings) for probe in tried])
+        rendered = self._in_full([(probe, turns) for probe in tried])
         same = all(layout.fill(probe.messages) == result for probe, result in zip(tried, rendered, strict=True))
-        return MessageSchema(closings, layout if same else None)
+        return MessageSchema(turns, layout if same else None)
 
     def _analysed_with_more(self, conversation: Conversation) -> MessageSchema:
         """Find out whether the template writes all that such a conversation says; it has no layout.
@@ -256,6 +261,13 @@ class SchemaRenderer:
         Arguments of calls are given as objects; as JSON text where the template fails on objects, or writes them as
         Python does.
         """
+        if any("reasoning_content" in message for message in conversation.messages) and not self._renders_thoughts():
+            return MessageSchema(
+                refused=InputError(
+                    "a message has thoughts beside its content (reasoning_content), which this chat template does not "
+                    "render: write them into the content, between <think> and </think>, or take such rows out"
+                )
+            )
         refused: InputError | None = None
         for as_text in (False, True):
             sample = sentinels(conversation, as_text=as_text)
@@ -263,25 +275,81 @@ class SchemaRenderer:
                 (whole,) = texts(self._template.render(sample.renderings()[:1]))
                 if as_text or not is_written_as_by_python(whole):
                     self._check_whole(sample, whole)
-                    closings = tuple(self._closing_of(sample, turn) for turn in sample.turns)
-                    return MessageSchema(closings, text_arguments=as_text)
+                    turns = tuple(self._turn_with_more(sample, turn) for turn in sample.turns)
+                    self._say_supplied(turns)
+                    return MessageSchema(turns, text_arguments=as_text)
             except InputError as error:
                 refused = refused or error
         return MessageSchema(refused=refused)
 
-    def _closing_of(self, sample: Conversation, turn: int) -> str:
-        """What closes a scored turn: up to the token that ends an answer in its place, else its last special one."""
-        kind = kind_of(sample.messages[turn])
-        if kind not in self._closing_of_kind:
+    def _turn_with_more(self, sample: Conversation, turn: int) -> ScoredTurn:
+        """What surrounds a scored turn: what surrounds an answer in its place.
+
+        A turn without the token that ends such an answer ends with its last special one.
+        """
+        kind = (*map(kind_of, sample.messages[max(0, turn - 1) : turn + 1]), sample.is_one_answer)
+        if kind not in self._turn_of_kind:
             cut = sample.rendering(sample.messages[: turn + 1], False)
             answered = sample.rendering((*sample.messages[:turn], _ANSWER), False)
-            text, answer = texts(self._template.render([cut, answered]))
-            end = self._special.findall(self._closing(answer.partition(_ANSWER["content"])[2]))[-1]
-            after = behind_sentinels(text, sample.messages[turn], turn) or ""
-            written = list(self._special.finditer(after))
-            own = next((found for found in written if found.group() == end), None)
-            self._closing_of_kind[kind] = self._closing(after) if not written else after[: (own or written[-1]).end()]
-        return self._closing_of_kind[kind]
+            prompt = sample.rendering(sample.messages[:turn], True)
+            text, answer, asked = texts(self._template.render([cut, answered, prompt]))
+            own = self._turn(answer, asked, _ANSWER["content"])
+            if not (own.opening and sample.is_one_answer):
+                end = self._special.findall(own.closing)[-1]
+                after = behind_sentinels(text, sample.messages[turn], turn) or ""
+                written = list(self._special.finditer(after))
+                last = next((found for found in written if found.group() == end), None)
+                closing = self._closing(after) if not written else after[: (last or written[-1]).end()]
+                own = ScoredTurn(closing, own.supplied)
+            self._turn_of_kind[kind] = own
+        return self._turn_of_kind[kind]
+
+    def _renders_thoughts(self) -> bool:
+        """Whether the template has a place for thoughts beside a content; finds under which name it reads them."""
+        if self._has_thoughts is None:
+            asked = {"role": "user", "content": "Hi"}
+            tried = [Rendering((asked, {**_ANSWER, name: _THOUGHT}), False) for name in _THOUGHTS]
+            answers = zip(_THOUGHTS, self._template.render(tried), strict=True)
+            found = [name for name, text in answers if not isinstance(text, InputError) and _THOUGHT in text[0]]
+            self._has_thoughts = bool(found)
+            self._template.thoughts = [*found, _THOUGHTS[0]][0]
+        return self._has_thoughts
+
+    def end_token(self, messages: Sequence[Message]) -> str:
+        """The token that ends an answer to messages.
+
+        Raises:
+            InputError: there is none.
+        """
+        (text,) = texts(self._template.render([Rendering((*messages, _ANSWER), False)]))
+        return self._special.findall(self._closing(text.partition(_ANSWER["content"])[2]))[-1]
+
+    def opening(self, messages: Sequence[Message]) -> str:
+        """What ends the prompt of messages and no finished answer has, "" for nothing. Raises as `end_token`."""
+        text, prompt = texts(self._template.render([Rendering((*messages, _ANSWER), False), Rendering(messages, True)]))
+        return self._turn(text, prompt, _ANSWER["content"]).opening
+
+    def _turn(self, text: str, prompt: str, content: str) -> ScoredTurn:
+        """What surrounds the content that ends a rendered text."""
+        before, _, after = text.partition(content)
+        closing = self._closing(after)
+        if before.startswith(prompt):
+            return ScoredTurn(closing, before[len(prompt) :])
+        return ScoredTurn(closing, opening=prompt[len(before) :] if prompt.startswith(before) else "")
+
+    def _say_supplied(self, turns: Sequence[ScoredTurn]) -> None:
+        """Say once what the template writes before answers that no prompt has."""
+        for supplied in {turn.supplied for turn in turns if turn.supplied.strip()} - self._said:
+            self._said.add(supplied)
+            hint = ""
+            if "enable_thinking" in self._template.text:
+                hint = "; --template-kwargs enable_thinking=false may put it into prompts"
+            _log.warning(
+                "the chat template writes %r before an answer, which a sampled model's prompt does not end with: it is "
+                "not scored%s",
+                supplied,
+                hint,
+            )
 
     def _check_whole(self, sample: Conversation, text: str) -> None:
         """Check that a text holds all that a conversation of sentinels says."""
@@ -308,15 +376,15 @@ class SchemaRenderer:
         return after[: end.end()]
 
     def _in_full(
-        self, conversations: Sequence[tuple[Conversation, tuple[str, ...]]]
+        self, conversations: Sequence[tuple[Conversation, tuple[ScoredTurn, ...]]]
     ) -> list[TextWithSpans | InputError]:
         items = [conversation.renderings() for conversation, _ in conversations]
         answers = self._template.render([item for own in items for item in own])
         results: list[TextWithSpans | InputError] = []
         at = 0
-        for (conversation, closings), own in zip(conversations, items, strict=True):
+        for (conversation, turns), own in zip(conversations, items, strict=True):
             try:
-                results.append(conversation.scored(texts(answers[at : at + len(own)]), closings))
+                results.append(conversation.scored(texts(answers[at : at + len(own)]), turns))
             except InputError as error:
                 results.append(error)
             at += len(own)

@@ -54,10 +54,13 @@ class Template:
         values: what it sees besides `messages` and `add_generation_prompt`.
         now: the time that `strftime_now` formats, ISO 8601.
         name: what it is called in messages.
+
+    `thoughts` is the name under which it reads thoughts beside a content.
     """
 
     def __init__(self, text: str, *, values: Mapping[str, object], now: str, name: str = "the chat template") -> None:
         self.text, self.now, self.name = text, now, name
+        self.thoughts = "reasoning_content"
         self._settings = {
             "template": text,
             "values": {"tools": None, "documents": None, **values},
@@ -90,7 +93,10 @@ class Template:
         except InputError as error:
             return [error] * len(items)
         assert process.stdin is not None
-        request = [(_seen(item.messages), item.generation_prompt, item.watched, dict(item.values)) for item in items]
+        request = [
+            (_seen(item.messages, self.thoughts), item.generation_prompt, item.watched, dict(item.values))
+            for item in items
+        ]
         answers: list[tuple[str, bool] | InputError] = []
         try:
             process.stdin.write(json.dumps(request) + "\n")
@@ -154,9 +160,16 @@ class Template:
         return InputError(f"the chat template ended its process ({process.returncode}); {_ANOTHER}")
 
 
-def _seen(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The messages as the template sees them: what is ours alone is no part of them."""
-    return [{name: value for name, value in message.items() if name not in _OURS} for message in messages]
+def _seen(messages: Sequence[Mapping[str, Any]], thoughts: str) -> list[dict[str, Any]]:
+    """The messages as the template sees them: its own name for thoughts, and nothing that is ours alone."""
+    return [
+        {
+            thoughts if name == "reasoning_content" else name: value
+            for name, value in message.items()
+            if name not in _OURS
+        }
+        for message in messages
+    ]
 
 
 def texts(answers: Iterable[tuple[str, bool] | InputError]) -> list[str]:

@@ -118,9 +118,7 @@ class _Part:
                     target = first + 1
                 else:
                     target = len(self.conversations)
-                    self.conversations.append(
-                        chat.answer_conversation(row.prompt, [{"role": "assistant", "content": row.reference}])
-                    )
+                    self.conversations.append(chat.reference_conversation(row.prompt, row.reference))
             self.plans.append((first, len(own), target))
         self.owners += [row] * (len(self.conversations) - first)
 

@@ -17,7 +17,7 @@ import numpy as np
 from alignkit.data.chat.chat import Chat
 from alignkit.data.prepared.tokenized_rows import TokenizedRows, tokenize_rows
 from alignkit.data.reading.messages import tools_of, with_tools, without_tools
-from alignkit.data.reading.rows import Row, unusable_reason
+from alignkit.data.reading.rows import Row, scores_all_turns, unusable_reason
 from alignkit.data.trees.flat import FlatTrees, ranges
 from alignkit.data.trees.trees import Tree
 from alignkit.errors import InputError
@@ -94,6 +94,9 @@ def prepare(
     rows = [one for row in rows for one in unit.rows(row)]
     for row in rows:
         reason = None if keep_unusable else unusable_reason(row, unit, train_on)
+        if reason is None and chat.opening:
+            own = [row.chosen or ()] if scores_all_turns(row, unit, train_on) else unit.answers(row)
+            reason = chat.why_no_place(answer for answer in own if answer)
         if reason is None:
             usable.append(row)
         else:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from marked_templates import FOLDER, KNOWN, marked, write_tokenizer
+from marked_templates import FOLDER, KNOWN, NO_THOUGHTS, marked, write_tokenizer
 from qwen_vocabulary import is_available, qwen_tokenizer
 
 from alignkit.data.chat.chat import CHATML, Chat
@@ -91,6 +91,8 @@ def test_ids_and_masks_equal_transformers_with_marks_or_are_refused(
     write_tokenizer(tmp_path, name, bases[VOCABULARIES[name]])
     chat = Chat(load_tokenizer(tmp_path))
     rows = accepted(chat, name)
+    if KNOWN[name].refused in (None, NO_THOUGHTS):
+        check_thoughts(chat, name)
     if KNOWN[name].refused is not None:
         assert not rows
         return
@@ -107,19 +109,22 @@ def check_pairs(chat: Chat, rows: list[Row], texts: list[str], spans: Spans) -> 
     prompts = tokenizer.apply_chat_template(
         [list(row.prompt) for row in rows], tokenize=False, add_generation_prompt=True
     )
-    last = [own[-1] for own in spans]
-    assert [start for start, _ in last] == [len(prompt) for prompt in prompts for _ in range(2)]
-    answers = [text[start:end] for text, (start, end) in zip(texts, last, strict=True)]
-    known = [
-        text for number, prompt in enumerate(prompts) for text in (prompt, answers[2 * number], answers[2 * number + 1])
-    ]
-    encoded = tokenizer.backend_tokenizer.encode_batch_fast(known, add_special_tokens=False)
+    known, starts = [], []
+    for number, prompt in enumerate(prompts):
+        known.append(prompt)
+        starts.append(len(prompt))
+        for text, own in zip(texts[2 * number : 2 * number + 2], spans[2 * number : 2 * number + 2], strict=True):
+            start, end = own[-1]
+            assert text.startswith(prompt) and start >= len(prompt)
+            known.append(text[len(prompt) : end])
+            starts.append(start - len(prompt))
+    encoded = tokenizer.backend_tokenizer.encode_batch(known, add_special_tokens=False)
     flat = FlatTrees.of(prepare(rows, chat, unit=Pairs(), max_length=10**6).trees)
     assert flat.names == [row.id for row in rows] and (flat.table[:, 0] == 3).all()
     assert flat.segment_lengths.tolist() == [len(own) for own in encoded]
     assert flat.flat_ids.tolist() == [number for own in encoded for number in own.ids]
-    is_answer = np.tile([False, True, True], len(rows))
-    assert np.array_equal(flat.flat_scored, np.repeat(is_answer, flat.segment_lengths))
+    is_scored = [at >= start for own, start in zip(encoded, starts, strict=True) for at, _ in own.offsets]
+    assert flat.flat_scored.tolist() == is_scored
 
 
 def check_conversations(chat: Chat, rows: list[Row], texts: list[str], spans: Spans) -> None:
@@ -141,6 +146,50 @@ def check_conversations(chat: Chat, rows: list[Row], texts: list[str], spans: Sp
     )
     assert np.array_equal(flat.flat_ids, np.concatenate(known_ids))
     assert np.array_equal(flat.flat_scored, np.concatenate(known_scored))
+
+
+@cache
+def rows_with_thoughts() -> list[Row]:
+    """Some pairs whose answers, also those of earlier turns, hold thoughts."""
+
+    def thinking(messages: Any) -> list[dict[str, Any]]:
+        return [
+            {**m, "content": f"<think>\nAbout {m['content'][:40]!r}.\n\nSo:\n</think>\n\n{m['content'].strip()}"}
+            if m["role"] == "assistant"
+            else dict(m)
+            for m in messages
+        ]
+
+    some = [row for row in real_rows()[::12] if len(row.prompt) > 1] + real_rows()[::120]
+    return [
+        to_row(
+            {"id": row.id, **{name: thinking(getattr(row, name)) for name in ("prompt", "chosen", "rejected")}},
+            where="x",
+        )
+        for row in some
+        if all("think>" not in m["content"] for m in (*row.prompt, *row.chosen, *row.rejected))
+    ]
+
+
+def check_thoughts(chat: Chat, name: str) -> None:
+    """Thoughts in answers are scored, behind the prompt that a sampler meets."""
+    rows = [row for row in rows_with_thoughts() if not is_refused(row, KNOWN[name].refuses)]
+    rows = [row for row in rows if not has_lookalike(chat, row)]
+    assert len(rows) > 20
+    conversations = [[*row.prompt, *(answer or ())] for row in rows for answer in (row.chosen, row.rejected)]
+    if KNOWN[name].refused is None:
+        texts, spans = references(chat.tokenizer, name, conversations)
+    else:  # the template cuts thoughts: what a model writes behind the prompt that opens them
+        texts, spans = [], []
+        for conversation in conversations:
+            prompt = chat.tokenizer.apply_chat_template(
+                [dict(m) for m in conversation[:-1]], tokenize=False, add_generation_prompt=True
+            )
+            assert prompt.endswith("<think>\n")
+            text = prompt + conversation[-1]["content"].removeprefix("<think>\n") + chat.tokenizer.eos_token
+            texts.append(text)
+            spans.append([[len(prompt), len(text)]])
+    check_pairs(chat, rows, texts, spans)
 
 
 def test_every_shared_template_is_known() -> None:

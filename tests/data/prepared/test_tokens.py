@@ -181,7 +181,7 @@ def opening(text: str) -> str:
 @pytest.mark.parametrize(
     ("template", "message"),
     [
-        ("{% for m in messages %}{{ m.content }}{% endfor %}" + opening("<think>"), "no right mask"),
+        ("{% for m in messages %}a{{ m.content }}<|im_end|>{% endfor %}" + opening("b"), "no right mask"),
         ("{% for m in messages %}{{ m.role }}:{{ m.content }}\n{% endfor %}" + opening("assistant:"), "no end token"),
         ("{{ raise_exception('roles must alternate') }}", "refuses this conversation: roles must alternate"),
     ],
