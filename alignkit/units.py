@@ -139,8 +139,7 @@ class Pairs(Unit):
         fault = _fault(row.rejected, "rejected")
         if fault is not None:
             return fault
-        is_same = row.chosen[-1]["content"] == row.rejected[-1]["content"]
-        return "chosen equals rejected" if is_same else None
+        return "chosen equals rejected" if row.has_same_answers else None
 
 
 class Samples(Unit):
@@ -211,7 +210,7 @@ def _has_both(row: Row) -> bool:
 
 
 def _fault(answer: Messages, name: str) -> str | None:
-    if not answer or not answer[-1]["content"].strip():
+    if not answer or not (answer[-1]["content"].strip() or "tool_calls" in answer[-1]):
         return f"empty {name} answer"
     if answer[-1].get("weight") == 0:
         return "the answer has weight 0" if name == "chosen" else f"the {name} answer has weight 0"

@@ -159,7 +159,10 @@ class Chat:
         return before if before.isspace() else ""
 
     def answer(self, prompt: Sequence[Message], answer: Sequence[Message]) -> TextWithSpans:
-        """Render what `answer` adds to the rendered prompt; its last assistant turn is scored."""
+        """Render what `answer` adds to the rendered prompt; its last assistant turn is scored.
+
+        Where tools are called between, all its turns of the assistant are.
+        """
         return self._one(self.answer_conversation(prompt, answer))
 
     def prompt_conversation(self, messages: Sequence[Message]) -> Conversation:
@@ -169,7 +172,11 @@ class Chat:
     def answer_conversation(self, prompt: Sequence[Message], answer: Sequence[Message]) -> Conversation:
         """What `answer` renders."""
         messages = self._with_system((*prompt, *answer))
-        return Conversation(messages, len(messages) - len(answer), (len(messages) - 1,))
+        cut, last = len(messages) - len(answer), len(messages) - 1
+        if len(answer) == 1 or all(turn["role"] != "tool" for turn in answer):
+            return Conversation(messages, cut, (last,))
+        own = (n for n in range(cut, last) if messages[n]["role"] == "assistant" and messages[n].get("weight", 1) != 0)
+        return Conversation(messages, cut, (*own, last))
 
     def reference_conversation(self, prompt: Sequence[Message], text: str) -> Conversation:
         """A text as an answer whose length alone counts: it need not go on from a prompt's opening."""

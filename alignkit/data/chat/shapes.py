@@ -223,7 +223,7 @@ class SchemaRenderer:
                     self._splicer.add(*found.layout.in_bytes(to_the_end=True)) if conversation.turns else found.whole
                 )
                 self._ends[found.whole] = found.layout.in_bytes()[0][-1]
-            elif found.refused is None:
+            elif found.refused is None and not conversation.has_more:
                 roles = " ".join(message["role"] for message in conversation.messages)
                 _log.info("the chat template looks at contents: rendered in full for each %s", roles)
         return found
@@ -279,8 +279,19 @@ class SchemaRenderer:
                     self._say_supplied(turns)
                     return MessageSchema(turns, text_arguments=as_text)
             except InputError as error:
-                refused = refused or error
-        return MessageSchema(refused=refused)
+                if refused is None or "TypeError" in str(refused):
+                    refused = error
+        return MessageSchema(refused=self._with_tools_named(refused))
+
+    def _with_tools_named(self, error: InputError | None) -> InputError | None:
+        """Say of a template's own refusal that the conversation has tools, which may be why."""
+        own = str(error).removeprefix("the chat template refuses this conversation: ")
+        if own == str(error):
+            return error
+        return InputError(
+            f"{self._template.name} refuses this conversation, which has tools, calls of them or results: {own}; take "
+            "such rows out, or give a template that knows tools with --chat-template FILE"
+        )
 
     def _turn_with_more(self, sample: Conversation, turn: int) -> ScoredTurn:
         """What surrounds a scored turn: what surrounds an answer in its place.

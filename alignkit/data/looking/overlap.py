@@ -13,6 +13,7 @@ from itertools import islice
 import numpy as np
 
 from alignkit._native import OverlapIndex
+from alignkit.data.reading.messages import text_of_turn
 from alignkit.data.reading.rows import Row
 
 SIZE = 8  # words of a run
@@ -64,4 +65,4 @@ def overlap(rows: Iterable[Row], prompts: Iterable[Row], *, size: int = SIZE, th
 
 def prompt_text(row: Row) -> str:
     """Return the prompt's text, turn by turn, without system messages."""
-    return "\n".join(message["content"] for message in row.prompt if message["role"] != "system")
+    return "\n".join(text_of_turn(message) for message in row.prompt if message["role"] != "system")

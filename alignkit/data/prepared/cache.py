@@ -36,6 +36,7 @@ from alignkit.data.chat.chat import Chat
 from alignkit.data.prepared import store
 from alignkit.data.prepared.store import Stored
 from alignkit.data.prepared.tokens import Prepared, check_account, prepare
+from alignkit.data.reading.messages import text_of_turn
 from alignkit.data.reading.rows import Row
 from alignkit.errors import InputError
 from alignkit.storage import new_folder
@@ -242,7 +243,7 @@ def chunks(rows: Iterable[Row], shard: tuple[int, int] | None = None) -> Iterato
 
 
 def _characters(row: Row) -> int:
-    return sum(len(m["content"]) for part in (row.prompt, row.chosen, row.rejected) for m in part or ())
+    return sum(len(text_of_turn(m)) for part in (row.prompt, row.chosen, row.rejected) for m in part or ())
 
 
 def _prune(folder: Path, *, keep: str) -> None:

@@ -15,7 +15,7 @@ from alignkit.data.chat.chat import Chat
 from alignkit.data.chat.layouts import Conversation
 from alignkit.data.chat.shapes import Rendered
 from alignkit.data.encoding.texts import FlatTexts, TextWithSpans, offsets_of
-from alignkit.data.reading.rows import Message, Row, scores_all_turns
+from alignkit.data.reading.rows import Message, Row, scores_all_turns, text_of
 from alignkit.data.trees.flat import equal_ranges, ranges
 from alignkit.errors import InputError
 from alignkit.units import Unit
@@ -114,7 +114,7 @@ class _Part:
             target = -1
             if row.reference is not None:
                 is_chosen = bool(own) and own[0] is row.chosen and len(own[0]) == 1
-                if is_chosen and own[0][0]["content"] == row.reference:
+                if is_chosen and text_of(own[0]) == row.reference:
                     target = first + 1
                 else:
                     target = len(self.conversations)

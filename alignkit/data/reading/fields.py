@@ -111,6 +111,11 @@ SHAPE = (
         "good: true or false, 1 or 0, anything else is refused; refused beside `chosen` and `rejected` too",
     ),
     Field(
+        "tools functions available_tools",
+        READ,
+        "the tools of the conversation, which the template writes: a list of functions, or one written as JSON text",
+    ),
+    Field(
         "preference preferred winner better flipped swapped",
         BESIDE_PAIR,
         "it may say which answer is better, and is not read",
@@ -151,8 +156,7 @@ FURTHER = (
     Field("id", READ, "the row's name; without it a hash of the row"),
     Field("reference", READ, "the text that lengths and BLEU are compared with; without it `chosen`"),
     Field("rules", READ, "what the judge `rules` checks"),
-    Field("tools functions available_tools", REFUSED, "tools are not rendered"),
-    Field("tool_calls function_call", REFUSED, "tool calls are not rendered"),
+    Field("tool_calls function_call", REFUSED, "calls of tools are read in messages", "write them into a message"),
     Field("image images image_path image_url pixel_values", REFUSED, "pictures are not read"),
     Field("audio audios audio_path audio_url", REFUSED, "sound is not read"),
     Field("video videos video_path video_url", REFUSED, "videos are not read"),
@@ -206,7 +210,7 @@ FURTHER = (
         _PROMPT_ONLY,
         "write it into the prompt",
     ),
-    Field("parallel_tool_calls", HARMLESS, "it concerns who serves the model"),
+    Field("parallel_tool_calls tool_choice", HARMLESS, "it concerns who serves the model"),
     Field(
         "text",
         ALONE,
@@ -237,8 +241,13 @@ MESSAGE = (
         "language lang",
         HARMLESS,
     ),
-    Field("tool_calls function_call tool_call_id", REFUSED, "tool calls are not rendered"),
-    Field("tools", REFUSED, "tools are not rendered"),
+    Field(
+        "tool_calls function_call",
+        READ,
+        "in a turn of the assistant: its calls of tools; arguments are an object, or one written as JSON text",
+    ),
+    Field("tool_call_id name", READ, "in a result of a tool: which call or tool it answers; refused in other turns"),
+    Field("tools", READ, "in the first message: the tools of the conversation; refused in others"),
     Field("reasoning_content reasoning thinking", REFUSED, "thoughts beside the content are not rendered"),
     Field("images image", REFUSED, "pictures are not read"),
     Field("audio audios", REFUSED, "sound is not read"),
@@ -246,7 +255,7 @@ MESSAGE = (
     Field("train_detail training_detail", REFUSED, "parts of a turn cannot be left unscored", "split the turn"),
     Field("prefix partial", REFUSED, "a turn that the answer goes on from is not rendered"),
     Field("refusal", REFUSED, "refusals beside the content are not rendered"),
-    Field("name", REFUSED, "names of speakers are not rendered"),
+    Field("annotations", REFUSED, "annotations are not rendered"),
 )
 """Fields of a message; any other is refused."""
 
@@ -255,10 +264,11 @@ ROLE = (
     Field("user human prompter", READ, "the user"),
     Field("assistant gpt bot chatgpt model", READ, "the assistant"),
     Field(
-        "tool function function_call function_response observation tool_call tool_response tool_result ipython",
-        REFUSED,
-        "tool calls and results are not rendered",
+        "tool function observation function_response tool_response tool_result tool_results ipython",
+        READ,
+        "the result of a tool",
     ),
+    Field("function_call tool_call", READ, "the assistant, who calls a tool: JSON text of one call or of a list"),
 )
 """Values of `role` and `from`; any other is refused."""
 
@@ -268,7 +278,9 @@ PART = (
     Field("audio audio_url input_audio", REFUSED, "sound is not read"),
     Field("video video_url", REFUSED, "videos are not read"),
     Field("reasoning thinking redacted_thinking", REFUSED, "thoughts beside the content are not rendered"),
-    Field("tool_call tool_use tool_result", REFUSED, "tool calls and results are not rendered"),
+    Field(
+        "tool_call tool_use tool_result", REFUSED, "calls of tools and results are read in fields of messages and roles"
+    ),
 )
 """Values of a part's `type`; any other is refused."""
 

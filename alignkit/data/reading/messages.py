@@ -1,12 +1,14 @@
 """Messages of a row -> {"role", "content"}, whichever of the usual ways they are written in.
 
 A message is {"role", "content"} or ShareGPT's {"from", "value"}; its content is text, or a list of typed parts that
-are all text, which are joined with nothing between. Every other field is read, harmless, or refused
-(alignkit.data.reading.fields).
+are all text, which are joined with nothing between. Calls of tools are OpenAI's `tool_calls` or `function_call`, or
+turns of a role of their own, whose content is the calls as JSON text; such a turn that follows one of the assistant is
+part of it. Every other field is read, harmless, or refused (alignkit.data.reading.fields).
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -26,6 +28,7 @@ from alignkit.data.reading.fields import (
     refuse_fields,
     used,
 )
+from alignkit.data.reading.tools import read_calls, read_tools
 from alignkit.data.reading.written_turns import refuse_written_turns
 from alignkit.errors import InputError
 
@@ -44,6 +47,11 @@ _FLAGS = names(MESSAGE, "weight")
 _ROLES = {name: field.names[0] for name, field in by_name(ROLE, READ).items()}
 _REFUSED_ROLES = by_name(ROLE, REFUSED)
 _TEXT_PARTS = names(PART, "text")
+_CALLS, _RESULT = names(MESSAGE, "tool_calls"), names(MESSAGE, "tool_call_id")
+_HAS_MORE = frozenset({*_CALLS, *_RESULT, "tools"})
+_CALL = names(ROLE, "function_call")[0]
+_SPEAKER = Field("name", REFUSED, "names of speakers, and of calls outside results of tools, are not rendered")
+_LATER = Field("tools", REFUSED, "tools are read in the first message alone")
 CARRIED = ("tool_calls", "tool_call_id", "name", "reasoning_content", "tools")
 """What a message may hold besides a content that a template can see."""
 _REFUSED_PARTS = by_name(PART, REFUSED)
@@ -84,9 +92,33 @@ def read_messages(
         if inner is not None and "role" not in value and "from" not in value:
             refuse_fields(value, where, columns)
             _refuse_beside_messages(value, where, name, columns)
-            return _list(inner, where, name, columns)
+            tools = None if says_nothing(value.get("tools")) else read_tools(value["tools"], where, "tools")
+            return with_tools(_list(inner, where, name, columns), tools)
         return (_message(value, where, columns),)
     return _list(value, where, name, columns)
+
+
+def text_of_turn(message: Message) -> str:
+    """What a turn says as text: its content, and each call of a tool as a line of JSON."""
+    calls = message.get("tool_calls")
+    if not calls:
+        return str(message["content"])
+    written = [json.dumps(call["function"], ensure_ascii=False) for call in calls]
+    return "\n".join([message["content"], *written] if message["content"] else written)
+
+
+def says_something(message: Message) -> bool:
+    """Whether a turn has a text or a call."""
+    return bool("tool_calls" in message or message["content"].strip())
+
+
+def are_alike(answer: Sequence[Message], other: Sequence[Message]) -> bool:
+    """Whether two answers say the same; names that calls were given say nothing."""
+    if len(answer) == len(other) == 1 and len(answer[0]) == len(other[0]) == 2:
+        return bool(answer[0] == other[0])
+    return [(turn["role"], text_of_turn(turn)) for turn in answer] == [
+        (turn["role"], text_of_turn(turn)) for turn in other
+    ]
 
 
 def tools_of(messages: Sequence[Message]) -> list[Any] | None:
@@ -109,7 +141,12 @@ def without_tools(messages: Messages) -> Messages:
 def _refuse_beside_messages(value: Mapping[str, Any], where: str, name: str, columns: Mapping[str, str] | None) -> None:
     """Refuse fields of a row that stand inside one of its fields, beside the messages there."""
     for inner, held in value.items():
-        if inner == "messages" or inner not in IN_SHAPE or says_nothing(held) or (columns or {}).get(inner) == "":
+        if (
+            inner in ("messages", "tools")
+            or inner not in IN_SHAPE
+            or says_nothing(held)
+            or (columns or {}).get(inner) == ""
+        ):
             continue
         raise InputError(
             f"{where}: {name!r} holds {inner!r} beside its messages, which is not read there: write it beside "
@@ -119,7 +156,16 @@ def _refuse_beside_messages(value: Mapping[str, Any], where: str, name: str, col
 
 def _list(value: Any, where: str, name: str, columns: Mapping[str, str] | None) -> Messages:
     if isinstance(value, (list, tuple)):
-        return tuple([_message(message, where, columns) for message in value])
+        turns: list[Message] = []
+        for given in value:
+            turn = _message(given, where, columns)
+            if "tools" in turn and turns:
+                raise FieldRefused(where, "message.tools", _LATER)
+            if turns and _is_call(given) and _goes_on_from(turns[-1], turn):
+                turns[-1] = {**turns[-1], "tool_calls": [*turns[-1].get("tool_calls", ()), *turn["tool_calls"]]}
+            else:
+                turns.append(turn)
+        return tuple(turns)
     hint = "; write numbers in quotes" if isinstance(value, (int, float)) else ""
     raise InputError(f"{where}: expected text or a list of messages in {name!r}, found {kind_of(value)}{hint}")
 
@@ -133,10 +179,69 @@ def _message(message: Any, where: str, columns: Mapping[str, str] | None) -> Mes
     _refuse(message, where, _REFUSED)
     _refuse_two(message, where)
     role = _role(message, where)
-    content = _content(message, where)
+    if role == _CALL:
+        content, calls = _calls_as_text(message, where)
+        role = "assistant"
+    else:
+        calls = [] if _HAS_MORE.isdisjoint(message) else _calls(message, role, where)
+        content = "" if calls and says_nothing(message.get("content")) else _content(message, where)
     _refuse(message, where, message)
-    is_scored = _is_scored(message, role, where)
-    return {"role": role, "content": content} if is_scored else {"role": role, "content": content, "weight": 0}
+    read: dict[str, Any] = {"role": role, "content": content}
+    if not _is_scored(message, role, where):
+        read["weight"] = 0
+    if calls:
+        read["tool_calls"] = calls
+    if not _HAS_MORE.isdisjoint(message):
+        _add_more(read, message, where)
+    return read
+
+
+def _is_call(message: Mapping[str, Any]) -> bool:
+    """Whether a message has the role of a call by itself."""
+    return _ROLES.get(message.get("role") or message.get("from") or "") == _CALL
+
+
+def _goes_on_from(last: Message, turn: Message) -> bool:
+    """Whether calls belong to the turn before them: an assistant's, both scored or both not."""
+    return bool(last["role"] == "assistant" and not turn["content"] and last.get("weight") == turn.get("weight"))
+
+
+def _calls(message: Mapping[str, Any], role: str, where: str) -> list[dict[str, Any]]:
+    """The calls of `tool_calls`, or of OpenAI's former `function_call`."""
+    calls: list[dict[str, Any]] = []
+    for name in _CALLS:
+        if says_nothing(message.get(name)):
+            continue
+        if role != "assistant":
+            raise FieldRefused(where, f"message.{name}", Field(name, REFUSED, f"the {role} calls no tools"))
+        calls += read_calls(message[name], where, name)
+    return calls
+
+
+def _calls_as_text(message: Mapping[str, Any], where: str) -> tuple[str, list[dict[str, Any]]]:
+    """The calls that a turn of their own role holds as JSON text, and a thought before them."""
+    value = message.get("content")
+    value = message.get("value") if is_missing(value) else value
+    thought, between, text = value.rpartition("</think>") if isinstance(value, str) else ("", "", value)
+    calls = read_calls(text, where, "content" if "content" in message else "value")
+    if not calls:
+        raise InputError(f"{where}: a message that calls tools has no call: {shown(message)}; take it out")
+    return thought + between, calls
+
+
+def _add_more(read: dict[str, Any], message: Mapping[str, Any], where: str) -> None:
+    """Add which call or tool a result answers, and the tools of the conversation."""
+    for name in _RESULT:
+        value = message.get(name)
+        if says_nothing(value):
+            continue
+        if read["role"] != "tool":
+            raise FieldRefused(where, f"message.{name}", _SPEAKER)
+        if not isinstance(value, (str, int)):
+            raise InputError(f"{where}: a message's {name!r} must be text, found {kind_of(value)}; correct it")
+        read[name] = str(value)
+    if not says_nothing(message.get("tools")):
+        read["tools"] = read_tools(message["tools"], where, "tools")
 
 
 def _refuse(message: Mapping[str, Any], where: str, names: Iterable[str]) -> None:

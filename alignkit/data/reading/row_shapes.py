@@ -11,8 +11,9 @@ from typing import Any, NamedTuple
 
 from alignkit.data.reading.cells import TEXT_OF_MISSING, is_missing, kind_of, says_nothing, shown
 from alignkit.data.reading.fields import ALONE, BESIDE_PAIR, FURTHER, SHAPE, by_name, names, used
-from alignkit.data.reading.messages import Message, Messages, read_messages
+from alignkit.data.reading.messages import Message, Messages, are_alike, read_messages, text_of_turn, with_tools
 from alignkit.data.reading.scores import are_scored, scored_completions
+from alignkit.data.reading.tools import read_tools
 from alignkit.data.reading.written_turns import read_transcript, read_transcript_prompt, refuse_written_turns
 from alignkit.errors import InputError
 
@@ -21,6 +22,7 @@ _CONVERSATION = names(SHAPE, "messages")
 _PROMPT = ("prompt", "instruction", "question", "input")
 _SYSTEM, _LABEL = names(SHAPE, "system"), names(SHAPE, "label")
 _ALONE = by_name(FURTHER, ALONE)
+_TOOLS = names(SHAPE, "tools")
 _MAY_SAY_WHICH = (*sorted(used(SHAPE, BESIDE_PAIR)), *_LABEL)
 _OTHER_PROMPTS = "chosen and rejected have different prompts"
 _ANSWERS = ("output", "completion")
@@ -79,6 +81,30 @@ class _Shape:
         self.given = {name: value for name, value in fields.items() if not is_missing(value)}
 
     def split(self) -> Split:
+        split = self._split()
+        tools = self._tools(split)
+        if tools is None:
+            return split
+        if split.prompt:
+            return split._replace(prompt=_carrying(split.prompt, tools))
+        chosen, rejected = (answer and _carrying(answer, tools) for answer in (split.chosen, split.rejected))
+        return split._replace(chosen=chosen, rejected=rejected)
+
+    def _tools(self, split: Split) -> list[Any] | None:
+        """The tools of the row, or of the first message of its conversation."""
+        name = self._one_of([n for n in _TOOLS if not says_nothing(self.given.get(n))])
+        turns = split.prompt or split.chosen or split.rejected or ()
+        in_turns = next((turn["tools"] for turn in turns if "tools" in turn), None)
+        if name is None:
+            return in_turns
+        tools = read_tools(self.given[name], self.where, name)
+        if in_turns is not None and in_turns != tools:
+            raise InputError(
+                f"{self.where}: {name!r} and the tools in the first message differ: {_UNREAD.format('message.tools')}"
+            )
+        return tools
+
+    def _split(self) -> Split:
         chosen_name, rejected_name = self._one_of(_CHOSEN), self._one_of(_REJECTED)
         if chosen_name is None and rejected_name is None:
             return self._without_preference()
@@ -97,8 +123,12 @@ class _Shape:
         not_a_pair: str | None = None
         if rejected is not None and _is_whole(rejected):
             own, rejected = _cut(rejected)
-            if _without_system(own) != _without_system(prompt) or _have_other_systems(own, prompt):
-                not_a_pair = _OTHER_PROMPTS
+            if not _are_alike(_without_system(own), _without_system(prompt)) or _have_other_systems(own, prompt):
+                parted = _parted((*prompt, *(chosen or ())), (*own, *(rejected or ())))
+                if parted is None:
+                    not_a_pair = _OTHER_PROMPTS
+                else:
+                    prompt, chosen, rejected = parted
         if chosen is None and rejected is None:
             return Split(prompt, None, None, True)
         label: bool | None = None
@@ -224,7 +254,7 @@ class _Shape:
             self._refuse_history()
             if chosen is None:  # beside a rejected answer, the conversation's last one is the chosen
                 return _cut(turns)
-            if turns and turns[-1]["role"] == "assistant" and turns[-1]["content"] == chosen[-1]["content"]:
+            if turns and turns[-1]["role"] == "assistant" and text_of_turn(turns[-1]) == text_of_turn(chosen[-1]):
                 return turns[:-1], chosen
             return self._asked(turns), chosen
         if "instruction" in given:
@@ -484,7 +514,30 @@ def _cut(turns: Messages) -> tuple[Messages, Messages | None]:
 
 
 def _same(answer: Messages, other: Messages) -> bool:
-    return bool(answer[-1]["content"].strip() == other[-1]["content"].strip())
+    return text_of_turn(answer[-1]).strip() == text_of_turn(other[-1]).strip()
+
+
+def _carrying(turns: Messages, tools: list[Any]) -> Messages:
+    """The turns with tools that ride with the first, and with no other."""
+    bare = ({name: value for name, value in turn.items() if name != "tools"} for turn in turns)
+    return with_tools(tuple(bare), tools)
+
+
+def _are_alike(turns: Messages, others: Messages) -> bool:
+    return turns == others or are_alike(turns, others)
+
+
+def _parted(better: Messages, worse: Messages) -> tuple[Messages, Messages, Messages] | None:
+    """Two conversations with tools as what they share, and the rest of each, where both go on with the assistant."""
+    if not any(turn["role"] == "tool" for turn in (*better, *worse)):
+        return None
+    system = better[: len(better) - len(_without_system(better))]
+    better, worse = _without_system(better), _without_system(worse)
+    pairs = enumerate(zip(better, worse, strict=False))
+    shared = next((n for n, (one, other) in pairs if not are_alike([one], [other])), 0)
+    if not shared or better[shared]["role"] != "assistant" or worse[shared]["role"] != "assistant":
+        return None
+    return (*system, *better[:shared]), better[shared:], worse[shared:]
 
 
 def _has_system(turns: Messages) -> bool:

@@ -17,7 +17,7 @@ from typing import Any
 
 from alignkit.data.reading.cells import TEXT_OF_MISSING, is_missing
 from alignkit.data.reading.fields import SCORED, SPECIAL, refuse_fields, suspects
-from alignkit.data.reading.messages import Message, Messages, read_messages
+from alignkit.data.reading.messages import Message, Messages, are_alike, read_messages, says_something, text_of_turn
 from alignkit.data.reading.row_shapes import SHAPES, split_row
 from alignkit.data.reading.scores import margin_of, says_tie, scores_of
 from alignkit.data.reading.written_turns import may_be_turns
@@ -89,6 +89,11 @@ class Row:
         return self.is_conversation and self.chosen is None
 
     @property
+    def has_same_answers(self) -> bool:
+        """Whether the chosen and the rejected answer say the same."""
+        return self.chosen is not None and self.rejected is not None and are_alike(self.chosen, self.rejected)
+
+    @property
     def has_user_twice(self) -> bool:
         """Whether two turns of the user follow one another in the row's conversation."""
         roles = [message["role"] for message in self.prompt]
@@ -127,7 +132,7 @@ def to_row(
     prompt, chosen, rejected, is_conversation, not_a_pair, label = split
     reference = named.get("reference")
     if type(reference) is not str and is_missing(reference):
-        reference = chosen[-1]["content"] if chosen else None
+        reference = text_of(chosen) if chosen else None
     elif not isinstance(reference, str):
         reference = text_of(read_messages(reference, where, "reference", role="assistant", columns=columns))
     own = named.get("id")
@@ -176,7 +181,7 @@ def _renamed(fields: Mapping[str, Any], columns: Mapping[str, str]) -> dict[str,
 
 def text_of(messages: Sequence[Message]) -> str:
     """Return the text of the last message."""
-    return messages[-1]["content"] if messages else ""
+    return text_of_turn(messages[-1]) if messages else ""
 
 
 def unusable_reason(row: Row, unit: Unit, train_on: str | None = None) -> str | None:
@@ -201,7 +206,7 @@ def scores_all_turns(row: Row, unit: Unit, train_on: str | None) -> bool:
 def _no_turn_to_score(row: Row) -> str | None:
     if row.label is False:
         return MARKED_BAD
-    if row.chosen is not None and not text_of(row.chosen).strip():
+    if row.chosen is not None and not says_something(row.chosen[-1]):
         return "empty chosen answer"
     has_turn, is_scored = False, False
     for message in (*row.prompt, *(row.chosen or ())):
@@ -209,7 +214,7 @@ def _no_turn_to_score(row: Row) -> str | None:
             has_turn = True
             if message.get("weight") != 0:
                 is_scored = True
-                if not message["content"].strip():
+                if not says_something(message):
                     return "an empty assistant turn"
     if not has_turn or (row.chosen is None and not row.is_conversation):
         return row.missing_answer()

@@ -78,7 +78,7 @@ def _call(call: Any, where: str, name: str) -> dict[str, Any]:
         function = call if is_missing(function) else function
         kind = call.get("type")
         if isinstance(function, dict) and _is_name(function.get("name")) and (is_missing(kind) or kind == "function"):
-            given = next((function[key] for key in _ARGUMENTS if not is_missing(function.get(key))), {})
+            given: Any = next((function[key] for key in _ARGUMENTS if not is_missing(function.get(key))), {})
             arguments = _arguments(given, where, function["name"])
             own = call.get("id")
             id_ = {} if is_missing(own) or own == "" else {"id": str(own)}
@@ -94,7 +94,7 @@ def _arguments(value: Any, where: str, function: str) -> dict[str, Any]:
     if isinstance(value, str):
         try:
             arguments = from_json(value) if value.strip() else {}
-        except ValueError as error:
+        except (ValueError, TypeError) as error:
             raise InputError(
                 f"{where}: the arguments of a call of {function!r} are no JSON: {error}: {shown(value)}; correct them"
             ) from error
@@ -111,7 +111,7 @@ def _from_text(value: Any, where: str, name: str) -> Any:
         return value
     try:
         return from_json(value)
-    except ValueError as error:
+    except (ValueError, TypeError) as error:
         raise InputError(
             f"{where}: {name!r} is text, and no JSON: {error}: {shown(value)}; correct it, or leave it unread by "
             f"--ignore-fields {name}"

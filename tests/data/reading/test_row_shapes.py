@@ -218,23 +218,15 @@ def test_a_table_of_many_shapes_has_null_in_the_columns_of_the_others(tmp_path: 
     assert [row.rejected for row in rows] == [None, None, (NO,), (NO,), None, None]
 
 
-def tool_call(**more: Any) -> dict[str, Any]:
-    return {"role": "assistant", "tool_calls": [{"id": "1", "function": {"name": "f", "arguments": "{}"}}], **more}
-
-
 @pytest.mark.parametrize(
     ("fields", "said"),
     [
-        ({"tools": [{"type": "function"}], "messages": [USER, YES]}, "'tools': tools are not rendered"),
-        ({"tools": '[{"name": "f"}]', "messages": [USER, YES]}, "'tools': tools are not rendered"),
-        ({"input": {"messages": [USER], "tools": [{}]}, "preferred_output": [YES]}, "'tools': tools are not rendered"),
-        ({"messages": [USER, tool_call(content="")]}, "'tool_calls': tool calls are not rendered"),
-        ({"messages": [USER, tool_call(content=None)]}, "'tool_calls': tool calls are not rendered"),
-        ({"prompt": [USER, tool_call(content="")], "chosen": "yes"}, "'tool_calls': tool calls are not rendered"),
-        ({"prompt": "Hi", "chosen": [tool_call(content="x")], "rejected": "no"}, "'tool_calls'"),
-        ({"messages": [USER, {"role": "tool", "content": "6"}, YES]}, "role 'tool': tool calls"),
-        ({"conversations": [HUMAN, {"from": "observation", "value": "6"}, GPT]}, "role 'observation': tool calls"),
-        ({"conversations": [HUMAN, {"from": "function_call", "value": "{}"}]}, "role 'function_call': tool calls"),
+        ({"tools": [{"type": "function"}], "messages": [USER, YES]}, "'tools' holds what is no function"),
+        (
+            {"input": {"messages": [USER], "tools": [{}]}, "preferred_output": [YES]},
+            "'tools' holds what is no function",
+        ),
+        ({"conversations": [HUMAN, {"from": "function_call", "value": "{}"}]}, "'value' holds what is no call"),
         ({"messages": [USER, {**YES, "reasoning_content": "so"}]}, "'reasoning_content': thoughts"),
         ({"messages": [USER, {**YES, "thinking": "so"}]}, "'thinking': thoughts"),
         ({"messages": [USER, {**YES, "name": "Ann"}]}, "'name': names of speakers"),
@@ -498,7 +490,6 @@ AS_TEXT = json.dumps([USER])
         {"loss_scale": 0.5},
         {"chat_template": "{{ messages }}"},
         {"thumbs_down": True},
-        {"available_tools": ["t"]},
         {"tool_calls": [{"id": "1"}]},
         {"enable_thinking": False},
         {"image_path": "a.png"},
