@@ -193,7 +193,7 @@ def unusable_reason(row: Row, unit: Unit, train_on: str | None = None) -> str | 
     """
     if not row.prompt and (unit.is_sampled or not row.is_conversation):
         return "empty prompt"
-    if row.prompt and not any(message["content"].strip() or len(message) > 2 for message in row.prompt):
+    if row.prompt and not any(map(says_something, row.prompt)):
         return "empty prompt"
     return _no_turn_to_score(row) if scores_all_turns(row, unit, train_on) else unit.unusable_reason(row)
 
