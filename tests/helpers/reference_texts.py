@@ -84,6 +84,54 @@ def hashed_ngrams(text: str, longest: int, bits: int) -> list[tuple[int, int]]:
     return sorted(Counter(found).items())
 
 
+def shared_runs(left: str, right: str, size: int) -> tuple[int, int, int]:
+    """Distinct runs of each text, and those of both."""
+    one, other = words(left), words(right)
+    size = min(size, len(one), len(other))
+    these, those = set(runs(one, size)), set(runs(other, size))
+    return len(these), len(those), len(these & those)
+
+
+def near_duplicates(rows: Sequence[tuple[str, str, str]], threshold: float) -> list[tuple[int, float, bool]]:
+    """Compare every row with all earlier ones that are no duplicates; no pair of words is too common."""
+    parts = [tuple(words(text) for text in row) for row in rows]
+    sets = [set[tuple[str, ...]]().union(*map(_pairs, own)) for own in parts]
+    found: list[tuple[int, float, bool]] = []
+    for number, (_, *answers) in enumerate(parts):
+        best = (-1, 0.0, False)
+        for earlier in range(number):
+            similarity = _jaccard(sets[number], sets[earlier])
+            others = parts[earlier][1:]
+            if found[earlier][0] >= 0 or not sets[number] or similarity < threshold or similarity <= best[1]:
+                continue
+            if any(all(map(_alike, answers, order)) for order in (others, others[::-1])):
+                straight, crossed = (
+                    sum(_jaccard(_pairs(a), _pairs(b)) for a, b in zip(answers, order, strict=True))
+                    for order in (others, others[::-1])
+                )
+                best = (earlier, similarity, crossed > straight + 0.1)
+        found.append(best)
+    return found
+
+
+def _pairs(own: Sequence[str]) -> set[tuple[str, ...]]:
+    return set(runs(own, min(2, len(own))))
+
+
+def _jaccard(left: set[tuple[str, ...]], right: set[tuple[str, ...]]) -> float:
+    return len(left & right) / len(left | right) if left or right else 1.0
+
+
+def _alike(left: Sequence[str], right: Sequence[str]) -> bool:
+    if not left or not right:
+        return not left and not right
+    these, those = _pairs(left), _pairs(right)
+    if len(these & those) >= min(len(these), len(those)) / 2:
+        return True
+    shared = (Counter(left) & Counter(right)).total()
+    return min(len(left), len(right)) <= 12 and shared >= max(len(left), len(right)) / 2
+
+
 def _word_hash(word: str) -> int:
     hash_ = 0
     for letter in word:

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import random
+
 import numpy as np
 import pytest
 import reference_texts as reference
@@ -53,6 +55,56 @@ def test_ngrams_of_no_size_are_refused(longest: int, bits: int) -> None:
 def test_half_a_character_is_no_text() -> None:
     with pytest.raises(UnicodeEncodeError):
         _native.text_measures(["a\ud800"])
+
+
+@given(TEXTS, TEXTS, st.integers(1, 4))
+def test_shared_runs_equal_the_reference(left: list[str], right: list[str], size: int) -> None:
+    pairs = list(zip(left, right, strict=False))
+    found = _native.shared_runs([a for a, _ in pairs], [b for _, b in pairs], size)
+    assert found.shape == (len(pairs), 3)
+    assert [tuple(row) for row in found.tolist()] == [reference.shared_runs(*pair, size) for pair in pairs]
+
+
+def test_texts_without_another_are_refused() -> None:
+    with pytest.raises(ValueError, match="1 texts have 0 others"):
+        _native.shared_runs(["a"], [], 2)
+    with pytest.raises(ValueError, match="there are 1 prompts, 0 first and 0 second answers"):
+        _native.near_duplicates(["a"], [], [], 0.5)
+
+
+def test_near_duplicates_equal_a_comparison_of_all_with_all() -> None:
+    rng = random.Random(0)
+    vocabulary = [f"w{n}" for n in range(60)] + list("写一首诗关于大海")
+    rows: list[tuple[str, str, str]] = []
+    for _ in range(150):
+        made = [" ".join(rng.choices(vocabulary, k=rng.choice((0, 1, 4, 15, 60)))) for _ in range(3)]
+        if rows and rng.random() < 0.6:
+            made = [edited(text, rng) for text in rng.choice(rows)]
+        if rng.random() < 0.2:
+            made[1:] = made[:0:-1]
+        rows.append((made[0], made[1], made[2]))
+    expected = reference.near_duplicates(rows, 0.6)
+    of, similarity, is_crossed = _native.near_duplicates(*(list(column) for column in zip(*rows, strict=True)), 0.6)
+    assert list(zip(of.tolist(), similarity.tolist(), is_crossed.tolist(), strict=True)) == expected
+    assert sum(earlier >= 0 for earlier, _, _ in expected) > 30 and any(crossed for _, _, crossed in expected)
+
+
+def edited(text: str, rng: random.Random) -> str:
+    own = text.split()
+    for _ in range(rng.choice((0, 0, 1, 3))):
+        if own:
+            own[rng.randrange(len(own))] = "new"
+    return " ".join(own)
+
+
+def test_scripts_and_languages_are_named_where_they_are_known() -> None:
+    texts = [
+        "What is the longest river, and where does it flow to?",
+        "Der längste Fluss Europas mündet in das Kaspische Meer.",
+        "7",
+    ]
+    expected = [("Latin", "English"), ("Latin", "German"), (None, None)]
+    assert _native.scripts_and_languages(texts) == expected
 
 
 REFUSED = (

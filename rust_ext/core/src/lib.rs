@@ -5,6 +5,8 @@
 
 #![forbid(unsafe_code)]
 
+pub mod duplicates;
+pub mod languages;
 pub mod layout;
 pub mod lengths;
 pub mod masks;

@@ -102,6 +102,35 @@ impl OverlapIndex {
     }
 }
 
+/// The distinct runs of two texts and those that both have. Where a text has fewer than `size` words, runs are as short
+/// as it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SharedRuns {
+    pub left: i64,
+    pub right: i64,
+    pub shared: i64,
+}
+
+/// Compares two texts by their runs of `size` words (at least 1); zeros where one has no word.
+#[must_use]
+pub fn shared_runs(left: &str, right: &str, size: usize) -> SharedRuns {
+    let [left, right] = [left, right].map(|text| {
+        let mut words = Vec::new();
+        hash_words(text, &mut words);
+        words
+    });
+    let length = size.max(1).min(left.len()).min(right.len());
+    let [left, right] = [left, right].map(|words| {
+        let mut runs = Vec::new();
+        for_each_run(&words, length, |run| runs.push(run));
+        runs.sort_unstable();
+        runs.dedup();
+        runs
+    });
+    let shared = left.iter().filter(|run| right.binary_search(run).is_ok()).count();
+    SharedRuns { left: left.len() as i64, right: right.len() as i64, shared: shared as i64 }
+}
+
 /// The keys are hashes already.
 #[derive(Default, Debug)]
 struct Identity(u64);
@@ -157,5 +186,16 @@ mod tests {
     #[test]
     fn a_repeated_run_counts_once() {
         assert_eq!(overlaps(&["a b a b a b"], &["b a", "a b"], 2), [(2, 2, 0)]);
+    }
+
+    #[test]
+    fn two_texts_share_runs() {
+        let shared = |left, right, size| {
+            let runs = shared_runs(left, right, size);
+            (runs.left, runs.right, runs.shared)
+        };
+        assert_eq!(shared("a b c d", "x b C d y", 2), (3, 4, 2));
+        assert_eq!(shared("a b", "x a b y", 8), (1, 3, 1)); // runs of two words
+        assert_eq!(shared("a", "", 2), (0, 0, 0));
     }
 }

@@ -67,7 +67,7 @@ pub fn step(hash: u64, letter: u64) -> u64 {
 }
 
 /// The finalizer of `SplitMix64`: every bit of the input reaches every bit of the output.
-fn mixed(mut x: u64) -> u64 {
+pub const fn mixed(mut x: u64) -> u64 {
     x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     x ^ (x >> 31)

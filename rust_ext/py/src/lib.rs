@@ -25,7 +25,9 @@ mod _native {
     #[pymodule_export]
     use super::splice::Splicer;
     #[pymodule_export]
-    use super::texts::{count_phrases, hashed_ngrams, text_measures};
+    use super::texts::{
+        count_phrases, hashed_ngrams, near_duplicates, scripts_and_languages, shared_runs, text_measures,
+    };
     #[pymodule_export]
     use super::{mask_labels, pack_trees, score_bytes, share_rows};
     #[pymodule_export]

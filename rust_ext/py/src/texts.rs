@@ -1,4 +1,4 @@
-//! Bindings of `alignkit_core::measures` and `alignkit_core::ngrams`.
+//! Bindings of the kernels over texts: measures, n-grams, near-duplicates, languages, shared runs.
 
 use numpy::ndarray::Array2;
 use numpy::{IntoPyArray, PyArray1, PyArray2};
@@ -7,7 +7,7 @@ use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedStr;
 
 use alignkit_core::measures::{self, Phrases};
-use alignkit_core::ngrams;
+use alignkit_core::{duplicates, languages, ngrams, overlap};
 
 #[pyfunction]
 pub fn text_measures(py: Python<'_>, texts: Vec<PyBackedStr>) -> PyResult<Bound<'_, PyArray2<i32>>> {
@@ -39,5 +39,46 @@ pub fn hashed_ngrams(py: Python<'_>, texts: Vec<PyBackedStr>, longest: usize, bi
 
 fn matrix(py: Python<'_>, counts: Vec<i32>, rows: usize, columns: usize) -> PyResult<Bound<'_, PyArray2<i32>>> {
     let matrix = Array2::from_shape_vec((rows, columns), counts).map_err(crate::value_error)?;
+    Ok(matrix.into_pyarray(py))
+}
+
+type Duplicates<'py> = (Bound<'py, PyArray1<i64>>, Bound<'py, PyArray1<f64>>, Bound<'py, PyArray1<bool>>);
+
+#[pyfunction]
+pub fn near_duplicates(
+    py: Python<'_>,
+    prompts: Vec<PyBackedStr>,
+    first: Vec<PyBackedStr>,
+    second: Vec<PyBackedStr>,
+    threshold: f64,
+) -> PyResult<Duplicates<'_>> {
+    let found = py.detach(|| duplicates::near_duplicates(&prompts, &first, &second, threshold));
+    let found = found.map_err(crate::value_error)?;
+    let of: Vec<_> = found.iter().map(|duplicate| duplicate.of).collect();
+    let similarity: Vec<_> = found.iter().map(|duplicate| duplicate.similarity).collect();
+    let is_crossed: Vec<_> = found.iter().map(|duplicate| duplicate.is_crossed).collect();
+    Ok((of.into_pyarray(py), similarity.into_pyarray(py), is_crossed.into_pyarray(py)))
+}
+
+#[pyfunction]
+pub fn scripts_and_languages(py: Python<'_>, texts: Vec<PyBackedStr>) -> Vec<languages::Names> {
+    py.detach(|| languages::scripts_and_languages(&texts))
+}
+
+#[pyfunction]
+pub fn shared_runs(
+    py: Python<'_>,
+    left: Vec<PyBackedStr>,
+    right: Vec<PyBackedStr>,
+    size: usize,
+) -> PyResult<Bound<'_, PyArray2<i64>>> {
+    if left.len() != right.len() {
+        return Err(PyValueError::new_err(format!("{} texts have {} others", left.len(), right.len())));
+    }
+    let runs = py.detach(|| {
+        left.iter().zip(&right).map(|(left, right)| overlap::shared_runs(left, right, size)).collect::<Vec<_>>()
+    });
+    let numbers: Vec<i64> = runs.iter().flat_map(|runs| [runs.left, runs.right, runs.shared]).collect();
+    let matrix = Array2::from_shape_vec((runs.len(), 3), numbers).map_err(crate::value_error)?;
     Ok(matrix.into_pyarray(py))
 }
