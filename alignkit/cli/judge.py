@@ -59,7 +59,7 @@ _WITH_FILE = {"margin", "seed", "cluster"}
 
 
 @with_options(
-    Group("Judging", JudgeSection, ("vs", "judge", "margin", "difference", "cluster", "rejudge")),
+    Group("Judging", JudgeSection, ("vs", "judge", "margin", "difference", "cluster", "early", "rejudge")),
     NUM_PROMPTS,
     ROWS,
     TEXT,

@@ -204,6 +204,9 @@ class JudgeSection(Section):
     cluster: str | None = Field(
         None, description="column whose prompts are resampled together, or none; default: template or source, if named"
     )
+    early: bool | None = Field(
+        None, description="judge in five rounds and stop as soon as it is settled; default: where the judge is paid"
+    )
     rejudge: int = Field(
         0, ge=0, le=100, description="score the same answers so many times more, to measure the judge's noise"
     )

@@ -123,6 +123,7 @@ class Answers:
     answers: tuple[Answer, ...]
     perplexity: float
     spoken_by: Mapping[str, str] = field(default_factory=dict)
+    num_reference_tokens: int = 0
 
     @property
     def texts(self) -> list[str]:
@@ -269,7 +270,7 @@ def answers_of(
     predicted = model.perplexity(rows)
     if (missing := predicted.missing()) is not None:
         progress.note(f"perplexity of {source.name}: {missing}")
-    return Answers(source.name, tuple(answers), predicted.perplexity, spoken_by)
+    return Answers(source.name, tuple(answers), predicted.perplexity, spoken_by, predicted.num_tokens)
 
 
 def split_thinking(text: str) -> tuple[str, str]:

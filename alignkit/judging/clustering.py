@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -28,6 +28,11 @@ class Grouping:
     words: str
     strata: Clusters | None = None
     alone: Grouping | None = None
+
+    def where(self, number_P: np.ndarray) -> Grouping:
+        """Of some of the rows."""
+        strata = self.strata and self.strata.where(number_P)
+        return replace(self, clusters=self.clusters.where(number_P), strata=strata)
 
     def rate(self, outcomes_P: np.ndarray, *, seed: int, level: float) -> WinRate:
         """The win rate, arguments as for `win_rate`."""

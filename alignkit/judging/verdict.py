@@ -102,6 +102,7 @@ class Verdict(BaseModel):
     look_id: str | None = Field(None, description="hash of prompts, answers and judge: what makes a look at the pair")
     units: str = Field("prompts", description="what is resampled")
     here: Here | None = Field(None, description="of these sources alone, where they are too few to speak of others")
+    rounds: str | None = Field(None, description="after which round it was settled, and what that saved")
     noise: JudgeNoise | None = Field(None, description="the judge's own, where --rejudge measured it")
     health: tuple[Measure, ...] = Field((), description="text health, ours against theirs; percentages and counts")
     fingerprint: str | None = Field(None, description="of the judged prompts, by which runs that share them are found")
@@ -141,6 +142,7 @@ def make_verdict(
     look_id: str | None = None,
     units: str = "prompts",
     here: tuple[WinRate, str] | None = None,
+    rounds: str | None = None,
     noise: JudgeNoise | None = None,
     health: Sequence[Measure] = (),
     fingerprint: str | None = None,
@@ -172,6 +174,7 @@ def make_verdict(
         look_id=look_id,
         units=units,
         here=here and Here(answer=decide(here[0], margin=margin), win_rate=here[0], units=here[1]),
+        rounds=rounds,
         noise=noise,
         health=tuple(health),
         fingerprint=fingerprint,
@@ -235,6 +238,7 @@ def facts(verdict: Verdict) -> list[tuple[str, str]]:
             if (here := verdict.here)
             else []
         ),
+        *([("rounds", verdict.rounds)] if verdict.rounds else []),
         *(_length_facts(verdict.length) if verdict.length else []),
         *([("judge's own noise", _noise(verdict))] if verdict.noise else []),
         ("judge", f"{judge.name} {judge.version} ({kind})"),
