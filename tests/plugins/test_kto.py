@@ -245,11 +245,14 @@ def test_preferences_train_as_two_labelled_answers(model: Path, tmp_path: Path) 
         for n in range(24)
     ]
     tie = pairs[0] | {"id": "tie", "score_chosen": 2, "score_rejected": 2}
+    pairs[1] |= {"score_chosen": 1, "score_rejected": 2}
     run = train(model, write(tmp_path / "rows.jsonl", [*pairs, tie]), tmp_path / "run", split="0.2")
     rows = run.info["rows"]
     assert rows["training"]["used"] + rows["validation"]["used"] == 48
     assert all(ids.count(one) == 2 for ids in (rows["training"]["ids"],) for one in ids)
-    assert rows["training"]["ties"] + rows["validation"]["ties"] == 1
+    left_out = [*rows["training"]["left_out"].items(), *rows["validation"]["left_out"].items()]
+    assert left_out == [("tie", "tie: equal scores")]
+    assert rows["training"]["reversed"] + rows["validation"]["reversed"] == 1
     assert set(run.metrics["name"]) >= {"desirable_reward", "undesirable_reward"}
 
 

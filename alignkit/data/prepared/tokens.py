@@ -255,8 +255,8 @@ def _odd_turns(rows: Sequence[Row], unit: Unit) -> tuple[int, int]:
 
 def _comparisons(rows: Sequence[Row], unit: Unit) -> tuple[int, int, int, int]:
     """Of pairs: those of two labelled answers, ties, those with scores the other way round, those without scores."""
-    if not unit.compares:
-        return 0, 0, 0, 0
+    if not unit.compares:  # of a preference taken apart the good answer's row stands for both
+        return 0, 0, sum(row.label is True and row.is_reversed for row in rows), 0
     return (
         sum(row.rejected_id is not None for row in rows),
         sum(row.is_tie for row in rows),

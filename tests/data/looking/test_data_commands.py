@@ -56,6 +56,10 @@ def test_lengths_of_labelled_answers_are_those_of_good_and_bad_ones(capsys: pyte
     columns = {column["column"]: column for column in printed(capsys, "lengths")}
     assert {name: column["count"] for name, column in columns.items()} == {"prompt": 6, "answer": 6, ROW: 6}
     assert (columns["answer"]["min"], columns["answer"]["max"]) == (2, 7)
+    assert main(["data", "show", "--model", "model", "--data", "rows.jsonl", "--limit", "2", "--json"]) == 0
+    good, bad = map(json.loads, capsys.readouterr().out.splitlines())
+    assert [sum(row["completions"][0]["scored"]) for row in (good, bad)] == [2, 3]  # the end token too
+    assert (good["note"], bad["note"]) == ("marked good", "marked bad")
 
 
 def test_preparing_fills_the_cache_and_accounts_for_every_row(capsys: pytest.CaptureFixture[str]) -> None:
