@@ -8,8 +8,10 @@ Shape letters: P pairs, M measures, K features, B buckets of hashed n-grams.
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -33,6 +35,7 @@ _BITS = 18
 _FARTHEST = 4.0  # standard deviations; beyond them a difference counts no more
 _ENDS = tuple(".!?:)]}>*|`\"'\u201d\u2026\u3002\uff01\uff1f\uff09\u300d")  # the last seven: quotes, stops and brackets
 _AT_ONCE = 4096
+_THREADS = min(4, os.cpu_count() or 1)
 
 
 @dataclass(frozen=True)
@@ -115,20 +118,9 @@ class Compared:
 def compare(pairs: PairSet) -> Compared:
     """Describe the preferences of a set."""
     rows = np.flatnonzero(pairs.is_preference_P)
-    counts = [np.zeros((0, 2, len(COLUMNS)), np.int32)]
-    overlaps = [np.zeros((0, 2))]
-    signs = [sparse.csr_array((0, 1 << _BITS), dtype=np.int8)]
-    for at in range(0, len(rows), _AT_ONCE):
-        some = rows[at : at + _AT_ONCE].tolist()
-        chosen = [pairs.chosen[row] or "" for row in some]
-        rejected = [pairs.rejected[row] or "" for row in some]
-        asked = _grams([pairs.prompts[row] for row in some], 1)
-        sides = [(texts, _grams(texts, 2)) for texts in (chosen, rejected)]
-        counts.append(np.stack([_counts(texts, grams) for texts, grams in sides], axis=1))
-        overlaps.append(_overlap(asked, _grams(chosen, 1)) - _overlap(asked, _grams(rejected, 1)))
-        difference = _present(sides[0][1]) - _present(sides[1][1])
-        difference.eliminate_zeros()
-        signs.append(difference)
+    parts = [rows[at : at + _AT_ONCE] for at in range(0, len(rows), _AT_ONCE)] or [rows]
+    with ThreadPoolExecutor(_THREADS) as threads:  # the kernels release the interpreter
+        counts, overlaps, signs = zip(*threads.map(lambda part: _compare(pairs, part.tolist()), parts), strict=True)
     return Compared(
         rows,
         [pairs.sources[row] for row in rows],
@@ -138,6 +130,18 @@ def compare(pairs: PairSet) -> Compared:
         sparse.vstack(signs, format="csr"),
         _answers(pairs, rows),
     )
+
+
+def _compare(pairs: PairSet, rows: Sequence[int]) -> tuple[np.ndarray, np.ndarray, sparse.csr_array]:
+    """Counts, overlaps and signs of some of the pairs."""
+    chosen = [pairs.chosen[row] or "" for row in rows]
+    rejected = [pairs.rejected[row] or "" for row in rows]
+    asked = _grams([pairs.prompts[row] for row in rows], 1)
+    sides = [(texts, _grams(texts, 2)) for texts in (chosen, rejected)]
+    overlap_P2 = _overlap(asked, _grams(chosen, 1)) - _overlap(asked, _grams(rejected, 1))
+    signs_PB = _present(sides[0][1]) - _present(sides[1][1])
+    signs_PB.eliminate_zeros()
+    return np.stack([_counts(texts, grams) for texts, grams in sides], axis=1), overlap_P2, signs_PB
 
 
 def _grams(texts: Sequence[str], longest: int) -> sparse.csr_array:
