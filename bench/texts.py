@@ -17,6 +17,18 @@ TEXTS = ROOT.parent / "shared" / "data" / "preference-dev.jsonl.gz"
 VOCABULARIES = ("smollm2", "qwen2.5")
 
 
+def real_rows() -> list[dict[str, Any]]:
+    """Read the real preference rows.
+
+    Raises:
+        SystemExit: they are not here.
+    """
+    if not TEXTS.exists():
+        raise SystemExit(f"{TEXTS}: the real texts that this benchmark needs are not here")
+    with gzip.open(TEXTS, "rt", encoding="utf-8") as file:
+        return [json.loads(line) for line in file]
+
+
 def write_rows(path: Path, count: int, *, seed: int = 0) -> None:
     """Write preference rows whose lengths are those of real rows and whose sentences are real, in new orders.
 
@@ -26,11 +38,9 @@ def write_rows(path: Path, count: int, *, seed: int = 0) -> None:
     Raises:
         SystemExit: the real texts are not here.
     """
-    if not TEXTS.exists():
-        raise SystemExit(f"{TEXTS}: the real texts that this benchmark recombines are not here")
-    with gzip.open(TEXTS, "rt", encoding="utf-8") as file:
-        real = [json.loads(line) for line in file]
-    real = [row for row in real if row["chosen"][-1]["content"].strip() and row["rejected"][-1]["content"].strip()]
+    real = [
+        row for row in real_rows() if row["chosen"][-1]["content"].strip() and row["rejected"][-1]["content"].strip()
+    ]
     pools = {name: _sentences([row[name][-1]["content"] for row in real]) for name in ("prompt", "chosen", "rejected")}
     generator = np.random.default_rng(seed)
     with open(path, "w", encoding="utf-8") as out:
