@@ -10,11 +10,13 @@ import numpy as np
 
 from alignkit.audit.biases import biases, explained, length_lessons, ties
 from alignkit.audit.clean import check_clean, removals, write_clean, write_list
+from alignkit.audit.embeddings import read_tokens
 from alignkit.audit.findings import Findings, SourceRows
 from alignkit.audit.flips import Suspicion, flips, suspect
 from alignkit.audit.pairs import PairSet, read_pairs
 from alignkit.audit.surface import COLUMNS, Compared, compare
 from alignkit.data.reading.read import Source
+from alignkit.pretrained.names import ModelSource
 
 CHARACTERS_A_TOKEN = 4  # of English text; where no tokenizer is named
 
@@ -24,6 +26,7 @@ def audit(
     *,
     columns: Mapping[str, str] | None = None,
     limit: int | None = None,
+    model: ModelSource | None = None,
     list_to: Path | None = None,
     clean_to: Path | None = None,
 ) -> Findings:
@@ -33,6 +36,8 @@ def audit(
         data: `--data`.
         columns: our name = the file's name.
         limit: at most this many rows, from the top.
+        model: the policy, or a folder with its tokenizer alone: lengths are counted in its tokens, and its embeddings
+            are looked up.
         list_to: where the ranked list of suspected pairs is written.
         clean_to: where the set is written without the rows that should be taken out; they are written beside it.
 
@@ -45,9 +50,15 @@ def audit(
         check_clean(source, clean_to)
     pairs = read_pairs(source.rows())
     compared = compare(pairs)
+    lengths_P2 = np.maximum(compared.counts_P2M[:, :, COLUMNS.index("characters")] / CHARACTERS_A_TOKEN, 1)
+    counted_by = f"about {CHARACTERS_A_TOKEN} characters a token"
+    if model is not None:
+        lengths_P2, compared = read_tokens(pairs, compared, model.folder)
+        counted_by = f"the tokenizer of {model.name}"
     suspicion = suspect(compared)
     findings = Findings(data=data, rows=len(pairs), sources=_sources(pairs), ties=ties(pairs))
-    findings = findings.model_copy(update=_preferences(pairs, compared, suspicion))
+    lessons = length_lessons(compared, lengths_P2, counted_by=counted_by)
+    findings = findings.model_copy(update={"length_lessons": lessons, **_preferences(pairs, compared, suspicion)})
     if list_to is not None and findings.flips is not None:
         write_list(findings.flips, list_to)
     if clean_to is not None:
@@ -58,9 +69,6 @@ def audit(
 def _preferences(pairs: PairSet, compared: Compared, suspicion: Suspicion | None) -> dict[str, object]:
     """What the preferences follow, and which of them probably stand the wrong way round."""
     found: dict[str, object] = {"biases": biases(compared)}
-    lengths_P2 = np.maximum(compared.counts_P2M[:, :, COLUMNS.index("characters")] / CHARACTERS_A_TOKEN, 1)
-    counted_by = f"about {CHARACTERS_A_TOKEN} characters a token"
-    found["length_lessons"] = length_lessons(compared, lengths_P2, counted_by=counted_by)
     if suspicion is not None:
         found["explained"] = explained(compared, suspicion.surface_PK.sum(1, dtype=np.float64))
         found["flips"] = flips(pairs, compared, suspicion)

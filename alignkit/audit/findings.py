@@ -99,6 +99,7 @@ class Flips(_Record):
     """The pairs whose answers most probably stand the wrong way round, the surest first."""
 
     pairs: int = Field(description="pairs that were looked at")
+    views: tuple[str, ...] = Field(description="what says which answer is the better one")
     estimated_rate: float = Field(description="share of all pairs that are flipped, as estimated")
     expected_precision: float = Field(description="share of the listed pairs that are flipped, as expected")
     expected: tuple[Expected, ...] = Field(description="the same of the first 1, 2, 5 and 10 % of all pairs")

@@ -2,7 +2,8 @@
 
 Three views of a pair say which answer is the better one, each without a look at the pair's own label: what the answers
 look like and which words they use (cross_fit.py, fitted to other prompts), and how the same two answers fare in other
-pairs of the prompt: net wins of the chosen one less net wins of the rejected one. With l the sum of the views, weighted
+pairs of the prompt: net wins of the chosen one less net wins of the rejected one. Where the policy is named, its mean
+embeddings of the answers are a fourth, fitted like the first. With l the sum of the views, weighted
 by source, and e the share of pairs that are flipped,
 
     P(chosen answer is labelled so) = (1 - e) sigmoid(l) + e sigmoid(-l)
@@ -28,11 +29,12 @@ from alignkit.audit.cross_fit import dense_parts, fold_of, sparse_scores
 from alignkit.audit.findings import Expected, FlippedPair, Flips
 from alignkit.audit.pairs import PairSet
 from alignkit.audit.reasons import reason
-from alignkit.audit.surface import Compared
+from alignkit.audit.surface import Compared, scaled
 from alignkit.statistics.logistic import sigmoid
 
 MIN_PAIRS = 100  # fewer teach no model
 LIKELY = 0.5
+VIEWS = ("looks", "words", "the prompt's other pairs", "embeddings")
 _LISTED = 0.1  # of all pairs
 _SHARES = (0.01, 0.02, 0.05, 0.1)
 _PRIOR = (10.0, 80.0)  # a Beta distribution's of e
@@ -45,7 +47,7 @@ class Suspicion:
 
     Args:
         surface_PK: float32 [P, K], what each feature of `surface.FEATURES` adds to the first view.
-        views_PV: float64 [P, V], what each view adds to l: looks, words, other pairs of the prompt, and more.
+        views_PV: float64 [P, V], what each of `VIEWS` adds to l; the last one is not there without embeddings.
         probability_P: that the pair is flipped.
         rate: e.
     """
@@ -62,13 +64,8 @@ class Suspicion:
         return order_P
 
 
-def suspect(compared: Compared, *, more_PV: np.ndarray | None = None) -> Suspicion | None:
-    """Compute each pair's probability to be flipped; None below 100 pairs.
-
-    Args:
-        more_PV: further views, float64 [P, ...]: scores above 0 where the chosen answer seems better, each made without
-            a look at the pair's own label.
-    """
+def suspect(compared: Compared) -> Suspicion | None:
+    """Compute each pair's probability to be flipped; None below 100 pairs."""
     if len(compared) < MIN_PAIRS:
         return None
     fold_P = fold_of(compared.prompts)
@@ -78,9 +75,10 @@ def suspect(compared: Compared, *, more_PV: np.ndarray | None = None) -> Suspici
         sparse_scores(compared.grams_PB, compared.source_P, fold_P),
         net_wins(compared.answer_P2),
     ]
+    if compared.means_PE is not None:
+        means_PE = scaled(compared.means_PE)
+        views.append(dense_parts(means_PE, compared.source_P, fold_P).sum(1, dtype=np.float64))
     views_PV = np.stack(views, axis=1)
-    if more_PV is not None:
-        views_PV = np.concatenate((views_PV, more_PV), axis=1)
     weight_PV, rate = _combine(views_PV, compared.source_P)
     added_PV = weight_PV * views_PV
     agrees_P = sigmoid(added_PV.sum(1))
@@ -96,6 +94,7 @@ def flips(pairs: PairSet, compared: Compared, suspicion: Suspicion) -> Flips:
     listed = order_P[: max(1, round(_LISTED * len(compared)))]
     return Flips(
         pairs=len(compared),
+        views=VIEWS[: suspicion.views_PV.shape[1]],
         estimated_rate=suspicion.rate,
         expected_precision=float(ranked[: len(listed)].mean()),
         expected=tuple(Expected(pairs=count, precision=float(ranked[:count].mean())) for count in counts),

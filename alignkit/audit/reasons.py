@@ -18,7 +18,7 @@ def reason(counts_2M: np.ndarray, surface_K: np.ndarray, views_V: np.ndarray) ->
     Args:
         counts_2M: int32 [2, M], `surface.COLUMNS` of the chosen and the rejected answer.
         surface_K: float32 [K], what each of `surface.FEATURES` adds for the label.
-        views_V: what each view adds for the label: looks, words, the prompt's other pairs, then further ones.
+        views_V: what each view adds for the label: looks, words, the prompt's other pairs, embeddings.
     """
     against = -np.minimum(views_V, 0)
     said = []
@@ -32,7 +32,7 @@ def reason(counts_2M: np.ndarray, surface_K: np.ndarray, views_V: np.ndarray) ->
         elif view == 2:
             said.append("in other pairs of this prompt the rejected answer wins and the chosen one loses")
         else:
-            said.append("the policy's own representation says the opposite")
+            said.append("the mean of its tokens' embeddings is rather that of rejected answers")
     return "; ".join(said) or "nothing in particular"
 
 

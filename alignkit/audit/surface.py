@@ -50,6 +50,7 @@ class Compared:
         overlap_P2: float64 [P, 2], `COVERED` and `TAKEN`, chosen less rejected.
         signs_PB: int8 [P, B], which n-grams the chosen answer has alone (1) and the rejected one (-1).
         answer_P2: int64 [P, 2]: the same number for the same answer to the same prompt.
+        means_PE: float32 [P, E], mean embeddings of the answers' tokens, chosen less rejected; None without a model.
     """
 
     rows: np.ndarray
@@ -59,6 +60,7 @@ class Compared:
     overlap_P2: np.ndarray
     signs_PB: sparse.csr_array
     answer_P2: np.ndarray
+    means_PE: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -73,6 +75,7 @@ class Compared:
             self.overlap_P2[mask_P],
             self.signs_PB[np.flatnonzero(mask_P)],
             self.answer_P2[mask_P],
+            None if self.means_PE is None else self.means_PE[mask_P],
         )
 
     @cached_property
@@ -93,10 +96,7 @@ class Compared:
         """float32 [P, K], `FEATURES`: differences of mean square 1, not centred."""
         logs = np.log1p(self.counts_P2M.astype(np.float64))
         logs_PM = logs[:, 0] - logs[:, 1]
-        x_PK = np.concatenate((logs_PM, np.sign(logs_PM), self.overlap_P2), axis=1)
-        scale_K = np.sqrt((x_PK**2).sum(0) / max(1, len(x_PK)))
-        scaled = np.clip(x_PK / np.where(scale_K > 0, scale_K, 1), -_FARTHEST, _FARTHEST)
-        return scaled.astype(np.float32)
+        return scaled(np.concatenate((logs_PM, np.sign(logs_PM), self.overlap_P2), axis=1))
 
     @cached_property
     def grams_PB(self) -> sparse.csr_array:
@@ -142,6 +142,13 @@ def _compare(pairs: PairSet, rows: Sequence[int]) -> tuple[np.ndarray, np.ndarra
     signs_PB = _present(sides[0][1]) - _present(sides[1][1])
     signs_PB.eliminate_zeros()
     return np.stack([_counts(texts, grams) for texts, grams in sides], axis=1), overlap_P2, signs_PB
+
+
+def scaled(x_PK: np.ndarray) -> np.ndarray:
+    """Differences divided by the root of their mean square, column by column, the farthest cut, float32 [P, K]."""
+    scale_K = np.sqrt((x_PK.astype(np.float64) ** 2).sum(0) / max(1, len(x_PK)))
+    cut_PK = np.clip(x_PK / np.where(scale_K > 0, scale_K, 1), -_FARTHEST, _FARTHEST)
+    return cut_PK.astype(np.float32)
 
 
 def _grams(texts: Sequence[str], longest: int) -> sparse.csr_array:
