@@ -10,10 +10,11 @@ import logging
 import re
 from pathlib import Path
 
-from alignkit.data.reading.files import SUFFIXES
+from alignkit.data.reading.files import is_data_file
 from alignkit.errors import InputError
 
 _PART = re.compile(r"-(\d+)-of-(\d+)\.")
+_KINDS = ("parquet", "jsonl", "ndjson", "json", "arrow", "feather", "csv", "tsv")
 _logger = logging.getLogger(__name__)
 
 
@@ -30,12 +31,10 @@ def hub_files(name: str, split: str | None) -> list[Path]:
 
     wanted = split or ("train_prefs" if name.endswith("ultrafeedback_binarized") else "train")
     try:
-        files = sorted(f for f in HfApi().list_repo_files(name, repo_type="dataset") if f.endswith(SUFFIXES))
-        chosen = [f for f in files if _is_of(Path(f), wanted)]
+        files = sorted(f for f in HfApi().list_repo_files(name, repo_type="dataset") if is_data_file(Path(f)))
+        chosen = _of_one_kind([f for f in files if _is_of(Path(f), wanted)], name)
         if not chosen:
-            raise InputError(
-                f"hub data set {name}: no Parquet or JSONL file of {wanted!r}; it has {', '.join(files) or 'none'}"
-            )
+            raise InputError(f"hub data set {name}: no data file of {wanted!r}; it has {', '.join(files) or 'none'}")
         return [Path(hf_hub_download(name, f, repo_type="dataset")) for f in chosen]
     except RepositoryNotFoundError as error:
         raise InputError(f"hub data set {name}: not found, or private without a token") from error
@@ -56,14 +55,25 @@ def _cached(name: str, wanted: str) -> list[Path]:
         folder = Path(snapshot_download(name, repo_type="dataset", local_files_only=True))
     except (LocalEntryNotFoundError, OSError):
         return []
-    files = sorted(file for file in folder.rglob("*") if file.name.endswith(SUFFIXES))
-    chosen = [file for file in files if _is_of(file.relative_to(folder), wanted)]
+    files = sorted(file for file in folder.rglob("*") if is_data_file(file))
+    names = [file.relative_to(folder).as_posix() for file in files]
+    chosen = [folder / file for file in _of_one_kind([file for file in names if _is_of(Path(file), wanted)], name)]
     parts = [found for file in chosen if (found := _PART.search(file.name))]
     if any({int(part[1]) for part in parts} != set(range(int(part[2]))) for part in parts):
         return []
     if chosen:
         _logger.warning("the hub cannot be reached: %s is taken as it was downloaded before, from %s", name, folder)
     return chosen
+
+
+def _of_one_kind(files: list[str], name: str) -> list[str]:
+    """Those of the first kind that there is: a split in several kinds holds the same rows in each."""
+    kinds = [file.removesuffix(".gz").removesuffix(".zst").rpartition(".")[2] for file in files]
+    kind = next((kind for kind in _KINDS if kind in kinds), "")
+    left = [file for file, own in zip(files, kinds, strict=True) if own != kind]
+    if left:
+        _logger.warning("hub data set %s: its .%s files are read, not %s", name, kind, ", ".join(left))
+    return [file for file in files if file not in left]
 
 
 def _is_of(file: Path, split: str) -> bool:

@@ -1,7 +1,7 @@
 """Reads rows from where `--data` points: files, folders, a plugin's data set, the hub, or a mixture of them.
 
-Files are JSONL (also .gz and .zst) and Parquet. A folder's files are read in the order of their names. Rows come one
-after another; what is kept of each is its id, where ids must be told apart.
+A folder's files are read in the order of their names. Rows come one after another; what is kept of each is its id,
+where ids must be told apart.
 """
 
 from __future__ import annotations

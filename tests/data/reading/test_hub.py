@@ -99,6 +99,6 @@ def test_a_split_of_a_hub_data_set_is_read_by_its_name(tmp_path: Path, endpoint:
 def test_an_unknown_split_or_data_set_of_the_hub_is_refused(tmp_path: Path, endpoint: str) -> None:
     split = show(tmp_path, endpoint, f"{NAME}:dev")
     assert split.returncode == 2
-    assert "no Parquet or JSONL file of 'dev'; it has data/train-00000-of-00001.parquet, test" in split.stderr
+    assert "no data file of 'dev'; it has data/train-00000-of-00001.parquet, test" in split.stderr
     name = show(tmp_path, endpoint, "owner/other")
     assert name.returncode == 2 and "owner/other: not found, or private without a token" in name.stderr

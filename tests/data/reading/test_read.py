@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from alignkit.config.settings import DataSection
 from alignkit.data.prepared.selection import Selection
-from alignkit.data.reading import files, mixing
+from alignkit.data.reading import files, mixing, tables
 from alignkit.data.reading.keys import Keys, OwnIds, content_key
 from alignkit.data.reading.read import Source, read_rows
 from alignkit.data.reading.rows import to_row
@@ -142,7 +142,7 @@ def test_reading_holds_a_bounded_part_of_a_file(tmp_path: Path, kind: str, monke
         write(path, rows)
     else:
         polars.DataFrame(rows).write_parquet(path, row_group_size=500)
-    monkeypatch.setattr(files, "_BATCH_ROWS", 256)
+    monkeypatch.setattr(tables, "_BATCH_ROWS", 256)
     tracemalloc.start()
     try:
         count = sum(1 for _ in files.read_file(path))

@@ -433,10 +433,7 @@ def test_a_byte_order_mark_is_skipped_and_no_message_tells_to_remove_a_good_line
     assert [row.fields for row in read_rows(str(path))] == rows
     ways = {
         text.replace("\n", "\r"): "save the file with line feeds",
-        json.dumps(rows, indent=1): "this is a JSON array: write each of its rows on a line of its own",
-        json.dumps(rows): "expected an object, found list; write each of its rows on a line of its own",
-        json.dumps(rows[0], indent=1): "a row must stand on one line",
-        text.replace("}\n", "},\n"): "correct this line; a row is a JSON object on one line",
+        text.replace("}\n", "},\n"): "take the comma behind the object away: one JSON object a line",
     }
     for content, said in ways.items():
         path.write_text(content, encoding="utf-8")
