@@ -23,7 +23,7 @@ _PROMPT = ("prompt", "instruction", "question", "input")
 _SYSTEM, _LABEL = names(SHAPE, "system"), names(SHAPE, "label")
 _ALONE = by_name(FURTHER, ALONE)
 _TOOLS = names(SHAPE, "tools")
-_MAY_SAY_WHICH = (*sorted(used(SHAPE, BESIDE_PAIR)), *_LABEL)
+_MAY_SAY_WHICH = used(SHAPE, BESIDE_PAIR).union(_LABEL)
 _OTHER_PROMPTS = "chosen and rejected have different prompts"
 _ANSWERS = ("output", "completion")
 _OF_SHAPES = (*_CONVERSATION, "prompt", "instruction", "chosen", "rejected", *_ANSWERS)
@@ -78,7 +78,7 @@ class _Shape:
 
     def __init__(self, fields: Mapping[str, Any], where: str, columns: Mapping[str, str] | None) -> None:
         self.fields, self.where, self.columns = fields, where, columns
-        self.given = {name: value for name, value in fields.items() if not is_missing(value)}
+        self.given = {name: value for name, value in fields.items() if type(value) is str or not is_missing(value)}
 
     def split(self) -> Split:
         split = self._split()
@@ -92,7 +92,7 @@ class _Shape:
 
     def _tools(self, split: Split) -> list[Any] | None:
         """The tools of the row, or of the first message of its conversation."""
-        name = self._one_of([n for n in _TOOLS if not says_nothing(self.given.get(n))])
+        name = self._one_of([n for n in _TOOLS if n in self.given and not says_nothing(self.given[n])])
         turns = split.prompt or split.chosen or split.rejected or ()
         in_turns = next((turn["tools"] for turn in turns if "tools" in turn), None)
         if name is None:
@@ -217,8 +217,9 @@ class _Shape:
         """Read an answer, or a whole conversation that ends with one."""
         value = self.given[name]
         turns = read_transcript(value) if isinstance(value, str) else None
-        has_prompt = any(field in self.given for field in (*_PROMPT, *_CONVERSATION))
-        return self._last_turns(name) if turns is None or (has_prompt and len(turns) == 1) else turns
+        if turns is None or (len(turns) == 1 and any(field in self.given for field in (*_PROMPT, *_CONVERSATION))):
+            return self._last_turns(name)
+        return turns
 
     def _last_turns(self, name: str) -> Messages:
         """Read an answer; where its prompt is a transcript, the space behind "Assistant:" is none of it."""
@@ -421,7 +422,7 @@ class _Shape:
 
     def _with_system(self, turns: Messages) -> Messages:
         """Put the row's system message first, where it has one beside its turns."""
-        name = self._one_of([n for n in _SYSTEM if not says_nothing(self.given.get(n))])
+        name = self._one_of([n for n in _SYSTEM if n in self.given and not says_nothing(self.given[n])])
         if name is None:
             return turns
         text = self.given[name]
@@ -479,8 +480,10 @@ class _Shape:
 
     def _refuse_beside_pair(self) -> None:
         """Refuse what may say that the rejected answer is the better one."""
-        for name in _MAY_SAY_WHICH:
-            value = self.given.get(name)
+        if _MAY_SAY_WHICH.isdisjoint(self.given):
+            return
+        for name in sorted(_MAY_SAY_WHICH.intersection(self.given)):
+            value = self.given[name]
             if (name in _LABEL and value is False) or not (says_nothing(value) or (value is True and name in _LABEL)):
                 raise InputError(
                     f"{self.where}: the row has {name!r} beside 'chosen' and 'rejected': it may say which is "

@@ -131,7 +131,7 @@ def to_row(
     split = _plain(named, where, columns) or split_row(named, where, columns)
     prompt, chosen, rejected, is_conversation, not_a_pair, label = split
     reference = named.get("reference")
-    if type(reference) is not str and is_missing(reference):
+    if reference is None or (type(reference) is not str and is_missing(reference)):
         reference = text_of(chosen) if chosen else None
     elif not isinstance(reference, str):
         reference = text_of(read_messages(reference, where, "reference", role="assistant", columns=columns))
@@ -139,7 +139,8 @@ def to_row(
     id_ = _hash(fields) if type(own) is not str and is_missing(own) else str(own)
     is_tie, scores, margin = False, None, None
     if chosen and rejected and not SCORED.isdisjoint(named):
-        scores, margin = scores_of(named, where), margin_of(named, where)
+        scores = scores_of(named, where)
+        margin = margin_of(named, where) if "margin" in named else None
         is_tie = says_tie(named) or (scores is not None and scores[0] == scores[1])
     return Row(
         id_,

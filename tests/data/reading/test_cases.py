@@ -15,7 +15,7 @@ from alignkit.units import Chosen, Pairs, Samples
 
 CASES = BESIDE / "cases"
 pytestmark = pytest.mark.skipif(not CASES.exists(), reason="the cases are not beside the repository")
-DOWN = "no chosen answer, only a rejected one"
+DOWN = "marked bad"
 
 
 def turns(row: Row) -> str:
