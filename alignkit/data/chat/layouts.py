@@ -41,7 +41,8 @@ PROBES = (
 _MARK = re.compile(r"([<\[])(\w+[>\]])$")
 _TAIL = 64  # letters at the end of a prompt that an answer may begin with
 _SENTINEL = re.compile("\ue000([0-9]+)\ue001")
-_ANOTHER = "give another with --chat-template FILE or --chat-template chatml"
+_FILE = "give another with --chat-template FILE"
+_ANOTHER = f"{_FILE} or --chat-template chatml"
 
 
 class ScoredTurn(NamedTuple):
@@ -178,7 +179,7 @@ class Conversation(NamedTuple):
             return (
                 "under this chat template the prompt is not the beginning of the finished conversation, which goes on "
                 f"with {whole[same : same + 30]!r} where the prompt has {prompt[same : same + 30]!r}, so that no right "
-                f"mask follows; take such rows out, or {_ANOTHER}"
+                f"mask follows; take such rows out, or {_FILE if self.has_more else _ANOTHER}"
             )
         return (
             "under this chat template an earlier turn changes when later ones follow, so that not every "
@@ -248,13 +249,9 @@ def _how_many(value: Any) -> int:
     return min(len(value), 2) if isinstance(value, list) else 1
 
 
-def sentinels(conversation: Conversation, *, as_text: bool = False) -> Conversation:
-    """The same shape with a sentinel for each content, and for what else a message says.
-
-    Args:
-        as_text: arguments of calls as JSON text, which some templates want.
-    """
-    messages = tuple(_sentinel(message, number, as_text) for number, message in enumerate(conversation.messages))
+def sentinels(conversation: Conversation) -> Conversation:
+    """The same shape with a sentinel for each content, and for what else a message says."""
+    messages = tuple(_sentinel(message, number) for number, message in enumerate(conversation.messages))
     return Conversation(messages, conversation.cut, conversation.turns)
 
 
@@ -268,7 +265,7 @@ def behind_sentinels(text: str, message: Message, number: int) -> str | None:
     return text[max(ends) :] if ends else None
 
 
-def _sentinel(message: Message, number: int, as_text: bool | None = None) -> Message:
+def _sentinel(message: Message, number: int) -> Message:
     changed = {**message, "content": f"\ue000{number}\ue001"}
     if "reasoning_content" in message:
         changed["reasoning_content"] = _name("thought", number)
@@ -277,7 +274,7 @@ def _sentinel(message: Message, number: int, as_text: bool | None = None) -> Mes
         arguments = {_name("key", number): _name("value", number)}
         calls: list[Any] = []
         for n, call in enumerate(message["tool_calls"]):
-            is_text = isinstance(call["function"]["arguments"], str) if as_text is None else as_text
+            is_text = isinstance(call["function"]["arguments"], str)
             own = json.dumps(arguments) if is_text else arguments
             calls.append({**call, "function": {"name": _name("call", number, n), "arguments": own}})
         changed["tool_calls"] = calls
@@ -297,19 +294,6 @@ def _name(kind: str, *numbers: int) -> str:
 def is_written_as_by_python(text: str) -> bool:
     """Whether the arguments of a call stand in a text of sentinels as Python writes them, which is no JSON."""
     return "{'alignkit_key_" in text
-
-
-def with_text_arguments(conversation: Conversation) -> Conversation:
-    """Write the arguments of calls as JSON text."""
-    messages = []
-    for message in conversation.messages:
-        if "tool_calls" in message:
-            calls = [{**call, "function": {**call["function"]}} for call in message["tool_calls"]]
-            for call in calls:
-                call["function"]["arguments"] = json.dumps(call["function"]["arguments"], ensure_ascii=False)
-            message = {**message, "tool_calls": calls}
-        messages.append(message)
-    return Conversation(tuple(messages), conversation.cut, conversation.turns)
 
 
 def probes(conversation: Conversation) -> list[Conversation]:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from alignkit._native import Splicer
+from alignkit.data.chat.call_spellings import SPELLINGS, Spelling, as_they_are
 from alignkit.data.chat.injected_tokens import InjectedTokens, Restore, strings
 from alignkit.data.chat.layouts import (
     Conversation,
@@ -26,11 +27,10 @@ from alignkit.data.chat.layouts import (
     kind_of,
     probes,
     sentinels,
-    with_text_arguments,
 )
 from alignkit.data.chat.template import Rendering, Template, texts
 from alignkit.data.encoding.texts import FlatTexts, TextWithSpans, offsets_of
-from alignkit.data.reading.messages import Message
+from alignkit.data.reading.messages import Message, tools_of
 from alignkit.errors import InputError
 
 _SAMPLED = 16  # the first conversations of each shape, rendered in full too, and then one in _SAMPLED_EVERY
@@ -44,7 +44,8 @@ _log = logging.getLogger(__name__)
 class MessageSchema:
     """What is known of a shape: why it is refused, what surrounds its scored turns, its layout where it has one.
 
-    `whole` and `ended` are the layout's numbers in the splicer: all of the text, and up to its last scored part.
+    `spelling` is how the template wants calls of tools. `whole` and `ended` are the layout's numbers in the splicer:
+    all of the text, and up to its last scored part.
     """
 
     def __init__(
@@ -52,9 +53,9 @@ class MessageSchema:
         turns: tuple[ScoredTurn, ...] = (),
         layout: RenderedTemplate | None = None,
         refused: InputError | None = None,
-        text_arguments: bool = False,
+        spelling: Spelling = as_they_are,
     ) -> None:
-        self.turns, self.layout, self.refused, self.text_arguments = turns, layout, refused, text_arguments
+        self.turns, self.layout, self.refused, self.spelling = turns, layout, refused, spelling
         self.whole = self.ended = -1
         self.given = False  # whether results of it are out
         self._seen = 0
@@ -183,8 +184,7 @@ class SchemaRenderer:
                 except InputError as error:
                     result = error
                 else:
-                    if shape.text_arguments:
-                        hidden = with_text_arguments(hidden)
+                    hidden = shape.spelling(hidden)
                     if shape.layout is None or sampled:
                         full.append((number, hidden, restore))
                     else:
@@ -256,10 +256,9 @@ class SchemaRenderer:
         return MessageSchema(turns, layout if same else None)
 
     def _analysed_with_more(self, conversation: Conversation) -> MessageSchema:
-        """Find out whether the template writes all that such a conversation says; it has no layout.
+        """Find out whether the template writes all that such a conversation says, and which spelling of calls it takes.
 
-        Arguments of calls are given as objects; as JSON text where the template fails on objects, or writes them as
-        Python does.
+        Such a conversation has no layout. Arguments that a template writes as Python does are no JSON.
         """
         if any("reasoning_content" in message for message in conversation.messages) and not self._renders_thoughts():
             return MessageSchema(
@@ -269,21 +268,26 @@ class SchemaRenderer:
                 )
             )
         refused: InputError | None = None
-        for as_text in (False, True):
-            sample = sentinels(conversation, as_text=as_text)
+        has_calls = any("tool_calls" in message or message["role"] == "tool" for message in conversation.messages)
+        for spelling in SPELLINGS if has_calls else SPELLINGS[:1]:
+            sample = spelling(sentinels(conversation))
             try:
                 (whole,) = texts(self._template.render(sample.renderings()[:1]))
-                if as_text or not is_written_as_by_python(whole):
-                    self._check_whole(sample, whole)
-                    turns = tuple(self._turn_with_more(sample, turn) for turn in sample.turns)
-                    self._say_supplied(turns)
-                    return MessageSchema(turns, text_arguments=as_text)
+                if is_written_as_by_python(whole):
+                    continue
+                self._check_whole(sample, whole)
+                turns = tuple(self._turn_with_more(sample, turn) for turn in sample.turns)
+                self._say_supplied(turns)
+                return MessageSchema(turns, spelling=spelling)
             except InputError as error:
-                if refused is None or "TypeError" in str(refused):
+                if refused is None or "refuses this conversation" in str(refused):
                     refused = error
-        return MessageSchema(refused=self._with_tools_named(refused))
+        if refused is None:
+            refused = InputError(f"{self._template.name} writes arguments of calls as no JSON; give another template")
+        has_tools = has_calls or tools_of(conversation.messages) is not None
+        return MessageSchema(refused=self._with_tools_named(refused) if has_tools else refused)
 
-    def _with_tools_named(self, error: InputError | None) -> InputError | None:
+    def _with_tools_named(self, error: InputError) -> InputError:
         """Say of a template's own refusal that the conversation has tools, which may be why."""
         own = str(error).removeprefix("the chat template refuses this conversation: ")
         if own == str(error):
