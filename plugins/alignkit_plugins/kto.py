@@ -16,7 +16,8 @@ Where we differ from paper and TRL:
   split. TRL's is of one micro-batch on all ranks; the same where a step is one.
 - y' is another row's answer that the seed draws once for a run, never one to the same prompt. Paper and TRL shift the
   answers within a batch by one: there y' depends on the rows' order, may be an answer to the same prompt, and asks for
-  batches of two or more. On average both are the same.
+  batches of two or more. On average both are the same; theirs has the same answers on both sides of r - z_0, which
+  takes out some of a small batch's noise.
 
 Rewards are logged as beta r. Source: Ethayarajh et al. 2024, "KTO: Model Alignment as Prospect Theoretic Optimization".
 """
@@ -40,7 +41,7 @@ _LEAST, _MOST = 1.0, 4 / 3
 
 
 class KTOConfig(MethodConfig):
-    """Not in the paper that this project follows; KTO's authors' numbers."""
+    """Numbers in the range that KTO's authors recommend; the paper that this project follows has no KTO."""
 
     learning_rate: float = Field(5e-6, gt=0, le=1, description="peak learning rate")
     batch_size: int = Field(32, ge=1, description="answers per optimizer step; their number makes z_0 less noisy")

@@ -5,10 +5,10 @@
 
 B parameters of the layers, V x H of the head, L layers, A heads x head size, pairs (query, key) that see each other;
 two FLOP a multiplication, forward once and backward twice. What is computed again going backward does not count, nor
-does what prompts shared among completions save. As in Chowdhery et al., 2022 (PaLM), appendix B, with the attention
-that is really there. Peaks are the maker's figures without sparsity, from data sheets (GB200 and GB300 NVL72, HGX B200
-and B300, H100, A100, L40S, L4, A10; RTX 6000 Ada: FP8 with sparsity / 4) and white papers (Ampere GA102, Ada, RTX
-Blackwell). GeForce cards sum in fp32 at half their speed.
+does what prompts shared among completions save, nor a pass that only estimates a KL (kto). As in Chowdhery et al.,
+2022 (PaLM), appendix B, with the attention that is really there. Peaks are the maker's figures without sparsity, from
+data sheets (GB200 and GB300 NVL72, HGX B200 and B300, H100, A100, L40S, L4, A10; RTX 6000 Ada: FP8 with sparsity / 4)
+and white papers (Ampere GA102, Ada, RTX Blackwell). GeForce cards sum in fp32 at half their speed.
 """
 
 from __future__ import annotations
