@@ -264,7 +264,8 @@ class SchemaRenderer:
             return MessageSchema(
                 refused=InputError(
                     "a message has thoughts beside its content (reasoning_content), which this chat template does not "
-                    "render: write them into the content, between <think> and </think>, or take such rows out"
+                    "render: write them into the content, between <think> and </think>, take such rows out, or leave "
+                    "the field unread by --ignore-fields"
                 )
             )
         refused: InputError | None = None

@@ -243,7 +243,11 @@ def chunks(rows: Iterable[Row], shard: tuple[int, int] | None = None) -> Iterato
 
 
 def _characters(row: Row) -> int:
-    return sum(len(text_of_turn(m)) for part in (row.prompt, row.chosen, row.rejected) for m in part or ())
+    return sum(
+        len(text_of_turn(m)) + len(m.get("reasoning_content", ""))
+        for part in (row.prompt, row.chosen, row.rejected)
+        for m in part or ()
+    )
 
 
 def _prune(folder: Path, *, keep: str) -> None:

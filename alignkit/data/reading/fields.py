@@ -67,7 +67,8 @@ class Field:
 
 _PROMPT_ONLY = "it is no part of the prompt"
 _OTHER_NAME = "it is not read under this name"
-_THOUGHTS = "thoughts beside an answer are not rendered"
+_THOUGHTS = "whose thoughts these are is not said"
+_NAME_THOUGHTS = "name an answer's own `reasoning_content`, in [data.columns] or in its message"
 _SCORED = "which tokens are scored is said by weights of messages and --train-on"
 
 SHAPE = (
@@ -109,6 +110,21 @@ SHAPE = (
         READ,
         "whether the row's only answer is "
         "good: true or false, 1 or 0, anything else is refused; refused beside `chosen` and `rejected` too",
+    ),
+    Field(
+        "reasoning_content Complex_CoT",
+        READ,
+        "the thoughts before the row's only answer, where the template has a place for them",
+    ),
+    Field(
+        "chosen_reasoning chosen_reasoning_content",
+        READ,
+        "the thoughts before the better answer, where the template has a place for them",
+    ),
+    Field(
+        "rejected_reasoning rejected_reasoning_content",
+        READ,
+        "the thoughts before the worse answer, where the template has a place for them",
     ),
     Field(
         "tools functions available_tools",
@@ -160,7 +176,7 @@ FURTHER = (
     Field("image images image_path image_url pixel_values", REFUSED, "pictures are not read"),
     Field("audio audios audio_path audio_url", REFUSED, "sound is not read"),
     Field("video videos video_path video_url", REFUSED, "videos are not read"),
-    Field("reasoning_content reasoning thinking thought thoughts cot Complex_CoT chain_of_thought", REFUSED, _THOUGHTS),
+    Field("reasoning thinking thought thoughts cot chain_of_thought", REFUSED, _THOUGHTS, _NAME_THOUGHTS),
     Field(
         "chat_template_kwargs enable_thinking chat_template",
         REFUSED,
@@ -248,7 +264,11 @@ MESSAGE = (
     ),
     Field("tool_call_id name", READ, "in a result of a tool: which call or tool it answers; refused in other turns"),
     Field("tools", READ, "in the first message: the tools of the conversation; refused in others"),
-    Field("reasoning_content reasoning thinking", REFUSED, "thoughts beside the content are not rendered"),
+    Field(
+        "reasoning_content reasoning thinking thought thoughts",
+        READ,
+        "in a turn of the assistant: its thoughts before the content; refused where the template has no place for them",
+    ),
     Field("images image", REFUSED, "pictures are not read"),
     Field("audio audios", REFUSED, "sound is not read"),
     Field("videos video", REFUSED, "videos are not read"),
@@ -277,7 +297,12 @@ PART = (
     Field("image image_url input_image", REFUSED, "pictures are not read"),
     Field("audio audio_url input_audio", REFUSED, "sound is not read"),
     Field("video video_url", REFUSED, "videos are not read"),
-    Field("reasoning thinking redacted_thinking", REFUSED, "thoughts beside the content are not rendered"),
+    Field(
+        "reasoning thinking redacted_thinking",
+        REFUSED,
+        "thoughts are read in a message's `reasoning_content`",
+        "write them there",
+    ),
     Field(
         "tool_call tool_use tool_result", REFUSED, "calls of tools and results are read in fields of messages and roles"
     ),
@@ -370,7 +395,7 @@ def suspects(found: tuple[str, ...]) -> tuple[tuple[str, Field], ...]:
             if known is not None:
                 field = Field(name, REFUSED, f"did you mean {known!r}? Only names written so are read")
             if name.lower().endswith(_ENDS):
-                field = Field(name, REFUSED, _THOUGHTS)
+                field = Field(name, REFUSED, _THOUGHTS, _NAME_THOUGHTS)
         if field is not None:
             looked_at.append((name, field))
     return tuple(looked_at)

@@ -35,6 +35,7 @@ from alignkit.errors import InputError
 Message = Mapping[str, Any]
 """{"role", "content"} as text; {"weight": 0} where an assistant's turn is not to be scored; and what is in CARRIED.
 
+`reasoning_content` is what the assistant thought before its content, under whichever name the row has it.
 `tool_calls` is a list of {"type": "function", "function": {"name", "arguments"}}, perhaps with an "id"; arguments are
 an object. `tool_call_id` and `name` stand in results of tools. `tools` are those of the whole conversation, a list of
 {"type": "function", "function": {"name", ...}}, and ride with its first message.
@@ -48,7 +49,8 @@ _ROLES = {name: field.names[0] for name, field in by_name(ROLE, READ).items()}
 _REFUSED_ROLES = by_name(ROLE, REFUSED)
 _TEXT_PARTS = names(PART, "text")
 _CALLS, _RESULT = names(MESSAGE, "tool_calls"), names(MESSAGE, "tool_call_id")
-_HAS_MORE = frozenset({*_CALLS, *_RESULT, "tools"})
+_THOUGHTS = names(MESSAGE, "reasoning_content")
+_HAS_MORE = frozenset({*_CALLS, *_RESULT, *_THOUGHTS, "tools"})
 _CALL = names(ROLE, "function_call")[0]
 _SPEAKER = Field("name", REFUSED, "names of speakers, and of calls outside results of tools, are not rendered")
 _LATER = Field("tools", REFUSED, "tools are read in the first message alone")
@@ -116,9 +118,11 @@ def are_alike(answer: Sequence[Message], other: Sequence[Message]) -> bool:
     """Whether two answers say the same; names that calls were given say nothing."""
     if len(answer) == len(other) == 1 and len(answer[0]) == len(other[0]) == 2:
         return bool(answer[0] == other[0])
-    return [(turn["role"], text_of_turn(turn)) for turn in answer] == [
-        (turn["role"], text_of_turn(turn)) for turn in other
+    said = [
+        [(turn["role"], turn.get("reasoning_content"), text_of_turn(turn)) for turn in turns]
+        for turns in (answer, other)
     ]
+    return said[0] == said[1]
 
 
 def tools_of(messages: Sequence[Message]) -> list[Any] | None:
@@ -230,7 +234,18 @@ def _calls_as_text(message: Mapping[str, Any], where: str) -> tuple[str, list[di
 
 
 def _add_more(read: dict[str, Any], message: Mapping[str, Any], where: str) -> None:
-    """Add which call or tool a result answers, and the tools of the conversation."""
+    """Add thoughts, which call or tool a result answers, and the tools of the conversation."""
+    thoughts = {name: message[name] for name in _THOUGHTS if not says_nothing(message.get(name))}
+    for name, value in thoughts.items():
+        if read["role"] != "assistant":
+            raise FieldRefused(where, f"message.{name}", Field(name, REFUSED, f"the {read['role']} has no thoughts"))
+        if not isinstance(value, str):
+            raise InputError(f"{where}: a message's {name!r} must be text, found {kind_of(value)}; correct it")
+        if read.setdefault("reasoning_content", value) != value:
+            raise InputError(
+                f"{where}: a message has thoughts of two kinds that differ, {' and '.join(map(repr, thoughts))}: leave "
+                f"one unread by --ignore-fields message.{name}"
+            )
     for name in _RESULT:
         value = message.get(name)
         if says_nothing(value):

@@ -10,7 +10,18 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from alignkit.data.reading.cells import TEXT_OF_MISSING, is_missing, kind_of, says_nothing, shown
-from alignkit.data.reading.fields import ALONE, BESIDE_PAIR, FURTHER, SHAPE, by_name, names, used
+from alignkit.data.reading.fields import (
+    ALONE,
+    BESIDE_PAIR,
+    FURTHER,
+    REFUSED,
+    SHAPE,
+    Field,
+    FieldRefused,
+    by_name,
+    names,
+    used,
+)
 from alignkit.data.reading.messages import Message, Messages, are_alike, read_messages, text_of_turn, with_tools
 from alignkit.data.reading.scores import are_scored, scored_completions
 from alignkit.data.reading.tools import read_tools
@@ -23,6 +34,12 @@ _PROMPT = ("prompt", "instruction", "question", "input")
 _SYSTEM, _LABEL = names(SHAPE, "system"), names(SHAPE, "label")
 _ALONE = by_name(FURTHER, ALONE)
 _TOOLS = names(SHAPE, "tools")
+_THOUGHTS_OF: Mapping[tuple[str, ...], str | None] = {
+    names(SHAPE, "reasoning_content"): None,
+    names(SHAPE, "chosen_reasoning"): "chosen",
+    names(SHAPE, "rejected_reasoning"): "rejected",
+}
+_THOUGHTS = frozenset(name for group in _THOUGHTS_OF for name in group)
 _MAY_SAY_WHICH = used(SHAPE, BESIDE_PAIR).union(_LABEL)
 _OTHER_PROMPTS = "chosen and rejected have different prompts"
 _ANSWERS = ("output", "completion")
@@ -82,6 +99,8 @@ class _Shape:
 
     def split(self) -> Split:
         split = self._split()
+        if not _THOUGHTS.isdisjoint(self.given):
+            split = self._with_thoughts(split)
         tools = self._tools(split)
         if tools is None:
             return split
@@ -89,6 +108,29 @@ class _Shape:
             return split._replace(prompt=_carrying(split.prompt, tools))
         chosen, rejected = (answer and _carrying(answer, tools) for answer in (split.chosen, split.rejected))
         return split._replace(chosen=chosen, rejected=rejected)
+
+    def _with_thoughts(self, split: Split) -> Split:
+        """Put thoughts that stand beside an answer into its last message."""
+        for names_, own in _THOUGHTS_OF.items():
+            name = self._one_of([n for n in names_ if not says_nothing(self.given.get(n))])
+            if name is None:
+                continue
+            which = own or ("rejected" if split.chosen is None else "chosen")
+            answer: Messages | None = getattr(split, which)
+            if answer is None or (own is None and split.chosen is not None and split.rejected is not None):
+                why = f"there is no {own or 'single'} answer that these thoughts would stand before"
+                raise FieldRefused(self.where, name, Field(name, REFUSED, why))
+            value = self.given[name]
+            if not isinstance(value, str):
+                raise InputError(f"{self.where}: {name!r} must be text, found {kind_of(value)}; correct it")
+            *before, last = answer
+            if last.get("reasoning_content", value) != value:
+                raise InputError(
+                    f"{self.where}: {name!r} and the thoughts in the answer's message differ: {_UNREAD.format(name)}"
+                )
+            answer = (*before, {**last, "reasoning_content": value})
+            split = split._replace(chosen=answer) if which == "chosen" else split._replace(rejected=answer)
+        return split
 
     def _tools(self, split: Split) -> list[Any] | None:
         """The tools of the row, or of the first message of its conversation."""
