@@ -140,7 +140,9 @@ def test_the_guide_shows_every_shape_suffix_and_truncation() -> None:
     from alignkit.config.fields import choices
     from alignkit.config.settings import DataSection
 
-    assert len(EXAMPLES) == len(SHAPES) + 2  # answers as text and as messages; with and without a rejected one
+    assert (
+        len(EXAMPLES) == len(SHAPES) + 3
+    )  # answers as text and as messages; with and without a rejected one, with tools
     for name in (*SUFFIXES, *choices(DataSection.model_fields["truncation"].annotation)):
         assert f"`{name}`" in DATA
 

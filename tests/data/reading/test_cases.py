@@ -93,6 +93,22 @@ def test_no_answer_that_is_marked_bad_is_a_good_one(name: str) -> None:
     assert reasons(rows, Chosen()) == {None: 4, DOWN: 4}
 
 
+@pytest.mark.parametrize("name", ["dpo", "dpo_answers_are_calls", "sft_call_last", "sft_empty", "sft_null"])
+def test_calls_results_and_the_tools_of_a_row_reach_its_messages(name: str) -> None:
+    rows = read_rows(str(CASES / "01-tool-calls-dropped" / f"{name}.jsonl"))
+    for n, row in enumerate(rows):
+        assert row.prompt[0]["tools"] == row.fields["tools"]
+        called = [turn for turn in (*row.prompt, *(row.chosen or ())) if "tool_calls" in turn]
+        (call,) = called[0]["tool_calls"]
+        assert (
+            call["function"] == {"name": "tide", "arguments": {"harbour": f"h{n}"}} or name == "dpo_answers_are_calls"
+        )
+        results = [turn for turn in row.prompt if turn["role"] == "tool"]
+        assert len(results) == (0 if name in ("sft_call_last", "dpo_answers_are_calls") else 1)
+    assert reasons(rows, Chosen()) == {None: 8} and len(rows) == 8
+    assert reasons(rows, Pairs())[None] == (8 if name.startswith("dpo") else 0)
+
+
 def reasons(rows: list[Row], unit: Chosen | Pairs | Samples, train_on: str | None = None) -> Counter[str | None]:
     return Counter(unusable_reason(row, unit, train_on) for row in rows)
 
