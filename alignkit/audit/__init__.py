@@ -6,6 +6,6 @@ that was found, which `--json` writes and the page shows; and lists of rows, wit
 Read in this order: `pairs` (the set as columns, from one pass over the rows), `findings` (the record), `audit` (the
 parts in order). Then the parts, each by itself: `surface` (what the two answers of a pair look like), `biases` (which
 kind is chosen), `cross_fit` (scores by a model that has not seen the pair), `flips` and `reasons` (pairs whose answers
-probably stand the wrong way round), `embeddings` (answers as the policy's tokens), `clean` (what is written),
-`measures` and `phrases` (what is counted in a text).
+probably stand the wrong way round), `embeddings` and `body` (answers as the policy sees them), `clean` (what is
+written), `measures` and `phrases` (what is counted in a text).
 """
