@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alignkit.config import file as config_file
-from alignkit.errors import InputError
+from alignkit.errors import InputError, UsageError
 from alignkit.progress import Progress, Silent
 from alignkit.scoring.functions.given import give
 
@@ -26,6 +26,7 @@ def judge(
     set: Sequence[str] = (),
     yes: bool = False,
     progress: Progress | None = None,
+    evidence: str | Path | None = None,
     **options: object,
 ) -> Verdict:
     """Judge a run or model against another; default: the newest finished run against its own start.
@@ -33,6 +34,7 @@ def judge(
     Args:
         vs: the model to compare with.
         yes: agree to a judge that costs money.
+        evidence: a file to write what the verdict rests on to; `judge_file` derives the same verdict from it.
         options: judge (also a function, as `alignkit.train` takes for `reward`), data, num_prompts, margin,
             temperature, top_p, max_new_tokens, seed, sampler, ...
     """
@@ -43,7 +45,12 @@ def judge(
         given["judge"] = give(given["judge"])  # type: ignore[arg-type]
     settings = config_file.judge_settings(given, config, settings=set)
     return judge_model(
-        None if run is None else str(run), settings, data_given="data" in given, yes=yes, progress=progress or Silent()
+        None if run is None else str(run),
+        settings,
+        data_given="data" in given,
+        yes=yes,
+        progress=progress or Silent(),
+        evidence_file=None if evidence is None else Path(evidence),
     )
 
 
@@ -51,11 +58,17 @@ def judge_file(path: str | Path, *, config: Path | None = None, set: Sequence[st
     """Reach the verdict on judgements made elsewhere, without a model.
 
     Args:
-        path: CSV or JSONL with the columns row, preference (or score_model, score_baseline), and where known
-            baseline_chars, model_chars.
+        path: evidence that `judge` wrote, which takes no options; or CSV or JSONL with the columns row, preference
+            (or score_model, score_baseline), and where known baseline_chars, model_chars.
         options: difficulties, regularisation (AlpacaEval's tables), margin, seed, cluster.
     """
+    from alignkit.judging.evidence import is_evidence, read_evidence, verdict_of
     from alignkit.judging.external_judgements import judge_file as read_and_judge
+
+    if is_evidence(Path(path)):
+        if given := sorted(name for name, value in options.items() if value is not None):
+            raise UsageError(f"{path} is evidence of a verdict, which has its options in it: leave out {given[0]}")
+        return verdict_of(read_evidence(Path(path)))
 
     tables = {name: options.pop(name, None) for name in ("difficulties", "regularisation")}
     section = config_file.judge_settings(options, config, settings=set).judge

@@ -42,7 +42,14 @@ From = Annotated[
         "--from",
         metavar="FILE",
         rich_help_panel=_PANEL,
-        help="CSV or JSONL: row, baseline_chars, model_chars, preference in 1 to 2 (or score_model, score_baseline)",
+        help="what --evidence wrote; or CSV or JSONL: row, baseline_chars, model_chars, preference in 1 to 2 (or "
+        "score_model, score_baseline)",
+    ),
+]
+Evidence = Annotated[
+    str | None,
+    typer.Option(
+        "--evidence", metavar="FILE", help="write what the verdict rests on; --from FILE derives it elsewhere"
     ),
 ]
 Difficulties = Annotated[
@@ -76,6 +83,7 @@ def judge(
     difficulties: Difficulties = None,
     regularisation: Regularisation = None,
     require: Require = None,
+    evidence: Evidence = None,
     yes: Yes = False,
     json: Json = False,
     config: Config = None,
@@ -94,14 +102,18 @@ def judge(
     def judged(model: str | None) -> Verdict:
         if from_ is None:
             try:
-                return api.judge(model, config=file, set=set_ or [], yes=yes, progress=progress, **given)
+                return api.judge(
+                    model, config=file, set=set_ or [], yes=yes, progress=progress, evidence=evidence, **given
+                )
             finally:
                 progress.stop()
         tables = {"difficulties": difficulties, "regularisation": regularisation}
         return api.judge_file(from_, config=file, set=set_ or [], **tables, **given)
 
     if from_ is not None:
-        _refuse_with_file(models, given)
+        _refuse_with_file(models, given | ({} if evidence is None else {"evidence": evidence}))
+    if evidence is not None and len(models or []) > 1:
+        raise UsageError(f"--evidence {evidence}: one file holds one verdict; judge one model at a time")
     met = True
     unscored: list[Unscored] = []
     for model in models or (None,):

@@ -1,4 +1,4 @@
-"""The steps of a verdict: models, prompts, judge, answers, scores, win rate, length, caveats, verdict."""
+"""The steps of a verdict: models, prompts, judge, answers and scores; evidence.py makes the verdict of them."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import hashlib
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
 
 import numpy as np
 
@@ -18,14 +20,14 @@ from alignkit.judging.auto import Choice, choose_judge, newest_run
 from alignkit.judging.caveats import caveats_of
 from alignkit.judging.clustering import Grouping, find_clusters
 from alignkit.judging.decision import decide, is_free, level_of, why_free
+from alignkit.judging.evidence import Evidence, judgements_of, verdict_of, write_evidence
 from alignkit.judging.health import measure
-from alignkit.judging.length import Pairs, length_facts
 from alignkit.judging.metrics import figures_of
 from alignkit.judging.planner import LEVEL, POWER, detectable
 from alignkit.judging.prompts import Prompts, choose_prompts
 from alignkit.judging.rounds import SHARES, Judged, expected_prompts, levels_of, rounds_of, why_whole
-from alignkit.judging.scores import differences, items, judge_noise, score_both, values, why_missing
-from alignkit.judging.verdict import JudgeName, Unscored, Verdict, make_verdict
+from alignkit.judging.scores import items, score_both, values, why_missing
+from alignkit.judging.verdict import JudgeName, Unscored, Verdict
 from alignkit.pretrained.names import ModelSource, find_model
 from alignkit.pretrained.weights import check_weights, weights_fingerprint
 from alignkit.progress import Progress
@@ -35,13 +37,23 @@ from alignkit.scoring.ledger import canonical, open_ledger
 from alignkit.scoring.looks import check_looks, count_look, pair_of
 from alignkit.scoring.specs import NamedJudge, make_judge
 from alignkit.statistics.resampling import Clusters
-from alignkit.statistics.win_rate import outcomes, without_interval
 
 
-def judge_model(model: str | None, settings: Settings, *, data_given: bool, yes: bool, progress: Progress) -> Verdict:
+def judge_model(
+    model: str | None,
+    settings: Settings,
+    *,
+    data_given: bool,
+    yes: bool,
+    progress: Progress,
+    evidence_file: Path | None = None,
+) -> Verdict:
     """Judge `model` against `settings.judge.vs`; default: the newest finished run against what it started from.
 
     The verdict of a run is also kept in its folder, under verdicts/.
+
+    Args:
+        evidence_file: what the verdict rests on is written there (evidence.py).
 
     Raises:
         UsageError: there is nothing to judge or to compare with, no judge, or a paid judge without consent.
@@ -53,83 +65,135 @@ def judge_model(model: str | None, settings: Settings, *, data_given: bool, yes:
     prompts = choose_prompts(
         source, settings.data, data_given=data_given, num_prompts=section.num_prompts, seed=section.seed, vs=vs
     )
-    weights = (weights_fingerprint(source.folder), weights_fingerprint(vs.folder))
     grouping = find_clusters([row.fields for row in prompts.rows], prompts.keys, column=section.cluster)
     # who decides; its cost is agreed to before anything is drawn
     named = _agreed_judge(prompts, settings, yes=yes, note=progress.note)
     progress.note(_power(grouping.clusters))
-    num_distinct = len(set(prompts.keys))
-    free = is_free(num_distinct, section.difference)
-    parts = _parts(section, named, grouping, is_free=free, note=progress.note)
-    judged, look, look_id, level = None, None, "", LEVEL
     with closing(named.judge):
-        named.judge.ready([row.fields for row in prompts.rows])
-        for number, part in enumerate(parts):
-            rows = [prompts.rows[n] for n in part]
-            ours, theirs = (
-                answers_of(one, rows, section=settings.model, generation=how, progress=progress)
-                for one, how in zip((source, vs), _generations(source, vs, settings), strict=True)
-            )
-            found = Judged(part, ours, theirs, score_both(named, items(ours), items(theirs)))
-            judged = found if judged is None else judged.with_more(found)
-            if look is None and not np.isnan(judged.outcome_P).all():
-                # each further look at the same pair is judged at a stricter level; one that could find nothing is none
-                look_id = _look_id(prompts, settings, named, (ours, theirs), in_rounds=len(parts) > 1)
-                look = _count_look((source, vs), weights, look_id, is_free=free)
-                level = level_of(look)
-            at = levels_of(level)[number] if len(parts) > 1 else level
-            grouped = grouping.where(judged.number_P)
-            rate = grouped.rate(judged.outcome_P, seed=section.seed, level=at)
-            if number < len(parts) - 1 and decide(rate, margin=section.margin) != "not enough evidence":
-                break
-        assert judged is not None
-        ours, theirs = judged.ours, judged.theirs
-        again = [score_both(named, items(ours), items(theirs), repeat=k) for k in range(1, 1 + section.rejudge)]
-    # of several scorings the first decides, the others measure the judge's noise
-    scorings = [(values(one.ours), values(one.theirs)) for one in (judged.scored, *again)]
-    results = [outcomes(a_P, b_P) for a_P, b_P in scorings]
-    missing, is_unscored = why_missing(judged.scored), bool(np.isnan(results[0]).all())
-    here = grouping.alone
-    # what is measured beside the rate speaks of the sources at hand, where these are too few to speak of others
-    units = here.clusters if here else grouped.clusters
-    pairs = Pairs(results[0], _chars(ours), _chars(theirs), differences(*scorings[0]), units)
-    seen = replace(prompts, rows=tuple(prompts.rows[n] for n in judged.number_P))
-    caveats = caveats_of(source, vs, seen, named, ours, theirs)
-    if free and not is_unscored:
-        rate = without_interval(rate, why := why_free(num_distinct, section.difference))
-        caveats.append(f"no verdict, and no look at this pair: {why}")
-    verdict = make_verdict(
-        rate,
-        run=source.name,
-        vs=vs.name,
-        judge=JudgeName(name=named.label, version=named.judge.version, verifiable=named.judge.verifiable),
-        margin=section.margin,
-        ours=figures_of(ours),
-        theirs=figures_of(theirs),
-        prompts=prompts.source,
-        seed=section.seed,
-        caveats=[*caveats, *filter(None, [judged.scored.flip_note, missing])],
-        length=length_facts(pairs, seed=section.seed, level=at),
-        look=look,
-        pair=pair_of(weights),
-        look_id=look_id or None,
-        units=grouped.words,
-        here=None
-        if here is None or look is None
-        else (here.rate(results[0], seed=section.seed, level=level), here.words),
-        rounds=_said_of_rounds(number + 1, len(seen.rows), len(prompts.rows), named) if len(parts) > 1 else None,
-        noise=judge_noise(results),
-        health=measure(ours, theirs, seed=section.seed, clusters=units),
-        fingerprint=prompts.fingerprint,
-    )
-    if is_unscored:
-        what = f"{source.name} against {vs.name}: {missing}"
+        evidence = _Judging(source, vs, prompts, grouping, named, settings, progress).evidence()
+    verdict = verdict_of(evidence)
+    if evidence.is_unscored:
+        what = f"{source.name} against {vs.name}: {evidence.caveats[-1]}"
         raise Unscored(
             f"{what}; no prompt has both, so there is no verdict: mend what is missing, judge again", verdict
         )
+    if evidence_file is not None:
+        write_evidence(evidence, verdict, evidence_file)
     if source.run is not None:
         verdict_files.keep(source.run, verdict)
     return verdict
+
+
+class _Judging:
+    """Answers and scores of two models on prompts, in one round or several."""
+
+    def __init__(
+        self,
+        source: ModelSource,
+        vs: ModelSource,
+        prompts: Prompts,
+        grouping: Grouping,
+        named: NamedJudge,
+        settings: Settings,
+        progress: Progress,
+    ) -> None:
+        self.source, self.vs, self.prompts, self.grouping = source, vs, prompts, grouping
+        self.named, self.settings, self.section, self.progress = named, settings, settings.judge, progress
+        self.weights = (weights_fingerprint(source.folder), weights_fingerprint(vs.folder))
+        self.num_distinct = len(set(prompts.keys))
+        self.is_free = is_free(self.num_distinct, self.section.difference)
+        self.parts = _parts(self.section, named, grouping, is_free=self.is_free, note=progress.note)
+        self.look: int | None = None
+        self.look_id: str | None = None
+
+    def evidence(self) -> Evidence:
+        """Judge, and put together what was found."""
+        self.named.judge.ready([row.fields for row in self.prompts.rows])
+        judged, level, number = self._rounds()
+        ours, theirs = judged.ours, judged.theirs
+        again = [
+            score_both(self.named, items(ours), items(theirs), repeat=k) for k in range(1, 1 + self.section.rejudge)
+        ]
+        seen = replace(self.prompts, rows=tuple(self.prompts.rows[n] for n in judged.number_P))
+        grouping = self.grouping.where(judged.number_P)
+        caveats = caveats_of(self.source, self.vs, seen, self.named, ours, theirs)
+        no_interval = None
+        if self.is_free and self.look_id is not None:
+            no_interval = why_free(self.num_distinct, self.section.difference)
+            caveats.append(f"no verdict, and no look at this pair: {no_interval}")
+        here, judge = grouping.alone, self.named.judge
+        return Evidence(
+            run=self.source.name,
+            vs=self.vs.name,
+            weights=self.weights,
+            judge=JudgeName(name=self.named.label, version=judge.version, verifiable=judge.verifiable),
+            judge_parameters=hashlib.sha256(canonical(judge.parameters()).encode("ascii")).hexdigest(),
+            prompts=self.prompts.source,
+            fingerprint=self.prompts.fingerprint,
+            seed=self.section.seed,
+            margin=self.section.margin,
+            level=level,
+            look=self.look,
+            look_id=self.look_id,
+            pair=pair_of(self.weights),
+            units=grouping.words,
+            here_units=here and here.words,
+            rounds=self._said_of_rounds(number, len(seen.rows)),
+            no_interval=no_interval,
+            caveats=(*caveats, *filter(None, [judged.scored.flip_note, why_missing(judged.scored)])),
+            ours=figures_of(ours),
+            theirs=figures_of(theirs),
+            health=measure(ours, theirs, seed=self.section.seed, clusters=(here or grouping).clusters),
+            created=datetime.now(UTC).replace(microsecond=0),
+            judgements=judgements_of(
+                prompts=seen.keys,
+                scorings=[(values(one.ours), values(one.theirs)) for one in (judged.scored, *again)],
+                texts=(ours.texts, theirs.texts),
+                grouping=grouping,
+            ),
+        )
+
+    def _rounds(self) -> tuple[Judged, float, int]:
+        """What was judged until it was settled, the level of the interval then, and the number of the round."""
+        judged: Judged | None = None
+        for number, part in enumerate(self.parts, start=1):
+            found = self._judge(part)
+            judged = found if judged is None else judged.with_more(found)
+            if self.look_id is None and not np.isnan(judged.outcome_P).all():
+                self._count(judged)
+            level = level_of(self.look)  # each further look at the same pair is judged at a stricter level
+            if len(self.parts) > 1:
+                level = levels_of(level)[number - 1]
+            rate = self.grouping.where(judged.number_P).rate(judged.outcome_P, seed=self.section.seed, level=level)
+            if number == len(self.parts) or decide(rate, margin=self.section.margin) != "not enough evidence":
+                return judged, level, number
+        raise AssertionError("there is a round")
+
+    def _judge(self, part: np.ndarray) -> Judged:
+        rows = [self.prompts.rows[n] for n in part]
+        ours, theirs = (
+            answers_of(one, rows, section=self.settings.model, generation=how, progress=self.progress)
+            for one, how in zip((self.source, self.vs), _generations(self.source, self.vs, self.settings), strict=True)
+        )
+        return Judged(part, ours, theirs, score_both(self.named, items(ours), items(theirs)))
+
+    def _count(self, judged: Judged) -> None:
+        """Count this look; one that could find nothing is none."""
+        sides, in_rounds = (judged.ours, judged.theirs), len(self.parts) > 1
+        self.look_id = _look_id(self.prompts, self.settings, self.named, sides, in_rounds=in_rounds)
+        self.look = _count_look((self.source, self.vs), self.weights, self.look_id, is_free=self.is_free)
+
+    def _said_of_rounds(self, number: int, num_judged: int) -> str | None:
+        num_planned = len(self.prompts.rows)
+        left = num_planned - num_judged
+        if len(self.parts) == 1:
+            return None
+        if not left:
+            return f"all {len(SHARES)} rounds, {num_planned:,} prompts"
+        saved = f"{2 * left:,} texts were not scored"
+        if self.named.judge.paid:
+            saved += f" ({self.named.judge.cost(2 * left).price})"
+        return f"settled after round {number} of {len(SHARES)}, {num_judged:,} of {num_planned:,} prompts; {saved}"
 
 
 def _models(model: str | None, vs: str | None, progress: Progress) -> tuple[ModelSource, ModelSource]:
@@ -204,20 +268,6 @@ def _parts(
     if wanted and reason:
         note(f"no early stop: {reason}")
     return [np.arange(n)]
-
-
-def _said_of_rounds(number: int, num_judged: int, num_planned: int, named: NamedJudge) -> str:
-    left = num_planned - num_judged
-    if not left:
-        return f"all {len(SHARES)} rounds, {num_planned:,} prompts"
-    saved = f"; {2 * left:,} texts were not scored"
-    if named.judge.paid:
-        saved += f" ({named.judge.cost(2 * left).price})"
-    return f"settled after round {number} of {len(SHARES)}, {num_judged:,} of {num_planned:,} prompts{saved}"
-
-
-def _chars(answers: Answers) -> np.ndarray:
-    return np.array([len(text) for text in answers.texts], dtype=np.float64)
 
 
 def _look_id(

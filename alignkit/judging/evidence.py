@@ -1,0 +1,278 @@
+"""What a verdict rests on, prompt by prompt: enough to derive the same verdict elsewhere, to the digit.
+
+`alignkit judge --evidence FILE` writes it, `alignkit judge --from FILE` reads it. It holds no text: prompts, answers,
+weights, judge and code stand in it as hashes, the scores and lengths as numbers. Win rate, intervals, length and the
+judge's noise are derived from those; what needs the texts (BLEU, text health) is carried along as it was measured.
+
+Each judgement has a checksum, and so has the rest: a number that was changed by hand is found, and where. That is no
+proof against somebody who makes the checksums anew; the hashes let anybody repeat the judging itself.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import math
+from collections.abc import Sequence
+from datetime import datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from alignkit.errors import InputError
+from alignkit.judging.clustering import Grouping
+from alignkit.judging.health import Measure
+from alignkit.judging.length import Pairs, length_facts
+from alignkit.judging.scores import differences, judge_noise
+from alignkit.judging.verdict import JudgeName, Side, Verdict, make_verdict
+from alignkit.statistics.resampling import Clusters
+from alignkit.statistics.win_rate import outcomes, without_interval
+from alignkit.storage import write_atomically
+
+MARK = "alignkit_evidence"
+_CODE = ("judging", "statistics")  # the rooms of alignkit that decide what a verdict is
+_logger = logging.getLogger(__name__)
+
+
+class Judgement(BaseModel):
+    """One prompt's scores (None: missing), and what is resampled with it. Texts are sha256 hashes."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    prompt: str
+    ours: float | None
+    theirs: float | None
+    again: tuple[tuple[float | None, float | None], ...] = Field((), description="scored again, for the judge's noise")
+    ours_chars: int
+    theirs_chars: int
+    ours_text: str
+    theirs_text: str
+    cluster: int
+    stratum: int | None = None
+    here: tuple[int, int] | None = Field(None, description="cluster and stratum of these sources alone")
+    check: str = ""
+
+
+class Evidence(BaseModel):
+    """Everything a verdict is made of. `level` is the interval's, a share."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    alignkit_evidence: Literal[1] = 1
+    version: str = Field(default_factory=lambda: version("alignkit"))
+    code: str = Field(default_factory=lambda: code_fingerprint())
+    run: str
+    vs: str
+    weights: tuple[str, str]
+    judge: JudgeName
+    judge_parameters: str
+    prompts: str
+    fingerprint: str
+    seed: int
+    margin: float
+    level: float = Field(gt=0, lt=1)
+    look: int | None
+    look_id: str | None
+    pair: str
+    units: str
+    here_units: str | None = None
+    rounds: str | None = None
+    no_interval: str | None = Field(None, description="why nothing is said of the interval")
+    caveats: tuple[str, ...]
+    ours: Side
+    theirs: Side
+    health: tuple[Measure, ...]
+    created: datetime
+    judgements: tuple[Judgement, ...] = Field(min_length=1)
+    verdict: Verdict | None = None
+    check: str = ""
+
+    @property
+    def is_unscored(self) -> bool:
+        """Whether no prompt has a score on both sides."""
+        return all(one.ours is None or one.theirs is None for one in self.judgements)
+
+
+def judgements_of(
+    *,
+    prompts: Sequence[str],
+    scorings: Sequence[tuple[np.ndarray, np.ndarray]],
+    texts: tuple[Sequence[str], Sequence[str]],
+    grouping: Grouping,
+) -> tuple[Judgement, ...]:
+    """Put what was judged together, prompt by prompt.
+
+    Args:
+        prompts: a key of each prompt.
+        scorings: of both sides, float64 [P], nan where missing; the first decides.
+        texts: both sides' answers.
+    """
+    here = grouping.alone
+    return tuple(
+        Judgement(
+            prompt=prompt,
+            ours=_known(scorings[0][0][n]),
+            theirs=_known(scorings[0][1][n]),
+            again=tuple((_known(a_P[n]), _known(b_P[n])) for a_P, b_P in scorings[1:]),
+            ours_chars=len(texts[0][n]),
+            theirs_chars=len(texts[1][n]),
+            ours_text=_hash(texts[0][n]),
+            theirs_text=_hash(texts[1][n]),
+            cluster=int(grouping.clusters.number_P[n]),
+            stratum=None if grouping.strata is None else int(grouping.strata.number_P[n]),
+            here=None
+            if here is None or here.strata is None
+            else (int(here.clusters.number_P[n]), int(here.strata.number_P[n])),
+        )
+        for n, prompt in enumerate(prompts)
+    )
+
+
+def verdict_of(evidence: Evidence) -> Verdict:
+    """Derive the verdict: the only way one is made, whether the judging was done here or elsewhere."""
+    rows = evidence.judgements
+    scorings = [
+        (_array([row.ours for row in rows]), _array([row.theirs for row in rows])),
+        *(
+            (_array([row.again[k][0] for row in rows]), _array([row.again[k][1] for row in rows]))
+            for k in range(len(rows[0].again))
+        ),
+    ]
+    results = [outcomes(a_P, b_P) for a_P, b_P in scorings]
+    main = _grouping([row.cluster for row in rows], [row.stratum for row in rows], evidence.units)
+    here = None
+    if evidence.here_units is not None:
+        pairs = [row.here or (0, 0) for row in rows]
+        here = _grouping([cluster for cluster, _ in pairs], [stratum for _, stratum in pairs], evidence.here_units)
+    how: dict[str, Any] = {"seed": evidence.seed, "level": evidence.level}
+    rate = main.rate(results[0], **how)
+    if evidence.no_interval is not None:
+        rate = without_interval(rate, evidence.no_interval)
+    lengths = Pairs(
+        results[0],
+        np.array([row.ours_chars for row in rows], dtype=np.float64),
+        np.array([row.theirs_chars for row in rows], dtype=np.float64),
+        differences(*scorings[0]),
+        (here or main).clusters,  # of these sources, where they are too few to speak of others
+    )
+    verdict = make_verdict(
+        rate,
+        run=evidence.run,
+        vs=evidence.vs,
+        judge=evidence.judge,
+        margin=evidence.margin,
+        ours=evidence.ours,
+        theirs=evidence.theirs,
+        prompts=evidence.prompts,
+        seed=evidence.seed,
+        caveats=evidence.caveats,
+        length=length_facts(lengths, **how),
+        look=evidence.look,
+        pair=evidence.pair,
+        look_id=evidence.look_id,
+        units=evidence.units,
+        here=None if here is None or evidence.no_interval is not None else (here.rate(results[0], **how), here.words),
+        rounds=evidence.rounds,
+        noise=judge_noise(results),
+        health=evidence.health,
+        fingerprint=evidence.fingerprint,
+    )
+    return verdict.model_copy(update={"created": evidence.created})
+
+
+def write_evidence(evidence: Evidence, verdict: Verdict, path: Path) -> None:
+    """Write evidence with its verdict and checksums, a judgement a line.
+
+    Raises:
+        RunStopped: the file cannot be written.
+    """
+    rows = [row.model_copy(update={"check": _check(row)}) for row in evidence.judgements]
+    whole = evidence.model_copy(update={"judgements": tuple(rows), "verdict": verdict})
+    whole = whole.model_copy(update={"check": _check(whole, leave_out={"judgements"})})
+    head = whole.model_dump_json(exclude={"judgements"})
+    lines = ",\n  ".join(row.model_dump_json() for row in rows)
+    write_atomically(path, f'{head[:-1]},\n "judgements": [\n  {lines}\n ]}}\n')
+
+
+def is_evidence(path: Path) -> bool:
+    """Whether a file is evidence, by its beginning."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            return file.read(len(MARK) + 8).lstrip().startswith(f'{{"{MARK}"')
+    except (OSError, UnicodeDecodeError):
+        return False
+
+
+def read_evidence(path: Path) -> Evidence:
+    """Read evidence and derive its verdict anew.
+
+    Raises:
+        InputError: it is none, was changed after it was written, or this code derives another verdict; says where.
+    """
+    try:
+        evidence = Evidence.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror or error}") from error
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(map(str, first["loc"]))
+        raise InputError(f"{path}: no evidence of this alignkit: {where}: {first['msg']}") from error
+    changed = [f"judgement {n}" for n, row in enumerate(evidence.judgements, start=1) if row.check != _check(row)]
+    if evidence.check != _check(evidence, leave_out={"judgements"}):
+        changed.append("what stands beside the judgements (options, figures, verdict)")
+    if changed:
+        more = f" and {len(changed) - 5} more" if len(changed) > 5 else ""
+        raise InputError(
+            f"{path}: changed after it was written: {', '.join(changed[:5])}{more}; take the file as it was"
+        )
+    _compare(path, evidence)
+    return evidence
+
+
+def code_fingerprint() -> str:
+    """Hash the code that makes a verdict of scores."""
+    root = Path(__file__).resolve().parent.parent
+    hashed = hashlib.sha256()
+    for file in sorted(file for room in _CODE for file in (root / room).glob("*.py")):
+        hashed.update(f"{file.relative_to(root).as_posix()}\0".encode() + file.read_bytes() + b"\0")
+    return hashed.hexdigest()
+
+
+def _compare(path: Path, evidence: Evidence) -> None:
+    """Compare the verdict in a file with the one derived here."""
+    if evidence.verdict is None:
+        raise InputError(f"{path}: no verdict stands in it")
+    said, found = evidence.verdict.model_dump(mode="json"), verdict_of(evidence).model_dump(mode="json")
+    differ = [name for name in found if found[name] != said.get(name)]
+    if not differ:
+        return
+    what = f"{path}: this alignkit derives another verdict: {', '.join(differ)} differ"
+    if evidence.code == code_fingerprint():
+        raise InputError(f"{what}; the file was not written by `judge --evidence`")
+    _logger.warning("%s; it was written by other code (alignkit %s)", what, evidence.version)
+
+
+def _grouping(clusters: list[int], strata: list[int | None], words: str) -> Grouping:
+    known = [stratum for stratum in strata if stratum is not None]
+    return Grouping(Clusters.of(clusters), words, strata=Clusters.of(known) if len(known) == len(strata) else None)
+
+
+def _check(model: BaseModel, *, leave_out: set[str] | None = None) -> str:
+    content = model.model_dump(mode="json", exclude={"check", *(leave_out or set())})
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _known(x: float) -> float | None:
+    return None if math.isnan(x) else float(x)
+
+
+def _array(values: Sequence[float | None]) -> np.ndarray:
+    return np.array([math.nan if value is None else value for value in values], dtype=np.float64)

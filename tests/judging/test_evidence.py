@@ -1,0 +1,129 @@
+"""Evidence: the same verdict elsewhere, to the digit, and what was changed by hand is found."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tiny_models import tiny_model
+
+from alignkit import api
+from alignkit.cli.main import main
+from alignkit.judging import evidence as module
+from alignkit.judging.clustering import find_clusters
+from alignkit.judging.evidence import Evidence, judgements_of, read_evidence, verdict_of, write_evidence
+from alignkit.judging.metrics import unmeasured
+from alignkit.judging.verdict import JudgeName
+
+
+def made(sources: int = 40, **changes: Any) -> Evidence:
+    rng = np.random.default_rng(0)
+    ours_P, theirs_P = rng.random(400) + 0.1, rng.random(400)
+    ours_P[7] = math.nan
+    texts = [["x" * int(n) for n in rng.integers(1, 90, 400)] for _ in range(2)]
+    grouping = find_clusters([{"source": n % sources} for n in range(400)], list(range(400)), column=None)
+    judgements = judgements_of(
+        prompts=[f"p{n}" for n in range(400)],
+        scorings=[(ours_P, theirs_P), (ours_P, rng.random(400))],
+        texts=(texts[0], texts[1]),
+        grouping=grouping,
+    )
+    given: dict[str, Any] = {
+        "run": "one",
+        "vs": "other",
+        "weights": ("a", "b"),
+        "judge": JudgeName(name="j", version="1", verifiable=False),
+        "judge_parameters": "0",
+        "prompts": "here",
+        "fingerprint": "f",
+        "seed": 3,
+        "margin": 3.0,
+        "level": 0.96,
+        "look": 1,
+        "look_id": "l",
+        "pair": "a b",
+        "units": grouping.words,
+        "here_units": grouping.alone and grouping.alone.words,
+        "caveats": ("one",),
+        "ours": unmeasured(),
+        "theirs": unmeasured(),
+        "health": (),
+        "created": "2026-01-31T00:00:00Z",
+        "judgements": judgements,
+    }
+    return Evidence(**(given | changes))
+
+
+@pytest.mark.parametrize("sources", [40, 3])
+def test_the_verdict_derived_from_a_file_is_the_same_to_the_digit(sources: int, tmp_path: Path) -> None:
+    evidence = made(sources)
+    verdict = verdict_of(evidence)
+    assert verdict.win_rate.num_missing == 1 and verdict.noise is not None and verdict.length is not None
+    assert (verdict.here is None) == (sources == 40)
+    write_evidence(evidence, verdict, tmp_path / "e.json")
+    assert verdict_of(read_evidence(tmp_path / "e.json")) == verdict == api.judge_file(tmp_path / "e.json")
+    assert "x" * 5 not in (tmp_path / "e.json").read_text()  # no answer stands in it
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda e: e["judgements"][16].update(ours=2.0), "judgement 17"),
+        (lambda e: e["judgements"][3].update(cluster=0), "judgement 4"),
+        (lambda e: e.update(look=1, level=0.9), "what stands beside the judgements"),
+        (lambda e: e["verdict"].update(answer="worse"), "what stands beside the judgements"),
+        (lambda e: e.update(level=2), "no evidence of this alignkit: level: Input should be less than 1"),
+        (lambda e: e.update(judgements=[]), "no evidence of this alignkit: judgements"),
+    ],
+)
+def test_what_was_changed_by_hand_is_found_and_where(
+    change: Any, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    evidence, path = made(), tmp_path / "e.json"
+    write_evidence(evidence, verdict_of(evidence), path)
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+    assert main(["judge", "--from", str(path)]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_a_verdict_that_does_not_follow_is_refused_or_said_where_the_code_is_other(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    evidence, path = made(), tmp_path / "e.json"
+    wrong = verdict_of(evidence).model_copy(update={"answer": "worse"})
+    write_evidence(evidence, wrong, path)
+    assert main(["judge", "--from", str(path)]) == 2
+    assert "this alignkit derives another verdict: answer differ" in capsys.readouterr().err
+    monkeypatch.setattr(module, "code_fingerprint", lambda: "another")
+    assert read_evidence(path).judgements == tuple(read_evidence(path).judgements)
+    assert "it was written by other code" in caplog.text
+
+
+def test_the_command_writes_evidence_that_gives_its_verdict_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    tiny_model(Path("one"), seed=0)
+    tiny_model(Path("other"), seed=1)
+    Path("length.py").write_text("def length(completion, row):\n    return len(completion)\n")
+    rows = ({"id": f"r{n}", "prompt": f"Say {n}", "source": f"s{n % 3}"} for n in range(12))
+    Path("rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    command = ["judge", "one", "--vs", "other", "--data", "rows.jsonl", "--judge", "length.py:length", "--json"]
+    command += ["--max-new-tokens", "3", "--difference", "45", "--temperature", "1", "--rejudge", "1"]
+    assert main([*command, "--evidence", "e.json"]) == 0
+    said = capsys.readouterr().out
+    assert main(["judge", "--from", "e.json", "--json"]) == 0
+    assert capsys.readouterr().out == said
+    assert main(["judge", "--from", "e.json", "--margin", "4"]) == 2
+    assert "leave out margin" in capsys.readouterr().err
+    assert main(["judge", "one", "other", "--vs", "other", "--evidence", "e.json"]) == 2
+    assert "one file holds one verdict" in capsys.readouterr().err
