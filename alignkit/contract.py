@@ -60,6 +60,8 @@ def _method(cls: Any) -> list[str]:
     found = [f"{cls.__name__}: {fault}"] if fault else []
     if unknown := sorted(set(cls.needs) - _NEEDS):
         found.append(f"{cls.__name__}.needs names {unknown[0]!r}: known are {', '.join(sorted(_NEEDS))}")
+    if "mismatched_kl" in cls.needs and ("reference" not in cls.needs or not getattr(cls.trains_on, "completions", ())):
+        found.append(f"{cls.__name__}.needs names 'mismatched_kl': it needs 'reference' too, and rows with answers")
     return found
 
 

@@ -199,6 +199,7 @@ def loss_of_batch_alone(self, batch): ...
         (lambda: a_class("", "My Method"), "give it small letters, digits and hyphens, such as 'my-method'"),
         (lambda: a_class("", "own", trains_on="paris"), "trains_on is 'paris': it must be a unit"),
         (lambda: a_class("", "own", needs=frozenset({"critic"})), "needs names 'critic': known are mismatched_kl, ref"),
+        (lambda: a_class("", "own", needs=frozenset({"mismatched_kl"})), "'mismatched_kl': it needs 'reference' too"),
         (lambda: a_class("", "own", Config=dict), "Own.Config must be a class that derives from .*MethodConfig"),
         (lambda: a_class("", "own", Config=Undescribed), "option 'gamma' of Undescribed has no description"),
         (lambda: a_class("", "own", loss=loss_of_batch_alone), r"Own.loss\(self, batch\) must take what loss\(self, b"),

@@ -71,11 +71,16 @@ class Inputs:
         return [own] if self.mismatched is None else [own, self.mismatched]
 
     @property
+    def training_mismatched(self) -> Mismatched | None:
+        """The training prompts with answers to others, where the method needs them."""
+        return None if self.mismatched is None else self.mismatched[0]
+
+    @property
     def longest(self) -> int:
         """Tokens of the longest tree that a step computes."""
         trees = [self.training.trees.lengths()]
-        if self.mismatched is not None:
-            trees.append(self.mismatched[0].lengths())
+        if self.training_mismatched is not None:
+            trees.append(self.training_mismatched.lengths())
         return int(max(lengths.max() for lengths in trees))
 
 

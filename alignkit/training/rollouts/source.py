@@ -327,8 +327,14 @@ class SampledRowSource(RowSource):
     """
 
     def __init__(self, rollouts: RolloutSource) -> None:
-        trees, models = rollouts.inputs.training.trees, rollouts.models
-        super().__init__(trees, rollouts.config, micro_batch_tokens=models.micro_batch_tokens, world=models.world)
+        inputs, models = rollouts.inputs, rollouts.models
+        super().__init__(
+            inputs.training.trees,
+            rollouts.config,
+            micro_batch_tokens=models.micro_batch_tokens,
+            world=models.world,
+            mismatched=inputs.training_mismatched,
+        )
         self.rollouts = rollouts
 
     def step(self, step: int) -> tuple[list[MicroBatch], dict[str, float]]:

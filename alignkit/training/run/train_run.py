@@ -350,7 +350,7 @@ def _source(method: Method, rollouts: RolloutSource) -> StepSource:
         rollouts.config,
         micro_batch_tokens=models.micro_batch_tokens,
         world=models.world,
-        mismatched=None if inputs.mismatched is None else inputs.mismatched[0],
+        mismatched=inputs.training_mismatched,
     )
 
 
