@@ -15,7 +15,7 @@ from alignkit.config.file import Settings
 from alignkit.config.settings import ModelSection
 from alignkit.data.chat.chat import Chat, make_chat, refuse_ids_without_rows, settings_identity
 from alignkit.data.prepared.tokens import prepare
-from alignkit.data.reading.rows import Row
+from alignkit.data.reading.rows import Messages, Row, text_of
 from alignkit.data.reading.split import derived_seed
 from alignkit.data.trees.packs import ROW_CAPACITY, lay_out, pack
 from alignkit.errors import InputError, UsageError
@@ -196,7 +196,7 @@ class Answering:
         whose prompt leaves no room is left out. Both are counted.
         """
         known = [
-            dataclasses.replace(row, chosen=({"role": "assistant", "content": row.reference},), is_conversation=False)
+            dataclasses.replace(row, chosen=_reference(row), is_conversation=False)
             for row in rows
             if row.reference and row.reference.strip()
         ]
@@ -255,6 +255,13 @@ class Answering:
             seed=derived_seed(generation.seed, "answer", row.id),
             max_new_tokens=min(generation.max_new_tokens, room),
         )
+
+
+def _reference(row: Row) -> Messages:
+    """The answer that a row's reference is: the chosen one, which may call tools, where it says the same."""
+    if row.chosen is not None and len(row.chosen) == 1 and text_of(row.chosen) == row.reference:
+        return row.chosen
+    return ({"role": "assistant", "content": row.reference},)
 
 
 def answers_of(

@@ -46,7 +46,7 @@ class ProbeRow(BaseModel):
     model_config = ConfigDict(extra="allow", frozen=True)
 
     id: str | int | None = None
-    prompt: list[dict[str, str]] = Field(min_length=1)
+    prompt: list[dict[str, Any]] = Field(min_length=1)
     chosen: list[str] = Field(min_length=1)
     rejected: list[str] = Field(min_length=1)
     subset: str = "all"

@@ -5,12 +5,14 @@ One protocol serves training (`--reward`) and judging (`--judge`).
 
 from __future__ import annotations
 
+import json
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+from alignkit.data.reading.messages import text_of_turn
 from alignkit.options import Options
 
 
@@ -18,14 +20,27 @@ from alignkit.options import Options
 class Item:
     """One completion to be scored.
 
-    `prompt` is the conversation before it, a sequence of {"role", "content"}; `row` the data row with every column.
-    `rival` is the other completion, where the judge is pairwise: the completion is shown first, the rival second.
+    `prompt` is the conversation before it, a sequence of {"role", "content"}, perhaps with `tool_calls` of OpenAI's
+    spelling; the first message may hold the conversation's `tools`. `row` is the data row with every column. `rival` is
+    the other completion, where the judge is pairwise: the completion is shown first, the rival second.
     """
 
-    prompt: Sequence[Mapping[str, str]]
+    prompt: Sequence[Mapping[str, Any]]
     completion: str
     row: Mapping[str, Any] = field(default_factory=dict)
     rival: str | None = None
+
+    @property
+    def has_tools(self) -> bool:
+        """Whether the conversation has tools, calls of them or results."""
+        return any("tools" in m or "tool_calls" in m or m["role"] == "tool" for m in self.prompt)
+
+    @property
+    def turns(self) -> list[tuple[str, str]]:
+        """The role and the text of each turn before the completion; tools are a first turn, calls lines of JSON."""
+        tools = self.prompt[0].get("tools") if self.prompt else None
+        listed = [("tools", "\n".join(json.dumps(tool, ensure_ascii=False) for tool in tools))] if tools else []
+        return [*listed, *((message["role"], text_of_turn(message)) for message in self.prompt)]
 
 
 @dataclass(frozen=True)
@@ -163,7 +178,7 @@ class Judge(ABC):
 
 def unreadable(item: Item) -> str | None:
     """Why no model can read an item's texts, or None: a lone surrogate can neither be sent nor tokenized."""
-    texts = [*(message["content"] for message in item.prompt), item.completion, item.rival or ""]
+    texts = [*(text for _, text in item.turns), item.completion, item.rival or ""]
     try:
         for text in texts:
             text.encode()

@@ -106,7 +106,7 @@ class LLMJudge(RemoteJudge):
     def _messages(self, item: Item) -> list[dict[str, str]]:
         if item.rival is None:
             raise UsageError("judge 'llm' compares two answers, it cannot score one: name it by --judge, not --reward")
-        turns = [f"<{message['role']}>\n{message['content']}\n</{message['role']}>" for message in item.prompt]
+        turns = [f"<{role}>\n{text}\n</{role}>" for role, text in item.turns]
         parts = ["<conversation>", *turns, "</conversation>", f"<answer A>\n{item.completion}\n</answer A>"]
         parts.append(f"<answer B>\n{item.rival}\n</answer B>")
         return [

@@ -124,6 +124,8 @@ class Nemotron(RemoteJudge):
         return lambda text: len(tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def unsendable(self, item: Item) -> str | None:
+        if item.has_tools:
+            return "the API knows no tools, calls of them or results"
         messages = _messages(item)
         roles = [message["role"] for message in messages]
         if any(message["role"] in ("system", "developer") for message in item.prompt):

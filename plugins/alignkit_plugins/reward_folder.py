@@ -133,7 +133,7 @@ class RewardFolder:
 
         return context_length(self.source.folder)
 
-    def prompt_ids(self, prompt: Sequence[Mapping[str, str]]) -> list[int]:
+    def prompt_ids(self, prompt: Sequence[Mapping[str, Any]]) -> list[int]:
         """Return the token ids of the conversation before the scored answer."""
         return self.chat.prompt_ids([dict(message) for message in prompt])
 
@@ -145,4 +145,5 @@ class RewardFolder:
 
 def conversation(item: Item) -> dict[str, Any]:
     """Return what a reward model reads of an item, for the ledger's key."""
-    return {"prompt": [[m["role"], m["content"]] for m in item.prompt], "completion": item.completion}
+    prompt = [[m["role"], m["content"], *([dict(m)] if len(m) > 2 else [])] for m in item.prompt]
+    return {"prompt": prompt, "completion": item.completion}

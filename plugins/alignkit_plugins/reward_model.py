@@ -83,12 +83,12 @@ class RewardModel(Judge):
         from alignkit.plugin import lay_out, pack
 
         answers: dict[int, Scored | Missing] = {}
-        groups: dict[tuple[tuple[str, str], ...], list[int]] = {}
+        groups: dict[str, list[int]] = {}
         for number, item in enumerate(items):
             if (reason := unreadable(item)) is not None:
                 answers[number] = Missing(reason)
             else:
-                groups.setdefault(tuple((m["role"], m["content"]) for m in item.prompt), []).append(number)
+                groups.setdefault(repr([dict(message) for message in item.prompt]), []).append(number)
         members = list(groups.values())
         trees = [self._tree([items[n] for n in numbers]) for numbers in members]
         with torch.no_grad():

@@ -147,6 +147,11 @@ class VLLMReward(RemoteJudge):
             )
         return read_key(KEY)
 
+    def unsendable(self, item: Item) -> str | None:
+        if self.remote and item.has_tools and self._tokenizer is None:
+            return "it has tools, which are sent as token ids alone: name the model's tokenizer in [judge.vllm-reward]"
+        return super().unsendable(item)
+
     def body(self, item: Item) -> bytes:
         body: dict[str, Any] = {"model": self.config.model, "use_activation": False}
         if self._tokenizer is not None:
