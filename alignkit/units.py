@@ -158,7 +158,7 @@ class Samples(Unit):
         if row.label is None:
             return None
         return (
-            "a labelled answer, for kto, sft, dpo and reward; for its prompt alone --ignore-fields label (or its name)"
+            "labelled, for kto, sft, dpo and reward; for the prompt alone --ignore-fields label (or what it is called)"
         )
 
 

@@ -16,6 +16,7 @@ from alignkit.config.settings import DataSection
 from alignkit.data.chat.chat import Chat
 from alignkit.data.prepared.cache import Preparation, prepare_cached
 from alignkit.data.prepared.store import Stored
+from alignkit.data.prepared.tokens import none_left
 from alignkit.data.reading.keys import Keys, OwnIds, content_key, id_key
 from alignkit.data.reading.pairing import UNLABELLED, label_code, paired, partners
 from alignkit.data.reading.read import Source, is_data
@@ -72,7 +73,11 @@ class Selection:
             unchanged=lambda: self._fingerprints() == prints,
         )
         stored = prepare_cached(preparation, cache_folder() / "prepared", shard=shard)
-        if part == "training" and shard is None and stored.num_unscored == len(stored.trees):
+        if part == "validation" or shard is not None:
+            return stored
+        if not stored.trees:  # all are left out on purpose: others may validate without any, but none can train
+            raise InputError(none_left(len(stored.left_out), stored.left_out))
+        if stored.num_unscored == len(stored.trees):
             raise InputError(
                 f"none of the {len(stored.trees)} pairs has scores, which --min-margin reads: name their columns by "
                 "--columns score_chosen=NAME and score_rejected=NAME, or leave --min-margin out"

@@ -280,9 +280,8 @@ def check_account(prepared: Prepared, *, max_length: int, truncation: str | None
             "tokens; name what is done with them: --truncation cut-completion or drop-row, or raise --max-length"
         )
     check_skipped(prepared.skipped, total, max_skipped)
-    read = total + len(prepared.left_out)
-    if read and not prepared.trees:
-        raise InputError(none_left(read, prepared.skipped | prepared.left_out))
+    if total and not prepared.trees:
+        raise InputError(none_left(total, prepared.skipped))
 
 
 def none_left(total: int, reasons: Mapping[str, str]) -> str:

@@ -101,7 +101,7 @@ def account(inputs: Inputs) -> list[str]:
         if part.num_unscored:
             text += f", {part.num_unscored} of them without the scores that --min-margin reads"
         if ties := part.num_ties:
-            done = f"{part.num_ties_kept} of them trained on" if part.num_ties_kept else "left out"
+            done = "trained on" if part.num_ties_kept else "left out"
             text += f", {ties} tie{'' if ties == 1 else 's'} (equal scores) {done}"
         if others := Counter(reason for reason in part.left_out.values() if reason != TIE):
             said = "; ".join(f"{count} {reason}" for reason, count in others.most_common())
@@ -109,6 +109,8 @@ def account(inputs: Inputs) -> list[str]:
         if part.skipped:
             found = [f"{count} {reason}" for reason, count in Counter(part.skipped.values()).most_common(3)]
             text += f", {len(part.skipped)} skipped ({'; '.join(found)}; listed in run.json)"
+        if not part.trees:
+            text += ": nothing is validated; --split holds other rows back"
         lines.append(text)
     for column, lengths in inputs.training.lengths.items():
         middle, high, highest = np.quantile(lengths, [0.5, 0.9, 0.99])

@@ -144,10 +144,18 @@ def test_sft_trains_on_the_good_answers(chat: Chat) -> None:
 
 def test_a_method_that_samples_refuses_them_by_name(chat: Chat) -> None:
     write(ROWS)
-    with pytest.raises(InputError, match=r"8 of 9 rows .* cannot be used.*8 a labelled answer.*--ignore-fields label"):
+    with pytest.raises(InputError, match=r"8 of 9 rows .* cannot be used.*8 labelled, for kto.*--ignore-fields label"):
         prepared(chat, Samples())
     rows = read_rows("rows.jsonl", columns={"label": ""})
     assert all(unusable_reason(row, Samples()) is None for row in rows)
+
+
+def test_validation_may_have_no_row_that_a_method_uses(chat: Chat) -> None:
+    write([answer("v", "V", False), answer("a", "A", True), answer("b", "A", False)])
+    for unit, reason in ((Chosen(), MARKED_BAD), (Pairs(), NO_GOOD_ONE)):
+        for _ in range(2):  # made, and from the cache
+            found = prepared(chat, unit, "validation")
+            assert (len(found.trees), len(found.rows), found.left_out) == (0, 0, {"v": reason})
 
 
 def test_a_bad_answer_without_a_label_is_still_a_fault() -> None:
@@ -166,7 +174,7 @@ def test_the_command_says_what_became_of_labelled_rows(chat: Chat, capsys: pytes
     assert main([*command, "sft"]) == 0
     assert f"training: 4 left out: {MARKED_BAD}" in capsys.readouterr().out
     assert main([*command, "grpo"]) == 2
-    assert "labelled answer" in capsys.readouterr().err
+    assert "8 labelled, for kto" in capsys.readouterr().err
 
 
 def shown(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[list[dict[str, Any]], str]:
