@@ -135,12 +135,17 @@ class RewardFolder:
 
     def prompt_ids(self, prompt: Sequence[Mapping[str, Any]]) -> list[int]:
         """Return the token ids of the conversation before the scored answer."""
-        return self.chat.prompt_ids([dict(message) for message in prompt])
+        return self.chat.prompt_ids(_for_another(prompt))
 
     def answer_ids(self, item: Item) -> list[int]:
         """Return the token ids that the completion adds, to the end of the rendering."""
-        prompt = [dict(message) for message in item.prompt]
-        return self.chat.answer_ids(prompt, [{"role": "assistant", "content": item.completion}])
+        return self.chat.answer_ids(_for_another(item.prompt), [{"role": "assistant", "content": item.completion}])
+
+
+def _for_another(prompt: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """A prompt without what is meant for the policy's template: a row's own values, and thoughts."""
+    ours = ("template_values", "reasoning_content")
+    return [{name: value for name, value in message.items() if name not in ours} for message in prompt]
 
 
 def conversation(item: Item) -> dict[str, Any]:

@@ -28,7 +28,7 @@ from alignkit.data.chat.template import Template
 from alignkit.data.chat.template_values import TemplateValues
 from alignkit.data.encoding.encoder import Encoder
 from alignkit.data.encoding.texts import TextWithSpans
-from alignkit.data.reading.messages import Message, tools_of, with_tools, without_tools
+from alignkit.data.reading.messages import Message, riders_of, with_riders, without_riders
 from alignkit.errors import InputError
 from alignkit.pretrained.names import ModelSource
 from alignkit.pretrained.read import load_tokenizer
@@ -68,7 +68,9 @@ class Chat:
         self.template_kwargs = dict(template_kwargs or {})
         self.template = _template_text(tokenizer, template)
         self._reads = TemplateValues(self.template)
-        self._reads.refuse_unread(self.template_kwargs, tokenizer.special_tokens_map)
+        for name in self.template_kwargs:
+            if (why := self._reads.why_unread(name, tokenizer.special_tokens_map)) is not None:
+                raise InputError(f"--template-kwargs {name}: {why}")
         values = {**tokenizer.special_tokens_map, **self.template_kwargs}
         special = {str(t) for t in tokenizer.all_special_tokens} | {
             str(t) for t in tokenizer.added_tokens_decoder.values() if t.special
@@ -78,7 +80,7 @@ class Chat:
         )
         name = f"the chat template of {tokenizer.name_or_path}" if template is None else f"the chat template {template}"
         rendered_by = Template(self.template, values=values, now=self._now(), name=name)
-        self.renderer = SchemaRenderer(rendered_by, special, self._special)
+        self.renderer = SchemaRenderer(rendered_by, special, self._special, self._why_unread)
 
     @cached_property
     def encoder(self) -> Encoder:
@@ -203,8 +205,14 @@ class Chat:
     def _with_system(self, messages: Sequence[Message]) -> tuple[Message, ...]:
         if self.system is not None and not (messages and messages[0]["role"] == "system"):
             rest = tuple(messages)
-            return with_tools(({"role": "system", "content": self.system}, *without_tools(rest)), tools_of(rest))
+            return with_riders(({"role": "system", "content": self.system}, *without_riders(rest)), riders_of(rest))
         return tuple(messages)
+
+    def _why_unread(self, name: str) -> str | None:
+        """Say why a row's own value does not reach the template."""
+        if name == "today":
+            return "the date of one row is none of its values: give --template-kwargs today"
+        return self._reads.why_unread(name, self.tokenizer.special_tokens_map)
 
     def _now(self) -> str:
         today = self.template_kwargs.get("today")
@@ -212,7 +220,8 @@ class Chat:
         if today is None:
             for name, text in () if has_date else self._reads.fixed_dates.items():
                 _log.warning(
-                    "the chat template writes a fixed date into prompts, %s; for another give --template-kwargs %s=...",
+                    "the chat template writes a fixed date into prompts, %s; another is given by --template-kwargs "
+                    "%s=..., or by rows",
                     text,
                     name,
                 )

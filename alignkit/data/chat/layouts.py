@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 
 from alignkit.data.chat.template import Rendering
 from alignkit.data.encoding.texts import TextWithSpans
-from alignkit.data.reading.messages import CARRIED, Message, tools_of
+from alignkit.data.reading.messages import CARRIED, Message, riders_of
 from alignkit.errors import InputError
 
 PROBES = (
@@ -95,8 +95,9 @@ class Conversation(NamedTuple):
 
     def rendering(self, messages: tuple[Message, ...], prompts: bool, watched: bool = False) -> Rendering:
         """Render messages with what the template sees of this conversation besides them."""
-        tools = tools_of(self.messages)
-        return Rendering(messages, prompts, watched, {} if tools is None else {"tools": tools})
+        riders = riders_of(self.messages)
+        values = {**riders.pop("template_values", {}), **riders}
+        return Rendering(messages, prompts, watched, values)
 
     def check_beginnings(self, texts: Sequence[str]) -> None:
         """Check that each prompt begins the whole conversation.
@@ -245,7 +246,10 @@ def kind_of(message: Mapping[str, Any]) -> str | tuple[Any, ...]:
     return (message["role"], bool(message["content"]), *held) if held else str(message["role"])
 
 
-def _how_many(value: Any) -> int:
+def _how_many(value: Any) -> object:
+    """How many things a field holds; of values for the template, what they are."""
+    if isinstance(value, Mapping):
+        return json.dumps(value, sort_keys=True)
     return min(len(value), 2) if isinstance(value, list) else 1
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,7 +30,7 @@ from alignkit.data.chat.layouts import (
 )
 from alignkit.data.chat.template import Rendering, Template, texts
 from alignkit.data.encoding.texts import FlatTexts, TextWithSpans, offsets_of
-from alignkit.data.reading.messages import Message, tools_of
+from alignkit.data.reading.messages import Message, riders_of, tools_of
 from alignkit.errors import InputError
 
 _SAMPLED = 16  # the first conversations of each shape, rendered in full too, and then one in _SAMPLED_EVERY
@@ -87,11 +87,18 @@ class SchemaRenderer:
     """Renders with one template.
 
     Args:
-        special: the special tokens, and what matches one of them.
+        special, pattern: the special tokens, and what matches one of them.
+        why_unread: says why a value of this name does not reach the template; None where it does.
     """
 
-    def __init__(self, template: Template, special: Collection[str], pattern: re.Pattern[str]) -> None:
-        self._template, self._special = template, pattern
+    def __init__(
+        self,
+        template: Template,
+        special: Collection[str],
+        pattern: re.Pattern[str],
+        why_unread: Callable[[str], str | None] = lambda name: None,
+    ) -> None:
+        self._template, self._special, self._why_unread = template, pattern, why_unread
         self._lookalikes = InjectedTokens(special, pattern)
         self._splicer = Splicer([token for token in special if token])
         self._ends: dict[int, str] = {}
@@ -260,6 +267,9 @@ class SchemaRenderer:
 
         Such a conversation has no layout. Arguments that a template writes as Python does are no JSON.
         """
+        values = riders_of(conversation.messages).get("template_values", {})
+        for why in filter(None, map(self._why_unread, values)):
+            return MessageSchema(refused=InputError(f"a value for the template in the row: {why}"))
         if any("reasoning_content" in message for message in conversation.messages) and not self._renders_thoughts():
             return MessageSchema(
                 refused=InputError(
@@ -303,7 +313,8 @@ class SchemaRenderer:
 
         A turn without the token that ends such an answer ends with its last special one.
         """
-        kind = (*map(kind_of, sample.messages[max(0, turn - 1) : turn + 1]), sample.is_one_answer)
+        values = str(riders_of(sample.messages).get("template_values"))
+        kind = (*map(kind_of, sample.messages[max(0, turn - 1) : turn + 1]), values, sample.is_one_answer)
         if kind not in self._turn_of_kind:
             cut = sample.rendering(sample.messages[: turn + 1], False)
             answered = sample.rendering((*sample.messages[:turn], _ANSWER), False)

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from alignkit.data.reading.messages import RIDING
 from alignkit.errors import InputError
 
 MAX_STEPS = 1_000_000  # turns of loops and calls for one conversation
@@ -26,7 +27,7 @@ CPU_S = 10.0  # for one conversation
 MEAN_CPU_S = 0.02  # for each, over all of them, beside CPU_S once: a common template takes a thousandth
 _WORKER = Path(__file__).with_name("template_worker.py")
 _ITEMS_A_REQUEST = 256
-_OURS = frozenset({"weight", "tools"})
+_OURS = frozenset({"weight", *RIDING})
 _ANOTHER = "give another with --chat-template FILE, or --chat-template chatml"
 
 

@@ -13,7 +13,7 @@ from jinja2 import nodes
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from alignkit.data.chat.template_worker import Generation
-from alignkit.errors import InputError, nearest
+from alignkit.errors import nearest
 
 _CLOCK = "strftime_now"
 _FUNCTIONS = frozenset({"raise_exception", _CLOCK, *ImmutableSandboxedEnvironment().globals})
@@ -55,24 +55,19 @@ class TemplateValues:
             return {}
         return {name: text for name, text in self._defaults.items() if "date" in name and name in self._read}
 
-    def refuse_unread(self, given: Iterable[str], special: Iterable[str]) -> None:
-        """Refuse values that the template never reads.
+    def why_unread(self, name: str, special: Iterable[str] = ()) -> str | None:
+        """Say that a value is never read, and the nearest that is; None for one that is read.
 
         Args:
-            given: their names.
             special: names of special tokens, which nobody needs to give.
-
-        Raises:
-            InputError: names the value, and the nearest that is read.
         """
-        for name in given:
-            if self.reads(name):
-                continue
-            known = sorted(self._read - _OURS - {*special, "tools", "documents"}) + ["today"] * self.has_clock
-            dates = [own for own in known if "date" in own] if name == "today" else []
-            hint = f"; did you mean {dates[0]!r}?" if dates else nearest(name, known)
-            read = f"it reads {', '.join(known)}" if known else "nor any other value"
-            raise InputError(f"--template-kwargs {name}: the chat template never reads {name!r} ({read}){hint}")
+        if self.reads(name):
+            return None
+        known = sorted(self._read - _OURS - {*special, "tools", "documents"}) + ["today"] * self.has_clock
+        dates = [own for own in known if "date" in own] if name == "today" else []
+        hint = f"; did you mean {dates[0]!r}?" if dates else nearest(name, known)
+        read = f"it reads {', '.join(known)}" if known else "nor any other value"
+        return f"the chat template never reads {name!r} ({read}){hint}"
 
     def _follow(self, body: Iterable[nodes.Node], known: _Known) -> _Known:
         """Go through statements in their order; returns the names that are surely set behind them."""

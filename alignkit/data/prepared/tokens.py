@@ -16,7 +16,7 @@ import numpy as np
 
 from alignkit.data.chat.chat import Chat
 from alignkit.data.prepared.tokenized_rows import TokenizedRows, tokenize_rows
-from alignkit.data.reading.messages import tools_of, with_tools, without_tools
+from alignkit.data.reading.messages import riders_of, with_riders, without_riders
 from alignkit.data.reading.rows import Row, scores_all_turns, unusable_reason
 from alignkit.data.trees.flat import FlatTrees, ranges
 from alignkit.data.trees.trees import Tree
@@ -235,7 +235,7 @@ def without_oldest_turn(row: Row) -> Row | None:
     end = next(later, None)
     if end is None:
         return None
-    left = with_tools((*without_tools(row.prompt)[:start], *row.prompt[end:]), tools_of(row.prompt))
+    left = with_riders((*without_riders(row.prompt)[:start], *row.prompt[end:]), riders_of(row.prompt))
     return dataclasses.replace(row, prompt=left)
 
 

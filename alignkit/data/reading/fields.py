@@ -132,6 +132,14 @@ SHAPE = (
         "the tools of the conversation, which the template writes: a list of functions, or one written as JSON text",
     ),
     Field(
+        "chat_template_kwargs",
+        READ,
+        "values for the template that hold for this row, by name: an object, or one written as JSON text; one that the "
+        "template never reads is refused",
+    ),
+    Field("enable_thinking", READ, "true or false: such a value"),
+    Field("date_string", READ, "text: such a value"),
+    Field(
         "preference preferred winner better flipped swapped",
         BESIDE_PAIR,
         "it may say which answer is better, and is not read",
@@ -177,12 +185,7 @@ FURTHER = (
     Field("audio audios audio_path audio_url", REFUSED, "sound is not read"),
     Field("video videos video_path video_url", REFUSED, "videos are not read"),
     Field("reasoning thinking thought thoughts cot chain_of_thought", REFUSED, _THOUGHTS, _NAME_THOUGHTS),
-    Field(
-        "chat_template_kwargs enable_thinking chat_template",
-        REFUSED,
-        "template values of one row are not read",
-        false_means=True,
-    ),
+    Field("chat_template", REFUSED, "the template of one row is not read", "give one with --chat-template"),
     Field(
         "thumbs_down undesirable is_undesirable is_bad",
         REFUSED,

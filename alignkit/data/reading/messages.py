@@ -38,7 +38,8 @@ Message = Mapping[str, Any]
 `reasoning_content` is what the assistant thought before its content, under whichever name the row has it.
 `tool_calls` is a list of {"type": "function", "function": {"name", "arguments"}}, perhaps with an "id"; arguments are
 an object. `tool_call_id` and `name` stand in results of tools. `tools` are those of the whole conversation, a list of
-{"type": "function", "function": {"name", ...}}, and ride with its first message.
+{"type": "function", "function": {"name", ...}}, and `template_values` what the row gives to the template by name; both
+ride with its first message.
 """
 Messages = tuple[Message, ...]
 _KNOWN = used(MESSAGE, READ, HARMLESS)
@@ -54,7 +55,9 @@ _HAS_MORE = frozenset({*_CALLS, *_RESULT, *_THOUGHTS, "tools"})
 _CALL = names(ROLE, "function_call")[0]
 _SPEAKER = Field("name", REFUSED, "names of speakers, and of calls outside results of tools, are not rendered")
 _LATER = Field("tools", REFUSED, "tools are read in the first message alone")
-CARRIED = ("tool_calls", "tool_call_id", "name", "reasoning_content", "tools")
+RIDING = ("tools", "template_values")
+"""What a whole conversation has, and rides with its first message."""
+CARRIED = ("tool_calls", "tool_call_id", "name", "reasoning_content", *RIDING)
 """What a message may hold besides a content that a template can see."""
 _REFUSED_PARTS = by_name(PART, REFUSED)
 _OF_TEXT = frozenset({"type", "text", "value"})
@@ -95,7 +98,8 @@ def read_messages(
             refuse_fields(value, where, columns)
             _refuse_beside_messages(value, where, name, columns)
             tools = None if says_nothing(value.get("tools")) else read_tools(value["tools"], where, "tools")
-            return with_tools(_list(inner, where, name, columns), tools)
+            turns = _list(inner, where, name, columns)
+            return with_riders(turns, {"tools": tools}) if tools else turns
         return (_message(value, where, columns),)
     return _list(value, where, name, columns)
 
@@ -130,16 +134,21 @@ def tools_of(messages: Sequence[Message]) -> list[Any] | None:
     return messages[0].get("tools") if messages else None
 
 
-def with_tools(messages: Messages, tools: list[Any] | None) -> Messages:
-    """Let tools ride with the first message."""
-    return ({**messages[0], "tools": tools}, *messages[1:]) if tools and messages else messages
+def riders_of(messages: Sequence[Message]) -> dict[str, Any]:
+    """What rides with the first message, by name in RIDING."""
+    return {name: messages[0][name] for name in RIDING if name in messages[0]} if messages else {}
 
 
-def without_tools(messages: Messages) -> Messages:
-    """The messages without the tools that ride with the first."""
-    if tools_of(messages) is None:
+def with_riders(messages: Messages, riders: Mapping[str, Any]) -> Messages:
+    """Let these ride with the first message."""
+    return ({**messages[0], **riders}, *messages[1:]) if riders and messages else messages
+
+
+def without_riders(messages: Messages) -> Messages:
+    """The messages without what rides with the first."""
+    if not riders_of(messages):
         return messages
-    return ({name: value for name, value in messages[0].items() if name != "tools"}, *messages[1:])
+    return ({name: value for name, value in messages[0].items() if name not in RIDING}, *messages[1:])
 
 
 def _refuse_beside_messages(value: Mapping[str, Any], where: str, name: str, columns: Mapping[str, str] | None) -> None:

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from pydantic_core import from_json
+
 from alignkit.data.reading.cells import TEXT_OF_MISSING, is_missing, kind_of, says_nothing, shown
 from alignkit.data.reading.fields import (
     ALONE,
@@ -22,7 +24,15 @@ from alignkit.data.reading.fields import (
     names,
     used,
 )
-from alignkit.data.reading.messages import Message, Messages, are_alike, read_messages, text_of_turn, with_tools
+from alignkit.data.reading.messages import (
+    RIDING,
+    Message,
+    Messages,
+    are_alike,
+    read_messages,
+    text_of_turn,
+    with_riders,
+)
 from alignkit.data.reading.scores import are_scored, scored_completions
 from alignkit.data.reading.tools import read_tools
 from alignkit.data.reading.written_turns import read_transcript, read_transcript_prompt, refuse_written_turns
@@ -34,6 +44,7 @@ _PROMPT = ("prompt", "instruction", "question", "input")
 _SYSTEM, _LABEL = names(SHAPE, "system"), names(SHAPE, "label")
 _ALONE = by_name(FURTHER, ALONE)
 _TOOLS = names(SHAPE, "tools")
+_VALUES = frozenset({"chat_template_kwargs", "enable_thinking", "date_string"})
 _THOUGHTS_OF: Mapping[tuple[str, ...], str | None] = {
     names(SHAPE, "reasoning_content"): None,
     names(SHAPE, "chosen_reasoning"): "chosen",
@@ -101,13 +112,49 @@ class _Shape:
         split = self._split()
         if not _THOUGHTS.isdisjoint(self.given):
             split = self._with_thoughts(split)
-        tools = self._tools(split)
-        if tools is None:
+        riders: dict[str, Any] = {}
+        if (tools := self._tools(split)) is not None:
+            riders["tools"] = tools
+        if not _VALUES.isdisjoint(self.given) and (values := self._values()):
+            riders["template_values"] = values
+        if not riders:
             return split
         if split.prompt:
-            return split._replace(prompt=_carrying(split.prompt, tools))
-        chosen, rejected = (answer and _carrying(answer, tools) for answer in (split.chosen, split.rejected))
+            return split._replace(prompt=_carrying(split.prompt, riders))
+        chosen, rejected = (answer and _carrying(answer, riders) for answer in (split.chosen, split.rejected))
         return split._replace(chosen=chosen, rejected=rejected)
+
+    def _values(self) -> dict[str, Any]:
+        """The row's own values for the template."""
+        given = self.given.get("chat_template_kwargs", {})
+        if isinstance(given, str):
+            try:
+                given = from_json(given) if given.strip() else {}
+            except ValueError as error:
+                raise InputError(
+                    f"{self.where}: 'chat_template_kwargs' is text, and no JSON: {error}; correct it, or leave it "
+                    "unread by --ignore-fields chat_template_kwargs"
+                ) from error
+        if not isinstance(given, dict):
+            raise InputError(
+                f"{self.where}: 'chat_template_kwargs' must be an object, found {kind_of(given)}; correct it"
+            )
+        values = {name: value for name, value in given.items() if not is_missing(value)}
+        for name, kind in (("enable_thinking", bool), ("date_string", str)):
+            value = self.given.get(name)
+            if value is None or value == "":
+                continue
+            if not isinstance(value, kind):
+                wanted = "true or false" if kind is bool else "text"
+                raise InputError(
+                    f"{self.where}: {name!r} must be {wanted}, found {kind_of(value)}; correct it, or leave it unread "
+                    f"by --ignore-fields {name}"
+                )
+            if values.setdefault(name, value) != value:
+                raise InputError(
+                    f"{self.where}: {name!r} differs from the one in 'chat_template_kwargs': {_UNREAD.format(name)}"
+                )
+        return values
 
     def _with_thoughts(self, split: Split) -> Split:
         """Put thoughts that stand beside an answer into its last message."""
@@ -562,10 +609,10 @@ def _same(answer: Messages, other: Messages) -> bool:
     return text_of_turn(answer[-1]).strip() == text_of_turn(other[-1]).strip()
 
 
-def _carrying(turns: Messages, tools: list[Any]) -> Messages:
-    """The turns with tools that ride with the first, and with no other."""
-    bare = ({name: value for name, value in turn.items() if name != "tools"} for turn in turns)
-    return with_tools(tuple(bare), tools)
+def _carrying(turns: Messages, riders: Mapping[str, Any]) -> Messages:
+    """The turns with what rides with the first of them, and with no other."""
+    bare = ({name: value for name, value in turn.items() if name not in RIDING} for turn in turns)
+    return with_riders(tuple(bare), riders)
 
 
 def _are_alike(turns: Messages, others: Messages) -> bool:

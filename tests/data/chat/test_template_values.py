@@ -89,7 +89,7 @@ def test_the_date_is_the_one_given_or_the_templates_own_which_is_said(
         return Chat(tokenizer, template=str(FOLDER / f"{name}.jinja"), template_kwargs=values).prompt(asked)
 
     assert "Today Date: 26 Jul 2024" in prompt("llama-3.1-instruct")
-    assert "a fixed date into prompts, 26 Jul 2024; for another give --template-kwargs date_string=" in caplog.text
+    assert "a fixed date into prompts, 26 Jul 2024; another is given by --template-kwargs date_string=" in caplog.text
     assert "Today Date: 1 May 2026" in prompt("llama-3.1-instruct", date_string="1 May 2026") and not caplog.text
     assert "Today Date: 1 May 2026" in prompt("llama-3.2-instruct", date_string="1 May 2026") and not caplog.text
     assert "Today Date: 31 Jan 2026" in prompt("llama-3.2-instruct", today="2026-01-31") and not caplog.text

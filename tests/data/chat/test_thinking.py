@@ -194,3 +194,60 @@ def test_thoughts_where_the_prompt_says_that_there_are_none(tokenizer: Any, tmp_
     assert split(chat, USER, said("5")) == ("", ["5<|im_end|>"])
     with pytest.raises(InputError, match=r"goes on with 'why.* where the prompt has '.n</think>"):
         split(chat, USER, said("<think>\nwhy\n</think>\n\n5"))
+
+
+def test_values_of_a_row_reach_the_template_in_prompts_and_answers(tokenizer: Any, tmp_path: Path) -> None:
+    empty = "<think>\n\n</think>\n\n"
+    opening = "{% if enable_thinking is defined and enable_thinking is false %}" + empty + "{% endif %}"
+    chat = chat_of(tokenizer, tmp_path, QWEN3, opening)
+    base = {"messages": [USER, said("5")]}
+    off = to_row({**base, "enable_thinking": False}, where="x")
+    also = to_row({**base, "chat_template_kwargs": '{"enable_thinking": false, "x": null}'}, where="x")
+    on = to_row({**base, "enable_thinking": True}, where="x")
+    plain = to_row({**base, "enable_thinking": None, "chat_template_kwargs": {"x": None}}, where="x")
+    assert plain.prompt == (USER,) and also == to_row(dict(also.fields), where="x")
+    for row, ends in ((off, True), (also, True), (on, False), (plain, False)):
+        prompt = tokenizer.decode(chat.prompt_ids(row.prompt))
+        assert prompt.endswith(empty) == ends  # what a sampler meets
+        (tree,) = prepare([row], chat, unit=Chosen(), max_length=500, train_on="last").trees
+        assert tree.prompt.ids.tolist() == chat.prompt_ids(row.prompt)
+        completion = tree.completions[0]
+        assert tokenizer.decode(completion.ids[completion.scored].tolist()) == "5<|im_end|>"
+        assert tokenizer.decode(completion.ids.tolist()) == ("" if ends else empty) + "5<|im_end|>"
+        (whole,) = prepare([row], chat, unit=Chosen(), max_length=500).trees
+        scored = whole.completions[0]
+        assert tokenizer.decode(scored.ids[scored.scored].tolist()) == "5<|im_end|>"
+    with_system = Chat(tokenizer, template=str(tmp_path / "t.jinja"), system="Be brief.")
+    assert with_system.prompt(off.prompt).endswith(empty)
+
+
+@pytest.mark.parametrize(
+    ("fields", "said_"),
+    [
+        ({"enable_thinkin": True}, "never reads 'enable_thinkin' .*; did you mean 'enable_thinking'"),
+        ({"today": "2026-01-31"}, "'?today"),
+    ],
+)
+def test_a_value_of_a_row_that_the_template_never_reads_is_refused(
+    tokenizer: Any, tmp_path: Path, fields: dict[str, Any], said_: str
+) -> None:
+    chat = chat_of(
+        tokenizer, tmp_path, QWEN3, "{% if enable_thinking %}{% endif %}{{ strftime_now('%Y') }}", today="2026-01-01"
+    )
+    row = to_row({"id": "r", "messages": [USER, said("5")], "chat_template_kwargs": fields}, where="x")
+    with pytest.raises(InputError, match=f"^row r: a value for the template in the row: .*{said_}"):
+        prepare([row], chat, unit=Chosen(), max_length=500)
+
+
+@pytest.mark.parametrize(
+    ("fields", "said_"),
+    [
+        ({"enable_thinking": "false"}, "'enable_thinking' must be true or false"),
+        ({"chat_template_kwargs": "{"}, "'chat_template_kwargs' is text, and no JSON"),
+        ({"chat_template_kwargs": [1]}, "'chat_template_kwargs' must be an object"),
+        ({"date_string": "a", "chat_template_kwargs": {"date_string": "b"}}, "'date_string' differs"),
+    ],
+)
+def test_a_value_of_a_row_that_cannot_be_read_is_refused(fields: dict[str, Any], said_: str) -> None:
+    with pytest.raises(InputError, match=f"^x: {said_}"):
+        to_row({"prompt": "a", "chosen": "b", **fields}, where="x")

@@ -186,10 +186,7 @@ FORMATS: dict[str, tuple[dict[str, Any], Read | str]] = {
     "TRL unpaired": ({"prompt": "Name a river.", "completion": "Rivers are long.", "label": False}, THUMB_DOWN),
     "TRL unpaired, conversational": ({"prompt": [USER], "completion": [BAD], "label": False}, THUMB_DOWN),
     "TRL vision": ({"prompt": [USER], "completion": [GOOD], "image": {"bytes": "...", "path": None}}, "'image'"),
-    "TRL template values": (
-        {"prompt": [USER], "chat_template_kwargs": {"enable_thinking": False}},
-        "'chat_template_kwargs'",
-    ),
+    "TRL template values": ({"prompt": [USER], "chat_template_kwargs": {"enable_thinking": False}}, ALONE),
     "ms-swift messages": ({"messages": [SYSTEM, USER, GOOD]}, Read(BRIEFLY, "The Rhine.")),
     "ms-swift pretraining": ({"messages": [GOOD]}, Read((), "The Rhine.")),
     "ms-swift sharegpt": (
