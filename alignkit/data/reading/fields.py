@@ -181,10 +181,16 @@ FURTHER = (
     Field("reference", READ, "the text that lengths and BLEU are compared with; without it `chosen`"),
     Field("rules", READ, "what the judge `rules` checks"),
     Field("tool_calls function_call", REFUSED, "calls of tools are read in messages", "write them into a message"),
-    Field("image images image_path image_url pixel_values", REFUSED, "pictures are not read"),
+    Field("image images image_path image_paths image_url image_urls pixel_values", REFUSED, "pictures are not read"),
     Field("audio audios audio_path audio_url", REFUSED, "sound is not read"),
     Field("video videos video_path video_url", REFUSED, "videos are not read"),
-    Field("reasoning thinking thought thoughts cot chain_of_thought", REFUSED, _THOUGHTS, _NAME_THOUGHTS),
+    Field(
+        "reasoning reasoning_trace thinking thinking_trace thinking_trajectory thinking_trajectories thought thoughts "
+        "cot chain_of_thought",
+        REFUSED,
+        _THOUGHTS,
+        _NAME_THOUGHTS,
+    ),
     Field("chat_template", REFUSED, "the template of one row is not read", "give one with --chat-template"),
     Field(
         "thumbs_down undesirable is_undesirable is_bad",
@@ -343,7 +349,12 @@ SCORED = used(SCORES, READ) | {"completions"}
 IN_SHAPE = used(SHAPE, READ, BESIDE_PAIR)
 SPECIAL = IN_SHAPE - {"prompt", "chosen", "rejected"}
 """Fields whose presence says that a row is not just prompt, chosen and rejected."""
-_ENDS = ("_reasoning", "_reasoning_content", "_thinking")  # chosen_reasoning and the like
+_BY_END = {  # system_reasoning, rejected_images and the like
+    **dict.fromkeys(("_reasoning", "_reasoning_content", "_thinking"), Field("", REFUSED, _THOUGHTS, _NAME_THOUGHTS)),
+    **dict.fromkeys(("_image", "_images"), Field("", REFUSED, "pictures are not read", neutral=0)),
+    **dict.fromkeys(("_audio", "_audios"), Field("", REFUSED, "sound is not read", neutral=0)),
+    **dict.fromkeys(("_video", "_videos"), Field("", REFUSED, "videos are not read", neutral=0)),
+}
 _CHANGES_ROWS = frozenset({*REFUSED_IN_ROW, *SCORED, *IN_SHAPE})
 
 
@@ -397,8 +408,7 @@ def suspects(found: tuple[str, ...]) -> tuple[tuple[str, Field], ...]:
             known = _BY_LETTERS.get(_letters(name))
             if known is not None:
                 field = Field(name, REFUSED, f"did you mean {known!r}? Only names written so are read")
-            if name.lower().endswith(_ENDS):
-                field = Field(name, REFUSED, _THOUGHTS, _NAME_THOUGHTS)
+            field = next((of for end, of in _BY_END.items() if name.lower().endswith(end)), field)
         if field is not None:
             looked_at.append((name, field))
     return tuple(looked_at)

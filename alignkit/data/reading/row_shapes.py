@@ -52,6 +52,7 @@ _THOUGHTS_OF: Mapping[tuple[str, ...], str | None] = {
 }
 _THOUGHTS = frozenset(name for group in _THOUGHTS_OF for name in group)
 _MAY_SAY_WHICH = used(SHAPE, BESIDE_PAIR).union(_LABEL)
+_PROMPT_READ = "the prompt read"
 _OTHER_PROMPTS = "chosen and rejected have different prompts"
 _ANSWERS = ("output", "completion")
 _OF_SHAPES = (*_CONVERSATION, "prompt", "instruction", "chosen", "rejected", *_ANSWERS)
@@ -204,7 +205,7 @@ class _Shape:
             prompt = self._agreed(prompt, chosen)
         else:
             prompt, chosen = self._prompt_beside(chosen, rejected)
-            self._refuse_other_prompts(prompt, "the prompt read")
+            self._refuse_other_prompts(prompt, _PROMPT_READ)
             if prompt and prompt[-1]["role"] == "assistant":
                 raise InputError(self._ends_with_answer())
         self._refuse_other_answers(chosen)
@@ -254,19 +255,18 @@ class _Shape:
             self._refuse_other_completions()
             names = [name for name in names if name == "completion"]
             self._refuse_input_beside_prompt(is_answered=bool(names))
-        elif names and not {"prompt", "instruction"} & fields.keys() and ({"question", "input"} & given.keys()):
-            prompt = self._prompt_field("question" if "question" in given else "input")
+        elif not {"prompt", "instruction"} & fields.keys() and self._asks() and not fields.keys().isdisjoint(_ANSWERS):
+            prompt = self._prompt_field(self._asks())
         else:
             raise InputError(self._unknown())
-        self._refuse_other_prompts(prompt, "the prompt read")
+        self._refuse_other_prompts(prompt, _PROMPT_READ)
         if prompt and prompt[-1]["role"] == "assistant":
             raise InputError(self._ends_with_answer())
         prompt = self._with_system(prompt)
         if not names:
             return Split(prompt, None, None)
         answer = self._last_turns(names[0])
-        if "instruction" in given:
-            self._refuse_other_answers(answer)
+        self._refuse_other_answers(answer)
         label = self._label()
         return Split(prompt, None, answer, label=label) if label is False else Split(prompt, answer, None, label=label)
 
@@ -355,9 +355,8 @@ class _Shape:
             prompt = self._prompt_field("prompt")
             is_completed = chosen is None and "completion" in given
             return prompt, self._last_turns("completion") if is_completed else chosen
-        for name in ("question", "input"):
-            if name in given:
-                return self._prompt_field(name), chosen
+        if self._asks():
+            return self._prompt_field(self._asks()), chosen
         if "prompt" in self.fields or "instruction" in self.fields:
             return (), chosen
         if rejected is not None and _is_whole(rejected):
@@ -411,7 +410,7 @@ class _Shape:
     def _refuse_other_prompts(self, prompt: Messages, read: str) -> None:
         """Refuse a question beside a prompt that does not hold it."""
         texts = [turn["content"].strip() for turn in prompt]
-        for name in ("prompt", "instruction", "question", *(("input",) if "chosen" in read else ())):
+        for name in _PROMPT if read != _PROMPT_READ else ("prompt", "instruction", "question"):
             value = self.given.get(name)
             if not isinstance(value, str) or not value.strip() or any(value.strip() in text for text in texts):
                 continue
@@ -441,8 +440,21 @@ class _Shape:
 
     def _prompt_field(self, name: str) -> Messages:
         """Read a prompt: text (also a transcript that stops before the answer), or messages, with `history` before."""
+        if isinstance(self.given[name], str) and self.given[name] in TEXT_OF_MISSING:
+            raise InputError(self._missing_as_text(name))
         transcript = read_transcript_prompt(self.given[name])
         return self._history() + (self._read(name) if transcript is None else transcript)
+
+    def _asks(self) -> str:
+        """The field that is the prompt where there is neither `prompt` nor `instruction`, "" where none is.
+
+        Raises:
+            InputError: there are two.
+        """
+        found = [name for name in ("question", "input") if not says_nothing(self.given.get(name))]
+        if len(found) == 2 and self.given["question"] != self.given["input"]:
+            raise InputError(f"{self.where}: the row has both 'question' and 'input': {_UNREAD.format('input')}")
+        return found[0] if found else ""
 
     def _instruction(self) -> Messages:
         """`instruction` and `input`, which are text, with `history` before."""
@@ -473,7 +485,7 @@ class _Shape:
         """`input` belongs to `instruction`; beside a prompt nobody knows whether it belongs to that."""
         value = self.given.get("input")
         renamed = bool(self.columns) and "prompt" in (self.columns or ())
-        if not isinstance(value, str) or not value or not (is_answered or renamed) or value == self.given.get("prompt"):
+        if says_nothing(value) or not (is_answered or renamed) or value == self.given.get("prompt"):
             return
         raise InputError(
             f"{self.where}: the row has an 'input' beside its 'prompt': map the prompt to instruction to join them, or "

@@ -229,7 +229,7 @@ def _plain(named: Mapping[str, Any], where: str, columns: Mapping[str, str] | No
     asked, better, worse = named.get("prompt"), named.get("chosen"), named.get("rejected")
     prompt: Messages
     if type(asked) is str:
-        if not asked or may_be_turns(asked):
+        if not asked or asked in TEXT_OF_MISSING or may_be_turns(asked):
             return None
         prompt = ({"role": "user", "content": asked},)
     elif type(asked) is list:

@@ -478,6 +478,9 @@ AS_TEXT = json.dumps([USER])
         {"cot": "r"},
         {"few_shot": ["e"]},
         {"suffix": "s"},
+        {"rejected_images": ["a.png"]},
+        {"num_videos": 1},
+        {"thinking_trajectory": "t"},
         {"conversation_history": [["a", "b"]]},
         {"loss_scale": 0.5},
         {"chat_template": "{{ messages }}"},
@@ -520,6 +523,8 @@ def test_neutral_values_and_plain_metadata_do_no_harm() -> None:
         "swapped": False,
         "label": None,
         "thumbs_down": False,
+        "num_images": 0,
+        "has_audio": False,
         "images": {"bytes": None, "path": None},
         "enable_thinking": None,
         "status": "ok",
@@ -627,6 +632,13 @@ ELSE = {"role": "user", "content": "Else"}
         {"instruction": "Hi", "output": "yes", "completion": "else"},
         {"messages": [USER, YES], "prompt": "Else"},
         {"messages": [USER, YES], "completion": "else"},
+        {"messages": [USER, YES], "input": "more"},
+        {"prompt": "Hi", "completion": "yes", "output": "else"},
+        {"prompt": "Hi", "input": 3, "completion": "yes"},
+        {"prompt": "Hi", "input": {"a": 1}, "completion": "yes"},
+        {"question": "Hi", "input": "Else", "completion": "yes"},
+        {"question": "Hi", "input": "Else", **{k: v for k, v in PAIR.items() if k != "prompt"}},
+        {"input": "Hi", "output": "yes", "completion": "else"},
     ],
     ids=str,
 )
@@ -642,6 +654,8 @@ def test_two_fields_for_one_thing_that_agree_are_read() -> None:
     assert read({"messages": [USER, YES], "prompt": "Hi"}).is_conversation
     for more in ({"question": "Hi"}, {"output": "yes"}, {"completion": [YES]}):
         assert read({**PAIR, **more}).chosen == (YES,)
+    assert read({"question": "Hi", "input": "Hi", "output": "yes", "completion": "yes"}).chosen == (YES,)
+    assert read({"messages": [USER, YES], "input": "Hi", "output": "yes"}).is_conversation
 
 
 def test_scores_that_prefer_the_rejected_answer_are_seen() -> None:
@@ -738,6 +752,9 @@ def test_missing_cells_of_any_table_library_are_missing() -> None:
             read({"messages": [{"role": "user", "content": missing}]})
     with pytest.raises(InputError, match="'input' is 'nan', as tables write a missing cell"):
         read({"instruction": "Hi", "input": "nan", "output": "yes"})
+    for fields in ({"prompt": "NaN", "completion": "yes"}, {"input": "nan", "output": "yes"}, {"prompt": "<NA>"}):
+        with pytest.raises(InputError, match="as tables write a missing cell"):
+            read(fields)
     assert read({"instruction": "Hi", "input": "nano", "output": "nan"}).chosen == ({**YES, "content": "nan"},)
     with pytest.raises(InputError, match="'system' is 'None', as tables write"):
         read({"prompt": "Hi", "chosen": "yes", "system": "None"})
