@@ -19,7 +19,7 @@ from alignkit.statistics.logistic import sigmoid
 from alignkit.statistics.resampling import Clusters
 
 FOLDS = 5
-_SHARED, _OWN = 5.0, 2.0  # ridge for each feature of w and of v_s; features have a mean square of 1
+_SHARED, _OWN = 10.0, 2.0  # ridge for each feature of w and of v_s; features have a mean square of 1
 _GRAM_RIDGE = 10.0  # of the dual: rows have length 1
 _GRAM_SHARED = 0.3  # of the kernel, beside 1 for pairs of one source
 _NEWTON_STEPS = 8

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 
-from alignkit.audit.surface import COLUMNS, COVERED, FEATURES, TAKEN
+from alignkit.audit.surface import COLUMNS, COVERED, FEATURES, SHARED, TAKEN
 
 _SHOWN = 2
 _WORTH = 0.15  # of all that speaks against the label
 _NAMES = {"repeats": "repeated words", "hedges": "hedges", "apologies": "apologies", "refusals": "phrases of refusal"}
+_OVERLAPS = {
+    COVERED: "how much of the prompt's words it takes up",
+    TAKEN: "how much of it is the prompt's words",
+    SHARED: "how many of the prompt's words it takes up",
+}
 _LENGTHS = ("characters", "words", "distinct_words", "sentences", "lines", "paragraphs")
 
 
@@ -41,17 +46,15 @@ def _looks(counts_2M: np.ndarray, surface_K: np.ndarray) -> str:
     groups = {name: name for name in COLUMNS} | dict.fromkeys(_LENGTHS, "characters")
     weights: dict[str, float] = {}
     for added, name in zip(surface_K.tolist(), FEATURES, strict=True):
-        key = name if name in (COVERED, TAKEN) else groups[name.partition(" ")[2]]
+        key = name if name in _OVERLAPS else groups[name.partition(" ")[2]]
         weights[key] = weights.get(key, 0.0) + added
     worst = sorted((name for name in weights if weights[name] < 0), key=lambda name: weights[name])[:_SHOWN]
     return "such answers are rejected elsewhere: " + ", ".join(_phrase(name, counts_2M) for name in worst)
 
 
 def _phrase(name: str, counts_2M: np.ndarray) -> str:
-    if name == COVERED:
-        return "how much of the prompt's words it takes up"
-    if name == TAKEN:
-        return "how much of it is the prompt's words"
+    if name in _OVERLAPS:
+        return _OVERLAPS[name]
     chosen, rejected = counts_2M[:, COLUMNS.index(name)].tolist()
     if name == "ends":
         return "it ends whole" if chosen else "its end is cut off"

@@ -1,8 +1,8 @@
 """What the two answers of a pair look like beside each other: the features that every later part compares.
 
 A pair is described by differences, chosen less rejected, so that swapping its answers changes all signs and nothing
-else: of log(1 + count) and of its sign for each measure (measures.py), of how much of the prompt's words an answer
-takes up, and of the 1- and 2-grams of words that stand in one answer and not in the other.
+else: for each measure (measures.py) of log(1 + count), of its sign and of the count per word; of how many of the
+prompt's words an answer takes up; and of the 1- and 2-grams of words that stand in one answer alone.
 Shape letters: P pairs, M measures, K features, B buckets of hashed n-grams.
 """
 
@@ -24,10 +24,13 @@ from alignkit.audit.pairs import PairSet
 from alignkit.statistics.resampling import Clusters
 
 REPEATS, ENDS = "repeats", "ends"
-COVERED, TAKEN = "covered", "taken"
+COVERED, TAKEN, SHARED = "covered", "taken", "shared"
+"""The share of the prompt's words that an answer has, of the answer's that the prompt has, and their number."""
+ODD = "odd characters"
+"""(log length - 5)^2, length in characters: very short and very long answers are alike."""
 COLUMNS = (*MEASURES, REPEATS, ENDS)
 """Counts of one answer: the measures, words and pairs of words that stand in it before, whether it ends whole."""
-FEATURES = (*(f"log {name}" for name in COLUMNS), *(f"more {name}" for name in COLUMNS), COVERED, TAKEN)
+FEATURES = (*(f"{kind} {name}" for kind in ("log", "more", "rate") for name in COLUMNS), *(COVERED, TAKEN, SHARED, ODD))
 OTHERS = "other sources"
 _MIN_PAIRS = 100  # a source with fewer has no fit of its own
 _MAX_SOURCES = 16
@@ -47,7 +50,7 @@ class Compared:
         names: each pair's source, as its row says.
         prompts: which pairs have the same prompt.
         counts_P2M: int32 [P, 2, M], `COLUMNS` of the chosen and the rejected answer.
-        overlap_P2: float64 [P, 2], `COVERED` and `TAKEN`, chosen less rejected.
+        overlap_P3: float64 [P, 3], `COVERED`, `TAKEN` and `SHARED`, chosen less rejected.
         signs_PB: int8 [P, B], which n-grams the chosen answer has alone (1) and the rejected one (-1).
         answer_P2: int64 [P, 2]: the same number for the same answer to the same prompt.
         means_PE: float32 [P, E], mean embeddings of the answers' tokens, chosen less rejected; None without a model.
@@ -57,7 +60,7 @@ class Compared:
     names: list[str]
     prompts: Clusters
     counts_P2M: np.ndarray
-    overlap_P2: np.ndarray
+    overlap_P3: np.ndarray
     signs_PB: sparse.csr_array
     answer_P2: np.ndarray
     means_PE: np.ndarray | None = None
@@ -72,7 +75,7 @@ class Compared:
             [name for name, is_kept in zip(self.names, mask_P, strict=True) if is_kept],
             self.prompts.where(mask_P),
             self.counts_P2M[mask_P],
-            self.overlap_P2[mask_P],
+            self.overlap_P3[mask_P],
             self.signs_PB[np.flatnonzero(mask_P)],
             self.answer_P2[mask_P],
             None if self.means_PE is None else self.means_PE[mask_P],
@@ -94,9 +97,13 @@ class Compared:
     @cached_property
     def x_PK(self) -> np.ndarray:
         """float32 [P, K], `FEATURES`: differences of mean square 1, not centred."""
-        logs = np.log1p(self.counts_P2M.astype(np.float64))
+        counts_P2M = self.counts_P2M.astype(np.float64)
+        logs = np.log1p(counts_P2M)
         logs_PM = logs[:, 0] - logs[:, 1]
-        return scaled(np.concatenate((logs_PM, np.sign(logs_PM), self.overlap_P2), axis=1))
+        rates = counts_P2M / np.maximum(counts_P2M[:, :, [COLUMNS.index("words")]], 1)
+        odd = (logs[:, :, COLUMNS.index("characters")] - 5) ** 2
+        parts = (logs_PM, np.sign(logs_PM), rates[:, 0] - rates[:, 1], self.overlap_P3, odd[:, [0]] - odd[:, [1]])
+        return scaled(np.concatenate(parts, axis=1))
 
     @cached_property
     def grams_PB(self) -> sparse.csr_array:
@@ -138,10 +145,10 @@ def _compare(pairs: PairSet, rows: Sequence[int]) -> tuple[np.ndarray, np.ndarra
     rejected = [pairs.rejected[row] or "" for row in rows]
     asked = _grams([pairs.prompts[row] for row in rows], 1)
     sides = [(texts, _grams(texts, 2)) for texts in (chosen, rejected)]
-    overlap_P2 = _overlap(asked, _grams(chosen, 1)) - _overlap(asked, _grams(rejected, 1))
+    overlap_P3 = _overlap(asked, _grams(chosen, 1)) - _overlap(asked, _grams(rejected, 1))
     signs_PB = _present(sides[0][1]) - _present(sides[1][1])
     signs_PB.eliminate_zeros()
-    return np.stack([_counts(texts, grams) for texts, grams in sides], axis=1), overlap_P2, signs_PB
+    return np.stack([_counts(texts, grams) for texts, grams in sides], axis=1), overlap_P3, signs_PB
 
 
 def scaled(x_PK: np.ndarray) -> np.ndarray:
@@ -167,11 +174,11 @@ def _counts(texts: Sequence[str], grams: sparse.csr_array) -> np.ndarray:
 
 
 def _overlap(asked: sparse.csr_array, answered: sparse.csr_array) -> np.ndarray:
-    """Shares of the prompt's words that the answer has, and of the answer's that the prompt has, float64 [texts, 2]."""
+    """`COVERED`, `TAKEN` and `SHARED` of each answer, float64 [texts, 3]."""
     first, second = _present(asked), _present(answered)
     shared = np.asarray((first * second).sum(1, dtype=np.int64)).ravel()
     sizes = np.stack([np.diff(first.indptr), np.diff(second.indptr)], axis=1)
-    return shared[:, None] / np.maximum(sizes, 1)
+    return np.concatenate((shared[:, None] / np.maximum(sizes, 1), shared[:, None]), axis=1)
 
 
 def _answers(pairs: PairSet, rows: np.ndarray) -> np.ndarray:

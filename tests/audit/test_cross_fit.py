@@ -11,7 +11,7 @@ from alignkit.audit.cross_fit import FOLDS, dense_parts, fold_of, sparse_scores
 from alignkit.statistics.resampling import Clusters
 
 P, K = 300, 4
-SHARED, OWN = 5.0 * K, 2.0 * K  # the ridges of cross_fit.py
+SHARED, OWN = 10.0 * K, 2.0 * K  # the ridges of cross_fit.py
 
 
 @pytest.fixture(scope="module")

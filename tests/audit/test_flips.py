@@ -125,7 +125,7 @@ def test_features_are_hand_counted() -> None:
     assert counts["repeats"] == [0, 3]  # no, idea, "no idea"
     assert counts["ends"] == [1, 0]
     # two of three words of the prompt are in the chosen answer, which has four words
-    np.testing.assert_allclose(compared.overlap_P2[0], [2 / 3, 2 / 4])
+    np.testing.assert_allclose(compared.overlap_P3[0], [2 / 3, 2 / 4, 2])
 
 
 @pytest.mark.parametrize("seed", [0, 1])
