@@ -21,15 +21,13 @@ from alignkit.errors import InputError
 
 __all__ = ["SUFFIXES", "Line", "files_of", "is_data_file", "read_file"]
 
-_TEXTS = (".jsonl", ".json", ".ndjson", ".csv", ".tsv")
+_JSON, _CSV = (".jsonl", ".json", ".ndjson"), (".csv", ".tsv")
 SUFFIXES = (
-    *_TEXTS,
-    *(suffix + packed for suffix in _TEXTS for packed in (".gz", ".zst")),
-    ".parquet",
-    ".arrow",
-    ".feather",
+    *(suffix + packed for suffix in _JSON for packed in ("", ".gz", ".zst")),
+    *(suffix + packed for suffix in _CSV for packed in ("", ".gz")),  # polars' lines of zst lose carriage returns
+    *(".parquet", ".arrow", ".feather"),
 )
-_READ = "JSON (.jsonl, .json, .ndjson), .csv and .tsv, each also .gz and .zst, .parquet, .arrow and .feather"
+_READ = "JSON (.jsonl, .json, .ndjson, each also .gz and .zst), .csv, .tsv (also .gz), .parquet, .arrow and .feather"
 _ABOUT_DATA = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json")
 _NO_DATA = (".md", ".rst", ".py", ".yaml", ".yml", ".lock")
 _log = logging.getLogger(__name__)
@@ -42,7 +40,7 @@ def files_of(path: Path) -> list[Path]:
         InputError: the folder has none, or several splits, or the file is of another kind.
     """
     if not path.is_dir():
-        if not path.name.endswith(SUFFIXES):
+        if not path.name.lower().endswith(SUFFIXES):
             raise InputError(f"{path}: unknown kind of file; read are {_READ}")
         return [path]
     saved = _saved_to_disk(path)
@@ -67,7 +65,7 @@ def files_of(path: Path) -> list[Path]:
 def is_data_file(file: Path) -> bool:
     """Whether a file of a data set holds rows, by its name: not what is known about them, nor datasets' own cache."""
     is_cache = file.name.startswith("cache-") and file.suffix == ".arrow"
-    return file.name.endswith(SUFFIXES) and file.name not in _ABOUT_DATA and not is_cache
+    return file.name.lower().endswith(SUFFIXES) and file.name not in _ABOUT_DATA and not is_cache
 
 
 def read_file(path: Path) -> Iterator[Line]:
@@ -76,7 +74,7 @@ def read_file(path: Path) -> Iterator[Line]:
     Raises:
         InputError: it cannot be read to its end, or a line is not JSON in UTF-8; names file and line.
     """
-    name = path.name.removesuffix(".gz").removesuffix(".zst")
+    name = path.name.lower().removesuffix(".gz").removesuffix(".zst")
     try:
         if name.endswith(".parquet"):
             yield from read_parquet(path)

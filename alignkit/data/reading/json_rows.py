@@ -30,6 +30,7 @@ _WRAPPED = re.compile(  # {"version": 1, "data": [{
     rb'"(?:data|rows|examples|instances|records|samples|items|train)"\s*:\s*\[(?=\s*[]{])',
     re.DOTALL,
 )
+_COLUMNS = re.compile(rb"\{\s*" + _STRING + rb'\s*:\s*\{\s*"0"\s*:')  # as pandas' to_json writes a table
 _ROW_FIELDS = frozenset(f'"{name}"'.encode() for field in SHAPE for name in field.names)
 
 
@@ -46,6 +47,8 @@ def read_json(path: Path) -> Iterator[Line]:
     line, line_end, rest = text.partition(b"\n")
     if not text.startswith(b"{") or (_are_closed(line) and rest.strip()):
         return _lines(path)
+    if _COLUMNS.match(text):
+        raise InputError(f"{path}, line 1: a table by columns; write it by rows: to_json(orient='records', lines=True)")
     wrapped = _WRAPPED.match(text)
     if wrapped and not _ROW_FIELDS & set(_KEYS.findall(wrapped[1])):  # else the list is a field of the row's own
         return _array(path, len(beginning) - len(text) + wrapped.end(), is_wrapped=True)
@@ -113,6 +116,11 @@ def _refuse_another_list(text: _Text) -> None:
         raise InputError(
             f"{place}: behind the list of rows the file holds another one, {another[0].decode('utf-8', 'replace')}; "
             "write each to a file of its own"
+        )
+    if own := _ROW_FIELDS & {key[:-1].rstrip() for key in re.findall(_STRING + rb"\s*:", rest, re.DOTALL)}:
+        raise InputError(
+            f"{place}: {min(own).decode()} behind a list of objects: a row with a list, or a list of rows? Write one "
+            "JSON object a line"
         )
     if not rest.strip().endswith(b"}"):
         raise InputError(f"{place}: no }} behind the list of rows: the file was cut off, or goes on; give a whole one")

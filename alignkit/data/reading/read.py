@@ -76,7 +76,7 @@ class Source:
                     row = dataclasses.replace(row, id=numbers.numbered(row.id, count))
             yield row
         if is_empty:
-            raise InputError(f"{self.data}: no rows; give a file with a JSON object a line, or another --data")
+            raise InputError(f"{self.data}: no rows; give a file that holds some, or another --data")
 
     def _counted(
         self, refused: FieldRefused, fields: Mapping[str, Any], number: int, lines: Iterator[Line]

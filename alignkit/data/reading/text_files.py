@@ -33,17 +33,17 @@ _OTHERS = (
 
 def lines_of(path: Path) -> AbstractContextManager[Iterable[bytes]]:
     """Open a file for its lines, each with its line end."""
-    if path.suffix == ".zst":
+    if path.suffix.lower() == ".zst":
         return closing(_zst_lines(path))
-    return gzip.open(path, "rb") if path.suffix == ".gz" else open(path, "rb")
+    return gzip.open(path, "rb") if path.suffix.lower() == ".gz" else open(path, "rb")
 
 
 def pieces_of(path: Path) -> Iterator[bytes]:
     """Yield a file's bytes in pieces."""
-    if path.suffix == ".zst":
+    if path.suffix.lower() == ".zst":
         yield from _zst_lines(path)
         return
-    with gzip.open(path, "rb") if path.suffix == ".gz" else open(path, "rb") as file:
+    with gzip.open(path, "rb") if path.suffix.lower() == ".gz" else open(path, "rb") as file:
         while piece := file.read(_PIECE):
             yield piece
 
