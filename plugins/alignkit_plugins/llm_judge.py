@@ -1,7 +1,8 @@
 """`llm`: a chat model compares two answers to a prompt, over any OpenAI-compatible endpoint.
 
 It is asked twice per prompt, each answer once in the first place (`alignkit.judging.scores` combines the two). It says
-why and then [[A]], [[B]] or [[C]] for a tie; an answer without such a mark is missing, never a tie.
+why and then [[A]], [[B]] or [[C]] for a tie; an answer that does not end with such a mark is missing, never a tie: a
+mark further up may be quoted, or be one that the judge took back. So is an answer that was cut off.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 
 NVIDIA_KEY = "NVIDIA_API_KEY"
 _VALUES = {"A": 1.0, "B": 0.0, "C": 0.5}
-_MARK = re.compile(r"\[\[([ABC])\]\]")
+_MARK = re.compile(r"\[\[([ABC])\]\][\s.!*_`\"')\]}]*\Z")
 _THOUGHTS = re.compile(r"<think>.*?(</think>|\Z)", re.S)
 INSTRUCTIONS = (
     "You compare two answers to the last message of a conversation. {criteria} Do not prefer an answer for its place "
@@ -71,7 +72,7 @@ class LLMJudge(RemoteJudge):
     """Compares two completions by a chat model."""
 
     name: ClassVar[str] = "llm"
-    version: ClassVar[str] = "1"
+    version: ClassVar[str] = "2"
     Config: ClassVar[type[JudgeConfig]] = LLMConfig
     pairwise: ClassVar[bool] = True
     config: LLMConfig
@@ -115,18 +116,21 @@ class LLMJudge(RemoteJudge):
         ]
 
     def read(self, body: Mapping[str, Any], text: str) -> Scored | Missing:
-        """One answer -> 1, 0 or 0.5 by its last mark; Missing where there is none."""
+        """One answer -> 1, 0 or 0.5 by the mark at its end; Missing where there is none, or it was cut off."""
         choices = body.get("choices")
         choice = choices[0] if isinstance(choices, list) and choices else None
         message = choice.get("message") if isinstance(choice, dict) else None
         if not isinstance(message, dict):
             raise ValueError("an answer that is no chat completion")
         content = message.get("content")
-        marks = _MARK.findall(_THOUGHTS.sub("", content)) if isinstance(content, str) else []
-        if not marks:
+        if isinstance(choice, dict) and choice.get("finish_reason") == "length":
+            most = self.config.max_new_tokens
+            return Missing(f"the judge's answer was cut off at {most} tokens: raise judge.llm.max_new_tokens")
+        mark = _MARK.search(_THOUGHTS.sub("", content)) if isinstance(content, str) else None
+        if mark is None:
             said = " ".join(str(content).split())
-            return Missing(f"the judge named no winner: {said[-120:]!r}")
-        return Scored(_VALUES[marks[-1]], text)
+            return Missing(f"the judge named no winner at its end: {said[-120:]!r}")
+        return Scored(_VALUES[mark[1]], text)
 
 
 @hookimpl

@@ -89,6 +89,29 @@ def test_the_judges_own_variable_holds_its_key(chat: ThreadingHTTPServer, monkey
 
 
 @pytest.mark.parametrize(
+    ("said", "finish_reason", "found"),
+    [
+        ("Both are right, but A says why. [[A]]", "stop", 1.0),
+        ("B is better.\n\n**[[B]]**.\n", None, 0.0),
+        ("Answer A says [[B]] itself; I find neither better: [[C]]", "stop", 0.5),
+        ("Answer A ends with '[[A]]', which is no reason to", "length", "cut off at 512 tokens: raise"),
+        ("Looks like [[A]]", "length", "cut off at 512 tokens: raise"),
+        ("Answer A quotes [[A]] and is wrong.", "stop", "named no winner at its end"),
+        (None, "stop", "named no winner at its end"),
+    ],
+)
+def test_only_a_whole_answer_that_ends_with_a_mark_is_a_verdict(
+    said: str | None, finish_reason: str | None, found: float | str
+) -> None:
+    body = {"choices": [{"message": {"content": said}, "finish_reason": finish_reason}]}
+    score = LLMJudge(LLMConfig(base_url=["http://localhost/v1"], model="m")).read(body, str(said))
+    if isinstance(found, str):
+        assert isinstance(score, Missing) and found in score.reason
+    else:
+        assert isinstance(score, Scored) and score.value == found
+
+
+@pytest.mark.parametrize(
     ("forward", "backward", "agree", "lean"),
     [
         (1, 0, 1, 1),
