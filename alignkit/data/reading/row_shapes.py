@@ -34,7 +34,7 @@ from alignkit.data.reading.messages import (
     with_riders,
 )
 from alignkit.data.reading.scores import are_scored, scored_completions
-from alignkit.data.reading.tools import read_tools
+from alignkit.data.reading.tools import read_tools, without_undeclared
 from alignkit.data.reading.written_turns import read_transcript, read_transcript_prompt, refuse_written_turns
 from alignkit.errors import InputError
 
@@ -120,10 +120,11 @@ class _Shape:
             riders["template_values"] = values
         if not riders:
             return split
-        if split.prompt:
-            return split._replace(prompt=_carrying(split.prompt, riders))
-        chosen, rejected = (answer and _carrying(answer, riders) for answer in (split.chosen, split.rejected))
-        return split._replace(chosen=chosen, rejected=rejected)
+        prompt = _bare(split.prompt, tools)
+        chosen, rejected = (answer and _bare(answer, tools) for answer in (split.chosen, split.rejected))
+        if not prompt:
+            chosen, rejected = (answer and with_riders(answer, riders) for answer in (chosen, rejected))
+        return split._replace(prompt=with_riders(prompt, riders), chosen=chosen, rejected=rejected)
 
     def _values(self) -> dict[str, Any]:
         """The row's own values for the template."""
@@ -621,10 +622,15 @@ def _same(answer: Messages, other: Messages) -> bool:
     return text_of_turn(answer[-1]).strip() == text_of_turn(other[-1]).strip()
 
 
-def _carrying(turns: Messages, riders: Mapping[str, Any]) -> Messages:
-    """The turns with what rides with the first of them, and with no other."""
-    bare = ({name: value for name, value in turn.items() if name not in RIDING} for turn in turns)
-    return with_riders(tuple(bare), riders)
+def _bare(turns: Messages, tools: list[Any] | None) -> Messages:
+    """Turns without what rides with the first, and without null for what the tools that they call do not take."""
+    bare: list[Message] = []
+    for turn in turns:
+        own = {name: value for name, value in turn.items() if name not in RIDING}
+        if "tool_calls" in own and tools:
+            own["tool_calls"] = without_undeclared(own["tool_calls"], tools)
+        bare.append(own)
+    return tuple(bare)
 
 
 def _are_alike(turns: Messages, others: Messages) -> bool:

@@ -17,6 +17,7 @@ from typing import Any, BinaryIO
 
 from alignkit.data.reading.fields import SCORES, SHAPE, names
 from alignkit.data.reading.text_files import Line, beginning_of, lines_of, without_bom
+from alignkit.data.reading.tools import without_filled_arguments
 from alignkit.errors import InputError, first_line
 
 _BATCH_ROWS = 2048
@@ -93,8 +94,11 @@ def _of_batches(path: Path, kind: str, batches: Callable[[], Iterable[Any]]) -> 
     number = 0
     try:
         for batch in batches():
+            calls = [name for name, type_ in batch.schema.items() if "'arguments': Struct" in str(type_)]
             for fields in batch.iter_rows(named=True):
                 number += 1
+                for name in calls:
+                    fields[name] = without_filled_arguments(fields[name])
                 yield f"{path}, row {number}", fields, None
     except (polars.exceptions.PolarsError, OSError, struct.error) as error:
         raise InputError(f"{path}: not a readable {kind} file: {first_line(error)}; write it again") from error

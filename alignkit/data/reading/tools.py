@@ -48,9 +48,41 @@ def read_calls(value: Any, where: str, name: str) -> list[dict[str, Any]]:
     return [_call(_from_text(call, where, name), where, name) for call in calls if not is_missing(call)]
 
 
+def without_filled_arguments(value: Any) -> Any:
+    """The value of a table's cell, without the nulls that unite the arguments of all its calls."""
+    if isinstance(value, dict):
+        return {
+            name: without_nulls(inner) if name == "arguments" else without_filled_arguments(inner)
+            for name, inner in value.items()
+        }
+    return [without_filled_arguments(inner) for inner in value] if isinstance(value, list) else value
+
+
+def without_undeclared(calls: list[dict[str, Any]], tools: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Calls without arguments that are null and that their tool has not: a table wrote them once."""
+    known = {tool["function"]["name"]: tool["function"].get("parameters") for tool in tools}
+    cleaned = []
+    for call in calls:
+        function = call["function"]
+        parameters = known.get(function["name"])
+        declared = parameters.get("properties") if isinstance(parameters, dict) else None
+        if isinstance(declared, dict):
+            kept = {name: v for name, v in function["arguments"].items() if v is not None or name in declared}
+            call = {**call, "function": {**function, "arguments": kept}}
+        cleaned.append(call)
+    return cleaned
+
+
+def without_nulls(value: Any) -> Any:
+    """The value without what a table filled in."""
+    if isinstance(value, Mapping):
+        return {name: without_nulls(inner) for name, inner in value.items() if inner is not None or name in _MEANS_NULL}
+    return [without_nulls(inner) for inner in value] if isinstance(value, (list, tuple)) else value
+
+
 def _tool(tool: Any, where: str, name: str) -> dict[str, Any]:
     if isinstance(tool, dict):
-        tool = _without_nulls(tool)
+        tool = without_nulls(tool)
         kind = tool.get("type", "function")
         function = tool.get("function")
         if function is None:  # bare, or flat as in OpenAI's Responses
@@ -116,15 +148,6 @@ def _from_text(value: Any, where: str, name: str) -> Any:
             f"{where}: {name!r} is text, and no JSON: {error}: {shown(value)}; correct it, or leave it unread by "
             f"--ignore-fields {name}"
         ) from error
-
-
-def _without_nulls(value: Any) -> Any:
-    """The value without what a table filled in."""
-    if isinstance(value, Mapping):
-        return {
-            name: _without_nulls(inner) for name, inner in value.items() if inner is not None or name in _MEANS_NULL
-        }
-    return [_without_nulls(inner) for inner in value] if isinstance(value, (list, tuple)) else value
 
 
 def _is_name(name: Any) -> bool:
