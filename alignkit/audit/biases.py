@@ -21,6 +21,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from alignkit.audit.cross_fit import scores_by_other_sources
 from alignkit.audit.findings import Bias, Explained, LengthLesson, Share, Ties
 from alignkit.audit.pairs import PairSet
 from alignkit.audit.surface import COLUMNS, COVERED, ENDS, FEATURES, REPEATS, Compared
@@ -72,12 +73,18 @@ def explained(compared: Compared, score_P: np.ndarray) -> tuple[Explained, ...]:
     Args:
         score_P: cross-fitted log-odds, float64 [P] (`cross_fit.dense_parts`).
     """
+    by_others_P = scores_by_other_sources(compared.x_PK, compared.source_P)
     found = []
     for source, of_P in _parts(compared):
-        right_P = 0.5 + 0.5 * np.sign(score_P[of_P])
-        loss = float(np.logaddexp(0, -score_P[of_P]).mean())
-        accuracy = share(right_P, compared.prompts.where(of_P))
-        found.append(Explained(source=source, accuracy=accuracy, log_loss=loss))
+        prompts = compared.prompts.where(of_P)
+        found.append(
+            Explained(
+                source=source,
+                accuracy=_accuracy(score_P[of_P], prompts),
+                log_loss=float(np.logaddexp(0, -score_P[of_P]).mean()),
+                by_others=None if by_others_P is None or source is None else _accuracy(by_others_P[of_P], prompts),
+            )
+        )
     return tuple(found)
 
 
@@ -144,6 +151,11 @@ def share(outcome_P: np.ndarray, prompts: Clusters) -> Share:
     """Mean of outcomes from 0 to 1 with its interval over prompts."""
     low, high = wilson_over(outcome_P, prompts)
     return Share(share=float(outcome_P.mean()), low=low, high=high, num=len(outcome_P))
+
+
+def _accuracy(score_P: np.ndarray, prompts: Clusters) -> Share:
+    """How often the chosen answer has the better score; half of a pair without a difference."""
+    return share(0.5 + 0.5 * np.sign(score_P), prompts)
 
 
 def _bias(source: str | None, feature: str, more_P: np.ndarray, prompts: Clusters, of_P: np.ndarray) -> Bias | None:

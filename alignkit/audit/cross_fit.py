@@ -54,6 +54,22 @@ def dense_parts(x_PK: np.ndarray, source_P: np.ndarray, fold_P: np.ndarray) -> n
     return parts_PK
 
 
+def scores_by_other_sources(x_PK: np.ndarray, source_P: np.ndarray) -> np.ndarray | None:
+    """Score pairs by logistic regressions on the other sources alone, float64 [P]; None for a single source.
+
+    Args:
+        x_PK, source_P: as for `dense_parts`.
+    """
+    num_sources = int(source_P.max(initial=-1)) + 1
+    if num_sources < 2:
+        return None
+    score_P = np.zeros(len(x_PK))
+    for source in range(num_sources):
+        (weight_K,) = _newton(x_PK, [np.flatnonzero(source_P != source)])
+        score_P[source_P == source] = x_PK[source_P == source] @ weight_K
+    return score_P
+
+
 def _newton(x_PK: np.ndarray, by_source: list[np.ndarray]) -> np.ndarray:
     """Fit w + v_s on the pairs of each source, float64 [S, K]; every pair's label is 1, its differences have the sign.
 

@@ -51,6 +51,9 @@ class Explained(_Record):
     source: str | None
     accuracy: Share
     log_loss: float = Field(description="nats per pair; 0.693 is guessing")
+    by_others: Share | None = Field(
+        description="accuracy of a model of the other sources alone; clearly below 0.5, the source prefers the opposite"
+    )
 
 
 class LengthLesson(_Record):

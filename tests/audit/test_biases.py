@@ -44,10 +44,13 @@ def test_sources_are_told_apart_and_together() -> None:
     assert longer == {None: 0.5, "one": 1, "two": 0}
     fold_P = fold_of(compared.prompts)
     scores_P = dense_parts(compared.x_PK, compared.source_P, fold_P).sum(1)
-    assert {found.source: found.accuracy.share for found in explained(compared, scores_P)} == {
-        None: 1,
-        "one": 1,
-        "two": 1,
+    found = {part.source: part for part in explained(compared, scores_P)}
+    assert {source: part.accuracy.share for source, part in found.items()} == {None: 1, "one": 1, "two": 1}
+    # each source says the opposite of the other one
+    assert {source: part.by_others and part.by_others.share for source, part in found.items()} == {
+        None: None,
+        "one": 0,
+        "two": 0,
     }
 
 
