@@ -122,7 +122,7 @@ class Pairs(Unit):
 
     def _margin_reason(self, row: Row) -> str | None:
         """Say why a pair's scores or its `margin` keep it out."""
-        if row.difference is not None and abs(row.difference) < self.min_margin:
+        if self.min_margin > 0 and row.difference is not None and abs(row.difference) < self.min_margin:
             return SMALL_MARGIN
         if self.reads_margins:
             return "neither scores nor a margin, which --margin reads" if row.difference is None else None

@@ -71,7 +71,7 @@ def margin_of(given: Mapping[str, Any], where: str) -> float | None:
         InputError: it is no number.
     """
     value = given.get("margin")
-    if says_nothing(value) and value is not False:
+    if value is None or (says_nothing(value) and value is not False):
         return None
     margin = number(value)
     if margin is None or not math.isfinite(margin):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from itertools import islice
 
 import numpy as np
 import torch
@@ -18,7 +19,7 @@ from alignkit.methods import Method, MethodConfig
 from alignkit.training.gradient.models import Models
 from alignkit.training.gradient.reference import exact_kl
 from alignkit.training.gradient.step import MicroBatch, evaluate
-from alignkit.training.inputs.pair_accuracy import PairAccuracy, pair_accuracy
+from alignkit.training.inputs.pair_accuracy import MAX_FITTED, PairAccuracy, pair_accuracy
 from alignkit.training.inputs.setup import Inputs
 from alignkit.training.lifecycle.deadlines import Deadlines
 from alignkit.training.loop import health_checks as guards
@@ -77,7 +78,8 @@ def eval_pairs(inputs: Inputs, models: Models) -> PairAccuracy | None:
     finally:
         models.policy.train()
     margin_P = np.array([margins[n] for n in range(len(trees))])
-    return pair_accuracy(margin_P, [rows[n] for n in kept.tolist()], inputs.training.rows)
+    fitted = [row for row in islice(inputs.training.rows, MAX_FITTED) if not row.is_tie]
+    return pair_accuracy(margin_P, [rows[n] for n in kept.tolist()], fitted)
 
 
 def show_samples(

@@ -13,12 +13,13 @@ from tiny_models import tiny_model
 
 import alignkit
 from alignkit import Batch, Method, MethodConfig
-from alignkit.data.reading.rows import to_row, unusable_reason
+from alignkit.data.reading.rows import Row, to_row, unusable_reason
 from alignkit.data.trees.flat import FlatTrees
 from alignkit.data.trees.packs import lay_out
 from alignkit.data.trees.trees import Tree, tree
 from alignkit.errors import UsageError
 from alignkit.registry import Plugin, Registry, hookimpl, registry
+from alignkit.training.inputs.pair_accuracy import PairAccuracy, pair_accuracy
 from alignkit.units import Labelled, Pairs
 
 
@@ -128,3 +129,29 @@ def test_labels_stay_with_their_completions_in_any_order() -> None:
     assert [t.labels for t in flat] == [t.labels for t in trees]
     assert lay_out(flat, [2, 0]).label_N.tolist() == [1.0, 2.0, 4.0, 0.0, 0.25]
     assert lay_out([tree("t", np.arange(3), [(np.arange(2), np.ones(2, bool))])]).label_N is None
+
+
+def test_scores_reach_the_loss_as_margins_and_ties_are_no_held_out_pairs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held_out: list[Row] = []
+
+    def measured(margin_P: np.ndarray, rows: list[Row], training: list[Row]) -> PairAccuracy:
+        held_out.extend(rows)
+        return pair_accuracy(margin_P, rows, training)
+
+    monkeypatch.setattr("alignkit.training.rollouts.eval_loss.pair_accuracy", measured)
+    monkeypatch.chdir(tmp_path)
+    tiny_model(tmp_path / "model")
+    rows = [
+        {"prompt": f"Say {n}.", "chosen": f"{n}", "rejected": "I will not.", "score_chosen": 5, "score_rejected": 3}
+        for n in range(12)
+    ]
+    rows[0]["score_rejected"] = 5  # a tie among the three that validate
+    Path("rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    common = {"model": "model", "data": "rows.jsonl", "split": "first-3", "batch_size": 1, "max_steps": 1}
+    run = alignkit.train("reward", out="run", ties="half", margin=0.5, **common)
+    found = {name: run.metrics.filter(name=name)["value"][0] for name in ("loss", "margin")}
+    assert found["loss"] == pytest.approx(np.logaddexp(0, -(found["margin"] - 0.5 * 2)), rel=1e-3)
+    assert json.loads(Path("run/run.json").read_text())["rows"]["validation"]["ties"] == 1
+    assert [row.prompt[0]["content"] for row in held_out] == ["Say 1.", "Say 2."]
