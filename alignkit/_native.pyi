@@ -229,6 +229,12 @@ class OverlapIndex:
     def overlaps(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
         """Return of each text of the small set: its distinct runs, those seen, the first text with one (or -1)."""
 
+    def most_shown(self, texts: Sequence[str]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """Name for each text that text of the small set of which it shows the largest share of runs, and the share.
+
+        -1 and 0 where it shows none; the earliest of equal ones.
+        """
+
 def score_bytes(
     ids: NDArray[np.int32],
     row_offsets: NDArray[np.int64],

@@ -7,5 +7,6 @@ Read in this order: `pairs` (the set as columns, from one pass over the rows), `
 parts in order). Then the parts, each by itself: `surface` (what the two answers of a pair look like), `biases` (which
 kind is chosen), `cross_fit` (scores by a model that has not seen the pair), `flips` and `reasons` (pairs whose answers
 probably stand the wrong way round), `embeddings` and `body` (answers as the policy sees them), `clean` (what is
-written), `measures` and `phrases` (what is counted in a text).
+written), `measures` and `phrases` (what is counted in a text), `repeats` (rows that say nearly the same) and `texts`
+(what else stands in texts).
 """

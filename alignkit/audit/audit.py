@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from alignkit.audit import repeats, texts
 from alignkit.audit.biases import biases, explained, length_lessons, ties
 from alignkit.audit.clean import check_clean, removals, write_clean, write_list
 from alignkit.audit.embeddings import read_tokens
@@ -15,8 +16,11 @@ from alignkit.audit.findings import Findings, SourceRows
 from alignkit.audit.flips import Suspicion, flips, suspect
 from alignkit.audit.pairs import PairSet, read_pairs
 from alignkit.audit.surface import COLUMNS, Compared, compare
+from alignkit.data.chat.chat import Chat
+from alignkit.data.looking.lengths import LIMITS, measure
 from alignkit.data.reading.read import Source
 from alignkit.pretrained.names import ModelSource
+from alignkit.progress import Progress, Silent
 
 CHARACTERS_A_TOKEN = 4  # of English text; where no tokenizer is named
 
@@ -27,8 +31,12 @@ def audit(
     columns: Mapping[str, str] | None = None,
     limit: int | None = None,
     model: ModelSource | None = None,
+    chat: Chat | None = None,
+    max_length: int | None = None,
+    tests: Sequence[str] = (),
     list_to: Path | None = None,
     clean_to: Path | None = None,
+    progress: Progress | None = None,
 ) -> Findings:
     """Look at a preference set in every way there is.
 
@@ -38,6 +46,9 @@ def audit(
         limit: at most this many rows, from the top.
         model: the policy, or a folder with its tokenizer alone: lengths are counted in its tokens, and its embeddings
             are looked up.
+        chat: the policy's chat format: prompts, answers and whole rows are counted in tokens. Characters without it.
+        max_length: tokens; how many rows it would cut is said. 512, 1,024 and 2,048 where None.
+        tests: named as `--data` is: rows whose prompts hold one of theirs are found.
         list_to: where the ranked list of suspected pairs is written.
         clean_to: where the set is written without the rows that should be taken out; they are written beside it.
 
@@ -45,25 +56,75 @@ def audit(
         InputError, UsageError: as `Source.rows` and `clean.write_clean`.
     """
     began = time.monotonic()
+    progress = progress or Silent()
     source = Source(data, columns or {}, limit)
     if clean_to is not None:
         check_clean(source, clean_to)
+    progress.start("audit: reading rows", None)
     pairs = read_pairs(source.rows())
+    leaks = texts.find_leaks(pairs, {name: Source(name, columns or {}).rows() for name in tests}) if tests else None
+    progress.start("audit: near-duplicates", None)
+    repeated = repeats.find_repeats(pairs)
+    progress.start("audit: quotations, refusals, languages", None)
+    findings = Findings(data=data, rows=len(pairs), sources=_sources(pairs), ties=ties(pairs))
+    findings = findings.model_copy(update=_texts(pairs, repeated, leaks))
+    progress.start("audit: lengths", None)
+    if chat is None:
+        lengths = texts.lengths_in_characters(pairs)
+    else:
+        limits = LIMITS if max_length is None else (max_length,)
+        lengths = texts.lengths_in_tokens(measure(source.rows(numbered=False), chat), limits)
+    progress.start("audit: what the answers look like", None)
     compared = compare(pairs)
     lengths_P2 = np.maximum(compared.counts_P2M[:, :, COLUMNS.index("characters")] / CHARACTERS_A_TOKEN, 1)
     counted_by = f"about {CHARACTERS_A_TOKEN} characters a token"
     if model is not None:
+        progress.start("audit: embeddings of the answers", None)
         lengths_P2, compared = read_tokens(pairs, compared, model.folder)
         counted_by = f"the tokenizer of {model.name}"
+    progress.start("audit: what the preferences follow", None)
     suspicion = suspect(compared)
-    findings = Findings(data=data, rows=len(pairs), sources=_sources(pairs), ties=ties(pairs))
     lessons = length_lessons(compared, lengths_P2, counted_by=counted_by)
-    findings = findings.model_copy(update={"length_lessons": lessons, **_preferences(pairs, compared, suspicion)})
+    found = {"lengths": lengths, "length_lessons": lessons, **_preferences(pairs, compared, suspicion)}
+    findings = findings.model_copy(update=found)
     if list_to is not None and findings.flips is not None:
         write_list(findings.flips, list_to)
     if clean_to is not None:
-        write_clean(source, pairs, removals(pairs, compared, suspicion, {}), clean_to)
+        progress.start("audit: writing the cleaned set", None)
+        reasons = _removals(pairs, compared, suspicion, {} if leaks is None else texts.leak_removals(leaks))
+        write_clean(source, pairs, reasons, clean_to)
+    progress.stop()
     return findings.model_copy(update={"seconds": time.monotonic() - began})
+
+
+def _texts(pairs: PairSet, found: repeats.Repeats, leaks: texts.Leaks | None) -> dict[str, object]:
+    """What stands in the texts themselves."""
+    repeating, opposing = repeats.removals(pairs, found)
+    in_another, languages = texts.languages(pairs)
+    parts = [
+        texts.repeated(pairs, found, len(repeating)),
+        texts.contradicted(pairs, found, len(opposing)),
+        *(() if leaks is None else (texts.leaked(pairs, leaks),)),
+        texts.cut(pairs),
+        texts.refused(pairs),
+        texts.quoted(pairs),
+        in_another,
+    ]
+    return {"texts": tuple(parts), "languages": languages}
+
+
+def _removals(
+    pairs: PairSet, compared: Compared, suspicion: Suspicion | None, leaks: Mapping[int, str]
+) -> dict[int, str]:
+    """Take out rows until an audit of those that stay finds none to take out."""
+    reasons, num_before = dict(leaks), -1
+    while len(reasons) > num_before:
+        num_before = len(reasons)
+        kept = np.setdiff1d(np.arange(len(pairs)), list(reasons))
+        for found in repeats.removals(pairs, repeats.find_repeats(pairs, kept)):
+            reasons |= found
+        reasons = removals(pairs, compared, suspicion, reasons)
+    return reasons
 
 
 def _preferences(pairs: PairSet, compared: Compared, suspicion: Suspicion | None) -> dict[str, object]:

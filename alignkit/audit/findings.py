@@ -110,7 +110,62 @@ class Flips(_Record):
     listed: tuple[FlippedPair, ...] = Field(description="the first 10 % of all pairs")
 
 
-# What the texts are: neighbours of the modules that fill them
+# What the texts are: repeats.py and texts.py
+
+
+class SourceCount(_Record):
+    """How many of one source's rows something was found in."""
+
+    source: str
+    count: int
+    of: int = Field(description="rows of the source that were looked at")
+
+
+class Example(_Record):
+    """One row in which something was found."""
+
+    id: str
+    place: str
+    text: str = Field(description="the beginning of the text it was found in, on one line")
+    other: str | None = Field(description="the id of the row that it stands against, where there is one")
+
+
+class TextFinding(_Record):
+    """Rows in whose texts one thing was found; of pairs also in which answers."""
+
+    name: str = Field(description="such as 'near-duplicates'")
+    rule: str = Field(description="when a row counts, in one sentence")
+    means: str = Field(description="what it means for training and what to do, in plain words")
+    count: int = Field(description="rows")
+    of: int = Field(description="rows that were looked at")
+    chosen: int | None = Field(description="chosen answers, where it is a thing of answers")
+    rejected: int | None = Field(description="rejected answers")
+    sources: tuple[SourceCount, ...] = Field(description="where there are several, those in which it was found")
+    examples: tuple[Example, ...]
+    taken_out: int = Field(description="rows that --write-clean takes out for it")
+
+
+class LanguageCount(_Record):
+    """How many texts are written in one language, or, where the language is not known, in one script."""
+
+    language: str
+    prompts: int
+    chosen: int
+    rejected: int
+
+
+class TextLengths(_Record):
+    """How long one column's texts are."""
+
+    column: str
+    unit: str = Field(description="'tokens' of the policy's tokenizer, or 'characters'")
+    count: int
+    mean: float
+    p50: float
+    p90: float
+    p99: float
+    max: int
+    over: dict[int, int] = Field(description="how many texts are longer than each limit, in tokens; empty without them")
 
 
 class Findings(_Record):
@@ -125,3 +180,6 @@ class Findings(_Record):
     length_lessons: tuple[LengthLesson, ...] | None = None
     ties: tuple[Ties, ...] | None = None
     flips: Flips | None = None
+    texts: tuple[TextFinding, ...] | None = None
+    languages: tuple[LanguageCount, ...] | None = None
+    lengths: tuple[TextLengths, ...] | None = None

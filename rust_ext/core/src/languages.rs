@@ -57,10 +57,18 @@ fn first_letters(text: &str) -> String {
 }
 
 fn detect(prose: &str) -> Names {
+    let east_asian: String = prose.chars().filter(|&letter| is_east_asian(letter)).collect();
+    let num_letters = prose.chars().filter(|letter| letter.is_alphabetic()).count();
+    // a name in Latin letters is longer than the sentence around it in Han letters
+    let prose = if 4 * east_asian.chars().count() >= num_letters { &east_asian } else { prose };
     let Some(info) = whatlang::detect(prose) else { return (None, None) };
     let is_long = prose.chars().filter(|letter| letter.is_alphabetic()).count() >= MIN_LETTERS;
     let language = (info.is_reliable() && is_long).then(|| info.lang().eng_name());
     (Some(name(info.script())), language)
+}
+
+fn is_east_asian(letter: char) -> bool {
+    matches!(u32::from(letter), 0x3040..=0x30ff | 0x3400..=0x9fff | 0xac00..=0xd7af | 0x2_0000..=0x3_ffff)
 }
 
 /// Japanese writes Han letters and kana in one text: one name for what it is written in.
@@ -117,9 +125,16 @@ mod tests {
     }
 
     #[test]
+    fn latin_names_in_a_sentence_of_han_letters_do_not_hide_its_script() {
+        let text = "为TaskRabbit写20条推特帖子，并使它们对SEO友好，谢谢。";
+        assert_eq!(script_and_language(text), (Some("Han"), Some("Mandarin")));
+    }
+
+    #[test]
     fn code_and_few_letters_say_nothing() {
         assert_eq!(script_and_language("```\nfor item in list: print(item)\n```"), (None, None));
         assert_eq!(script_and_language("42 + 7"), (None, None));
+        assert_eq!(script_and_language(""), (None, None));
         assert_eq!(
             script_and_language("Which of these rivers is the longest, and what are you for?").1,
             Some("English")

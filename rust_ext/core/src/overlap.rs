@@ -22,6 +22,8 @@ pub struct OverlapIndex {
     first_seen: Vec<i64>,
     /// The distinct runs of each text of the small set.
     texts: Vec<Vec<usize>>,
+    /// By run: the texts of the small set that have it.
+    homes: Vec<Vec<usize>>,
     num_scanned: i64,
 }
 
@@ -46,6 +48,7 @@ impl OverlapIndex {
             runs: HashMap::default(),
             first_seen: Vec::new(),
             texts: Vec::with_capacity(texts.len()),
+            homes: Vec::new(),
             num_scanned: 0,
         };
         let mut words = Vec::new();
@@ -62,6 +65,12 @@ impl OverlapIndex {
             index.texts.push(own);
         }
         index.first_seen = vec![NONE; index.runs.len()];
+        index.homes.resize(index.runs.len(), Vec::new());
+        for (text, own) in index.texts.iter().enumerate() {
+            for &run in own {
+                index.homes[run].push(text);
+            }
+        }
         index
     }
 
@@ -87,6 +96,37 @@ impl OverlapIndex {
             }
             self.num_scanned += 1;
         }
+    }
+
+    /// For each of some texts: the text of the small set of which it shows the largest share of runs, and the share; -1
+    /// and 0 where it shows none.
+    #[must_use]
+    pub fn most_shown<T: AsRef<str>>(&self, texts: &[T]) -> Vec<(i64, f64)> {
+        let mut words = Vec::new();
+        let mut shown: HashMap<usize, usize> = HashMap::new();
+        let of = |text: &T| {
+            hash_words(text.as_ref(), &mut words);
+            let mut runs: Vec<usize> = Vec::new();
+            for &length in &self.lengths {
+                for_each_run(&words, length, |hash| runs.extend(self.runs.get(&hash)));
+            }
+            runs.sort_unstable();
+            runs.dedup();
+            shown.clear();
+            for &home in runs.iter().flat_map(|&run| &self.homes[run]) {
+                *shown.entry(home).or_default() += 1;
+            }
+            let mut best = (NONE, 0.0);
+            for (&home, &num_shown) in &shown {
+                let share = num_shown as f64 / self.texts[home].len() as f64;
+                let is_earlier = share >= best.1 && (home as i64) < best.0;
+                if share > best.1 || is_earlier {
+                    best = (home as i64, share);
+                }
+            }
+            best
+        };
+        texts.iter().map(of).collect()
     }
 
     /// What was seen of each text of the small set, in order.
@@ -197,5 +237,12 @@ mod tests {
         assert_eq!(shared("a b c d", "x b C d y", 2), (3, 4, 2));
         assert_eq!(shared("a b", "x a b y", 8), (1, 3, 1)); // runs of two words
         assert_eq!(shared("a", "", 2), (0, 0, 0));
+    }
+
+    #[test]
+    fn each_text_names_what_it_shows_most_of() {
+        let index = OverlapIndex::new(&["a b c d", "c d e", "c d e"], 2);
+        let texts = ["x a b c", "a b c d e", "c d e f", "x y"];
+        assert_eq!(index.most_shown(&texts), [(0, 2.0 / 3.0), (0, 1.0), (1, 1.0), (-1, 0.0)]);
     }
 }

@@ -29,4 +29,13 @@ impl OverlapIndex {
         };
         (column(|o| o.num_runs), column(|o| o.num_seen), column(|o| o.first))
     }
+
+    fn most_shown<'py>(
+        &self,
+        py: Python<'py>,
+        texts: Vec<PyBackedStr>,
+    ) -> (Bound<'py, PyArray1<i64>>, Bound<'py, PyArray1<f64>>) {
+        let (which, share): (Vec<_>, Vec<_>) = py.detach(|| self.core.most_shown(&texts)).into_iter().unzip();
+        (which.into_pyarray(py), share.into_pyarray(py))
+    }
 }
