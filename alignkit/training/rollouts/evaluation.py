@@ -46,11 +46,19 @@ class RunEvaluation(Evaluation):
                 found = validate(self.method, self.config, self.inputs, models, sampled, step)
             if shows:
                 groups = show_samples(self.config, self.inputs, models, step=step, deadlines=self.deadlines)
+        if step == 0:
+            found = replace(found, metrics=found.metrics | self._rows_not_used())
         if not groups:
             return found
         length = float(np.mean([len(group.completions[0].ids) for group in groups]))
         samples = tuple(shown_line(group, step) for group in groups)
         return replace(found, metrics=found.metrics | {"samples/length": length}, samples=samples)
+
+    def _rows_not_used(self) -> dict[str, float]:
+        """How many training rows were left out on purpose, and how many skipped, where any were."""
+        training = self.inputs.training
+        counts = {"rows/left_out": len(training.left_out), "rows/skipped": len(training.skipped)}
+        return {name: float(count) for name, count in counts.items() if count}
 
     def at_end(self) -> tuple[dict[str, float], list[str]]:
         """Measure what a reward model knows of held-out pairs beyond their look."""

@@ -68,6 +68,9 @@ def test_the_default_data_set_trains_without_a_word_about_data(
     assert (rows["used"], rows["ties"]) == (16, 2)  # more than --max-skipped allows, had they been skipped
     assert set(rows["left_out"].values()) == {"tie: equal scores"} and len(rows["left_out"]) == 2
     assert rows["skipped"] == {}
+    metrics = [json.loads(line) for line in Path("run/metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [(m["step"], m["value"]) for m in metrics if m["name"].startswith("rows/")] == [(0, 2.0)]  # left out
+    assert "left out on purpose: tie: equal scores" in Path("run/report.html").read_text(encoding="utf-8")
     assert "training: 16 rows, 2 ties (equal scores) left out" in said
 
 
