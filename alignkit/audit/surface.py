@@ -114,11 +114,11 @@ class Compared:
         signs, num_pairs = self.signs_PB, len(self)
         pairs_B = np.bincount(signs.indices, minlength=signs.shape[1])
         weight_B = np.where(pairs_B > 1, np.log((num_pairs + 1) / np.maximum(pairs_B, 1)), 0).astype(np.float32)
-        grams = sparse.csr_array((signs.data * weight_B[signs.indices], signs.indices, signs.indptr), signs.shape)
-        grams.eliminate_zeros()
-        row_P = np.repeat(np.arange(num_pairs), np.diff(grams.indptr))
-        length_P = np.sqrt(np.bincount(row_P, grams.data.astype(np.float64) ** 2, minlength=num_pairs))
-        grams.data /= length_P[row_P].astype(np.float32)
+        weighted = (signs.data * weight_B[signs.indices], signs.indices.copy(), signs.indptr.copy())
+        grams = sparse.csr_array(weighted, signs.shape)
+        grams.eliminate_zeros()  # in place: of arrays of its own
+        length_P = sparse.linalg.norm(grams, axis=1).astype(np.float32)
+        grams.data /= np.repeat(length_P, np.diff(grams.indptr))
         return grams
 
 
