@@ -52,11 +52,13 @@ class ScoredTurn(NamedTuple):
         closing: what ends the turn behind the answer, up to and with its end token.
         supplied: what stands between the turn's prompt and an answer.
         opening: what ends the turn's prompt and no finished answer has.
+        has_id: the id of the turn's last call stands behind its arguments, and the closing behind that.
     """
 
     closing: str
     supplied: str = ""
     opening: str = ""
+    has_id: bool = False
 
 
 class Conversation(NamedTuple):
@@ -130,9 +132,9 @@ class Conversation(NamedTuple):
         lengths = dict(zip(befores, map(len, texts[1:]), strict=False))
         start = lengths[self.cut] if self.cut else 0
         spans = []
-        for turn, text, (closing, supplied, _) in zip(self.turns, texts[1 + len(befores) :], turns, strict=True):
-            message = self.messages[turn]
-            after = behind_sentinels(text, message, turn)
+        for turn, text, known_ in zip(self.turns, texts[1 + len(befores) :], turns, strict=True):
+            message, closing, supplied = self.messages[turn], known_.closing, known_.supplied
+            after = behind_sentinels(text, message, turn, has_id=known_.has_id)
             rest = (after or "").removeprefix(closing)
             # Behind a call's last sentinel stand the quotes of a text; what ends its own arguments may have none.
             known = rest if "tool_calls" in message else after
@@ -259,14 +261,21 @@ def sentinels(conversation: Conversation) -> Conversation:
     return Conversation(messages, conversation.cut, conversation.turns)
 
 
-def behind_sentinels(text: str, message: Message, number: int) -> str | None:
-    """What stands behind the last sentinel of a message; None where it has none, or a content twice."""
+def behind_sentinels(text: str, message: Message, number: int, *, has_id: bool = False) -> str | None:
+    """What stands behind the last sentinel of a message; None where it has none, or a content twice.
+
+    Args:
+        has_id: behind the id of the last call, which stands behind the sentinels.
+    """
     content = f"\ue000{number}\ue001"
     if "tool_calls" not in message:
         return text.partition(content)[2] if text.count(content) == 1 else None
     names = [_name("call", number, len(message["tool_calls"]) - 1), _name("key", number), _name("value", number)]
     ends = [at + len(name) for name in (*names, content) if (at := text.rfind(name)) >= 0]
-    return text[max(ends) :] if ends else None
+    if not ends:
+        return None
+    after = text[max(ends) :]
+    return after.partition(message["tool_calls"][-1]["id"])[2] if has_id else after
 
 
 def _sentinel(message: Message, number: int) -> Message:

@@ -323,11 +323,14 @@ class SchemaRenderer:
             own = self._turn(answer, asked, _ANSWER["content"])
             if not (own.opening and sample.is_one_answer):
                 end = self._special.findall(own.closing)[-1]
-                after = behind_sentinels(text, sample.messages[turn], turn) or ""
+                message = sample.messages[turn]
+                after = behind_sentinels(text, message, turn) or ""
+                has_id = "tool_calls" in message and message["tool_calls"][-1].get("id", after + " ") in after
+                after = behind_sentinels(text, message, turn, has_id=has_id) or ""
                 written = list(self._special.finditer(after))
                 last = next((found for found in written if found.group() == end), None)
                 closing = self._closing(after) if not written else after[: (last or written[-1]).end()]
-                own = ScoredTurn(closing, own.supplied)
+                own = ScoredTurn(closing, own.supplied, has_id=has_id)
             self._turn_of_kind[kind] = own
         return self._turn_of_kind[kind]
 
