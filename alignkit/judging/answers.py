@@ -95,7 +95,7 @@ class PerplexityResult:
     Perplexity = exp(-sum log p / tokens), over the corpus, not a mean of texts'; it compares models of one tokenizer
     alone. Bits per byte = -sum log p / (ln 2 x bytes of the texts) compares across tokenizers. Both nan without text.
     Of the references, `num_cut` were cut at the row's end, without an end token, and `num_left_out` left out because
-    their prompt leaves no room.
+    their prompt leaves no room, or opens thoughts that they have not.
     """
 
     perplexity: float
@@ -107,7 +107,7 @@ class PerplexityResult:
     def missing(self) -> str | None:
         """Say which references are not whole in it; None where all are."""
         parts = [f"{self.num_cut} references cut at the end of their row"] * bool(self.num_cut)
-        parts += [f"{self.num_left_out} left out, whose prompts leave no room"] * bool(self.num_left_out)
+        parts += [f"{self.num_left_out} left out, whose prompts leave no place for them"] * bool(self.num_left_out)
         return ", ".join(parts) or None
 
 
@@ -193,7 +193,7 @@ class Answering:
         """Measure how well the rows' references are predicted, with the chat template and at temperature 1.
 
         A reference longer than the row (at most 2,048 tokens) is cut, and then the bytes of its cut text count; one
-        whose prompt leaves no room is left out. Both are counted.
+        whose prompt leaves no room, or opens thoughts that the reference has not, is left out. Both are counted.
         """
         known = [
             dataclasses.replace(row, chosen=_reference(row), is_conversation=False)
@@ -210,6 +210,7 @@ class Answering:
             truncation="cut-completion",
             max_skipped=1.0,
             train_on="last",
+            is_part=True,
         )
         total, count, num_bytes = 0.0, 0, 0
         with torch.no_grad():

@@ -55,7 +55,10 @@ def test_references_that_do_not_fit_are_counted_and_said(tmp_path: Path) -> None
     rows = [to_row({"id": str(n), "prompt": p, "reference": r}, where="") for n, (p, r) in enumerate(asked)]
     predicted = Answering(find_model(str(folder)), ModelSection(precision="fp32"), Generation()).perplexity(rows)
     assert (predicted.num_cut, predicted.num_left_out) == (1, 1)
-    assert predicted.missing() == "1 references cut at the end of their row, 1 left out, whose prompts leave no room"
+    assert (
+        predicted.missing()
+        == "1 references cut at the end of their row, 1 left out, whose prompts leave no place for them"
+    )
     figures = evaluate_answers([Answer(rows[0], "yes", 4, False)], predicted, seed=0)
     assert (figures["perplexity_cut"], figures["perplexity_left_out"]) == (1, 1)
     assert any("(1 references cut at the end of their row, 1 left out" in line for line in lines(figures))

@@ -135,11 +135,13 @@ class Chat:
         return self.encoder.ids(self._one(self.prompt_conversation(messages))).tolist()
 
     def answer_ids(self, prompt: Sequence[Message], answer: Sequence[Message]) -> list[int]:
-        """Token ids that `answer` adds behind `prompt_ids`, to the end of the rendering."""
-        before, text = (
-            self._one(conversation)
-            for conversation in (self.prompt_conversation(prompt), self.answer_conversation(prompt, answer))
-        )
+        """Token ids that `answer` adds behind `prompt_ids`, to the end of the rendering.
+
+        Behind an opening that ends the prompt it goes on from there, also where it never closes it.
+        """
+        *turns, last = answer
+        given = self.answer_conversation(prompt, [*turns, {**last, "content": self._going_on(last["content"])}])
+        before, text = (self._one(conversation) for conversation in (self.prompt_conversation(prompt), given))
         return self.encoder.ids_behind(before, text).tolist()
 
     def said(self, ids: Sequence[int]) -> str:
@@ -182,9 +184,11 @@ class Chat:
 
     def reference_conversation(self, prompt: Sequence[Message], text: str) -> Conversation:
         """A text as an answer whose length alone counts: it need not go on from a prompt's opening."""
-        if self.opening and after_opening(text, self.opening) is None:
-            text = self.opening + text
-        return self.answer_conversation(prompt, [{"role": "assistant", "content": text}])
+        return self.answer_conversation(prompt, [{"role": "assistant", "content": self._going_on(text)}])
+
+    def _going_on(self, text: str) -> str:
+        """A text that goes on from a prompt's opening, whatever it is."""
+        return text if after_opening(text, self.opening) is not None else self.opening + text
 
     def whole_conversation(self, messages: Sequence[Message]) -> Conversation:
         """A whole conversation, every assistant turn scored but those of weight 0."""

@@ -176,6 +176,8 @@ def test_a_reference_without_thoughts_is_measured(tokenizer: Any, tmp_path: Path
     row = to_row({"id": "a", "prompt": "2 + 3?", "reference": "five"}, where="x")
     (tree,) = prepare([row], chat, unit=Samples(), max_length=500).trees
     assert tree.reference_length == 5
+    assert tokenizer.decode(chat.answer_ids([USER], [said("cut off")])) == "cut off<|im_end|>"
+    assert chat.said(tokenizer.encode(" cut off")) == " cut off"
     assert chat.turn_end_id == SPECIAL.index("<|im_end|>") + 256 and chat.turn_end_id in chat.end_ids
 
 
