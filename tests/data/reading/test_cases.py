@@ -9,7 +9,7 @@ import pytest
 from places import BESIDE
 
 from alignkit.data.reading.read import read_rows
-from alignkit.data.reading.rows import Row, unusable_reason
+from alignkit.data.reading.rows import Row, text_of, unusable_reason
 from alignkit.errors import InputError
 from alignkit.units import Chosen, Pairs, Samples
 
@@ -107,6 +107,15 @@ def test_calls_results_and_the_tools_of_a_row_reach_its_messages(name: str) -> N
         assert len(results) == (0 if name in ("sft_call_last", "dpo_answers_are_calls") else 1)
     assert reasons(rows, Chosen()) == {None: 8} and len(rows) == 8
     assert reasons(rows, Pairs())[None] == (8 if name.startswith("dpo") else 0)
+
+
+def test_thoughts_beside_a_content_reach_its_message() -> None:
+    rows = read_rows(str(CASES / "02-reasoning-content" / "rows.jsonl"))
+    assert reasons(rows, Chosen()) == {None: 8}
+    for row in rows:
+        assert row.chosen is not None and row.chosen[-1]["reasoning_content"].endswith(
+            f"more is {text_of(row.chosen)}."
+        )
 
 
 def reasons(rows: list[Row], unit: Chosen | Pairs | Samples, train_on: str | None = None) -> Counter[str | None]:
