@@ -4,12 +4,12 @@ In: the options of the command, by their Python names, and config=, set= and lik
 `Verdict`, rows as dicts; nothing is printed. Errors are `AlignkitError`s, which say what to do. `alignkit.train`,
 `alignkit.judge` and `alignkit.Run` are these.
 
-training.py trains and plans, verdicts.py judges and probes, answers.py generates and evaluates, data.py shows and
-prepares rows, runs.py reads a run's folder.
+training.py trains and plans, verdicts.py judges and probes, answers.py generates and evaluates, data.py shows, audits
+and prepares rows, runs.py reads a run's folder.
 """
 
 from alignkit.api.answers import chat_session, evaluate, generate, generate_file
-from alignkit.api.data import data_lengths, data_overlap, data_prepare, show_rows
+from alignkit.api.data import data_audit, data_lengths, data_overlap, data_prepare, show_rows
 from alignkit.api.runs import Run
 from alignkit.api.training import plan, start_up_checks, train
 from alignkit.api.verdicts import judge, judge_file, ledger_export, ledger_stats, probe
@@ -17,6 +17,7 @@ from alignkit.api.verdicts import judge, judge_file, ledger_export, ledger_stats
 __all__ = [
     "Run",
     "chat_session",
+    "data_audit",
     "data_lengths",
     "data_overlap",
     "data_prepare",

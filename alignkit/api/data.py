@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from alignkit.config import file as config_file
 from alignkit.errors import UsageError
+from alignkit.progress import Progress
 from alignkit.registry import registry
 from alignkit.units import Chosen, Labelled, Pairs, Samples, Unit
 
 if TYPE_CHECKING:
+    from alignkit.audit.findings import Findings
     from alignkit.config.file import Settings
     from alignkit.config.settings import DataSection
     from alignkit.data.looking.lengths import ColumnLengths
@@ -141,6 +143,53 @@ def _shown_as(row: Row, train_on: str | None) -> tuple[str | None, Unit]:
     if row.chosen is None and (note or is_pair):
         return None if row.rejected is None and not row.is_conversation else note, Samples()
     return note, unit
+
+
+def data_audit(
+    *,
+    tests: Sequence[str] = (),
+    thorough: bool = False,
+    list_to: Path | None = None,
+    clean_to: Path | None = None,
+    progress: Progress | None = None,
+    config: Path | None = None,
+    set: Sequence[str] = (),
+    **options: object,
+) -> Findings:
+    """Look at a set in every way there is: what its preferences follow, which pairs are flipped, what its texts are.
+
+    Args:
+        tests: named as `data` is; rows whose prompts hold one of theirs are found.
+        thorough: run the model over all answers.
+        list_to: where the ranked list of likely flips is written.
+        clean_to: where the set is written without rows that should go; they are written beside it, each with a reason.
+
+    Raises:
+        UsageError: `thorough` without a model; or as `audit.clean.check_clean`.
+    """
+    from alignkit.audit.audit import audit
+    from alignkit.data.chat.chat import make_chat
+    from alignkit.pretrained.names import find_model
+
+    settings = config_file.judge_settings(options, config, settings=set)
+    section = settings.data
+    is_named = "model" in settings.model.model_fields_set
+    if thorough and not is_named:
+        raise UsageError("--thorough runs a model over the answers; name it with --model")
+    model = find_model(settings.model.model, tokenizer_is_enough=not thorough) if is_named else None
+    return audit(
+        section.data,
+        columns=section.columns,
+        limit=section.limit,
+        model=model,
+        chat=None if model is None else make_chat(model, settings.model),
+        max_length=section.max_length,
+        tests=tests,
+        thorough=thorough,
+        list_to=list_to,
+        clean_to=clean_to,
+        progress=progress,
+    )
 
 
 def data_prepare(

@@ -10,6 +10,7 @@ import numpy as np
 
 from alignkit.audit import repeats, texts
 from alignkit.audit.biases import biases, explained, length_lessons, ties
+from alignkit.audit.body import read_body
 from alignkit.audit.clean import check_clean, removals, write_clean, write_list
 from alignkit.audit.embeddings import read_tokens
 from alignkit.audit.findings import Findings, SourceRows
@@ -34,6 +35,7 @@ def audit(
     chat: Chat | None = None,
     max_length: int | None = None,
     tests: Sequence[str] = (),
+    thorough: bool = False,
     list_to: Path | None = None,
     clean_to: Path | None = None,
     progress: Progress | None = None,
@@ -49,6 +51,7 @@ def audit(
         chat: the policy's chat format: prompts, answers and whole rows are counted in tokens. Characters without it.
         max_length: tokens; how many rows it would cut is said. 512, 1,024 and 2,048 where None.
         tests: named as `--data` is: rows whose prompts hold one of theirs are found.
+        thorough: run the policy over all answers, and judge pairs by its states too.
         list_to: where the ranked list of suspected pairs is written.
         clean_to: where the set is written without the rows that should be taken out; they are written beside it.
 
@@ -82,6 +85,8 @@ def audit(
         progress.start("audit: embeddings of the answers", None)
         lengths_P2, compared = read_tokens(pairs, compared, model.folder)
         counted_by = f"the tokenizer of {model.name}"
+        if thorough:
+            compared = read_body(pairs, compared, model.folder, progress)
     progress.start("audit: what the preferences follow", None)
     suspicion = suspect(compared)
     lessons = length_lessons(compared, lengths_P2, counted_by=counted_by)

@@ -126,7 +126,7 @@ class Example(_Record):
 
     id: str
     place: str
-    text: str = Field(description="the beginning of the text it was found in, on one line")
+    text: str = Field(description="the beginning, or of cut answers the end, of the text it was found in, on one line")
     other: str | None = Field(description="the id of the row that it stands against, where there is one")
 
 

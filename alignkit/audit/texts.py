@@ -28,6 +28,7 @@ _QUOTED_RUNS = 12  # of 8 words, at least: an answer of 19 words
 _QUOTED_SHARE = 0.5
 _SHARE_SPARED = 0.02  # languages of fewer texts are counted as others
 _OTHER = "others"
+_CHINESE = "Chinese"  # written alike, whatever of it is spoken
 _EAST_ASIAN = ("Han", "kana")  # Japanese writes both
 _FENCE = "```"
 _CLOSED = tuple(
@@ -150,7 +151,7 @@ def _columns(counts: Sequence[Counter[str]], names: Iterable[str]) -> dict[str, 
 
 def _language(names: tuple[str | None, str | None]) -> str:
     script, language = names
-    return language or f"{script} script"
+    return _CHINESE if language == "Mandarin" else language or f"{script} script"
 
 
 def _differ(asked: tuple[str | None, str | None], answered: tuple[str | None, str | None]) -> bool:
@@ -174,6 +175,7 @@ def cut(pairs: PairSet) -> TextFinding:
         "sentences have one, and the other answer ends whole",
         means="Chosen answers that are cut teach the model to stop in the middle. Rejected ones teach it that being "
         "whole is what makes an answer good, whatever it says. Have them written to their end, or leave them out.",
+        shows_end=True,
     )
 
 
@@ -250,10 +252,21 @@ def _lengths(column: ColumnLengths, unit: str) -> TextLengths:
     )
 
 
-def _of_answers(pairs: PairSet, name: str, found: Sequence[np.ndarray], *, rule: str, means: str) -> TextFinding:
+def _of_answers(
+    pairs: PairSet, name: str, found: Sequence[np.ndarray], *, rule: str, means: str, shows_end: bool = False
+) -> TextFinding:
     """A finding of chosen and rejected answers, bool [P] each."""
     is_there_P = np.array([a is not None or b is not None for a, b in zip(pairs.chosen, pairs.rejected, strict=True)])
-    return _finding(pairs, name, found[0] | found[1], rule=rule, means=means, looked_at_P=is_there_P, answers=found)
+    return _finding(
+        pairs,
+        name,
+        found[0] | found[1],
+        rule=rule,
+        means=means,
+        looked_at_P=is_there_P,
+        answers=found,
+        shows_end=shows_end,
+    )
 
 
 def _finding(
@@ -267,6 +280,7 @@ def _finding(
     order_P: np.ndarray | None = None,
     looked_at_P: np.ndarray | None = None,
     answers: Sequence[np.ndarray] | None = None,
+    shows_end: bool = False,
     taken_out: int = 0,
 ) -> TextFinding:
     looked_at_P = np.ones(len(pairs), bool) if looked_at_P is None else looked_at_P
@@ -276,7 +290,7 @@ def _finding(
     examples = []
     for row in rows[:_SHOWN].tolist():
         texts = [pairs.prompts] if answers is None else [pairs.chosen if answers[0][row] else pairs.rejected]
-        text = " ".join((texts[0][row] or "").split())[:_SHOWN_CHARACTERS]
+        text = _excerpt(texts[0][row] or "", shows_end)
         other = others.get(row) if others else None
         examples.append(Example(id=pairs.ids[row], place=pairs.places[row], text=text, other=other))
     return TextFinding(
@@ -291,6 +305,13 @@ def _finding(
         examples=tuple(examples),
         taken_out=taken_out,
     )
+
+
+def _excerpt(text: str, shows_end: bool) -> str:
+    text = " ".join(text.split())
+    if len(text) <= _SHOWN_CHARACTERS:
+        return text
+    return f"... {text[-_SHOWN_CHARACTERS:]}" if shows_end else f"{text[:_SHOWN_CHARACTERS]} ..."
 
 
 def _by_source(pairs: PairSet, found_P: np.ndarray, looked_at_P: np.ndarray) -> tuple[SourceCount, ...]:

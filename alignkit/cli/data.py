@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from alignkit.cli.audit import add_audit_command
 from alignkit.cli.data_volume import add_volume_commands
 from alignkit.cli.options import Command, Config, Group, Json, Method, Set, with_options
 from alignkit.config.settings import DataSection, ModelSection
@@ -69,4 +70,5 @@ def _show_row(row: dict[str, Any], *, ids: bool) -> None:
 
 def add_to(app: typer.Typer) -> None:
     add_volume_commands(data)
+    add_audit_command(data)
     app.add_typer(data, name="data")

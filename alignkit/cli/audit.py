@@ -1,0 +1,235 @@
+"""`alignkit data audit`: what a set will teach, in words for a terminal of 80 columns."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from alignkit.cli.options import Command, Config, Group, Json, Set, with_options
+from alignkit.config.settings import DataSection, ModelSection
+from alignkit.display import on_one_line
+
+if TYPE_CHECKING:
+    from alignkit.audit.findings import Bias, Findings, Flips, Share, TextFinding
+
+_ROWS = Group("Data", DataSection, ("data", "columns", "limit", "max_length"))
+_TEXT = Group("Model", ModelSection, ("model", "chat_template", "system", "template_kwargs"))
+_WIDTH = 80
+_ALWAYS = ("longer", "more formatted", "more hedging")
+_SHOWN_FLIPS = 5
+_SHOWN_SOURCES = 6
+
+
+def add_audit_command(data: typer.Typer) -> None:
+    data.command("audit", cls=Command)(audit)
+
+
+@with_options(_ROWS, _TEXT)
+def audit(
+    *,
+    ctx: typer.Context,
+    given: dict[str, Any],
+    test: Annotated[
+        list[str] | None, typer.Option("--test", metavar="FILE", help="test prompts to look for in the set; repeatable")
+    ] = None,
+    thorough: Annotated[
+        bool, typer.Option("--thorough", help="run the model over all answers, to find flipped pairs by; takes long")
+    ] = False,
+    list_to: Annotated[
+        str | None, typer.Option("--list", metavar="FILE", help="write the pairs that are probably flipped, ranked")
+    ] = None,
+    clean_to: Annotated[
+        str | None, typer.Option("--write-clean", metavar="FILE", help="write the set without the rows that should go")
+    ] = None,
+    json: Json = False,
+    config: Config = None,
+    set_: Set = None,
+) -> None:
+    """Say what a preference set will teach, before any training: bias to length, flipped pairs, repeats, and more.
+
+    Lengths are in tokens where --model is named (a tokenizer is enough), else in characters.
+    """
+    from alignkit import api
+    from alignkit.cli.progress import RichProgress
+
+    findings = api.data_audit(
+        tests=test or (),
+        thorough=thorough,
+        list_to=Path(list_to) if list_to else None,
+        clean_to=Path(clean_to) if clean_to else None,
+        progress=RichProgress(),
+        config=Path(config) if config else None,
+        set=set_ or [],
+        **given,
+    )
+    if json:
+        print(findings.model_dump_json())
+        return
+    for line in lines(findings):
+        print(on_one_line(line).rstrip())
+    if clean_to:
+        print(f"\nwritten: {clean_to}, and the rows taken out: {Path(clean_to).with_suffix('.removed.jsonl')}")
+    elif sum(part.taken_out for part in findings.texts or ()) or (findings.flips and findings.flips.likely):
+        print("\n--write-clean FILE writes the set without repeats, opposites and likely flips.")
+
+
+def lines(findings: Findings) -> Iterable[str]:
+    """Say what was found, line by line."""
+    yield from _head(findings)
+    yield from _chosen(findings)
+    yield from _learnt(findings)
+    yield from _tied(findings)
+    if findings.flips is not None:
+        yield from _flips(findings.flips)
+    yield from _texts(findings.texts or ())
+    yield from _languages(findings)
+    yield from _lengths(findings)
+
+
+def _wrapped(text: str, indent: int = 0) -> list[str]:
+    space = " " * indent
+    return textwrap.wrap(
+        on_one_line(text), _WIDTH, initial_indent=space, subsequent_indent=space, break_on_hyphens=False
+    )
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
+
+
+def _interval(share: Share) -> str:
+    return f"{_percent(share.share)} ({100 * share.low:.1f} to {100 * share.high:.1f})"
+
+
+def _head(findings: Findings) -> Iterable[str]:
+    pairs = sum(source.pairs for source in findings.sources)
+    ties = sum(source.ties for source in findings.sources)
+    labelled = sum(source.labelled for source in findings.sources)
+    yield from _wrapped(
+        f"{findings.rows:,} rows of {findings.data}: {pairs:,} pairs of two answers, {ties:,} of them ties"
+        + (f", {labelled:,} answers with a label" if labelled else "")
+        + f"; {findings.rows - pairs - labelled:,} other rows"
+    )
+    if len(findings.sources) > 1:
+        for source in findings.sources[:_SHOWN_SOURCES]:
+            yield f"  {source.source[:40]:<40} {source.rows:>9,} rows {source.pairs:>9,} pairs"
+        if len(findings.sources) > _SHOWN_SOURCES:
+            yield f"  and {len(findings.sources) - _SHOWN_SOURCES:,} more sources"
+    if pairs == 0:
+        yield from _wrapped("There are no pairs of two answers: what preferences follow is left out.")
+
+
+def _chosen(findings: Findings) -> Iterable[str]:
+    overall = [bias for bias in findings.biases or () if bias.source is None]
+    told = [bias for bias in overall if bias.feature in _ALWAYS or _is_clear(bias)]
+    if not told:
+        return
+    yield ""
+    yield "Which answer is chosen (50 % would be no bias; 95 % intervals in brackets)"
+    for bias in told:
+        yield f"  {bias.feature[:42]:<42} {_interval(bias.chosen):>21} of {bias.chosen.num:,}"
+    by_source = [b for b in findings.biases or () if b.source is not None and b.feature == "longer"]
+    if by_source:
+        yield "  the longer one, by source"
+        for bias in by_source[:_SHOWN_SOURCES]:
+            yield f"    {(bias.source or '')[:40]:<40} {_interval(bias.chosen):>21} of {bias.chosen.num:,}"
+
+
+def _is_clear(bias: Bias) -> bool:
+    return not bias.chosen.low <= 0.5 <= bias.chosen.high
+
+
+def _learnt(findings: Findings) -> Iterable[str]:
+    for explained in findings.explained or ():
+        if explained.source is None:
+            yield ""
+            yield from _wrapped(
+                f"A model that sees what answers look like, and not what they say, names the chosen one in "
+                f"{_interval(explained.accuracy)} of unseen pairs. The nearer to 50 %, the more a model must read."
+            )
+    for lesson in findings.length_lessons or ():
+        if lesson.source is None:
+            more = "longer" if lesson.tokens >= 0 else "shorter"
+            yield ""
+            yield from _wrapped(
+                f"If DPO (beta {lesson.beta:g}) learnt nothing but length here, answers of {lesson.mean_tokens:,.0f} "
+                f"tokens would become {abs(lesson.tokens):,.0f} tokens {more}. Counted by {lesson.counted_by}."
+            )
+
+
+def _tied(findings: Findings) -> Iterable[str]:
+    for ties in findings.ties or ():
+        if ties.source is None and (ties.ties or ties.tiny or ties.reversed):
+            tiny = f"; {ties.tiny:,} differ by at most {ties.tiny_margin:.3g}" if ties.tiny_margin else ""
+            yield ""
+            yield from _wrapped(
+                f"Scores: {ties.scored:,} pairs have them. {ties.ties:,} are ties (dpo and reward leave them out)"
+                f"{tiny}; in {ties.reversed:,} the rejected answer has the higher one."
+            )
+
+
+def _flips(flips: Flips) -> Iterable[str]:
+    yield ""
+    yield "Pairs that probably stand the wrong way round"
+    yield from _wrapped(
+        f"About {_percent(flips.estimated_rate)} of {flips.pairs:,} pairs are flipped, as far as a model of the other "
+        f"pairs can tell. {flips.likely:,} are flipped more likely than not. Of the first:",
+        2,
+    )
+    for expected in flips.expected:
+        yield f"  {expected.pairs:>9,} pairs {100 * expected.precision:>3.0f} % are flipped, as expected"
+    for pair in flips.listed[:_SHOWN_FLIPS]:
+        yield from _wrapped(f"{pair.id} ({100 * pair.probability:.0f} %): {pair.reason}", 4)
+
+
+def _texts(found: Iterable[TextFinding]) -> Iterable[str]:
+    yield ""
+    yield f"{'In the texts':<34}{'rows':>9}{'share':>9}{'chosen':>11}{'rejected':>11}"
+    kept = list(found)
+    for part in kept:
+        sides = ("" if n is None else f"{n:,}" for n in (part.chosen, part.rejected))
+        share = _percent(part.count / max(1, part.of))
+        yield f"  {part.name:<32}{part.count:>9,}{share:>9}" + "".join(f"{side:>11}" for side in sides)
+    for part in kept:
+        if part.count:
+            yield from _told(part)
+
+
+def _told(part: TextFinding) -> Iterable[str]:
+    yield ""
+    yield f"{part.name[0].upper()}{part.name[1:]}: {part.count:,}"
+    yield from _wrapped(f"When: {part.rule}.", 2)
+    yield from _wrapped(part.means, 2)
+    if part.sources:
+        most = ", ".join(f"{s.source} {s.count:,} of {s.of:,}" for s in part.sources[:_SHOWN_SOURCES])
+        yield from _wrapped(f"By source: {most}.", 2)
+    for example in part.examples:
+        other = f" and {example.other}" if example.other else ""
+        yield from _wrapped(f"{example.id}{other}: {example.text}", 4)
+
+
+def _languages(findings: Findings) -> Iterable[str]:
+    if findings.languages:
+        yield ""
+        yield f"{'Languages':<34}{'prompts':>13}{'chosen':>13}{'rejected':>13}"
+        for one in findings.languages:
+            yield f"  {one.language:<32}{one.prompts:>13,}{one.chosen:>13,}{one.rejected:>13,}"
+
+
+def _lengths(findings: Findings) -> Iterable[str]:
+    if not findings.lengths:
+        return
+    yield ""
+    title = f"Lengths in {findings.lengths[0].unit}"
+    yield f"{title:<28}" + "".join(f"{name:>10}" for name in ("mean", "50 %", "90 %", "99 %", "max"))
+    for column in findings.lengths:
+        numbers = (column.mean, column.p50, column.p90, column.p99, column.max)
+        yield f"  {column.column[:26]:<26}" + "".join(f"{number:>10,.0f}" for number in numbers)
+    for column in findings.lengths:
+        if column.over and column.column.startswith("prompt +"):
+            cuts = (f"{count:,} ({_percent(count / column.count)}) at {n:,}" for n, count in column.over.items())
+            yield from _wrapped(f"A limit of --max-length would cut {', '.join(cuts)} tokens.", 2)
