@@ -116,7 +116,7 @@ class Pairs(Unit):
             return NO_BAD_ONE if row.label else NO_GOOD_ONE
         if row.not_a_pair is not None:
             return row.not_a_pair
-        if row.is_tie and self.ties == "drop":
+        if row.is_tie and (self.ties == "drop" or row.has_same_answers):
             return TIE
         return self._fault(row) or (None if row.is_tie else self._margin_reason(row))
 
@@ -157,9 +157,7 @@ class Samples(Unit):
     def unusable_reason(self, row: Row) -> str | None:
         if row.label is None:
             return None
-        return (
-            "labelled, for kto, sft, dpo and reward; for the prompt alone --ignore-fields label (or what it is called)"
-        )
+        return "labelled, for kto, sft, dpo and reward; for the prompt alone --ignore-fields label (or as it is called)"
 
 
 class Labelled(Unit):

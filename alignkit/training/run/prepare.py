@@ -97,6 +97,7 @@ def _account(part: Stored) -> Mapping[str, Any]:
         "left_out": dict(part.left_out),
         "paired": part.num_paired,
         "ties": part.num_ties,
+        "ties_kept": part.num_ties_kept,
         "ends_with_user": part.num_ends_with_user,
         "user_twice": part.num_user_twice,
         "reversed": part.num_reversed,

@@ -84,6 +84,8 @@ def test_ties_are_rows_for_methods_that_compare_nothing() -> None:
     for unit in (Chosen(), Samples(), Pairs(ties="keep"), Pairs(ties="half")):
         assert unusable_reason(tie, unit) is None
     assert unusable_reason(tie, Pairs()) == TIE
+    same = to_row({**PAIR, "rejected": "yes", "score_chosen": 5, "score_rejected": 5}, where="here")
+    assert [unusable_reason(same, Pairs(ties=ties)) for ties in ("drop", "keep", "half")] == [TIE] * 3
     assert TIE not in Chosen.left_out and TIE in Pairs.left_out
 
 
@@ -152,7 +154,7 @@ def test_options_choose_the_pairs_on_the_command_line(
     command = ["data", "prepare", "--method", method, "--model", "model", "--data", "rows.jsonl", "--split", "first-1"]
     assert main([*command, "--set", "ties=half", "--set", "min_margin=1"]) == 0
     said = capsys.readouterr().out
-    assert f"training: 1 left out: {SMALL_MARGIN}" in said
+    assert f"training: 1 left out: {SMALL_MARGIN}" in said and "training: 1 of the pairs used are ties" in said
     assert "training: 1 of the pairs used have scores that prefer the rejected answer" in said
     assert main([*command, "--set", "ties=half", "--set", "min_margin=1", "--json"]) == 0
     account = json.loads(capsys.readouterr().out)["training"]
