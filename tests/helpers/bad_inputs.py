@@ -83,7 +83,7 @@ CATALOGUE = [
     Case("half a character", f"{DATA} half.jsonl", "half.jsonl, line 2: no valid text: .*; correct this line"),
     Case("bottomless JSON", f"{DATA} deep.jsonl", "deep.jsonl, line 1: JSON that cannot be read.*; correct this line"),
     Case("endless number", f"{DATA} digits.jsonl", "digits.jsonl, line 1: JSON that cannot be read.*; correct this"),
-    Case("not an object", f"{DATA} list.jsonl", "list.jsonl, line 1: expected an object, found list; write each"),
+    Case("not an object", f"{DATA} list.jsonl", "list.jsonl, line 1, byte 2: expected an object in the array, found"),
     Case("wrong JSON to look at", "data show --model models/sound --data wrong.jsonl", "wrong.jsonl, line 3: not JSON"),
     Case("wrong JSON to answer", "generate models/sound --data wrong.jsonl", "wrong.jsonl, line 3: not JSON"),
     # rows that cannot be used
@@ -247,7 +247,7 @@ def write_files() -> None:
         "wrong.jsonl": _lines(rows[:2]) + "{oops\n" + _lines(rows[3:]),
         "latin.jsonl": b'{"prompt": "\xe9"}',
         "half.jsonl": _lines(rows[:1]) + '{"prompt": "a\\ud800", "chosen": "b"}',
-        "deep.jsonl": "[" * 100_000,
+        "deep.jsonl": '{"prompt": ' + "[" * 100_000,
         "digits.jsonl": '{"prompt": ' + "1" * 5000 + "}",
         "list.jsonl": '["prompt"]',
         "torn.jsonl.gz": packed[: len(packed) // 2],

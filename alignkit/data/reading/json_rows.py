@@ -241,7 +241,7 @@ def _way_out(line: bytes) -> str:
     if b"\r" in text.replace(b"\r\n", b""):
         return "lines end with a carriage return alone: save the file with line feeds"
     if text == b"{" or not _are_closed(text):
-        return "a row must end on the line on which it begins, as the first one does: was the file cut off?"
+        return "correct this line: a row must end on the line on which it begins; or was the file cut off?"
     if text.endswith(b"},"):
         return "take the comma behind the object away: one JSON object a line, or all of them in one array, [...]"
     if re.match(rb"\{\s*'", text) or re.search(rb":\s*(?:None|True|False|')", text):
