@@ -179,4 +179,6 @@ def test_a_ninth_of_real_ultrafeedback_are_ties() -> None:
     reasons = [unusable_reason(row, Pairs()) for row in rows]
     assert reasons.count(TIE) == 111
     ties = [row for row in rows if row.is_tie]
+    halved = [unusable_reason(row, Pairs(ties="half")) for row in ties]
+    assert (halved.count(None), halved.count(TIE)) == (110, 1)  # one has two equal answers
     assert [unusable_reason(row, unit) for row in ties for unit in (Chosen(), Samples())] == [None] * 222
