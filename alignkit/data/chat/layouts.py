@@ -10,8 +10,9 @@ What ends a scored turn is found by rendering the whole conversation with sentin
 behind the turn's prompt and behind what the template supplies before an answer, whatever the answer is; what depends on
 the row, such as the marks around its thoughts and calls, the model must write itself.
 
-A prompt may end with an opening that no finished answer has (DeepSeek-R1's `<think>`): the last turn is then the
-prompt and what of the answer goes on from there, since that is what a sampler meets.
+A prompt may end with an opening that no finished answer has (DeepSeek-R1's `<think>`), and a template may cut the
+thoughts of a finished answer: the last turn is then the prompt and what of the answer goes on from there, since that is
+what a sampler meets.
 """
 
 from __future__ import annotations
@@ -38,7 +39,8 @@ PROBES = (
     "/no_think",
     "many words " * 200,
 )
-_MARK = re.compile(r"([<\[])(\w+[>\]])$")
+_OPENS = re.compile(r"([<\[])(\w+[>\]])\s*\Z")  # <think>, [THINK]
+_CLOSES = re.compile(r"[<\[]/\w+[>\]]\s*\Z")
 _TAIL = 64  # letters at the end of a prompt that an answer may begin with
 _SENTINEL = re.compile("\ue000([0-9]+)\ue001")
 _FILE = "give another with --chat-template FILE"
@@ -144,6 +146,8 @@ class Conversation(NamedTuple):
             begin = lengths[turn]
             said, written = [_letters(part) for part in _said(message)], _letters(whole[begin:end])
             if not all(part in written or _goes_on(part, whole[:begin], written) for part in said):
+                if self.is_one_answer and not supplied.strip() and _cuts_thoughts(message, whole, begin, end, closing):
+                    return self._behind(whole[:begin], message["content"] + closing)
                 raise InputError(self._changed(turn))
             if supplied.strip() and whole.startswith(supplied, begin):
                 behind = _letters(whole[begin + len(supplied) : end])
@@ -163,8 +167,11 @@ class Conversation(NamedTuple):
         behind = after_opening(self.messages[-1]["content"], turn.opening)
         if behind is None:
             raise InputError(no_thoughts(turn.opening))
+        return self._behind(prompt, behind + turn.closing)
+
+    def _behind(self, prompt: str, scored: str) -> TextWithSpans:
         start = len(prompt) if self.cut else 0
-        text = prompt + behind + turn.closing
+        text = prompt + scored
         return TextWithSpans(text[start:], ((len(prompt) - start, len(text) - start),))
 
     def prompts(self, texts: Sequence[str]) -> list[str]:
@@ -347,9 +354,17 @@ def after_opening(content: str, opening: str) -> str | None:
     return content if closing and closing in content else None
 
 
+def opening_of(prompt: str, before: str) -> str:
+    """What ends a prompt and does not stand before a finished answer; "" where there is no such thing."""
+    if prompt.startswith(before):
+        return prompt[len(before) :]
+    mark = _OPENS.search(prompt)
+    return mark.group() if mark is not None and before.startswith(prompt[: mark.start()]) else ""
+
+
 def closing_of(mark: str) -> str | None:
     """The mark that closes what another opens, </think> for <think>; None where that cannot be told."""
-    found = _MARK.search(mark)
+    found = _OPENS.search(mark)
     return f"{found[1]}/{found[2]}" if found else None
 
 
@@ -374,6 +389,13 @@ def _said(message: Message) -> list[str]:
     """What must stand in a scored turn; arguments of calls may be written in many ways."""
     thought = [message["reasoning_content"]] if "reasoning_content" in message else []
     return [*thought, message["content"], *(call["function"]["name"] for call in message.get("tool_calls", ()))]
+
+
+def _cuts_thoughts(message: Message, whole: str, begin: int, end: int, closing: str) -> bool:
+    """Whether a template wrote of an answer just what stands behind its thoughts, and the prompt does not end these."""
+    content, left = message["content"], whole[begin : end - len(closing)].strip()
+    thoughts = content.rstrip().removesuffix(left) if left else ""
+    return thoughts != content.rstrip() and bool(_CLOSES.search(thoughts)) and not _CLOSES.search(whole[:begin])
 
 
 def _goes_on(said: str, prompt: str, written: str) -> bool:

@@ -25,6 +25,7 @@ from alignkit.data.chat.layouts import (
     dropped,
     is_written_as_by_python,
     kind_of,
+    opening_of,
     probes,
     sentinels,
 )
@@ -365,7 +366,7 @@ class SchemaRenderer:
         closing = self._closing(after)
         if before.startswith(prompt):
             return ScoredTurn(closing, before[len(prompt) :])
-        return ScoredTurn(closing, opening=prompt[len(before) :] if prompt.startswith(before) else "")
+        return ScoredTurn(closing, opening=opening_of(prompt, before))
 
     def _say_supplied(self, turns: Sequence[ScoredTurn]) -> None:
         """Say once what the template writes before answers that no prompt has."""

@@ -188,6 +188,37 @@ def test_a_prompt_that_opens_thoughts_as_finished_answers_have_them(tokenizer: A
     assert split(chat, USER, said("5")) == ("\n</think>\n\n", ["5<|im_end|>"])
 
 
+def test_thoughts_that_the_template_cuts_from_a_finished_answer_go_on_from_the_prompt(
+    tokenizer: Any, tmp_path: Path
+) -> None:
+    """DeepSeek-R1-0528's kind: the model opens its thoughts itself."""
+    chat = chat_of(tokenizer, tmp_path, R1)
+    thought = said("<think>\nwhy\n</think>\n\n5")
+    assert split(chat, USER, thought) == ("", ["<think>\nwhy\n</think>\n\n5<|im_end|>"])
+    assert split(chat, USER, said("5")) == ("", ["5<|im_end|>"])
+    assert split(chat, USER, thought, USER, thought) == ("", ["<think>\nwhy\n</think>\n\n5<|im_end|>"])
+    assert split(chat, USER, thought, whole=True) == (chat.prompt([USER]), ["<think>\nwhy\n</think>\n\n5<|im_end|>"])
+    with pytest.raises(InputError, match="use --train-on last"):
+        split(chat, USER, thought, USER, thought, whole=True)
+    shortens = chat_of(tokenizer, tmp_path, "{{ m.content.split('So: ')[-1] }}")  # what is no thought is not restored
+    with pytest.raises(InputError, match="changes the answer's text"):
+        split(shortens, USER, said("Hm. So: 5"))
+
+
+def test_a_prompt_that_opens_or_closes_thoughts_by_a_value(tokenizer: Any, tmp_path: Path) -> None:
+    """DeepSeek-V3.1's kind: finished answers stand behind </think>, cut from their thoughts."""
+    opening = "{% if thinking %}<think>{% else %}</think>{% endif %}"
+    thought = said("<think>why</think>5")
+    chat = chat_of(tokenizer, tmp_path, "</think>" + R1, opening, thinking=True)
+    assert split(chat, USER, thought) == ("", ["why</think>5<|im_end|>"])
+    with pytest.raises(InputError, match="no thoughts before an answer"):
+        split(chat, USER, said("5"))
+    chat = chat_of(tokenizer, tmp_path, "</think>" + R1, opening)
+    assert split(chat, USER, said("5")) == ("", ["5<|im_end|>"])
+    with pytest.raises(InputError, match="changes the answer's text"):
+        split(chat, USER, thought)
+
+
 def test_thoughts_where_the_prompt_says_that_there_are_none(tokenizer: Any, tmp_path: Path) -> None:
     empty = "<think>\n\n</think>\n\n"
     chat = chat_of(

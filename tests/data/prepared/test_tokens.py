@@ -89,7 +89,9 @@ def shared_chat(tmp_path_factory: pytest.TempPathFactory) -> Chat:
     return chat(tmp_path_factory.mktemp("tokenizer"))
 
 
-@given(st.lists(st.tuples(TEXTS, TEXTS.filter(str.strip)), min_size=1, max_size=4))
+@given(
+    st.lists(st.tuples(TEXTS, TEXTS.filter(str.strip)), min_size=1, max_size=4).filter(lambda own: own[0][0].strip())
+)
 def test_scored_and_unscored_tokens_together_are_the_text_and_the_scored_ones_the_answers(
     shared_chat: Chat, turns: list[tuple[str, str]]
 ) -> None:
