@@ -151,6 +151,7 @@ def data_audit(
     thorough: bool = False,
     list_to: Path | None = None,
     clean_to: Path | None = None,
+    page_to: Path | None = None,
     progress: Progress | None = None,
     config: Path | None = None,
     set: Sequence[str] = (),
@@ -163,6 +164,7 @@ def data_audit(
         thorough: run the model over all answers.
         list_to: where the ranked list of likely flips is written.
         clean_to: where the set is written without rows that should go; they are written beside it, each with a reason.
+        page_to: where a page with pictures is written.
 
     Raises:
         UsageError: `thorough` without a model; or as `audit.clean.check_clean`.
@@ -177,7 +179,7 @@ def data_audit(
     if thorough and not is_named:
         raise UsageError("--thorough runs a model over the answers; name it with --model")
     model = find_model(settings.model.model, tokenizer_is_enough=not thorough) if is_named else None
-    return audit(
+    findings = audit(
         section.data,
         columns=section.columns,
         limit=section.limit,
@@ -190,6 +192,11 @@ def data_audit(
         clean_to=clean_to,
         progress=progress,
     )
+    if page_to is not None:
+        from alignkit.reports.audit_page import write_audit_page
+
+        write_audit_page(findings, page_to)
+    return findings
 
 
 def data_prepare(

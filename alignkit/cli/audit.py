@@ -45,6 +45,9 @@ def audit(
     clean_to: Annotated[
         str | None, typer.Option("--write-clean", metavar="FILE", help="write the set without the rows that should go")
     ] = None,
+    page: Annotated[
+        str | None, typer.Option("--page", metavar="FILE", help="write a page with pictures, for a browser")
+    ] = None,
     json: Json = False,
     config: Config = None,
     set_: Set = None,
@@ -61,6 +64,7 @@ def audit(
         thorough=thorough,
         list_to=Path(list_to) if list_to else None,
         clean_to=Path(clean_to) if clean_to else None,
+        page_to=Path(page) if page else None,
         progress=RichProgress(),
         config=Path(config) if config else None,
         set=set_ or [],

@@ -72,6 +72,7 @@ def write_report(
     *,
     title: str,
     note: str,
+    points: Sequence[tuple[str, str]] = (),
     table: Sequence[Column] = (),
     rows: Sequence[Mapping[str, Any]] = (),
     curves: Sequence[Curve] = (),
@@ -83,6 +84,7 @@ def write_report(
 
     Args:
         note: the first line under the table, or under the title where there is no table.
+        points: what is most worth knowing, (what, a sentence or two), before everything else.
         table, rows: the main table; every row has the key of every column.
         curves: charts in the order of their groups' first appearance.
 
@@ -95,6 +97,7 @@ def write_report(
     text = template.render(
         title=title,
         note=note,
+        points=points,
         table=_table(table, rows),
         forests=[charts.forest(column, table[0], rows) for column in table if column.line is not None],
         curve_groups=[(group, [charts.curve(curve) for curve in members]) for group, members in _grouped(curves)],

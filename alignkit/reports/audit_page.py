@@ -1,0 +1,249 @@
+"""The page of `alignkit data audit`: what a preference set would teach, for readers new to all of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from alignkit.audit.findings import Findings, Share, TextFinding
+from alignkit.reports.page import Column, Section, write_report
+
+_MOST = 50  # suspected pairs on the page; --list writes all
+_TOGETHER = "all together"
+
+
+def write_audit_page(findings: Findings, path: Path) -> None:
+    """Write the page.
+
+    Raises:
+        RunStopped: the disk refuses.
+    """
+    sources = len(findings.sources)
+    note = (
+        f"{findings.data}: {findings.rows:,} rows from {sources} source{'' if sources == 1 else 's'}, looked at before "
+        "any training. A preference set is pairs of answers to one prompt, one chosen, one rejected. What training on "
+        "it teaches is whatever the chosen answers have and the rejected ones have not, wanted or not. Of looks, 50 % "
+        "means that they do not matter; what stands in brackets or as a bar is a 95 % interval."
+    )
+    biases = [_bias(bias.feature, bias.chosen) for bias in findings.biases or () if bias.source is None]
+    write_report(
+        path,
+        title=f"What {Path(findings.data).name} would teach",
+        note=note,
+        points=points(findings),
+        table=_BIASES if biases else (),
+        rows=biases,
+        sections=list(_sections(findings)),
+    )
+
+
+def points(findings: Findings) -> list[tuple[str, str]]:
+    """The findings as (what, plain sentences), the most telling first."""
+    found = {"Length": _length, "Looks": _looks, "Scores": _ties, "Flipped pairs": _flips}
+    said = [(what, text) for what, say in found.items() for text in say(findings)]
+    return said + [(text.name.capitalize(), _text(text)) for text in findings.texts or () if text.count]
+
+
+def _length(findings: Findings) -> Iterator[str]:
+    for lesson in findings.length_lessons or ():
+        if lesson.source is not None:
+            continue
+        share = lesson.longer_chosen
+        seen = f"Of two answers the longer one is chosen in {_percent(share)} of pairs."
+        if share.low <= 0.5 <= share.high:
+            yield f"{seen} That is no clear preference for either."
+            continue
+        way = "longer" if lesson.tokens > 0 else "shorter"
+        yield (
+            f"{seen} If length did not matter it would be 50 %. If length were all that training saw, DPO (beta "
+            f"{lesson.beta:g}) would end with answers about {abs(lesson.tokens):,.0f} tokens {way} than the set's "
+            f"{lesson.mean_tokens:,.0f} on average."
+        )
+
+
+def _looks(findings: Findings) -> Iterator[str]:
+    for one in findings.explained or ():
+        if one.source is None:
+            yield (
+                f"A small model that sees only what answers look like (length, lists, bold, ...) and no meaning "
+                f"tells the chosen one, on prompts it has not seen, in {_percent(one.accuracy)} of pairs; guessing is "
+                "50 %. The more it tells, the more can be learnt without reading."
+            )
+
+
+def _ties(findings: Findings) -> Iterator[str]:
+    for one in findings.ties or ():
+        if one.source is None and one.scored and (one.ties or one.tiny or one.reversed):
+            parts = [f"{one.ties:,} have equal scores: which answer is called chosen is arbitrary there"] * bool(
+                one.ties
+            )
+            parts += [f"{one.tiny:,} differ by at most {one.tiny_margin:g}"] * bool(one.tiny)
+            parts += [f"{one.reversed:,} score the rejected answer higher"] * bool(one.reversed)
+            yield (
+                f"Of {one.scored:,} pairs with scores, {'; '.join(parts)}. What becomes of them is said by "
+                "--ties and --min-margin of dpo and reward."
+            )
+
+
+def _flips(findings: Findings) -> Iterator[str]:
+    flips = findings.flips
+    if flips is None:
+        return
+    yield (
+        f"About {100 * flips.estimated_rate:.1f} % of the pairs probably stand the wrong way round. "
+        f"{_number(flips.likely, 'pair is', 'pairs are')} more likely flipped than not. Of the list below, "
+        + ", ".join(f"the first {e.pairs:,} hold about {100 * e.precision:.0f} %" for e in flips.expected[:3])
+        + " such pairs: read them before you trust the list."
+    )
+
+
+def _text(text: TextFinding) -> str:
+    sides = ""
+    if text.chosen is not None and text.rejected is not None:
+        sides = f" ({text.chosen:,} chosen answers, {text.rejected:,} rejected ones)"
+    taken = f" --write-clean takes {text.taken_out:,} rows out." if text.taken_out else ""
+    return f"{text.count:,} of {text.of:,} rows{sides}. {text.means}{taken}"
+
+
+_BIASES = (
+    Column("feature", "of two answers the one that is"),
+    Column(
+        "share",
+        "chosen, %",
+        low="low",
+        high="high",
+        line=50,
+        note="of the pairs whose answers differ in it; at 50 it does not matter",
+    ),
+    Column("num", "pairs that differ", digits=0),
+)
+
+
+def _bias(feature: str, share: Share) -> dict[str, Any]:
+    return {"feature": feature, "num": share.num} | _shares("share", "low", "high", share)
+
+
+def _shares(value: str, low: str, high: str, share: Share | None) -> dict[str, float | None]:
+    if share is None:
+        return dict.fromkeys((value, low, high))
+    return {value: 100 * share.share, low: 100 * share.low, high: 100 * share.high}
+
+
+def _sections(findings: Findings) -> Iterator[Section]:
+    if findings.flips is not None and findings.flips.listed:
+        flips = findings.flips
+        rows = [
+            {"pair": one.id, "place": one.place, "source": one.source, "reason": one.reason, "probability": 100 * p}
+            for one in flips.listed[:_MOST]
+            for p in [one.probability]
+        ]
+        columns = (
+            Column("pair", "pair"),
+            Column("probability", "flipped, %", digits=0),
+            Column("reason", "why"),
+            Column("source", "source"),
+            Column("place", "place"),
+        )
+        shown = f"The first {len(rows)} of {len(flips.listed):,}; " if len(flips.listed) > len(rows) else ""
+        note = f"{shown}said by: {', '.join(flips.views)}. --list FILE writes all of them."
+        yield Section("Pairs that may stand the wrong way round", note=note, table=columns, rows=rows)
+    if findings.texts:
+        yield _texts(findings.texts)
+    yield _by_source(findings)
+    if findings.ties:
+        rows = [one.model_dump() | {"source": one.source or _TOGETHER} for one in findings.ties]
+        columns = (
+            Column("source", "source"),
+            Column("scored", "pairs with scores", digits=0),
+            Column("ties", "equal", digits=0),
+            Column("tiny", "hardly different", digits=0),
+            Column("tiny_margin", "at most", digits=2, note="a tenth of the scores' usual difference"),
+            Column("reversed", "rejected one higher", digits=0),
+        )
+        yield Section("Scores", table=columns, rows=rows)
+    if findings.lengths:
+        columns = (
+            Column("column", "column"),
+            Column("unit", "unit"),
+            *(Column(key, key if key != "p50" else "median", digits=0) for key in ("count", "mean", "p50", "p90")),
+            Column("p99", "99 %", digits=0),
+            Column("max", "longest", digits=0),
+        )
+        yield Section("Lengths", table=columns, rows=[one.model_dump() for one in findings.lengths])
+    if findings.languages:
+        columns = (
+            Column("language", "language or script"),
+            *(Column(key, key, digits=0) for key in ("prompts", "chosen", "rejected")),
+        )
+        yield Section("Languages", table=columns, rows=[one.model_dump() for one in findings.languages])
+    if findings.texts and (rows := list(_examples(findings.texts))):
+        columns = (
+            Column("what", "what"),
+            Column("row", "row"),
+            Column("text", "how it begins"),
+            Column("other", "against row"),
+            Column("place", "place"),
+        )
+        yield Section("Examples", table=columns, rows=rows)
+
+
+def _texts(texts: Sequence[TextFinding]) -> Section:
+    columns = (
+        Column("name", "what"),
+        Column("count", "rows", digits=0),
+        Column("share", "of all, %"),
+        Column("chosen", "chosen answers", digits=0),
+        Column("rejected", "rejected answers", digits=0),
+        Column("rule", "a row counts when"),
+        Column("means", "what it means"),
+    )
+    rows = [text.model_dump() | {"share": 100 * text.count / max(text.of, 1)} for text in texts]
+    return Section("What stands in the texts", table=columns, rows=rows)
+
+
+def _by_source(findings: Findings) -> Section:
+    """What each source prefers: they may prefer opposite things."""
+    longer = {bias.source: bias.chosen for bias in findings.biases or () if bias.feature == "longer"}
+    formatted = {bias.source: bias.chosen for bias in findings.biases or () if bias.feature == "more formatted"}
+    explained = {one.source: one.accuracy for one in findings.explained or ()}
+    lessons = {one.source: one.tokens for one in findings.length_lessons or ()}
+    columns = (
+        Column("source", "source"),
+        Column("rows", "rows", digits=0),
+        Column("pairs", "pairs", digits=0),
+        Column("longer", "longer chosen, %", low="longer_low", high="longer_high"),
+        Column("formatted", "more formatted chosen, %", low="formatted_low", high="formatted_high"),
+        Column("looks", "told by looks alone, %", low="looks_low", high="looks_high"),
+        Column("tokens", "tokens DPO would add for length", digits=0),
+    )
+    counts: dict[str | None, Mapping[str, Any]] = {one.source: one.model_dump() for one in findings.sources}
+    if len(counts) > 1:
+        both = {name: sum(one[name] for one in counts.values()) for name in ("rows", "pairs")}
+        counts = {None: both | {"source": _TOGETHER}, **counts}
+    single = len(counts) == 1
+    rows = []
+    for source, count in counts.items():
+        key = None if single else source  # of one source there is only the whole
+        rows.append(
+            {"source": count["source"], "rows": count["rows"], "pairs": count["pairs"], "tokens": lessons.get(key)}
+            | _shares("longer", "longer_low", "longer_high", longer.get(key))
+            | _shares("formatted", "formatted_low", "formatted_high", formatted.get(key))
+            | _shares("looks", "looks_low", "looks_high", explained.get(key))
+        )
+    note = "Where two sources prefer opposite things, a model that is trained on both learns neither well."
+    return Section("Source by source", note=note if len(rows) > 1 else "", table=columns, rows=rows)
+
+
+def _examples(texts: Sequence[TextFinding]) -> Iterator[dict[str, Any]]:
+    for text in texts:
+        for one in text.examples:
+            yield {"what": text.name, "row": one.id, "text": one.text, "other": one.other, "place": one.place}
+
+
+def _percent(share: Share) -> str:
+    return f"{100 * share.share:.0f} % ({100 * share.low:.0f} to {100 * share.high:.0f})"
+
+
+def _number(n: int, one: str, many: str) -> str:
+    return f"{n:,} {one if n == 1 else many}"

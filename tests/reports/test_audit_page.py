@@ -1,0 +1,64 @@
+"""The page of `alignkit data audit`: what a reader finds on it, and that no text of the set is run."""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from alignkit.cli.main import main
+
+BAD = "<script>alert(1)</script><img src=x onerror=alert(2)>"
+
+
+def write_set(path: Path) -> None:
+    rows = []
+    for n in range(120):
+        longer, shorter = f"Answer {n} with some more words in it {BAD}", f"Answer {n}"
+        chosen, rejected = (longer, shorter) if n % 5 else (shorter, longer)
+        rows.append(
+            {
+                "id": f"r{n}{BAD}",
+                "prompt": f"Question number {n * 37} about thing {n}?",
+                "chosen": chosen,
+                "rejected": rejected,
+                "score_chosen": 3 + (n % 4),
+                "score_rejected": 3,
+                "source": ("first", "second")[n % 2],
+            }
+        )
+    rows += [rows[3] | {"id": "again"}] * 2
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def test_the_page_says_it_in_words_with_a_picture_and_runs_no_text_of_the_set(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_set(Path("set.jsonl"))
+    assert main(["data", "audit", "--data", "set.jsonl", "--page", "page.html", "--json"]) == 0
+    findings = json.loads(capsys.readouterr().out)
+    page = Path("page.html").read_text(encoding="utf-8")
+    words = html.unescape(re.sub(r"<[^>]*>", "", re.sub(r"<script>.*?</script>", "", page, flags=re.S)))
+    (longer,) = [b for b in findings["biases"] if b["source"] is None and b["feature"] == "longer"]
+    share = longer["chosen"]
+    assert share["share"] == pytest.approx(0.8, abs=0.02)
+    said = f"{100 * share['share']:.0f} % ({100 * share['low']:.0f} to {100 * share['high']:.0f}) of pairs"
+    assert f"the longer one is chosen in {said}" in " ".join(words.split())
+    assert "If length did not matter it would be 50 %" in words and "tokens longer than the set's" in words
+    assert "have equal scores: which answer is called chosen is arbitrary there" in words
+    assert "Near-duplicates" in words and "Source by source" in words and "first" in words
+    assert BAD not in page and "&lt;script&gt;alert(1)" in page
+    assert page.count('id="chart-') == 1
+
+
+def test_a_set_without_pairs_has_a_page_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    rows = ({"prompt": f"Say {n}", "completion": f"I say {n}."} for n in range(30))
+    Path("sft.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert main(["data", "audit", "--data", "sft.jsonl", "--page", "page.html"]) == 0
+    page = Path("page.html").read_text(encoding="utf-8")
+    assert "What sft.jsonl would teach" in page and "Lengths" in page and 'id="chart-' not in page
