@@ -11,8 +11,8 @@ by source, and e the share of pairs that are flipped,
 
 The weights and e are fitted together: where the views are surest, labels still disagree with them in a share e.
 Source: Bootkrajang and Kaban 2012, Label-noise robust logistic regression, whose two noise rates are one here, because
-swapping the answers of every pair must change nothing. Weak views leave e open; it is then what the prior says, that
-about one pair in nine is flipped (annotators of known sets err at least so often), with the weight of 90 sure pairs.
+swapping the answers of every pair must change nothing. Weak views leave e open; it is then what the prior says, one pair
+in ten, with the weight of 30 pairs whose labels were checked.
 The expected precision of a list is the mean of its probabilities. Whoever cannot tell a flip from an odd preference
 gets both: a pair is listed because nearly all others say the opposite.
 Shape letters: P pairs, V views, S sources.
@@ -37,7 +37,7 @@ LIKELY = 0.5
 VIEWS = ("looks", "words", "the prompt's other pairs", "embeddings")
 _LISTED = 0.1  # of all pairs
 _SHARES = (0.01, 0.02, 0.05, 0.1)
-_PRIOR = (10.0, 80.0)  # a Beta distribution's of e
+_PRIOR = (3.0, 27.0)  # a Beta distribution's of e
 _SHARED, _OWN = 0.1, 2.0  # ridge of the views' weights, and of each source's difference from them
 
 
