@@ -2,17 +2,20 @@
 
     python -m bench.data_audit [--quick] [--json FILE]
 
-    audit_s                    the audit of 60,000 pairs of the real rows' lengths, no text twice (at most 120)
+    audit_s                    the command on 60,000 pairs of the real rows' lengths, no text twice, with SmolLM2-135M's
+                               tokenizer and embeddings (at most 120)
     flip_precision             share of planted flips in the 5 % of pairs ranked first (at least 0.25; chance: 0.1)
     flip_lift                  planted flips in the first 10 % of pairs over those in as many drawn ones (at least 1.8)
     expected_precision_error   expected less found share of flips among the listed pairs, points (at most 5 either way)
+    duplicates_found           share of planted near-duplicates that are found (at least 0.95)
     length_bias_error          found less planted share of pairs whose longer answer is chosen, points (at most 2)
 
 Flips are planted among the real rows: of one pair in ten, drawn by a seed, the answers are swapped, and all scores are
 dropped. Figures are means over the plantings (`--quick`: 3, else 20); the mean size of the error of one planting, and
-what is found where another share is flipped, stand under "settings". Pairs for the length bias are recombined real
-sentences (bench/texts.py), of which the longer answer is chosen in a given share; the figure is the worst of four
-shares. CPU figures: on 2 CPU cores.
+what is found where another share is flipped, stand under "settings". Near-duplicates are real rows with answers of at
+least twenty words, again, with one word in ten of each answer changed for another of its words. Pairs for the length
+bias are recombined real sentences (bench/texts.py), of which the longer answer is chosen in a given share; the figure
+is the worst of four shares. CPU figures: on 2 CPU cores.
 """
 
 from __future__ import annotations
@@ -25,6 +28,7 @@ import resource
 import subprocess
 import sys
 import tempfile
+import time
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -42,17 +46,19 @@ Planting = dict[str, float]
 
 
 def audit_seconds(folder: Path, count: int) -> dict[str, float]:
-    """Audit generated pairs in a fresh process: seconds from its start to its end, and its peak memory."""
+    """Audit generated pairs by the command, with a model: its seconds, and its peak memory."""
+    from alignkit.pretrained import embedded
+
     write_rows(folder / "rows.jsonl", count, seed=1)
-    code = "import sys; from alignkit.audit.audit import audit; print(audit(sys.argv[1]).seconds)"
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(folder / "rows.jsonl")], cwd=ROOT, check=True, capture_output=True, text=True
-    )
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    command = [sys.executable, "-m", "alignkit", "data", "audit", "--data", str(folder / "rows.jsonl"), "--json"]
+    command += ["--model", str(embedded.folder())]
+    before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
+    done = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
+    seconds, after = time.monotonic() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
     (folder / "rows.jsonl").unlink()
+    assert json.loads(done.stdout)["rows"] == count
     return {
-        "seconds": float(done.stdout),
+        "seconds": seconds,
         "cpu_seconds": after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime,
         "peak_mib": after.ru_maxrss / 1024,
     }
@@ -87,6 +93,36 @@ def plant(folder: Path, rate: float, seed: int) -> Planting:
         "likely": float(len(likely)),
         "likely_precision": float(likely.mean()) if len(likely) else 1.0,
     }
+
+
+def duplicates(folder: Path, count: int) -> dict[str, float]:
+    """Add rows that say nearly what others say, and count those that are found, and how many others are."""
+    from alignkit.audit.pairs import read_pairs
+    from alignkit.audit.repeats import find_repeats
+    from alignkit.data.reading.read import Source
+
+    generator = np.random.default_rng(4)
+    rows = [{name: row[name] for name in _KEPT} for row in real_rows()]
+    long = [row for row in rows if all(len(row[name][-1]["content"].split()) >= 20 for name in ("chosen", "rejected"))]
+    with open(folder / "repeated.jsonl", "w", encoding="utf-8") as file:
+        for row in rows:
+            file.write(json.dumps(row) + "\n")
+        for number in generator.permutation(len(long))[:count].tolist():
+            copy = long[number] | {"id": f"copy-{number}"}
+            for name in ("chosen", "rejected"):
+                copy[name] = [{"role": "assistant", "content": reworded(copy[name][-1]["content"], generator)}]
+            file.write(json.dumps(copy) + "\n")
+    pairs = read_pairs(Source(str(folder / "repeated.jsonl")).rows())
+    is_found_P = find_repeats(pairs).is_duplicate_P
+    return {"found": float(is_found_P[len(rows) :].mean()), "others_found": float(is_found_P[: len(rows)].sum())}
+
+
+def reworded(text: str, generator: np.random.Generator) -> str:
+    """Put other words of the text in the place of one in ten."""
+    parts = text.split(" ")
+    for place in generator.permutation(len(parts))[: max(1, len(parts) // 10)].tolist():
+        parts[place] = parts[int(generator.integers(len(parts)))]
+    return " ".join(parts)
 
 
 def length_bias(folder: Path, share: float, count: int) -> float:
@@ -134,6 +170,7 @@ def main() -> None:
             str(rate): mean([plant(folder, rate, seed) for seed in range(5)])
             for rate in (() if given.quick else OTHER_RATES)
         }
+        repeated = duplicates(folder, 500)
         biases = {str(share): length_bias(folder, share, 2_000) for share in BIASES}
     found = mean(plantings)
     figures = {
@@ -141,6 +178,7 @@ def main() -> None:
         "flip_precision": found["flip_precision"],
         "flip_lift": found["flip_lift"],
         "expected_precision_error": abs(found["expected"] - found["found"]),
+        "duplicates_found": repeated["found"],
         "length_bias_error": max(abs(error) for error in biases.values()),
     }
     for name, value in figures.items():
@@ -154,6 +192,7 @@ def main() -> None:
         "of_one_planting": {"expected_precision_error": float(np.mean(sizes)), **found},
         "at_other_rates": others,
         "length_bias_errors": biases,
+        "duplicates": repeated,
         "threads": os.environ.get("OMP_NUM_THREADS"),
     }
     print(f"expected precision of one planting is off by {np.mean(sizes):.1f} points; at other rates: {others}")

@@ -11,8 +11,8 @@ by source, and e the share of pairs that are flipped,
 
 The weights and e are fitted together: where the views are surest, labels still disagree with them in a share e.
 Source: Bootkrajang and Kaban 2012, Label-noise robust logistic regression, whose two noise rates are one here, because
-swapping the answers of every pair must change nothing. Weak views leave e open; it is then what the prior says, one pair
-in ten, with the weight of 30 pairs whose labels were checked.
+swapping the answers of every pair must change nothing. Weak views leave e open; it is then what the prior says, one
+pair in ten, with the weight of 30 pairs whose labels were checked.
 The expected precision of a list is the mean of its probabilities. Whoever cannot tell a flip from an odd preference
 gets both: a pair is listed because nearly all others say the opposite.
 Shape letters: P pairs, V views, S sources.
