@@ -90,7 +90,7 @@ CATALOGUE = [
     Case(
         "unknown shape",
         f"{DATA} shape.jsonl",
-        r"shape.jsonl, line 1: unknown row shape; fields found: answer, question; "
+        r"shape.jsonl, line 1: unknown row shape; fields found: a, q; "
         r"shapes known: prompt .*; map foreign names in \[data.columns\]",
     ),
     Case("malformed message", f"{DATA} message.jsonl", "message.jsonl, line 1: a message needs 'role' and 'content'"),
@@ -255,7 +255,7 @@ def write_files() -> None:
         "plain.jsonl.gz": lines,
         "torn.jsonl.zst": b"\x28\xb5\x2f\xfd\x04\x58\x41\x01",
         "torn.parquet": b"PAR1",
-        "shape.jsonl": '{"question": "a", "answer": "b"}',
+        "shape.jsonl": '{"q": "a", "a": "b"}',
         "message.jsonl": '{"prompt": [{"role": "user", "text": "a"}], "chosen": "b"}',
         "mistaken.jsonl": _lines([{**row, "chosen": ""} if row["id"] in ("r3", "r5") else row for row in rows]),
         "long.jsonl": _lines([{**row, "chosen": "y" * 80} for row in rows]),
