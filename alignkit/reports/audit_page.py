@@ -138,7 +138,7 @@ def _sections(findings: Findings) -> Iterator[Section]:
             for one in flips.listed[:_MOST]
             for p in [one.probability]
         ]
-        columns = (
+        columns: tuple[Column, ...] = (
             Column("pair", "pair"),
             Column("probability", "flipped, %", digits=0),
             Column("reason", "why"),
