@@ -14,10 +14,9 @@ A loss of lambda_y / 2 is that of the reference itself.
 Where we differ from paper and TRL:
 - z_0 is of the whole optimizer step, over all micro-batches and ranks, so the loss does not depend on how a step is
   split. TRL's is of one micro-batch on all ranks; the same where a step is one.
-- y' is another row's answer that the seed draws once for a run, never one to the same prompt. Paper and TRL shift the
-  answers within a batch by one: there y' depends on the rows' order, may be an answer to the same prompt, and asks for
-  batches of two or more. On average both are the same; theirs has the same answers on both sides of r - z_0, which
-  takes out some of a small batch's noise.
+- As there, the answers change places within a batch, so that r and z_0 are of the same answers. Theirs move by one,
+  also to a row with the same prompt; ours to a row with another prompt, and a step that has one prompt alone gets
+  answers from the rest of the data.
 
 Rewards are logged as beta r. Source: Ethayarajh et al. 2024, "KTO: Model Alignment as Prospect Theoretic Optimization".
 """

@@ -143,7 +143,7 @@ def test_twenty_steps_of_lora_have_trls_losses(
 def test_twenty_steps_of_kto_have_trls_losses_rewards_and_kl(
     weights: dict[str, float], model: Path, tmp_path: Path
 ) -> None:
-    """On the same mismatched answers: ours, where TRL would shift the batch's answers by one."""
+    """On the same mismatched answers: ours, which change places as TRL's do, in another order."""
     data = rows(1, count=7)
     trees = FlatTrees.of(
         [
@@ -152,7 +152,7 @@ def test_twenty_steps_of_kto_have_trls_losses_rewards_and_kl(
             for c in row["completions"]
         ]
     )
-    others = Mismatched(trees, trees, seed=5, max_length=2048)
+    others = Mismatched(trees, [np.arange(7)], seed=5, max_length=2048)
     for row, one, other in zip(data, trees, others, strict=True):
         row |= {"label": bool(one.labels[0]), "other": other.completions[0].ids.tolist()}
     theirs: list[dict[str, float]] = []

@@ -27,7 +27,7 @@ from alignkit.progress import Silent
 from alignkit.testing import batch
 from alignkit.training.gradient.reference import Reference
 from alignkit.training.gradient.step import MicroBatch, accumulate, evaluate
-from alignkit.training.loop.source import RowSource
+from alignkit.training.loop.source import RowSource, run_rows
 
 
 @pytest.fixture(scope="module")
@@ -165,7 +165,7 @@ def gradient(policy: Policy) -> torch.Tensor:
 def test_a_step_is_the_formula_whatever_its_micro_batches(model: Path, capacity: int) -> None:
     policy, frozen = moved(model)
     trees = labelled(9)
-    others = Mismatched(trees, trees, seed=3, max_length=16)
+    others = Mismatched(trees, [np.arange(9)], seed=3, max_length=16)
     config = KTOConfig(beta=0.3, desirable_weight=1.2, undesirable_weight=0.7)
     expected, z_0 = reference_loss(policy, frozen, trees, others, config)
     expected.backward()
@@ -174,28 +174,33 @@ def test_a_step_is_the_formula_whatever_its_micro_batches(model: Path, capacity:
         [MicroBatch(lay_out(part, row)) for row in pack_lengths(part.lengths(), capacity)] for part in (trees, others)
     ]
     assert (len(rows[0]) > 1) == (len(rows[1]) > 1) == (capacity < 400)
-    assert z_0 > 0.1
+    assert z_0 > 0.05
     given: dict[str, Any] = {"reference": Reference(policy, frozen=frozen), "mismatched": rows[1]}
     result, _ = accumulate(policy, KTO(), config, rows[0], **given).read()
     assert result.loss == pytest.approx(expected.item(), rel=1e-5)
-    assert result.logged["z_0"] == pytest.approx(z_0, rel=1e-5)
+    assert result.logged["z_0"] == pytest.approx(z_0, abs=1e-5)
     ours = gradient(policy)
     assert (ours - theirs).norm() <= 1e-5 * theirs.norm()
     validated = evaluate(policy, KTO(), config, rows[0], **given)
     assert validated.loss == pytest.approx(expected.item(), rel=1e-5)
-    assert validated.logged["z_0"] == pytest.approx(z_0, rel=1e-5)
+    assert validated.logged["z_0"] == pytest.approx(z_0, abs=1e-5)
 
 
-def test_a_step_reads_the_other_answers_of_its_own_rows() -> None:
-    trees = labelled(9)
-    others = Mismatched(trees, trees, seed=3, max_length=16)
-    source = RowSource(trees, KTOConfig(batch_size=4), micro_batch_tokens=20, mismatched=others)
-    for step in range(1, 6):
-        own, _ = source.step(step)
-        names = sorted(one.row_id for row in own for one in row.pack.trees)
-        assert sorted(one.row_id for row in source.mismatched for one in row.pack.trees) == names
-        assert names == sorted(trees[n].row_id for n in source.numbers(step))
-        assert all(len(row.pack.ids_S) <= 20 for row in source.mismatched)
+def test_a_step_exchanges_the_answers_of_its_own_rows() -> None:
+    trees, config = labelled(10), KTOConfig(batch_size=4, epochs=2)
+    others = Mismatched(trees, run_rows(10, config), seed=3, max_length=99)
+    source = RowSource(trees, config, micro_batch_tokens=20, mismatched=others)
+    for step in range(1, 7):
+        own = [one for row in source.step(step)[0] for one in row.pack.trees]
+        beside = [one for row in source.mismatched or () for one in row.pack.trees]
+        assert {one.row_id for one in own} == {trees[n].row_id for n in source.numbers(step)}
+        for part in (0, 1):  # the same prompts, and the same answers
+            assert sorted(one.segments[part].ids.tobytes() for one in own) == sorted(
+                one.segments[part].ids.tobytes() for one in beside
+            )
+        answers = {one.row_id: one.completions[0].ids.tobytes() for one in own}
+        assert all(answers[one.row_id] != one.completions[0].ids.tobytes() for one in beside)
+        assert all(len(row.pack.ids_S) <= 20 or len(row.pack.trees) == 1 for row in source.mismatched or ())
     assert RowSource(trees, KTOConfig()).mismatched is None
 
 
@@ -287,7 +292,8 @@ def test_a_run_says_its_labels_and_plans_for_the_longest_prompt_with_the_longest
     rows += [{"prompt": str(n), "completion": "b" * 90, "label": False} for n in range(40)]
     said = Noting()
     data = write(tmp_path / "rows.jsonl", rows)
-    run = train(model, data, tmp_path / "run", batch_size=1, max_steps=1, split="first-1", progress=said)
+    given = {"batch_size": 12, "max_steps": 2, "micro_batch_tokens": 64, "split": "first-1"}
+    run = train(model, data, tmp_path / "run", progress=said, **given)
     columns = {column["column"]: column["max"] for column in run.info["rows"]["training"]["lengths"]}
     assert columns["prompt + longest answer"] < columns["prompt"] + columns["answer"]
     (plan,) = (line for line in said.said if line.startswith("plan: "))

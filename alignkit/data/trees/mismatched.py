@@ -1,14 +1,16 @@
 """Prompts with answers to other prompts: what tells how far a policy went from its reference whatever was asked.
 
-Each tree keeps its prompt and gets the first completion of a tree with another prompt, every one of those equally
-likely, drawn by the seed once for a run: whatever the order of the rows, the packing and the number of ranks, a row's
-other answer is the same, and the reference's log-probs of it can be known before the first step. A tree is made when it
-is asked for.
+Within each optimizer step the answers change places, so that each prompt has an answer to another one. Rewards and KL
+of a step are then of the same answers, and what an answer has under any prompt falls out of their difference: of 164
+short answers in steps of 16, on a model that hardly read its prompts, its standard deviation was 0.12 nats, and 5.9
+with answers from anywhere in the data. Which step has which rows follows from the seed, so that all of them are known
+before the first step, and the reference's log-probs of them. A tree is made when it is asked for.
 """
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -19,41 +21,68 @@ from alignkit.errors import InputError
 
 
 class Mismatched(Lazy[Tree]):
-    """Trees of one completion, each the answer to another prompt.
+    """Trees of one completion, each the answer to another prompt, step after step.
+
+    A prompt that more than half of a step's rows have meets some answers several times. Rows of a step with one prompt
+    alone get answers from `others`, drawn by the seed.
 
     Args:
-        trees: whose prompts they have.
-        answers: whose first completions they have.
+        trees: whose prompts and first completions they have.
+        steps: numbers of the trees in each step.
+        others: trees with other answers; default: `trees`.
         seed: the run's.
         max_length: tokens of prompt and answer; a longer answer is cut, and gets no forged end. A prompt is shorter.
 
     Raises:
-        InputError: all answers are to one prompt, and a tree has it.
+        InputError: there is no answer to another prompt.
     """
 
-    def __init__(self, trees: FlatTrees, answers: FlatTrees, *, seed: int, max_length: int) -> None:
-        self._trees, self._answers, self._max_length = trees, answers, max_length
-        self._other_P = _other_answers(_prompts(trees), _prompts(answers), seed)
+    def __init__(
+        self,
+        trees: FlatTrees,
+        steps: Iterable[np.ndarray],
+        *,
+        seed: int,
+        max_length: int,
+        others: FlatTrees | None = None,
+    ) -> None:
+        self._trees, self._others, self._max_length = trees, trees if others is None else others, max_length
+        prompt_P = _prompts(trees)
+        prompt_A = prompt_P if others is None else _prompts(others)
+        order_A = np.argsort(prompt_A, kind="stable")
+        tree_K: list[np.ndarray] = [np.zeros(0, np.int64)]
+        answer_K, is_other_K = [np.zeros(0, np.int64)], [np.zeros(0, bool)]
+        for step, numbers in enumerate(steps, start=1):
+            places = _exchanged(prompt_P[numbers])
+            if places is None:
+                drawn = _drawn(prompt_P[numbers], prompt_A[order_A], derived_seed(seed, "mismatched", step))
+            tree_K.append(numbers)
+            answer_K.append(order_A[drawn] if places is None else numbers[places])
+            is_other_K.append(np.full(len(numbers), places is None))
+        self.step_ends = np.cumsum([len(numbers) for numbers in tree_K])
+        """Where each step's trees begin, and where the last ones end, int64 [steps + 1]."""
+        self._tree_K, self._answer_K, self._is_other_K = map(np.concatenate, (tree_K, answer_K, is_other_K))
 
     def __len__(self) -> int:
-        return len(self._trees)
+        return len(self._tree_K)
 
     def lengths(self) -> np.ndarray:
         """Tokens of each tree, int64 [trees]."""
-        trees, answers = self._trees, self._answers
-        prompt_P = trees.segment_lengths[trees.segment_ends[:-1]]
-        answer_P = answers.segment_lengths[answers.segment_ends[:-1] + 1][self._other_P]
-        return np.minimum(prompt_P + answer_P, self._max_length)
+        trees, others = self._trees, self._others
+        prompt_K = trees.segment_lengths[trees.segment_ends[self._tree_K]]
+        own_K, other_K = self._answer_K * ~self._is_other_K, self._answer_K * self._is_other_K
+        answer_K = np.where(
+            self._is_other_K,
+            others.segment_lengths[others.segment_ends[other_K] + 1],
+            trees.segment_lengths[trees.segment_ends[own_K] + 1],
+        )
+        return np.minimum(prompt_K + answer_K, self._max_length)
 
     def _make(self, number: int) -> Tree:
-        one, answer = self._trees[number], self._answers[int(self._other_P[number])].completions[0]
-        room = self._max_length - len(one.prompt)
+        one = self._trees[int(self._tree_K[number])]
+        source = self._others if self._is_other_K[number] else self._trees
+        answer, room = source[int(self._answer_K[number])].completions[0], self._max_length - len(one.prompt)
         return Tree.unchecked(one.row_id, (one.prompt, Segment(answer.ids[:room], answer.scored[:room])), 0, ())
-
-
-def has_several_prompts(trees: FlatTrees) -> bool:
-    """Whether any tree's prompt is another than the first's."""
-    return len(np.unique(_prompts(trees))) > 1
 
 
 def _prompts(trees: FlatTrees) -> np.ndarray:
@@ -67,16 +96,39 @@ def _prompts(trees: FlatTrees) -> np.ndarray:
     return np.frombuffer(b"".join(digests), np.uint64)
 
 
-def _other_answers(prompt_P: np.ndarray, prompt_A: np.ndarray, seed: int) -> np.ndarray:
-    """Draw for each prompt the number of an answer to another one, int64 [P]."""
-    order_A = np.argsort(prompt_A, kind="stable")
-    first_P, last_P = (np.searchsorted(prompt_A[order_A], prompt_P, side) for side in ("left", "right"))
-    num_others_P = len(prompt_A) - (last_P - first_P)
-    if len(prompt_P) and not num_others_P.min():
+def _exchanged(prompt_N: np.ndarray) -> np.ndarray | None:
+    """Place of each row's other answer among the rows of a step, int64 [N]; None where all have one prompt.
+
+    In the order of prompts those of one prompt adjoin; all rows take the answer as many places on as the commonest
+    prompt has rows, which is behind their own prompt's. Where that goes around to their own again, only others are
+    counted.
+    """
+    order_N = np.argsort(prompt_N, kind="stable")
+    sorted_N = prompt_N[order_N]
+    first_N, last_N = (np.searchsorted(sorted_N, sorted_N, side) for side in ("left", "right"))
+    num_N, total = last_N - first_N, len(prompt_N)
+    if num_N.max(initial=0) == total:
+        return None
+    on_N = np.arange(total) - first_N + num_N.max() - num_N  # counted from the last of the own prompt's
+    places = np.empty(total, np.int64)
+    places[order_N] = order_N[(last_N + on_N % (total - num_N)) % total]
+    return places
+
+
+def _drawn(prompt_N: np.ndarray, prompt_A: np.ndarray, seed: int) -> np.ndarray:
+    """Draw for each prompt the place of an answer to another one, every one equally likely, int64 [N].
+
+    Args:
+        prompt_A: the answers' prompts, in order.
+    """
+    first_N, last_N = (np.searchsorted(prompt_A, prompt_N, side) for side in ("left", "right"))
+    num_others_N = len(prompt_A) - (last_N - first_N)
+    if not num_others_N.min(initial=1):
         raise InputError(
             "all training rows have the same prompt: the KL to the reference is estimated from each prompt with an "
             "answer to another one; add rows with other prompts"
         )
-    random = np.random.Generator(np.random.Philox(key=derived_seed(seed, "mismatched")))
-    # In the order of prompts a prompt's own answers adjoin: all behind them, and on from the start, are the others.
-    return order_A[(last_P + random.integers(num_others_P)) % len(prompt_A)]
+    random = np.random.Generator(np.random.Philox(key=seed))
+    # A prompt's own answers adjoin: all behind them, and on from the start, are the others.
+    places: np.ndarray = (last_N + random.integers(num_others_N)) % max(1, len(prompt_A))
+    return places

@@ -9,19 +9,21 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from alignkit.config.file import Resolved
 from alignkit.data.chat.chat import Chat, make_chat, refuse_ids_without_rows
 from alignkit.data.prepared.selection import Selection
 from alignkit.data.prepared.store import Stored
 from alignkit.data.reading.rows import Row
 from alignkit.data.trees.flat import Lazy
-from alignkit.data.trees.mismatched import Mismatched, has_several_prompts
+from alignkit.data.trees.mismatched import Mismatched
 from alignkit.data.trees.packs import MICRO_BATCH_TOKENS
 from alignkit.data.trees.trees import Tree
 from alignkit.distributed.fsdp import shard_and_pack
 from alignkit.distributed.ranks import ALONE, World
 from alignkit.errors import InputError, RunStopped, UsageError
-from alignkit.methods import Method
+from alignkit.methods import Method, MethodConfig
 from alignkit.policy import four_bits
 from alignkit.policy.architecture import read_architecture
 from alignkit.policy.load import load_policy, refuse_uncomputed
@@ -39,7 +41,7 @@ from alignkit.training.gradient.models import Models
 from alignkit.training.gradient.optimizer import require_eight_bits
 from alignkit.training.gradient.reference import Reference
 from alignkit.training.gradient.reference_cache import CachedLogprobs, known_logprobs
-from alignkit.training.loop.source import RowSource
+from alignkit.training.loop.source import run_rows, source_of
 from alignkit.trust import require
 
 if TYPE_CHECKING:
@@ -108,7 +110,7 @@ def read_inputs(method: Method, resolved: Resolved, *, asks_judges: bool = True)
     judges = _judges(method, resolved, named, training.rows, asks=asks_judges)
     mismatched = None
     if "mismatched_kl" in method.needs:
-        mismatched = _mismatched(training, validation, seed=resolved.method.seed, max_length=max_length)
+        mismatched = _mismatched(training, validation, resolved.method, max_length)
     return Inputs(
         source,
         chat,
@@ -177,15 +179,17 @@ def prepare_parts(
     return max_length, training, validation
 
 
-def _mismatched(training: Stored, validation: Stored, *, seed: int, max_length: int) -> tuple[Mismatched, Mismatched]:
-    """Give each row the answer to another prompt of its part; validation rows of one prompt get training answers.
+def _mismatched(
+    training: Stored, validation: Stored, config: MethodConfig, max_length: int
+) -> tuple[Mismatched, Mismatched]:
+    """Give the rows of each step answers to other prompts, and the validation rows as if they were one step.
 
     Raises:
         InputError: all training rows have the same prompt.
     """
     own, held = training.trees, validation.trees
-    make = partial(Mismatched, seed=seed, max_length=max_length)
-    return make(own, own), make(held, held if has_several_prompts(held) else own)
+    make = partial(Mismatched, seed=config.seed, max_length=max_length)
+    return make(own, run_rows(len(own), config)), make(held, [np.arange(len(held))], others=own)
 
 
 def load_models(method: Method, resolved: Resolved, inputs: Inputs, world: World = ALONE) -> Models:
@@ -284,7 +288,7 @@ def _reference(
     def know(policy: Policy) -> list[CachedLogprobs]:
         parts: list[tuple[Sequence[Tree], list[list[int]]]] = []
         for training, validation in inputs.tree_parts():
-            by_step = RowSource(training, resolved.method, micro_batch_tokens=capacity, world=world)
+            by_step = source_of(training, resolved.method, micro_batch_tokens=capacity, world=world)
             validated, is_padding = shard_and_pack(validation, capacity, world)
             parts += [(training, list(by_step.from_step(1))), (validation, [] if is_padding else validated)]
         weights = inputs.fingerprints["model"] + (resolved.model.quantize or "")

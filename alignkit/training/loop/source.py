@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from alignkit.data.trees.flat import FlatTrees, Lazy
+from alignkit.data.trees.mismatched import Mismatched
 from alignkit.data.trees.packs import MICRO_BATCH_TOKENS, lay_out
 from alignkit.data.trees.trees import Tree
 from alignkit.distributed.fsdp import shard_and_pack
@@ -67,7 +68,7 @@ class RowSource(StepSource):
     Args:
         trees: a tree per row.
         micro_batch_tokens: tokens of one micro-batch; a longer tree has its own.
-        mismatched: for a loss that needs them, the same prompts with answers to others; packed by themselves.
+        mismatched: for a loss that needs them, every step's prompts with answers to others; packed by themselves.
     """
 
     def __init__(
@@ -77,15 +78,15 @@ class RowSource(StepSource):
         *,
         micro_batch_tokens: int = MICRO_BATCH_TOKENS,
         world: World = ALONE,
-        mismatched: Sequence[Tree] | None = None,
+        mismatched: Mismatched | None = None,
     ) -> None:
         self.trees: Lazy[Tree] = trees if isinstance(trees, Lazy) else FlatTrees.of(trees)
         self.config, self.micro_batch_tokens, self.world = config, micro_batch_tokens, world
         self.steps_per_epoch = steps_per_epoch(len(trees), config.batch_size)
-        self._beside: RowSource | None = None
+        self._beside: MismatchedSource | None = None
         self._mismatched: list[MicroBatch] | None = None
         if mismatched is not None:
-            self._beside = RowSource(mismatched, config, micro_batch_tokens=micro_batch_tokens, world=world)
+            self._beside = MismatchedSource(mismatched, config, micro_batch_tokens=micro_batch_tokens, world=world)
 
     @property
     def mismatched(self) -> Sequence[MicroBatch] | None:
@@ -115,6 +116,34 @@ class RowSource(StepSource):
             numbers = self.numbers(step)
             rows, is_padding = self.own(step)
             yield from ([] if is_padding else ([int(numbers[n]) for n in row] for row in rows))
+
+
+class MismatchedSource(RowSource):
+    """Prompts with answers to others, as they lie: step after step, all of a run's steps in one epoch."""
+
+    def __init__(
+        self, trees: Mismatched, config: MethodConfig, *, micro_batch_tokens: int = MICRO_BATCH_TOKENS, world: World
+    ) -> None:
+        super().__init__(trees, config, micro_batch_tokens=micro_batch_tokens, world=world)
+        self._ends = trees.step_ends
+        self.steps_per_epoch = len(trees.step_ends) - 1
+
+    def numbers(self, step: int) -> np.ndarray:
+        return np.arange(self._ends[step - 1], self._ends[step])
+
+
+def source_of(trees: Sequence[Tree], config: MethodConfig, *, micro_batch_tokens: int, world: World) -> RowSource:
+    """Return what gives trees to the steps: rows of the data, or prompts with answers to others."""
+    if isinstance(trees, Mismatched):
+        return MismatchedSource(trees, config, micro_batch_tokens=micro_batch_tokens, world=world)
+    return RowSource(trees, config, micro_batch_tokens=micro_batch_tokens, world=world)
+
+
+def run_rows(num_rows: int, config: MethodConfig) -> Iterator[np.ndarray]:
+    """Yield the row numbers of each optimizer step of a run."""
+    steps = config.epochs * steps_per_epoch(num_rows, config.batch_size)
+    for step in range(1, min(steps, config.max_steps or steps) + 1):
+        yield step_rows(num_rows, config.batch_size, seed=config.seed, step=step)
 
 
 def steps_per_epoch(num_rows: int, prompts_per_step: int) -> int:
