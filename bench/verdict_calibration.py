@@ -1,6 +1,6 @@
 """Is a verdict right as often as it says? Simulated judgements, judged by the product's own rule.
 
-    python -m bench.verdict_calibration [--quick] [--json FILE] [--seed N] [--parts FILE] [--only PART]
+    python -m bench.verdict_calibration [--quick] [--json FILE] [--seed N] [--sets N] [--parts FILE] [--only PART]
 
 What is simulated, and each figure: bench/verdict_cells.py (one look), verdict_looks.py (twenty), verdict_planning.py
 (the number of prompts that is printed), verdict_early.py (judging in rounds), verdict_votes.py (people's votes). Each
@@ -47,6 +47,7 @@ Key = tuple[str, int, int]  # part, number of the cell, sets
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="a fixed fifth of the cells")
+    parser.add_argument("--sets", type=int, default=NUM_SETS, help="simulated sets a cell")
     parser.add_argument("--json", type=Path, metavar="FILE")
     parser.add_argument("--seed", type=int, default=SEED)
     parser.add_argument("--parts", type=Path, metavar="FILE", help="keep finished cells here, and go on with them")
@@ -54,7 +55,8 @@ def main() -> None:
     given = parser.parse_args()
     names = given.only or list(PARTS)
     began = time.perf_counter()
-    done = run([(name, n) for name in names for n in _numbers(name, quick=given.quick)], given.seed, given.parts)
+    wanted = [(name, n) for name in names for n in _numbers(name, quick=given.quick)]
+    done = run(wanted, given.sets, given.seed, given.parts)
     found: dict[str, float] = {}
     cells: dict[str, list[dict[str, Any]]] = {}
     for name in names:
@@ -72,7 +74,7 @@ def main() -> None:
         content = {
             "figures": found,
             "settings": {
-                "sets_a_cell": NUM_SETS,
+                "sets_a_cell": given.sets,
                 "again": AGAIN,
                 "seed": given.seed,
                 "quick": given.quick,
@@ -89,19 +91,21 @@ def main() -> None:
         given.json.write_text(_compact(content), encoding="utf-8")
 
 
-def run(wanted: list[tuple[str, int]], seed: int, parts: Path | None) -> dict[tuple[str, int], dict[str, Any] | None]:
+def run(
+    wanted: list[tuple[str, int]], sets: int, seed: int, parts: Path | None
+) -> dict[tuple[str, int], dict[str, Any] | None]:
     """Simulate cells on two processes, each with its own random numbers; those beyond their goal once more, longer."""
     known = _read(parts, seed)
-    first = _simulated([(name, n, NUM_SETS) for name, n in wanted], known, seed, parts)
+    first = _simulated([(name, n, sets) for name, n in wanted], known, seed, parts)
     doubted = [
-        (name, n, NUM_SETS * AGAIN)
+        (name, n, sets * AGAIN)
         for (name, n, _), shares in first.items()
         if shares and PARTS[name].is_beyond(PARTS[name].settings()[n], shares)
     ]
     again = _simulated(doubted, known, seed, parts)
     kept = {(name, n): shares for (name, n, _), shares in first.items()}
     return kept | {
-        (name, n): shares and shares | {"first": first[name, n, NUM_SETS]} for (name, n, _), shares in again.items()
+        (name, n): shares and shares | {"first": first[name, n, sets]} for (name, n, _), shares in again.items()
     }
 
 
