@@ -354,7 +354,12 @@ def small_trees(trees: Sequence[Tree]) -> list[Tree]:
 
 def _cut(one: Tree) -> Tree:
     prompt = one.prompt.ids[-_MAX_TOKENS:]
-    parts = [(c.ids[:_MAX_TOKENS], c.scored[:_MAX_TOKENS]) for c in one.completions]
+    parts = []
+    for completion in one.completions:
+        # A conversation is one text without a prompt: a list of tools or a long question stands before what is scored.
+        start = max(0, int(np.argmax(completion.scored)) - _MAX_TOKENS // 2)
+        part = slice(start, start + _MAX_TOKENS)
+        parts.append((completion.ids[part], completion.scored[part]))
     if not parts:
         parts = [(ids, np.ones(len(ids), bool)) for ids in (prompt[-12:], prompt[-7:])]
     return tree(one.row_id, prompt, parts)

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from small_runs import random_pairs
@@ -17,6 +18,7 @@ from alignkit.config.settings import ModelSection
 from alignkit.data.chat.chat import make_chat
 from alignkit.data.prepared.tokens import prepare
 from alignkit.data.reading.rows import to_row
+from alignkit.data.trees.trees import tree
 from alignkit.policy import policy as policies
 from alignkit.policy.cpu.split_attention import SegmentLayout
 from alignkit.policy.load import load_policy
@@ -25,7 +27,7 @@ from alignkit.pretrained.names import find_model
 from alignkit.registry import registry
 from alignkit.training.gradient.reference import Reference
 from alignkit.training.run import self_checks
-from alignkit.training.run.self_checks import run_checks
+from alignkit.training.run.self_checks import run_checks, small_trees
 from alignkit.units import Chosen
 
 
@@ -181,3 +183,12 @@ def test_a_full_memory_is_no_reason_for_another_path(
     monkeypatch.setattr(SegmentLayout, "attend", attend)
     assert train(model, data, tmp_path / "run", "fp32") == 3
     assert "plain path" not in capsys.readouterr().err
+
+
+def test_a_conversation_that_begins_with_a_long_unscored_text_is_checked_where_it_is_scored() -> None:
+    """A list of tools stands first: of the first tokens alone, none would be scored."""
+    ids = np.arange(900, dtype=np.int32)
+    scored = ids >= 700
+    (small,) = small_trees([tree("r", ids[:0], [(ids, scored)])])
+    assert small.completions[0].scored.any() and len(small.completions[0]) <= 160
+    assert small.completions[0].ids[small.completions[0].scored][0] == 700
