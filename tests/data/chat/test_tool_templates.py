@@ -16,6 +16,7 @@ from tool_templates import CONVERSATIONS, DONE, STYLES, TOOLS, USER, call, calls
 from alignkit.data.chat.chat import CHATML, Chat
 from alignkit.data.encoding.texts import TextWithSpans
 from alignkit.data.prepared.tokens import prepare, without_oldest_turn
+from alignkit.data.reading.read import read_rows
 from alignkit.data.reading.rows import Row, to_row
 from alignkit.errors import InputError
 from alignkit.pretrained.read import load_tokenizer
@@ -292,3 +293,32 @@ def test_a_prompt_to_sample_from_holds_its_tools_and_calls(
     text = chat.tokenizer.decode(tree.prompt.ids)
     assert tree.prompt.ids.tolist() == chat.prompt_ids(row.prompt)
     assert all(part in text for part in ("Functions:", '"name": "tide"', "06:00")) and text.endswith("assistant\n")
+
+
+_CALL = '<tool_call>\n{"name": "tide", "arguments": {"harbour": "h0"}}\n</tool_call><|im_end|>'
+CASES = {
+    "sft_empty": [_CALL, "High water is at 06:00.<|im_end|>"],
+    "sft_null": [_CALL, "High water is at 06:00.<|im_end|>"],
+    "sft_call_last": [f"Let me look.\n{_CALL}"],
+    "dpo": ["High water is at 06:00.<|im_end|>", "I cannot know.<|im_end|>"],
+    "dpo_answers_are_calls": [
+        f"Let me look.\n{_CALL.replace('h0', 'h')}",
+        "Let me look.\n" + _CALL.replace('"harbour": "h0"', '"port": 1'),
+    ],
+}
+
+
+@pytest.mark.skipif(not FOLDER.exists(), reason="the shared real data is not here")
+@pytest.mark.parametrize(("name", "scored"), CASES.items(), ids=CASES.keys())
+def test_the_reported_case_scores_its_calls_and_answers_alone(
+    name: str, scored: list[str], tokenizers: dict[tuple[str, ...], Any], tmp_path: Path
+) -> None:
+    template = (FOLDER / "qwen2.5-instruct.jinja").read_text(encoding="utf-8")
+    chat = chat_of(tokenizers[CHATML_MARKS], template, tmp_path)
+    file = FOLDER.parents[1] / "cases" / "01-tool-calls-dropped" / f"{name}.jsonl"
+    row = read_rows(str(file))[0]
+    unit = Chosen() if row.rejected is None else Pairs()
+    (tree,) = prepare([row], chat, unit=unit, max_length=10_000).trees
+    whole = "".join(chat.tokenizer.decode(segment.ids) for segment in tree.segments)
+    assert '"description": "Tide table of a harbour"' in whole
+    assert "".join(chat.tokenizer.decode(c.ids[c.scored]) for c in tree.completions) == "".join(scored)
