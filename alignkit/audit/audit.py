@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -66,11 +67,9 @@ def audit(
     progress.start("audit: reading rows", None)
     pairs = read_pairs(source.rows())
     leaks = texts.find_leaks(pairs, {name: Source(name, columns or {}).rows() for name in tests}) if tests else None
-    progress.start("audit: near-duplicates", None)
-    repeated = repeats.find_repeats(pairs)
-    progress.start("audit: quotations, refusals, languages", None)
+    progress.start("audit: near-duplicates, quotations, refusals, languages", None)
     findings = Findings(data=data, rows=len(pairs), sources=_sources(pairs), ties=ties(pairs))
-    findings = findings.model_copy(update=_texts(pairs, repeated, leaks))
+    findings = findings.model_copy(update=_texts(pairs, leaks))
     progress.start("audit: lengths", None)
     if chat is None:
         lengths = texts.lengths_in_characters(pairs)
@@ -102,20 +101,18 @@ def audit(
     return findings.model_copy(update={"seconds": time.monotonic() - began})
 
 
-def _texts(pairs: PairSet, found: repeats.Repeats, leaks: texts.Leaks | None) -> dict[str, object]:
-    """What stands in the texts themselves."""
+def _texts(pairs: PairSet, leaks: texts.Leaks | None) -> dict[str, object]:
+    """What stands in the texts themselves. Repeats are looked for beside the rest: kernels release the interpreter."""
+    with ThreadPoolExecutor(1) as beside:
+        repeated = beside.submit(repeats.find_repeats, pairs)
+        in_another, languages = texts.languages(pairs)
+        parts = [texts.cut(pairs), texts.refused(pairs), texts.quoted(pairs), in_another]
+        found = repeated.result()
     repeating, opposing = repeats.removals(pairs, found)
-    in_another, languages = texts.languages(pairs)
-    parts = [
-        texts.repeated(pairs, found, len(repeating)),
-        texts.contradicted(pairs, found, len(opposing)),
-        *(() if leaks is None else (texts.leaked(pairs, leaks),)),
-        texts.cut(pairs),
-        texts.refused(pairs),
-        texts.quoted(pairs),
-        in_another,
-    ]
-    return {"texts": tuple(parts), "languages": languages}
+    first = [texts.repeated(pairs, found, len(repeating)), texts.contradicted(pairs, found, len(opposing))]
+    if leaks is not None:
+        first.append(texts.leaked(pairs, leaks))
+    return {"texts": (*first, *parts), "languages": languages}
 
 
 def _removals(
