@@ -54,16 +54,17 @@ def near_duplicates(
 
     Similarity is Jaccard's, of the sets of pairs of words that follow one another in prompt and answers; pairs that
     stand in more than 1 % of the prompts are left out. The answers must be alike too, in either order: half the pairs
-    of words of the shorter one stand in the other (up to 12 words: half the words of the longer one). Candidates come
-    from MinHash signatures: of rows with a similarity of 0.5 one in 250 is missed, of 0.6 one in 25,000.
+    of words of the shorter one stand in the other (up to 12 words also: half the words of the longer one, or 80 % of
+    those of the shorter one). A row that repeats a duplicate repeats what that one repeats. Candidates come from
+    MinHash signatures: of rows with a similarity of 0.5 one in 250 is missed, of 0.6 one in 25,000.
 
     Args:
         first, second: the answers; empty where there are none.
         threshold: similarity from which on a row repeats another, 0.5 or more.
 
     Returns:
-        int64 [rows], the earlier row, itself no duplicate, or -1; float64 [rows], the similarity; bool [rows], whether
-        the answers stand the other way round.
+        int64 [rows], the earlier row, itself no duplicate, or -1; float64 [rows], the similarity to the row that it was
+        recognised by; bool [rows], whether the answers stand the other way round.
 
     Raises:
         ValueError: the columns are not equally long.

@@ -93,7 +93,7 @@ def shared_runs(left: str, right: str, size: int) -> tuple[int, int, int]:
 
 
 def near_duplicates(rows: Sequence[tuple[str, str, str]], threshold: float) -> list[tuple[int, float, bool]]:
-    """Compare every row with all earlier ones that are no duplicates; no pair of words is too common."""
+    """Compare every row with all earlier ones less than 0.9 alike to one before; no pair of words is too common."""
     parts = [tuple(words(text) for text in row) for row in rows]
     sets = [set[tuple[str, ...]]().union(*map(_pairs, own)) for own in parts]
     found: list[tuple[int, float, bool]] = []
@@ -102,14 +102,15 @@ def near_duplicates(rows: Sequence[tuple[str, str, str]], threshold: float) -> l
         for earlier in range(number):
             similarity = _jaccard(sets[number], sets[earlier])
             others = parts[earlier][1:]
-            if found[earlier][0] >= 0 or not sets[number] or similarity < threshold or similarity <= best[1]:
+            if found[earlier][1] >= 0.9 or not sets[number] or similarity < threshold or similarity <= best[1]:
                 continue
             if any(all(map(_alike, answers, order)) for order in (others, others[::-1])):
                 straight, crossed = (
                     sum(_jaccard(_pairs(a), _pairs(b)) for a, b in zip(answers, order, strict=True))
                     for order in (others, others[::-1])
                 )
-                best = (earlier, similarity, crossed > straight + 0.1)
+                first, _, is_crossed = found[earlier]
+                best = (earlier if first < 0 else first, similarity, (crossed > straight + 0.1) != is_crossed)
         found.append(best)
     return found
 
@@ -129,7 +130,8 @@ def _alike(left: Sequence[str], right: Sequence[str]) -> bool:
     if len(these & those) >= min(len(these), len(those)) / 2:
         return True
     shared = (Counter(left) & Counter(right)).total()
-    return min(len(left), len(right)) <= 12 and shared >= max(len(left), len(right)) / 2
+    short, long = sorted((len(left), len(right)))
+    return short <= 12 and (shared >= long / 2 or shared >= 0.8 * short)
 
 
 def _word_hash(word: str) -> int:

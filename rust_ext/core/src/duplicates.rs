@@ -2,8 +2,8 @@
 //!
 //! A row is a prompt and two answers, as sets of pairs of words that follow one another. `MinHash` signatures (Broder
 //! 1997) in bands (Indyk and Motwani 1998) name candidates; every candidate is verified by the true Jaccard similarity
-//! of the sets. One pass: a row is compared with the rows before it that are no duplicates themselves, so that a
-//! thousand copies cost a thousand comparisons. Signatures are of 126 hashes in 42 bands: of rows with a similarity of
+//! of the sets. One pass: a row is compared with the rows before it that are no copies themselves (less than 0.9
+//! alike), so that a thousand copies cost a thousand comparisons. Signatures are of 126 hashes in 42 bands: of rows with a similarity of
 //! 0.5 one in 250 is missed, of 0.6 one in 25,000.
 //!
 //! What many prompts share (instructions around a question) makes no two rows alike: pairs of words of prompts that
@@ -26,15 +26,17 @@ const MIN_COMMON: usize = 20;
 const MIN_KEPT: usize = 8;
 const ANSWERS_ALIKE: f64 = 0.5;
 const SHORT_WORDS: usize = 12;
+const MOST: f64 = 0.8;
+const NEARLY_EQUAL: f64 = 0.9; // what is as like an earlier row is found through that row
 const CLEARLY: f64 = 0.1;
 const NONE: u32 = u32::MAX;
 
 /// What one row repeats.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Duplicate {
-    /// The earlier row, or -1.
+    /// The first of the rows that say nearly the same, or -1.
     pub of: i64,
-    /// Jaccard similarity to it, 0 without one.
+    /// Jaccard similarity to the row that it was recognised by, 0 without one.
     pub similarity: f64,
     /// The first answer is the earlier row's second one, and the second its first.
     pub is_crossed: bool,
@@ -59,8 +61,9 @@ impl std::error::Error for UnequalColumns {}
 /// Finds for each row the earlier row that it repeats: of all with a similarity of at least `threshold` whose answers
 /// are alike, in either order, the most similar one.
 ///
-/// Two answers are alike where half the pairs of words of the shorter one stand in the other; of up to 12 words, where
-/// half the words of the longer one do. An answer that is not there is empty.
+/// A row that repeats a duplicate repeats what that one repeats. Two answers are alike where half the pairs of words of
+/// the shorter one stand in the other; of up to 12 words also where half the words of the longer one do, or 80 % of those
+/// of the shorter one. An answer that is not there is empty.
 ///
 /// # Errors
 /// The columns are not equally long.
@@ -78,7 +81,7 @@ pub fn near_duplicates<T: AsRef<str>>(
     let texts = |row: usize| [prompts[row].as_ref(), first[row].as_ref(), second[row].as_ref()];
     let mut leaders = Leaders::default();
     let mut candidates = Vec::new();
-    let mut found = Vec::with_capacity(prompts.len());
+    let mut found: Vec<Duplicate> = Vec::with_capacity(prompts.len());
     for number in 0..prompts.len() {
         let row = Row::of(texts(number), &common);
         let signature = signature(&row.all);
@@ -89,10 +92,12 @@ pub fn near_duplicates<T: AsRef<str>>(
             let earlier = Row::of(texts(leader as usize), &common);
             let similarity = jaccard(&row.all, &earlier.all);
             if similarity >= threshold && similarity > best.similarity && row.answers_like(&earlier) {
-                best = Duplicate { of: i64::from(leader), similarity, is_crossed: row.is_crossed(&earlier) };
+                let own = found[leader as usize];
+                let of = if own.of < 0 { i64::from(leader) } else { own.of };
+                best = Duplicate { of, similarity, is_crossed: row.is_crossed(&earlier) != own.is_crossed };
             }
         }
-        if best.of < 0 {
+        if best.similarity < NEARLY_EQUAL {
             leaders.add(number as u32, &signature);
         }
         found.push(best);
@@ -152,7 +157,8 @@ impl Part {
             return true;
         }
         let (short, long) = (self.words.len().min(other.words.len()), self.words.len().max(other.words.len()));
-        short <= SHORT_WORDS && num_shared(&self.words, &other.words) as f64 >= ANSWERS_ALIKE * long as f64
+        let shared = num_shared(&self.words, &other.words) as f64;
+        short <= SHORT_WORDS && (shared >= ANSWERS_ALIKE * long as f64 || shared >= MOST * short as f64)
     }
 }
 
@@ -238,7 +244,7 @@ const fn random_numbers(seed: u64, low_bits: u32) -> Signature {
     numbers
 }
 
-/// The rows that repeat no earlier one, in chains of those that share a band.
+/// The rows that are not nearly equal to an earlier one, in chains of those that share a band.
 #[derive(Default)]
 struct Leaders {
     rows: Vec<u32>,
