@@ -80,6 +80,6 @@ def test_half_a_character_is_refused_with_its_row(chat: Chat) -> None:
 
 @pytest.mark.parametrize("text", ["\x00", "e\u0301", "\u202e\u0627\u0644", "<|im_end|>", " \n ", "\U0001f600"])
 def test_awkward_text_is_kept_and_scored_whole(chat: Chat, text: str) -> None:
-    row = to_row({"id": "r", "prompt": text or "a", "chosen": f"b{text}", "rejected": "c"}, where="x")
+    row = to_row({"id": "r", "prompt": text if text.strip() else "a", "chosen": f"b{text}", "rejected": "c"}, where="x")
     completion = prepare([row], chat, unit=Pairs(), max_length=1000).trees[0].completions[0]
     assert completion.scored.all() and chat.tokenizer.decode(completion.ids[:-1]) == f"b{text}"
