@@ -63,6 +63,7 @@ if TYPE_CHECKING:
     from alignkit.rollouts.beam_generation import BeamGeneration
     from alignkit.rollouts.beams import Candidates, beam_search
     from alignkit.scoring.specs import make_judge
+    from alignkit.scoring.votes import Votes
     from alignkit.services.http import NotAnswered, Requests, Stopped
     from alignkit.services.spreading import ServerDown, Spread
     from alignkit.statistics.intervals import mean_interval
@@ -92,6 +93,7 @@ _ON_FIRST_USE = {
     "Spread": "alignkit.services.spreading",
     "Stopped": "alignkit.services.http",
     "Tree": "alignkit.data.trees.trees",
+    "Votes": "alignkit.scoring.votes",
     "autocast_type": "alignkit.policy.load",
     "beam_search": "alignkit.rollouts.beams",
     "check_weights": "alignkit.pretrained.weights",
@@ -182,6 +184,7 @@ __all__ = [
     "Tree",
     "Unit",
     "UsageError",
+    "Votes",
     "autocast_type",
     "beam_search",
     "check_path",

@@ -4,8 +4,8 @@ In: the options of the command, by their Python names, and config=, set= and lik
 `Verdict`, rows as dicts; nothing is printed. Errors are `AlignkitError`s, which say what to do. `alignkit.train`,
 `alignkit.judge` and `alignkit.Run` are these.
 
-training.py trains and plans, verdicts.py judges and probes, answers.py generates and evaluates, data.py shows, audits
-and prepares rows, runs.py reads a run's folder.
+training.py trains and plans, verdicts.py judges and probes, votes.py asks people, answers.py generates and evaluates,
+data.py shows, audits and prepares rows, runs.py reads a run's folder.
 """
 
 from alignkit.api.answers import chat_session, evaluate, generate, generate_file
@@ -13,6 +13,7 @@ from alignkit.api.data import data_audit, data_lengths, data_overlap, data_prepa
 from alignkit.api.runs import Run
 from alignkit.api.training import plan, start_up_checks, train
 from alignkit.api.verdicts import judge, judge_file, ledger_export, ledger_stats, probe
+from alignkit.api.votes import vote, vote_export
 
 __all__ = [
     "Run",
@@ -33,4 +34,6 @@ __all__ = [
     "show_rows",
     "start_up_checks",
     "train",
+    "vote",
+    "vote_export",
 ]

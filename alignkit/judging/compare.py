@@ -60,7 +60,7 @@ def judge_model(
         Unscored: no prompt has a score on both sides; that is no look, and no verdict is kept.
     """
     section = settings.judge
-    source, vs = _models(model, section.vs, progress)
+    source, vs = models_of(model, section.vs, progress)
     # what is asked, and which prompts are no independent evidence of each other
     prompts = choose_prompts(
         source, settings.data, data_given=data_given, num_prompts=section.num_prompts, seed=section.seed, vs=vs
@@ -173,7 +173,9 @@ class _Judging:
         rows = [self.prompts.rows[n] for n in part]
         ours, theirs = (
             answers_of(one, rows, section=self.settings.model, generation=how, progress=self.progress)
-            for one, how in zip((self.source, self.vs), _generations(self.source, self.vs, self.settings), strict=True)
+            for one, how in zip(
+                (self.source, self.vs), generations_of(self.source, self.vs, self.settings), strict=True
+            )
         )
         return Judged(part, ours, theirs, score_both(self.named, items(ours), items(theirs)))
 
@@ -196,7 +198,7 @@ class _Judging:
         return f"settled after round {number} of {len(SHARES)}, {num_judged:,} of {num_planned:,} prompts; {saved}"
 
 
-def _models(model: str | None, vs: str | None, progress: Progress) -> tuple[ModelSource, ModelSource]:
+def models_of(model: str | None, vs: str | None, progress: Progress) -> tuple[ModelSource, ModelSource]:
     source = find_model(model) if model is not None else _newest(progress)
     other = find_model(vs) if vs is not None else _start_of(source, progress)
     check_looks(open_ledger())
@@ -235,7 +237,7 @@ def _start_of(source: ModelSource, progress: Progress) -> ModelSource:
     return find_model(start)
 
 
-def _generations(source: ModelSource, vs: ModelSource, settings: Settings) -> tuple[Generation, Generation]:
+def generations_of(source: ModelSource, vs: ModelSource, settings: Settings) -> tuple[Generation, Generation]:
     """How each side is drawn: alike, but a model against itself under another seed, or every prompt would tie."""
     ours = Generation.of(settings)
     if source.folder.resolve() != vs.folder.resolve() or ours.temperature == 0:

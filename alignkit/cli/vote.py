@@ -1,0 +1,97 @@
+"""`alignkit vote`: people say which answer is better."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from alignkit.cli.options import (
+    NUM_PROMPTS,
+    ROWS,
+    SAMPLER,
+    SAMPLING,
+    TEXT,
+    THINKING,
+    Command,
+    Config,
+    Group,
+    Set,
+    with_options,
+)
+from alignkit.config.settings import JudgeSection
+from alignkit.errors import UsageError
+
+if TYPE_CHECKING:
+    from alignkit.voting.server import VoteServer
+
+Model = Annotated[str | None, typer.Argument(metavar="[RUN|MODEL]", help="default: the newest finished run")]
+Name = Annotated[str, typer.Option("--name", metavar="NAME", help="your name, kept with your votes")]
+Port = Annotated[int, typer.Option("--port", min=0, max=65_535, help="port of the page; 0 takes a free one")]
+Listen = Annotated[
+    str,
+    typer.Option("--listen", metavar="ADDRESS", help="open the page to the network of this address of your machine"),
+]
+Export = Annotated[
+    str | None,
+    typer.Option("--export", metavar="FILE", help="write what was voted as preference rows, for train dpo --data FILE"),
+]
+
+
+@with_options(Group("Voting", JudgeSection, ("vs",)), NUM_PROMPTS, ROWS, TEXT, SAMPLING, THINKING, SAMPLER)
+def vote(
+    *,
+    ctx: typer.Context,
+    given: dict[str, Any],
+    model: Model = None,
+    name: Name = "",
+    port: Port = 0,
+    listen: Listen = "127.0.0.1",
+    export: Export = None,
+    config: Config = None,
+    set_: Set = None,
+) -> None:
+    """Vote on two models' answers, blind, on a local page; Ctrl-C ends it, the same command goes on."""
+    from alignkit import api
+    from alignkit.cli.progress import RichProgress
+
+    if export is not None:
+        if model is not None or given:
+            raise UsageError("--export writes every vote in the ledger: leave out the models and their options")
+        done = api.vote_export(export)
+        print(
+            f"{done.num_rows} pairs written to {export}; left out: {done.num_even} on which votes are even, "
+            f"{done.num_skipped} that everybody skipped"
+        )
+        return
+    progress = RichProgress()
+
+    def ready(server: VoteServer) -> None:
+        progress.stop()
+        print(f"open {server.address}", flush=True)
+        who = (
+            f"everybody whose machine reaches {listen} and who has this address can read the answers and vote"
+            if server.is_open
+            else "this machine alone can open it"
+        )
+        print(f"{who}; Ctrl-C ends it, and the same command goes on", flush=True)
+
+    try:
+        api.vote(
+            model,
+            name=name,
+            listen=listen,
+            port=port,
+            ready=ready,
+            config=Path(config) if config else None,
+            set=set_ or [],
+            progress=progress,
+            **given,
+        )
+    finally:
+        progress.stop()
+
+
+def add_to(app: typer.Typer) -> None:
+    app.command("vote", cls=Command)(vote)

@@ -1,0 +1,97 @@
+"""Votes as a judge and as rows to train on."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from tiny_models import tiny_model
+
+from alignkit import api
+from alignkit.cli.main import main
+from alignkit.config import file as config_file
+from alignkit.data.reading.read import read_rows
+from alignkit.errors import UsageError
+from alignkit.progress import Silent
+from alignkit.scoring.ledger import open_ledger
+from alignkit.scoring.votes import read_votes
+from alignkit.voting.ballots import Ballots
+from alignkit.voting.poll import Poll, make_poll
+
+
+@pytest.fixture
+def poll(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Poll:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("ALIGNKIT_LEDGER", "votes.sqlite")
+    tiny_model(Path("one"), seed=0)
+    tiny_model(Path("other"), seed=1)
+    Path("rows.jsonl").write_text("\n".join(json.dumps({"id": f"r{n}", "prompt": f"Say {n}"}) for n in range(30)))
+    options = {"vs": "other", "data": "rows.jsonl", "temperature": 1.0, "max_new_tokens": 6}
+    made = make_poll("one", config_file.judge_settings(options), data_given=True, progress=Silent())
+    assert len(made.pairs) > 20
+    return made
+
+
+def vote_for(ballots: Ballots, voter: str, place: int, what: str) -> None:
+    """Vote for "ours" or "theirs", wherever it stands, or "tie" or "skip"."""
+    pair = ballots.poll.pairs[place]
+    shown = ballots.next(voter)["pair"]
+    assert shown["id"] == pair.id  # in the poll's order
+    choice = what if what in ("tie", "skip") else ("first" if shown["first"] == getattr(pair, what) else "second")
+    ballots.vote(voter, pair.id, choice)
+
+
+def judged(*more: str) -> list[str]:
+    command = ["judge", "one", "--vs", "other", "--data", "rows.jsonl", "--temperature", "1", "--json"]
+    return [*command, "--judge", "votes", "--max-new-tokens", "6", *more]
+
+
+def test_the_side_with_more_votes_wins_and_votes_on_other_answers_are_missing(
+    poll: Poll, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(judged()) == 2
+    assert "there are no votes yet" in capsys.readouterr().err
+    ballots = Ballots(poll, open_ledger())
+    for place, (ann, bob) in enumerate([("ours", "ours"), ("theirs", "theirs"), ("ours", "theirs"), ("skip", "ours")]):
+        vote_for(ballots, "Ann", place, ann)
+        vote_for(ballots, "Bob", place, bob)
+    num_equal = 30 - len(poll.pairs)  # of equal answers, ties unasked
+    assert main(judged()) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["num_wins"], found["num_losses"], found["num_ties"]) == (2, 1, 1 + num_equal)
+    assert found["num_missing"] == len(poll.pairs) - 4
+    assert any("nobody voted on this pair" in note for note in found["caveats"])
+    vote_for(ballots, "Ann", 4, "ours")  # a further vote counts at once
+    assert main(judged()) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["num_wins"] == 3
+    assert main(judged("--seed", "1")) in (0, 3)  # 3 where no two of these answers are equal
+    assert "on other answers than those judged" in "".join(capsys.readouterr())
+
+
+def test_a_poll_goes_on_with_the_answers_and_the_order_it_began_with(poll: Poll) -> None:
+    for folder in ("one", "other"):
+        Path(folder, "tokenizer.json").unlink()  # nothing could be answered anew
+    options = {"vs": "other", "data": "rows.jsonl", "temperature": 1.0, "max_new_tokens": 6}
+    again = make_poll("one", config_file.judge_settings(options), data_given=True, progress=Silent())
+    assert again == poll
+    keys = [pair.key for pair in poll.pairs]
+    assert keys == sorted(keys) and all(pair.weight == 1 for pair in poll.pairs)
+
+
+def test_decided_pairs_are_rows_to_train_on(poll: Poll, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(UsageError, match="no votes yet"):
+        api.vote_export("rows-of-votes.jsonl")
+    ballots = Ballots(poll, open_ledger())
+    for place, what in enumerate(["ours", "theirs", "tie", "skip"]):
+        vote_for(ballots, "Ann", place, what)
+    assert len(read_votes(open_ledger())) == 4
+    assert main(["vote", "--export", "rows-of-votes.jsonl"]) == 0
+    assert "2 pairs written" in capsys.readouterr().out
+    rows = read_rows("rows-of-votes.jsonl")
+    first, second = poll.pairs[:2]
+    assert [row.prompt for row in rows] == [tuple(first.prompt), tuple(second.prompt)]
+    sides = [(row.chosen[0]["content"], row.rejected[0]["content"]) for row in rows]  # type: ignore[index]
+    assert sides == [(first.ours, first.theirs), (second.theirs, second.ours)]
+    assert main(["vote", "--export", "rows-of-votes.jsonl"]) == 2  # nothing is overwritten
