@@ -122,10 +122,11 @@ def _removals(
     reasons, num_before = dict(leaks), -1
     while len(reasons) > num_before:
         num_before = len(reasons)
+        # flips first: the other pairs of a prompt, which are taken out as repeats, say most about them
+        reasons = removals(pairs, compared, suspicion, reasons)
         kept = np.setdiff1d(np.arange(len(pairs)), list(reasons))
         for found in repeats.removals(pairs, repeats.find_repeats(pairs, kept)):
             reasons |= found
-        reasons = removals(pairs, compared, suspicion, reasons)
     return reasons
 
 
