@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Callable
 from contextlib import closing
@@ -23,6 +24,7 @@ from alignkit.judging.decision import decide, is_free, level_of, why_free
 from alignkit.judging.evidence import Evidence, judgements_of, verdict_of, write_evidence
 from alignkit.judging.health import measure
 from alignkit.judging.metrics import figures_of
+from alignkit.judging.people import People, judged_pair, people_of
 from alignkit.judging.planner import LEVEL, POWER, detectable
 from alignkit.judging.prompts import Prompts, choose_prompts
 from alignkit.judging.rounds import SHARES, Judged, expected_prompts, levels_of, rounds_of, why_whole
@@ -36,6 +38,7 @@ from alignkit.scoring.confirm_cost import confirm_cost
 from alignkit.scoring.ledger import canonical, open_ledger
 from alignkit.scoring.looks import check_looks, count_look, pair_of
 from alignkit.scoring.specs import NamedJudge, make_judge
+from alignkit.scoring.votes import Votes, find_poll, pair_hash
 from alignkit.statistics.resampling import Clusters
 
 
@@ -144,6 +147,7 @@ class _Judging:
             ours=figures_of(ours),
             theirs=figures_of(theirs),
             health=measure(ours, theirs, seed=self.section.seed, clusters=(here or grouping).clusters),
+            people=self._people(judged),
             created=datetime.now(UTC).replace(microsecond=0),
             judgements=judgements_of(
                 prompts=seen.keys,
@@ -184,6 +188,18 @@ class _Judging:
         sides, in_rounds = (judged.ours, judged.theirs), len(self.parts) > 1
         self.look_id = _look_id(self.prompts, self.settings, self.named, sides, in_rounds=in_rounds)
         self.look = _count_look((self.source, self.vs), self.weights, self.look_id, is_free=self.is_free)
+
+    def _people(self, judged: Judged) -> People | None:
+        """What people's votes on these answers say, where there are any and they are not the judge."""
+        votes = Votes.read()
+        if self.named.judge.name == "votes" or not votes.all:
+            return None
+        rows = zip(judged.number_P, judged.ours.texts, judged.theirs.texts, judged.outcome_P, strict=True)
+        pairs = [
+            judged_pair(pair_hash(self.prompts.rows[n].prompt, ours, theirs), ours, theirs, float(outcome))
+            for n, ours, theirs, outcome in rows
+        ]
+        return people_of(pairs, votes, functools.partial(find_poll, open_ledger()), seed=self.section.seed)
 
     def _said_of_rounds(self, number: int, num_judged: int) -> str | None:
         num_planned = len(self.prompts.rows)

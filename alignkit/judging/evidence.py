@@ -2,7 +2,8 @@
 
 `alignkit judge --evidence FILE` writes it, `alignkit judge --from FILE` reads it. It holds no text: prompts, answers,
 weights, judge and code stand in it as hashes, the scores and lengths as numbers. Win rate, intervals, length and the
-judge's noise are derived from those; what needs the texts (BLEU, text health) is carried along as it was measured.
+judge's noise are derived from those; what needs the texts (BLEU, text health) or people's votes is carried along as it
+was measured.
 
 Each judgement has a checksum, and so has the rest: a number that was changed by hand is found, and where. That is no
 proof against somebody who makes the checksums anew; the hashes let anybody repeat the judging itself.
@@ -27,6 +28,7 @@ from alignkit.errors import InputError
 from alignkit.judging.clustering import Grouping
 from alignkit.judging.health import Measure
 from alignkit.judging.length import Pairs, length_facts
+from alignkit.judging.people import People
 from alignkit.judging.scores import differences, judge_noise
 from alignkit.judging.verdict import JudgeName, Side, Verdict, make_verdict
 from alignkit.statistics.resampling import Clusters
@@ -86,6 +88,7 @@ class Evidence(BaseModel):
     ours: Side
     theirs: Side
     health: tuple[Measure, ...]
+    people: People | None = Field(None, description="what people voted on these answers")
     created: datetime
     judgements: tuple[Judgement, ...] = Field(min_length=1)
     verdict: Verdict | None = None
@@ -179,6 +182,7 @@ def verdict_of(evidence: Evidence) -> Verdict:
         rounds=evidence.rounds,
         noise=judge_noise(results),
         health=evidence.health,
+        people=evidence.people,
         fingerprint=evidence.fingerprint,
     )
     return verdict.model_copy(update={"created": evidence.created})

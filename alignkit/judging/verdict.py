@@ -17,11 +17,13 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from alignkit.errors import RunStopped
 from alignkit.judging import health
+from alignkit.judging import people as people_module
 from alignkit.judging.bleu import Bleu
 from alignkit.judging.decision import Answer, decide, prompts_needed
 from alignkit.judging.health import Measure
 from alignkit.judging.length import LengthFacts, agrees
 from alignkit.judging.metrics import table_rows
+from alignkit.judging.people import People
 from alignkit.judging.planner import MOST
 from alignkit.statistics.win_rate import WinRate
 
@@ -105,6 +107,7 @@ class Verdict(BaseModel):
     rounds: str | None = Field(None, description="after which round it was settled, and what that saved")
     noise: JudgeNoise | None = Field(None, description="the judge's own, where --rejudge measured it")
     health: tuple[Measure, ...] = Field((), description="text health, ours against theirs; percentages and counts")
+    people: People | None = Field(None, description="what people voted on these answers, where somebody did")
     fingerprint: str | None = Field(None, description="of the judged prompts, by which runs that share them are found")
 
     @property
@@ -145,6 +148,7 @@ def make_verdict(
     rounds: str | None = None,
     noise: JudgeNoise | None = None,
     health: Sequence[Measure] = (),
+    people: People | None = None,
     fingerprint: str | None = None,
 ) -> Verdict:
     """Apply the rule to a win rate and put the verdict together, dated now.
@@ -164,7 +168,7 @@ def make_verdict(
         num_prompts_needed=needed,
         ours=ours,
         theirs=theirs,
-        caveats=tuple(caveats),
+        caveats=(*caveats, *(people_module.caveats(people) if people else ())),
         prompts=prompts,
         seed=seed,
         created=datetime.now(UTC).replace(microsecond=0),
@@ -177,6 +181,7 @@ def make_verdict(
         rounds=rounds,
         noise=noise,
         health=tuple(health),
+        people=people,
         fingerprint=fingerprint,
     )
 
@@ -241,6 +246,7 @@ def facts(verdict: Verdict) -> list[tuple[str, str]]:
         *([("rounds", verdict.rounds)] if verdict.rounds else []),
         *(_length_facts(verdict.length) if verdict.length else []),
         *([("judge's own noise", _noise(verdict))] if verdict.noise else []),
+        *(people_module.facts(verdict.people) if verdict.people else []),
         ("judge", f"{judge.name} {judge.version} ({kind})"),
         ("prompts", f"{verdict.prompts}; seed {verdict.seed}"),
         ("look", "not counted" if verdict.look is None else f"number {verdict.look} at this pair"),

@@ -42,9 +42,9 @@ def vote_for(ballots: Ballots, voter: str, place: int, what: str) -> None:
     ballots.vote(voter, pair.id, choice)
 
 
-def judged(*more: str) -> list[str]:
+def judged(*more: str, judge: str = "votes") -> list[str]:
     command = ["judge", "one", "--vs", "other", "--data", "rows.jsonl", "--temperature", "1", "--json"]
-    return [*command, "--judge", "votes", "--max-new-tokens", "6", *more]
+    return [*command, "--judge", judge, "--max-new-tokens", "6", *more]
 
 
 def test_the_side_with_more_votes_wins_and_votes_on_other_answers_are_missing(
@@ -68,6 +68,26 @@ def test_the_side_with_more_votes_wins_and_votes_on_other_answers_are_missing(
     assert found["num_wins"] == 3
     assert main(judged("--seed", "1")) in (0, 3)  # 3 where no two of these answers are equal
     assert "on other answers than those judged" in "".join(capsys.readouterr())
+
+
+def test_votes_check_another_judge_and_travel_with_its_evidence(poll: Poll, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("length.py").write_text("def length(completion, row):\n    return len(completion)\n")
+    assert main(judged(judge="length.py:length")) == 0
+    assert json.loads(capsys.readouterr().out)["people"] is None
+    ballots = Ballots(poll, open_ledger())
+    for place in range(12):
+        vote_for(ballots, "Ann", place, "ours" if place % 3 else "skip")
+    for place in range(12, 16):
+        vote_for(ballots, "Ann", place, "theirs")
+    assert main(judged("--evidence", "e.json", judge="length.py:length")) == 0
+    verdict = json.loads(capsys.readouterr().out)
+    people = verdict["people"]
+    assert (people["num_voted"], people["num_skipped"], people["voters"]) == (12, 4, {"Ann": 16})
+    assert people["alone"]["value"] == pytest.approx(100 * 8 / 12) and people["rate"] is not None
+    assert people["agreement"]["is_no_better_than_length"]
+    assert any("nothing shows that it judges better than length does" in note for note in verdict["caveats"])
+    assert main(["judge", "--from", "e.json"]) == 0
+    assert "win rate people would give" in capsys.readouterr().out
 
 
 def test_a_poll_goes_on_with_the_answers_and_the_order_it_began_with(poll: Poll) -> None:
