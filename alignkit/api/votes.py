@@ -21,6 +21,7 @@ def vote(
     name: str = "",
     listen: str = "127.0.0.1",
     port: int = 0,
+    favour: Sequence[str] = (),
     ready: Callable[[VoteServer], None] = lambda server: None,
     config: Path | None = None,
     set: Sequence[str] = (),
@@ -33,6 +34,7 @@ def vote(
         name: the voter's name that the page begins with.
         listen: an address of this machine; another than the loopback one opens the page to its network.
         port: 0 takes a free one.
+        favour: judges; pairs on which their scores in the ledger disagree are asked about sooner.
         ready: called with the server, whose `address` is to be opened, before it serves.
         options: data, num_prompts, temperature, seed, ..., as `judge` takes them.
     """
@@ -45,7 +47,11 @@ def vote(
     settings = config_file.judge_settings(given, config, settings=set)
     starting_name = name_of(name) if name else ""
     poll = make_poll(
-        None if run is None else str(run), settings, data_given="data" in given, progress=progress or Silent()
+        None if run is None else str(run),
+        settings,
+        data_given="data" in given,
+        progress=progress or Silent(),
+        judges=favour,
     )
     server = VoteServer(Ballots(poll, open_ledger()), name=starting_name, listen=listen, port=port)
     ready(server)

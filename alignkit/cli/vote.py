@@ -33,6 +33,14 @@ Listen = Annotated[
     str,
     typer.Option("--listen", metavar="ADDRESS", help="open the page to the network of this address of your machine"),
 ]
+Favour = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--favour",
+        metavar="JUDGE",
+        help="ask sooner about pairs on which these judges' scores in the ledger disagree; at least two, one each time",
+    ),
+]
 Export = Annotated[
     str | None,
     typer.Option("--export", metavar="FILE", help="write what was voted as preference rows, for train dpo --data FILE"),
@@ -48,6 +56,7 @@ def vote(
     name: Name = "",
     port: Port = 0,
     listen: Listen = "127.0.0.1",
+    favour: Favour = None,
     export: Export = None,
     config: Config = None,
     set_: Set = None,
@@ -57,7 +66,7 @@ def vote(
     from alignkit.cli.progress import RichProgress
 
     if export is not None:
-        if model is not None or given:
+        if model is not None or given or favour:
             raise UsageError("--export writes every vote in the ledger: leave out the models and their options")
         done = api.vote_export(export)
         print(
@@ -65,6 +74,8 @@ def vote(
             f"{done.num_skipped} that everybody skipped"
         )
         return
+    if favour is not None and len(favour) < 2:
+        raise UsageError("--favour: one judge alone cannot disagree; name at least two")
     progress = RichProgress()
 
     def ready(server: VoteServer) -> None:
@@ -83,6 +94,7 @@ def vote(
             name=name,
             listen=listen,
             port=port,
+            favour=favour or [],
             ready=ready,
             config=Path(config) if config else None,
             set=set_ or [],

@@ -100,6 +100,33 @@ def test_a_poll_goes_on_with_the_answers_and_the_order_it_began_with(poll: Poll)
     assert keys == sorted(keys) and all(pair.weight == 1 for pair in poll.pairs)
 
 
+def test_pairs_on_which_judges_disagree_are_favoured(poll: Poll, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("j.py").write_text(
+        "def one(completion, row):\n    return len(completion)\n"
+        "def other(completion, row):\n    return len(completion) * (1 if int(row['id'][1:]) % 5 else -1)\n"
+    )
+    options = {"vs": "other", "data": "rows.jsonl", "temperature": 1.0, "max_new_tokens": 6, "seed": 7}
+    judges = ["j.py:one", "j.py:other"]
+
+    def made() -> Poll:
+        settings = config_file.judge_settings(options)
+        return make_poll("one", settings, data_given=True, progress=Silent(), judges=judges)
+
+    with pytest.raises(UsageError, match="the ledger holds no two judges' scores of these answers"):
+        made()
+    for judge in judges:
+        assert main(judged("--seed", "7", judge=judge)) == 0
+    pairs = made().pairs
+    favoured = {f"Say {n}" for n in range(0, 30, 5)}
+    high = [pair.weight for pair in pairs if pair.weight > 1]
+    assert 1 <= len(high) <= 6 and all(p.prompt[0]["content"] in favoured for p in pairs if p.weight > 1)
+    assert {pair.weight for pair in pairs if pair.weight <= 1} == {0.2}  # a fifth of the uniform one
+    assert sum(pair.weight for pair in pairs) == pytest.approx(len(pairs))
+    assert [pair.key for pair in pairs] == sorted(pair.key for pair in pairs)
+    assert main(["vote", "one", "--vs", "other", "--favour", "j.py:one"]) == 2
+    assert "name at least two" in capsys.readouterr().err
+
+
 def test_decided_pairs_are_rows_to_train_on(poll: Poll, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(UsageError, match="no votes yet"):
         api.vote_export("rows-of-votes.jsonl")
