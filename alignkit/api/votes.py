@@ -23,11 +23,12 @@ def vote(
     port: int = 0,
     favour: Sequence[str] = (),
     ready: Callable[[VoteServer], None] = lambda server: None,
+    import_from: str | Path | None = None,
     config: Path | None = None,
     set: Sequence[str] = (),
     progress: Progress | None = None,
     **options: object,
-) -> None:
+) -> int:
     """Serve a page on which people vote on two models' answers, until it is interrupted.
 
     Args:
@@ -36,11 +37,17 @@ def vote(
         port: 0 takes a free one.
         favour: judges; pairs on which their scores in the ledger disagree are asked about sooner.
         ready: called with the server, whose `address` is to be opened, before it serves.
+        import_from: CSV or JSONL of votes cast elsewhere (first, second, choice, voter); they are kept, nothing is
+            served.
         options: data, num_prompts, temperature, seed, ..., as `judge` takes them.
+
+    Returns:
+        How many votes were imported; 0 where the page was served.
     """
     from alignkit.scoring.ledger import open_ledger
     from alignkit.voting.ballots import Ballots, name_of
     from alignkit.voting.poll import make_poll
+    from alignkit.voting.rows import take_in
     from alignkit.voting.server import VoteServer
 
     given = dict(options) | ({"vs": vs} if vs is not None else {})
@@ -53,9 +60,13 @@ def vote(
         progress=progress or Silent(),
         judges=favour,
     )
-    server = VoteServer(Ballots(poll, open_ledger()), name=starting_name, listen=listen, port=port)
+    ballots = Ballots(poll, open_ledger())
+    if import_from is not None:
+        return take_in(ballots, Path(import_from))
+    server = VoteServer(ballots, name=starting_name, listen=listen, port=port)
     ready(server)
     server.run()
+    return 0
 
 
 def vote_export(path: str | Path) -> Exported:

@@ -46,6 +46,16 @@ Export = Annotated[
     typer.Option("--export", metavar="FILE", help="write what was voted as preference rows, for train dpo --data FILE"),
 ]
 
+Import = Annotated[
+    str | None,
+    typer.Option(
+        "--import",
+        metavar="FILE",
+        help="keep votes cast elsewhere, CSV or JSONL: first, second (both answers), choice (first, second, tie, "
+        "skip), voter",
+    ),
+]
+
 
 @with_options(Group("Voting", JudgeSection, ("vs",)), NUM_PROMPTS, ROWS, TEXT, SAMPLING, THINKING, SAMPLER)
 def vote(
@@ -58,6 +68,7 @@ def vote(
     listen: Listen = "127.0.0.1",
     favour: Favour = None,
     export: Export = None,
+    import_: Import = None,
     config: Config = None,
     set_: Set = None,
 ) -> None:
@@ -66,7 +77,7 @@ def vote(
     from alignkit.cli.progress import RichProgress
 
     if export is not None:
-        if model is not None or given or favour:
+        if model is not None or given or favour or import_:
             raise UsageError("--export writes every vote in the ledger: leave out the models and their options")
         done = api.vote_export(export)
         print(
@@ -89,13 +100,14 @@ def vote(
         print(f"{who}; Ctrl-C ends it, and the same command goes on", flush=True)
 
     try:
-        api.vote(
+        num_new = api.vote(
             model,
             name=name,
             listen=listen,
             port=port,
             favour=favour or [],
             ready=ready,
+            import_from=import_,
             config=Path(config) if config else None,
             set=set_ or [],
             progress=progress,
@@ -103,6 +115,8 @@ def vote(
         )
     finally:
         progress.stop()
+    if import_ is not None:
+        print(f"{num_new} new votes from {import_}")
 
 
 def add_to(app: typer.Typer) -> None:

@@ -57,7 +57,7 @@ def read_judgements(path: Path) -> Judgements:
     Raises:
         InputError: it cannot be read, lacks a column, or a value is not what its column holds; with file and line.
     """
-    lines = _read(path)
+    lines = read_lines(path)
     columns = set(lines[0][1])
     if "row" not in columns or not (columns >= set(_PREFERENCE) or columns >= set(_SCORES)):
         raise InputError(
@@ -91,14 +91,14 @@ def read_tables(difficulties: Path, regularisation: Path) -> Tables:
     Raises:
         InputError: as `read_judgements`.
     """
-    table = _read(difficulties)
+    table = read_lines(difficulties)
     _need(difficulties, table, ("index", "instruction_difficulty"))
     order = [_whole(fields, "index", where) for where, fields in table]
     if sorted(order) != list(range(len(order))):
         raise InputError(f"{difficulties}: the column index must hold 0 to {len(order) - 1}, each once")
     difficulty = np.empty(len(order))
     difficulty[order] = [_known(fields, "instruction_difficulty", where) for where, fields in table]
-    gamed = _read(regularisation)
+    gamed = read_lines(regularisation)
     names = ("std_delta_len", "instruction_difficulty", "preference")
     _need(regularisation, gamed, names)
     for where, fields in gamed:
@@ -112,7 +112,12 @@ def read_tables(difficulties: Path, regularisation: Path) -> Tables:
     return Tables(difficulty, *columns)
 
 
-def _read(path: Path) -> list[tuple[str, Mapping[str, Any]]]:
+def read_lines(path: Path) -> list[tuple[str, Mapping[str, Any]]]:
+    """Every row of a CSV or JSONL file with where it stands; at least one, and no row lacks a column of the first.
+
+    Raises:
+        InputError: as `read_judgements`.
+    """
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except OSError as error:

@@ -1,17 +1,19 @@
-"""Votes as preference rows: what people decided, to train on."""
+"""Votes as preference rows, to train on, and votes that were cast elsewhere."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from alignkit.errors import InputError, UsageError
+from alignkit.judging.judgements import read_lines
 from alignkit.scoring.ledger import Ledger
-from alignkit.scoring.votes import Votes, find_poll, text_hash
+from alignkit.scoring.votes import CHOICES, Vote, Votes, find_poll, keep_vote, prompt_hash, text_hash
 from alignkit.storage import open_private
+from alignkit.voting.ballots import Ballots, name_of
 from alignkit.voting.poll import as_poll
 
 
@@ -41,6 +43,40 @@ def export(ledger: Ledger, path: Path) -> Exported:
     except OSError as error:
         raise UsageError(f"--export {path}: cannot be written ({error.strerror}); name another file") from error
     return Exported(len(decided), rows.count("even"), rows.count("skipped"))
+
+
+def take_in(ballots: Ballots, path: Path) -> int:
+    """Keep votes that were cast elsewhere on this poll's pairs: checked as a whole first. Returns how many are new.
+
+    Args:
+        path: CSV or JSONL with the columns first, second (both answers, word for word), choice (first, second, tie,
+            skip) and voter.
+
+    Raises:
+        InputError: a row is on other answers, or is no vote; with file and line.
+    """
+    lines = read_lines(path)
+    if absent := [name for name in ("first", "second", "choice", "voter") if name not in lines[0][1]]:
+        raise InputError(f"{path}: no column {', '.join(absent)}; needed are first, second, choice and voter")
+    votes = [_vote(ballots, where, fields) for where, fields in lines]
+    return sum(keep_vote(ballots.ledger, vote) for vote in votes)
+
+
+def _vote(ballots: Ballots, where: str, fields: Mapping[str, Any]) -> Vote:
+    first, second, choice = fields["first"], fields["second"], fields["choice"]
+    if choice not in CHOICES:
+        raise InputError(f"{where}: choice is {str(choice)[:40]!r}; one of {', '.join(CHOICES)} is needed")
+    try:
+        voter = name_of(fields["voter"])
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from error
+    places = [place for place, pair in enumerate(ballots.poll.pairs) if {pair.ours, pair.theirs} == {first, second}]
+    if len(places) != 1:
+        what = "the answers to several prompts" if places else "no pair of this poll's answers"
+        raise InputError(f"{where}: first and second are {what}; votes count only on the answers that were shown")
+    pair = ballots.poll.pairs[places[0]]
+    asked = (pair.id, voter, prompt_hash(pair.prompt), text_hash(first), text_hash(second))
+    return Vote(ballots.poll.id, *asked, choice, places[0], pair.key, pair.weight)
 
 
 def _rows(votes: Votes, ledger: Ledger) -> Iterator[dict[str, Any] | str]:

@@ -127,6 +127,31 @@ def test_pairs_on_which_judges_disagree_are_favoured(poll: Poll, capsys: pytest.
     assert "name at least two" in capsys.readouterr().err
 
 
+def test_votes_cast_elsewhere_are_kept_all_or_none(poll: Poll, capsys: pytest.CaptureFixture[str]) -> None:
+    first, second = poll.pairs[:2]
+    rows = [
+        {"first": first.theirs, "second": first.ours, "choice": "second", "voter": "Ann"},
+        {"first": second.ours, "second": second.theirs, "choice": "tie", "voter": "Ann"},
+    ]
+    command = ["vote", "one", "--vs", "other", "--data", "rows.jsonl", "--temperature", "1", "--max-new-tokens", "6"]
+
+    def imported(lines: list[dict[str, str]]) -> int:
+        Path("votes.jsonl").write_text("\n".join(map(json.dumps, lines)))
+        return main([*command, "--import", "votes.jsonl"])
+
+    assert imported([rows[0], rows[1] | {"second": "another"}]) == 2
+    assert "votes.jsonl, line 2: first and second are no pair of this poll's answers" in capsys.readouterr().err
+    assert imported([rows[0], rows[1] | {"choice": "both"}]) == 2
+    assert imported([rows[0], rows[1] | {"voter": ""}]) == 2
+    assert read_votes(open_ledger()) == []
+    capsys.readouterr()
+    assert imported(rows) == 0
+    assert "2 new votes from votes.jsonl" in capsys.readouterr().out
+    assert [vote.for_answer(vote.second) for vote in read_votes(open_ledger())] == [1.0, 0.5]
+    assert imported(rows) == 0
+    assert "0 new votes" in capsys.readouterr().out
+
+
 def test_decided_pairs_are_rows_to_train_on(poll: Poll, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(UsageError, match="no votes yet"):
         api.vote_export("rows-of-votes.jsonl")
