@@ -60,7 +60,7 @@ class People(BaseModel):
     num_voted: int
     num_skipped: int
     voters: dict[str, int] = Field(description="votes of each voter, skips included")
-    rate: Range | None = Field(description="the win rate people would give on all pairs, helped by the judge")
+    rate: Range | None = Field(description="the win rate people would give on all unequal pairs, helped by the judge")
     alone: Range | None = Field(description="the same from the votes alone")
     skipped_lost: float | None = Field(description="the rate of the votes alone if every skipped pair were a loss")
     skipped_won: float | None
@@ -239,7 +239,7 @@ def facts(people: People) -> list[tuple[str, str]]:
     """What is shown of it beside a verdict: (name, text)."""
     rows = []
     if people.rate is not None and people.alone is not None:
-        text = f"{_shown(people.rate)} from {people.num_voted} of {people.num_pairs} pairs and the judge on all"
+        text = f"{_shown(people.rate)} from {people.num_voted} of {people.num_pairs} unequal pairs and the judge on all"
         rows.append(("win rate people would give", f"{text}; their votes alone {_shown(people.alone)}"))
     asked = people.num_voted + people.num_skipped
     if people.num_skipped and people.skipped_lost is not None:

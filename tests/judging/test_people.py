@@ -49,7 +49,7 @@ def test_the_rate_is_prediction_powered_inference_over_the_poll() -> None:
     assert people.rate.low < 100 * TRUTH.mean() < people.rate.high
     assert people.rate.high - people.rate.low < people.alone.high - people.alone.low
     assert (people.num_pairs, people.num_voted, people.voters) == (SIZE, 50, {"Ann": 50})
-    assert "from 50 of 200 pairs and the judge on all" in dict(facts(people))["win rate people would give"]
+    assert "from 50 of 200 unequal pairs and the judge on all" in dict(facts(people))["win rate people would give"]
 
 
 def test_a_judge_that_says_what_people_say_makes_every_pair_known() -> None:
