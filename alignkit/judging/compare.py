@@ -28,7 +28,7 @@ from alignkit.judging.people import People, judged_pair, people_of
 from alignkit.judging.planner import LEVEL, POWER, detectable
 from alignkit.judging.prompts import Prompts, choose_prompts
 from alignkit.judging.rounds import SHARES, Judged, expected_prompts, levels_of, rounds_of, why_whole
-from alignkit.judging.scores import items, score_both, values, why_missing
+from alignkit.judging.scores import items, judge_noise, score_both, values, why_missing
 from alignkit.judging.verdict import JudgeName, Unscored, Verdict
 from alignkit.pretrained.names import ModelSource, find_model
 from alignkit.pretrained.weights import check_weights, weights_fingerprint
@@ -36,10 +36,11 @@ from alignkit.progress import Progress
 from alignkit.runs import read_run
 from alignkit.scoring.confirm_cost import confirm_cost
 from alignkit.scoring.ledger import canonical, open_ledger
-from alignkit.scoring.looks import check_looks, count_look, pair_of
+from alignkit.scoring.looks import check_looks, count_look, num_looks, pair_of
 from alignkit.scoring.specs import NamedJudge, make_judge
 from alignkit.scoring.votes import Votes, find_poll, pair_hash
 from alignkit.statistics.resampling import Clusters
+from alignkit.statistics.win_rate import outcomes
 
 
 def judge_model(
@@ -71,9 +72,10 @@ def judge_model(
     grouping = find_clusters([row.fields for row in prompts.rows], prompts.keys, column=section.cluster)
     # who decides; its cost is agreed to before anything is drawn
     named = _agreed_judge(prompts, settings, yes=yes, note=progress.note)
-    progress.note(_power(grouping.clusters))
+    weights = (weights_fingerprint(source.folder), weights_fingerprint(vs.folder))
+    progress.note(_power(grouping.clusters, _looks_so_far((source, vs), weights)))
     with closing(named.judge):
-        evidence = _Judging(source, vs, prompts, grouping, named, settings, progress).evidence()
+        evidence = _Judging(source, vs, weights, prompts, grouping, named, settings, progress).evidence()
     verdict = verdict_of(evidence)
     if evidence.is_unscored:
         what = f"{source.name} against {vs.name}: {evidence.caveats[-1]}"
@@ -94,6 +96,7 @@ class _Judging:
         self,
         source: ModelSource,
         vs: ModelSource,
+        weights: tuple[str, str],
         prompts: Prompts,
         grouping: Grouping,
         named: NamedJudge,
@@ -102,7 +105,7 @@ class _Judging:
     ) -> None:
         self.source, self.vs, self.prompts, self.grouping = source, vs, prompts, grouping
         self.named, self.settings, self.section, self.progress = named, settings, settings.judge, progress
-        self.weights = (weights_fingerprint(source.folder), weights_fingerprint(vs.folder))
+        self.weights = weights
         self.num_distinct = len(set(prompts.keys))
         self.is_free = is_free(self.num_distinct, self.section.difference)
         self.parts = _parts(self.section, named, grouping, is_free=self.is_free, note=progress.note)
@@ -125,6 +128,10 @@ class _Judging:
             no_interval = why_free(self.num_distinct, self.section.difference)
             caveats.append(f"no verdict, and no look at this pair: {no_interval}")
         here, judge = grouping.alone, self.named.judge
+        scorings = [(values(one.ours), values(one.theirs)) for one in (judged.scored, *again)]
+        noise = judge_noise([outcomes(a_P, b_P) for a_P, b_P in scorings])
+        if noise is not None and noise.changed > 0:
+            caveats.append(f"the judge is not sure of itself: {100 * noise.changed:.0f} % of its outcomes change")
         return Evidence(
             run=self.source.name,
             vs=self.vs.name,
@@ -150,10 +157,7 @@ class _Judging:
             people=self._people(judged),
             created=datetime.now(UTC).replace(microsecond=0),
             judgements=judgements_of(
-                prompts=seen.keys,
-                scorings=[(values(one.ours), values(one.theirs)) for one in (judged.scored, *again)],
-                texts=(ours.texts, theirs.texts),
-                grouping=grouping,
+                prompts=seen.keys, scorings=scorings, texts=(ours.texts, theirs.texts), grouping=grouping
             ),
         )
 
@@ -261,12 +265,21 @@ def generations_of(source: ModelSource, vs: ModelSource, settings: Settings) -> 
     return ours, replace(ours, seed=ours.seed + 1)
 
 
-def _power(clusters: Clusters) -> str:
-    """Say, before anything is judged, which difference so many prompts find."""
-    n = len(clusters.number_P)
-    found = detectable(n, cluster_size=n / clusters.effective)
-    what = "no difference" if found is None else f"a difference of {found:.1f} points from 50 %"
-    return f"{n} prompts find {what} in {100 * POWER:.0f} of 100 cases"
+def _power(clusters: Clusters, num_looks: int) -> str:
+    """Say, before anything is judged, which difference so many prompts find at the next look at this pair."""
+    n, level = len(clusters.number_P), level_of(num_looks + 1)
+    found = detectable(n, cluster_size=n / clusters.effective, level=level)
+    where = f"{n} prompts" if clusters.num == n else f"{n} prompts in {clusters.num} clusters"
+    looks = f" (at the {100 * level:.4g} % of a further look, if this is one)" if num_looks else ""
+    if found is None:
+        return f"{where} are too few to find any difference, however large, in {100 * POWER:.0f} of 100 cases{looks}"
+    return f"{where} find a difference of {found:.1f} points from 50 % in {100 * POWER:.0f} of 100 cases{looks}"
+
+
+def _looks_so_far(models: tuple[ModelSource, ModelSource], weights: tuple[str, str]) -> int:
+    """How many looks at this pair are on record, in the ledger or in the runs' verdicts."""
+    known = verdict_files.looks_at([model.run for model in models], pair_of(weights))
+    return max(num_looks(open_ledger(), weights), max(known.values(), default=0))
 
 
 def _parts(
@@ -297,7 +310,7 @@ def _look_id(
     model = settings.model.model_dump(mode="json", exclude={"model"})
     spoken_by = sorted(canonical(side.spoken_by) for side in sides)
     rule = [settings.judge.cluster, settings.judge.margin, in_rounds]
-    parts = [prompts.fingerprint, repr(Generation.of(settings)), model, spoken_by, judge, tie_rule, rule]
+    parts = [prompts.content, repr(Generation.of(settings)), model, spoken_by, judge, tie_rule, rule]
     return hashlib.sha256(canonical(parts).encode("ascii")).hexdigest()[:16]
 
 

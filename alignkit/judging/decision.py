@@ -27,6 +27,7 @@ from typing import Literal
 from scipy.stats import norm, t
 
 from alignkit.judging.planner import LEVEL, detectable, planned_power, prompts_for, prompts_to_settle
+from alignkit.statistics.intervals import MIN_PROMPTS
 from alignkit.statistics.resampling import CAUTION, FEW_CAUTION, FEW_CLUSTERS
 from alignkit.statistics.win_rate import WinRate
 
@@ -76,12 +77,12 @@ def why_free(num_prompts: int, difference: float) -> str:
 def prompts_needed(win_rate: WinRate, *, margin: float, look: int | None = None) -> int | None:
     """How many prompts would settle it in 80 of 100 cases, those judged included (planner.py has the formulas).
 
-    None with fewer than two scored prompts or without an interval, and where more than 20,000 would be needed.
+    None with fewer than 30 scored prompts or without an interval, and where more than 20,000 would be needed.
 
     Args:
         look: this look's number; the next is judged at its own level.
     """
-    if win_rate.rate is None or not win_rate.has_interval:
+    if win_rate.rate is None or not win_rate.has_interval or win_rate.num_prompts < MIN_PROMPTS:
         return None
     effective = win_rate.num_effective or math.inf
     error = (win_rate.high - win_rate.low) / 2 / _quantile(win_rate.level, effective)

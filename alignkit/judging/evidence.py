@@ -223,8 +223,8 @@ def read_evidence(path: Path) -> Evidence:
         raise InputError(f"{path}: cannot be read: {error.strerror or error}") from error
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(map(str, first["loc"]))
-        raise InputError(f"{path}: no evidence of this alignkit: {where}: {first['msg']}") from error
+        where = "".join(f"{part}: " for part in [".".join(map(str, first["loc"]))] if part)
+        raise InputError(f"{path}: no evidence of this alignkit: {where}{first['msg']}") from error
     changed = [f"judgement {n}" for n, row in enumerate(evidence.judgements, start=1) if row.check != _check(row)]
     if evidence.check != _check(evidence, leave_out={"judgements"}):
         changed.append("what stands beside the judgements (options, figures, verdict)")
@@ -256,7 +256,7 @@ def _compare(path: Path, evidence: Evidence) -> None:
         return
     what = f"{path}: this alignkit derives another verdict: {', '.join(differ)} differ"
     if evidence.code == code_fingerprint():
-        raise InputError(f"{what}; the file was not written by `judge --evidence`")
+        raise InputError(f"{what}; judgements were taken out or put in: take the file as `judge --evidence` wrote it")
     _logger.warning("%s; it was written by other code (alignkit %s)", what, evidence.version)
 
 

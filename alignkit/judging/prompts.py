@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,6 +35,12 @@ class Prompts:
     def keys(self) -> list[str]:
         """Of each row's prompt; equal for equal prompts."""
         return [prompt_key(row) for row in self.rows]
+
+    @property
+    def content(self) -> str:
+        """Hash of everything in the rows, whatever their order: what a judge may read, and what draws an answer."""
+        rows = [json.dumps([row.id, row.fields], sort_keys=True, default=str) for row in self.rows]
+        return hashlib.sha256("\0".join(sorted(rows)).encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
     @property
     def fingerprint(self) -> str:

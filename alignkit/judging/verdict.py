@@ -25,6 +25,7 @@ from alignkit.judging.length import LengthFacts, agrees
 from alignkit.judging.metrics import table_rows
 from alignkit.judging.people import People
 from alignkit.judging.planner import MOST
+from alignkit.statistics.intervals import MIN_PROMPTS
 from alignkit.statistics.win_rate import WinRate
 
 _AT_EQUAL_LENGTH = {"length_adjusted_win_rate": "length-adjusted", "length_controlled_win_rate": "length-controlled"}
@@ -199,7 +200,7 @@ def headline(verdict: Verdict) -> str:
     text += _count(win_rate.num_prompts, "prompt")
     if verdict.num_prompts_needed is not None:
         text += f"; about {verdict.num_prompts_needed:,} prompts, these included, would settle it in 80 of 100 cases"
-    elif answer == "not enough evidence" and win_rate.has_interval:
+    elif answer == "not enough evidence" and win_rate.has_interval and win_rate.num_prompts >= MIN_PROMPTS:
         text += f"; to settle it takes more than {MOST:,} prompts"
     return text + (f"\n{_here(verdict.here)}" if verdict.here else "")
 
@@ -283,8 +284,8 @@ def as_json(verdict: Verdict) -> str:
     numbers: dict[str, Any] = {
         "answer": content.pop("answer"),
         "win_rate": rate.rate,
-        "low": rate.low,
-        "high": rate.high,
+        "low": rate.low if rate.has_interval else None,
+        "high": rate.high if rate.has_interval else None,
         "level": rate.level,
         "standard_error": rate.standard_error,
         "num_prompts": rate.num_prompts,

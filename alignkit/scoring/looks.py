@@ -77,6 +77,15 @@ def count_look(
         return number if counts else None
 
 
+def num_looks(ledger: Ledger, models: tuple[str, str]) -> int:
+    """How many looks at two models are on record; damaged rows count for everybody."""
+    if not ledger.exists:
+        return 0
+    with ledger.connection() as db:
+        there, num_damaged = _looks(db)
+    return sum(whose == pair_of(models) for whose, _ in there.values()) + num_damaged
+
+
 def check_looks(ledger: Ledger) -> None:
     """Check the record of looks before anything is judged.
 
