@@ -276,7 +276,8 @@ class SchemaRenderer:
                 refused=InputError(
                     "a message has thoughts beside its content (reasoning_content), which this chat template does not "
                     "render: write them into the content, between <think> and </think>, take such rows out, or leave "
-                    "the field unread by --ignore-fields"
+                    "them unread by --ignore-fields message.reasoning_content,reasoning_content (or as the rows name "
+                    "them)"
                 )
             )
         refused: InputError | None = None

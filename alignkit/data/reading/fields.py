@@ -11,7 +11,8 @@ A `Field` is a group of names that mean one thing. Its `use` is what is done wit
 
 To have a field read, change its entry's use to READ, say as what, and read it. A row's field that is in no entry is a
 column of the user's own, kept for rewards and judges; a message's is refused, since its fields decide what the model
-sees of it. What is refused is refused only where it holds something: null, NaN, empty text and empty lists say nothing.
+sees of it. What is refused is refused only where it holds something: null, NaN, empty text and empty lists say nothing,
+and nor does false but in fields where it means something (`false_means`).
 docs/guide/data.md shows the table; `python tests/house/test_docs_guide.py` writes it there.
 """
 
@@ -23,7 +24,7 @@ from enum import Enum
 from functools import lru_cache
 from typing import Any
 
-from alignkit.data.reading.cells import says_nothing
+from alignkit.data.reading.cells import is_missing, says_nothing
 from alignkit.errors import InputError
 
 
@@ -50,7 +51,7 @@ class Field:
         says: what it is read as, or why it is refused; a clause without a full stop.
         instead: what else to do with a refused one than to leave it unread, {} for its name.
         neutral: the value of a refused one that changes nothing.
-        false_means: whether false says something (elsewhere it says nothing).
+        false_means: whether false says something, and whatever else is not null or NaN; elsewhere false says nothing.
     """
 
     spelt: str
@@ -69,6 +70,7 @@ _PROMPT_ONLY = "it is no part of the prompt"
 _OTHER_NAME = "it is not read under this name"
 _THOUGHTS = "whose thoughts these are is not said"
 _NAME_THOUGHTS = "name an answer's own `reasoning_content`, in [data.columns] or in its message"
+_SAYS_WHICH = "it may say which answer is better, and is not read"
 _SCORED = "which tokens are scored is said by weights of messages and --train-on"
 
 SHAPE = (
@@ -110,6 +112,7 @@ SHAPE = (
         READ,
         "whether the row's only answer is "
         "good: true or false, 1 or 0, anything else is refused; refused beside `chosen` and `rejected` too",
+        false_means=True,
     ),
     Field(
         "reasoning_content Complex_CoT",
@@ -137,13 +140,10 @@ SHAPE = (
         "values for the template that hold for this row, by name: an object, or one written as JSON text; one that the "
         "template never reads is refused",
     ),
-    Field("enable_thinking", READ, "true or false: such a value"),
+    Field("enable_thinking", READ, "true or false: such a value", false_means=True),
     Field("date_string", READ, "text: such a value"),
-    Field(
-        "preference preferred winner better flipped swapped",
-        BESIDE_PAIR,
-        "it may say which answer is better, and is not read",
-    ),
+    Field("preference preferred winner better", BESIDE_PAIR, _SAYS_WHICH, false_means=True),
+    Field("flipped swapped", BESIDE_PAIR, _SAYS_WHICH),
 )
 """Fields that make a row's prompt and answers."""
 
@@ -168,10 +168,10 @@ SCORES = (
     Field(
         "margin",
         READ,
-        "how much better the chosen answer is: for `reward --margin`, and where there are no scores for "
+        "how much better the chosen answer is: for `reward --margin W`, and where there are no scores for "
         "`--min-margin`; else dpo and reward skip a pair whose margin is not 0",
     ),
-    Field("tie is_tie", READ, "true is a tie"),
+    Field("tie is_tie", READ, "true is a tie", false_means=True),
     Field("status", READ, "`tie` is a tie"),
 )
 """Fields that say how much better the chosen answer is."""
@@ -203,16 +203,18 @@ FURTHER = (
     Field(
         "corrected reflection", REFUSED, "it corrects 'output'", "map the right answer by --columns output=corrected"
     ),
-    Field("loss_weight loss_scale sample_weight weight", REFUSED, "weights of rows are not read", neutral=1),
+    Field(
+        "loss_weight loss_scale sample_weight weight",
+        REFUSED,
+        "weights of rows are not read",
+        neutral=1,
+        false_means=True,
+    ),
     Field(
         "train training trainable", REFUSED, "whether a row is trained on is not read", neutral=True, false_means=True
     ),
-    Field(
-        "loss_mask completion_mask assistant_masks mask masked mask_history train_on_last "
-        "train_on_input train_on_inputs roles_to_train",
-        REFUSED,
-        _SCORED,
-    ),
+    Field("loss_mask completion_mask assistant_masks mask", REFUSED, _SCORED, false_means=True),
+    Field("masked mask_history train_on_last train_on_input train_on_inputs roles_to_train", REFUSED, _SCORED),
     Field(
         "system_message system_instruction instructions developer_message",
         REFUSED,
@@ -345,6 +347,7 @@ def by_name(table: Sequence[Field], *uses: Use) -> Mapping[str, Field]:
 
 
 REFUSED_IN_ROW = by_name(ROW, REFUSED)
+FALSE_MEANS = frozenset(name for field in ROW if field.false_means for name in field.names)
 SCORED = used(SCORES, READ) | {"completions"}
 IN_SHAPE = used(SHAPE, READ, BESIDE_PAIR)
 SPECIAL = IN_SHAPE - {"prompt", "chosen", "rejected"}
@@ -355,15 +358,16 @@ _BY_END = {  # system_reasoning, rejected_images and the like
     **dict.fromkeys(("_audio", "_audios"), Field("", REFUSED, "sound is not read", neutral=0)),
     **dict.fromkeys(("_video", "_videos"), Field("", REFUSED, "videos are not read", neutral=0)),
 }
+DID_YOU_MEAN = "did you mean {!r}? Only names written so are read"
 _CHANGES_ROWS = frozenset({*REFUSED_IN_ROW, *SCORED, *IN_SHAPE})
 
 
-def _letters(name: str) -> str:
+def letters(name: str) -> str:
     """A name without what spellings differ in: toolCalls and tool-calls are tool_calls."""
     return name.lower().replace("_", "").replace("-", "").replace(" ", "")
 
 
-_BY_LETTERS = {_letters(name): name for name in sorted(_CHANGES_ROWS, reverse=True)}
+_BY_LETTERS = {letters(name): name for name in sorted(_CHANGES_ROWS, reverse=True)}
 
 
 class FieldRefused(InputError):
@@ -405,9 +409,15 @@ def suspects(found: tuple[str, ...]) -> tuple[tuple[str, Field], ...]:
     for name in map(str, found):
         field = REFUSED_IN_ROW.get(name)
         if field is None and name not in _CHANGES_ROWS:
-            known = _BY_LETTERS.get(_letters(name))
+            known = _BY_LETTERS.get(letters(name))
             if known is not None:
-                field = Field(name, REFUSED, f"did you mean {known!r}? Only names written so are read")
+                field = Field(
+                    name,
+                    REFUSED,
+                    DID_YOU_MEAN.format(known),
+                    Field.instead if known in REFUSED_IN_ROW else f"map it by --columns {known}={{}}",
+                    false_means=known in FALSE_MEANS,
+                )
             field = next((of for end, of in _BY_END.items() if name.lower().endswith(end)), field)
         if field is not None:
             looked_at.append((name, field))
@@ -425,7 +435,7 @@ def refuse_fields(fields: Mapping[str, Any], where: str, columns: Mapping[str, s
     """
     for name, field in suspects(tuple(fields)):
         value = fields[name]
-        if says_nothing(value) and not (value is False and field.false_means):
+        if is_missing(value) or (says_nothing(value) and not field.false_means):
             continue
         if field.neutral is not None and isinstance(value, (bool, int, float)) and value == field.neutral:
             continue

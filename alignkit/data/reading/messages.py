@@ -14,6 +14,8 @@ from typing import Any
 
 from alignkit.data.reading.cells import is_missing, kind_of, says_nothing, shown
 from alignkit.data.reading.fields import (
+    DID_YOU_MEAN,
+    FALSE_MEANS,
     HARMLESS,
     IN_SHAPE,
     MESSAGE,
@@ -24,6 +26,7 @@ from alignkit.data.reading.fields import (
     Field,
     FieldRefused,
     by_name,
+    letters,
     names,
     refuse_fields,
     used,
@@ -45,6 +48,7 @@ Messages = tuple[Message, ...]
 _KNOWN = used(MESSAGE, READ, HARMLESS)
 _REFUSED = by_name(MESSAGE, REFUSED)
 _UNKNOWN = Field("", REFUSED, "alignkit does not know what it means")
+_BY_LETTERS = {letters(name): name for name in sorted(used(MESSAGE, READ), reverse=True)}
 _FLAGS = names(MESSAGE, "weight")
 _ROLES = {name: field.names[0] for name, field in by_name(ROLE, READ).items()}
 _REFUSED_ROLES = by_name(ROLE, REFUSED)
@@ -157,7 +161,7 @@ def _refuse_beside_messages(value: Mapping[str, Any], where: str, name: str, col
         if (
             inner in ("messages", "tools")
             or inner not in IN_SHAPE
-            or says_nothing(held)
+            or (says_nothing(held) and not (held is False and inner in FALSE_MEANS))
             or (columns or {}).get(inner) == ""
         ):
             continue
@@ -269,11 +273,16 @@ def _add_more(read: dict[str, Any], message: Mapping[str, Any], where: str) -> N
 
 
 def _refuse(message: Mapping[str, Any], where: str, names: Iterable[str]) -> None:
-    """Refuse fields that are not read; one that says nothing does no harm."""
+    """Refuse fields that are not read; one that says nothing does no harm, but false may mean all in an unknown one."""
     for name in names:
-        if name in _KNOWN or says_nothing(message.get(name)):
+        value = message.get(name)
+        if name in _KNOWN or is_missing(value):
             continue
-        raise FieldRefused(where, f"message.{name}", _REFUSED.get(name, _UNKNOWN))
+        meant = _BY_LETTERS.get(letters(name))
+        if says_nothing(value) and (value is not False or name in _REFUSED) and meant not in _FLAGS:
+            continue
+        unknown = _UNKNOWN if meant is None else Field("", REFUSED, DID_YOU_MEAN.format(meant), f"write it as {meant}")
+        raise FieldRefused(where, f"message.{name}", _REFUSED.get(name, unknown))
 
 
 def _refuse_two(message: Mapping[str, Any], where: str) -> None:
@@ -332,7 +341,8 @@ def _part(part: Any, message: Mapping[str, Any], where: str) -> str:
         why = f"{field.says}; {field.instead.format(kind)}" if field else "only text is read; take such rows out"
         raise InputError(f"{where}: a message has a part of type {kind!r}: {why}")
     texts = [value for n, value in part.items() if n in ("text", "value") and not is_missing(value)]
-    other = next((n for n, value in part.items() if n not in _OF_TEXT and not says_nothing(value)), None)
+    further = ((n, value) for n, value in part.items() if n not in _OF_TEXT)
+    other = next((n for n, value in further if value is False or not says_nothing(value)), None)
     if other is not None:
         raise InputError(f"{where}: a text part of a message has the field {other!r}, which is not read; take it out")
     if len(texts) != 1 or not isinstance(texts[0], str):

@@ -10,12 +10,13 @@ from alignkit.data.reading.written_turns import read_transcript_prompt, refuse_w
 from alignkit.errors import InputError
 
 _SYSTEM = names(SHAPE, "system")
+_NO_PROMPT = "take such rows out, write what was asked, or, where this text was, write it as a message of the user"
 
 
 def prompt_field(row: Given, name: str) -> Messages:
     """Read a prompt: text (also a transcript that stops before the answer), or messages, with `history` before."""
     if isinstance(row.given[name], str) and row.given[name] in TEXT_OF_MISSING:
-        raise InputError(_missing_as_text(row, name))
+        raise InputError(f"{_missing_as_text(row, name)}; {_NO_PROMPT}")
     transcript = read_transcript_prompt(row.given[name])
     return _history(row) + (row.read(name) if transcript is None else transcript)
 
@@ -43,10 +44,11 @@ def instruction(row: Given) -> Messages:
             if name == "instruction":
                 return prompt_field(row, name)
             raise InputError(f"{row.where}: 'input' must be text, found {kind_of(value)}; write it as text")
+        is_needed = name == "instruction"
         if value in TEXT_OF_MISSING:
-            raise InputError(_missing_as_text(row, name))
+            raise InputError(f"{_missing_as_text(row, name)}; {_NO_PROMPT if is_needed else _write_null(name)}")
         if value:
-            refuse_written_turns(value, row.where, name)
+            refuse_written_turns(value, row.where, name, is_needed=is_needed)
             parts.append(value)
     text = "\n\n".join(parts)
     return (*_history(row), *(({"role": "user", "content": text},) if text else ()))
@@ -75,7 +77,7 @@ def with_system(row: Given, turns: Messages) -> Messages:
             f"{row.where}: {name!r} must be text, found {kind_of(text)}; leave it unread by --ignore-fields {name}"
         )
     if text in {*TEXT_OF_MISSING, "None"}:
-        raise InputError(_missing_as_text(row, name))
+        raise InputError(f"{_missing_as_text(row, name)}; {_write_null(name)}")
     if not has_system(turns):
         return ({"role": "system", "content": text}, *turns)
     if turns[0]["content"].strip() != text.strip():
@@ -119,10 +121,11 @@ def _wrong_history(row: Given) -> str:
 
 
 def _missing_as_text(row: Given, name: str) -> str:
-    return (
-        f"{row.where}: {name!r} is {row.given[name]!r}, as tables write a missing cell: write null, or leave the "
-        f"field unread by --ignore-fields {name}"
-    )
+    return f"{row.where}: {name!r} is {row.given[name]!r}, as tables write a missing cell"
+
+
+def _write_null(name: str) -> str:
+    return f"write null, or leave the field unread by --ignore-fields {name}"
 
 
 def has_system(turns: Messages) -> bool:

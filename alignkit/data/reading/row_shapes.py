@@ -11,7 +11,7 @@ from typing import Any
 
 from alignkit.data.reading.carried import with_carried
 from alignkit.data.reading.cells import is_missing, kind_of, says_nothing, shown
-from alignkit.data.reading.fields import ALONE, BESIDE_PAIR, FURTHER, SHAPE, by_name, names, used
+from alignkit.data.reading.fields import ALONE, BESIDE_PAIR, FALSE_MEANS, FURTHER, SHAPE, by_name, names, used
 from alignkit.data.reading.given import UNREAD, Given, Split
 from alignkit.data.reading.messages import Messages, are_alike, text_of_turn
 from alignkit.data.reading.prompt_fields import (
@@ -353,7 +353,8 @@ def _refuse_beside_pair(row: Given) -> None:
         return
     for name in sorted(_MAY_SAY_WHICH.intersection(row.given)):
         value = row.given[name]
-        if (name in _LABEL and value is False) or not (says_nothing(value) or (value is True and name in _LABEL)):
+        means = name in FALSE_MEANS and value is False
+        if means or not (says_nothing(value) or (value is True and name in _LABEL)):
             raise InputError(
                 f"{row.where}: the row has {name!r} beside 'chosen' and 'rejected': it may say which is "
                 f"better, and is not read; leave it unread by --ignore-fields {name}"

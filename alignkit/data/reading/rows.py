@@ -277,6 +277,7 @@ def _one_answer(named: Mapping[str, Any], where: str, columns: Mapping[str, str]
             type(asked) is str
             and type(answer) is str
             and asked
+            and asked not in TEXT_OF_MISSING
             and not (may_be_turns(asked) or may_be_turns(answer))
             and (more is None or (type(more) is str and more not in TEXT_OF_MISSING))
         ):

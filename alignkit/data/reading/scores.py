@@ -21,7 +21,7 @@ def scores_of(given: Mapping[str, Any], where: str) -> tuple[float, float] | Non
     """The scores of the chosen and the rejected answer, under any of their names; None where one is missing.
 
     Raises:
-        InputError: a score is a truth value, or no one value.
+        InputError: a score is a truth value, no one value, or infinite.
     """
     for better, worse in _PAIRS:
         if better in given and worse in given:
@@ -33,7 +33,7 @@ def scores_of(given: Mapping[str, Any], where: str) -> tuple[float, float] | Non
                     )
             first, second = number(given[better]), number(given[worse])
             if first is not None and second is not None:
-                return first, second
+                return _finite(first, better, where), _finite(second, worse, where)
     for name in _BOTH:
         both = given.get(name)
         if isinstance(both, dict) and {"chosen", "rejected"} <= both.keys():
@@ -41,11 +41,21 @@ def scores_of(given: Mapping[str, Any], where: str) -> tuple[float, float] | Non
         if isinstance(both, (list, tuple)) and len(both) == 2:
             first, second = number(both[0]), number(both[1])
             if first is not None and second is not None:
-                return first, second
+                return _finite(first, name, where), _finite(second, name, where)
     if are_scored(given.get("completions")) and all(is_missing(given.get(name)) for name in _ANSWERS):
-        scores = [score for score, _ in scored_completions(given["completions"])]
+        scores = [_finite(score, "completions", where) for score, _ in scored_completions(given["completions"])]
         return max(scores), min(scores)
     return None
+
+
+def _finite(score: float, name: str, where: str) -> float:
+    """A score; an infinite one says nothing about by how much, and is refused."""
+    if math.isinf(score):
+        raise InputError(
+            f"{where}: a score in {name!r} must be a finite number, found {score}; write null where there is none, or "
+            f"leave it unread by --ignore-fields {name}"
+        )
+    return score
 
 
 def are_scored(completions: Any) -> bool:

@@ -29,21 +29,25 @@ def may_be_turns(text: str) -> bool:
     return text[:1] in _BEFORE and text.lstrip().startswith(_STARTS)
 
 
-def refuse_written_turns(text: str, where: str, name: str) -> None:
+def refuse_written_turns(text: str, where: str, name: str, *, is_needed: bool = True) -> None:
     """Refuse messages that are written as JSON, and turns with the marks of a chat template.
+
+    Args:
+        is_needed: whether the field may hold messages, and the row is nothing without it.
 
     Raises:
         InputError: names the field.
     """
     if not may_be_turns(text):
         return
-    unread = f"or leave it unread by --ignore-fields {name}"
+    todo = f"write it as text, or leave it unread by --ignore-fields {name}"
+    if is_needed:
+        todo = "write it as a list of messages, or, where it is meant as it stands, as the content of a single one"
     if _JSON_MESSAGES.match(text) and text.rstrip()[-1] in "]}" and _ROLE.search(text) and _CONTENT.search(text):
-        raise InputError(f"{where}: {name!r} holds messages written as text: write it as a list of messages, {unread}")
+        raise InputError(f"{where}: {name!r} holds messages written as text: {todo}")
     if _RENDERED.match(text):
         raise InputError(
-            f"{where}: {name!r} begins with the marks of a chat template, which would be put around it again: write it "
-            f"as a list of messages, {unread}"
+            f"{where}: {name!r} begins with the marks of a chat template, which would be put around it again: {todo}"
         )
 
 

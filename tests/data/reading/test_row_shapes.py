@@ -13,6 +13,7 @@ import numpy
 import polars
 import pytest
 
+from alignkit.data.reading.fields import SCORES, names
 from alignkit.data.reading.read import read_rows
 from alignkit.data.reading.rows import Row, text_of, to_row, unusable_reason
 from alignkit.errors import InputError
@@ -512,6 +513,51 @@ def test_a_field_of_another_meaning_beside_a_pair_is_refused_by_name(more: dict[
     assert read({**PAIR, **more}, **{name: ""}).chosen == (YES,)
 
 
+ANSWERED = {"prompt": "Hi", "completion": "no"}
+
+
+@pytest.mark.parametrize("value", [False, 0, True, "", []], ids=str)
+@pytest.mark.parametrize(
+    "name", "Label LABEL KTO-Tag isGood Thumbs_Up Labels Train TRAINABLE Weight Loss_Mask Is_Tie enableThinking".split()
+)
+def test_a_name_nearly_that_of_a_field_in_which_false_means_something_is_refused(name: str, value: object) -> None:
+    with pytest.raises(InputError, match=f"^here: the row has '{name}': did you mean '.*--ignore-fields {name}"):
+        read({**ANSWERED, name: value})
+    for nothing in (None, NAN):
+        assert read({**ANSWERED, name: nothing}).chosen == (NO,)
+    assert read({**ANSWERED, name: value}, **{name: ""}).chosen == (NO,)
+
+
+def test_a_label_spelt_otherwise_is_counted_and_read_where_it_is_mapped(tmp_path: Path) -> None:
+    rows = [{**ANSWERED, "id": str(n), "Label": n != 2} for n in range(4)]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(InputError, match=r"line 1: .*map it by --columns label=Label, .*of 4 rows 4 have Label\)"):
+        read_rows(str(path))
+    assert [row.label for row in read_rows(str(path), columns={"label": "Label"})] == [True, True, False, True]
+
+
+@pytest.mark.parametrize(
+    ("fields", "name"),
+    [
+        ({**ANSWERED, "weight": False}, "weight"),
+        ({**ANSWERED, "loss_mask": False}, "loss_mask"),
+        ({**PAIR, "preferred": False}, "preferred"),
+        ({**PAIR, "better": False}, "better"),
+        ({"messages": [USER, {**YES, "Train": False}]}, "Train': did you mean 'train"),
+        ({"messages": [USER, {**YES, "WEIGHT": ""}]}, "WEIGHT': did you mean 'weight"),
+        ({"messages": [USER, {**YES, "isScored": False}]}, "isScored"),
+        ({"messages": [USER, {**YES, "mask": False}]}, "mask"),
+        ({"messages": [USER, {**YES, "content": [{"type": "text", "text": "yes", "train": False}]}]}, "train"),
+        ({"prompt": {"messages": [USER], "label": False}, "completion": "no"}, "label"),
+    ],
+    ids=str,
+)
+def test_false_is_refused_where_it_means_something_and_is_not_read(fields: dict[str, Any], name: str) -> None:
+    with pytest.raises(InputError, match=f"^here: .*'{name}'"):
+        read(fields)
+
+
 def test_neutral_values_and_plain_metadata_do_no_harm() -> None:
     neutral = {
         "margin": 0,
@@ -575,6 +621,22 @@ def test_a_score_that_is_no_number_is_refused(score: object) -> None:
         read({**PAIR, "score_chosen": score, "score_rejected": 1})
 
 
+@pytest.mark.parametrize("infinite", [float("inf"), float("-inf"), "Infinity"], ids=str)
+def test_an_infinite_score_is_refused_by_any_name_and_a_missing_one_is_missing(infinite: object) -> None:
+    singles = list(zip(names(SCORES, "score_chosen"), names(SCORES, "score_rejected"), strict=True))
+    cases: list[tuple[str, dict[str, Any]]] = []
+    for better, worse in singles:
+        cases += [(better, {**PAIR, better: infinite, worse: 1}), (worse, {**PAIR, better: 1, worse: infinite})]
+    for name in names(SCORES, "rating"):
+        cases += [(name, {**PAIR, name: [1, infinite]}), (name, {**PAIR, name: {"chosen": infinite, "rejected": 1}})]
+    best = {**COMPLETIONS[1], "overall_score": infinite}
+    cases.append(("completions", {"instruction": "Hi", "completions": [COMPLETIONS[0], best]}))
+    for name, fields in cases:
+        with pytest.raises(InputError, match=f"^here: a score in '{name}' must be a finite number, found .*{name}$"):
+            read(fields)
+    assert read({**PAIR, "score_chosen": NAN, "score_rejected": infinite}).scores is None
+
+
 @pytest.mark.parametrize("text", [AS_TEXT, "  " + AS_TEXT, str([USER]), json.dumps([HUMAN]), json.dumps(USER)])
 @pytest.mark.parametrize("name", ["prompt", "chosen", "rejected", "completion", "instruction", "output"])
 def test_messages_written_as_text_are_refused(name: str, text: str) -> None:
@@ -583,8 +645,23 @@ def test_messages_written_as_text_are_refused(name: str, text: str) -> None:
         shape = {"prompt": "Hi"}
     elif name in ("instruction", "output"):
         shape = {"instruction": "Hi", "output": "yes"}
-    with pytest.raises(InputError, match=f"here: '{name}' holds messages written as text"):
+    with pytest.raises(InputError, match=f"here: '{name}' holds messages written as text: write it as a list") as said:
         read({**shape, name: text})
+    assert "ignore" not in str(said.value)  # without it the row would be nothing
+
+
+def test_a_hint_about_a_prompt_leaves_a_prompt() -> None:
+    for fields in ({"prompt": "nan", "chosen": "yes"}, {"instruction": "NaN", "output": "yes"}):
+        with pytest.raises(InputError, match=r"'(nan|NaN)', as tables") as said:
+            read(fields)
+        assert "take such rows out" in str(said.value) and "ignore" not in str(said.value)
+        name = next(iter(fields))
+        assert read({**fields, name: [{"role": "user", "content": "nan"}]}).prompt[0]["content"] == "nan"
+    for input_ in ("nan", "<NA>"):
+        fields = {"instruction": "Hi", "input": input_, "output": "yes"}
+        with pytest.raises(InputError, match=r"--ignore-fields input$"):
+            read(fields)
+        assert read(fields, input="").prompt == (USER,)
 
 
 def test_other_json_is_an_answer() -> None:
