@@ -26,7 +26,7 @@ _SHOWN = 20
 _OF_PAIRS = {
     "paired": "are a good and a bad answer to the same prompt (labelled rows)",
     "ties_kept": "are ties",
-    "reversed": "have scores that prefer the rejected answer",
+    "reversed": "have scores (or a margin) that prefer the rejected answer",
     "unscored": "have no scores",
 }
 

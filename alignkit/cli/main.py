@@ -148,9 +148,23 @@ def _usage(error: Exception) -> str:
         flags = [flag for parameter in ctx.command.params for flag in (*parameter.opts, *parameter.secondary_opts)]
         known = [flag for flag in flags if flag.startswith("-")]
         message = f"no such option: {name}{nearest(name, known)}"
+    elif (swallowed := _flag_as_value(ctx)) is not None:
+        message = swallowed
     elif message == "Missing command":
         message = f"{ctx.command_path}: say which: {', '.join(ctx.command.list_commands(ctx))}"
     return f"{message}; see `{ctx.command_path} --help`"
+
+
+def _flag_as_value(ctx: Any) -> str | None:
+    """Say which option was typed without its value, so that the next one was taken for it; None where none was."""
+    options = [parameter for parameter in ctx.command.params if parameter.param_type_name == "option"]
+    flags = {flag for option in options for flag in (*option.opts, *option.secondary_opts)}
+    for option in options:
+        value = ctx.params.get(option.name)
+        if isinstance(value, str) and value in flags:
+            what = "a number" if option.metavar in ("N", "NUMBER") else "a value"
+            return f"{option.opts[0]} takes {what}, and {value} follows it: write it between them"
+    return None
 
 
 class _Stderr(logging.Handler):

@@ -120,6 +120,7 @@ USAGE = [
     (["train", "sft", "--precision", "fp64"], "'fp64' is not one of 'auto', 'bf16', 'fp32'"),
     (["train", "sft", "--template-kwargs", "a"], "'a' is not KEY=VALUE"),
     (["judge", "--require", "worse"], "'worse' is not one of 'better'"),
+    (["train", "reward", "--margin", "--data", "x.jsonl"], "--margin takes a number, and --data follows it"),
     (["config", "show", "sfft"], "no method is named 'sfft'"),
     (["config", "show", "sft", "--set", "sede=1"], "--set sede=1: 'sede' is not a known key; did you mean 'seed'?"),
     (["config", "show", "--config", "no.toml"], "no.toml: no such file"),

@@ -155,7 +155,7 @@ class _Fitting:
             raise InputError(
                 f"{num_long} of {total} rows ({100 * num_long / total:.1f} %) are longer than --max-length "
                 f"{self.max_length} tokens; name what is done with them: --truncation cut-completion, cut-old-turns or "
-                "drop-row, or raise --max-length"
+                f"drop-row, or raise --max-length{_unusable_too(self.skipped, total)}"
             )
 
     def cut_old_turns(self, chat: Chat, options: Mapping[str, Any]) -> None:
@@ -278,6 +278,7 @@ def check_account(prepared: Prepared, *, max_length: int, truncation: str | None
         raise InputError(
             f"{cut} of {total} rows ({100 * cut / total:.1f} %) are longer than --max-length {max_length} "
             "tokens; name what is done with them: --truncation cut-completion or drop-row, or raise --max-length"
+            f"{_unusable_too(prepared.skipped, total)}"
         )
     check_skipped(prepared.skipped, total, max_skipped)
     if total and not prepared.trees:
@@ -300,6 +301,11 @@ def check_skipped(skipped: Mapping[str, str], total: int, max_skipped: float) ->
             f"{len(skipped)} of {total} rows ({100 * len(skipped) / total:.1f} %) cannot be used, more than "
             f"--max-skipped {max_skipped:g}: {summary(skipped)}; correct them, or raise --max-skipped"
         )
+
+
+def _unusable_too(skipped: Mapping[str, str], total: int) -> str:
+    """Say beside another fault which rows cannot be used, "" where all can."""
+    return f"; {len(skipped)} of {total} rows cannot be used either: {summary(skipped)}" if skipped else ""
 
 
 def summary(skipped: Mapping[str, str]) -> str:

@@ -44,7 +44,12 @@ def held_rows(key_P: np.ndarray, split: str | None) -> np.ndarray:
         wanted = max(1, round(share * len(distinct)))
         is_held = np.isin(key_P, distinct[: min(wanted, 2000) if split is None else wanted])
     if is_held.all():
+        if len(np.unique(key_P)) == 1:
+            raise UsageError(
+                f"no row is left to train on: a split holds back one prompt at least, and there is only one "
+                f"({len(key_P)} rows): give rows of another prompt too, or validation rows of another by --split FILE"
+            )
         raise UsageError(
-            f"--split {split or '0.05'} leaves no training rows of {len(key_P)}; give more rows or a smaller split"
+            f"--split {split} leaves no training rows of {len(key_P)}; --split first-1 holds back one prompt"
         )
     return is_held

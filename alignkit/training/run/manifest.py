@@ -95,7 +95,7 @@ def account(inputs: Inputs) -> list[str]:
             text += f", {part.num_user_twice} with two user turns in a row"
         if count := part.num_reversed:
             pairs = "1 pair" if count == 1 else f"{count} pairs"
-            text += f", {pairs} whose scores prefer the rejected answer; they are trained as they stand"
+            text += f", {pairs} whose scores (or margin) prefer the rejected answer; they are trained as they stand"
         if part.num_paired:
             text += f", {part.num_paired} of them a good and a bad answer to the same prompt (labelled rows)"
         if part.num_unscored:

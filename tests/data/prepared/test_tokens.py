@@ -142,6 +142,8 @@ def test_more_than_one_percent_too_long_stops_unless_a_policy_is_named(tmp_path:
     made = chat(tmp_path)
     with pytest.raises(InputError, match=r"1 of 2 rows \(50.0 %\) are longer than --max-length 60"):
         prepare(rows("y" * 90, "yes"), made, unit=Chosen(), max_length=60)
+    with pytest.raises(InputError, match=r"1 of 3 rows .* are longer .*; 1 of 3 rows cannot be used either: 1 empty"):
+        prepare(rows("y" * 90, "yes", ""), made, unit=Chosen(), max_length=60)
     dropped = prepare(rows("y" * 90, "yes"), made, unit=Chosen(), max_length=60, truncation="drop-row")
     assert [row.id for row in dropped.rows] == ["r1"] and dropped.num_dropped == 1
 

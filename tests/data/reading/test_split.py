@@ -35,3 +35,13 @@ def test_split_keeps_a_prompt_on_one_side_and_holds_back_five_percent() -> None:
     assert held_rows(np.array([7, 3]), None).tolist() == [False, True]
     with pytest.raises(UsageError, match="first-N or a share"):
         held_rows(keys, "half")
+
+
+def test_a_split_that_leaves_nothing_says_what_works() -> None:
+    for keys in ([7], [7, 7, 7]):
+        for split in (None, "first-1", "0.5"):
+            with pytest.raises(UsageError, match=r"only one .*rows of another prompt too, or .* --split FILE"):
+                held_rows(np.array(keys), split)
+    with pytest.raises(UsageError, match="--split first-9 leaves no training rows of 3; --split first-1 holds back"):
+        held_rows(np.array([7, 3, 7]), "first-9")
+    assert held_rows(np.array([7, 3, 7]), "first-1").tolist() == [True, False, True]
