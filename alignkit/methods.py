@@ -110,7 +110,7 @@ class PairsConfig(MethodConfig):
         "drop",
         description="pairs with equal scores: drop leaves them out, keep trains on the file's order, half is half a "
         "preference each way",
-        json_schema_extra=IN_HELP_ALL,
+        json_schema_extra=IN_HELP,
     )
     min_margin: float = Field(
         0.0,

@@ -85,7 +85,8 @@ class KTO(Method):
         num_bad = len(label_N) - num_good
         found = f"labels: {num_good:,} good and {num_bad:,} bad answers"
         if not num_good or not num_bad:
-            return [f"{found}: with one kind alone nothing says what the other would be; KTO is made for both"]
+            kind, more = ("good", "bad ones, or train sft") if num_good else ("bad", "good ones")
+            return [f"{found}: every answer is marked {kind}: nothing is compared; add {more}"]
         ratio = num_good * config.desirable_weight / (num_bad * config.undesirable_weight)
         if _LEAST - 1e-9 <= ratio <= _MOST + 1e-9:
             return [found]

@@ -97,8 +97,8 @@ def test_an_answer_at_z_0_counts_half_and_its_loss_is_half_its_weight() -> None:
         ((30, 40), {"desirable_weight": 1.34}, None),
         ((41, 30), {}, "1.37 to 1, .* --desirable-weight 0.732 to 0.976 "),
         ((30, 30), {"undesirable_weight": 2.0}, "0.5 to 1, .* --desirable-weight 2 to 2.67 "),
-        ((30, 0), {}, "30 good and 0 bad answers: with one kind alone"),
-        ((0, 30), {}, "with one kind alone"),
+        ((30, 0), {}, "30 good and 0 bad answers: every answer is marked good: nothing is compared; add bad ones, or"),
+        ((0, 30), {}, "every answer is marked bad: nothing is compared; add good ones$"),
     ],
 )
 def test_weights_that_leave_good_and_bad_out_of_balance_are_said(

@@ -155,20 +155,21 @@ def test_options_choose_the_pairs_on_the_command_line(
     assert main([*command, "--set", "ties=half", "--set", "min_margin=1"]) == 0
     said = capsys.readouterr().out
     assert f"training: 1 left out: {SMALL_MARGIN}" in said and "training: 1 of the pairs used are ties" in said
-    assert "training: 1 of the pairs used have scores that prefer the rejected answer" in said
+    assert "training: 1 of the pairs used have scores (or a margin) that prefer the rejected answer" in said
     assert main([*command, "--set", "ties=half", "--set", "min_margin=1", "--json"]) == 0
     account = json.loads(capsys.readouterr().out)["training"]
     assert (account["used"], account["ties"], account["left_out"]) == (3, 1, {"r1": SMALL_MARGIN})
     assert (account["skipped"], account["reversed"], account["from_cache"]) == ({}, 1, True)
 
 
-def test_the_options_are_flags_that_help_all_shows(capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_shows_what_is_done_with_ties_and_help_all_the_other_options(capsys: pytest.CaptureFixture[str]) -> None:
     for method, names in (("dpo", ("--ties", "--min-margin")), ("reward", ("--ties", "--min-margin", "--margin"))):
         assert main(["train", method, "--help-all"]) == 0
         shown = capsys.readouterr().out
         assert all(f"{name} " in shown for name in names)
         assert main(["train", method, "--help"]) == 0
-        assert "--ties" not in capsys.readouterr().out
+        shown = capsys.readouterr().out
+        assert "--ties " in shown and "--min-margin " not in shown
     assert "ties" not in registry().find("method", "sft").Config.model_fields  # type: ignore[attr-defined]
 
 
