@@ -167,9 +167,12 @@ def data_audit(
         page_to: where a page with pictures is written.
 
     Raises:
-        UsageError: `thorough` without a model; or as `audit.clean.check_clean`.
+        UsageError: `thorough` without a model; or as `audit.clean.check_outputs`.
+        RunStopped: the disk refuses.
     """
     from alignkit.audit.audit import audit
+    from alignkit.audit.clean import check_outputs
+    from alignkit.audit.findings import Written
     from alignkit.data.chat.chat import make_chat
     from alignkit.pretrained.names import find_model
 
@@ -178,10 +181,11 @@ def data_audit(
     is_named = "model" in settings.model.model_fields_set
     if thorough and not is_named:
         raise UsageError("--thorough runs a model over the answers; name it with --model")
+    check_outputs(list_to=list_to, clean_to=clean_to, page_to=page_to, reads=(section.data, *tests))
     model = find_model(settings.model.model, tokenizer_is_enough=not thorough) if is_named else None
     findings = audit(
         section.data,
-        columns=section.columns,
+        columns=section.read_as,
         limit=section.limit,
         model=model,
         chat=None if model is None else make_chat(model, settings.model),
@@ -196,6 +200,8 @@ def data_audit(
         from alignkit.reports.audit_page import write_audit_page
 
         write_audit_page(findings, page_to)
+        written = (*findings.written, Written(file=str(page_to), what="page"))
+        findings = findings.model_copy(update={"written": written})
     return findings
 
 

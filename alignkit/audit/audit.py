@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,9 +13,9 @@ import numpy as np
 from alignkit.audit import repeats, texts
 from alignkit.audit.biases import biases, explained, length_lessons, ties
 from alignkit.audit.body import read_body
-from alignkit.audit.clean import check_clean, removals, write_clean, write_list
+from alignkit.audit.clean import removals, write_clean, write_list
 from alignkit.audit.embeddings import read_tokens
-from alignkit.audit.findings import Findings, SourceRows
+from alignkit.audit.findings import Findings, SourceRows, Written
 from alignkit.audit.flips import Suspicion, flips, suspect
 from alignkit.audit.pairs import PairSet, read_pairs
 from alignkit.audit.surface import COLUMNS, Compared, compare
@@ -54,21 +55,21 @@ def audit(
         tests: named as `--data` is: rows whose prompts hold one of theirs are found.
         thorough: run the policy over all answers, and judge pairs by its states too.
         list_to: where the ranked list of suspected pairs is written.
-        clean_to: where the set is written without the rows that should be taken out; they are written beside it.
+        clean_to: where the set is written without the rows that should be taken out; they are written beside it. What
+            may be written is for `clean.check_outputs` to say.
 
     Raises:
-        InputError, UsageError: as `Source.rows` and `clean.write_clean`.
+        InputError, UsageError: as `Source.rows`.
+        RunStopped: the disk refuses.
     """
     began = time.monotonic()
     progress = progress or Silent()
     source = Source(data, columns or {}, limit)
-    if clean_to is not None:
-        check_clean(source, clean_to)
     progress.start("audit: reading rows", None)
     pairs = read_pairs(source.rows())
     leaks = texts.find_leaks(pairs, {name: Source(name, columns or {}).rows() for name in tests}) if tests else None
     progress.start("audit: near-duplicates, quotations, refusals, languages", None)
-    findings = Findings(data=data, rows=len(pairs), sources=_sources(pairs), ties=ties(pairs))
+    findings = Findings(data=data, rows=len(pairs), sources=_sources(pairs), others=_others(pairs), ties=ties(pairs))
     findings = findings.model_copy(update=_texts(pairs, leaks))
     progress.start("audit: lengths", None)
     if chat is None:
@@ -91,14 +92,16 @@ def audit(
     lessons = length_lessons(compared, lengths_P2, counted_by=counted_by)
     found = {"lengths": lengths, "length_lessons": lessons, **_preferences(pairs, compared, suspicion)}
     findings = findings.model_copy(update=found)
-    if list_to is not None and findings.flips is not None:
-        write_list(findings.flips, list_to)
+    written: list[Written] = []
     if clean_to is not None:
         progress.start("audit: writing the cleaned set", None)
-        reasons = _removals(pairs, compared, suspicion, {} if leaks is None else texts.leak_removals(leaks))
-        write_clean(source, pairs, reasons, clean_to)
+        others = {} if leaks is None else texts.leak_removals(leaks)
+        reasons = _removals(pairs, compared, suspicion, others | texts.unusable_removals(pairs))
+        written += write_clean(source, pairs, reasons, clean_to)
+    if list_to is not None:
+        written.append(write_list(findings.flips, list_to))
     progress.stop()
-    return findings.model_copy(update={"seconds": time.monotonic() - began})
+    return findings.model_copy(update={"seconds": time.monotonic() - began, "written": tuple(written)})
 
 
 def _texts(pairs: PairSet, leaks: texts.Leaks | None) -> dict[str, object]:
@@ -106,7 +109,7 @@ def _texts(pairs: PairSet, leaks: texts.Leaks | None) -> dict[str, object]:
     with ThreadPoolExecutor(1) as beside:
         repeated = beside.submit(repeats.find_repeats, pairs)
         in_another, languages = texts.languages(pairs)
-        parts = [texts.cut(pairs), texts.refused(pairs), texts.quoted(pairs), in_another]
+        parts = [texts.unusable(pairs), texts.cut(pairs), texts.refused(pairs), texts.quoted(pairs), in_another]
         found = repeated.result()
     repeating, opposing = repeats.removals(pairs, found)
     first = [texts.repeated(pairs, found, len(repeating)), texts.contradicted(pairs, found, len(opposing))]
@@ -116,10 +119,10 @@ def _texts(pairs: PairSet, leaks: texts.Leaks | None) -> dict[str, object]:
 
 
 def _removals(
-    pairs: PairSet, compared: Compared, suspicion: Suspicion | None, leaks: Mapping[int, str]
+    pairs: PairSet, compared: Compared, suspicion: Suspicion | None, others: Mapping[int, str]
 ) -> dict[int, str]:
     """Take out rows until an audit of those that stay finds none to take out."""
-    reasons, num_before = dict(leaks), -1
+    reasons, num_before = dict(others), -1
     while len(reasons) > num_before:
         num_before = len(reasons)
         # flips first: the other pairs of a prompt, which are taken out as repeats, say most about them
@@ -154,7 +157,21 @@ def _sources(pairs: PairSet) -> tuple[SourceRows, ...]:
                 pairs=num_pairs,
                 ties=int((pairs.is_pair_P & pairs.is_tie_P)[where].sum()),
                 labelled=labelled,
+                good=int((pairs.label_P[where] == 1).sum()),
                 others=len(where) - num_pairs - labelled,
             )
         )
     return tuple(found)
+
+
+def _others(pairs: PairSet) -> dict[str, int]:
+    """Count rows that are neither pairs nor labelled by what they are."""
+    found = Counter[str]()
+    for row in np.flatnonzero(~pairs.is_pair_P & (pairs.label_P < 0)).tolist():
+        if pairs.unusable[row] is not None:
+            found[f"unusable ({pairs.unusable[row]})"] += 1
+        elif pairs.rejected[row] is not None:
+            found["pairs whose answers differ in their thoughts alone"] += 1
+        else:
+            found["prompts alone" if pairs.chosen[row] is None else "single answers"] += 1
+    return dict(found.most_common())

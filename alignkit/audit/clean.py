@@ -7,27 +7,45 @@ until nothing is taken out any more: an audit of the cleaned set computes that l
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import os
+import tempfile
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
 
-from alignkit.audit.findings import Flips
+from alignkit.audit.findings import Flips, Written
 from alignkit.audit.flips import LIKELY, Suspicion, flipped_pair, suspect
 from alignkit.audit.pairs import PairSet
 from alignkit.audit.surface import Compared
 from alignkit.data.reading import mixing
 from alignkit.data.reading.files import files_of
 from alignkit.data.reading.read import Source
-from alignkit.errors import UsageError
-from alignkit.storage import new_file
+from alignkit.errors import RunStopped, UsageError
+from alignkit.storage import check_path, new_file
+
+_KINDS = ("says nearly the same", "prefers the opposite", "holds a test prompt", "probably stands the wrong way round")
+"""How reasons begin that name other rows; the others are reasons by themselves."""
 
 
-def write_list(found: Flips, out: Path) -> None:
-    """Write the listed pairs, one JSON object a line: id, place, source, probability, reason; the likeliest first."""
-    with new_file(out) as file:
-        for pair in found.listed:
-            file.write(pair.model_dump_json().encode() + b"\n")
+def write_list(found: Flips | None, out: Path) -> Written:
+    """Write the listed pairs, one JSON object a line: id, place, source, probability, reason; the likeliest first.
+
+    Args:
+        found: None where there are too few pairs; the list is empty then.
+
+    Raises:
+        RunStopped: the disk refuses.
+    """
+    listed = () if found is None else found.listed
+    try:
+        with new_file(out) as file:
+            for pair in listed:
+                file.write(pair.model_dump_json().encode() + b"\n")
+    except OSError as error:
+        raise _stopped(out, error) from error
+    return Written(file=str(out), what="list of likely flips", rows=len(listed))
 
 
 def removals(
@@ -54,46 +72,95 @@ def removals(
     return reasons
 
 
-def check_clean(source: Source, out: Path) -> None:
-    """Check that a cleaned set can be written, before anything is computed.
+def removed_file(out: Path) -> Path:
+    """Where the rows taken out stand beside a cleaned set: NAME.removed.jsonl."""
+    return out.with_suffix(".removed.jsonl")
+
+
+def check_outputs(*, list_to: Path | None, clean_to: Path | None, page_to: Path | None, reads: Iterable[str]) -> None:
+    """Check that what is asked for can be written, before anything is read; nothing that is read is written over.
 
     Args:
-        out: a name that ends in .jsonl.
+        reads: what is read, named as `--data` is.
 
     Raises:
-        UsageError: `out` has another ending, or is a file that the set is read from.
-        InputError: the set is a folder without data.
+        UsageError: a name is no file's, is a file that is read or that another option writes, or nothing can be written
+            there; the cleaned set, or the file of rows taken out, exists or has another ending than .jsonl.
+        InputError: a folder that is read has no data.
     """
-    if out.suffix != ".jsonl":
-        raise UsageError(f"--write-clean {out}: the cleaned set is JSON lines; name a file that ends in .jsonl")
-    for name, _ in mixing.parse(source.data):
-        read = Path(name).expanduser()
-        if out.exists() and read.exists() and any(out.samefile(file) for file in files_of(read)):
-            raise UsageError(f"--write-clean {out}: the set is read from this file; name another one")
+    outputs = [("--list", list_to), ("--page", page_to), ("--write-clean", clean_to)]
+    asked = [(option, out) for option, out in outputs if out is not None]
+    for option, out in asked:
+        check_path(str(out), option)
+    if clean_to is not None:
+        if clean_to.suffix != ".jsonl":
+            raise UsageError(
+                f"--write-clean {clean_to}: the cleaned set is JSON lines; name a file that ends in .jsonl"
+            )
+        asked.append(("--write-clean", removed_file(clean_to)))
+    inputs = [
+        file
+        for data in reads
+        for name, _ in mixing.parse(data)
+        if (read := Path(name).expanduser()).exists()
+        for file in files_of(read)
+    ]
+    taken: dict[Path, str] = {}
+    for option, out in asked:
+        if out.exists() and any(out.samefile(file) for file in inputs):
+            raise UsageError(f"{option} {out}: rows are read from this file; name another one")
+        if (other := taken.setdefault(out.resolve(), option)) != option:
+            raise UsageError(f"{option} {out}: {other} writes this file; name another one")
+        if out.exists() and not out.is_file():
+            raise UsageError(f"{option} {out}: is {'a folder' if out.is_dir() else 'no ordinary file'}; name a file")
+        if option == "--write-clean" and os.path.lexists(out):
+            raise UsageError(f"{option}: {out} exists; name another file, or remove it")
+        try:
+            with tempfile.TemporaryFile(dir=out.parent):
+                pass
+        except OSError as error:
+            raise UsageError(
+                f"{option} {out}: nothing can be written into {out.parent}: {error.strerror or error}; "
+                "name a file in a folder that you may write into"
+            ) from error
 
 
-def write_clean(source: Source, pairs: PairSet, reasons: Mapping[int, str], out: Path) -> Path:
+def _stopped(out: Path, error: OSError) -> RunStopped:
+    return RunStopped(f"{out}: cannot be written: {error.strerror or error}; make room and try again")
+
+
+def write_clean(source: Source, pairs: PairSet, reasons: Mapping[int, str], out: Path) -> tuple[Written, Written]:
     """Write the rows that stay, byte for byte as they were read from JSON lines, and beside them those taken out.
 
     Args:
         reasons: of the rows that are taken out, by their places in the set.
-        out: as `check_clean` has it.
+        out: as `check_outputs` has it.
 
     Returns:
-        The file of rows taken out, NAME.removed.jsonl: id, place, reason, row.
+        The cleaned set, and the file of rows taken out: id, place, reason, row.
 
     Raises:
         InputError: as `Source.rows`.
+        RunStopped: the disk refuses.
     """
-    removed = out.with_suffix(".removed.jsonl")
-    with new_file(out) as kept_file, new_file(removed) as removed_file:
-        for number, row in enumerate(source.rows(numbered=False)):
-            line = json.dumps(row.fields, ensure_ascii=False, default=str).encode() if row.json is None else row.json
-            line = line.removesuffix(b"\n")
-            if number not in reasons:
-                kept_file.write(line + b"\n")
-                continue
-            about = {"id": pairs.ids[number], "place": pairs.places[number], "reason": reasons[number]}
-            head = json.dumps(about, ensure_ascii=False).encode()
-            removed_file.write(head[:-1] + b', "row": ' + line.strip() + b"}\n")
-    return removed
+    removed = removed_file(out)
+    try:
+        with new_file(out) as kept_file, new_file(removed) as into:
+            for number, row in enumerate(source.rows(numbered=False)):
+                line = (
+                    json.dumps(row.fields, ensure_ascii=False, default=str).encode() if row.json is None else row.json
+                )
+                line = line.removesuffix(b"\n")
+                if number not in reasons:
+                    kept_file.write(line + b"\n")
+                    continue
+                about = {"id": pairs.ids[number], "place": pairs.places[number], "reason": reasons[number]}
+                head = json.dumps(about, ensure_ascii=False).encode()
+                into.write(head[:-1] + b', "row": ' + line.strip() + b"}\n")
+    except OSError as error:
+        raise _stopped(out, error) from error
+    kinds = Counter(next((kind for kind in _KINDS if why.startswith(kind)), why) for why in reasons.values())
+    return (
+        Written(file=str(out), what="cleaned set", rows=len(pairs) - len(reasons)),
+        Written(file=str(removed), what="rows taken out", rows=len(reasons), reasons=dict(kinds.most_common())),
+    )

@@ -30,6 +30,7 @@ class SourceRows(_Record):
     pairs: int = Field(description="both answers there, not empty, and different; ties among them")
     ties: int
     labelled: int = Field(description="rows with one answer and a label")
+    good: int = Field(description="labelled answers that are marked good")
     others: int = Field(description="rows of other kinds: prompts, conversations, pairs with an empty answer, ...")
 
 
@@ -55,6 +56,11 @@ class Explained(_Record):
         description="accuracy of a model of the other sources alone; clearly below 0.5, the source prefers the opposite"
     )
 
+    @property
+    def is_opposite(self) -> bool:
+        """Whether the source prefers the opposite of the others: the interval lies below a half."""
+        return self.by_others is not None and self.by_others.high < 0.5
+
 
 class LengthLesson(_Record):
     """What DPO's optimum would write if length were all that it saw of the answers (biases.py has the formula)."""
@@ -76,6 +82,12 @@ class Ties(_Record):
     tiny: int = Field(description="pairs whose scores differ, but by at most a tenth of their usual difference")
     tiny_margin: float | None = Field(description="the tenth, in the scores' unit")
     reversed: int = Field(description="pairs whose scores prefer the rejected answer")
+    unequal: int = Field(description="pairs whose scores prefer one of the answers")
+
+    @property
+    def is_swapped(self) -> bool:
+        """Whether most of the scores prefer the rejected answer."""
+        return 2 * self.reversed > self.unequal
 
 
 # Pairs that probably stand the wrong way round: flips.py
@@ -103,11 +115,18 @@ class Flips(_Record):
 
     pairs: int = Field(description="pairs that were looked at")
     views: tuple[str, ...] = Field(description="what says which answer is the better one")
-    estimated_rate: float = Field(description="share of all pairs that are flipped, as estimated")
+    estimated_rate: float | None = Field(
+        description="share of all pairs that are flipped, as estimated; None where the views are too weak to tell"
+    )
     expected_precision: float = Field(description="share of the listed pairs that are flipped, as expected")
     expected: tuple[Expected, ...] = Field(description="the same of the first 1, 2, 5 and 10 % of all pairs")
     likely: int = Field(description="pairs that are flipped more likely than not; --write-clean takes them out")
     listed: tuple[FlippedPair, ...] = Field(description="the first 10 % of all pairs")
+
+    @property
+    def is_ranked(self) -> bool:
+        """Whether anything tells one pair from another."""
+        return self.estimated_rate is not None or self.listed[0].probability > 1.1 * self.expected_precision
 
 
 # What the texts are: repeats.py and texts.py
@@ -168,12 +187,25 @@ class TextLengths(_Record):
     over: dict[int, int] = Field(description="how many texts are longer than each limit, in tokens; empty without them")
 
 
+# What was written: clean.py
+
+
+class Written(_Record):
+    """One file that was written."""
+
+    file: str
+    what: str = Field(description="'cleaned set', 'rows taken out', 'list of likely flips' or 'page'")
+    rows: int | None = Field(None, description="how many rows or pairs are in it; None of a page")
+    reasons: dict[str, int] = Field(default={}, description="of rows taken out, how many for which reason")
+
+
 class Findings(_Record):
     """Everything that was found in one set."""
 
     data: str
     rows: int
     sources: tuple[SourceRows, ...]
+    others: dict[str, int] = Field(default={}, description="what rows that are neither pairs nor labelled are")
     seconds: float = 0.0
     biases: tuple[Bias, ...] | None = None
     explained: tuple[Explained, ...] | None = None
@@ -183,3 +215,4 @@ class Findings(_Record):
     texts: tuple[TextFinding, ...] | None = None
     languages: tuple[LanguageCount, ...] | None = None
     lengths: tuple[TextLengths, ...] | None = None
+    written: tuple[Written, ...] = ()

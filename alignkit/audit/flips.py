@@ -50,12 +50,19 @@ class Suspicion:
         views_PV: float64 [P, V], what each of `VIEWS` adds to l; the last one is not there without embeddings.
         probability_P: that the pair is flipped.
         rate: e.
+        weight: how many checked labels would say as much about e as the views do.
     """
 
     surface_PK: np.ndarray
     views_PV: np.ndarray
     probability_P: np.ndarray
     rate: float
+    weight: float
+
+    @property
+    def knows_rate(self) -> bool:
+        """Whether the views say more about e than the prior does."""
+        return self.weight >= sum(_PRIOR)
 
     @property
     def order_P(self) -> np.ndarray:
@@ -82,8 +89,12 @@ def suspect(compared: Compared) -> Suspicion | None:
     weight_PV, rate = _combine(views_PV, compared.source_P)
     added_PV = weight_PV * views_PV
     agrees_P = sigmoid(added_PV.sum(1))
-    probability_P = rate * (1 - agrees_P) / ((1 - rate) * agrees_P + rate * (1 - agrees_P))
-    return Suspicion(surface_PK, added_PV, probability_P, rate)
+    labelled_so_P = (1 - rate) * agrees_P + rate * (1 - agrees_P)
+    probability_P = rate * (1 - agrees_P) / labelled_so_P
+    # Fisher's information on e, in units of what one label that somebody checked says of it
+    known_P = (2 * agrees_P - 1) ** 2 / np.maximum(labelled_so_P * (1 - labelled_so_P), 1e-12)
+    weight = float(rate * (1 - rate) * known_P.sum())
+    return Suspicion(surface_PK, added_PV, probability_P, rate, weight)
 
 
 def flips(pairs: PairSet, compared: Compared, suspicion: Suspicion) -> Flips:
@@ -95,7 +106,7 @@ def flips(pairs: PairSet, compared: Compared, suspicion: Suspicion) -> Flips:
     return Flips(
         pairs=len(compared),
         views=VIEWS[: suspicion.views_PV.shape[1]],
-        estimated_rate=suspicion.rate,
+        estimated_rate=suspicion.rate if suspicion.knows_rate else None,
         expected_precision=float(ranked[: len(listed)].mean()),
         expected=tuple(Expected(pairs=count, precision=float(ranked[:count].mean())) for count in counts),
         likely=int((ranked > LIKELY).sum()),
@@ -140,7 +151,7 @@ def _combine(views_PV: np.ndarray, source_P: np.ndarray) -> tuple[np.ndarray, fl
         """Negative log-posterior of the weights, of their middle, and of e = sigmoid(at[-1]) / 2, with its gradient."""
         middle_V, half = at[:num_views], sigmoid(at[-1:])[0]
         weight_SV = at[num_views:-1].reshape(num_sources, num_views)
-        e = 0.5 * half
+        e = max(0.5 * half, 1e-12)
         q_P = sigmoid((x_PV * weight_SV[source_P]).sum(1))
         agree_P = np.maximum((1 - e) * q_P + e * (1 - q_P), 1e-12)
         by_logit_P = (1 - 2 * e) * q_P * (1 - q_P) / agree_P

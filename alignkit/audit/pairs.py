@@ -6,13 +6,15 @@ Texts are kept, rows are not: 60,000 pairs of 2.5 KB take about 200 MB. Shape le
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from alignkit.data.looking.overlap import prompt_text
-from alignkit.data.reading.rows import Messages, Row
+from alignkit.data.reading.messages import text_of_turn
+from alignkit.data.reading.rows import Messages, Row, unusable_reason
 from alignkit.statistics.resampling import Clusters
+from alignkit.units import Chosen, Labelled, Pairs, Samples, Unit
 
 _SOURCE = ("source", "dataset")  # columns in which sets say where a row comes from, the first that is there
 
@@ -26,11 +28,13 @@ class PairSet:
         places: "FILE, line N".
         sources: the row's `source` or `dataset`, else its file.
         prompts: turn by turn, without system messages.
-        chosen, rejected: the answers' texts; of several messages, one after another.
-        scores_P2: float64 [P, 2], of the chosen and the rejected answer; nan where the row has none.
+        chosen, rejected: the answers' texts; of several messages, one after another; a call of a tool as JSON.
+        unusable: why no method trains on a row of this kind, None where some do.
+        scores_P2: float64 [P, 2], of the chosen and the rejected answer, a margin as scores of it and 0; nan where the
+            row has none.
         is_tie_P: bool [P], the row says so, or its scores are equal.
         label_P: int8 [P], of rows with one answer: 1 good, 0 bad, -1 where nothing is said.
-        is_pair_P: bool [P], both answers are there, neither is empty, and they differ.
+        is_pair_P: bool [P], both answers are there, neither is empty, they differ, and methods train on such pairs.
         prompt_P: which rows have the same prompt, system messages included; the units of every interval and fold.
     """
 
@@ -40,6 +44,7 @@ class PairSet:
     prompts: list[str]
     chosen: list[str | None]
     rejected: list[str | None]
+    unusable: list[str | None]
     scores_P2: np.ndarray
     is_tie_P: np.ndarray
     label_P: np.ndarray
@@ -67,6 +72,7 @@ def read_pairs(rows: Iterable[Row]) -> PairSet:
     ids, places, sources, prompts = [], [], [], []
     chosen: list[str | None] = []
     rejected: list[str | None] = []
+    unusable: list[str | None] = []
     scores, ties, labels, asked = [], [], [], []
     for row in rows:
         ids.append(row.id)
@@ -76,10 +82,14 @@ def read_pairs(rows: Iterable[Row]) -> PairSet:
         asked.append(hash(tuple((message["role"], message["content"]) for message in row.prompt)))
         chosen.append(_text(row.chosen))
         rejected.append(_text(row.rejected))
-        scores.append(row.scores or (np.nan, np.nan))
+        unusable.append(_unusable(row))
+        scores.append(row.scores or ((np.nan, np.nan) if row.margin is None else (row.margin, 0.0)))
         ties.append(row.is_tie)
         labels.append(-1 if row.label is None else int(row.label))
-    is_pair = [bool(a and b and a.strip() and b.strip() and a != b) for a, b in zip(chosen, rejected, strict=True)]
+    is_pair = [
+        bool(why is None and a and b and a.strip() and b.strip() and a != b)
+        for why, a, b in zip(unusable, chosen, rejected, strict=True)
+    ]
     return PairSet(
         ids,
         places,
@@ -87,6 +97,7 @@ def read_pairs(rows: Iterable[Row]) -> PairSet:
         prompts,
         chosen,
         rejected,
+        unusable,
         np.array(scores, np.float64).reshape(-1, 2),
         np.array(ties, bool),
         np.array(labels, np.int8),
@@ -104,4 +115,17 @@ def _source(row: Row) -> str:
 
 
 def _text(answer: Messages | None) -> str | None:
-    return None if answer is None else "\n".join(message["content"] or "" for message in answer)
+    return None if answer is None else "\n".join(map(text_of_turn, answer))
+
+
+def _unusable(row: Row) -> str | None:
+    """Say why methods for rows of this kind leave the row out; ties and margins are a matter of their options."""
+    if row.label is not None:
+        unit: Unit = Labelled()
+    elif row.rejected is not None:
+        unit = Pairs()
+        if row.is_tie or row.margin is not None:
+            row = replace(row, is_tie=False, margin=None)
+    else:
+        unit = Samples() if row.chosen is None else Chosen()
+    return unusable_reason(row, unit)

@@ -89,6 +89,25 @@ def contradicted(pairs: PairSet, repeats: Repeats, taken_out: int) -> TextFindin
     )
 
 
+def unusable(pairs: PairSet) -> TextFinding:
+    """Rows that methods skip."""
+    found_P = np.array([why is not None for why in pairs.unusable], bool)
+    return _finding(
+        pairs,
+        "rows that methods skip",
+        found_P,
+        rule="an answer or the prompt is empty, both answers say the same, or they are no answers to one prompt",
+        means="No method trains on them, and training stops where they are more than --max-skipped, 1 in 100. Mend "
+        "them or leave them out.",
+        taken_out=int(found_P.sum()),
+    )
+
+
+def unusable_removals(pairs: PairSet) -> dict[int, str]:
+    """Say which rows are taken out because methods skip them."""
+    return {row: why for row, why in enumerate(pairs.unusable) if why is not None}
+
+
 def quoted(pairs: PairSet) -> TextFinding:
     """Answers that repeat their prompt at length."""
     found = []

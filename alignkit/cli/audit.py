@@ -12,11 +12,12 @@ import typer
 from alignkit.cli.options import Command, Config, Group, Json, Set, with_options
 from alignkit.config.settings import DataSection, ModelSection
 from alignkit.display import on_one_line
+from alignkit.errors import Interrupted, UsageError
 
 if TYPE_CHECKING:
-    from alignkit.audit.findings import Bias, Findings, Flips, Share, TextFinding
+    from alignkit.audit.findings import Bias, Findings, Share, TextFinding, Written
 
-_ROWS = Group("Data", DataSection, ("data", "columns", "limit", "max_length"))
+_ROWS = Group("Data", DataSection, ("data", "columns", "ignore_fields", "limit", "max_length"))
 _TEXT = Group("Model", ModelSection, ("model", "chat_template", "system", "template_kwargs"))
 _WIDTH = 80
 _ALWAYS = ("longer", "more formatted", "more hedging")
@@ -59,26 +60,68 @@ def audit(
     from alignkit import api
     from alignkit.cli.progress import RichProgress
 
-    findings = api.data_audit(
-        tests=test or (),
-        thorough=thorough,
-        list_to=Path(list_to) if list_to else None,
-        clean_to=Path(clean_to) if clean_to else None,
-        page_to=Path(page) if page else None,
-        progress=RichProgress(),
-        config=Path(config) if config else None,
-        set=set_ or [],
-        **given,
-    )
+    outputs = {"--list": list_to, "--write-clean": clean_to, "--page": page}
+    for option, name in outputs.items():
+        if name is not None and not name.strip():
+            raise UsageError(f"{option}: the name is empty; give a file, or leave the option out")
+    list_path, clean_path, page_path = (None if name is None else Path(name) for name in outputs.values())
+    before = _changed(list_path, clean_path, page_path)
+    progress = RichProgress()
+    try:
+        findings = api.data_audit(
+            tests=test or (),
+            thorough=thorough,
+            list_to=list_path,
+            clean_to=clean_path,
+            page_to=page_path,
+            progress=progress,
+            config=Path(config) if config else None,
+            set=set_ or [],
+            **given,
+        )
+    except KeyboardInterrupt:
+        progress.stop()
+        done = _changed(list_path, clean_path, page_path) - before
+        files = ", ".join(file for file, _ in sorted(done))
+        raise Interrupted(f"interrupted; {f'written: {files}' if files else 'nothing was written'}") from None
     if json:
         print(findings.model_dump_json())
         return
     for line in lines(findings):
         print(on_one_line(line).rstrip())
-    if clean_to:
-        print(f"\nwritten: {clean_to}, and the rows taken out: {Path(clean_to).with_suffix('.removed.jsonl')}")
-    elif sum(part.taken_out for part in findings.texts or ()) or (findings.flips and findings.flips.likely):
+    if clean_to is None and (
+        any(part.taken_out for part in findings.texts or ()) or (findings.flips and findings.flips.likely)
+    ):
         print("\n--write-clean FILE writes the set without repeats, opposites and likely flips.")
+    for line in _written(findings):
+        print(on_one_line(line).rstrip())
+
+
+def _changed(*files: Path | None) -> set[tuple[str, int]]:
+    """Which of the files are there, each with the time at which it was written."""
+    return {(str(file), file.stat().st_mtime_ns) for file in files if file is not None and file.exists()}
+
+
+def _written(findings: Findings) -> Iterable[str]:
+    if findings.written:
+        yield ""
+        yield "Written"
+    for one in findings.written:
+        yield from _wrapped(f"{one.file}: {_count(one)}", 2)
+
+
+def _count(one: Written) -> str:
+    reasons = "; ".join(f"{count:,} {why}" for why, count in one.reasons.items())
+    match one.what:
+        case "cleaned set":
+            warning = "" if one.rows else "; warning: the cleaned set is empty, for every row was taken out"
+            return f"the {one.rows:,} rows that stay{warning}"
+        case "rows taken out":
+            return f"{one.rows:,} rows taken out" + (f": {reasons}" if reasons else "")
+        case "list of likely flips":
+            few = "" if one.rows else "; there are too few pairs to look for flips"
+            return f"{one.rows:,} pairs, those first that are most likely flipped{few}"
+    return "the page"
 
 
 def lines(findings: Findings) -> Iterable[str]:
@@ -86,9 +129,9 @@ def lines(findings: Findings) -> Iterable[str]:
     yield from _head(findings)
     yield from _chosen(findings)
     yield from _learnt(findings)
+    yield from _opposite(findings)
     yield from _tied(findings)
-    if findings.flips is not None:
-        yield from _flips(findings.flips)
+    yield from _flips(findings)
     yield from _texts(findings.texts or ())
     yield from _languages(findings)
     yield from _lengths(findings)
@@ -113,10 +156,12 @@ def _head(findings: Findings) -> Iterable[str]:
     pairs = sum(source.pairs for source in findings.sources)
     ties = sum(source.ties for source in findings.sources)
     labelled = sum(source.labelled for source in findings.sources)
+    good = sum(source.good for source in findings.sources)
     yield from _wrapped(
         f"{findings.rows:,} rows of {findings.data}: {pairs:,} pairs of two answers, {ties:,} of them ties"
-        + (f", {labelled:,} answers with a label" if labelled else "")
+        + (f", {labelled:,} answers with a label ({good:,} good, {labelled - good:,} bad)" if labelled else "")
         + f"; {findings.rows - pairs - labelled:,} other rows"
+        + (f": {', '.join(f'{count:,} {what}' for what, count in findings.others.items())}" if findings.others else "")
     )
     if len(findings.sources) > 1:
         for source in findings.sources[:_SHOWN_SOURCES]:
@@ -165,6 +210,24 @@ def _learnt(findings: Findings) -> Iterable[str]:
             )
 
 
+def _opposite(findings: Findings) -> Iterable[str]:
+    for explained in findings.explained or ():
+        if explained.by_others is not None and explained.is_opposite:
+            yield ""
+            yield from _wrapped(
+                f"Opposite to the others: {explained.source}. A model of what answers look like in the other sources "
+                f"names its chosen answer in {_interval(explained.by_others)} of pairs, less than guessing would. Are "
+                "chosen and rejected swapped there?"
+            )
+    for ties in findings.ties or ():
+        if ties.is_swapped and (ties.source is not None or len(findings.ties or ()) == 1):
+            yield ""
+            yield from _wrapped(
+                f"PROBABLY SWAPPED: {ties.source or findings.data}. In {ties.reversed:,} of its {ties.unequal:,} pairs "
+                "with unequal scores the rejected answer has the higher score."
+            )
+
+
 def _tied(findings: Findings) -> Iterable[str]:
     for ties in findings.ties or ():
         if ties.source is None and (ties.ties or ties.tiny or ties.reversed):
@@ -176,14 +239,27 @@ def _tied(findings: Findings) -> Iterable[str]:
             )
 
 
-def _flips(flips: Flips) -> Iterable[str]:
+def _flips(findings: Findings) -> Iterable[str]:
+    flips = findings.flips
+    if flips is None and not any(source.pairs for source in findings.sources):
+        return
     yield ""
     yield "Pairs that probably stand the wrong way round"
-    yield from _wrapped(
-        f"About {_percent(flips.estimated_rate)} of {flips.pairs:,} pairs are flipped, as far as a model of the other "
-        f"pairs can tell. {flips.likely:,} are flipped more likely than not. Of the first:",
-        2,
+    if flips is None:
+        yield from _wrapped("Not looked for: there are too few pairs that are no ties; 100 are needed.", 2)
+        return
+    told = (
+        f"How many of {flips.pairs:,} pairs are flipped cannot be told: other pairs say too little about which answer "
+        "is the better one."
+        if flips.estimated_rate is None
+        else f"About {_percent(flips.estimated_rate)} of {flips.pairs:,} pairs are flipped, as far as a model of the "
+        "other pairs can tell."
     )
+    if not flips.is_ranked:
+        yield from _wrapped(told, 2)
+        return
+    assumed = " What follows assumes about one in ten." if flips.estimated_rate is None else ""
+    yield from _wrapped(f"{told}{assumed} {flips.likely:,} are flipped more likely than not. Of the first:", 2)
     for expected in flips.expected:
         yield f"  {expected.pairs:>9,} pairs {100 * expected.precision:>3.0f} % are flipped, as expected"
     for pair in flips.listed[:_SHOWN_FLIPS]:

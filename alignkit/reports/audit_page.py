@@ -40,9 +40,35 @@ def write_audit_page(findings: Findings, path: Path) -> None:
 
 def points(findings: Findings) -> list[tuple[str, str]]:
     """The findings as (what, plain sentences), the most telling first."""
-    found = {"Length": _length, "Looks": _looks, "Scores": _ties, "Flipped pairs": _flips}
+    found = {
+        "Swapped": _swapped,
+        "Opposite": _opposite,
+        "Length": _length,
+        "Looks": _looks,
+        "Scores": _ties,
+        "Flipped pairs": _flips,
+    }
     said = [(what, text) for what, say in found.items() for text in say(findings)]
     return said + [(text.name.capitalize(), _text(text)) for text in findings.texts or () if text.count]
+
+
+def _swapped(findings: Findings) -> Iterator[str]:
+    for one in findings.ties or ():
+        if one.is_swapped and (one.source is not None or len(findings.ties or ()) == 1):
+            yield (
+                f"{one.source or findings.data} is probably swapped: in {one.reversed:,} of its {one.unequal:,} pairs "
+                "with unequal scores the rejected answer has the higher score."
+            )
+
+
+def _opposite(findings: Findings) -> Iterator[str]:
+    for one in findings.explained or ():
+        if one.by_others is not None and one.is_opposite:
+            yield (
+                f"{one.source} prefers the opposite of the other sources: a model of what answers look like there "
+                f"names its chosen answer in {_percent(one.by_others)} of pairs, less than guessing would. Chosen and "
+                "rejected may be swapped."
+            )
 
 
 def _length(findings: Findings) -> Iterator[str]:
@@ -90,9 +116,19 @@ def _flips(findings: Findings) -> Iterator[str]:
     flips = findings.flips
     if flips is None:
         return
+    told = (
+        "How many pairs stand the wrong way round cannot be told: other pairs say too little about which answer is the "
+        "better one."
+        if flips.estimated_rate is None
+        else f"About {100 * flips.estimated_rate:.1f} % of the pairs probably stand the wrong way round."
+    )
+    if not flips.is_ranked:
+        yield told
+        return
+    if flips.estimated_rate is None:
+        told += " What follows assumes about one in ten."
     yield (
-        f"About {100 * flips.estimated_rate:.1f} % of the pairs probably stand the wrong way round. "
-        f"{_number(flips.likely, 'pair is', 'pairs are')} more likely flipped than not. Of the list below, "
+        f"{told} {_number(flips.likely, 'pair is', 'pairs are')} more likely flipped than not. Of the list below, "
         + ", ".join(f"the first {e.pairs:,} hold about {100 * e.precision:.0f} %" for e in flips.expected[:3])
         + " such pairs: read them before you trust the list."
     )
@@ -131,7 +167,7 @@ def _shares(value: str, low: str, high: str, share: Share | None) -> dict[str, f
 
 
 def _sections(findings: Findings) -> Iterator[Section]:
-    if findings.flips is not None and findings.flips.listed:
+    if findings.flips is not None and findings.flips.is_ranked:
         flips = findings.flips
         rows = [
             {"pair": one.id, "place": one.place, "source": one.source, "reason": one.reason, "probability": 100 * p}

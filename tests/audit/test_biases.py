@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -9,6 +12,7 @@ from alignkit.audit.biases import BETA, biases, explained, length_lessons, share
 from alignkit.audit.cross_fit import dense_parts, fold_of
 from alignkit.audit.pairs import PairSet, read_pairs
 from alignkit.audit.surface import compare
+from alignkit.cli.main import main
 from alignkit.data.reading.rows import to_row
 from alignkit.statistics.intervals import wilson
 from alignkit.statistics.resampling import Clusters
@@ -92,3 +96,40 @@ def test_ties_and_hardly_different_scores_are_counted() -> None:
     ]
     (found,) = ties(pair_set(rows))
     assert (found.scored, found.ties, found.tiny, found.tiny_margin, found.reversed) == (5, 1, 1, 0.1, 1)
+
+
+def test_a_source_that_prefers_the_opposite_of_the_others_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    rows = []
+    for number in range(480):
+        source = ("one", "two", "three", "swapped")[number % 4]
+        short, long = f"It is {number}.", f"It is {number}, for so it was said by all of those who know of it."
+        better, worse = (short, long) if source == "swapped" else (long, short)
+        scores = {"score_chosen": "2", "score_rejected": "4"} if source == "swapped" else {}
+        rows.append({"prompt": f"Question {number}?", "chosen": better, "rejected": worse, "source": source} | scores)
+    Path("set.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert main(["data", "audit", "--data", "set.jsonl", "--page", "page.html"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "Opposite to the others: swapped." in said and "Opposite to the others: one." not in said
+    assert "PROBABLY SWAPPED: set.jsonl. In 120 of its 120 pairs with unequal scores" in said
+    page = Path("page.html").read_text(encoding="utf-8")
+    assert "swapped prefers the opposite of the other sources" in page
+    assert "is probably swapped: in 120 of its 120 pairs" in page
+
+
+def test_scores_may_be_text_infinite_or_a_margin() -> None:
+    scores: list[dict[str, object]] = [
+        {"score_chosen": "5", "score_rejected": "2"},
+        {"score_chosen": 1, "score_rejected": float("inf")},
+        {"score_chosen": float("inf"), "score_rejected": float("inf")},
+        {"score_chosen": float("inf"), "score_rejected": 1},
+        {"margin": "-3"},
+        {"margin": 0},
+        {},
+    ]
+    rows = [{"prompt": f"{n}?", "chosen": f"a{n}", "rejected": f"b{n}"} | more for n, more in enumerate(scores)]
+    (found,) = ties(pair_set(rows))
+    assert (found.scored, found.ties, found.unequal, found.reversed) == (6, 1, 4, 2)
+    assert found.tiny_margin == pytest.approx(0.3)

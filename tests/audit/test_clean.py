@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from places import REAL_ROWS, lines_of
 
+from alignkit.api import data_audit
 from alignkit.audit.audit import audit
 from alignkit.data.reading.read import Source
 from alignkit.errors import UsageError
@@ -63,7 +64,7 @@ def test_the_set_itself_is_not_written_over(tmp_path: Path) -> None:
     file = tmp_path / "rows.jsonl"
     file.write_text('{"prompt": "Why?", "chosen": "Because.", "rejected": "No."}\n')
     with pytest.raises(UsageError, match="read from this file"):
-        audit(str(file), clean_to=file)
+        data_audit(data=str(file), clean_to=file)
     with pytest.raises(UsageError, match="name a file that ends"):
-        audit(str(file), clean_to=tmp_path / "clean.parquet")
+        data_audit(data=str(file), clean_to=tmp_path / "clean.parquet")
     assert len(list(Source(str(file)).rows())) == 1

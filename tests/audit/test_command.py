@@ -82,7 +82,7 @@ def test_files_are_written(capsys: pytest.CaptureFixture[str]) -> None:
     [
         (["--thorough"], "--thorough runs a model over the answers; name it with --model"),
         (["--test", "none.jsonl"], "none.jsonl: no such file"),
-        (["--write-clean", "rows.jsonl"], "the set is read from this file"),
+        (["--write-clean", "rows.jsonl"], "rows are read from this file"),
     ],
 )
 def test_what_cannot_be_done_is_refused(arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:

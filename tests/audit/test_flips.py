@@ -155,3 +155,17 @@ def test_scores_of_rows_are_not_used(tmp_path: Path) -> None:
     np.testing.assert_array_equal(one.probability_P, other.probability_P)
     ties = replace(pair_set(rows), is_tie_P=np.arange(120) < 30)
     assert len(compare(ties)) == 90
+
+
+def test_views_that_tell_nothing_give_no_rate() -> None:
+    rng = np.random.default_rng(0)
+    rows = []
+    for number in range(400):
+        texts = [" ".join(rng.choice(WORDS, rng.integers(5, 40))) + "." for _ in range(2)]
+        rows.append({"prompt": f"Question {number}?", "chosen": texts[0], "rejected": texts[1]})
+    for given, is_told in ((rows, False), (length_rows(300), True)):
+        pairs = pair_set(given)
+        compared = compare(pairs)
+        suspicion = suspect(compared)
+        assert suspicion is not None
+        assert (flips(pairs, compared, suspicion).estimated_rate is not None) == is_told

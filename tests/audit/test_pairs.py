@@ -10,6 +10,7 @@ import numpy as np
 from alignkit.audit.audit import audit
 from alignkit.audit.pairs import read_pairs
 from alignkit.data.reading.read import Source
+from alignkit.data.reading.rows import to_row
 
 ROWS = [
     {"id": "a", "prompt": "Why?", "chosen": "Because.", "rejected": "No.", "source": "one"},
@@ -43,3 +44,31 @@ def test_the_audit_counts_rows_by_source(tmp_path: Path) -> None:
         (1, 1, 0, 0, 0),
         (3, 1, 1, 1, 1),
     ]
+
+
+def test_a_call_of_a_tool_is_an_answer() -> None:
+    calls = [{"type": "function", "function": {"name": "weather", "arguments": {"city": "Bern"}}}]
+    row = {
+        "prompt": [{"role": "user", "content": "How warm is it?"}],
+        "chosen": [{"role": "assistant", "content": None, "tool_calls": calls}],
+        "rejected": [{"role": "assistant", "content": "Warm."}],
+    }
+    pairs = read_pairs([to_row(row, where="rows.jsonl, line 1")])
+    assert pairs.is_pair_P.tolist() == [True]
+    assert json.loads(pairs.chosen[0] or "") == {"name": "weather", "arguments": {"city": "Bern"}}
+
+
+def test_rows_that_methods_skip_say_why() -> None:
+    pair = {"prompt": "Why?", "chosen": "So.", "rejected": "Thus."}
+    rows: list[dict[str, object]] = [
+        pair,
+        pair | {"rejected": "So."},
+        pair | {"rejected": " "},
+        pair | {"score_chosen": 1, "score_rejected": 1},
+        pair | {"margin": 2},
+        {"prompt": "Why?"},
+        {"prompt": "Why?", "completion": "", "label": True},
+    ]
+    pairs = read_pairs(to_row(row, where=f"rows.jsonl, line {n}") for n, row in enumerate(rows, start=1))
+    reasons = [None, "chosen equals rejected", "empty rejected answer", None, None, None, "empty labelled answer"]
+    assert pairs.unusable == reasons
