@@ -126,16 +126,14 @@ def length_lessons(compared: Compared, length_P2: np.ndarray, *, counted_by: str
 def ties(pairs: PairSet) -> tuple[Ties, ...]:
     """Count pairs whose scores say that neither answer is better, hardly, or the other one."""
     names = np.array(pairs.sources, dtype=object)
-    scores_P2 = np.clip(pairs.scores_P2, -np.finfo(np.float64).max / 4, np.finfo(np.float64).max / 4)
-    chosen_less_rejected_P = scores_P2[:, 0] - scores_P2[:, 1]  # two infinite ones are equal
-    is_scored_P = pairs.is_pair_P & ~np.isnan(pairs.scores_P2).any(1)
+    chosen_less_rejected_P = pairs.scores_P2[:, 0] - pairs.scores_P2[:, 1]
+    is_scored_P = pairs.is_pair_P & ~np.isnan(chosen_less_rejected_P)
     found = []
     common = sorted(set(names[pairs.is_pair_P & (is_scored_P | pairs.is_tie_P)].tolist()))
-    for source in [None, *common] if len(common) > 1 else [None]:
+    for source in [None, *common] if len(set(pairs.sources)) > 1 else [None]:
         of_P = np.ones(len(pairs), bool) if source is None else names == source
         margins = np.abs(chosen_less_rejected_P[of_P & is_scored_P])
-        usual = margins[(margins > 0) & np.isfinite(pairs.scores_P2[of_P & is_scored_P]).all(1)]
-        tiny = float(TINY * np.median(usual)) if len(usual) else None
+        tiny = float(TINY * np.median(margins[margins > 0])) if (margins > 0).any() else None
         found.append(
             Ties(
                 source=source,

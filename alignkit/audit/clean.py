@@ -105,16 +105,8 @@ def check_outputs(*, list_to: Path | None, clean_to: Path | None, page_to: Path 
         if (read := Path(name).expanduser()).exists()
         for file in files_of(read)
     ]
-    taken: dict[Path, str] = {}
+    taken: dict[str, str] = {}
     for option, out in asked:
-        if out.exists() and any(out.samefile(file) for file in inputs):
-            raise UsageError(f"{option} {out}: rows are read from this file; name another one")
-        if (other := taken.setdefault(out.resolve(), option)) != option:
-            raise UsageError(f"{option} {out}: {other} writes this file; name another one")
-        if out.exists() and not out.is_file():
-            raise UsageError(f"{option} {out}: is {'a folder' if out.is_dir() else 'no ordinary file'}; name a file")
-        if option == "--write-clean" and os.path.lexists(out):
-            raise UsageError(f"{option}: {out} exists; name another file, or remove it")
         try:
             with tempfile.TemporaryFile(dir=out.parent):
                 pass
@@ -123,6 +115,14 @@ def check_outputs(*, list_to: Path | None, clean_to: Path | None, page_to: Path 
                 f"{option} {out}: nothing can be written into {out.parent}: {error.strerror or error}; "
                 "name a file in a folder that you may write into"
             ) from error
+        if out.exists() and any(out.samefile(file) for file in inputs):
+            raise UsageError(f"{option} {out}: rows are read from this file; name another one")
+        if (other := taken.setdefault(os.path.realpath(out), option)) != option:
+            raise UsageError(f"{option} {out}: {other} writes this file; name another one")
+        if out.exists() and not out.is_file():
+            raise UsageError(f"{option} {out}: is {'a folder' if out.is_dir() else 'no ordinary file'}; name a file")
+        if option == "--write-clean" and os.path.lexists(out):
+            raise UsageError(f"{option}: {out} exists; name another file, or remove it")
 
 
 def _stopped(out: Path, error: OSError) -> RunStopped:

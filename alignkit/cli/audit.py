@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -92,14 +93,19 @@ def audit(
     if clean_to is None and (
         any(part.taken_out for part in findings.texts or ()) or (findings.flips and findings.flips.likely)
     ):
-        print("\n--write-clean FILE writes the set without repeats, opposites and likely flips.")
+        print("\n--write-clean FILE writes the set without the rows that should go.")
     for line in _written(findings):
         print(on_one_line(line).rstrip())
 
 
 def _changed(*files: Path | None) -> set[tuple[str, int]]:
     """Which of the files are there, each with the time at which it was written."""
-    return {(str(file), file.stat().st_mtime_ns) for file in files if file is not None and file.exists()}
+    found = set()
+    for file in files:
+        with suppress(OSError):  # not there, or in a folder that may not be searched
+            if file is not None:
+                found.add((str(file), file.stat().st_mtime_ns))
+    return found
 
 
 def _written(findings: Findings) -> Iterable[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Path("hard.jsonl").hardlink_to("b.jsonl")
     Path("loop.html").symlink_to("page.html")
     Path("there").mkdir()
+    os.mkfifo("pipe")
+    Path("circle").symlink_to("circle")
 
 
 def write(name: str, rows: list[dict[str, Any]]) -> None:
@@ -63,7 +66,9 @@ BY_ANOTHER = "writes this file"
         (["--write-clean", "b.jsonl/c.jsonl"], "nothing can be written into b.jsonl"),
         (["--list", "/proc/l.jsonl"], "nothing can be written into /proc"),
         (["--page", "there"], "is a folder"),
-        (["--list", "/dev/null"], "is no ordinary file"),
+        (["--list", "pipe"], "is no ordinary file"),
+        (["--write-clean", "b.jsonl"], READ),
+        (["--write-clean", "circle/c.jsonl"], "nothing can be written into circle"),
         (["--list", ""], "the name is empty"),
     ],
 )
