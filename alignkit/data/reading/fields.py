@@ -143,7 +143,7 @@ SHAPE = (
     Field("enable_thinking", READ, "true or false: such a value", false_means=True),
     Field("date_string", READ, "text: such a value"),
     Field("preference preferred winner better", BESIDE_PAIR, _SAYS_WHICH, false_means=True),
-    Field("flipped swapped", BESIDE_PAIR, _SAYS_WHICH),
+    Field("flipped swapped is_flipped is_swapped", BESIDE_PAIR, _SAYS_WHICH),
 )
 """Fields that make a row's prompt and answers."""
 
@@ -200,6 +200,13 @@ FURTHER = (
         neutral=0,
     ),
     Field("negative_messages", REFUSED, "lists of bad answers are not read"),
+    Field(
+        "response_a response_b answer_a answer_b completion_a completion_b response_0 response_1 response_2 answer_0 "
+        "answer_1 answer_2 completion_1 completion_2 response_j response_k",
+        REFUSED,
+        "which of these answers is the better one is not read",
+        "write it as chosen, and the other one as rejected",
+    ),
     Field(
         "corrected reflection", REFUSED, "it corrects 'output'", "map the right answer by --columns output=corrected"
     ),

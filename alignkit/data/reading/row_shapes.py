@@ -32,6 +32,7 @@ _CONVERSATION = names(SHAPE, "messages")
 _PROMPT = ("prompt", "instruction", "question", "input")
 _LABEL = names(SHAPE, "label")
 _ALONE = by_name(FURTHER, ALONE)
+_RANKS = frozenset({"rank", "ranks", "ranking", "rankings"})  # of `completions`
 _MAY_SAY_WHICH = used(SHAPE, BESIDE_PAIR).union(_LABEL)
 _PROMPT_READ = "the prompt read"
 _OTHER_PROMPTS = "chosen and rejected have different prompts"
@@ -339,6 +340,7 @@ def _refuse_other_completions(row: Given) -> None:
     if not isinstance(found, (list, tuple)) or not found:
         return
     have_ranks = all(isinstance(one, dict) and "rank" in one for one in found)
+    have_ranks = have_ranks or not _RANKS.isdisjoint(row.given)
     if have_ranks or isinstance(row.given.get("labels"), (list, tuple)):
         what = "completions with ranks" if have_ranks else "steps with labels"
         raise InputError(

@@ -835,3 +835,17 @@ def test_missing_cells_of_any_table_library_are_missing() -> None:
     assert read({"instruction": "Hi", "input": "nano", "output": "nan"}).chosen == ({**YES, "content": "nan"},)
     with pytest.raises(InputError, match="'system' is 'None', as tables write"):
         read({"prompt": "Hi", "chosen": "yes", "system": "None"})
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"response_a": "The Rhine.", "response_b": "No.", "winner": "b"}, "which of these answers is the better one"),
+        ({"response_0": "The Rhine.", "response_1": "No.", "better_response_id": 0}, "which of these answers"),
+        ({"completions": ["The Rhine.", "No."], "rank": [2, 1]}, "completions with ranks are not read"),
+        ({"chosen": "The Rhine.", "rejected": "No.", "is_flipped": True}, "is_flipped"),
+    ],
+)
+def test_answers_of_which_the_better_one_is_said_elsewhere_are_refused(fields: dict[str, object], said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        to_row({"prompt": "Name a river.", **fields}, where="rows.jsonl, line 1")
