@@ -83,6 +83,7 @@ def test_the_date_is_the_one_given_or_the_templates_own_which_is_said(
     tokenizer: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     asked = [{"role": "user", "content": "Hi"}]
+    caplog.set_level("WARNING")  # whatever a test before this one left
 
     def prompt(name: str, **values: object) -> str:
         caplog.clear()
