@@ -1,19 +1,16 @@
 """Tables -> rows: CSV and TSV by Python's reader, Parquet and Arrow by polars, all in parts.
 
 A cell of CSV is text, also where it looks like a number: `0123` is an answer. An empty one is missing. Only labels
-are read as what they say, true and false, 1 and 0. Arrow's streams, which datasets' `save_to_disk` writes, are handed
-to polars one batch of rows at a time, since it reads a stream into memory whole.
+are read as what they say, true and false, 1 and 0. Arrow's streams, which datasets' `save_to_disk` writes, are read by
+pyarrow, batch by batch.
 """
 
 from __future__ import annotations
 
 import csv
-import io
-import os
-import struct
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from alignkit.data.reading.fields import SCORES, SHAPE, names
 from alignkit.data.reading.text_files import Line, beginning_of, lines_of, without_bom
@@ -24,9 +21,6 @@ _BATCH_ROWS = 2048
 _LONGEST_CELL = 1 << 30
 _TRUTH = {"true": True, "false": False, "1": 1, "0": 0, "1.0": 1, "0.0": 0}
 _IS_TRUTH = frozenset((*names(SHAPE, "label"), *names(SCORES, "tie")))
-_KIND, _LENGTH = 6, 10  # where the places of an Arrow message's kind and of its body's length stand
-_ROWS = 3  # the kind that holds rows; others are the schema and dictionaries
-_CONTINUES, _END = b"\xff\xff\xff\xff", b"\xff\xff\xff\xff\0\0\0\0"
 
 
 def read_csv(path: Path, separator: str) -> Iterator[Line]:
@@ -100,49 +94,21 @@ def _of_batches(path: Path, kind: str, batches: Callable[[], Iterable[Any]]) -> 
                 for name in calls:
                     fields[name] = without_filled_arguments(fields[name])
                 yield f"{path}, row {number}", fields, None
-    except (polars.exceptions.PolarsError, OSError, struct.error) as error:
+    except (polars.exceptions.PolarsError, OSError) as error:
         raise InputError(f"{path}: not a readable {kind} file: {first_line(error)}; write it again") from error
 
 
 def _stream_batches(path: Path) -> Iterator[Any]:
-    """Hand a stream to polars one batch of rows at a time, each behind the schema and the dictionaries.
-
-    Source: the Arrow columnar format, "Encapsulated message format".
-    """
+    """A stream's batches of rows, one at a time; polars reads a stream into memory whole."""
     import polars
+    import pyarrow
 
-    before = b""
-    with open(path, "rb") as file:
-        while message := _message(file):
-            kind, content = message
-            if kind == _ROWS:
-                yield polars.read_ipc_stream(io.BytesIO(before + content + _END))
-            else:
-                before += content
-
-
-def _message(file: BinaryIO) -> tuple[int, bytes] | None:
-    """One message's kind and bytes; None at the stream's end."""
-    begins = file.read(4)
-    if begins == _CONTINUES:  # missing before version 0.15
-        begins += file.read(4)
-    if not begins or begins[-4:] == b"\0\0\0\0":
-        return None
-    about = _exactly(file, struct.unpack("<i", begins[-4:])[0])
-    # A flatbuffer: at its begin the root table's place; there, how far back the places of the table's fields begin.
-    (root,) = struct.unpack_from("<I", about)
-    places = root - struct.unpack_from("<i", about, root)[0]
-    (end,) = struct.unpack_from("<H", about, places)
-    # A field whose value is 0, or that no later field follows, may be missing.
-    kind, length = (struct.unpack_from("<H", about, places + at)[0] if at < end else 0 for at in (_KIND, _LENGTH))
-    body = _exactly(file, struct.unpack_from("<q", about, root + length)[0] if length else 0)
-    return about[root + kind] if kind else 0, begins + about + body
-
-
-def _exactly(file: BinaryIO, num_bytes: int) -> bytes:
-    if not 0 <= num_bytes <= os.fstat(file.fileno()).st_size - file.tell():
-        raise struct.error("it was cut off, or is no Arrow")
-    return file.read(num_bytes)
+    try:
+        with pyarrow.OSFile(str(path)) as file, pyarrow.ipc.open_stream(file) as batches:
+            for batch in batches:
+                yield polars.from_arrow(batch)
+    except pyarrow.ArrowException as error:
+        raise OSError(str(error)) from error
 
 
 def _decoded(lines: Iterable[bytes], name: str) -> Iterator[str]:
