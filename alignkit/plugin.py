@@ -69,6 +69,7 @@ if TYPE_CHECKING:
     from alignkit.statistics.intervals import mean_interval
     from alignkit.statistics.texts import repetition
     from alignkit.statistics.win_rate import outcomes, win_rate
+    from alignkit.voting.rows import voted_rows
 
 _ON_FIRST_USE = {
     "Answer": "alignkit.judging.answers",
@@ -120,6 +121,7 @@ _ON_FIRST_USE = {
     "train": "alignkit.api",
     "tree": "alignkit.data.trees.trees",
     "values": "alignkit.judging.scores",
+    "voted_rows": "alignkit.voting.rows",
     "weight_files": "alignkit.pretrained.weights",
     "win_rate": "alignkit.statistics.win_rate",
     "write_report": "alignkit.reports.page",
@@ -224,6 +226,7 @@ __all__ = [
     "tree",
     "unreadable",
     "values",
+    "voted_rows",
     "weight_files",
     "win_rate",
     "write_atomically",

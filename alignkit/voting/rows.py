@@ -10,7 +10,7 @@ from typing import Any
 
 from alignkit.errors import InputError, UsageError
 from alignkit.judging.judgements import read_lines
-from alignkit.scoring.ledger import Ledger
+from alignkit.scoring.ledger import Ledger, open_ledger
 from alignkit.scoring.votes import CHOICES, Vote, Votes, find_poll, keep_vote, prompt_hash, text_hash
 from alignkit.storage import open_private
 from alignkit.voting.ballots import Ballots, name_of
@@ -32,10 +32,7 @@ def export(ledger: Ledger, path: Path) -> Exported:
     Raises:
         UsageError: there are no votes, or the file cannot be written; one that is there is not overwritten.
     """
-    votes = Votes.read(ledger)
-    if not votes.all:
-        raise UsageError("there are no votes yet; collect some with `alignkit vote RUN --vs MODEL`")
-    rows = list(_rows(votes, ledger))
+    rows = _rows_or_reasons(ledger)
     decided = [row for row in rows if isinstance(row, dict)]
     try:
         with open(path, "x", encoding="utf-8", opener=open_private) as file:
@@ -43,6 +40,18 @@ def export(ledger: Ledger, path: Path) -> Exported:
     except OSError as error:
         raise UsageError(f"--export {path}: cannot be written ({error.strerror}); name another file") from error
     return Exported(len(decided), rows.count("even"), rows.count("skipped"))
+
+
+def voted_rows() -> list[dict[str, Any]]:
+    """A preference row for each pair in the ledger that people decided, as `export` writes them.
+
+    Raises:
+        UsageError: there are no votes, or people decided no pair.
+    """
+    decided = [row for row in _rows_or_reasons(open_ledger()) if isinstance(row, dict)]
+    if not decided:
+        raise UsageError("people decided no pair: all votes are even, or skips; collect more with `alignkit vote`")
+    return decided
 
 
 def take_in(ballots: Ballots, path: Path) -> int:
@@ -77,6 +86,13 @@ def _vote(ballots: Ballots, where: str, fields: Mapping[str, Any]) -> Vote:
     pair = ballots.poll.pairs[places[0]]
     asked = (pair.id, voter, prompt_hash(pair.prompt), text_hash(first), text_hash(second))
     return Vote(ballots.poll.id, *asked, choice, places[0], pair.key, pair.weight)
+
+
+def _rows_or_reasons(ledger: Ledger) -> list[dict[str, Any] | str]:
+    votes = Votes.read(ledger)
+    if not votes.all:
+        raise UsageError("there are no votes yet; collect some with `alignkit vote RUN --vs MODEL`")
+    return list(_rows(votes, ledger))
 
 
 def _rows(votes: Votes, ledger: Ledger) -> Iterator[dict[str, Any] | str]:

@@ -1,4 +1,4 @@
-"""`votes`: the judge is people; what `alignkit vote` collected decides.
+"""`votes`: the judge is people, and so is the data set: what `alignkit vote` collected decides, and is trained on.
 
 The score of an answer is the mean vote for it against its rival: 1 a win, 0.5 a tie. By the rule of a pairwise judge
 here (`tie_rule` lean) the side with more votes wins. A pair nobody voted on, and one whose votes are on other answers,
@@ -7,13 +7,13 @@ is missing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from alignkit.plugin import Item, Judge, JudgeConfig, Missing, Scored, UsageError, hookimpl
+from alignkit.plugin import Dataset, Item, Judge, JudgeConfig, Missing, Scored, UsageError, hookimpl
 
 if TYPE_CHECKING:
     from alignkit.plugin import Votes
@@ -57,6 +57,23 @@ class VotesJudge(Judge):
         if item.rival is None:
             raise UsageError("judge 'votes' compares two answers, it scores none alone: name it by --judge")
         return self.votes.score(item.prompt, item.completion, item.rival)
+
+
+class VotedRows(Dataset):
+    """The pairs that people decided, as preference rows: `--data votes`."""
+
+    name: ClassVar[str] = "votes"
+
+    def rows(self, part: str) -> Iterator[Mapping[str, Any]]:
+        from alignkit.plugin import voted_rows
+
+        yield from voted_rows()
+
+
+@hookimpl
+def register_datasets(register: Callable[[type[Dataset]], None]) -> None:
+    """Add the data set `votes`."""
+    register(VotedRows)
 
 
 @hookimpl

@@ -167,3 +167,32 @@ def test_decided_pairs_are_rows_to_train_on(poll: Poll, capsys: pytest.CaptureFi
     sides = [(row.chosen[0]["content"], row.rejected[0]["content"]) for row in rows]  # type: ignore[index]
     assert sides == [(first.ours, first.theirs), (second.theirs, second.ours)]
     assert main(["vote", "--export", "rows-of-votes.jsonl"]) == 2  # nothing is overwritten
+
+
+def test_votes_are_a_data_set_that_dpo_trains_on(poll: Poll, capsys: pytest.CaptureFixture[str]) -> None:
+    train = [
+        "train",
+        "dpo",
+        "--model",
+        "one",
+        "--data",
+        "votes",
+        "--out",
+        "run",
+        "--max-steps",
+        "1",
+        "--split",
+        "first-2",
+    ]
+    train += ["--precision", "fp32", "--batch-size", "2", "--max-length", "200", "--max-new-tokens", "2"]
+    assert main(train) == 2
+    assert "there are no votes yet" in capsys.readouterr().err
+    ballots = Ballots(poll, open_ledger())
+    vote_for(ballots, "Ann", 0, "tie")
+    for place in range(1, 8):
+        vote_for(ballots, "Ann", place, "ours" if place % 2 else "theirs")
+    rows = read_rows("votes")
+    assert [row.id for row in rows] == [f"vote-{pair.id}" for pair in poll.pairs[1:8]]
+    (chosen,) = rows[0].chosen or ()
+    assert chosen["content"] == poll.pairs[1].ours
+    assert main(train) == 0
