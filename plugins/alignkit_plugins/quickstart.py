@@ -54,7 +54,8 @@ TEMPERATURE = 1.0  # the policy itself is judged: what training changes is the d
 NOTE = (
     "A demonstration on tasks this project generates, one seed; not a quality benchmark. Judged by the tasks' own "
     f"rules, on {NUM_PROMPTS} prompts of families that no training row has; one answer per prompt, sampled at "
-    f"temperature {TEMPERATURE:g}. The second opinion reads the first {NUM_SECOND_OPINIONS} of them."
+    f"temperature {TEMPERATURE:g}. Prompts of one template are won or lost together, so intervals are over templates. "
+    f"The second opinion reads the first {NUM_SECOND_OPINIONS} of them."
 )
 
 _COMMON: dict[str, Any] = {

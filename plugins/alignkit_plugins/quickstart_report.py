@@ -79,7 +79,7 @@ def _columns() -> tuple[tuple[Column, ...], tuple[Column, ...]]:
             low="low",
             high="high",
             line=50,
-            note="ties half; 95 % interval over prompts",
+            note="ties half; 95 % interval over the templates of the prompts",
         ),
         Column(
             "vs_start",
