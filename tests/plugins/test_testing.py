@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from alignkit.plugin import Dataset, Judge, Method, MethodConfig, Missing, Pairs, Samples, Scored, Tracker
 from alignkit.registry import Plugin, registry
+from alignkit.scoring.ledger import open_ledger
+from alignkit.scoring.votes import keep_poll, pair_hash
 from alignkit.testing import check, check_dataset, check_judge, check_method, check_tracker
+from alignkit.voting.ballots import Ballots
+from alignkit.voting.poll import as_poll
 
 
 class Margin(Method):
@@ -54,6 +59,20 @@ class Nowhere(Tracker):
         pass
 
 
+@pytest.fixture
+def one_vote(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A ledger in which somebody voted: what the data set `votes` yields."""
+    monkeypatch.setenv("ALIGNKIT_LEDGER", str(tmp_path / "ledger.sqlite"))
+    prompt = [{"role": "user", "content": "Say a number"}]
+    pair = pair_hash(prompt, "one", "two")
+    content = {"run": "ours", "vs": "theirs", "pairs": [[pair, prompt, "one", "two", 0.5, 1.0]]}
+    poll = as_poll("poll", keep_poll(open_ledger(), "poll", content))
+    ballots = Ballots(poll, open_ledger())
+    ballots.next("Ann")
+    ballots.vote("Ann", pair, "first")
+
+
+@pytest.mark.usefixtures("one_vote")
 @pytest.mark.parametrize("plugin", registry().plugins(), ids=lambda plugin: f"{plugin.kind}-{plugin.name}")
 def test_what_comes_with_alignkit_keeps_the_contract(plugin: Plugin) -> None:
     assert check(plugin) == []
