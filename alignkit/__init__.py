@@ -1,6 +1,9 @@
 """Align a small language model, and know honestly whether it became better.
 
-`train`, `judge` and `Run` are what the command line calls; they are loaded on first use, because they need torch.
+    run = alignkit.train("sft", model="Qwen/Qwen2.5-0.5B", data=rows)
+    alignkit.judge(run, vs="Qwen/Qwen2.5-0.5B")
+
+What does something is loaded on first use, because it needs torch.
 """
 
 # No import stands before this, not even of __future__: `python -m alignkit` (and torchrun -m) puts the working folder
@@ -17,15 +20,38 @@ from alignkit.methods import Batch, Method, MethodConfig
 from alignkit.registry import hookimpl
 
 if TYPE_CHECKING:
-    from alignkit.api import Run, judge, train
+    from alignkit.api.python import Model, chat, evaluate, generate, judge, load, train
+    from alignkit.api.runs import Run
+    from alignkit.judging.verdict import Verdict
 
 __version__ = "0.1.0"
-__all__ = ["Batch", "Method", "MethodConfig", "Run", "__version__", "hookimpl", "judge", "train"]
+__all__ = [
+    "Batch",
+    "Method",
+    "MethodConfig",
+    "Model",
+    "Run",
+    "Verdict",
+    "__version__",
+    "chat",
+    "evaluate",
+    "generate",
+    "hookimpl",
+    "judge",
+    "load",
+    "train",
+]
+_PLACES = {"Run": "alignkit.api.runs", "Verdict": "alignkit.judging.verdict"}
+_PLACES |= dict.fromkeys(("Model", "chat", "evaluate", "generate", "judge", "load", "train"), "alignkit.api.python")
 
 
 def __getattr__(name: str) -> object:
-    if name in {"Run", "judge", "train"}:
-        from alignkit import api
+    if name in _PLACES:
+        from importlib import import_module
 
-        return getattr(api, name)
+        return getattr(import_module(_PLACES[name]), name)
     raise AttributeError(f"module 'alignkit' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,11 +1,11 @@
-"""What Python users get, and what the command line itself calls: one function per command, each thin.
+"""What the command line calls, and Python users through python.py: one function per command, each thin.
 
 In: the options of the command, by their Python names, and config=, set= and like= where it has them. Out: a `Run`, a
-`Verdict`, rows as dicts; nothing is printed. Errors are `AlignkitError`s, which say what to do. `alignkit.train`,
-`alignkit.judge` and `alignkit.Run` are these.
+`Verdict`, rows as dicts; nothing is printed. Errors are `AlignkitError`s, which say what to do.
 
 training.py trains and plans, verdicts.py judges and probes, votes.py asks people, answers.py generates and evaluates,
-data.py shows, audits and prepares rows, runs.py reads a run's folder.
+data.py shows, audits and prepares rows, runs.py reads a run's folder. python.py is what `import alignkit` offers: the
+same with objects in the place of names (rows.py, tables.py).
 """
 
 from alignkit.api.answers import chat_session, evaluate, generate, generate_file

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import html
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from alignkit.errors import InputError
-from alignkit.runs import find_run, read_run
+from alignkit.api.tables import html_table
+from alignkit.errors import InputError, UsageError, nearest
+from alignkit.runs import find_run, is_finished, read_run
 from alignkit.tracking import split_lines
 
 if TYPE_CHECKING:
     import polars
+    from plotly.graph_objects import Figure
 
     from alignkit.judging.verdict import Verdict
 
@@ -31,6 +34,18 @@ class Run:
         if found is None:
             raise InputError(f"{path}: no run (no run.json there)")
         self.path = found
+
+    @property
+    def model(self) -> Path:
+        """The trained model's Hugging Face folder. Raises InputError where the run is unfinished."""
+        if not is_finished(self.path, read_run(self.path)):
+            raise InputError(f"{self.path}: no model yet: the run is unfinished; go on with resume=True")
+        return self.path / "model"
+
+    @property
+    def report(self) -> Path:
+        """report.html, to open in a browser."""
+        return self.path / "report.html"
 
     @property
     def info(self) -> dict[str, Any]:
@@ -60,8 +75,53 @@ class Run:
 
         return verdict_files.read(self.path)
 
+    def plot(self, *names: str) -> Figure:
+        """Draw metrics over the steps, one below the other.
+
+        Args:
+            names: as `metrics` has them; default: those that the method's report draws, as far as they are there.
+
+        Raises:
+            UsageError: there is no metric of that name.
+        """
+        from plotly.subplots import make_subplots
+
+        from alignkit.registry import registry
+        from alignkit.reports.plots import MAIN_METRICS, curve_figure, read_curves, read_metrics
+
+        known = list(read_metrics(self.path / "metrics.jsonl"))
+        for name in names:
+            if name not in known:
+                raise UsageError(f"plot: no metric {name!r} in this run{nearest(name, known)}")
+        method = read_run(self.path).method
+        usual = registry().find("method", method).curves if method in registry().names("method") else ()
+        drawn = [name for name in names or usual or MAIN_METRICS if name in known] or known
+        curves = read_curves(self.path / "metrics.jsonl", group=method, metrics=drawn)
+        figure = make_subplots(rows=len(curves), cols=1, subplot_titles=[html.escape(curve.title) for curve in curves])
+        for row, curve in enumerate(curves, start=1):
+            figure.add_traces(curve_figure(curve).data, rows=row, cols=1)
+            figure.update_yaxes(title_text=html.escape(curve.y_label), row=row, col=1)
+        figure.update_xaxes(title_text="optimizer step", row=len(curves), col=1)
+        return figure.update_layout(height=230 * len(curves), showlegend=False, margin={"t": 40, "b": 40})
+
     def __repr__(self) -> str:
         return f"Run({str(self.path)!r})"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: where it is, what it trained, its state and its last verdict."""
+        from alignkit.judging.verdict import headline
+
+        record = read_run(self.path)
+        end = record.finished
+        rows = [
+            ("method", record.method),
+            ("model", record.model),
+            ("data", record.config.data.data),
+            ("rows", f"{len(record.rows.training.ids):,} for training, {len(record.rows.validation.ids):,} held out"),
+            ("state", "unfinished" if end is None else f"finished after {end.get('steps', '?')} steps"),
+            *(("verdict", headline(verdict)) for verdict in self.verdicts[-1:]),
+        ]
+        return f"<p><b>run {html.escape(str(self.path))}</b></p>{html_table(['', ''], rows)}"
 
 
 def _json_lines(path: Path) -> list[dict[str, Any]]:

@@ -7,11 +7,12 @@ table, all lines, and one flat JSON object.
 
 from __future__ import annotations
 
+import html
 import json
 import math
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
@@ -27,6 +28,9 @@ from alignkit.judging.people import People
 from alignkit.judging.planner import MOST
 from alignkit.statistics.intervals import MIN_PROMPTS
 from alignkit.statistics.win_rate import WinRate
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
 
 _AT_EQUAL_LENGTH = {"length_adjusted_win_rate": "length-adjusted", "length_controlled_win_rate": "length-controlled"}
 
@@ -118,6 +122,33 @@ class Verdict(BaseModel):
 
     def __str__(self) -> str:
         return "\n".join(lines(self))
+
+    def __repr__(self) -> str:
+        return f"<Verdict {headline(self)}>"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the sentence, what weakens it, and the table; all the rest is what `print` shows."""
+        notes = "".join(f"<li>{html.escape(caveat)}</li>" for caveat in self.caveats)
+        rows = [("", self.run, self.vs), *table(self)]
+        cells = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
+        return f"<p><b>{html.escape(headline(self))}</b></p><ul>{notes}</ul><table>{cells}</table>"
+
+    def plot(self) -> Figure:
+        """Draw the win rate with its interval, and the one at equal length where there is one, beside 50 %."""
+        import plotly.graph_objects as go
+
+        rate, length = self.win_rate, self.length
+        rows = [("win rate", rate.rate, *((rate.low, rate.high) if rate.has_interval else (None, None)))]
+        if length is not None:
+            rows.append((f"{_AT_EQUAL_LENGTH[length.estimator]} win rate", length.rate, length.low, length.high))
+        figure = go.Figure()
+        for name, value, low, high in rows:
+            if value is not None:
+                arms = {} if low is None or high is None else {"array": [high - value], "arrayminus": [value - low]}
+                figure.add_scatter(x=[value], y=[name], error_x={"type": "data", "symmetric": False, **arms}, name=name)
+        figure.add_vline(x=50, line_dash="dash")
+        figure.update_xaxes(title_text=f"% against {html.escape(self.vs)}")
+        return figure.update_layout(height=200, showlegend=False, margin={"t": 20, "b": 40})
 
 
 class Unscored(RunStopped):
