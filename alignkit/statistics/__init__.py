@@ -4,5 +4,6 @@ In: numbers per prompt (float64 [P], nan where missing), which prompts belong to
 and fits with their intervals. One function for each formula; scipy does what scipy does.
 
 Read in this order: `resampling` (clusters, bootstrap), `intervals` (Wilson, Tango, Student, BCa), `win_rate` (outcomes
-and the rate that decides a verdict), `logistic` (regressions on a few columns), `texts` (one number per text).
+and the rate that decides a verdict), `crossed` (means over training seeds and prompts), `logistic` (regressions on a
+few columns), `texts` (one number per text).
 """

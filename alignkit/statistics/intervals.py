@@ -23,7 +23,15 @@ import numpy as np
 from scipy.optimize import brentq
 from scipy.stats import bootstrap, norm, t
 
-from alignkit.statistics.resampling import Clusters, few_clusters, resampled_interval, resampled_means, spread
+from alignkit.statistics.resampling import (
+    Clusters,
+    few_clusters,
+    joined_singles,
+    resampled_interval,
+    resampled_means,
+    spread,
+    variance_over,
+)
 
 MIN_PROMPTS = 30  # fewer are not resampled
 _DRAWN_AT_ONCE = 1 << 22  # numbers the bootstrap holds in memory at once
@@ -133,39 +141,15 @@ def within_strata(x_P: np.ndarray, strata: Clusters, units: Clusters, level: flo
         units: prompts that are no independent evidence of each other, copies of one for example, within a stratum.
     """
     n, mean = len(x_P), float(x_P.mean())
-    stratum_P = _joined_singles(strata, units)
-    unit_G = np.bincount(
-        units.number_P, x_P - (np.bincount(stratum_P, x_P) / np.maximum(np.bincount(stratum_P), 1))[stratum_P]
-    )
-    first_G = np.unique(units.number_P, return_index=True)[1]
-    units_S = np.bincount(stratum_P[first_G]).astype(float)
-    variance_S = np.bincount(stratum_P[first_G], unit_G**2)[units_S > 1] / n**2
-    units_S = units_S[units_S > 1]
-    variance_S *= units_S / (units_S - 1)
-    variance, independent = float(variance_S.sum()), float(x_P.var(ddof=1)) / n
+    found, degrees = variance_over(x_P, units, joined_singles(strata, units))
+    variance, freedom, independent = float(found), float(degrees), float(x_P.var(ddof=1)) / n
     effective = units.effective / n
     if variance > 0 and independent > 0:
-        freedom = variance**2 / float((variance_S**2 / (units_S - 1)).sum())
         quantile = (1 + level) / 2
         effective = independent / variance * float(norm.ppf(quantile) / t.ppf(quantile, freedom)) ** 2
     wins, losses = float((x_P > 0.5).sum()), float((x_P < 0.5).sum())
     low, high = score_interval(wins * effective, losses * effective, n * effective, level)
     return min(low, mean), max(high, mean)
-
-
-def _joined_singles(strata: Clusters, units: Clusters) -> np.ndarray:
-    """The strata's numbers, those with a single unit joined into one of at least two; int [P]."""
-    pairs = np.unique(np.stack([strata.number_P, units.number_P]), axis=1)
-    units_S = np.bincount(pairs[0], minlength=strata.num)
-    single_S = units_S == 1
-    if not single_S.any():
-        return strata.number_P
-    target = int(np.flatnonzero(single_S)[0])
-    joined_S = np.where(single_S, target, np.arange(strata.num))
-    if single_S.sum() == 1 and strata.num > 1:
-        others = np.where(single_S, np.iinfo(np.int64).max, units_S)
-        joined_S[target] = int(np.argmin(others))
-    return joined_S[strata.number_P]
 
 
 def score_interval(num_wins: float, num_losses: float, n: float, level: float) -> tuple[float, float]:

@@ -113,6 +113,59 @@ def spread(x_P: np.ndarray, clusters: Clusters) -> float:
     return math.sqrt(float((sums_G**2).sum())) / len(x_P)
 
 
+def variance_over(x_P: np.ndarray, units: Clusters, strata: Clusters | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Variance of means over clusters with its degrees of freedom; [...] twice.
+
+    sum_c (sum of (x - mean) in c)^2 / P^2 over the share that clusters show of it (`spread`), G_eff - 1. With strata it
+    is that of `intervals.within_strata`, each stratum about its own mean, with Satterthwaite's degrees of freedom.
+
+    Args:
+        x_P: float64 [..., P] without nan; the last axis is prompts.
+        units: at least two, within a stratum where there are some; a single one of a stratum is joined with another
+            before (`joined_singles`).
+    """
+    num = x_P.shape[-1]
+    if strata is None:
+        sums_G = _sums(x_P - x_P.mean(-1, keepdims=True), units)
+        variance = (sums_G**2).sum(-1) / num**2 / _shrinkage(units)
+        return variance, np.full_like(variance, max(units.effective - 1, 1.0))
+    stratum_P = strata.number_P
+    centred = x_P - (_sums(x_P, strata) / strata.sizes_G)[..., stratum_P]
+    first_G = np.unique(units.number_P, return_index=True)[1]
+    of_stratum_G = Clusters(stratum_P[first_G], strata.num)
+    units_S = of_stratum_G.sizes_G.astype(float)
+    variance_S = _sums(_sums(centred, units) ** 2, of_stratum_G) / num**2 * units_S / np.maximum(units_S - 1, 1)
+    variance = variance_S.sum(-1)
+    doubt = (variance_S**2 / np.maximum(units_S - 1, 1)).sum(-1)
+    return variance, np.where(doubt > 0, variance**2 / np.where(doubt > 0, doubt, 1.0), units.num - strata.num)
+
+
+def joined_singles(strata: Clusters, units: Clusters) -> Clusters:
+    """Strata with a single unit taken together, or with the smallest other one: one unit says nothing of its spread."""
+    pairs = np.unique(np.stack([strata.number_P, units.number_P]), axis=1)
+    units_S = np.bincount(pairs[0], minlength=strata.num)
+    single_S = units_S == 1
+    if not single_S.any():
+        return strata
+    target = int(np.flatnonzero(single_S)[0])
+    joined_S = np.where(single_S, target, np.arange(strata.num))
+    if single_S.sum() == 1 and strata.num > 1:
+        others = np.where(single_S, np.iinfo(np.int64).max, units_S)
+        joined_S[target] = int(np.argmin(others))
+    return Clusters.of(joined_S[strata.number_P].tolist())
+
+
+def _sums(x_P: np.ndarray, clusters: Clusters) -> np.ndarray:
+    """Sums over each cluster; float64 [..., G]."""
+    if clusters.num == x_P.shape[-1]:
+        order = np.argsort(clusters.number_P)
+        return x_P[..., order]
+    order = np.argsort(clusters.number_P, kind="stable")
+    starts = np.cumsum(clusters.sizes_G) - clusters.sizes_G
+    result: np.ndarray = np.add.reduceat(x_P[..., order], starts, axis=-1)
+    return result
+
+
 def _shrinkage(clusters: Clusters) -> float:
     """Share of a mean's variance over clusters that resampling them shows, if all clusters' means vary alike."""
     share_G = clusters.sizes_G / len(clusters.number_P)
