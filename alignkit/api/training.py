@@ -9,7 +9,7 @@ from typing import Any
 from alignkit.api.runs import Run
 from alignkit.config import file as config_file
 from alignkit.errors import AlignkitError, RunStopped, UsageError
-from alignkit.progress import Progress, Silent, is_first_rank
+from alignkit.progress import Progress, Silent, is_first_rank, phase, watched_by
 from alignkit.registry import registry
 from alignkit.scoring.functions.given import names_of
 from alignkit.units import Pairs
@@ -48,9 +48,12 @@ def train(
     from alignkit.reports.run_report import write_training_report
     from alignkit.training.run.train_run import train_run
 
-    run = Run(train_run(cls(), resolved, progress=progress or Silent()))
+    progress = progress or Silent()
+    run = Run(train_run(cls(), resolved, progress=progress))
     if is_first_rank() and not (run.path / "report.html").exists():
-        write_training_report(run.path, method=method, settings=run.info["config"]["train"][method], curves=cls.curves)
+        with watched_by(progress), phase("writing the report"):
+            settings = run.info["config"]["train"][method]
+            write_training_report(run.path, method=method, settings=settings, curves=cls.curves)
     return run
 
 

@@ -19,11 +19,11 @@ import typer
 from typer.core import TyperGroup
 
 from alignkit.display import LogFormatter, on_one_line, shown
-from alignkit.errors import AlignkitError, RunStopped, nearest
+from alignkit.errors import AlignkitError, Interrupted, RunStopped, nearest
 from alignkit.gpu import lost_gpu
 from alignkit.registry import COMMANDS
 
-_BUG, _INTERRUPTED = 70, 130
+_BUG = 70
 _SHOWN = 60  # characters of a name that no file can have
 
 
@@ -103,7 +103,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return error.exit_code
         return _fail(error.line, error.exit_code, trace=error.trace)
     except typer.Abort:
-        return _fail("interrupted", _INTERRUPTED)
+        return _fail("interrupted", Interrupted.exit_code)
     except BrokenPipeError:  # the reader of our output went away, as in `alignkit data show | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
@@ -130,7 +130,8 @@ def _fail(message: str, code: int, *, trace: str = "") -> int:
     """
     if trace:
         print(shown(trace), file=sys.stderr)
-    print(f"alignkit: error: {on_one_line(message)}", file=sys.stderr)
+    kind = "" if code == Interrupted.exit_code else "error: "  # a person's wish is no error
+    print(f"alignkit: {kind}{on_one_line(message)}", file=sys.stderr)
     return code
 
 

@@ -11,9 +11,11 @@ import typer
 from typer.core import TyperGroup
 
 from alignkit.cli.options import Command, Config, Group, HelpAll, Set, with_options
+from alignkit.cli.progress import Kind, make_progress
 from alignkit.config.settings import DataSection, ModelSection, RolloutsSection, RunOptions
 from alignkit.display import as_typed, on_one_line
 from alignkit.methods import MethodConfig
+from alignkit.progress import Progress, is_first_rank
 
 Like = Annotated[
     str | None,
@@ -23,6 +25,23 @@ Like = Annotated[
         rich_help_panel="Run",
         hidden=True,  # until --help-all
         help="start from this run's configuration; options change it",
+    ),
+]
+
+
+Shows = Annotated[
+    Kind,
+    typer.Option(
+        "--progress",
+        rich_help_panel="Run",
+        hidden=True,
+        help="auto draws on a terminal, else prints lines; plain prints lines; json prints JSON, an object a line",
+    ),
+]
+Verbose = Annotated[
+    bool,
+    typer.Option(
+        "--verbose", rich_help_panel="Run", hidden=True, help="show all numbers of a step, not the first four"
     ),
 ]
 
@@ -67,9 +86,16 @@ def _command(method: Any) -> Any:
         like: Like = None,
         config: Config = None,
         set_: Set = None,
+        progress: Shows = "auto",
+        verbose: Verbose = False,
         help_all: HelpAll = False,
     ) -> None:
-        _train(method.name, given, like=like, config=config, settings=set_ or [])
+        start = Path(like) if like else None
+        if given.pop("plan", False):
+            _plan(method.name, config=Path(config) if config else None, set=set_ or [], like=start, **given)
+            return
+        shows = make_progress(progress, verbose=verbose)
+        _train(method.name, shows, config=Path(config) if config else None, set=set_ or [], like=start, **given)
 
     train.__doc__ = _about(method)
     single = typer.Typer(add_completion=False)
@@ -87,22 +113,24 @@ def _about(method: Any) -> str:
     return inspect.cleandoc(text).partition("\n\n")[0]
 
 
-def _train(method: str, given: dict[str, Any], *, like: str | None, config: str | None, settings: list[str]) -> None:
+def _plan(method: str, **options: Any) -> None:
     from alignkit import api
-    from alignkit.cli.progress import RichProgress
-    from alignkit.progress import is_first_rank
 
-    path, start = Path(config) if config else None, Path(like) if like else None
-    if given.pop("plan", False):
-        lines = api.plan(method, config=path, set=settings, like=start, **given)
-        if is_first_rank():
-            print(*map(on_one_line, lines), sep="\n")
-        return
-    progress = RichProgress()
+    lines = api.plan(method, **options)
+    if is_first_rank():
+        print(*map(on_one_line, lines), sep="\n")
+
+
+def _train(method: str, progress: Progress, **options: Any) -> None:
+    if is_first_rank():
+        progress.phase("starting")  # before torch is imported, which takes seconds
     try:
-        run = api.train(method, config=path, set=settings, like=start, progress=progress, **given)
+        from alignkit import api
+
+        run = api.train(method, progress=progress, **options)
     finally:
-        progress.stop()
+        if is_first_rank():
+            progress.stop()
     if not is_first_rank():
         return
     print(on_one_line(run.path))

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from alignkit.policy.policy import Policy
+from alignkit.progress import phase
 from alignkit.rollouts.decoding import grouped_attention, make_cache
 from alignkit.rollouts.picking import Rules, pick, uniform_numbers
 from alignkit.rollouts.sampler import Completion, Request
@@ -56,9 +57,11 @@ class BatchedGeneration:
         with self.generating():
             if requests and self.policy.device.type == "cuda" and self.policy.tree_refusal is None:
                 return self._by_graphs(requests, order)
-            for at in range(0, len(order), MAX_BATCH):
-                slots = [_slot(number, requests[number]) for number in order[at : at + MAX_BATCH]]
-                done |= self._batch(slots)
+            with phase("sampling", len(requests)) as count:
+                for at in range(0, len(order), MAX_BATCH):
+                    slots = [_slot(number, requests[number]) for number in order[at : at + MAX_BATCH]]
+                    done |= self._batch(slots)
+                    count(len(slots))
         return [done[number] for number in range(len(requests))]
 
     @contextmanager

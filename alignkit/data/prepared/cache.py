@@ -39,6 +39,7 @@ from alignkit.data.prepared.tokens import Prepared, check_account, prepare
 from alignkit.data.reading.messages import text_of_turn
 from alignkit.data.reading.rows import Row
 from alignkit.errors import InputError
+from alignkit.progress import phase
 from alignkit.storage import new_folder
 from alignkit.units import Unit
 
@@ -97,10 +98,11 @@ class Preparation:
         writer = store.Writer(folder, columns=self.columns)
         options = dict(self.options) | {"truncation": self._truncation_of_parts(), "max_skipped": 1.0}
         try:
-            with _no_search_for_cycles():
+            with _no_search_for_cycles(), phase("preparing rows") as count:
                 for numbers, rows, part in self._parts(shard, options):
                     place = dict(zip((row.id for row in rows), numbers, strict=True))
                     writer.add(part, [place[row.id] for row in part.rows])
+                    count(len(rows))
             writer.finish(self.notes(), name=name)
         finally:
             writer.close()

@@ -23,6 +23,7 @@ from alignkit.data.trees.packs import Pack, lay_out, pack
 from alignkit.data.trees.trees import Tree
 from alignkit.distributed.ranks import ALONE, World
 from alignkit.policy.policy import Policy
+from alignkit.progress import phase
 from alignkit.storage import cache_folder, new_file, remove_orphans
 
 _logger = logging.getLogger(__name__)
@@ -98,9 +99,11 @@ def known_logprobs(
         flat = _merged(shares, world.gather(_numbers(rows)), sizes)
         if world.is_first:
             _write(path, flat, np.concatenate(_apart(policy, trees, temperature)))
-        _logger.info("reference: log-probs of %d rows computed once and kept in %s", len(trees), path)
+        _logger.info("reference: log-probs of %d rows computed once, and kept", len(trees))
+        _logger.debug("reference: kept in %s", path)
     else:
-        _logger.info("reference: log-probs of %d rows from %s, %d checked", len(trees), path, NUM_CHECKED)
+        _logger.info("reference: log-probs of %d rows as kept before, %d checked", len(trees), NUM_CHECKED)
+        _logger.debug("reference: read from %s", path)
     parts = np.split(flat, np.cumsum(sizes)[:-1]) if sizes else []
     return CachedLogprobs({(name, temperature): part for name, part in zip(digests, parts, strict=True)})
 
@@ -152,12 +155,14 @@ def _merged(shares: Sequence[np.ndarray], numbers: Sequence[Sequence[int]], size
 def _computed(policy: Policy, trees: Sequence[Tree], rows: Sequence[Sequence[int]], temperature: float) -> np.ndarray:
     """Log-probs of the trees of some rows in the order of their numbers, float32 [T]."""
     found: dict[int, np.ndarray] = {}
-    for numbers in rows:
-        row = lay_out(trees, numbers)
-        with torch.no_grad():
+    with torch.no_grad(), phase("reference log-probs", sum(map(len, rows))) as count:
+        for numbers in rows:
+            row = lay_out(trees, numbers)
             logprob_T = policy(row, np.full(row.num_completions, temperature, np.float32)).logprob_T.cpu().numpy()
-        ends = np.cumsum(np.bincount(row.group_N, weights=row.num_tokens_N, minlength=len(numbers)).astype(np.int64))
-        found |= zip((int(n) for n in numbers), np.split(logprob_T, ends[:-1]), strict=True)
+            tokens_P = np.bincount(row.group_N, weights=row.num_tokens_N, minlength=len(numbers))
+            ends = np.cumsum(tokens_P.astype(np.int64))
+            found |= zip((int(n) for n in numbers), np.split(logprob_T, ends[:-1]), strict=True)
+            count(len(numbers))
     parts = [found[n] for n in sorted(found)]
     return np.concatenate(parts).astype(np.float32, copy=False) if parts else np.zeros(0, np.float32)
 

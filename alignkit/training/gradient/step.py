@@ -27,6 +27,7 @@ from alignkit.distributed.ranks import ALONE, World
 from alignkit.methods import Batch, Method, MethodConfig
 from alignkit.policy.policy import Policy, own_shard
 from alignkit.policy.transfer import to_device
+from alignkit.progress import phase
 from alignkit.training.gradient.reference import Reference
 
 
@@ -361,10 +362,12 @@ def evaluate(
 
     def compute() -> list[Any]:
         found = StepTensors()
-        with torch.no_grad():
+        num_trees = sum(len(micro_batch.pack.trees) for micro_batch in micro_batches)
+        with torch.no_grad(), phase("validating", num_trees) as count:
             for micro_batch in micro_batches:  # each moved when its turn comes: all of them may be a whole data set
                 (moved,) = move(policy, [micro_batch], reference)
                 found.count_in(_named(method.loss(batch_of(moved, found.logged), config)))
+                count(len(micro_batch.pack.trees))
         return found.read_own()
 
     return _result(world.run_on_all(compute))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 
 from alignkit.distributed.ranks import ALONE, World
@@ -21,11 +21,16 @@ class Broken(KeyboardInterrupt):
 
 
 class Signals:
-    """What came so far."""
+    """What came so far.
 
-    def __init__(self, world: World = ALONE) -> None:
+    Args:
+        answer: says at once what a signal does; in a thread of its own, because a handler may come in the middle of a
+            line that is being written. It is told whether what runs is thrown away.
+    """
+
+    def __init__(self, world: World = ALONE, answer: Callable[[bool], None] | None = None) -> None:
         self.came = False
-        self._world = world
+        self._world, self._answer = world, answer
         self._is_breakable = False
 
     @contextmanager
@@ -58,18 +63,20 @@ class Signals:
     def note(self) -> None:
         """Take note of a signal."""
         self.came = True
+        if self._answer is not None and self._world.is_first:
+            threading.Thread(target=self._answer, args=(self._is_breakable,), daemon=True).start()
         if self._is_breakable:
             self._is_breakable = False
             raise Broken
 
 
 @contextmanager
-def noted_signals(world: World = ALONE) -> Iterator[Signals]:
+def noted_signals(world: World = ALONE, answer: Callable[[bool], None] | None = None) -> Iterator[Signals]:
     """Note SIGINT and SIGTERM instead of dying at once.
 
     A second one ends the process as usual. Outside the main thread, where handlers cannot be set, none is noted.
     """
-    signals = Signals(world)
+    signals = Signals(world, answer)
     if threading.current_thread() is not threading.main_thread():
         yield signals
         return

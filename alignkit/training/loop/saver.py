@@ -14,6 +14,7 @@ from torch import Tensor
 
 from alignkit.errors import Interrupted, RunStopped
 from alignkit.policy.policy import Policy
+from alignkit.progress import phase
 from alignkit.training.checkpoints import checkpoint
 from alignkit.training.checkpoints.background import Background
 from alignkit.training.checkpoints.run_folder import RunFolder
@@ -83,6 +84,11 @@ class Saver:
     def add_samples(self, lines: Iterable[Mapping[str, Any]]) -> None:
         """Keep lines of samples."""
 
+    @property
+    def saved_step(self) -> int | None:
+        """The step of the newest checkpoint that is on the disk."""
+        return None
+
     def put_back(self, best: int) -> str | None:
         """Give the policy the weights of the best step (0: the start); returns a line, or None where none are kept."""
         return None
@@ -150,18 +156,19 @@ class RunSaver(Saver):
     def save(self, *, waits: bool = True) -> None:
         self.check_weights()
         self.finish()
-        is_saved = checkpoint.save(
-            self.run.checkpoints,
-            run=self.run.id,
-            step=self.state.step,
-            policy=self.models.policy,
-            optimizer=self.optimizer,
-            state=asdict(self.state)
-            | {"path": self.models.policy.path, "lines": self.run.sync_lines(), "rollouts": self.source.state()},
-            world=self.models.world,
-            go_on=self.go_on,
-            background=None if waits else self._background,
-        )
+        with phase("saving"):
+            is_saved = checkpoint.save(
+                self.run.checkpoints,
+                run=self.run.id,
+                step=self.state.step,
+                policy=self.models.policy,
+                optimizer=self.optimizer,
+                state=asdict(self.state)
+                | {"path": self.models.policy.path, "lines": self.run.sync_lines(), "rollouts": self.source.state()},
+                world=self.models.world,
+                go_on=self.go_on,
+                background=None if waits else self._background,
+            )
         if is_saved:
             self._saved_at = self._place
         else:
@@ -227,6 +234,10 @@ class RunSaver(Saver):
         if is_whole and self.models.world.size == 1 and self._saved_at != self._place:
             self.save()
         super().stop_late(passed, log, is_whole=is_whole)
+
+    @property
+    def saved_step(self) -> int | None:
+        return self._saved_at and self._saved_at[0]
 
     @property
     def _place(self) -> tuple[int, int]:

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from alignkit.data.reading.split import derived_seed
+from alignkit.display import duration
 from alignkit.distributed.fsdp import clip
 from alignkit.memory import give_back
 from alignkit.methods import Method, MethodConfig
@@ -99,6 +100,8 @@ class Loop:
         self.saver.attach(self.position, self.optimizer, source, check_weights=self._check_weights)
         self._weights: Tensor | None = None  # `finite_total` after the last step, until it is read
         self._signals = Signals()
+        self._step_began_s: float | None = None  # of the step in progress, by the monotonic clock
+        self._step_s: float | None = None  # that the last step took
         self._is_whole = True  # False while an optimizer step changes the weights
         self.utilisation = Utilisation(models.policy, models.world)
         steps = config.epochs * source.steps_per_epoch
@@ -112,14 +115,13 @@ class Loop:
             RunStopped: the loss was not finite, too many scores were missing, no rewards differed, a deadline
                 passed, or memory ran out.
         """
-        self.progress.start(f"{self.method.name}", self.num_steps)
-        self.progress.advance(self.position.step)
+        self.progress.start(f"{self.method.name} step", self.num_steps, self.position.step)
         if (line := short_warmup(self.config, self.num_steps)) is not None:
             self.progress.note(line)
         self._note(late_terms(self.config, self.num_steps))
         give_back()
         try:
-            with noted_signals(self.world) as self._signals:
+            with noted_signals(self.world, self._answer) as self._signals:
                 self._measure()
                 while self.position.step < self.num_steps and not self._stops_early():
                     self._step()
@@ -141,7 +143,7 @@ class Loop:
 
     def _step(self) -> None:
         self.saver.check()
-        started = time.monotonic()
+        self._step_began_s = started = time.monotonic()
         step = self.position.step + 1
         own = (self.world.rank,) if self.world.rank else ()
         torch.manual_seed(derived_seed(self.config.seed, "torch", step, *own))  # dropout, where a model has any
@@ -166,7 +168,19 @@ class Loop:
         health.count_in_tally(self.position.tally, metrics)
         self._log({name: x for name, x in metrics.items() if math.isfinite(x)})
         self.progress.advance(1, **shown(metrics, self.method.shown))
-        self.position.seconds += time.monotonic() - started
+        self._step_s, self._step_began_s = time.monotonic() - started, None
+        self.position.seconds += self._step_s
+
+    def _answer(self, breaks: bool) -> None:
+        """Say at once what a signal does, and what is kept."""
+        doing, began, last_s = "finishing this step", self._step_began_s, self._step_s
+        if breaks:
+            doing = "leaving what is being measured; it is measured again when the run goes on"
+        elif began is not None and last_s is not None:
+            doing += f", about {duration(max(0.0, began + last_s - time.monotonic()))}"
+        saved = self.saver.saved_step
+        kept = "nothing is saved yet" if saved is None else f"the last checkpoint is step {saved}"
+        self.progress.note(f"{doing}, then saving; Ctrl-C again stops now: {kept}")
 
     def _train(self, micro_batches: list[MicroBatch], step: int) -> tuple[StepResult, dict[str, float]]:
         """Change the weights; afterwards the run is at `step`."""

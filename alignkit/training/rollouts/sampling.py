@@ -16,6 +16,7 @@ from alignkit.data.chat.chat import Chat
 from alignkit.data.reading.rows import Row
 from alignkit.data.reading.split import derived_seed
 from alignkit.data.trees.trees import Tree, tree
+from alignkit.progress import phase
 from alignkit.rollouts.sampler import Completion, Request, Sampler
 from alignkit.scoring.judge import Item
 from alignkit.training.lifecycle.deadlines import Deadlines
@@ -79,7 +80,7 @@ def sample(
         for row, row_tree in rows
         for k, temperature in enumerate(temperatures)
     ]
-    with deadlines.phase("generate"):
+    with deadlines.phase("generate"), phase("sampling", len(requests)):
         completions = sampler.generate(requests)
     return grouped(chat, rows, temperatures, completions)
 

@@ -21,6 +21,7 @@ from alignkit.data.reading.rows import Row
 from alignkit.data.trees.trees import Tree
 from alignkit.distributed.ranks import ALONE, World
 from alignkit.errors import InputError, RunStopped
+from alignkit.progress import phase
 from alignkit.rollouts.sampler import Completion
 from alignkit.scoring.judge import counted
 from alignkit.scoring.rewards import Rewards, joined, reward
@@ -145,7 +146,7 @@ class Scoring:
 
     def _checked(self, found: Callable[[], Rewards], where: str) -> Rewards:
         with self.saving(where):
-            with self.deadlines.phase("score"):
+            with self.deadlines.phase("score"), phase("scoring"):
                 rewards = found()
             num_scores = rewards.total_PG.size * len(self.judges)
             if rewards.num_missing > self.max_missing * num_scores:

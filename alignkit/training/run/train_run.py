@@ -7,7 +7,7 @@ import logging
 import math
 import secrets
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
@@ -19,12 +19,12 @@ from alignkit.config.file import Resolved, dump
 from alignkit.display import LogFormatter
 from alignkit.distributed.fsdp import refuse_unshared
 from alignkit.distributed.ranks import World, is_restarted, joined
-from alignkit.errors import AlignkitError, InputError, RunStopped, UsageError
+from alignkit.errors import AlignkitError, InputError, Interrupted, RunStopped, UsageError
 from alignkit.gpu import gpu_problem, lost_gpu
 from alignkit.memory import is_out_of_memory, memory_bytes, peak_mib, reset_peak
 from alignkit.methods import Method, MethodConfig, sampled_options
 from alignkit.policy.load import COMPUTE_ERRORS, not_computed
-from alignkit.progress import Progress, Silent
+from alignkit.progress import Progress, Silent, phase, watched_by
 from alignkit.registry import registry
 from alignkit.runs import FILE as RUN_FILE
 from alignkit.runs import hash_model
@@ -66,6 +66,7 @@ from alignkit.training.run.self_checks import (
     run_checks,
     small_trees,
 )
+from alignkit.training.run.summary import summary
 
 _logger = logging.getLogger(__name__)
 _DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM}
@@ -90,8 +91,12 @@ def train_run(method: Method, resolved: Resolved, *, progress: Progress) -> Path
             if world.run_on_rank0(lambda: run.finished() and _has_its_options(run, resolved)):
                 progress.note(f"run {run.path} is done: its model is {run.model}")
                 return run.path
-            with _logging(run.path, world):
-                _train(method, resolved, run, progress, world)
+            with _logging(run.path, world, progress) as said, watched_by(said):
+                _train(method, resolved, run, said, world)
+        except KeyboardInterrupt as error:  # before the first step, while the model is written, or a second signal
+            if world.size > 1:
+                raise
+            raise Interrupted(f"stopped at once; {_kept(run, go_on)}") from error
         except OSError as error:
             if error.errno not in _DISK_ERRORS:
                 raise
@@ -100,6 +105,12 @@ def train_run(method: Method, resolved: Resolved, *, progress: Progress) -> Path
             run.remove_if_new()
             run.unlock()
     return run.path
+
+
+def _kept(run: RunFolder, go_on: Callable[[], str]) -> str:
+    """What there is of a run that stopped, and what is typed to go on."""
+    steps = own_steps(run.checkpoints, run.id) if run.id else []
+    return f"saved after step {steps[-1]}, go on with: {go_on()}" if steps else f"begin again with: {go_on()}"
 
 
 def _has_its_options(run: RunFolder, resolved: Resolved) -> bool:
@@ -129,7 +140,8 @@ def _read(method: Method, resolved: Resolved, world: World) -> Inputs:
     """
     refuse_unshared(resolved, world)
     read: list[Inputs] = []
-    world.run_on_rank0(lambda: read.append(read_inputs(method, resolved)))
+    with phase("reading rows"):
+        world.run_on_rank0(lambda: read.append(read_inputs(method, resolved)))
     if world.size == 1:
         return read[0]
     inputs = read[0] if read else read_inputs(method, resolved, asks_judges=False)
@@ -178,12 +190,8 @@ def _train(method: Method, resolved: Resolved, run: RunFolder, progress: Progres
     reset_peak()
     go_on = partial(resume_command, resolved, run.path)
 
-    def saved() -> str:
-        steps = own_steps(run.checkpoints, run.id)
-        return f"saved after step {steps[-1]}, go on with: {go_on()}" if steps else f"begin again with: {go_on()}"
-
     explained = out_of_memory_explained(method, resolved, planned, available=memory_bytes(), go_on=go_on)
-    with lost_gpu_explained(saved), explained:
+    with lost_gpu_explained(partial(_kept, run, go_on)), explained:
         finished = _compute(
             method,
             planned.settled(resolved),
@@ -197,15 +205,13 @@ def _train(method: Method, resolved: Resolved, run: RunFolder, progress: Progres
         )
     end = {"finished": finished | {"planned_mib": planned.total / 2**20}}
     world.run_on_rank0(lambda: run.write_json(RUN_FILE, description | {"model_files": hash_model(run.model)} | end))
-    progress.note(
-        f"memory: planned {planned.total / 2**20:,.0f} MiB, peak {finished['peak_mib']:,.0f} MiB"
-        + (" on the fullest rank" if world.size > 1 else "")
-        + (" with Python and its libraries" if planned.device == "cpu" else "")
-    )
     if (dtype := finished["exported_dtype"]) != "float32":
         rounding = finished["exported_rounding_nats"]
         progress.note(f"saved in {dtype}, as the model came: rounding moves log-probs by up to {rounding:.2g} nats")
-    progress.note(f"{method.name}: {finished['steps']} steps, model in {run.model}")
+    where = " on the fullest rank" if world.size > 1 else ""
+    notes = {"memory": where + (" with Python and its libraries" if planned.device == "cpu" else "")}
+    for line in summary(run.path, finished, planned_mib=planned.total / 2**20, notes=notes) if world.is_first else ():
+        progress.note(line)
 
 
 def _plan(method: Method, resolved: Resolved, run: RunFolder, inputs: Inputs, world: World) -> Plan:
@@ -260,7 +266,8 @@ def _compute(
         return None if point is None else str(point)
 
     found = world.run_on_rank0(find)
-    models = load_models(method, resolved, inputs, world)
+    with phase("loading the model"):
+        models = load_models(method, resolved, inputs, world)
     if (line := models.policy.dropout.line(method.name)) is not None:
         progress.note(line)
     if models.policy.is_compiled:
@@ -270,11 +277,13 @@ def _compute(
     run.write_json(RUN_FILE, description)
     if found is None:
         loaded = models.policy.path
-        world.run_on_rank0(lambda: _check(run, models, inputs, progress, method, resolved.method))
+        with phase("checking"):
+            world.run_on_rank0(lambda: _check(run, models, inputs, progress, method, resolved.method))
         chosen = world.gather(models.policy.path)[0]
         models.policy.use_path(loaded)
         models.use_path(chosen)  # on all ranks; the reference's log-probs follow
-        _check_reference(run, models, inputs, progress, method, resolved.method, world)
+        with phase("checking the reference"):
+            _check_reference(run, models, inputs, progress, method, resolved.method, world)
     if world.size > 1:
         models = _shared(run, models, inputs, world, checks=found is None)
     go_on = partial(resume_command, resolved, run.path)
@@ -368,7 +377,8 @@ def _export(loop: Loop, saver: RunSaver, inputs: Inputs) -> dict[str, Any]:
             trees = small_trees(inputs.training.trees)
             source = inputs.source.folder
             export_it = partial(export, policy, inputs.chat, run.model, trees=trees, source=source, go_on=saver.go_on)
-            return world.run_on_rank0(lambda: asdict(export_it()))
+            with phase("writing the model"):
+                return world.run_on_rank0(lambda: asdict(export_it()))
     except KeyboardInterrupt:
         saver.stop_interrupted(loop.num_steps)
 
@@ -515,23 +525,41 @@ class _PrivateLog(logging.FileHandler):
         return open(self.baseFilename, self.mode, encoding=self.encoding, opener=open_private)  # type: ignore[return-value]
 
 
+class _Said(Silent):
+    """Passes progress on, and keeps the lines that are said in log.txt."""
+
+    def __init__(self, progress: Progress, handler: logging.Handler) -> None:
+        self._handler, self._progress = handler, progress
+        self.start, self.advance = progress.start, progress.advance  # type: ignore[method-assign]
+        self.phase, self.stop = progress.phase, progress.stop  # type: ignore[method-assign]
+
+    def note(self, line: str) -> None:
+        self._progress.note(line)
+        self._handler.handle(logging.LogRecord(__name__, logging.INFO, __file__, 0, "%s", (line,), None))
+
+
 @contextmanager
-def _logging(folder: Path, world: World) -> Iterator[None]:
-    """Keep alignkit's log lines in log.txt; rank 0 speaks for all."""
+def _logging(folder: Path, world: World, progress: Progress) -> Iterator[Progress]:
+    """Keep in log.txt what alignkit logs, what `progress` is told, and what ends the run; rank 0 speaks for all."""
     logger = logging.getLogger("alignkit")
     if not world.is_first:
         before = logger.level
         logger.setLevel(logging.ERROR)
         try:
-            yield
+            yield progress
         finally:
             logger.setLevel(before)
         return
     handler = _PrivateLog(folder / "log.txt", encoding="utf-8", delay=True)
     handler.setFormatter(LogFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logger.addHandler(handler)
+    said = _Said(progress, handler)
     try:
-        yield
+        yield said
+    except AlignkitError as error:
+        text = ("%s", (error.line,), None)
+        handler.handle(logging.LogRecord(__name__, logging.ERROR, __file__, 0, *text))
+        raise
     finally:
         logger.removeHandler(handler)
         handler.close()

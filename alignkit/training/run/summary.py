@@ -1,0 +1,64 @@
+"""What a run says when it is done: validation, training loss, time, memory, and where things are."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from alignkit.display import duration
+from alignkit.tracking import split_lines
+
+_AVERAGED = 0.1  # of the steps at either end, whose mean loss is said
+_OBJECTIVES = {"validation/reward": max, "validation/loss": min}  # the first that a run has; which one is best
+
+
+def summary(folder: Path, finished: Mapping[str, Any], *, planned_mib: float, notes: Mapping[str, str]) -> list[str]:
+    """Return the lines, from metrics.jsonl and what run.json says of a finished run.
+
+    Args:
+        notes: what is said behind a line, by the line's name: "memory".
+    """
+    values = _values(folder / "metrics.jsonl", {*_OBJECTIVES, "loss", "reward"})
+    lines = _validation(values, finished["kept_step"])
+    for name in ("loss", "reward"):
+        steps = [value for _, value in values.get(name, ())]
+        if steps:
+            size = max(1, round(_AVERAGED * len(steps)))
+            first, last = (sum(part) / size for part in (steps[:size], steps[-size:]))
+            these = "step" if size == 1 else f"{size} steps"
+            lines.append(f"training {name}: {first:.4g} in the first {these}, {last:.4g} in the last")
+    seconds = finished["seconds"]
+    speed = f", {finished['tokens'] / seconds:,.0f} tokens/s" if seconds else ""
+    lines.append(f"time: {duration(finished['wall_seconds'])} for {finished['steps']} steps{speed}")
+    lines.append(
+        f"memory: planned {planned_mib:,.0f} MiB, peak {finished['peak_mib']:,.0f} MiB{notes.get('memory', '')}"
+    )
+    lines.append(f"report: {folder / 'report.html'}")
+    lines.append(f"model: {folder / 'model'}")
+    return lines
+
+
+def _validation(values: Mapping[str, Sequence[tuple[int, float]]], kept_step: int) -> list[str]:
+    """First, best and last validation, and the step whose weights are kept where that is not the last."""
+    name = next((name for name in _OBJECTIVES if values.get(name)), None)
+    if name is None:
+        return ["validation: none (no rows were held back for it)"]
+    found = values[name]
+    (first_step, first), (last_step, last) = found[0], found[-1]
+    best = _OBJECTIVES[name](value for _, value in found)
+    best_step = next(step for step, value in found if value == best)
+    where = "before the first step" if first_step == 0 else f"at step {first_step}"
+    text = f"{name.replace('/', ' ')}: {first:.4g} {where}, best {best:.4g} at step {best_step}, last {last:.4g}"
+    return [text + (f" (kept: step {kept_step})" if kept_step != last_step else "")]
+
+
+def _values(file: Path, names: set[str]) -> dict[str, list[tuple[int, float]]]:
+    """(step, value) of these metrics, in the order of the file."""
+    found: dict[str, list[tuple[int, float]]] = {}
+    for line in split_lines(file.read_text(encoding="utf-8")) if file.exists() else ():
+        entry = json.loads(line)
+        if entry["name"] in names:
+            found.setdefault(entry["name"], []).append((entry["step"], entry["value"]))
+    return found
