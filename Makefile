@@ -16,7 +16,7 @@ RUST := Cargo.toml Cargo.lock $(shell find rust_ext -name '*.rs' -o -name Cargo.
 INSTALL := $(BIN)/uv pip install --quiet --python $(BIN)/python
 # Bytecode once: else every process of a test compiles torch and transformers anew where nothing may write it.
 COMPILE := $(BIN)/python -m compileall -q -j $(JOBS) $(VENV)/lib >/dev/null || true
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadgroup --durations 20
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder --durations 20
 
 export PATH := $(BIN):$(PATH)
 export PYO3_PYTHON := $(BIN)/python

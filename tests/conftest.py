@@ -9,6 +9,7 @@ from pathlib import Path
 
 import hypothesis
 import pytest
+from places import TESTS
 
 hypothesis.settings.register_profile("alignkit", deadline=None)  # a busy machine is no failure; pytest has a timeout
 hypothesis.settings.load_profile("alignkit")
@@ -17,6 +18,24 @@ hypothesis.settings.load_profile("alignkit")
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# Workers take whole files: begun last, one of these would leave the other worker without work.
+LONGEST_FILES = (
+    "house/test_end_to_end.py",
+    "training/run/test_many_ranks.py",
+    "data/chat/test_chat_templates.py",
+    "training/rollouts/test_rollouts_in_training.py",
+    "plugins/test_vllm_reward.py",
+    "training/run/test_plan.py",
+    "plugins/test_vllm_sampler.py",
+    "training/loop/test_reliability.py",
+    "plugins/test_vllm_ranks.py",
+    "plugins/test_vllm_server.py",
+    "scoring/test_chaos.py",
+    "house/test_gpu_bench.py",
+    "training/run/test_resume_refusals.py",
+    "house/test_attacks.py",
+)
 
 
 @pytest.fixture(autouse=True)
@@ -46,7 +65,9 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Skip tests marked network unless `-m` names them, and tests marked gpu where there is no CUDA device."""
+    """Begin with the longest files; skip tests marked network unless `-m` names them, and gpu without a CUDA device."""
+    place = {TESTS / name: number for number, name in enumerate(LONGEST_FILES)}
+    items.sort(key=lambda item: place.get(item.path, len(place)))
     if "network" not in config.getoption("-m"):
         for item in items:
             if item.get_closest_marker("network"):

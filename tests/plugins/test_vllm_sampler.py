@@ -14,7 +14,7 @@ import torch
 from alignkit_plugins.vllm_sampler import VLLMSampler
 from alignkit_plugins.weight_comparison import WeightComparison, engine_name, has_digest, is_made_of
 from tiny_models import tiny_model
-from vllm_engines import needs_vllm, one_worker, shared_sampler, sharing_the_engine
+from vllm_engines import needs_vllm, shared_sampler, sharing_the_engine
 
 from alignkit.cli.main import main
 from alignkit.errors import InputError, RunStopped, UsageError
@@ -49,7 +49,6 @@ def update(policy: Policy, size: float = 1e-4) -> None:
 
 
 @needs_vllm
-@one_worker
 @pytest.mark.slow
 def test_an_update_reaches_the_engine(sampler: CopyingSampler) -> None:
     for _ in range(2):
@@ -70,7 +69,6 @@ def half(weights: Callable[[], Iterator[object]]) -> Iterator[object]:
 
 @pytest.mark.parametrize("handed", [skipped, half])
 @needs_vllm
-@one_worker
 @pytest.mark.slow
 def test_stale_weights_stop_by_that_name(
     sampler: CopyingSampler, handed: Callable[..., Iterator[object]], monkeypatch: pytest.MonkeyPatch
@@ -88,7 +86,6 @@ def test_stale_weights_stop_by_that_name(
 
 
 @needs_vllm
-@one_worker
 @pytest.mark.slow
 def test_a_copy_one_small_update_old_is_stale(sampler: CopyingSampler, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its log-probs are as near as those of fresh weights, as in bf16 those of any one update: the tensors say it."""
@@ -108,7 +105,6 @@ def test_a_copy_one_small_update_old_is_stale(sampler: CopyingSampler, monkeypat
 
 
 @needs_vllm
-@one_worker
 @pytest.mark.slow
 def test_what_the_engine_cannot_take_is_said(sampler: CopyingSampler) -> None:
     with pytest.raises(InputError, match=r"8,190 tokens and 24 new ones .* \(4,096\)"):
@@ -181,7 +177,6 @@ def test_without_vllm_the_extra_is_named(monkeypatch: pytest.MonkeyPatch, tmp_pa
 
 
 @needs_vllm
-@one_worker
 @pytest.mark.slow
 def test_grpo_trains_a_real_model_through_vllm(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

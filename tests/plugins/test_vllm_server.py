@@ -22,7 +22,7 @@ from grpo_runs import command, options
 from places import HELPERS
 from safetensors.torch import load_file
 from tiny_models import tiny_model
-from vllm_engines import needs_vllm, one_worker
+from vllm_engines import needs_vllm
 
 from alignkit.cli.main import main
 from alignkit.errors import RunStopped, UsageError
@@ -117,7 +117,6 @@ def kill(process: subprocess.Popen[bytes]) -> None:
 
 
 @needs_vllm
-@one_worker
 @pytest.mark.slow
 def test_servers_draw_what_one_engine_draws_take_weights_over_and_take_over_from_the_dead(
     model: Path, servers: dict[str, subprocess.Popen[bytes]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -189,7 +188,6 @@ def test_servers_draw_what_one_engine_draws_take_weights_over_and_take_over_from
 
 
 @needs_vllm
-@one_worker
 @pytest.mark.slow
 def test_weights_reach_a_server_by_vllms_own_transfer(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

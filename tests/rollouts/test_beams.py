@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from tiny_models import tiny_model
-from vllm_engines import needs_vllm, one_worker
+from vllm_engines import needs_vllm
 
 from alignkit import api
 from alignkit.cli.main import main
@@ -107,7 +107,6 @@ def test_the_cache_finds_what_whole_texts_find_and_other_requests_change_nothing
 
 
 @needs_vllm
-@one_worker
 @pytest.mark.slow
 def test_the_command_searches_alike_with_vllm(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     lines = {}

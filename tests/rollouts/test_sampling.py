@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from tiny_models import tiny_model
-from vllm_engines import needs_vllm, one_worker
+from vllm_engines import needs_vllm
 
 from alignkit.data.trees.packs import lay_out
 from alignkit.data.trees.trees import tree
@@ -29,7 +29,7 @@ def policy(tmp_path_factory: pytest.TempPathFactory) -> Policy:
     return load_policy(tiny_model(tmp_path_factory.mktemp("model"), hidden_size=128), precision="fp32")
 
 
-VLLM = [needs_vllm, one_worker, pytest.mark.slow]
+VLLM = [needs_vllm, pytest.mark.slow]
 
 
 @pytest.fixture(scope="module", params=["transformers", pytest.param("vllm", marks=VLLM)])

@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 from alignkit.config import file as config_file
 from alignkit.training.run.plan import make_plan
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("many-ranks")]
+pytestmark = pytest.mark.slow
 METHODS = ["sft", "sft-lenpen", "dpo", "dpo-lora", "kto", "reward", "grpo"]
 
 
