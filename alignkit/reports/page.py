@@ -1,4 +1,4 @@
-"""The HTML report: one file that holds everything it shows, plotly.js included, and asks no network for anything.
+"""The HTML report: one file that holds everything it shows, and asks no network for anything.
 
 Model text is escaped by the templates; the page's content policy forbids every request besides.
 """
@@ -12,18 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-import plotly.offline
-from markupsafe import Markup
 
 import alignkit
 from alignkit.judging import health
 from alignkit.judging import verdict as verdicts_text
 from alignkit.judging.verdict import Verdict
-from alignkit.reports import plots
-from alignkit.reports.plots import Curve, Whisker
+from alignkit.reports.curves import MAX_POINTS, Curve, Histogram, Whisker, curve_text, forest_text, histogram_text
+from alignkit.reports.plots import Drawing, as_json, draw_curve, draw_forest, draw_histogram, numbers_of
 from alignkit.storage import write_atomically
 
-__all__ = ["Column", "Curve", "Example", "Section", "write_report"]
+__all__ = ["Column", "Curve", "Example", "Histogram", "Section", "write_report"]
 
 
 @dataclass(frozen=True)
@@ -75,7 +73,7 @@ def write_report(
     points: Sequence[tuple[str, str]] = (),
     table: Sequence[Column] = (),
     rows: Sequence[Mapping[str, Any]] = (),
-    curves: Sequence[Curve] = (),
+    curves: Sequence[Curve | Histogram] = (),
     examples: Sequence[Example] = (),
     verdicts: Sequence[Verdict] = (),
     sections: Sequence[Section] = (),
@@ -104,9 +102,10 @@ def write_report(
         examples=examples,
         verdicts=[_verdict(verdict) for verdict in verdicts],
         sections=[(section, _table(section.table, section.rows)) for section in sections],
-        max_points=plots.MAX_POINTS,
-        is_thinned=any(len(x) > plots.MAX_POINTS for curve in curves for x, _ in curve.series.values()),
-        plotly_js=Markup(plotly.offline.get_plotlyjs()) if charts.count else None,
+        max_points=MAX_POINTS,
+        is_thinned=any(
+            len(x) > MAX_POINTS for curve in curves if isinstance(curve, Curve) for x, _ in curve.series.values()
+        ),
         version=alignkit.__version__,
     )
     write_atomically(Path(path), text, private=True)
@@ -117,17 +116,22 @@ class _Chart:
     title: str
     note: str
     text: str
-    html: Markup
+    drawings: list[Drawing]
+    x_label: str = ""
+    series: str = ""
 
 
 class _Charts:
-    """Draws charts and gives each its own id on the page."""
+    """Draws charts; no two of them share an id on the page."""
 
     def __init__(self) -> None:
-        self.count = 0
+        self._count = 0
 
-    def curve(self, curve: Curve) -> _Chart:
-        return self._chart(curve.title, "", plots.curve_text(curve), plots.curve_figure(curve))
+    def curve(self, curve: Curve | Histogram) -> _Chart:
+        if isinstance(curve, Histogram):
+            return _Chart(curve.title, "", histogram_text(curve), draw_histogram(curve, salt=self._salt()))
+        drawings = draw_curve(curve, salt=self._salt())
+        return _Chart(curve.title, "", curve_text(curve), drawings, curve.x_label, as_json(numbers_of(curve)))
 
     def forest(self, column: Column, names: Column, rows: Sequence[Mapping[str, Any]]) -> _Chart:
         assert column.line is not None
@@ -136,13 +140,12 @@ class _Charts:
             for row in rows
             if _is_number(row[column.key])
         ]
-        text = plots.forest_text(whiskers, line=column.line, x_label=column.label)
-        figure = plots.forest_figure(whiskers, line=column.line)
-        return self._chart(column.label, column.note, text, figure)
+        text = forest_text(whiskers, line=column.line, x_label=column.label)
+        return _Chart(column.label, column.note, text, draw_forest(whiskers, line=column.line, salt=self._salt()))
 
-    def _chart(self, title: str, note: str, text: str, figure: Any) -> _Chart:
-        self.count += 1
-        return _Chart(title, note, text, Markup(plots.to_html(figure, div_id=f"chart-{self.count}")))
+    def _salt(self) -> str:
+        self._count += 1
+        return f"chart-{self._count}"
 
 
 @dataclass(frozen=True)
@@ -185,8 +188,8 @@ def _shown(value: float, digits: int) -> str:
     return f"{value:,.{digits}f}".replace("-", "\N{MINUS SIGN}")
 
 
-def _grouped(curves: Sequence[Curve]) -> list[tuple[str, list[Curve]]]:
-    groups: dict[str, list[Curve]] = {}
+def _grouped(curves: Sequence[Curve | Histogram]) -> list[tuple[str, list[Curve | Histogram]]]:
+    groups: dict[str, list[Curve | Histogram]] = {}
     for curve in curves:
         groups.setdefault(curve.group, []).append(curve)
     return list(groups.items())

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from alignkit.data.looking.lengths import DIFFERENCE, LIMITS, ROW
+from alignkit.reports.curves import Curve, Histogram, read_curves, read_metrics
 from alignkit.reports.page import Column, Section, write_report
-from alignkit.reports.plots import Curve, read_curves, read_metrics
 from alignkit.runs import Part, read_run
 
 LENGTHS = (
@@ -37,7 +37,7 @@ def write_training_report(run: Path, *, method: str, settings: Mapping[str, Any]
     Args:
         curves: metrics to draw, in this order; () draws all.
     """
-    drawn = read_curves(run / "metrics.jsonl", group=method, metrics=curves or None)
+    drawn: list[Curve | Histogram] = [*read_curves(run / "metrics.jsonl", group=method, metrics=curves or None)]
     rows = [{"option": key, "value": str(value)} for key, value in settings.items() if value is not None]
     sections = [Section("Settings", table=(Column("option", "option"), Column("value", "value")), rows=rows)]
     parts = read_run(run).rows
@@ -85,7 +85,6 @@ def _lengths(columns: Sequence[Mapping[str, Any]]) -> Section:
     return Section("Lengths", note=note, table=LENGTHS, rows=rows)
 
 
-def _length_chart(columns: Sequence[Mapping[str, Any]]) -> Curve:
-    """How many texts of each column are how long: a point at each bin's lower end."""
-    series = {c["column"]: (c["edges"][:-1], c["counts"]) for c in columns if c["column"] != DIFFERENCE}
-    return Curve("Lengths of the training rows", "tokens", "texts", series, group="data")
+def _length_chart(columns: Sequence[Mapping[str, Any]]) -> Histogram:
+    counts = {c["column"]: (c["edges"], c["counts"]) for c in columns if c["column"] != DIFFERENCE}
+    return Histogram("Lengths of the training rows", "tokens", "texts", counts, group="data")

@@ -52,7 +52,7 @@ def test_the_page_says_it_in_words_with_a_picture_and_runs_no_text_of_the_set(
     assert "have equal scores: which answer is called chosen is arbitrary there" in words
     assert "Near-duplicates" in words and "Source by source" in words and "first" in words
     assert BAD not in page and "&lt;script&gt;alert(1)" in page
-    assert page.count('id="chart-') == 1
+    assert page.count("<figure>") == 1
 
 
 def test_a_set_without_pairs_has_a_page_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
