@@ -108,24 +108,27 @@ def is_noisier(between_E: np.ndarray, num_seeds_E: np.ndarray) -> np.ndarray:
     Args:
         num_seeds_E: int [E]; an entrant with one seed is not tested.
     """
-    freedom_E = np.broadcast_to(num_seeds_E - 1, between_E.shape).astype(float)
-    others = freedom_E.sum(-1, keepdims=True) - freedom_E
-    pool = ((between_E * freedom_E).sum(-1, keepdims=True) - between_E * freedom_E) / np.maximum(others, 1)
-    tested = (freedom_E >= 1) & (others >= 1)
-    bound = f_distribution.isf(NOISIER, np.maximum(freedom_E, 1), np.maximum(others, 1))
-    return tested & (between_E > bound * pool)
+    freedom_E = (num_seeds_E - 1).astype(float)
+    others_E = freedom_E.sum() - freedom_E
+    total = (between_E * freedom_E).sum(-1, keepdims=True)
+    pool = (total - between_E * freedom_E) / np.maximum(others_E, 1)
+    tested_E = (freedom_E >= 1) & (others_E >= 1)
+    bound_E = f_distribution.isf(NOISIER, np.maximum(freedom_E, 1), np.maximum(others_E, 1))
+    result: np.ndarray = tested_E & (between_E > bound_E * pool)
+    return result
 
 
 def pooled_freedom(contrast_KE: np.ndarray, rho: np.ndarray | float) -> np.ndarray:
     """Degrees of freedom for each one of S - 1 of a variance pooled over contrasts; [...], as `rho`.
 
     >>> contrasts = np.array([[1.0, -1, 0], [1, 0, -1], [0, 1, -1]])
-    >>> [float(pooled_freedom(c, rho)) for c, rho in ((contrasts, 0.5), (np.eye(3), 0.0), (np.eye(3), 1.0))]
+    >>> cases = ((contrasts, 0.5), (np.eye(3), 0.0), (np.eye(3), 1.0))
+    >>> [round(float(pooled_freedom(c, rho)), 3) for c, rho in cases]
     [2.0, 3.0, 1.0]
     """
     product_KK = contrast_KE @ contrast_KE.T
     total_K = contrast_KE.sum(-1)
-    rho = np.asarray(rho)[..., None, None]
+    rho = np.minimum(rho, 1 - 1e-6)[..., None, None]  # at 1 differences would have no variance to count
     m = (1 - rho) * product_KK + rho * np.outer(total_K, total_K)
     trace = np.trace(m, axis1=-2, axis2=-1)
     result: np.ndarray = trace**2 / np.maximum((m**2).sum((-2, -1)), 1e-300)
