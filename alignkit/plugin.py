@@ -39,6 +39,7 @@ from alignkit.units import Chosen, Labelled, Pairs, Samples, Unit
 
 if TYPE_CHECKING:
     from alignkit.api import train
+    from alignkit.charts.curves import read_curves
     from alignkit.cli.progress import RichProgress
     from alignkit.cli.terminal import print_table
     from alignkit.config.settings import ModelSection
@@ -57,7 +58,6 @@ if TYPE_CHECKING:
     from alignkit.pretrained.names import ModelSource, find_model
     from alignkit.pretrained.read import context_length, load_tokenizer
     from alignkit.pretrained.weights import check_weights, settings_fingerprint, weight_files
-    from alignkit.reports.curves import read_curves
     from alignkit.reports.page import Column, Example, Section, write_report
     from alignkit.rollouts.batched import BatchedGeneration
     from alignkit.rollouts.beam_generation import BeamGeneration
@@ -113,7 +113,7 @@ _ON_FIRST_USE = {
     "pack": "alignkit.data.trees.packs",
     "pick_device": "alignkit.policy.load",
     "print_table": "alignkit.cli.terminal",
-    "read_curves": "alignkit.reports.curves",
+    "read_curves": "alignkit.charts.curves",
     "read_rows": "alignkit.data.reading.read",
     "refuse_ids_without_rows": "alignkit.data.chat.chat",
     "repetition": "alignkit.statistics.texts",

@@ -14,8 +14,8 @@ from alignkit.tracking import split_lines
 
 if TYPE_CHECKING:
     import polars
-    from plotly.graph_objects import Figure
 
+    from alignkit.charts.plots import NotebookFigure
     from alignkit.judging.verdict import Verdict
 
 
@@ -75,7 +75,7 @@ class Run:
 
         return verdict_files.read(self.path)
 
-    def plot(self, *names: str) -> Figure:
+    def plot(self, *names: str) -> NotebookFigure:
         """Draw metrics over the steps, one below the other.
 
         Args:
@@ -84,10 +84,9 @@ class Run:
         Raises:
             UsageError: there is no metric of that name.
         """
-        from plotly.subplots import make_subplots
-
+        from alignkit.charts.curves import MAIN_METRICS, read_curves, read_metrics
+        from alignkit.charts.plots import curves_figure
         from alignkit.registry import registry
-        from alignkit.reports.plots import MAIN_METRICS, curve_figure, read_curves, read_metrics
 
         known = list(read_metrics(self.path / "metrics.jsonl"))
         for name in names:
@@ -97,12 +96,7 @@ class Run:
         usual = registry().find("method", method).curves if method in registry().names("method") else ()
         drawn = [name for name in names or usual or MAIN_METRICS if name in known] or known
         curves = read_curves(self.path / "metrics.jsonl", group=method, metrics=drawn)
-        figure = make_subplots(rows=len(curves), cols=1, subplot_titles=[html.escape(curve.title) for curve in curves])
-        for row, curve in enumerate(curves, start=1):
-            figure.add_traces(curve_figure(curve).data, rows=row, cols=1)
-            figure.update_yaxes(title_text=html.escape(curve.y_label), row=row, col=1)
-        figure.update_xaxes(title_text="optimizer step", row=len(curves), col=1)
-        return figure.update_layout(height=230 * len(curves), showlegend=False, margin={"t": 40, "b": 40})
+        return curves_figure(curves)
 
     def __repr__(self) -> str:
         return f"Run({str(self.path)!r})"

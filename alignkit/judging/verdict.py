@@ -30,7 +30,7 @@ from alignkit.statistics.intervals import MIN_PROMPTS
 from alignkit.statistics.win_rate import WinRate
 
 if TYPE_CHECKING:
-    from plotly.graph_objects import Figure
+    from alignkit.charts.plots import NotebookFigure
 
 _AT_EQUAL_LENGTH = {"length_adjusted_win_rate": "length-adjusted", "length_controlled_win_rate": "length-controlled"}
 
@@ -133,22 +133,20 @@ class Verdict(BaseModel):
         cells = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
         return f"<p><b>{html.escape(headline(self))}</b></p><ul>{notes}</ul><table>{cells}</table>"
 
-    def plot(self) -> Figure:
+    def plot(self) -> NotebookFigure:
         """Draw the win rate with its interval, and the one at equal length where there is one, beside 50 %."""
-        import plotly.graph_objects as go
+        from alignkit.charts.curves import Whisker
+        from alignkit.charts.plots import forest_figure
 
         rate, length = self.win_rate, self.length
-        rows = [("win rate", rate.rate, *((rate.low, rate.high) if rate.has_interval else (None, None)))]
-        if length is not None:
-            rows.append((f"{_AT_EQUAL_LENGTH[length.estimator]} win rate", length.rate, length.low, length.high))
-        figure = go.Figure()
-        for name, value, low, high in rows:
-            if value is not None:
-                arms = {} if low is None or high is None else {"array": [high - value], "arrayminus": [value - low]}
-                figure.add_scatter(x=[value], y=[name], error_x={"type": "data", "symmetric": False, **arms}, name=name)
-        figure.add_vline(x=50, line_dash="dash")
-        figure.update_xaxes(title_text=f"% against {html.escape(self.vs)}")
-        return figure.update_layout(height=200, showlegend=False, margin={"t": 20, "b": 40})
+        rows = []
+        if rate.rate is not None:
+            low, high = (rate.low, rate.high) if rate.has_interval else (None, None)
+            rows.append(Whisker("win rate", rate.rate, low, high))
+        if length is not None and length.rate is not None:
+            name = f"{_AT_EQUAL_LENGTH[length.estimator]} win rate"
+            rows.append(Whisker(name, length.rate, length.low, length.high))
+        return forest_figure(rows, line=50, title=f"{self.run}: % against {self.vs}")
 
 
 class Unscored(RunStopped):

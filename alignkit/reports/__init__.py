@@ -2,6 +2,6 @@
 
 In: a run's folder, or tables, curves, verdicts and answers that are there already. Out: one HTML page.
 
-Read in this order: `page` (tables, sections, verdicts, examples), `plots` (curves and intervals), `run_report` (what a
-run's page holds). The templates lie in templates/.
+Read in this order: `page` (tables, sections, verdicts, examples), `run_report` (what a run's page holds), `audit_page`.
+The charts are drawn in alignkit/charts/, the templates lie in templates/.
 """

@@ -14,11 +14,11 @@ from typing import Any
 import jinja2
 
 import alignkit
+from alignkit.charts.curves import MAX_POINTS, Curve, Histogram, Whisker, curve_text, forest_text, histogram_text
+from alignkit.charts.plots import Drawing, as_json, draw_curve, draw_forest, draw_histogram, numbers_of
 from alignkit.judging import health
 from alignkit.judging import verdict as verdicts_text
 from alignkit.judging.verdict import Verdict
-from alignkit.reports.curves import MAX_POINTS, Curve, Histogram, Whisker, curve_text, forest_text, histogram_text
-from alignkit.reports.plots import Drawing, as_json, draw_curve, draw_forest, draw_histogram, numbers_of
 from alignkit.storage import write_atomically
 
 __all__ = ["Column", "Curve", "Example", "Histogram", "Section", "write_report"]

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from alignkit.charts.curves import Curve, Histogram, read_curves, read_metrics
 from alignkit.data.looking.lengths import DIFFERENCE, LIMITS, ROW
-from alignkit.reports.curves import Curve, Histogram, read_curves, read_metrics
 from alignkit.reports.page import Column, Section, write_report
 from alignkit.runs import Part, read_run
 

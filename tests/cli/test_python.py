@@ -53,7 +53,7 @@ def test_the_guides_notebook_runs_and_a_notebook_shows_what_it_gives_escaped(
     assert named["figures"]["num_prompts"] == 8 and named["model"].folder == run.model
     assert alignkit.chat(named["model"], "Name a river.") == answers[1]["completion"]
     assert verdict.answer in run._repr_html_()
-    assert [trace.name for trace in run.plot("loss").data] == ["sft"]
+    assert "Training loss" in run.plot("loss")._repr_svg_()
     with pytest.raises(UsageError, match="no metric 'los' in this run; did you mean 'loss'"):
         run.plot("los")
     for shown in (run, verdict, answers, named["figures"]):
@@ -66,8 +66,9 @@ def test_what_a_notebook_shows_is_escaped() -> None:
     for shown in (verdict, table):
         assert not {"<script", "<img", "<i>", "<u>"} & set(re.findall(r"<\w+>?", shown._repr_html_()))
     assert "&lt;script&gt;" in verdict._repr_html_() and "user: &lt;u&gt;" in table._repr_html_()
-    assert [trace.x for trace in verdict.plot().data] == [(60.0,)]
-    assert "<script" not in str(verdict.plot().layout)
+    picture = verdict.plot()
+    assert [list(line.get_xdata()) for line in picture.axes[0].lines] == [[50.0, 50.0], [55.0, 65.0], [60.0]]
+    assert "<script" not in picture._repr_svg_() and "&lt;script&gt;x" in picture._repr_svg_()
 
 
 def test_tab_completion_lists_what_there_is_and_nothing_else() -> None:

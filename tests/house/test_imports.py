@@ -14,7 +14,7 @@ from places import ROOT
 from alignkit import plugin
 
 HEAVY = {"torch", "transformers", "vllm", "peft", "accelerate", "datasets", "trl"}
-SLOW_TO_IMPORT = HEAVY | {"numpy", "polars", "scipy", "plotly", "huggingface_hub", "sacrebleu"}
+SLOW_TO_IMPORT = HEAVY | {"numpy", "polars", "scipy", "matplotlib", "huggingface_hub", "sacrebleu"}
 
 IMPORT_PLUGINS = """
 import pkgutil, alignkit_plugins, importlib

@@ -6,10 +6,10 @@ import json
 from pathlib import Path
 
 from alignkit.api.runs import Run
+from alignkit.charts.curves import read_curves
 from alignkit.judging.answer_file import AnswerFile
 from alignkit.judging.judgements import read_judgements
 from alignkit.judging.probes import read_probe_rows
-from alignkit.reports.curves import read_curves
 from alignkit.tracking import append_lines, split_lines
 
 ODD = "one\u2028two\u2029three\x85four\x0bfive\x0csix\x1cseven"

@@ -1,0 +1,4 @@
+"""Charts: numbers in, pictures out, for pages and notebooks.
+
+curves.py says what a chart shows, and the same in words; plots.py draws it by matplotlib.
+"""
