@@ -1,8 +1,8 @@
 """Rows as every later stage sees them: a prompt, and up to two answers to it, whatever shape the file had.
 
 The shapes are in `row_shapes`, the fields that change what a row means in `fields`. Most rows are `prompt`, `chosen`,
-`rejected` as text or messages, `messages` or `instruction/input/output` and nothing else that is read: they take a
-short way.
+`rejected` as text or messages, `prompt` and `completion`, `messages` or `instruction/input/output`, and nothing else
+that is read: they take a short way.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from alignkit.units import MARKED_BAD, Unit
 
 __all__ = ["SHAPES", "Message", "Messages", "Row", "row_id", "text_of", "to_row", "unusable_reason"]
 
-_MESSAGES = frozenset({"messages"})
+_MESSAGES, _COMPLETION = frozenset({"messages"}), frozenset({"completion"})
 _INSTRUCTION = (frozenset({"instruction", "input", "output"}), frozenset({"instruction", "output"}))
 _Parts = tuple[Messages, Messages | None, Messages | None, bool, str | None, bool | None]
 """A `Split` that takes no time to make."""
@@ -226,23 +226,27 @@ def _plain(named: Mapping[str, Any], where: str, columns: Mapping[str, str] | No
     """Read the commonest shapes; None for all others and for whatever is unusual in these."""
     if not SPECIAL.isdisjoint(named):
         return _one_answer(named, where, columns)
-    asked, better, worse = named.get("prompt"), named.get("chosen"), named.get("rejected")
-    prompt: Messages
-    if type(asked) is str:
-        if not asked or asked in TEXT_OF_MISSING or may_be_turns(asked):
-            return None
-        prompt = ({"role": "user", "content": asked},)
-    elif type(asked) is list:
-        prompt = read_messages(asked, where, "prompt", columns=columns)
-        if prompt and prompt[-1]["role"] == "assistant":
-            return None
-    else:
+    prompt = _plain_prompt(named.get("prompt"), where, columns)
+    if prompt is None:
         return None
+    better, worse = named.get("chosen"), named.get("rejected")
     chosen = None if better is None else _plain_answer(better)
     rejected = None if worse is None else _plain_answer(worse)
     if (chosen is None and better is not None) or (rejected is None and worse is not None):
         return None
     return prompt, chosen, rejected, False, None, None
+
+
+def _plain_prompt(asked: Any, where: str, columns: Mapping[str, str] | None) -> Messages | None:
+    """Read a prompt of text or messages; None for anything else."""
+    if type(asked) is str:
+        if not asked or asked in TEXT_OF_MISSING or may_be_turns(asked):
+            return None
+        return ({"role": "user", "content": asked},)
+    if type(asked) is not list:
+        return None
+    prompt = read_messages(asked, where, "prompt", columns=columns)
+    return None if prompt and prompt[-1]["role"] == "assistant" else prompt
 
 
 def _plain_answer(value: Any) -> Messages | None:
@@ -259,10 +263,14 @@ def _plain_answer(value: Any) -> Messages | None:
 
 
 def _one_answer(named: Mapping[str, Any], where: str, columns: Mapping[str, str] | None) -> _Parts | None:
-    """Read a conversation, or an instruction with its output, where no other field that is read is there."""
+    """Read a conversation, or a question with its answer, where no other field that is read is there."""
     if named.get("chosen") is not None or named.get("rejected") is not None:
         return None
     special = SPECIAL.intersection(named)
+    if special == _COMPLETION:
+        prompt = _plain_prompt(named.get("prompt"), where, columns)
+        completion = _plain_answer(named["completion"])
+        return (prompt, completion, None, False, None, None) if prompt and completion else None
     if special == _MESSAGES and type(named["messages"]) is list:
         turns = read_messages(named["messages"], where, "messages", columns=columns)
         asked = named.get("prompt")
@@ -281,6 +289,6 @@ def _one_answer(named: Mapping[str, Any], where: str, columns: Mapping[str, str]
             and not (may_be_turns(asked) or may_be_turns(answer))
             and (more is None or (type(more) is str and more not in TEXT_OF_MISSING))
         ):
-            prompt: Messages = ({"role": "user", "content": f"{asked}\n\n{more}" if more else asked},)
+            prompt = ({"role": "user", "content": f"{asked}\n\n{more}" if more else asked},)
             return prompt, ({"role": "assistant", "content": answer},), None, False, None, None
     return None

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import gzip
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import polars
 import pytest
 
 from alignkit.data.reading.read import read_rows
+from alignkit.data.reading.row_shapes import split_row
 from alignkit.data.reading.rows import text_of, to_row, unusable_reason
 from alignkit.errors import InputError, UsageError
 from alignkit.units import Chosen, Pairs, Samples, Unit
@@ -165,3 +168,40 @@ def test_a_weight_of_0_is_kept_and_any_other_but_1_refused() -> None:
     assert row.chosen == (YES,)
     with pytest.raises(InputError, match=r"here: a message's weight is 1 \(or true\), or 0"):
         to_row({"messages": [USER, {**YES, "weight": 0.5}]}, where="here")
+
+
+_ASKED = ["a?", "", "nan", "Human: a?\n\nAssistant:", [], [{"role": "user", "content": "a?"}], {"content": "a?"}, None]
+_ASKED += [[{"role": "system", "content": "s"}, {"role": "user", "content": "a?"}], [{"from": "human", "value": "a?"}]]
+_ASKED += [[{"role": "user", "content": "a?"}, {"role": "assistant", "content": "b"}], [{"role": "user"}], 1]
+_ANSWERED = ["b", "", "nan", " Human: b", [], [{"role": "assistant", "content": "b"}], {"role": "assistant"}, None, 1]
+_ANSWERED += [[{"role": "assistant", "content": "b", "weight": 0}], [{"role": "user", "content": "b"}]]
+
+
+def test_the_short_way_reads_rows_as_the_long_one_does() -> None:
+    shapes = [("prompt", "completion"), ("prompt", "chosen"), ("prompt", "rejected"), ("instruction", "output")]
+    rows: list[dict[str, Any]] = [
+        {asked_name: asked, answer_name: answer, "source": "x"}
+        for asked_name, answer_name in shapes
+        for asked in _ASKED
+        for answer in _ANSWERED
+    ]
+    turns = [[value for value in values if isinstance(value, list)] for values in (_ASKED, _ANSWERED)]
+    rows += [{"messages": [*asked, *answer]} for asked in turns[0] for answer in turns[1]]
+
+    def read(reader: Callable[..., tuple[Any, ...]], fields: dict[str, Any]) -> tuple[Any, ...] | None:
+        try:
+            return tuple(reader(fields, "f, line 1", None))
+        except InputError:  # of two flaws each way may name another
+            return None
+
+    found = set()
+    for fields in rows:
+        long_way = read(split_row, fields)
+        assert read(_by_short_way, fields) == long_way, fields
+        found.add(type(long_way))
+    assert found == {type(None), tuple}
+
+
+def _by_short_way(fields: dict[str, Any], where: str, columns: dict[str, str] | None) -> tuple[Any, ...]:
+    row = to_row(fields, where=where, columns=columns)
+    return row.prompt, row.chosen, row.rejected, row.is_conversation, row.not_a_pair, row.label
