@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 
 from alignkit.config.file import Settings
@@ -95,7 +96,8 @@ class PerplexityResult:
     Perplexity = exp(-sum log p / tokens), over the corpus, not a mean of texts'; it compares models of one tokenizer
     alone. Bits per byte = -sum log p / (ln 2 x bytes of the texts) compares across tokenizers. Both nan without text.
     Of the references, `num_cut` were cut at the row's end, without an end token, and `num_left_out` left out because
-    their prompt leaves no room, or opens thoughts that they have not.
+    their prompt leaves no room, or opens thoughts that they have not. `by_row` has of each row's id what its reference
+    adds: -sum log p, its tokens, and whether it was cut; what is left out is not in it.
     """
 
     perplexity: float
@@ -103,6 +105,7 @@ class PerplexityResult:
     num_tokens: int
     num_cut: int = 0
     num_left_out: int = 0
+    by_row: Mapping[str, tuple[float, int, bool]] = field(default_factory=dict, repr=False)
 
     def missing(self) -> str | None:
         """Say which references are not whole in it; None where all are."""
@@ -213,18 +216,26 @@ class Answering:
             is_part=True,
         )
         total, count, num_bytes = 0.0, 0, 0
+        by_row: dict[str, tuple[float, int, bool]] = {}
+        ends = self.chat.end_ids
         with torch.no_grad():
             for numbers in pack(prepared.trees, self.row_tokens):
                 trees = [prepared.trees[n] for n in numbers]
-                logprob_T = self.policy(lay_out(trees)).logprob_T
-                total += float(logprob_T.double().sum())
+                row = lay_out(trees)
+                logprob_T = self.policy(row).logprob_T.double()
+                total += float(logprob_T.sum())
+                nats_N = -np.bincount(row.completion_T, logprob_T.cpu().numpy(), minlength=len(trees))
+                by_row |= {
+                    tree.row_id: (nats, size, prepared.num_cut > 0 and int(tree.completions[0].ids[-1]) not in ends)
+                    for tree, nats, size in zip(trees, nats_N.tolist(), row.num_tokens_N.tolist(), strict=True)
+                }
                 count += len(logprob_T)
                 num_bytes += sum(self._num_bytes(tree.completions[0]) for tree in trees)
         num_left_out = len(known) - len(prepared.trees)
         if not count:
             return PerplexityResult(math.nan, math.nan, 0, num_left_out=num_left_out)
         bits = -total / (math.log(2) * num_bytes) if num_bytes else math.nan
-        return PerplexityResult(math.exp(-total / count), bits, count, prepared.num_cut, num_left_out)
+        return PerplexityResult(math.exp(-total / count), bits, count, prepared.num_cut, num_left_out, by_row)
 
     def _num_bytes(self, completion: Any) -> int:
         """UTF-8 bytes of the scored text; the end token has none."""

@@ -41,7 +41,8 @@ def test_perplexity_is_micro_with_the_end_token_and_bytes_are_those_of_the_texts
         nats = -float(logprob_TV.gather(-1, torch.tensor(own)[:, None]).sum())
         total, count = total + nats, count + len(own)
         means.append(math.exp(nats / len(own)))
-    assert found.num_tokens == count
+        assert found.by_row[str(number)] == (pytest.approx(nats, rel=1e-4), len(own), False)
+    assert found.num_tokens == count and len(found.by_row) == 3
     assert found.perplexity == pytest.approx(math.exp(total / count), rel=1e-4)
     num_bytes = sum(len(str(text).encode()) for text in REFERENCES[:3])
     assert found.bits_per_byte == pytest.approx(total / math.log(2) / num_bytes, rel=1e-4)
@@ -55,6 +56,7 @@ def test_references_that_do_not_fit_are_counted_and_said(tmp_path: Path) -> None
     rows = [to_row({"id": str(n), "prompt": p, "reference": r}, where="") for n, (p, r) in enumerate(asked)]
     predicted = Answering(find_model(str(folder)), ModelSection(precision="fp32"), Generation()).perplexity(rows)
     assert (predicted.num_cut, predicted.num_left_out) == (1, 1)
+    assert {id_: cut for id_, (_, _, cut) in predicted.by_row.items()} == {"0": False, "1": True}
     assert (
         predicted.missing()
         == "1 references cut at the end of their row, 1 left out, whose prompts leave no place for them"
