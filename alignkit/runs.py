@@ -54,6 +54,7 @@ class DataSettings(_Record):
     ignore_fields: list[str] = Field(default_factory=list)
     limit: int | None = None
     split: Name | None = None
+    exclude: Name | None = None
 
     @property
     def read_as(self) -> dict[str, str]:

@@ -88,6 +88,12 @@ class DataSection(Section):
         None,
         description="validation rows: first-N, a share such as 0.05, or a file; default: a seeded 5 % of the prompts",
     )
+    exclude: str | None = Field(
+        None,
+        description="rows whose prompts neither train nor validate, such as those that will judge: a file, or a "
+        "plugin's data set; --columns is not for it",
+        json_schema_extra=NO_FLAG,
+    )
     duplicates: Literal["keep", "drop"] = Field(
         "keep",
         description="what is done with rows that repeat an earlier one exactly; they are counted either way",

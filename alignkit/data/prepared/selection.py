@@ -86,7 +86,9 @@ class Selection:
 
     def _fingerprints(self) -> dict[str, str]:
         section = self.section
-        return data_hashes(section.data, columns=section.read_as, limit=section.limit, split=section.split)
+        return data_hashes(
+            section.data, columns=section.read_as, limit=section.limit, split=section.split, exclude=section.exclude
+        )
 
     def _rows(self, part: Part) -> Iterator[Row]:
         split = self._split
@@ -124,6 +126,8 @@ class Selection:
         is_repeat = contents.times() > 1
         self._duplicates = dict.fromkeys(np.flatnonzero(is_repeat)[:_DUPLICATES_SHOWN].tolist(), "")
         is_kept = ~is_repeat if self.section.duplicates == "drop" else np.ones(len(key_P), bool)
+        if self.section.exclude is not None:
+            is_kept &= ~self._excluded(key_P, self.section.exclude)
         is_held = np.zeros(len(key_P), bool)
         partner, apart_partner = self._partners(key_P, label_P * is_kept), None
         if self.apart is None:
@@ -149,6 +153,18 @@ class Selection:
         is_held &= is_kept
         num_repeats = int(is_repeat.sum())
         return _Split(is_training, is_held, ids.times(), own_ids, num_repeats, num_drawn_from, partner, apart_partner)
+
+    def _excluded(self, key_P: np.ndarray, data: str) -> np.ndarray:
+        """Which rows have a prompt of other data, bool [P].
+
+        Raises:
+            UsageError: all of them have.
+        """
+        keys = [split_key(prompt_key(row)) for row in Source(data).rows(numbered=False)]
+        is_excluded = np.isin(key_P, np.array(keys, np.int64))
+        if is_excluded.all():
+            raise UsageError(f"--set data.exclude={data}: it holds the prompts of all {len(key_P)} rows of --data")
+        return is_excluded
 
     def _partners(self, key_P: np.ndarray, label_P: np.ndarray) -> np.ndarray | None:
         """Each row's partner, int64 [P]; None where nothing is paired."""

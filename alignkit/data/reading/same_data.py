@@ -9,9 +9,14 @@ from alignkit.runs import RunRecord
 
 
 def data_hashes(
-    data: str, *, columns: Mapping[str, str], limit: int | None = None, split: str | None = None
+    data: str,
+    *,
+    columns: Mapping[str, str],
+    limit: int | None = None,
+    split: str | None = None,
+    exclude: str | None = None,
 ) -> dict[str, str]:
-    """Hash what rows are read from: "source", and "apart" where `split` names data of its own.
+    """Hash what rows are read from: "source", "apart" where `split` names data of its own, "excluded" where any is.
 
     Raises:
         InputError, UsageError: as `Source.fingerprint`.
@@ -19,6 +24,8 @@ def data_hashes(
     found = {"source": Source(data, columns, limit).fingerprint()}
     if split is not None and is_data(split):
         found["apart"] = Source(split, columns).fingerprint()
+    if exclude is not None:
+        found["excluded"] = Source(exclude).fingerprint()
     return found
 
 
@@ -33,8 +40,10 @@ def difference(run: RunRecord) -> str | None:
     settings = run.config.data
     if not run.data_files:
         return f"whether {settings.data} has changed since the run is not known: an older version wrote its run.json"
-    now = data_hashes(settings.data, columns=settings.read_as, limit=settings.limit, split=settings.split)
-    names = {"source": settings.data, "apart": settings.split or ""}
+    now = data_hashes(
+        settings.data, columns=settings.read_as, limit=settings.limit, split=settings.split, exclude=settings.exclude
+    )
+    names = {"source": settings.data, "apart": settings.split or "", "excluded": settings.exclude or ""}
     changed = [
         names.get(key, key)
         for key in sorted(now.keys() | run.data_files.keys())
