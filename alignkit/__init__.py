@@ -22,6 +22,7 @@ from alignkit.registry import hookimpl
 if TYPE_CHECKING:
     from alignkit.api.python import Model, chat, evaluate, generate, judge, load, train
     from alignkit.api.runs import Run
+    from alignkit.api.tournaments import tournament
     from alignkit.judging.verdict import Verdict
 
 __version__ = "0.1.0"
@@ -39,9 +40,10 @@ __all__ = [
     "hookimpl",
     "judge",
     "load",
+    "tournament",
     "train",
 ]
-_PLACES = {"Run": "alignkit.api.runs", "Verdict": "alignkit.judging.verdict"}
+_PLACES = {"Run": "alignkit.api.runs", "Verdict": "alignkit.judging.verdict", "tournament": "alignkit.api.tournaments"}
 _PLACES |= dict.fromkeys(("Model", "chat", "evaluate", "generate", "judge", "load", "train"), "alignkit.api.python")
 
 

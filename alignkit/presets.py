@@ -8,7 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 
 @dataclass(frozen=True)
@@ -70,6 +70,14 @@ class Preset(ABC):
     needs none."""
     can_be_changed: ClassVar[bool] = True
     """Whether `--model` and `--data` may name others."""
+
+    def tournament(self) -> Mapping[str, Any] | None:
+        """Return the tables of a tournament, for `alignkit tournament --preset NAME`, as alignkit.toml has them.
+
+        "entrants" holds a table by each entrant's name, "tournament" and the sections what all share, "train" options
+        of every run. None: this is a set-up alone.
+        """
+        return None
 
     @abstractmethod
     def setup(self, machine: Machine, *, model: str, data: str) -> Setup:

@@ -32,7 +32,9 @@ KINDS = {
     "preset": "register_presets",
     "command": "register_commands",
 }
-COMMANDS = tuple("train judge vote generate evaluate chat probe ledger data plugins init config trust doctor".split())
+COMMANDS = tuple(
+    "train judge tournament vote generate evaluate chat probe ledger data plugins init config trust doctor".split()
+)
 """The commands that alignkit itself has, in the order in which they are used."""
 hookimpl = pluggy.HookimplMarker(GROUP)
 _logger = logging.getLogger(__name__)

@@ -43,7 +43,7 @@ from alignkit.statistics.crossed import (
     tails,
 )
 from alignkit.statistics.resampling import Clusters
-from alignkit.tournament.planning import DEVIATIONS, DIFFERENCE, optimism_of, plan
+from alignkit.tournaments.planning import DEVIATIONS, DIFFERENCE, optimism_of, plan
 from bench.forked import commit
 from bench.verdict_draws import make_clusters
 

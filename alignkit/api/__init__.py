@@ -11,6 +11,7 @@ same with objects in the place of names (rows.py, tables.py).
 from alignkit.api.answers import chat_session, evaluate, generate, generate_file
 from alignkit.api.data import data_audit, data_lengths, data_overlap, data_prepare, show_rows
 from alignkit.api.runs import Run
+from alignkit.api.tournaments import tournament
 from alignkit.api.training import plan, start_up_checks, train
 from alignkit.api.verdicts import judge, judge_file, ledger_export, ledger_stats, probe
 from alignkit.api.votes import vote, vote_export
@@ -33,6 +34,7 @@ __all__ = [
     "probe",
     "show_rows",
     "start_up_checks",
+    "tournament",
     "train",
     "vote",
     "vote_export",

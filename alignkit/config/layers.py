@@ -23,6 +23,7 @@ from alignkit.registry import registry
 from alignkit.runs import find_run, read_config
 
 PLUGIN_TABLES = {"train": "method", "judge": "judge"}  # [train.METHOD] and [judge.NAME]: whose options they hold
+TOURNAMENT = ("tournament", "entrants")  # tables that alignkit/tournaments reads
 Places = Mapping[str, tuple[str, ...]]
 
 
@@ -130,6 +131,8 @@ def _flatten(tables: Mapping[str, Any], place: Callable[..., str], *, file: Path
     """Return every value of the file's structure by its path, refusing keys that nothing reads."""
     layer: Layer = {}
     for table, values in tables.items():
+        if table in TOURNAMENT:
+            continue
         if table not in (*SECTIONS, "train"):
             raise _unknown(place(table), (table,), known=[*SECTIONS, "train"])
         if not isinstance(values, dict):

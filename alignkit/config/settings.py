@@ -233,6 +233,38 @@ class JudgeSection(Section):
     )
 
 
+class TournamentSection(Section):
+    """[tournament]: what `alignkit tournament` compares; its entrants are [entrants.NAME] (alignkit/tournaments)."""
+
+    seeds: int | list[int] = Field(1, description="training seeds: so many (1, 2, ...), or these")
+    vs: list[str] = Field(
+        default_factory=lambda: ["base", "start"],
+        min_length=1,
+        description="opponents: an entrant, a model, or start (each entrant's own); the first is the headline's",
+    )
+    steps: int | None = Field(None, ge=1, description="optimizer steps of every run")
+    tokens: float | None = Field(
+        None, gt=0, description="tokens that every run computes, samples included; steps follow from measured ones"
+    )
+    minutes: float | None = Field(
+        None, gt=0, description="minutes of every run, sampling included; steps follow from measured ones"
+    )
+    test: str | None = Field(None, description="data to judge on; default: prompts of --data, kept out of training")
+    second: str | None = Field(
+        None, description="a second judge's opinion: an entrant that is a reward model, or a judge"
+    )
+    second_prompts: int = Field(100, ge=1, description="prompts that the second judge reads")
+    off_task: str | None = Field(None, description="data to answer beside, measured and not judged")
+    off_task_prompts: int = Field(16, ge=1, description="prompts of these")
+
+    @field_validator("seeds")
+    @classmethod
+    def _some(cls, given: int | list[int]) -> int | list[int]:
+        if given in (0, []) or min(given if isinstance(given, list) else [given]) < 0:
+            raise ValueError("at least one seed is needed, and none below 0")
+        return given
+
+
 class RunOptions(Section):
     """Options of a single `alignkit train`, beside its configuration. Not in alignkit.toml."""
 

@@ -3,7 +3,8 @@
 Every row has a prompt, a right chosen answer, a rejected one of a real kind (`rejected_kind`), the reference (the
 chosen text) and `rules` for the judge `rules`: chosen scores 1 by them, rejected less. More than a third of the
 families appear in the part `test` alone (`unseen`), and no prompt of `train` is in `test`. The part `own` holds
-everyday questions outside the grammar, with a plain reference and no rules.
+everyday questions outside the grammar, with a plain reference and no rules; `unseen` is test without the families that
+train has too.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ class DemoTasks(Dataset):
     """
 
     name: ClassVar[str] = "demo"
-    parts: ClassVar[tuple[str, ...]] = ("train", "test", "own")
+    parts: ClassVar[tuple[str, ...]] = ("train", "test", "unseen", "own")
 
     def __init__(self, seed: int = 20250) -> None:
         self.seed = seed
@@ -60,9 +61,9 @@ class DemoTasks(Dataset):
         """
         if part not in self.parts:
             raise UsageError(
-                f"data set demo has no part {part!r}{nearest(part, list(self.parts))}; parts: train, test, own"
+                f"data set demo has no part {part!r}{nearest(part, list(self.parts))}; parts: {', '.join(self.parts)}"
             )
-        yield from {"train": self._train, "test": self._test, "own": _own}[part]()
+        yield from {"train": self._train, "test": self._test, "unseen": self._unseen, "own": _own}[part]()
 
     def _train(self) -> list[Row]:
         rows = [
@@ -83,6 +84,9 @@ class DemoTasks(Dataset):
             drawn = self._draw(family, start + size)[start:]
             columns.append([_row("test", family, answered, place) for place, answered in enumerate(drawn)])
         return [row for turn in zip_longest(*columns) for row in turn if row is not None]
+
+    def _unseen(self) -> list[Row]:
+        return [row for row in self._test() if row["unseen"]]
 
     def _draw(self, family: Family, size: int) -> list[_Answered]:
         """Return the family's first `size` tasks, each prompt once; a longer draw begins with a shorter one."""
@@ -176,7 +180,9 @@ def register_commands(register: Callable[[Callable[..., None]], None]) -> None:
 
 @hookimpl
 def register_presets(register: Callable[[type[Preset]], None]) -> None:
-    """Add `alignkit init --offline`."""
+    """Add `alignkit init --offline`, and the quickstart's tournament."""
+    from alignkit_plugins.demo_preset import Demo
     from alignkit_plugins.offline_preset import Offline
 
     register(Offline)
+    register(Demo)

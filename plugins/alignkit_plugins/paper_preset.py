@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 from alignkit.plugin import Line, Machine, Method, Preset, Setup
 from alignkit_plugins.dpo import DPO
@@ -23,6 +24,14 @@ class Paper(Preset):
     model: ClassVar[str] = "Qwen/Qwen2.5-0.5B"
     data: ClassVar[str] = "HuggingFaceH4/ultrafeedback_binarized"
     can_be_changed: ClassVar[bool] = False
+
+    def tournament(self) -> Mapping[str, Any]:
+        """The five of the paper's Table 1, on whatever model and data are configured: base and four methods."""
+        return {
+            "entrants": {"sft": {}, "sft-lenpen": {}, "dpo": {"start": "sft"}, "grpo": {"start": "sft"}},
+            "tournament": {"vs": ["Qwen/Qwen2.5-0.5B-Instruct", "base", "start"]},
+            "judge": {"num_beams": 4, "length_penalty": 0.9, "temperature": 0.0},
+        }
 
     def setup(self, machine: Machine, *, model: str, data: str) -> Setup:
         tables = {

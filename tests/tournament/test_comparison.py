@@ -10,8 +10,8 @@ import pytest
 
 from alignkit.statistics.resampling import Clusters
 from alignkit.statistics.win_rate import win_rate
-from alignkit.tournament.comparison import Comparison, Design, Prompts, compare
-from alignkit.tournament.planning import pick, plan, plan_lines, power
+from alignkit.tournaments.comparison import Comparison, Design, Prompts, compare
+from alignkit.tournaments.planning import pick, plan, plan_lines, power
 
 FIVE = Design(
     ("base", "sft", "lenpen", "dpo", "grpo"), (None, "base", "base", "sft", "sft"), (False, True, True, True, True)

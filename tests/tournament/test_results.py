@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from alignkit.errors import InputError
-from alignkit.tournament.results import START, Entry, Results
+from alignkit.tournaments.results import START, Entry, Results
 
 PER_RUN = ("minutes_ES", "answer_minutes_ES", "peak_mib_ES", "tokens_ES", "clipped_ES")
 
@@ -19,6 +20,7 @@ def found(num_entrants: int = 2, num_seeds: int = 3, num_prompts: int = 4) -> Re
     shape, opponents = (num_entrants, num_seeds, num_prompts), ("base", START)
     outcome = rng.integers(0, 3, (num_entrants, num_seeds, 2, num_prompts)) / 2
     outcome[0] = np.nan
+    per_run: dict[str, Any] = {name: rng.normal(size=shape[:2]) for name in PER_RUN}
     return Results(
         entrants=(Entry("base", None, "m"), Entry("dpo", "dpo", "m", "base", {"beta": 0.1})),
         seeds=tuple(range(num_seeds)),
@@ -42,7 +44,7 @@ def found(num_entrants: int = 2, num_seeds: int = 3, num_prompts: int = 4) -> Re
         health={"repetition": rng.normal(size=shape)},
         failed={("dpo", 2): "no memory"},
         runs={("dpo", 0): "dpo-0"},
-        **{name: rng.normal(size=shape[:2]) for name in PER_RUN},
+        **per_run,
     )
 
 

@@ -31,7 +31,7 @@ import numpy as np
 
 from alignkit.statistics.crossed import Crossed, adjusted, all_pairs_steps, crossed, errors, is_noisier, tails
 from alignkit.statistics.resampling import Clusters
-from alignkit.tournament.comparison import MOST_SEEDS, POWER
+from alignkit.tournaments.comparison import MOST_SEEDS, POWER
 
 DIFFERENCE = 6.0  # points
 DEVIATIONS = (0.0, 1.0, 3.0)  # points

@@ -1,0 +1,128 @@
+"""Compare several ways to train in one table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from alignkit.errors import UsageError
+from alignkit.progress import Progress, Silent
+from alignkit.scoring.functions.given import give, names_of
+from alignkit.tournaments.entrants import Tournament, read_tournament
+
+if TYPE_CHECKING:
+    from alignkit.tournaments.results import Results
+
+OUT = Path("runs/tournament")
+
+
+def tournament(
+    entrants: Mapping[str, Mapping[str, Any]] | Sequence[str] | None = None,
+    *,
+    out: str | Path = OUT,
+    config: Path | None = None,
+    preset: str | None = None,
+    set: Sequence[str] = (),
+    sweep: Sequence[str] = (),
+    draws: int | None = None,
+    fresh: Sequence[str] = (),
+    yes: bool = False,
+    progress: Progress | None = None,
+    **options: Any,
+) -> Results:
+    """Train every entrant with every seed, judge all of them alike, and return what was found.
+
+    Args:
+        entrants: options of each by its name ({"sft": {}, "dpo": {"start": "sft", "beta": 0.05}}), or names of methods;
+            default: those of alignkit.toml, else the paper's five.
+        out: the tournament's folder; one that is there goes on.
+        preset: a plugin's tournament, "paper" or "demo".
+        sweep: texts train.METHOD.OPTION=VALUE,VALUE; draws: so many random points of them.
+        fresh: entrants to train anew.
+        yes: agree to a judge that costs money.
+        options: seeds, vs, steps, tokens, minutes, test and the other keys of [tournament]; model, data, judge,
+            num_prompts, temperature and other options of training and judging, for all.
+
+    Raises:
+        AlignkitError: wrong use or input, an interruption, or no entrant came to anything.
+    """
+    from alignkit.tournaments.tournament import run_tournament
+
+    if entrants is not None and not isinstance(entrants, Mapping):
+        entrants = {name: {} for name in entrants}
+    if entrants is not None:
+        entrants = {name: _named(table) for name, table in entrants.items()}
+    options = _named(options)
+    made = made_of(config, entrants, preset=preset, options=options, set=set, sweep=sweep, draws=draws)
+    return run_tournament(made, Path(out), progress=progress or Silent(), fresh=fresh, yes=yes)
+
+
+def _named(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options with a name in the place of each function."""
+    named = dict(options)
+    if "reward" in named:
+        named["reward"] = names_of(named["reward"])
+    if callable(named.get("judge")):
+        named["judge"] = give(named["judge"])
+    return named
+
+
+def made_of(
+    config: Path | None = None,
+    entrants: Mapping[str, Mapping[str, Any]] | None = None,
+    *,
+    preset: str | None = None,
+    options: Mapping[str, Any] | None = None,
+    set: Sequence[str] = (),
+    sweep: Sequence[str] = (),
+    draws: int | None = None,
+) -> Tournament:
+    """Resolve a tournament without running it. Arguments and errors are those of `tournament`."""
+    given = dict(options or {})
+    budget = [name for name in ("steps", "tokens", "minutes") if given.get(name) is not None]
+    if len(budget) > 1:
+        raise UsageError(f"--{budget[0]} and --{budget[1]} are both a budget: give one")
+    return read_tournament(config, entrants=entrants, preset=preset, options=given, sets=set, sweeps=sweep, draws=draws)
+
+
+def tournament_plan(made: Tournament, out: Path, *, jobs: int, yes: bool, progress: Progress) -> list[str]:
+    """Say what a tournament takes: time from measured steps, memory, disk, money.
+
+    Raises:
+        AlignkitError: as `tournament`.
+    """
+    from alignkit.tournaments.price import plan_lines
+    from alignkit.tournaments.prompts import choose
+    from alignkit.tournaments.tournament import budget, claimed, describe, with_judge
+    from alignkit.tournaments.work import Place
+
+    with claimed(out):
+        asked = choose(made)
+        exclude = describe(made, asked, out)
+        made = with_judge(made, asked, yes=yes)
+        budget(made, Place(out), exclude, progress)
+        return plan_lines(made, Place(out), asked, exclude=exclude, jobs=jobs, progress=progress)
+
+
+def tournament_piece(made: Tournament, out: Path, name: str, *, progress: Progress, parent: int | None = None) -> None:
+    """Do one piece of a tournament, NAME/SEED, in this process. Errors are those of training and answering."""
+    from alignkit.tournaments.tournament import run_piece
+
+    run_piece(made, out, name, progress=progress, parent=parent)
+
+
+def run_made(
+    made: Tournament,
+    out: Path,
+    *,
+    progress: Progress,
+    child: Sequence[str] | None,
+    jobs: int,
+    fresh: Sequence[str],
+    yes: bool,
+) -> Results:
+    """Run a resolved tournament, its pieces in processes of their own. Errors are those of `tournament`."""
+    from alignkit.tournaments.tournament import run_tournament
+
+    return run_tournament(made, out, progress=progress, child=child, jobs=jobs, fresh=fresh, yes=yes)

@@ -1,0 +1,322 @@
+"""From answers to `Results`: each answer is scored once by one judge, and compared with every opponent's.
+
+What the judge was asked before is in the ledger, so that a further entrant or seed costs its own scores alone. Shape
+letters as in results.py.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from alignkit.data.prepared.selection import prompt_key
+from alignkit.data.reading.messages import text_of_turn
+from alignkit.data.reading.rows import Row
+from alignkit.errors import InputError, RunStopped
+from alignkit.judging.answers import Answer, Answers
+from alignkit.judging.caveats import judge_gave_reward
+from alignkit.judging.clustering import find_clusters
+from alignkit.judging.metrics import all_metrics
+from alignkit.judging.scores import items, score_both, values
+from alignkit.pretrained.names import find_model
+from alignkit.pretrained.read import load_tokenizer
+from alignkit.runs import read_run
+from alignkit.scoring.specs import NamedJudge
+from alignkit.statistics.win_rate import outcomes
+from alignkit.storage import read_object
+from alignkit.tournaments.entrants import Tournament
+from alignkit.tournaments.prompts import OFF_TASK, Asked
+from alignkit.tournaments.results import START, Entry, Results
+from alignkit.tournaments.work import Place, failure
+from alignkit.tracking import split_lines
+
+Side = tuple[str, int]
+"""An entrant or opponent, and its seed."""
+
+
+class Judging:
+    """The answers of a finished tournament, to be made into `Results`."""
+
+    def __init__(self, made: Tournament, place: Place, asked: Asked, note: Callable[[str], None]) -> None:
+        self.made, self.place, self.asked, self.note = made, place, asked, note
+        self._entries = {entry.name: entry for entry in (*made.entrants, *made.opponents)}
+
+    def results(self, named: NamedJudge, entrants: Sequence[Entry], part: str, *, first: int | None = None) -> Results:
+        """Judge some entrants on a part of the prompts, perhaps on the first so many alone.
+
+        Raises:
+            AlignkitError: as the judge raises; what it scored before is kept.
+        """
+        rows = self.asked.parts[part]
+        answered = self._answered(entrants, part)
+        measured = self._measured(entrants, part, answered)
+        seen = slice(0, first)
+        score_S, outcome = self._outcomes(named, {s: a[seen] for s, a in answered.items()}, entrants, len(rows))
+        stamps = {}
+        for entry in entrants:
+            said = [judge_gave_reward(self.place.run(entry, seed), named) for seed in self.made.seeds_of(entry)[:1]]
+            if entry.method is not None and (lines := [line for one in said for line in one]):
+                stamps[entry.name] = "; ".join(lines)
+        grouping = find_clusters(
+            [row.fields for row in rows], [prompt_key(row) for row in rows], column=self.made.settings.judge.cluster
+        )
+        missing = [side for side, score_P in score_S.items() if np.isnan(score_P[seen]).any()]
+        caveats = [f"some answers of {name}-{seed} have no score" for name, seed in missing]
+        return replace(
+            measured,
+            judge=named.label,
+            outcome_ESVP=outcome,
+            score_ESP=self._spread(entrants, score_S, len(rows)),
+            cluster_P=grouping.clusters.number_P,
+            cluster_words=grouping.words,
+            stamps=stamps,
+            caveats=tuple(caveats),
+        )
+
+    def off_task(self, entrants: Sequence[Entry]) -> Results | None:
+        """Measure the answers to other prompts, without a judge."""
+        if OFF_TASK not in self.asked.parts:
+            return None
+        return self._measured(entrants, OFF_TASK, self._answered(entrants, OFF_TASK))
+
+    def _answered(self, entrants: Sequence[Entry], part: str) -> dict[Side, list[Answer]]:
+        """The answers of everybody whose answers are compared, by side."""
+        sides: dict[Side, list[Answer]] = {}
+        wanted = [*entrants, *(self._entries[name] for name in self._named_opponents())]
+        wanted += [self._entries[entry.start] for entry in entrants if entry.start is not None]
+        for entry in wanted:
+            for seed in self.made.seeds_of(entry):
+                file = self.place.answers(entry, seed, part)
+                if (entry.name, seed) not in sides and file.with_suffix(".json").exists():
+                    sides[entry.name, seed] = _read_answers(file, self.asked.parts[part])
+        return sides
+
+    def _named_opponents(self) -> list[str]:
+        return [name for name in self.made.section.vs if name != START]
+
+    def _opponent(self, entry: Entry, seed: int, name: str) -> Side | None:
+        """Whose answers an entrant's are compared with; None: there are none, or they are its own."""
+        found = entry.start if name == START else name
+        if found is None or found == entry.name:
+            return None
+        return found, self._seed(self._entries[found], seed)
+
+    def _seed(self, entry: Entry, seed: int) -> int:
+        return seed if entry.method is not None else self.made.seeds[0]
+
+    def _outcomes(
+        self, named: NamedJudge, answered: Mapping[Side, Sequence[Answer]], entrants: Sequence[Entry], num: int
+    ) -> tuple[dict[Side, np.ndarray], np.ndarray]:
+        """Scores by side, float64 [P] (nan behind the last that was read), and outcomes, float64 [E, S, V, P]."""
+        seeds, opponents = self.made.seeds, self.made.section.vs
+        outcome = np.full((len(entrants), len(seeds), len(opponents), num), math.nan)
+        score_S: dict[Side, np.ndarray] = {}
+        as_items = {side: items(Answers(side[0], tuple(answers), math.nan)) for side, answers in answered.items()}
+        if not named.judge.pairwise:
+            scores = iter(named.score([item for one in as_items.values() for item in one]))  # a prompt once for all
+            score_S = {side: values([next(scores) for _ in one]) for side, one in as_items.items()}
+        met: dict[tuple[Side, Side], np.ndarray] = {}
+        for e, entry in enumerate(entrants):
+            for s, seed in enumerate(seeds):
+                ours = entry.name, self._seed(entry, seed)
+                for v, name in enumerate(opponents):
+                    theirs = self._opponent(entry, seed, name)
+                    if theirs is None or ours not in answered or theirs not in answered:
+                        continue
+                    if (ours, theirs) not in met:
+                        if named.judge.pairwise:
+                            both = score_both(named, as_items[ours], as_items[theirs])
+                            met[ours, theirs] = outcomes(values(both.ours), values(both.theirs))
+                        else:
+                            met[ours, theirs] = outcomes(score_S[ours], score_S[theirs])
+                    outcome[e, s, v, : len(met[ours, theirs])] = met[ours, theirs]
+        whole = {side: np.concatenate([x, np.full(num - len(x), math.nan)]) for side, x in score_S.items()}
+        return whole, outcome
+
+    def _measured(self, entrants: Sequence[Entry], part: str, answered: Mapping[Side, list[Answer]]) -> Results:
+        """Everything that needs no judge."""
+        made, rows = self.made, self.asked.parts[part]
+        spread = self._spread
+        by_side: dict[str, dict[Side, Any]] = {
+            name: {} for name in ("length", "cut", "text", "nats", "tokens", "reference_cut", "seconds")
+        }
+        health: dict[str, dict[Side, np.ndarray]] = {}
+        for side, answers in answered.items():
+            about = read_object(self.place.answers(self._entries[side[0]], side[1], part).with_suffix(".json"))
+            known = [about["by_row"].get(row.id, (math.nan, math.nan, math.nan)) for row in rows]
+            columns = np.array(known, dtype=np.float64).T
+            by_side["nats"][side], by_side["tokens"][side], by_side["reference_cut"][side] = columns
+            by_side["length"][side] = np.array([answer.num_tokens for answer in answers], dtype=np.float64)
+            by_side["cut"][side] = np.array([answer.truncated for answer in answers], dtype=np.float64)
+            by_side["text"][side] = np.array([answer.text for answer in answers], dtype=object)
+            by_side["seconds"][side] = float(about["seconds"])
+            for name, value_P in _health(Answers(side[0], tuple(answers), math.nan)).items():
+                health.setdefault(name, {})[side] = value_P
+        num = len(rows)
+        rival = np.full((len(entrants), len(made.seeds), len(made.section.vs), num), math.nan)
+        for e, entry in enumerate(entrants):
+            for s, seed in enumerate(made.seeds):
+                for v, name in enumerate(made.section.vs):
+                    theirs = self._opponent(entry, seed, name)
+                    if theirs is not None and theirs in by_side["length"]:
+                        rival[e, s, v] = by_side["length"][theirs]
+        ended = {
+            (entry.name, seed): read_run(self.place.run(entry, seed)).finished or {}
+            for entry in entrants
+            for seed in made.seeds_of(entry)
+            if entry.method is not None and (entry.name, seed) in answered
+        }
+        per_run = {
+            "minutes_ES": lambda end: end["seconds"] / 60,
+            "peak_mib_ES": lambda end: end["peak_mib"],
+            "tokens_ES": lambda end: end["tokens"],
+            "clipped_ES": _share_clipped,
+        }
+        trained: dict[str, Any] = {
+            name: self._per_run(entrants, {side: of(end) for side, end in ended.items()})
+            for name, of in per_run.items()
+        }
+        parents = {
+            (entry.name, seed): self.place.run(self._entries[entry.start], seed).name
+            for entry in entrants
+            if entry.start is not None and self._entries[entry.start].method is not None
+            for seed in made.seeds
+        }
+        reasons = {
+            (entry.name, seed): failure(self.place, entry, seed) or "it has no answers"
+            for entry in entrants
+            for seed in made.seeds_of(entry)
+            if (entry.name, seed) not in answered
+        }
+        return Results(
+            entrants=tuple(replace(entry, options=_plain(entry.options)) for entry in entrants),
+            seeds=made.seeds,
+            opponents=tuple(made.section.vs),
+            judge="",
+            prompt_ids=tuple(row.id for row in rows),
+            prompts=tuple(text_of_turn(row.prompt[-1]) for row in rows),
+            references=tuple(row.reference for row in rows),
+            cluster_P=np.arange(num, dtype=np.int64),
+            cluster_words="prompts",
+            outcome_ESVP=np.full(rival.shape, math.nan),
+            score_ESP=np.full((len(entrants), len(made.seeds), num), math.nan),
+            length_ESP=spread(entrants, by_side["length"], num),
+            rival_length_ESVP=rival,
+            reference_length_P=_reference_lengths(made, rows),
+            cut_ESP=spread(entrants, by_side["cut"], num),
+            nats_ESP=spread(entrants, by_side["nats"], num),
+            reference_tokens_ESP=spread(entrants, by_side["tokens"], num),
+            reference_cut_ESP=spread(entrants, by_side["reference_cut"], num),
+            text_ESP=spread(entrants, by_side["text"], num, nothing=""),
+            answer_minutes_ES=self._per_run(entrants, {side: x / 60 for side, x in by_side["seconds"].items()}),
+            health={name: spread(entrants, found, num) for name, found in health.items()},
+            failed=reasons,
+            runs={side: self.place.run(self._entries[side[0]], side[1]).name for side in ended},
+            parents=parents,
+            **trained,
+        )
+
+    def _spread(
+        self, entrants: Sequence[Entry], by_side: Mapping[Side, np.ndarray], num: int, *, nothing: object = math.nan
+    ) -> np.ndarray:
+        """Lay numbers of sides, [P] each, into [E, S, P]; what is not trained stands under every seed."""
+        kind: Any = object if nothing == "" else np.float64
+        laid = np.full((len(entrants), len(self.made.seeds), num), nothing, dtype=kind)
+        for e, entry in enumerate(entrants):
+            for s, seed in enumerate(self.made.seeds):
+                side = entry.name, self._seed(entry, seed)
+                if side in by_side:
+                    laid[e, s] = by_side[side]
+        return laid
+
+    def _per_run(self, entrants: Sequence[Entry], by_side: Mapping[Side, float]) -> np.ndarray:
+        return np.array(
+            [
+                [by_side.get((entry.name, self._seed(entry, seed)), math.nan) for seed in self.made.seeds]
+                for entry in entrants
+            ],
+            dtype=np.float64,
+        ).reshape(len(entrants), len(self.made.seeds))
+
+
+def pick(results: Results, sweeps: Mapping[str, Sequence[str]]) -> dict[str, str]:
+    """The entrant of each sweep with the best mean outcome against the first opponent, over seeds and prompts.
+
+    Raises:
+        RunStopped: none of a sweep's entrants has an outcome for every seed.
+    """
+    with np.errstate(invalid="ignore"):
+        rate_E = np.array(
+            [np.nanmean(x) if not np.isnan(x).all(-1).any() else math.nan for x in results.outcome_ESVP[:, :, 0]]
+        )
+    picked = {}
+    for sweep, names in sweeps.items():
+        rates = {name: rate_E[results.names.index(name)] for name in names}
+        known = {name: rate for name, rate in rates.items() if not math.isnan(rate)}
+        if not known:
+            raise RunStopped(f"sweep of {sweep}: no entrant has outcomes of every seed; go on with the same command")
+        picked[sweep] = max(known, key=lambda name: known[name])
+    return picked
+
+
+def _plain(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options as JSON has them."""
+    found: dict[str, Any] = json.loads(json.dumps(dict(options), default=str))
+    return found
+
+
+def _health(answers: Answers) -> dict[str, np.ndarray]:
+    """Every metric with one number per answer, float64 [P]."""
+    found = {}
+    for metric in all_metrics():
+        value = metric.values(answers)
+        if value is not None:
+            value_P = np.asarray(value, dtype=np.float64)
+            if value_P.shape != (len(answers.answers),):
+                raise RunStopped(
+                    f"metric {metric.name!r} gave {value_P.shape} numbers for {len(answers.answers)} answers"
+                )
+            found[metric.name] = value_P
+    return found
+
+
+def _read_answers(file: Any, rows: Sequence[Row]) -> list[Answer]:
+    lines = [json.loads(line) for line in split_lines(file.read_text(encoding="utf-8"))]
+    if [line["id"] for line in lines] != [row.id for row in rows]:
+        raise InputError(f"{file}: answers other prompts than this tournament's; remove it and go on")
+    return [
+        Answer(
+            row,
+            line["completion"],
+            line["num_tokens"],
+            line["finish"] == "length",
+            line["num_thinking_tokens"],
+            line["num_prompt_tokens"],
+        )
+        for row, line in zip(rows, lines, strict=True)
+    ]
+
+
+def _reference_lengths(made: Tournament, rows: Sequence[Row]) -> np.ndarray:
+    """Tokens of each reference by the common model's tokenizer, end token included; nan without one."""
+    source = find_model(made.entrants[0].model, tokenizer_is_enough=True)
+    tokenizer = load_tokenizer(source.folder)
+    return np.array(
+        [
+            math.nan
+            if row.reference is None
+            else len(tokenizer(row.reference, add_special_tokens=False)["input_ids"]) + 1
+            for row in rows
+        ],
+        dtype=np.float64,
+    )
+
+
+def _share_clipped(end: Mapping[str, Any]) -> float:
+    found = end.get("tally", {}).get("grad_clipped")
+    return found["steps"] / found["of"] if found else math.nan

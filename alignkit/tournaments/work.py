@@ -1,0 +1,301 @@
+"""One piece of a tournament's work: one entrant with one seed is trained, and answers.
+
+    OUT/NAME-SEED/                   the run, as `alignkit train` writes it
+    OUT/answers/NAME-SEED.PART.jsonl its answers (judging/answer_file.py); .json beside it: what they were drawn with
+    OUT/failed/NAME-SEED.json        why there is nothing
+
+All of it goes on after a kill: a run from its checkpoint, answers behind the last that was drawn. What is there is not
+made again. torch is imported only where something is computed.
+"""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+import json
+import re
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from alignkit.config.file import dump
+from alignkit.data.prepared.selection import prompt_key
+from alignkit.errors import UsageError
+from alignkit.progress import Progress
+from alignkit.runs import RunRecord, holds_run, is_finished, read_run
+from alignkit.storage import PRIVATE_FOLDER, read_object, set_aside, write_atomically
+from alignkit.tournaments.entrants import Tournament, is_reward
+from alignkit.tournaments.prompts import Asked
+from alignkit.tournaments.results import Entry
+
+if TYPE_CHECKING:
+    from alignkit.data.reading.rows import Row
+    from alignkit.judging.answers import Answering
+
+_DRAWN_BY = ("temperature", "top_p", "num_beams", "length_penalty", "max_new_tokens", "seed", "strip_thinking")
+_OWN_KEYS = {"model.model", "data.exclude", "model.micro_batch_tokens", "rollouts.vllm_memory"}
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where everything of a tournament lies."""
+
+    folder: Path
+
+    def run(self, entry: Entry, seed: int) -> Path:
+        """The folder of a run."""
+        return self.folder / _file_name(entry, seed)
+
+    def answers(self, entry: Entry, seed: int, part: str) -> Path:
+        """The file of the answers to a part of the prompts."""
+        return self.folder / "answers" / f"{_file_name(entry, seed)}.{part}.jsonl"
+
+    def failed(self, entry: Entry, seed: int) -> Path:
+        """The file that says why a piece of work came to nothing."""
+        return self.folder / "failed" / f"{_file_name(entry, seed)}.json"
+
+
+def _file_name(entry: Entry, seed: int) -> str:
+    return f"{re.sub(r'[^A-Za-z0-9._=,+-]', '_', entry.name)}-{seed}"
+
+
+def is_trained(place: Place, entry: Entry, seed: int) -> bool:
+    """Whether an entrant's run of a seed is finished; one that is not trained needs none."""
+    run = place.run(entry, seed)
+    return entry.method is None or (holds_run(run) and is_finished(run, read_run(run)))
+
+
+def is_answered(made: Tournament, place: Place, entry: Entry, seed: int, part: str, rows: Sequence[Row]) -> bool:
+    """Whether the answers to a part are there, of this model, drawn as it is asked for now."""
+    file = place.answers(entry, seed, part)
+    about = file.with_suffix(".json")
+    return file.exists() and about.exists() and read_object(about).get("key") == _key(made, place, entry, seed, rows)
+
+
+def do_work(
+    made: Tournament,
+    place: Place,
+    entry: Entry,
+    seed: int,
+    *,
+    asked: Asked,
+    parts: Sequence[str],
+    exclude: Path,
+    steps: int | None,
+    progress: Progress,
+) -> None:
+    """Train an entrant with a seed and let it answer these parts; what is there already is left as it is.
+
+    Args:
+        exclude: the file of prompts that it may not train on.
+        steps: the budget, where it is not one of the entrant's options.
+
+    Raises:
+        AlignkitError: as training and answering raise.
+    """
+    if entry.method is not None and not is_trained(place, entry, seed):
+        _train(made, place, entry, seed, exclude=exclude, steps=steps, progress=progress)
+        gc.collect()  # the run's models must not count in what follows
+    if is_reward(entry):
+        return
+    left = [part for part in parts if not is_answered(made, place, entry, seed, part, asked.parts[part])]
+    if left:
+        _answer(made, place, entry, seed, {part: asked.parts[part] for part in left}, progress)
+        gc.collect()
+
+
+def run_options(
+    made: Tournament, place: Place, entry: Entry, seed: int, *, exclude: Path, steps: int | None
+) -> dict[str, Any]:
+    """The options of a run that come from its place in the tournament."""
+    options: dict[str, Any] = {"seed": seed, "out": str(place.run(entry, seed)), "exclude": str(exclude)}
+    if entry.start is not None:
+        start = made.entrant(entry.start)
+        options["model"] = start.model if start.method is None else str(place.run(start, seed))
+    if "reward" in entry.options:
+        options["reward"] = [_reward(made, place, spec, seed) for spec in _listed(entry.options["reward"])]
+    if steps is not None:
+        options["max_steps"] = steps
+    return options
+
+
+def _reward(made: Tournament, place: Place, spec: Any, seed: int) -> Any:
+    """A reward that names an entrant names its run."""
+    if not isinstance(spec, str):
+        return spec
+    target, equals, weight = spec.rpartition("=") if "=" in spec else (spec, "", "")
+    rewards = {entry.name: entry for entry in made.entrants if is_reward(entry)}
+    return f"{place.run(rewards[target], seed)}{equals}{weight}" if target in rewards else spec
+
+
+def _listed(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, list | tuple) else [value]
+
+
+def _train(
+    made: Tournament, place: Place, entry: Entry, seed: int, *, exclude: Path, steps: int | None, progress: Progress
+) -> None:
+    from alignkit.reports.run_report import write_training_report
+    from alignkit.training.run.train_run import train_run
+
+    options = run_options(made, place, entry, seed, exclude=exclude, steps=steps)
+    run = place.run(entry, seed)
+    method, resolved = made.resolved(entry, **options, resume=run.exists())
+    train_run(method, resolved, progress=progress)
+    settings = read_run(run).options
+    write_training_report(run, method=method.name, settings=settings, curves=method.curves)
+
+
+def _key(made: Tournament, place: Place, entry: Entry, seed: int, rows: Sequence[Row]) -> str:
+    """Hash what decides an answer: the model, the prompts, and how it is drawn."""
+    model = entry.model if entry.method is None else read_run(place.run(entry, seed)).id
+    settings = made.settings
+    how = {name: getattr(settings.judge, name) for name in _DRAWN_BY} | {"sampler": settings.rollouts.sampler}
+    said = settings.model.model_dump(mode="json", exclude={"model"})
+    prompts = [[row.id, prompt_key(row), row.reference] for row in rows]
+    return hashlib.sha256(json.dumps([model, how, said, prompts], sort_keys=True).encode()).hexdigest()
+
+
+def _answer(
+    made: Tournament, place: Place, entry: Entry, seed: int, asked: Mapping[str, Sequence[Row]], progress: Progress
+) -> None:
+    """Draw the answers to some parts with one loaded model, and measure how it predicts their references."""
+    from alignkit.judging.answers import Answering, Generation
+    from alignkit.pretrained.names import find_model
+
+    source = find_model(entry.model if entry.method is None else str(place.run(entry, seed)))
+    answering: Any = Answering(source, made.settings.model, Generation.of(made.settings))
+    try:
+        for part, rows in asked.items():
+            _answer_part(made, place, entry, seed, part, rows, answering, progress)
+    finally:
+        answering.sampler.close()
+
+
+def _answer_part(
+    made: Tournament,
+    place: Place,
+    entry: Entry,
+    seed: int,
+    part: str,
+    rows: Sequence[Row],
+    answering: Answering,
+    progress: Progress,
+) -> None:
+    from alignkit.judging.answer_file import AnswerFile
+
+    path, key = place.answers(entry, seed, part), _key(made, place, entry, seed, rows)
+    path.parent.mkdir(mode=PRIVATE_FOLDER, exist_ok=True)
+    prompts = [(row.id, list(row.prompt)) for row in rows]
+    settings = asdict(answering.generation) | {"key": key}
+    try:
+        file = AnswerFile(path, settings, prompts, resume=True)
+    except UsageError:  # of another model, or drawn otherwise: it stays beside
+        forget_answers(path)
+        file = AnswerFile(path, settings, prompts, resume=True)
+    started = time.monotonic()
+    if not file.is_finished:
+        file.begin()
+        left = [row for row in rows if row.id not in file.known]
+        for drawn in answering.stream(left, progress=progress):
+            file.add(
+                [
+                    {
+                        "id": answer.row.id,
+                        "prompt": list(answer.row.prompt),
+                        "completion": answer.text,
+                        "num_tokens": answer.num_tokens,
+                        "num_prompt_tokens": answer.num_prompt_tokens,
+                        "finish": "length" if answer.truncated else "stop",
+                        "num_thinking_tokens": answer.num_thinking_tokens,
+                    }
+                    for answer in drawn.values()
+                ]
+            )
+        file.finish()
+    predicted = answering.perplexity(rows)
+    about = {"key": key, "by_row": predicted.by_row, "seconds": time.monotonic() - started}
+    write_atomically(path.with_suffix(".json"), json.dumps(about) + "\n", private=True)
+
+
+def forget_answers(path: Path) -> None:
+    """Put a file of answers aside, with what lies beside it."""
+    for beside in (path, path.with_suffix(".json"), *path.parent.glob(f".{path.name}.*")):
+        if beside.exists():
+            set_aside(beside, "old")
+
+
+def refuse_changes(made: Tournament, place: Place, entry: Entry, seed: int, *, steps: int | None) -> None:
+    """Refuse an entrant whose run is there and was begun with other options.
+
+    Raises:
+        UsageError: names the options, before and now, and what to type.
+    """
+    run = place.run(entry, seed)
+    if entry.method is None or not holds_run(run):
+        return
+    record = read_run(run)
+    _, resolved = made.resolved(entry, **run_options(made, place, entry, seed, exclude=Path("-"), steps=steps))
+    old, new = _flat(_options_of(record)), _flat({**dump(resolved), "method": entry.method})
+    changed = [key for key in sorted(new) if key in old and old[key] != new[key] and key not in _OWN_KEYS]
+    changed = [key for key in changed if not key.startswith("judge.") and not key.endswith("_timeout_s")]
+    if changed:
+        said = ", ".join(f"{key} was {old[key]!r}, is {new[key]!r}" for key in changed[:3])
+        said += f", and {len(changed) - 3} more" if len(changed) > 3 else ""
+        raise UsageError(
+            f"entrant {entry.name}: {run} was trained otherwise ({said}): give the changed one a name of its own, or "
+            f"type --fresh {entry.name} to train it anew (what is there is kept beside)"
+        )
+
+
+def set_entrant_aside(made: Tournament, place: Place, name: str) -> None:
+    """Put an entrant's runs and answers aside, and those of all that start from it.
+
+    Raises:
+        UsageError: there is no such entrant.
+    """
+    if name not in {entry.name for entry in made.entrants}:
+        raise UsageError(f"--fresh {name}: no entrant is named so: {', '.join(e.name for e in made.entrants)}")
+    stale = {name}
+    for entry in made.entrants:  # starts stand before what starts from them
+        if stale & set(made.needs(entry)):
+            stale.add(entry.name)
+    for entry in made.entrants:
+        for seed in made.seeds_of(entry) if entry.name in stale else ():
+            if place.run(entry, seed).exists():
+                set_aside(place.run(entry, seed), "old")
+            for file in sorted((place.folder / "answers").glob(f"{_file_name(entry, seed)}.*.jsonl")):
+                forget_answers(file)
+
+
+def _options_of(record: RunRecord) -> dict[str, Any]:
+    config: dict[str, Any] = record.content["config"]
+    return {**config, "method": record.method}
+
+
+def _flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in table.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return flat
+
+
+def note_failure(place: Place, entry: Entry, seed: int, reason: str) -> None:
+    """Keep why a piece of work came to nothing."""
+    place.failed(entry, seed).parent.mkdir(mode=PRIVATE_FOLDER, exist_ok=True)
+    write_atomically(place.failed(entry, seed), json.dumps({"reason": reason}) + "\n", private=True)
+
+
+def failure(place: Place, entry: Entry, seed: int) -> str | None:
+    """Why a piece of work came to nothing, or None."""
+    file = place.failed(entry, seed)
+    return str(read_object(file).get("reason")) if file.exists() else None
+
+
+def forget_failure(place: Place, entry: Entry, seed: int) -> None:
+    """It is tried again."""
+    with suppress(OSError):
+        place.failed(entry, seed).unlink()

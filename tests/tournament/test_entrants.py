@@ -1,0 +1,130 @@
+"""Who takes part in a tournament: files, presets, sweeps, and what is refused before anything runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from alignkit.errors import UsageError
+from alignkit.tournaments.entrants import read_tournament
+from alignkit.tournaments.results import START
+
+FILE = """
+[data]
+data = "rows.jsonl"
+
+[tournament]
+seeds = [7, 9]
+vs = ["base", "start", "other/model"]
+
+[entrants.dpo]
+start = "sft"
+beta = 0.05
+
+[entrants.sft]
+
+[entrants.quick]
+method = "sft"
+learning_rate = 1e-3
+"""
+
+
+def written(folder: Path, text: str = FILE) -> Path:
+    (folder / "own.toml").write_text(text)
+    return folder / "own.toml"
+
+
+def test_entrants_stand_behind_what_they_start_from(tmp_path: Path) -> None:
+    made = read_tournament(written(tmp_path), options={"learning_rate": 2e-5, "judge": "rules", "temperature": 0.5})
+    assert [(e.name, e.method, e.start) for e in made.entrants] == [
+        ("base", None, None),
+        ("sft", "sft", "base"),
+        ("dpo", "dpo", "sft"),
+        ("quick", "sft", "base"),
+    ]
+    assert made.seeds == (7, 9) and made.seeds_of(made.entrants[0]) == (7,)
+    assert [e.name for e in made.opponents] == ["other/model"] and START in made.section.vs
+    _, resolved = made.resolved(made.entrant("dpo"), seed=7)
+    assert (resolved.method.model_dump()["beta"], resolved.method.learning_rate, resolved.method.seed) == (
+        0.05,
+        2e-5,
+        7,
+    )
+    _, resolved = made.resolved(made.entrant("quick"))
+    assert resolved.method.learning_rate == 1e-3  # an entrant's own counts for more than what is for all
+    assert made.settings.judge.temperature == 0.5 and made.settings.data.data == "rows.jsonl"
+
+
+def test_a_typed_number_of_seeds_and_a_budget_count_for_more_than_the_file(tmp_path: Path) -> None:
+    made = read_tournament(written(tmp_path), options={"seeds": 3, "steps": 5})
+    assert made.seeds == (1, 2, 3)
+    assert made.resolved(made.entrant("dpo"))[1].method.max_steps == 5
+
+
+@pytest.mark.parametrize(
+    ("table", "said"),
+    [
+        (
+            "[entrants.dpo]\nstart = 'grpo'\n[entrants.grpo]\nstart = 'dpo'",
+            "start from each other: dpo from grpo from dpo",
+        ),
+        ("[entrants.dpo]\nstart = 'sfd'\n[entrants.sft]", "no entrant is named 'sfd'; did you mean 'sft'?"),
+        ("[entrants.ppo]", "entrant ppo: no method is named 'ppo'"),
+        ("[entrants.dpo]\nbetta = 0.1", "entrant dpo: unknown option 'betta'; did you mean 'beta'?"),
+        ("[entrants.dpo]\ndata = 'x.jsonl'", "data is the same for all entrants"),
+        ("[entrants.dpo]\nbeta = -1", "entrant dpo: --beta: -1 was given"),
+        ("[entrants.grpo]\nreward = ['./evil.py:f']", "reward './evil.py:f' is no entrant"),
+        ("[entrants.base]\nmodel = 'x'", "no entrant is trained"),
+        ("[entrants.reward]\n[entrants.dpo]\nstart = 'reward'", "starts from reward, which is a reward model"),
+        ("[entrants.sft]\n[tournament]\nseed = 3", "tournament.seed is not a known key; did you mean 'seeds'?"),
+        ("[entrants.sft]\n[tournament]\nseeds = 0", "at least one seed is needed"),
+        ("[entrants.sft]\n[tournament]\nseeds = [3, 3]", "names one twice"),
+        ("[entrants.sft]\n[tournament]\nsecond = 'evil.py:f'", "second judge 'evil.py:f' runs code"),
+        ("[entrants.'a b']\nmethod = 'sft'", "entrant 'a b': give it letters"),
+    ],
+)
+def test_what_cannot_be_run_is_refused_with_what_to_do(table: str, said: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError) as caught:
+        read_tournament(written(tmp_path, table))
+    assert said in caught.value.line
+
+
+def test_a_sweep_makes_an_entrant_of_each_point(tmp_path: Path) -> None:
+    sweeps = ["train.dpo.beta=0.05,0.1", "dpo.learning_rate=1e-5,2e-5"]
+    made = read_tournament(written(tmp_path), sweeps=sweeps)
+    assert made.sweeps == {
+        "dpo": [f"dpo-beta={beta},learning_rate={rate}" for beta in ("0.05", "0.1") for rate in ("1e-05", "2e-05")]
+    }
+    assert made.entrant("dpo-beta=0.1,learning_rate=2e-05").options == {"beta": 0.1, "learning_rate": 2e-5}
+    drawn = read_tournament(written(tmp_path), sweeps=["train.dpo.beta=0.01..1"], draws=4)
+    betas = [drawn.entrant(name).options["beta"] for name in drawn.sweeps["dpo"]]
+    assert len(set(betas)) == 4 and all(0.01 <= beta <= 1 for beta in betas)
+    assert drawn.sweeps == read_tournament(written(tmp_path), sweeps=["train.dpo.beta=0.01..1"], draws=4).sweeps
+
+
+@pytest.mark.parametrize(
+    ("sweep", "said"),
+    [
+        ("train.dpo.betta=1,2", "dpo has no option 'betta'; did you mean 'beta'?"),
+        ("train.ppo.beta=1", "no entrant is 'ppo'"),
+        ("train.sft.learning_rate=1e-5,2e-5", "dpo starts from it"),
+        ("train.dpo.beta=1..2", "say how often by --draws"),
+        ("beta", "write train.METHOD.OPTION=VALUE"),
+        ("train.dpo.beta=a,b", "was given"),
+    ],
+)
+def test_a_sweep_of_nothing_is_refused(sweep: str, said: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError) as caught:
+        read_tournament(written(tmp_path), sweeps=[sweep])
+    assert said in caught.value.line
+
+
+def test_tables_of_a_tournament_disturb_no_other_command(tmp_path: Path) -> None:
+    from alignkit.config.file import resolve
+    from alignkit.registry import registry
+
+    options: dict[str, Any] = {}
+    resolved = resolve(registry().find("method", "dpo"), options=options, config=written(tmp_path))
+    assert resolved.data.data == "rows.jsonl" and resolved.method.model_dump()["beta"] != 0.05

@@ -1,0 +1,178 @@
+"""A tiny tournament, in this process: what it trains, what it does not train twice, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from places import ROOT
+from small_runs import write_numbered_rows
+from tiny_models import tiny_model
+from tournament_kills import small
+
+import alignkit
+from alignkit.api import tournaments
+from alignkit.data.prepared.selection import prompt_key
+from alignkit.data.reading.read import read_rows
+from alignkit.errors import UsageError
+from alignkit.progress import Silent
+from alignkit.runs import read_run
+from alignkit.tournaments.results import Results
+from alignkit.tournaments.tournament import claimed
+from alignkit.training.run import train_run
+
+
+@pytest.fixture(scope="module")
+def ground(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("ground")
+    tiny_model(folder / "model")
+    write_numbered_rows(folder / "rows.jsonl")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def done(ground: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Results]:
+    """A finished tournament, with a reward model as a second judge and prompts beside."""
+    out = tmp_path_factory.mktemp("done") / "t"
+    entrants = {**small(ground)["entrants"], "reward": {"learning_rate": 1e-3}}
+    more = {"second": "reward", "second_prompts": 2, "off_task": str(ground / "rows.jsonl"), "off_task_prompts": 2}
+    return out, alignkit.tournament(**small(ground) | more | {"entrants": entrants}, out=out)
+
+
+@pytest.fixture
+def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The runs that are trained from now on."""
+    seen: list[str] = []
+    original: Callable[..., Path] = train_run.train_run
+
+    def watched(method: Any, resolved: Any, **more: Any) -> Path:
+        seen.append(Path(resolved.run.out).name)
+        return original(method, resolved, **more)
+
+    monkeypatch.setattr(train_run, "train_run", watched)
+    return seen
+
+
+def test_every_entrant_is_trained_with_every_seed_and_compared_with_every_opponent(done: tuple[Path, Results]) -> None:
+    out, found = done
+    assert found.names == ("base", "sft", "dpo") and found.opponents == ("base", "start") and found.seeds == (1, 2)
+    assert found.outcome_ESVP.shape == (3, 2, 2, 6) and not found.failed
+    assert np.isnan(found.outcome_ESVP[0]).all()  # the base has no start, and is not compared with itself
+    assert not np.isnan(found.outcome_ESVP[1:]).any()
+    ours, theirs = found.score_ESP[2], found.score_ESP[1]
+    np.testing.assert_array_equal(found.outcome_ESVP[2, :, 1], (np.sign(ours - theirs) + 1) / 2)
+    np.testing.assert_array_equal(found.rival_length_ESVP[2, :, 1], found.length_ESP[1])
+    np.testing.assert_array_equal(found.text_ESP[0, 0], found.text_ESP[0, 1])
+    assert not np.array_equal(found.score_ESP[1, 0], found.score_ESP[1, 1])
+    assert {name for name, _ in found.runs} == {"sft", "dpo"} and found.parents["dpo", 2] == "sft-2"
+    assert read_run(out / "dpo-2").parent == str(out / "sft-2")
+    assert (found.minutes_ES[1:] > 0).all() and np.isnan(found.minutes_ES[0]).all()
+    assert (found.nats_ESP > 0).all() and (found.reference_tokens_ESP[0, 0] == found.reference_length_P).all()
+
+
+def test_a_second_judge_reads_the_first_prompts_and_other_prompts_are_measured(done: tuple[Path, Results]) -> None:
+    _, found = done
+    assert found.second is not None and found.second.judge == "reward" and found.off_task is not None
+    known = ~np.isnan(found.second.outcome_ESVP)
+    assert known[1:, ..., :2].all() and not known[..., 2:].any()
+    assert np.isnan(found.off_task.outcome_ESVP).all() and found.off_task.length_ESP.shape == (3, 2, 2)
+
+
+def test_prompts_that_judge_neither_train_nor_validate(done: tuple[Path, Results], ground: Path) -> None:
+    out, found = done
+    held = {prompt_key(row) for row in read_rows(str(out / "prompts.jsonl"))}
+    assert len(held) == 6
+    record = read_run(out / "dpo-1")
+    rows = {row.id: prompt_key(row) for row in read_rows(str(ground / "rows.jsonl"))}
+    used = {rows[id_] for part in (record.rows.training, record.rows.validation) for id_ in part.ids}
+    assert not used & held and len(used) == 24 and set(found.prompt_ids) <= set(rows)
+
+
+def test_a_second_call_computes_nothing(ground: Path, done: tuple[Path, Results], trained: list[str]) -> None:
+    out, found = done
+    entrants = {**small(ground)["entrants"], "reward": {"learning_rate": 1e-3}}
+    more = {"second": "reward", "second_prompts": 2, "off_task": str(ground / "rows.jsonl"), "off_task_prompts": 2}
+    started = time.monotonic()
+    again = alignkit.tournament(**small(ground) | more | {"entrants": entrants}, out=out)
+    assert time.monotonic() - started < 3 and not trained
+    np.testing.assert_array_equal(again.outcome_ESVP, found.outcome_ESVP)
+
+
+def test_a_changed_entrant_is_refused_and_a_new_one_is_trained_alone(
+    ground: Path, done: tuple[Path, Results], trained: list[str]
+) -> None:
+    out, _ = done
+    changed = {"sft": {"learning_rate": 0.02}, "dpo": {"start": "sft", "learning_rate": 0.03}}
+    with pytest.raises(UsageError, match=r"dpo-1 was trained otherwise .*rate was 0.01, is 0.03.*--fresh dpo"):
+        alignkit.tournament(**small(ground) | {"entrants": changed}, out=out)
+    with pytest.raises(UsageError, match="judged on other prompts"):
+        alignkit.tournament(**small(ground) | {"num_prompts": 5}, out=out)
+    assert not trained
+    changed["dpo-2"] = changed.pop("dpo") | {"method": "dpo"}
+    found = alignkit.tournament(**small(ground) | {"entrants": changed, "seeds": 1}, out=out)
+    assert trained == ["dpo-2-1"] and found.names == ("base", "sft", "dpo-2")
+
+
+def test_an_entrant_that_fails_ends_no_other_and_is_tried_again(ground: Path, tmp_path: Path) -> None:
+    reward = tmp_path / "bad.py"
+    reward.write_text("def f(completion, row):\n    raise ValueError('no idea')\n")
+    entrants = {
+        "grpo": {"reward": [f"{reward}:f"], "batch_size": 1, "group_size": 2, "temperatures": [1.0, 1.0]},
+        "dpo": {"start": "grpo"},
+        "sft": {},
+    }
+    given = small(ground) | {"entrants": entrants, "seeds": 1, "steps": 1}
+    found = alignkit.tournament(**given, out=tmp_path / "t")
+    assert set(found.failed) == {("grpo", 1), ("dpo", 1)} and "grpo/1, which it needs, failed" in found.failed["dpo", 1]
+    assert "the reward function raised ValueError" in found.failed["grpo", 1]
+    assert np.isnan(found.outcome_ESVP[found.names.index("grpo")]).all()
+    assert not np.isnan(found.outcome_ESVP[found.names.index("sft"), 0, 0]).any()
+
+
+def test_a_sweep_is_picked_on_prompts_that_the_table_does_not_share(ground: Path, tmp_path: Path) -> None:
+    given = small(ground) | {"entrants": {"sft": {}}, "seeds": 1, "steps": 1, "num_prompts": 3}
+    found = alignkit.tournament(**given, sweep=["sft.learning_rate=1e-4,1e-2"], out=tmp_path / "t")
+    assert found.tuning is not None and found.tuning.names == ("sft-learning_rate=0.0001", "sft-learning_rate=0.01")
+    assert found.names == ("base", found.picked["sft"])
+    assert not set(found.prompt_ids) & set(found.tuning.prompt_ids)
+    rates = np.nanmean(found.tuning.outcome_ESVP[:, :, 0], axis=(1, 2))
+    assert found.picked["sft"] == found.tuning.names[int(rates.argmax())]
+
+
+def test_one_folder_holds_one_tournament_and_one_process_runs_it(ground: Path, tmp_path: Path) -> None:
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "letter.txt").write_text("mine")
+    with pytest.raises(UsageError, match="is no tournament"):
+        alignkit.tournament(**small(ground), out=tmp_path / "full")
+    with claimed(tmp_path / "t"), pytest.raises(UsageError, match="another process runs the tournament"):
+        alignkit.tournament(**small(ground), out=tmp_path / "t")
+
+
+def test_the_plan_is_made_of_measured_steps(ground: Path, tmp_path: Path) -> None:
+    given = {name: value for name, value in small(ground).items() if name != "entrants"}
+    made = tournaments.made_of(None, {"sft": {}}, options=given)
+    lines = tournaments.tournament_plan(made, tmp_path / "t", jobs=1, yes=False, progress=Silent())
+    assert lines[0].startswith("sft: 2 of 2 runs left, 3 steps of ") and any(
+        x.startswith("in all about ") for x in lines
+    )
+    assert json.loads((tmp_path / "t" / "measured.json").read_text()) and not (tmp_path / "t" / ".measured").exists()
+
+
+def test_a_tournament_that_was_killed_ends_with_the_same_table_to_the_digit(ground: Path, tmp_path: Path) -> None:
+    for name in ("model", "rows.jsonl"):
+        os.symlink(ground / name, tmp_path / name)
+    script = ROOT / "tests" / "helpers" / "tournament_kills.py"
+    done = subprocess.run([sys.executable, str(script), str(tmp_path)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[-1]) == [-9, -9, -9]
+    whole, killed = (json.loads((tmp_path / name / "results.json").read_text()) for name in ("whole", "killed"))
+    for name in whole.keys() - {"minutes_ES", "answer_minutes_ES", "peak_mib_ES"}:
+        assert whole[name] == killed[name], name
