@@ -28,7 +28,7 @@ from scipy.stats import norm, t
 
 from alignkit.judging.planner import LEVEL, detectable, planned_power, prompts_for, prompts_to_settle
 from alignkit.statistics.intervals import MIN_PROMPTS
-from alignkit.statistics.resampling import CAUTION, FEW_CAUTION, FEW_CLUSTERS
+from alignkit.statistics.resampling import CAUTION, FEW_CLUSTERS
 from alignkit.statistics.win_rate import WinRate
 
 Answer = Literal["better", "worse", "no difference that matters", "not enough evidence"]
@@ -95,5 +95,5 @@ def prompts_needed(win_rate: WinRate, *, margin: float, look: int | None = None)
 def _quantile(level: float, effective: float) -> float:
     """Half-width of an interval in standard errors."""
     if effective < FEW_CLUSTERS:
-        return -float(t.ppf(FEW_CAUTION * (1 - level) / 2, effective - 1))
+        return -float(t.ppf((1 - level) / 2, effective - 1))
     return -float(norm.ppf(CAUTION * (1 - level) / 2))

@@ -1,13 +1,15 @@
 """How many prompts a verdict needs: before any is judged, and after a look that settled nothing.
 
     power = Phi( |d| sqrt(n' / (s^2 deff)) - z(1 - alpha/2) )       s^2 = (1 - ties) / 4 - d^2
-    n' = n - m (z^2 / 2 + 2) - step / d                             deff = 1 + (m - 1) icc
+    n' = n - z^2 / 2 - 2 - step / d                                 deff = 1 + (m - 1) icc
 
 d is the difference from 50 % as a share, s the outcomes' standard deviation, m the prompts a cluster (the mean weighted
 by size), icc the correlation of two outcomes in a cluster. n' pays for an interval whose bounds are rates that can
-occur (steps of 1 / n without ties, half of it with some), for Student's quantile in place of the normal one (z^2 / 2
-clusters) and for rates near 0 and 100 % (two more). z(1 - alpha/2) is the interval's, with its caution (resampling.py).
-Over few clusters it is the power of Student's t. With fewer than 10 effective clusters nothing is planned.
+occur (steps of 1 / n without ties, half of it with some), for Student's quantile in place of the normal one (z^2 / 2)
+and for rates near 0 and 100 % (two more). z(1 - alpha/2) is the interval's, with its caution (resampling.py).
+Over clusters it is the power of Student's t itself, n' without z^2 / 2; below 20 of them that of the interval on the
+scale of arcsin(sqrt(rate)) (win_rate.py), where d is worth sqrt(1 / 4 - d^2) arcsin(2 d) and n' = n.
+With fewer than 10 effective clusters nothing is planned.
 Source: the sample size of a mean (Cohen 1988), the design effect of Kish 1965; checked by bench/verdict_calibration.py.
 
 After a look with the rate r over n prompts and the standard error e, the true rate is held for normal with the mean
@@ -28,7 +30,7 @@ import numpy as np
 from scipy.optimize import brentq
 from scipy.stats import nct, norm, t
 
-from alignkit.statistics.resampling import CAUTION, FEW_CAUTION, FEW_CLUSTERS
+from alignkit.statistics.resampling import CAUTION, FEW_CLUSTERS
 
 POWER = 0.8
 DIFFERENCE = 5.0  # points; what the default number of prompts finds
@@ -98,14 +100,19 @@ def planned_power(
     icc: float = ICC,
 ) -> float:
     """Probability that a true win rate of 50 + `difference` is called better; arguments as for `prompts_for`."""
-    d = difference / 100
+    d, steps = difference / 100, 1.0 if ties == 0 else 0.5
     variance = max((1 - ties) / 4 - d * d, 1e-12) * (1 + (cluster_size - 1) * icc)
-    clusters = num_prompts / cluster_size
-    if cluster_size > 1 and 2 <= clusters < FEW_CLUSTERS:
-        quantile = float(t.ppf(1 - FEW_CAUTION * (1 - level) / 2, clusters - 1))
-        return float(nct.sf(quantile, clusters - 1, d * math.sqrt(num_prompts / variance)))
+    if cluster_size > 1:
+        freedom = num_prompts / cluster_size - 1
+        if freedom < 1:
+            return 0.0
+        seen, left, caution = d, num_prompts - 2 - steps / d, CAUTION
+        if freedom + 1 < FEW_CLUSTERS:
+            seen, left, caution = math.asin(2 * d) * math.sqrt(max(0.25 - d * d, 0.0)), num_prompts, 1.0
+        quantile = t.ppf(1 - caution * (1 - level) / 2, freedom)
+        return float(nct.sf(quantile, freedom, seen * math.sqrt(max(left, 0.0) / variance)))
     z = float(norm.ppf(1 - CAUTION * (1 - level) / 2))
-    left = num_prompts - cluster_size * (z**2 / 2 + 2) - (1.0 if ties == 0 else 0.5) / d
+    left = num_prompts - z**2 / 2 - 2 - steps / d
     return float(norm.cdf(d * math.sqrt(max(left, 0.0) / variance) - z)) if left > 0 else 0.0
 
 

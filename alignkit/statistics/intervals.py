@@ -5,7 +5,6 @@
     wilson_over       the same over clusters
     student           a mean with its standard error
     mean_interval     one number per prompt: the bias-corrected and accelerated bootstrap (Efron 1987) from 30 prompts
-                      on, Student's t below
                       on, Student's t below; over clusters of prompts the expanded percentile bootstrap, Student's t
                       over few of them
     within_strata     the mean outcome of the sources at hand alone, which no other source's outcomes are inferred from
@@ -24,6 +23,7 @@ from scipy.optimize import brentq
 from scipy.stats import bootstrap, norm, t
 
 from alignkit.statistics.resampling import (
+    FEW_CAUTION,
     Clusters,
     few_clusters,
     joined_singles,
@@ -77,7 +77,9 @@ def mean_interval(
     elif units.too_few:
         method = f"none: {units.too_few}"
     elif units.are_few:
-        low, high = few_clusters(float(present_P.mean()), spread(present_P, units), units, level)
+        error, freedom = few_clusters(present_P, units)
+        half = float(t.ppf(1 - FEW_CAUTION * (1 - level) / 2, freedom)) * error
+        low, high = float(present_P.mean()) - half, float(present_P.mean()) + half
         method = f"Student's t over {units.num} clusters of prompts"
     elif units.num < n:
         means_B = resampled_means(present_P, units, rng=np.random.default_rng(seed), num_resamples=num_resamples)

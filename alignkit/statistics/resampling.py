@@ -15,7 +15,20 @@ among the resamples, the outer one where the level falls between two.
 
 No resample lies beyond the best and the worst cluster, so that with few clusters no percentile is far enough out: three
 that are all won would be certain, and between equal models that happens in one case of four. Below 20 effective
-clusters the interval is Student's, G_eff - 1 degrees of freedom (`few_clusters`); below 5 nothing is said of others.
+clusters the interval is Student's (`few_clusters`); below 5 nothing is said of others.
+
+How far the spread between few clusters falls short of a mean's variance, and how many degrees of freedom it has, depend
+on how strongly prompts of a cluster go together. That is estimated from the same spread. With n_c the size of cluster
+c, s^2 the variance of a prompt and r the correlation of two of a cluster,
+
+    v_c = r + (1 - r) / n_c                       variance of cluster c's mean, over s^2; the mean's is sum w_c^2 v_c
+    Q = sum_c w_c^2 (mean of c - mean)^2          of expectation s^2 E, E = sum_c u_c (1 + S2 - 2 w_c), u_c = w_c^2 v_c
+    se^2 = Q sum w_c^2 v_c / E                    at the r from 0 to 1 with Q = s^2 E, which is linear in r
+    d = E^2 / (sum_cd u_c u_d (S2 - w_c - w_d)^2 + sum_c u_c^2 (1 + 2 S2 - 4 w_c))
+
+d are the degrees of freedom of Bell and McCaffrey (2002, Survey Methodology 28:169-181). At an r that is itself
+estimated, from unequal clusters, they are too few: equal models are called different in 2.5 to 3.3 % of cases at 4 %.
+With G_eff - 1 it is 4.9 %. Their mean keeps the 4 %. Of equal clusters both are G - 1.
 Shape letters: P prompts, G clusters, B resamples.
 """
 
@@ -29,7 +42,7 @@ import numpy as np
 from scipy.stats import norm, t
 
 CAUTION = 0.92  # of the nominal tails: with it the worst simulated setting still covers what its level says
-FEW_CAUTION = 0.8  # the same for Student's t over few clusters, whose means may be skewed
+FEW_CAUTION = 0.8  # the same for Student's t over few clusters whose means may be skewed in any way
 MIN_CLUSTERS = 5  # effective ones; with fewer there is no interval
 FEW_CLUSTERS = 20  # effective ones; with fewer the interval is Student's
 MAX_KINDS = 64  # with more kinds of clusters (sum and size), clusters are drawn one by one
@@ -95,16 +108,24 @@ def tail(clusters: Clusters, level: float) -> float | None:
     return float(norm.cdf(quantile / math.sqrt(_shrinkage(clusters))))
 
 
-def few_clusters(mean: float, error: float, clusters: Clusters, level: float) -> tuple[float, float]:
-    """Student's interval over few clusters.
+def few_clusters(x_P: np.ndarray, clusters: Clusters) -> tuple[float, float]:
+    """Standard error of a mean over few clusters, and its degrees of freedom (the module's text has the formulas).
 
     Args:
-        error: the mean's spread under resampling clusters: sqrt(sum_c (w_c (mean of c - mean))^2), or the standard
-            deviation of a bootstrap. It is too small by the root of 1 + S2 - 2 S3 / S2.
+        x_P: float64 [P], not all the same number.
     """
-    half = -float(t.ppf(FEW_CAUTION * (1 - level) / 2, clusters.effective - 1)) * error
-    half /= math.sqrt(_shrinkage(clusters))
-    return mean - half, mean + half
+    size_G = clusters.sizes_G.astype(float)
+    share_G = size_G / len(x_P)
+    s2 = float((share_G**2).sum())
+    shown_G = share_G**2 * (1 + s2 - 2 * share_G)  # of a cluster's variance, what Q shows
+    spread_now, apart, alike = spread(x_P, clusters), float((shown_G / size_G).sum()), float(shown_G.sum())
+    r = min(max((spread_now**2 / float(x_P.var(ddof=1)) - apart) / (alike - apart), 0.0), 1.0)
+    variance_G = r + (1 - r) / size_G
+    expected, parts_G = float((shown_G * variance_G).sum()), share_G**2 * variance_G
+    u0, u1, u2 = (float((parts_G * share_G**k).sum()) for k in range(3))
+    between = s2**2 * u0**2 - 4 * s2 * u0 * u1 + 2 * u0 * u2 + 2 * u1**2  # the double sum of d
+    freedom = expected**2 / (between + float((parts_G**2 * (1 + 2 * s2 - 4 * share_G)).sum()))
+    return spread_now * math.sqrt(u0 / expected), (freedom + clusters.effective - 1) / 2
 
 
 def spread(x_P: np.ndarray, clusters: Clusters) -> float:
@@ -217,7 +238,9 @@ def resampled_interval(value: float, values_B: np.ndarray, clusters: Clusters, l
     if share is None:
         raise ValueError("too few clusters for an interval")
     if clusters.are_few:
-        low, high = few_clusters(value, float(values_B.std()), clusters, level)
+        error = float(values_B.std()) / math.sqrt(_shrinkage(clusters))
+        half = -float(t.ppf(FEW_CAUTION * (1 - level) / 2, clusters.effective - 1)) * error
+        low, high = value - half, value + half
     else:
         low, high = bounds(values_B, share)
         if share * len(values_B) < _MIN_BEYOND:  # no percentile is far enough out: the tail is a normal one's

@@ -10,8 +10,10 @@ knows, and nothing at all on constant data: there it is the score interval of a 
 1998), which is Wilson's interval when nothing ties; of as many outcomes as there are effective clusters, and of fewer
 than 30 prompts half a step wider at both ends.
 
-Over few clusters (under 20 effective ones) it is Student's, and holds at least what the score interval of independent
-prompts holds: clusters that chance made alike are no sign of more evidence. Under 5 there is none: they say nothing of
+Over few clusters (under 20 effective ones) it is Student's, on arcsin(sqrt(rate)), and holds at least what the score
+interval of independent prompts holds: clusters that chance made alike are no sign of more evidence. A rate far from 50
+is skewed: with 5 clusters at 75 % the plain interval at 96 % held the truth in 93 of 100 cases, on this scale in 94.6.
+On it the rate's spread hardly depends on the rate (Anscombe 1948). Under 5 there is none: they say nothing of
 other clusters. What they say of themselves is `win_rate(..., strata=)`.
 
 Left out: the spread between training runs, which no resampling of prompts can show; it needs several seeds.
@@ -24,9 +26,10 @@ import math
 from dataclasses import dataclass, replace
 
 import numpy as np
+from scipy.stats import t
 
 from alignkit.statistics.intervals import MIN_PROMPTS, score_interval, within_strata
-from alignkit.statistics.resampling import Clusters, few_clusters, resampled_interval, resampled_means, spread
+from alignkit.statistics.resampling import Clusters, few_clusters, resampled_interval, resampled_means
 
 MIN_UNCOMMON = 10  # outcomes that differ from the commonest; with fewer the resamples are nearly all alike
 
@@ -153,10 +156,24 @@ def _interval(
             low, high = max(0.0, low - 1 / (2 * n)), min(1.0, high + 1 / (2 * n))
         method = f"paired score interval (Tango 1998) over {over}"
         if units.are_few:
-            student = few_clusters(mean, spread(x_P, units), units, level)
-            low, high = max(0.0, min(low, student[0])), min(1.0, max(high, student[1]))
+            student = _few_clusters(x_P, units, level)
+            low, high = min(low, student[0]), max(high, student[1])
             method = f"Student's t over {over}, no shorter than independent prompts'"
         return min(low, mean), max(high, mean), method
     means_B = resampled_means(x_P, units, rng=np.random.default_rng(seed), num_resamples=num_resamples)
     low, high = resampled_interval(mean, means_B, units, level)
     return max(0.0, low), min(1.0, high), f"expanded percentile bootstrap over {over}, {num_resamples:,} resamples"
+
+
+def _few_clusters(x_P: np.ndarray, clusters: Clusters, level: float) -> tuple[float, float]:
+    """Student's interval on the scale of arcsin(sqrt(rate)), where the standard error is 1 / (2 s) times the rate's.
+
+    s^2 = rate (1 - rate), at least that of a half outcome.
+    """
+    if np.ptp(x_P) == 0:
+        return float(x_P[0]), float(x_P[0])
+    error, freedom = few_clusters(x_P, clusters)
+    inside = min(max(float(x_P.mean()), 0.5 / len(x_P)), 1 - 0.5 / len(x_P))
+    half = float(t.ppf((1 + level) / 2, freedom)) * error / (2 * math.sqrt(inside * (1 - inside)))
+    middle = math.asin(math.sqrt(inside))
+    return math.sin(max(middle - half, 0.0)) ** 2, math.sin(min(middle + half, math.pi / 2)) ** 2

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.optimize import brentq
 from scipy.stats import binom, norm, t
 
 from alignkit.config.settings import JudgeSection
@@ -222,10 +223,37 @@ def test_few_clusters_are_judged_by_student_s_t_of_their_means() -> None:
     means_G = np.array([0.4, 0.5, 0.6, 0.6, 0.7, 0.8])
     x_P = np.concatenate([np.repeat([1.0, 0.0], [round(50 * m), round(50 * (1 - m))]) for m in means_G])
     result = win_rate(x_P, seed=0, level=0.96, clusters=Clusters.of(np.repeat(np.arange(6), 50).tolist()))
-    half = 100 * means_G.std(ddof=1) / math.sqrt(6) * t.ppf(1 - 0.8 * 0.02, 5)
+    half = means_G.std(ddof=1) / math.sqrt(6) * t.ppf(0.98, 5)
     assert (result.rate, result.num_effective) == (pytest.approx(60.0), pytest.approx(6.0))
-    assert (result.low, result.high) == (pytest.approx(60 - half), pytest.approx(60 + half))
+    for bound, side in ((result.low, -1), (result.high, 1)):  # on the scale of arcsin(sqrt(rate))
+        moved = math.asin(math.sqrt(bound / 100)) - math.asin(math.sqrt(0.6))
+        assert moved == pytest.approx(side * half / (2 * math.sqrt(0.6 * 0.4)))
     assert result.method == "Student's t over 6 clusters of prompts, no shorter than independent prompts'"
+
+
+def test_unequal_clusters_have_the_error_and_freedom_of_how_alike_their_prompts_are() -> None:
+    sizes, rng = np.array([60, 30, 20, 10, 10, 5, 5]), np.random.default_rng(0)
+    number_P, clusters = np.repeat(np.arange(7), sizes), Clusters.of(np.repeat(np.arange(7), sizes).tolist())
+    share_G = sizes / sizes.sum()
+    left_GG = share_G[:, None] * (np.eye(7) - share_G)  # a cluster's part of what is left, from the clusters' means
+
+    def parts(r: float) -> tuple[np.ndarray, np.ndarray]:
+        covariance_GG = np.diag(r + (1 - r) / sizes)
+        return covariance_GG, left_GG @ covariance_GG @ left_GG.T
+
+    effect_G = rng.standard_normal(7)
+    for effect in (0.0, 1.0, 2.0):
+        x_P = rng.standard_normal(140) + effect * effect_G[number_P]
+        shown = resampling.spread(x_P, clusters) ** 2 / x_P.var(ddof=1)
+        is_alike = np.trace(parts(0)[1]) < shown
+        r = brentq(lambda r, shown=shown: np.trace(parts(r)[1]) - shown, 0, 1) if is_alike else 0.0
+        assert is_alike == (effect > 0)
+        covariance_GG, form_GG = parts(r)
+        freedom = np.trace(form_GG) ** 2 / np.trace(form_GG @ form_GG)  # Bell and McCaffrey's
+        variance = x_P.var(ddof=1) * (share_G @ covariance_GG @ share_G)
+        error, found = resampling.few_clusters(x_P, clusters)
+        assert found == pytest.approx((freedom + clusters.effective - 1) / 2)
+        assert error == pytest.approx(math.sqrt(variance)) or (r == 0 and error < math.sqrt(variance))
 
 
 def test_clusters_that_chance_made_alike_are_no_better_evidence_than_independent_prompts() -> None:
