@@ -110,7 +110,10 @@ def test_a_changed_entrant_is_refused_and_a_new_one_is_trained_alone(
     ground: Path, done: tuple[Path, Results], trained: list[str]
 ) -> None:
     out, _ = done
-    changed = {"sft": {"learning_rate": 0.02}, "dpo": {"start": "sft", "learning_rate": 0.03}}
+    changed: dict[str, dict[str, Any]] = {
+        "sft": {"learning_rate": 0.02},
+        "dpo": {"start": "sft", "learning_rate": 0.03},
+    }
     with pytest.raises(UsageError, match=r"dpo-1 was trained otherwise .*rate was 0.01, is 0.03.*--fresh dpo"):
         alignkit.tournament(**small(ground) | {"entrants": changed}, out=out)
     with pytest.raises(UsageError, match="judged on other prompts"):
