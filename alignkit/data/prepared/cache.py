@@ -142,7 +142,8 @@ def prepare_cached(preparation: Preparation, folder: Path, *, shard: tuple[int, 
         folder.mkdir(parents=True, exist_ok=True)
         with filelock.FileLock(folder / f"{name}.lock"):
             stored = _entry(folder / name) or _made(preparation, folder / name, folder, key, shard)
-        _prune(folder, keep=name)
+        if not stored.from_cache:  # else nothing grew, and the size of every entry is a slow question
+            _prune(folder, keep=name)
         _remove_orphans(folder)
     except OSError as error:
         raise InputError(
@@ -258,7 +259,8 @@ def _prune(folder: Path, *, keep: str) -> None:
     for path in folder.iterdir():
         with suppress(FileNotFoundError, NotADirectoryError):  # another process may remove it meanwhile
             if not path.name.endswith((".part", ".lock")):
-                size = sum(file.stat().st_size for file in path.iterdir())
+                with os.scandir(path) as files:
+                    size = sum(file.stat().st_size for file in files)
                 entries.append((path.stat().st_mtime, size, path))
     total = sum(size for _, size, _ in entries)
     for _, size, path in sorted(entries):
