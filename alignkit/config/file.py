@@ -29,7 +29,15 @@ from alignkit.config.layers import (
     preset_layer,
     settings_layer,
 )
-from alignkit.config.settings import SECTIONS, DataSection, JudgeSection, ModelSection, RolloutsSection, RunOptions
+from alignkit.config.settings import (
+    SECTIONS,
+    DataSection,
+    JudgeSection,
+    ModelSection,
+    RolloutsSection,
+    RunOptions,
+    TournamentSection,
+)
 from alignkit.display import shortened
 from alignkit.errors import UsageError
 from alignkit.methods import Method, MethodConfig
@@ -135,7 +143,7 @@ def schema() -> dict[str, Any]:
     from pydantic.json_schema import models_json_schema
 
     plugins = {table: plugin_configs(kind) for table, kind in PLUGIN_TABLES.items()}
-    models: list[type[BaseModel]] = [*SECTIONS.values(), MethodConfig]
+    models: list[type[BaseModel]] = [*SECTIONS.values(), MethodConfig, TournamentSection]
     models += [model for configs in plugins.values() for model in configs.values() if model not in models]
     mode: Literal["validation"] = "validation"
     references, definitions = models_json_schema([(model, mode) for model in dict.fromkeys(models)])
@@ -145,6 +153,8 @@ def schema() -> dict[str, Any]:
         own = definitions["$defs"][named[shared]["$ref"].rpartition("/")[2]]["properties"]
         inner = own | {name: named[model] for name, model in plugins[table].items()}
         properties[table] = {"type": "object", "properties": inner, "additionalProperties": False}
+    properties["tournament"] = named[TournamentSection]
+    properties["entrants"] = {"type": "object", "additionalProperties": {"type": "object"}}
     top = {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": config_source.FILE_NAME,

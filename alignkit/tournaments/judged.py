@@ -189,7 +189,7 @@ class Judging:
         }
         reasons = {
             (entry.name, seed): failure(self.place, entry, seed) or "it has no answers"
-            for entry in entrants
+            for entry in (*entrants, *made.opponents)
             for seed in made.seeds_of(entry)
             if (entry.name, seed) not in answered
         }

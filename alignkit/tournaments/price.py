@@ -25,7 +25,6 @@ from alignkit.registry import registry
 from alignkit.runs import holds_run, is_finished, read_run
 from alignkit.storage import PRIVATE_FOLDER, read_object, write_atomically
 from alignkit.tournaments.entrants import Tournament
-from alignkit.tournaments.planning import plan_lines as seeds_needed
 from alignkit.tournaments.prompts import TEST, TUNING, Asked
 from alignkit.tournaments.results import Entry
 from alignkit.tournaments.work import Place, run_options
@@ -156,6 +155,7 @@ def plan_lines(
     made: Tournament, place: Place, asked: Asked, *, exclude: Path, jobs: int, progress: Progress
 ) -> list[str]:
     """Say what is left to do and what it takes; steps are measured, nothing else is trained and nothing is bought."""
+    from alignkit.tournaments.planning import plan_lines as seeds_needed
     from alignkit.tournaments.tournament import judges_of, num_scores
     from alignkit.training.run.plan import make_plan
 
@@ -208,10 +208,31 @@ def plan_lines(
         num_seeds=len(made.seeds),
         num_prompts=len(asked.parts[TEST]),
     )
-    free = shutil.disk_usage(place.folder if place.folder.exists() else Path()).free
-    if free < disk:
-        lines.append(f"disk: only {free / 2**20:,.0f} MiB are free below {place.folder}: it will not last")
+    if (warning := disk_warning(place, disk)) is not None:
+        lines.append(warning)
     return lines
+
+
+def disk_warning(place: Place, needed: int) -> str | None:
+    """Say that the disk will not last for so many bytes."""
+    free = shutil.disk_usage(place.folder if place.folder.exists() else Path()).free
+    if free >= needed:
+        return None
+    return (
+        f"disk: about {needed / 2**20:,.0f} MiB are needed, and {free / 2**20:,.0f} MiB are free below "
+        f"{place.folder}: it will not last; what stops there can go on"
+    )
+
+
+def disk_needed(made: Tournament, place: Place) -> int:
+    """Bytes of all runs that are left. Raises as `make_plan`."""
+    from alignkit.training.run.plan import make_plan
+
+    return sum(
+        make_plan(*made.resolved(entry)).disk * sum(not _is_there(place, entry, seed) for seed in made.seeds_of(entry))
+        for entry in made.entrants
+        if entry.method is not None
+    )
 
 
 def _is_there(place: Place, entry: Entry, seed: int) -> bool:

@@ -70,7 +70,7 @@ class Results:
         text_ESP: object [E, S, P], the answer's text; "" where there is none.
         health: by name of a metric with one number per answer (judging/metrics.py; repetition, loops, empty, ...),
             float64 [E, S, P] in the metric's own unit.
-        failed: why an entrant's run of a seed has no answers, by (entrant, seed).
+        failed: why an entrant's run of a seed, or an opponent, has no answers, by (entrant, seed).
         runs: the run's folder by (entrant, seed), relative to the tournament's; none where nothing was trained.
         parents: the run it started from by (entrant, seed), likewise; pairs of these share what the parent learnt.
         minutes_ES: float64 [E, S], wall time of training, sampling and validation included; nan where not trained.

@@ -27,6 +27,7 @@ from typing import Any
 
 from alignkit.display import on_one_line
 from alignkit.errors import AlignkitError, Interrupted, RunStopped, UsageError
+from alignkit.pretrained.names import find_model
 from alignkit.progress import Progress
 from alignkit.registry import registry
 from alignkit.scoring.confirm_cost import confirm_cost
@@ -34,6 +35,7 @@ from alignkit.scoring.specs import NamedJudge, make_judge
 from alignkit.storage import PRIVATE_FOLDER, check_path, read_object, write_atomically
 from alignkit.tournaments import work
 from alignkit.tournaments.entrants import Tournament, is_reward
+from alignkit.tournaments.price import disk_needed, disk_warning, measured, steps_in_budget
 from alignkit.tournaments.prompts import OFF_TASK, TEST, TUNING, Asked, choose, hold_back
 from alignkit.tournaments.results import Entry, Results
 from alignkit.tournaments.work import Place
@@ -81,6 +83,7 @@ def run_tournament(
     Raises:
         UsageError: the folder holds something else, another process runs it, an entrant was trained with other options
             or the cost was not agreed to.
+        InputError: a model is not there, or the data cannot be read.
         RunStopped: no entrant came to anything.
         Interrupted: by a signal; the same call goes on.
     """
@@ -194,6 +197,9 @@ def claimed(folder: Path) -> Iterator[None]:
 def _run(
     made: Tournament, place: Place, progress: Progress, *, child: Sequence[str] | None, jobs: int, yes: bool
 ) -> Results:
+    for entry in (*made.entrants, *made.opponents):  # before anything is trained
+        if entry.start is None:
+            find_model(entry.model)
     given, asked = made, choose(made)
     exclude = describe(made, asked, place.folder)
     made = with_judge(made, asked, yes=yes)
@@ -202,6 +208,8 @@ def _run(
         for seed in made.seeds_of(entry):
             work.refuse_changes(made, place, entry, seed, steps=steps.get(entry.name))
     money = agree(made, asked, yes=yes)
+    if (warning := disk_warning(place, disk_needed(made, place))) is not None:
+        progress.note(warning)
 
     def do(pieces: Sequence[Piece]) -> None:
         if child is None:
@@ -541,8 +549,6 @@ def budget(made: Tournament, place: Place, exclude: Path, progress: Progress) ->
     section = made.section
     if section.tokens is None and section.minutes is None:
         return {}
-    from alignkit.tournaments.price import measured, steps_in_budget
-
     steps = _steps(place)
     for entry in made.entrants:
         if entry.method is None or entry.name in steps:

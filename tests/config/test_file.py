@@ -325,7 +325,7 @@ def test_a_file_that_is_not_text_is_refused() -> None:
 
 def test_the_schema_knows_every_table_and_refuses_others() -> None:
     found = schema()
-    assert set(found["properties"]) == {"model", "data", "rollouts", "judge", "train"}
+    assert set(found["properties"]) == {"model", "data", "rollouts", "judge", "train", "tournament", "entrants"}
     train = found["properties"]["train"]["properties"]
     assert "learning_rate" in train
     assert train["probe-method"]["$ref"].rpartition("/")[2] in found["$defs"]

@@ -22,7 +22,7 @@ import alignkit
 from alignkit.api import tournaments
 from alignkit.data.prepared.selection import prompt_key
 from alignkit.data.reading.read import read_rows
-from alignkit.errors import UsageError
+from alignkit.errors import InputError, UsageError
 from alignkit.progress import Silent
 from alignkit.runs import read_run
 from alignkit.tournaments.results import Results
@@ -157,6 +157,12 @@ def test_one_folder_holds_one_tournament_and_one_process_runs_it(ground: Path, t
         alignkit.tournament(**small(ground), out=tmp_path / "full")
     with claimed(tmp_path / "t"), pytest.raises(UsageError, match="another process runs the tournament"):
         alignkit.tournament(**small(ground), out=tmp_path / "t")
+
+
+def test_an_opponent_that_is_not_there_is_said_before_anything_is_trained(ground: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="nobody/nothing"):
+        alignkit.tournament(**small(ground) | {"vs": ["nobody/nothing"]}, out=tmp_path / "t")
+    assert not [*tmp_path.glob("t/*/run.json")]
 
 
 def test_the_plan_is_made_of_measured_steps(ground: Path, tmp_path: Path) -> None:
