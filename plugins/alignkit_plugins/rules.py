@@ -18,7 +18,8 @@ from typing import Any, ClassVar
 
 from pydantic import ValidationError, validate_call
 
-from alignkit.plugin import InputError, Item, Judge, Missing, Scored, UsageError, hookimpl, nearest
+from alignkit.plugin import Dataset, InputError, Item, Judge, Missing, Scored, UsageError, hookimpl, nearest
+from alignkit_plugins.general_tasks import GeneralTasks
 from alignkit_plugins.rule_kinds import KINDS
 
 _CHECKED: dict[str, Callable[..., float]] = {kind: validate_call(function) for kind, function in KINDS.items()}
@@ -99,6 +100,12 @@ def score_rules(rules: Any, completion: str, *, row_id: str) -> float:
 def register_judges(register: Callable[[type[Judge]], None]) -> None:
     """Add the judge `rules`."""
     register(Rules)
+
+
+@hookimpl
+def register_datasets(register: Callable[[type[Dataset]], None]) -> None:
+    """Add the data set `general`, whose rows carry rules."""
+    register(GeneralTasks)
 
 
 def _weigh(rule: Any, completion: str, *, where: str) -> tuple[float, float]:
