@@ -35,8 +35,9 @@ def judge(
         vs: the model to compare with.
         yes: agree to a judge that costs money.
         evidence: a file to write what the verdict rests on to; `judge_file` derives the same verdict from it.
-        options: judge (also a function, as `alignkit.train` takes for `reward`), data, num_prompts, margin,
-            temperature, top_p, max_new_tokens, seed, sampler, ...
+        options: judge (also a function, as `alignkit.train` takes for `reward`), data, num_prompts, margin, guard (a
+            list of DATA[:rules|perplexity|judge]; the results are `Verdict.guards`), guard_margin, temperature,
+            top_p, max_new_tokens, seed, sampler, ...
     """
     from alignkit.judging.compare import judge_model
 

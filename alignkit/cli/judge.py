@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -32,7 +33,12 @@ Models = Annotated[
     list[str] | None, typer.Argument(metavar="[RUN|MODEL]...", help="what is judged; default: the newest finished run")
 ]
 Require = Annotated[
-    Literal["better"] | None, typer.Option("--require", help="exit with 1 unless every verdict is this one")
+    Literal["better", "not-worse", "better-and-guards"] | None,
+    typer.Option(
+        "--require",
+        help="exit with 1 unless every verdict is better; or not-worse: neither the win rate nor a guard loses more "
+        "than its margin; or better-and-guards: better, and every guard passes",
+    ),
 ]
 Yes = Annotated[bool, typer.Option("--yes", help="send paid requests without asking")]
 _PANEL = "Judgements made elsewhere"
@@ -67,6 +73,7 @@ _WITH_FILE = {"margin", "seed", "cluster"}
 
 @with_options(
     Group("Judging", JudgeSection, ("vs", "judge", "margin", "difference", "cluster", "early", "rejudge")),
+    Group("Not worse elsewhere", JudgeSection, ("guard", "guard_margin")),
     NUM_PROMPTS,
     ROWS,
     TEXT,
@@ -92,6 +99,7 @@ def judge(
     """Compare models' answers on the same prompts: better, worse, no difference that matters, not enough evidence."""
     from alignkit import api
     from alignkit.cli.progress import RichProgress
+    from alignkit.config import file as config_file
     from alignkit.judging.verdict import Unscored, as_json
 
     file = Path(config) if config else None
@@ -112,6 +120,8 @@ def judge(
 
     if from_ is not None:
         _refuse_with_file(models, given | ({} if evidence is None else {"evidence": evidence}))
+    if from_ is None and require == "better-and-guards":
+        _need_guard(config_file.judge_settings(given, file, settings=set_ or []).judge.guard)
     if evidence is not None and len(models or []) > 1:
         raise UsageError(f"--evidence {evidence}: one file holds one verdict; judge one model at a time")
     met = True
@@ -125,11 +135,24 @@ def judge(
                 print(json_shown(as_json(error.verdict)))
             continue
         print(json_shown(as_json(verdict)) if json else shown(verdict))
-        met = met and verdict.answer == "better"
+        met = met and _meets(verdict, require)
     if unscored:
         raise Unscored("; ".join(map(str, unscored)))
     if require and not met:
         raise typer.Exit(1)
+
+
+def _need_guard(guards: Sequence[object]) -> None:
+    if not guards:
+        raise UsageError("--require better-and-guards: there is no guard; name one, as --guard general")
+
+
+def _meets(verdict: Verdict, require: str | None) -> bool:
+    if require == "better-and-guards":
+        _need_guard(verdict.guards)
+    if require == "not-worse":
+        return verdict.is_not_worse
+    return verdict.answer == "better" and (require != "better-and-guards" or verdict.guards_pass is True)
 
 
 def _refuse_with_file(models: list[str] | None, given: dict[str, Any]) -> None:

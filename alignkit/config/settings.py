@@ -213,6 +213,17 @@ class JudgeSection(Section):
     early: bool | None = Field(
         None, description="judge in five rounds and stop as soon as it is settled; default: where the judge is paid"
     )
+    guard: list[str] = Field(
+        default_factory=list,
+        description="DATA[:rules|perplexity|judge]: where the model must not be worse, by what; rules where all rows "
+        "carry some; repeatable",
+    )
+    guard_margin: float | None = Field(
+        None,
+        gt=0,
+        lt=100,
+        description="loss on a guard that is tolerated, in points; default: what its prompts find in 80 of 100 cases",
+    )
     rejudge: int = Field(
         0, ge=0, le=100, description="score the same answers so many times more, to measure the judge's noise"
     )

@@ -43,7 +43,8 @@ def find_clusters(fields: Sequence[Mapping[str, Any]], keys: Sequence[Hashable],
     """Return the clusters of the rows.
 
     Rows with the same `key` (the same prompt) are always together, as are rows with the same value of the column; a row
-    without a value stands with its own key alone. Where rows name a template and a source, the coarser one counts.
+    without a value stands with its own key alone. Where rows name several templates and several sources, the coarser
+    one counts.
 
     Args:
         fields: every column of each row.
@@ -62,7 +63,8 @@ def find_clusters(fields: Sequence[Mapping[str, Any]], keys: Sequence[Hashable],
             return _same_prompts(keys)
         known = sorted({key for row in fields for key in row})
         raise UsageError(f"--cluster {column}: no judged row has this column{nearest(str(column), known)}")
-    name = min(found, key=lambda each: len(found[each]))
+    varied = {name: values for name, values in found.items() if len(values) > 1}
+    name = min(varied or found, key=lambda each: len(found[each]))
     if len(found[name]) == 1 and all(_value(row.get(name)) is not None for row in fields):
         return Grouping(Clusters.of(keys), f"prompts; all are of one {name}, the verdict speaks for it alone")
     parts = _joined([_part(row, key, name) for row, key in zip(fields, keys, strict=True)], keys)

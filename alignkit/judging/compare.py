@@ -22,6 +22,7 @@ from alignkit.judging.caveats import caveats_of
 from alignkit.judging.clustering import Grouping, find_clusters
 from alignkit.judging.decision import decide, is_free, level_of, why_free
 from alignkit.judging.evidence import Evidence, judgements_of, verdict_of, write_evidence
+from alignkit.judging.guard_sets import check_judge, num_judged, read_guards, score_guards
 from alignkit.judging.health import measure
 from alignkit.judging.metrics import figures_of
 from alignkit.judging.people import People, judged_pair, people_of
@@ -71,11 +72,17 @@ def judge_model(
     )
     grouping = find_clusters([row.fields for row in prompts.rows], prompts.keys, column=section.cluster)
     # who decides; its cost is agreed to before anything is drawn
-    named = _agreed_judge(prompts, settings, yes=yes, note=progress.note)
+    guards = read_guards(settings, prompts, (source, vs))
+    named = _agreed_judge(prompts, settings, num_guarding=num_judged(guards), yes=yes, note=progress.note)
     weights = (weights_fingerprint(source.folder), weights_fingerprint(vs.folder))
     progress.note(_power(grouping.clusters, _looks_so_far((source, vs), weights)))
     with closing(named.judge):
+        check_judge(guards, named)
         evidence = _Judging(source, vs, weights, prompts, grouping, named, settings, progress).evidence()
+        if not evidence.is_unscored:
+            how = generations_of(source, vs, settings)
+            found = score_guards(guards, (source, vs), how, named, settings, progress)
+            evidence = evidence.model_copy(update={"guards": found})
     verdict = verdict_of(evidence)
     if evidence.is_unscored:
         what = f"{source.name} against {vs.name}: {evidence.caveats[-1]}"
@@ -227,10 +234,12 @@ def models_of(model: str | None, vs: str | None, progress: Progress) -> tuple[Mo
     return source, other
 
 
-def _agreed_judge(prompts: Prompts, settings: Settings, *, yes: bool, note: Callable[[str], None]) -> NamedJudge:
+def _agreed_judge(
+    prompts: Prompts, settings: Settings, *, num_guarding: int, yes: bool, note: Callable[[str], None]
+) -> NamedJudge:
     """Make the judge that is named, or choose one, with consent where it is paid."""
     section = settings.judge
-    num_items = 2 * len(prompts.rows) * (1 + section.rejudge)
+    num_items = 2 * len(prompts.rows) * (1 + section.rejudge) + num_guarding
     chosen = Choice(section.judge, "it was named")
     if section.judge == "auto":
         chosen = choose_judge(prompts.rows, settings, num_items=num_items, yes=yes)

@@ -26,6 +26,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from alignkit.errors import InputError
 from alignkit.judging.clustering import Grouping
+from alignkit.judging.guards import GuardScores, array, guard_of
 from alignkit.judging.health import Measure
 from alignkit.judging.length import Pairs, length_facts
 from alignkit.judging.people import People
@@ -89,6 +90,7 @@ class Evidence(BaseModel):
     theirs: Side
     health: tuple[Measure, ...]
     people: People | None = Field(None, description="what people voted on these answers")
+    guards: tuple[GuardScores, ...] = Field((), description="other prompts, where it must not be worse")
     created: datetime
     judgements: tuple[Judgement, ...] = Field(min_length=1)
     verdict: Verdict | None = None
@@ -123,8 +125,8 @@ def judgements_of(
             again=tuple((_known(a_P[n]), _known(b_P[n])) for a_P, b_P in scorings[1:]),
             ours_chars=len(texts[0][n]),
             theirs_chars=len(texts[1][n]),
-            ours_text=_hash(texts[0][n]),
-            theirs_text=_hash(texts[1][n]),
+            ours_text=text_hash(texts[0][n]),
+            theirs_text=text_hash(texts[1][n]),
             cluster=int(grouping.clusters.number_P[n]),
             stratum=None if grouping.strata is None else int(grouping.strata.number_P[n]),
             here=None
@@ -139,9 +141,9 @@ def verdict_of(evidence: Evidence) -> Verdict:
     """Derive the verdict: the only way one is made, whether the judging was done here or elsewhere."""
     rows = evidence.judgements
     scorings = [
-        (_array([row.ours for row in rows]), _array([row.theirs for row in rows])),
+        (array([row.ours for row in rows]), array([row.theirs for row in rows])),
         *(
-            (_array([row.again[k][0] for row in rows]), _array([row.again[k][1] for row in rows]))
+            (array([row.again[k][0] for row in rows]), array([row.again[k][1] for row in rows]))
             for k in range(len(rows[0].again))
         ),
     ]
@@ -184,6 +186,7 @@ def verdict_of(evidence: Evidence) -> Verdict:
         health=evidence.health,
         people=evidence.people,
         fingerprint=evidence.fingerprint,
+        guards=[guard_of(scores) for scores in evidence.guards],
     )
     return verdict.model_copy(update={"created": evidence.created})
 
@@ -195,7 +198,11 @@ def write_evidence(evidence: Evidence, verdict: Verdict, path: Path) -> None:
         RunStopped: the file cannot be written.
     """
     rows = [row.model_copy(update={"check": _check(row)}) for row in evidence.judgements]
-    whole = evidence.model_copy(update={"judgements": tuple(rows), "verdict": verdict})
+    guards = [
+        guard.model_copy(update={"rows": tuple(row.model_copy(update={"check": _check(row)}) for row in guard.rows)})
+        for guard in evidence.guards
+    ]
+    whole = evidence.model_copy(update={"judgements": tuple(rows), "guards": tuple(guards), "verdict": verdict})
     whole = whole.model_copy(update={"check": _check(whole, leave_out={"judgements"})})
     head = whole.model_dump_json(exclude={"judgements"})
     lines = ",\n  ".join(row.model_dump_json() for row in rows)
@@ -226,6 +233,12 @@ def read_evidence(path: Path) -> Evidence:
         where = "".join(f"{part}: " for part in [".".join(map(str, first["loc"]))] if part)
         raise InputError(f"{path}: no evidence of this alignkit: {where}{first['msg']}") from error
     changed = [f"judgement {n}" for n, row in enumerate(evidence.judgements, start=1) if row.check != _check(row)]
+    changed += [
+        f"guard {guard.name}, {guard.by}, row {n}"
+        for guard in evidence.guards
+        for n, row in enumerate(guard.rows, start=1)
+        if row.check != _check(row)
+    ]
     if evidence.check != _check(evidence, leave_out={"judgements"}):
         changed.append("what stands beside the judgements (options, figures, verdict)")
     if changed:
@@ -235,6 +248,11 @@ def read_evidence(path: Path) -> Evidence:
         )
     _compare(path, evidence)
     return evidence
+
+
+def text_hash(text: str) -> str:
+    """A hash of one answer."""
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def code_fingerprint() -> str:
@@ -270,13 +288,5 @@ def _check(model: BaseModel, *, leave_out: set[str] | None = None) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _hash(text: str) -> str:
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
-
-
 def _known(x: float) -> float | None:
     return None if math.isnan(x) else float(x)
-
-
-def _array(values: Sequence[float | None]) -> np.ndarray:
-    return np.array([math.nan if value is None else value for value in values], dtype=np.float64)

@@ -17,10 +17,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from alignkit.errors import RunStopped
+from alignkit.judging import guards as guards_module
 from alignkit.judging import health
 from alignkit.judging import people as people_module
 from alignkit.judging.bleu import Bleu
 from alignkit.judging.decision import Answer, decide, prompts_needed
+from alignkit.judging.guards import Guard
 from alignkit.judging.health import Measure
 from alignkit.judging.length import LengthFacts, agrees
 from alignkit.judging.metrics import table_rows
@@ -114,6 +116,19 @@ class Verdict(BaseModel):
     health: tuple[Measure, ...] = Field((), description="text health, ours against theirs; percentages and counts")
     people: People | None = Field(None, description="what people voted on these answers, where somebody did")
     fingerprint: str | None = Field(None, description="of the judged prompts, by which runs that share them are found")
+    guards: tuple[Guard, ...] = Field((), description="other prompts, where it must not be worse (guards.py)")
+
+    @property
+    def guards_pass(self) -> bool | None:
+        """Whether every guard passes; None without any."""
+        return guards_module.all_pass(self.guards)
+
+    @property
+    def is_not_worse(self) -> bool:
+        """Whether the interval excludes a loss of more than the margin, and so does every guard."""
+        rate = self.win_rate
+        here = self.answer != "worse" and rate.has_interval and rate.low >= 50 - self.margin
+        return here and self.guards_pass is not False
 
     @property
     def at_equal_length(self) -> bool | None:
@@ -180,6 +195,7 @@ def make_verdict(
     health: Sequence[Measure] = (),
     people: People | None = None,
     fingerprint: str | None = None,
+    guards: Sequence[Guard] = (),
 ) -> Verdict:
     """Apply the rule to a win rate and put the verdict together, dated now.
 
@@ -213,6 +229,7 @@ def make_verdict(
         health=tuple(health),
         people=people,
         fingerprint=fingerprint,
+        guards=tuple(guards),
     )
 
 
@@ -231,7 +248,8 @@ def headline(verdict: Verdict) -> str:
         text += f"; about {verdict.num_prompts_needed:,} prompts, these included, would settle it in 80 of 100 cases"
     elif answer == "not enough evidence" and win_rate.has_interval and win_rate.num_prompts >= MIN_PROMPTS:
         text += f"; to settle it takes more than {MOST:,} prompts"
-    return text + (f"\n{_here(verdict.here)}" if verdict.here else "")
+    text += f"\n{_here(verdict.here)}" if verdict.here else ""
+    return text + (f"\n{guards_module.headline(verdict.guards)}" if verdict.guards else "")
 
 
 def _here(here: Here) -> str:
@@ -266,6 +284,7 @@ def facts(verdict: Verdict) -> list[tuple[str, str]]:
     )
     missing = f"; {_count(win_rate.num_missing, 'prompt')} left out for a missing score" if win_rate.num_missing else ""
     return [
+        *guards_module.facts(verdict.guards),
         ("outcomes", tally + missing),
         ("interval", f"{win_rate.method}; resampled: {verdict.units}"),
         *(
@@ -329,6 +348,7 @@ def as_json(verdict: Verdict) -> str:
         here = verdict.length if verdict.length and verdict.length.estimator == name else None
         numbers |= {name: here and here.rate, f"{name}_low": here and here.low, f"{name}_high": here and here.high}
     numbers["at_equal_length"] = verdict.at_equal_length
+    numbers["guards_pass"] = verdict.guards_pass
     return json.dumps(numbers | content | {"rule": rule(verdict)}, ensure_ascii=False)
 
 

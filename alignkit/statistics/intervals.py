@@ -8,6 +8,7 @@
                       on, Student's t below; over clusters of prompts the expanded percentile bootstrap, Student's t
                       over few of them
     within_strata     the mean outcome of the sources at hand alone, which no other source's outcomes are inferred from
+    lower_bound       one bound of the mean of any paired difference, over clusters within strata
     error_over        the standard error of a mean over clusters
 
 Shape letters: P prompts, G clusters.
@@ -20,6 +21,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy.optimize import brentq
+from scipy.special import stdtrit
 from scipy.stats import bootstrap, norm, t
 
 from alignkit.statistics.resampling import (
@@ -34,6 +36,7 @@ from alignkit.statistics.resampling import (
 )
 
 MIN_PROMPTS = 30  # fewer are not resampled
+MIN_UNCOMMON = 10  # outcomes that differ from the commonest; with fewer the resamples are nearly all alike
 _DRAWN_AT_ONCE = 1 << 22  # numbers the bootstrap holds in memory at once
 
 
@@ -133,25 +136,69 @@ def error_over(x_P: np.ndarray, clusters: Clusters) -> float:
 def within_strata(x_P: np.ndarray, strata: Clusters, units: Clusters, level: float) -> tuple[float, float]:
     """Interval of the mean outcome, from 0 to 1, over these strata: other prompts of theirs, in the same shares.
 
-    se^2 = sum_s U_s / (U_s - 1) sum_{u in s} (sum of (x - mean of s) in u)^2 / P^2, with Satterthwaite's degrees of
-    freedom; then the score interval of as many prompts as are as informative, n (se of independent prompts / se)^2
-    (z / t)^2, as Korn and Graubard (1998) do for shares in surveys. A stratum with a single unit says nothing of its
-    spread: such strata are taken together, or with the smallest other one.
+    The score interval of as many prompts as are as informative, n (se of independent prompts / se)^2 (z / t)^2 with the
+    standard error of `error_within`, as Korn and Graubard (1998) do for shares in surveys. Where fewer than 10 outcomes
+    differ from the commonest their spread is a guess: units count as wholly alike within.
 
     Args:
         x_P: float64 [P], at least two.
         units: prompts that are no independent evidence of each other, copies of one for example, within a stratum.
     """
     n, mean = len(x_P), float(x_P.mean())
-    found, degrees = variance_over(x_P, units, joined_singles(strata, units))
-    variance, freedom, independent = float(found), float(degrees), float(x_P.var(ddof=1)) / n
+    error, freedom, _ = error_within(x_P, strata, units)
+    # each outcome as a share of a win or a loss: where none lies between, its variance is theirs
+    wins, losses = float(np.maximum(2 * x_P - 1, 0).sum()), float(np.maximum(1 - 2 * x_P, 0).sum())
+    independent = ((wins + losses) / 4 - n * (mean - 0.5) ** 2) / (n - 1) / n
     effective = units.effective / n
-    if variance > 0 and independent > 0:
+    if error > 0 and independent > 0 and num_uncommon(x_P) >= MIN_UNCOMMON:
         quantile = (1 + level) / 2
-        effective = independent / variance * float(norm.ppf(quantile) / t.ppf(quantile, freedom)) ** 2
-    wins, losses = float((x_P > 0.5).sum()), float((x_P < 0.5).sum())
+        effective = independent / error**2 * float(norm.ppf(quantile) / t.ppf(quantile, freedom)) ** 2
     low, high = score_interval(wins * effective, losses * effective, n * effective, level)
     return min(low, mean), max(high, mean)
+
+
+def error_within(x_P: np.ndarray, strata: Clusters, units: Clusters) -> tuple[float, float, float]:
+    """Standard error of a mean over units drawn within strata, its degrees of freedom (Satterthwaite's), its skewness.
+
+    se^2 = sum_s U_s / (U_s - 1) sum_{u in s} (sum of (x - mean of s) in u)^2 / P^2. A stratum with a single unit says
+    nothing of its spread: such strata are taken together, or with the smallest other one. Without spread all are 0.
+
+    Args:
+        x_P: float64 [P], at least two numbers, in any unit.
+        units: each within one stratum.
+    """
+    joined = joined_singles(strata, units)
+    variance, freedom = (float(one) for one in variance_over(x_P, units, joined))
+    if np.ptp(x_P) == 0 or variance <= 0:
+        return 0.0, 0.0, 0.0
+    mean_S = np.bincount(joined.number_P, x_P) / joined.sizes_G
+    sum_G = np.bincount(units.number_P, x_P - mean_S[joined.number_P])
+    return math.sqrt(variance), freedom, float((sum_G**3).sum() / (sum_G**2).sum() ** 1.5)
+
+
+def lower_bound(mean: float, spread: tuple[float, float, float], tail: float) -> float:
+    """Lower bound of a mean: Student's, further out where rare losses are large.
+
+    mean - se (3 / g) ((1 + g (t - g / 6))^(1/3) - 1), g = 2 x the mean's skewness where that is negative; else
+    mean - se t. Source: Hall 1992, Journal of the Royal Statistical Society B 54:221-228. The 2 is ours: few units show
+    about half of their skewness (bench/verdict_guards.py).
+
+    Args:
+        spread: standard error, degrees of freedom and skewness, from `error_within`.
+        tail: share of such bounds that may lie above the true mean.
+    """
+    error, freedom, skewness = spread
+    if error == 0:
+        return mean
+    quantile, g = -float(stdtrit(freedom, tail)), 2 * min(skewness, 0.0)
+    if g < -1e-6:
+        quantile = 3 / g * (float(np.cbrt(1 + g * (quantile - g / 6))) - 1)
+    return mean - quantile * error
+
+
+def num_uncommon(x_P: np.ndarray) -> int:
+    """Number of outcomes that differ from the commonest; with few of them a spread is a guess."""
+    return len(x_P) - int(np.unique(x_P, return_counts=True)[1].max())
 
 
 def score_interval(num_wins: float, num_losses: float, n: float, level: float) -> tuple[float, float]:

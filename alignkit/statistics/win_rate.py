@@ -28,10 +28,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy.stats import t
 
-from alignkit.statistics.intervals import MIN_PROMPTS, score_interval, within_strata
+from alignkit.statistics.intervals import MIN_PROMPTS, MIN_UNCOMMON, num_uncommon, score_interval, within_strata
 from alignkit.statistics.resampling import Clusters, few_clusters, resampled_interval, resampled_means
-
-MIN_UNCOMMON = 10  # outcomes that differ from the commonest; with fewer the resamples are nearly all alike
 
 
 @dataclass(frozen=True)
@@ -148,7 +146,7 @@ def _interval(
         return 0.0, 1.0, f"none: {units.too_few}"
     wins, losses = int((x_P > 0.5).sum()), int((x_P < 0.5).sum())
     mean = float(x_P.mean())  # of soft outcomes it is not the mean of wins and ties; the interval holds both
-    is_little = n < MIN_PROMPTS or n - np.unique(x_P, return_counts=True)[1].max() < MIN_UNCOMMON
+    is_little = n < MIN_PROMPTS or num_uncommon(x_P) < MIN_UNCOMMON
     if is_little or units.are_few:
         effective = units.effective / n if is_little else 1.0
         low, high = score_interval(wins * effective, losses * effective, n * effective, level)
