@@ -3,9 +3,9 @@
     python -m bench.verdict_calibration [--quick] [--json FILE] [--seed N] [--sets N] [--parts FILE] [--only PART]
 
 What is simulated, and each figure: bench/verdict_cells.py (one look), verdict_looks.py (twenty), verdict_planning.py
-(the number of prompts that is printed), verdict_early.py (judging in rounds), verdict_votes.py (people's votes). Each
-cell is run with 2,000 simulated sets; a cell beyond its goal is run again with 20,000 on fresh seeds, and the second
-share counts. `--quick` takes every fifth cell: no claim about the worst.
+(the number of prompts that is printed), verdict_early.py (judging in rounds), verdict_votes.py (people's votes),
+verdict_guards.py (not worse elsewhere). Each cell is run with 2,000 simulated sets; a cell beyond its goal is run again
+with 20,000 on fresh seeds, and the second share counts. `--quick` takes every fifth cell: no claim about the worst.
 
 `--parts` keeps each finished cell in a file of JSON lines; the same command goes on with it. The constants of the
 planner and of the interval's tails were chosen on other seeds than the default one.
@@ -28,7 +28,7 @@ from typing import Any
 
 import numpy as np
 
-from bench import verdict_cells, verdict_early, verdict_looks, verdict_planning, verdict_votes
+from bench import verdict_cells, verdict_early, verdict_guards, verdict_looks, verdict_planning, verdict_votes
 
 PARTS: dict[str, ModuleType] = {
     "cells": verdict_cells,
@@ -36,6 +36,7 @@ PARTS: dict[str, ModuleType] = {
     "planning": verdict_planning,
     "early": verdict_early,
     "votes": verdict_votes,
+    "guards": verdict_guards,
 }
 NUM_PROCESSES = 2
 NUM_SETS = 2000
