@@ -18,7 +18,7 @@ docs/guide/data.md shows the table; `python tests/house/test_docs_guide.py` writ
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from functools import lru_cache
@@ -90,12 +90,12 @@ SHAPE = (
     ),
     Field("system system_prompt", READ, "the system message, where the conversation has none; another one is refused"),
     Field(
-        "chosen chosen_response chosen_messages preferred_output answer_w",
+        "chosen chosen_response chosen_messages chosen_conversations preferred_output answer_w",
         READ,
         "the better answer, or a conversation that ends with it",
     ),
     Field(
-        "rejected rejected_response rejected_messages non_preferred_output answer_l",
+        "rejected rejected_response rejected_messages rejected_conversations non_preferred_output answer_l",
         READ,
         "the worse answer, or a conversation that ends with it",
     ),
@@ -142,7 +142,13 @@ SHAPE = (
     ),
     Field("enable_thinking", READ, "true or false: such a value", false_means=True),
     Field("date_string", READ, "text: such a value"),
-    Field("preference preferred winner better", BESIDE_PAIR, _SAYS_WHICH, false_means=True),
+    Field(
+        "preference preferred winner better preference_strength overall_preference better_response_id "
+        "safer_response_id",
+        BESIDE_PAIR,
+        _SAYS_WHICH,
+        false_means=True,
+    ),
     Field("flipped swapped is_flipped is_swapped", BESIDE_PAIR, _SAYS_WHICH),
 )
 """Fields that make a row's prompt and answers."""
@@ -163,7 +169,8 @@ SCORES = (
     Field(
         "rating ratings scores",
         READ,
-        "both scores where they are a list of two, the chosen one's first, or `{chosen, rejected}`",
+        "both scores where they are a list of two, the chosen one's first or as `generations` lists the answers, or "
+        "`{chosen, rejected}`",
     ),
     Field(
         "margin",
@@ -202,7 +209,8 @@ FURTHER = (
     Field("negative_messages", REFUSED, "lists of bad answers are not read"),
     Field(
         "response_a response_b answer_a answer_b completion_a completion_b response_0 response_1 response_2 answer_0 "
-        "answer_1 answer_2 completion_1 completion_2 response_j response_k",
+        "answer_1 answer_2 completion_1 completion_2 response_j response_k response1 response2 answer1 answer2 "
+        "human_ref_A human_ref_B conversation_a conversation_b",
         REFUSED,
         "which of these answers is the better one is not read",
         "write it as chosen, and the other one as rejected",
@@ -254,9 +262,26 @@ FURTHER = (
     Field("segments", ALONE, "texts without roles are not read", "write them as messages with weight 0 or 1"),
     Field("input_ids", ALONE, "tokens are not read", "give the text that they were made from"),
     Field("turns", ALONE, "questions in a row are no prompt", "write the first as prompt, or all as messages"),
-    Field("query problem context_messages", ALONE, _OTHER_NAME, "map it by --columns prompt={}"),
-    Field("response answer solution summary generation", ALONE, _OTHER_NAME, "map it by --columns completion={}"),
-    Field("contents data", ALONE, _OTHER_NAME, "write it as messages with role and content"),
+    Field(
+        "query problem inputs user_input context_messages trajectory",
+        ALONE,
+        _OTHER_NAME,
+        "map it by --columns prompt={}",
+    ),
+    Field(
+        "response answer solution targets summary generation generated_solution model_output",
+        ALONE,
+        _OTHER_NAME,
+        "map it by --columns completion={}",
+    ),
+    Field("accepted preferred_response", ALONE, _OTHER_NAME, "map it by --columns chosen={}"),
+    Field(
+        "answers responses candidates generations summaries",
+        ALONE,
+        "lists of answers are not read",
+        "write the best one as chosen and the worst as rejected",
+    ),
+    Field("contents data chat", ALONE, _OTHER_NAME, "write it as messages with role and content"),
 )
 """Fields beside a shape."""
 
@@ -354,6 +379,8 @@ def by_name(table: Sequence[Field], *uses: Use) -> Mapping[str, Field]:
 
 
 REFUSED_IN_ROW = by_name(ROW, REFUSED)
+_ALONE = by_name(FURTHER, ALONE)
+_OTHER_ANSWERS = frozenset(name for first in ("response", "accepted", "answers") for name in names(FURTHER, first))
 FALSE_MEANS = frozenset(name for field in ROW if field.false_means for name in field.names)
 SCORED = used(SCORES, READ) | {"completions"}
 IN_SHAPE = used(SHAPE, READ, BESIDE_PAIR)
@@ -375,6 +402,18 @@ def letters(name: str) -> str:
 
 
 _BY_LETTERS = {letters(name): name for name in sorted(_CHANGES_ROWS, reverse=True)}
+
+
+def under_other_names(found: Iterable[str], *, answers_only: bool = False) -> list[str]:
+    """Say of each column that looks like a prompt or an answer under another name what to do with it.
+
+    Args:
+        found: names of columns.
+        answers_only: leave out what may be a prompt.
+    """
+    known = [(name, name.lower()) for name in found if not answers_only or name.lower() in _OTHER_ANSWERS]
+    fields = [(name, _ALONE[lower]) for name, lower in known if lower in _ALONE]
+    return [f"{name!r}: {field.says}; {field.instead.format(name)}" for name, field in fields]
 
 
 class FieldRefused(InputError):
@@ -422,7 +461,7 @@ def suspects(found: tuple[str, ...]) -> tuple[tuple[str, Field], ...]:
                     name,
                     REFUSED,
                     DID_YOU_MEAN.format(known),
-                    Field.instead if known in REFUSED_IN_ROW else f"map it by --columns {known}={{}}",
+                    REFUSED_IN_ROW[known].instead if known in REFUSED_IN_ROW else f"map it by --columns {known}={{}}",
                     false_means=known in FALSE_MEANS,
                 )
             field = next((of for end, of in _BY_END.items() if name.lower().endswith(end)), field)

@@ -11,7 +11,7 @@ from typing import Any
 
 from alignkit.data.reading.carried import with_carried
 from alignkit.data.reading.cells import is_missing, kind_of, says_nothing, shown
-from alignkit.data.reading.fields import ALONE, BESIDE_PAIR, FALSE_MEANS, FURTHER, SHAPE, by_name, names, used
+from alignkit.data.reading.fields import BESIDE_PAIR, FALSE_MEANS, SHAPE, names, under_other_names, used
 from alignkit.data.reading.given import UNREAD, Given, Split
 from alignkit.data.reading.messages import Messages, are_alike, text_of_turn
 from alignkit.data.reading.prompt_fields import (
@@ -31,7 +31,6 @@ _CHOSEN, _REJECTED = names(SHAPE, "chosen"), names(SHAPE, "rejected")
 _CONVERSATION = names(SHAPE, "messages")
 _PROMPT = ("prompt", "instruction", "question", "input")
 _LABEL = names(SHAPE, "label")
-_ALONE = by_name(FURTHER, ALONE)
 _RANKS = frozenset({"rank", "ranks", "ranking", "rankings"})  # of `completions`
 _MAY_SAY_WHICH = used(SHAPE, BESIDE_PAIR).union(_LABEL)
 _PROMPT_READ = "the prompt read"
@@ -146,9 +145,7 @@ def _without_preference(row: Given) -> Split:
 def _unknown(row: Given) -> str:
     """Say what to do with the fields that are there; where none of them is known, which shapes are."""
     found = ", ".join(sorted(map(str, row.given))) or "none"
-    known = [
-        f"{name!r}: {_ALONE[name].says}; {_ALONE[name].instead.format(name)}" for name in row.given if name in _ALONE
-    ]
+    known = under_other_names(row.given)
     known += [
         f"{name!r} is an answer without a prompt; write a whole conversation as 'messages'"
         for name in _ANSWERS
@@ -225,7 +222,8 @@ def _prompt_beside(row: Given, chosen: Messages | None, rejected: Messages | Non
         return (), chosen
     if rejected is not None and _is_whole(rejected):
         return _cut(rejected)[0], None
-    raise InputError(f"{row.where}: 'chosen' holds only the answer and there is no 'prompt'")
+    others = "".join(f"; {other}" for other in under_other_names(row.given))
+    raise InputError(f"{row.where}: 'chosen' holds only the answer and there is no 'prompt'{others}")
 
 
 def _asked(row: Given, turns: Messages) -> Messages:

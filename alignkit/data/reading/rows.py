@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
-from alignkit.data.reading.cells import TEXT_OF_MISSING, is_missing
-from alignkit.data.reading.fields import SCORED, SPECIAL, refuse_fields, suspects
+from alignkit.data.reading.cells import TEXT_OF_MISSING, is_missing, says_nothing
+from alignkit.data.reading.fields import SCORED, SPECIAL, refuse_fields, suspects, under_other_names
 from alignkit.data.reading.messages import Message, Messages, are_alike, read_messages, says_something, text_of_turn
 from alignkit.data.reading.row_shapes import SHAPES, split_row
 from alignkit.data.reading.scores import margin_of, says_tie, scores_of
@@ -101,10 +101,10 @@ class Row:
 
     def missing_answer(self) -> str:
         """Say why the row has no chosen answer."""
-        if self.rejected is not None:
-            return "no chosen answer, only a rejected one"
-        if not self.is_conversation:
-            return "no chosen answer"
+        if self.rejected is not None or not self.is_conversation:
+            given = [name for name, value in self.fields.items() if not says_nothing(value)]
+            others = "".join(f"; {other}" for other in under_other_names(given, answers_only=True))
+            return f"no chosen answer{', only a rejected one' if self.rejected is not None else ''}{others}"
         if not self.prompt:
             return "an empty conversation"
         twice = ", two user turns in a row" if self.has_user_twice else ""

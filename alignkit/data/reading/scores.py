@@ -39,6 +39,8 @@ def scores_of(given: Mapping[str, Any], where: str) -> tuple[float, float] | Non
         if isinstance(both, dict) and {"chosen", "rejected"} <= both.keys():
             both = [both["chosen"], both["rejected"]]
         if isinstance(both, (list, tuple)) and len(both) == 2:
+            if given.get("generations") == [given.get("rejected"), given.get("chosen")]:
+                both = both[::-1]  # distilabel rates the answers in the order in which its judge saw them
             first, second = number(both[0]), number(both[1])
             if first is not None and second is not None:
                 return _finite(first, name, where), _finite(second, name, where)
