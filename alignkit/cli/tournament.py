@@ -169,9 +169,9 @@ def _cell(value: object) -> str:
 
 def _seeds(text: str) -> int | list[int]:
     try:
-        numbers = [int(part) for part in text.split(",")]
+        numbers = [int(part) for part in text.split(",") if part.strip()]
     except ValueError:
-        raise UsageError(f"--seeds {text}: give a number of seeds, or seeds with commas: 3, or 16,17,18") from None
+        raise UsageError(f"--seeds {text}: give a number of seeds, or seeds with commas: 3, or 16,17, or 16,") from None
     return numbers if "," in text else numbers[0]
 
 

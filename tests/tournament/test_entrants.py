@@ -128,3 +128,29 @@ def test_tables_of_a_tournament_disturb_no_other_command(tmp_path: Path) -> None
     options: dict[str, Any] = {}
     resolved = resolve(registry().find("method", "dpo"), options=options, config=written(tmp_path))
     assert resolved.data.data == "rows.jsonl" and resolved.method.model_dump()["beta"] != 0.05
+
+
+def test_without_entrants_it_is_the_papers_five_on_what_the_file_configures(tmp_path: Path) -> None:
+    config = written(tmp_path, '[data]\ndata = "rows.jsonl"\n[model]\nmodel = "own"\n[judge]\nnum_beams = 2\n')
+    made = read_tournament(config, options={"seeds": 3})
+    assert [(e.name, e.start) for e in made.entrants] == [
+        ("base", None),
+        ("sft", "base"),
+        ("sft-lenpen", "base"),
+        ("dpo", "sft"),
+        ("grpo", "sft"),
+    ]
+    assert made.section.vs == ["Qwen/Qwen2.5-0.5B-Instruct", "base", "start"] and made.entrants[0].model == "own"
+    assert (made.settings.judge.num_beams, made.settings.judge.length_penalty) == (2, 0.9)  # the file's, the paper's
+    typed = read_tournament(config, preset="paper")
+    assert typed.settings.judge.num_beams == 4  # a preset that is typed counts for more than the file
+
+
+def test_the_quickstarts_preset_is_a_tournament_with_a_reward_model_as_the_second_judge(tmp_path: Path) -> None:
+    made = read_tournament(written(tmp_path), preset="demo", options={"seeds": [16]})
+    assert {e.name for e in made.entrants} - {e.name for e in made.judged} == {made.section.second} == {"reward"}
+    assert made.settings.data.data == "demo" and made.settings.judge.judge == "rules" and made.seeds == (16,)
+    steps = {e.name: made.resolved(e)[1].method.max_steps for e in made.entrants if e.method is not None}
+    assert steps == {"sft": 16, "sft-lenpen": 16, "dpo": 26, "grpo": 16, "reward": 10}
+    with pytest.raises(UsageError, match="a set-up without a tournament; with one: demo, paper"):
+        read_tournament(written(tmp_path), preset="offline")
