@@ -10,8 +10,9 @@ All pairs shown are one family: a false difference anywhere in the table has a p
 step-down where all pairs are there and Holm's where one is missing. A pair's interval has the level of its own step, so
 that it excludes 0 exactly where the pair is told apart.
 
-Entrants that cannot be told apart share a rank, also where a third one stands between them: the pairs and the range of
-ranks say more. With one seed nothing is known of other training runs: intervals are then over prompts alone and speak
+Two entrants share a rank exactly where they cannot be told apart. Where that holds of a and b, and of b and c, but a is
+better than c, b has both ranks, "1-2" (a compact letter display: Piepho 2004, J. Comput. Graph. Stat. 13:456-466).
+With one seed nothing is known of other training runs: intervals are then over prompts alone and speak
 of these runs.
 
 Shape letters: E entrants, S seeds, P prompts, K means.
@@ -85,11 +86,22 @@ class Pair:
 
 @dataclass(frozen=True)
 class Rank:
-    """`rank` is shared by all that cannot be told apart; `best` to `worst` are the ranks that the pairs leave open."""
+    """The groups that an entrant is in, by number: two share one exactly where they cannot be told apart.
 
-    rank: int
+    `best` to `worst` are the places among all that the pairs leave open.
+    """
+
+    groups: tuple[int, ...]
     best: int
     worst: int
+
+    @property
+    def rank(self) -> int:
+        """The best of its groups."""
+        return self.groups[0]
+
+    def __str__(self) -> str:
+        return str(self.groups[0]) if len(self.groups) == 1 else f"{self.groups[0]}-{self.groups[-1]}"
 
 
 @dataclass(frozen=True)
@@ -187,6 +199,34 @@ def compare(outcome_ESP: np.ndarray, design: Design, prompts: Prompts, *, seed: 
     ranks = _ranks([names[e] for e, _ in known], cells, pairs)
     notes = _notes(cells, pairs, design, prompts, noisier_E, is_of_runs=is_of_runs)
     return Comparison(cells, pairs, ranks, _headline(ranks, pairs, cells, is_of_runs=is_of_runs), notes, is_of_runs)
+
+
+def averages(x_ESP: np.ndarray, design: Design, prompts: Prompts) -> dict[str, Cell]:
+    """Means of any number per answer, in its own unit, with intervals over seeds and prompts as a win rate's.
+
+    Args:
+        x_ESP: float64 [E, S, P], nan where missing.
+    """
+    rows = [_rows(x_SP, trained) for x_SP, trained in zip(x_ESP, design.is_trained, strict=True)]
+    found = [_mean(row, prompts) for row in rows]
+    correlation, noisier_E = _runs(rows, design, found)
+    known = [(e, each) for e, each in enumerate(found) if each is not None]
+    contrasts = [design.contrast(e) for e, _ in known]
+    how = _errors([each for _, each in known], contrasts, [0] * len(known), correlation, noisier_E)
+    cells = {name: Cell(None, num_missing=x_ESP.shape[-1]) for name in design.names}
+    for (e, each), sure in zip(known, how, strict=True):
+        mean = float(each.parts.mean)
+        half = float(half_width(np.array(sure.variance), np.array(sure.freedom), each.units, LEVEL))
+        cells[design.names[e]] = Cell(
+            mean,
+            mean - half,
+            mean + half,
+            num_seeds=len(each.outcome_SP),
+            num_prompts=each.outcome_SP.shape[1],
+            num_missing=each.num_missing,
+            holds_seeds=not design.is_trained[e] or len(each.outcome_SP) > 1 or sure.seeds > 0,
+        )
+    return cells
 
 
 @dataclass(frozen=True)
@@ -389,20 +429,25 @@ def _needs(found: _Found, sure: _Sure, level: float) -> str:
 
 
 def _ranks(names: Sequence[str], cells: dict[str, Cell], pairs: Sequence[Pair]) -> dict[str, Rank]:
-    """Ranks shared by all that a chain of pairs not told apart connects; the better group first."""
+    """Groups: the largest sets without a pair that is told apart, by the mean of their best and then of all."""
     apart = {frozenset((pair.first, pair.second)) for pair in pairs if pair.is_told_apart}
+    ordered = sorted(names, key=lambda name: -(cells[name].mean or 0))
     groups: list[set[str]] = []
-    for name in names:
-        joined = [g for g in groups if any(frozenset((name, other)) not in apart for other in g)]
-        groups = [g for g in groups if g not in joined] + [{name}.union(*joined)]
-    groups.sort(key=lambda group: -sum(cells[n].mean or 0 for n in group) / len(group))
-    ranks, place = {}, 1
-    for group in groups:
-        for name in sorted(group, key=lambda n: -(cells[n].mean or 0)):
-            better = sum(pair.is_told_apart and pair.second == name for pair in pairs)
-            worse = sum(pair.is_told_apart and pair.first == name for pair in pairs)
-            ranks[name] = Rank(place, 1 + better, len(names) - worse)
-        place += len(group)
+    for name in ordered:
+        like = {other for other in ordered[: ordered.index(name)] if frozenset((name, other)) not in apart}
+        groups += [joined for g in groups if (joined := (g & like) | {name})] + [{name}]
+        groups = [g for n, g in enumerate(groups) if not any(g < h or (g == h and n > m) for m, h in enumerate(groups))]
+
+    def place(group: set[str]) -> tuple[int, float]:
+        return min(map(ordered.index, group)), -sum(cells[n].mean or 0 for n in group) / len(group)
+
+    groups.sort(key=place)
+    ranks = {}
+    for name in ordered:
+        better = sum(pair.is_told_apart and pair.second == name for pair in pairs)
+        worse = sum(pair.is_told_apart and pair.first == name for pair in pairs)
+        inside = tuple(number for number, group in enumerate(groups, start=1) if name in group)
+        ranks[name] = Rank(inside, 1 + better, len(names) - worse)
     return ranks
 
 
@@ -412,27 +457,36 @@ def _headline(ranks: dict[str, Rank], pairs: Sequence[Pair], cells: dict[str, Ce
     if len(ranks) == 1:
         return "There is one entrant: nothing to compare it with."
     before = "With one seed this is about these runs, not about the methods: " if is_of_runs else ""
-    groups: dict[int, list[str]] = {}
-    for name, rank in ranks.items():
-        groups.setdefault(rank.rank, []).append(name)
-    first = groups[1]
-    sentences = []
-    if len(first) == 1:
-        others = "every other entrant" if len(ranks) > 2 else next(name for name in ranks if name != first[0])
-        sentences.append(f"{first[0]} is better than {others}")
-    for group in list(groups.values())[: 1 if len(first) > 1 else 2]:
-        if len(group) > 1:
-            sentences.append(_together(group, pairs, cells))
-    if len(first) > 1:
-        sentences += [f"{p.first} is better than {p.second}" for p in pairs if p.is_told_apart and p.first in first][:2]
+    groups = [
+        [name for name, rank in ranks.items() if number in rank.groups]
+        for number in range(1, 1 + max(rank.rank for rank in ranks.values()))
+    ]
+    leaders = groups[0]
+    beaten = [name for name in ranks if all(_is_better(leader, name, pairs) for leader in leaders)]
+    better = "is better" if len(leaders) == 1 else "are better"
+    sentences = [_together(leaders, pairs, cells)] if len(leaders) > 1 else []
+    if beaten:
+        is_rest = len(beaten) > 1 and len(beaten) + len(leaders) == len(ranks)
+        others = "every other entrant" if is_rest else _listed(beaten)
+        sentences.append(f"{_listed(leaders)} {better} than {others}")
+    if len(leaders) == 1 and len(groups) > 1 and len(groups[1]) > 1:
+        sentences.append(_together(groups[1], pairs, cells))
     return before + ". ".join(sentences) + "."
+
+
+def _is_better(first: str, second: str, pairs: Sequence[Pair]) -> bool:
+    return any(pair.is_told_apart and (pair.first, pair.second) == (first, second) for pair in pairs)
+
+
+def _listed(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
 def _together(group: Sequence[str], pairs: Sequence[Pair], cells: dict[str, Cell]) -> str:
     ordered = sorted(group, key=lambda name: -(cells[name].mean or 0))
     inside = [p for p in pairs if p.first in group and p.second in group and not p.is_told_apart]
     pair = next((p for p in inside if {p.first, p.second} == set(ordered[:2])), inside[0] if inside else None)
-    words = f"{', '.join(ordered[:-1])} and {ordered[-1]} cannot be told apart"
+    words = f"{_listed(ordered)} cannot be told apart"
     if pair is None:
         return words
     seeds = f"{pair.num_seeds} seed{'s' if pair.num_seeds != 1 else ''}"

@@ -1,0 +1,98 @@
+"""The table of made results: every number with its interval, dashes for what is missing, four ways to write it."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+
+import numpy as np
+import pytest
+
+from alignkit.tournaments.table import Beside, Table, make_table, rows_of
+from tests.helpers.tournaments import ENTRANTS, made_results
+
+
+@pytest.fixture(scope="module")
+def table() -> Table:
+    results = made_results()
+    results.nats_ESP[1, 0, :3] = math.nan
+    results.reference_tokens_ESP[1, 0, :3] = math.nan
+    return make_table(results, beside=Beside("The paper's table", {"dpo": {"win rate": "61.1"}}, ("one seed",)))
+
+
+def test_the_text_fits_80_columns_and_says_what_is_missing(table: Table) -> None:
+    text = table.text()
+    assert max(map(len, text.splitlines())) <= 80
+    assert text.startswith(table.headline[:60])
+    for words in ("win rate % vs", "vs own", "BLEU-4", "perplexity", "The paper's table", "61.1", "one seed"):
+        assert words in text, words
+    assert "3 references were left out and 0 were cut" in " ".join(text.split())
+    own_start = next(m for m in table.measures if m.key == "win_rate_1")
+    assert own_start.cells["base"] is not None and own_start.cells["base"].mean is None
+
+
+def test_measures_are_what_they_say(table: Table) -> None:
+    by_key = {m.key: m for m in table.measures}
+    results = made_results()
+    for e, entry in enumerate(ENTRANTS):
+        cell = by_key["win_rate"].cells[entry.name]
+        assert cell is not None and cell.mean == pytest.approx(100 * results.outcome_ESVP[e, :, 0].mean())
+        assert cell.low < cell.mean < cell.high  # type: ignore[operator]
+        perplexity = by_key["perplexity"].cells[entry.name]
+        assert perplexity is not None and perplexity.mean == pytest.approx(7)
+        excess = by_key["excess_length"].cells[entry.name]
+        assert excess is not None
+        assert excess.mean == pytest.approx(100 * (results.length_ESP[e].mean() / 40 - 1))
+    assert by_key["perplexity"].cells["sft"].num_missing == 3  # type: ignore[union-attr]
+    minutes = by_key["minutes"].cells
+    assert minutes["base"] is None and minutes["dpo"] is not None and minutes["dpo"].low is None
+    assert 0 < by_key["bleu4"].cells["dpo"].mean < 100  # type: ignore[union-attr, operator]
+
+
+def test_a_ratio_of_sums_weighs_long_answers() -> None:
+    nats, tokens = np.zeros((5, 3, 40)), np.ones((5, 3, 40))
+    nats[..., ::2], tokens[..., ::2] = 30 * math.log(2), 30
+    found = make_table(made_results(num_prompts=40, nats_ESP=nats, reference_tokens_ESP=tokens))
+    perplexity = next(m for m in found.measures if m.key == "perplexity")
+    assert perplexity.cells["dpo"].mean == pytest.approx(2 ** (30 / 31))  # type: ignore[union-attr]
+
+
+def test_files_hold_the_same_numbers(table: Table) -> None:
+    content = json.loads(table.json())
+    rows = list(csv.DictReader(io.StringIO(table.csv())))
+    win = next(m for m in content["measures"] if m["key"] == "win_rate")
+    assert [row["entrant"] for row in rows] == [entry.name for entry in ENTRANTS]
+    for row, shown in zip(rows, rows_of(table), strict=True):
+        assert float(row["win_rate"]) == win["cells"][row["entrant"]]["mean"] == shown["win_rate"]
+    assert rows[0]["win_rate_1"] == "" and rows[0]["minutes"] == ""
+    assert len(content["pairs"]) == 10
+
+
+def test_latex_is_escaped_and_has_as_many_cells_as_columns(table: Table) -> None:
+    lines = table.latex().splitlines()
+    columns = next(line for line in lines if line.startswith("\\begin")).count("r", len("\\begin{tabular}"))
+    body = [line for line in lines if line.endswith(r"\\")]
+    assert all(line.replace(r"\&", "").count("&") == columns for line in body) and len(body) == 6
+    assert r"win rate \% vs instruct" in body[0]
+
+
+def test_no_number_is_made_up_where_nothing_was_judged() -> None:
+    results = made_results(num_prompts=40)
+    nothing = np.full_like(results.outcome_ESVP, math.nan)
+    found = make_table(made_results(num_prompts=40, outcome_ESVP=nothing))
+    assert found.headline == "Nothing was judged."
+    assert all(m.key not in ("win_rate", "length_adjusted") for m in found.measures)
+    assert found.text() and found.csv() and found.json() and found.latex()
+
+
+def test_a_sweeps_pick_says_what_it_promises_too_much() -> None:
+    entrants = tuple(
+        entry if entry.name not in ("dpo", "grpo") else type(entry)(**vars(entry) | {"sweep": "beta"})
+        for entry in ENTRANTS
+    )
+    found = make_table(made_results(num_prompts=40, tuning=made_results(entrants=entrants), picked={"beta": "dpo"}))
+    name, best = found.picks["beta"]
+    assert name in ("dpo", "grpo") and 0 <= best.optimism < 10
+    assert any(note.startswith(f"Sweep beta: {name} won on the tuning prompts") for note in found.notes)
