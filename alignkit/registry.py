@@ -33,7 +33,8 @@ KINDS = {
     "command": "register_commands",
 }
 COMMANDS = tuple(
-    "train judge tournament vote generate evaluate chat probe ledger data plugins init config trust doctor".split()
+    "train judge tournament vote report generate evaluate chat probe ledger data plugins init config trust "
+    "doctor".split()
 )
 """The commands that alignkit itself has, in the order in which they are used."""
 hookimpl = pluggy.HookimplMarker(GROUP)

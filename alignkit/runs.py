@@ -111,6 +111,25 @@ class Reward(_Record):
     plain_name: str | None = None
 
 
+class Finished(_Record):
+    """What is known at a run's end, as far as people read it.
+
+    Args:
+        kept_step: whose weights are the model.
+        seconds: of training steps; `wall_seconds` of everything.
+        peak_mib, planned_mib: memory.
+        tokens: that training steps computed.
+    """
+
+    steps: int
+    kept_step: int
+    seconds: float
+    tokens: int
+    peak_mib: float
+    wall_seconds: float | None = None
+    planned_mib: float | None = None
+
+
 class RunRecord(_Record):
     """run.json.
 
@@ -148,6 +167,22 @@ class RunRecord(_Record):
     def content(self) -> dict[str, Any]:
         """The whole file."""
         return self._content
+
+    @property
+    def end(self) -> Finished | None:
+        """`finished` with its types; None before the end.
+
+        Raises:
+            InputError: it is not what a run writes.
+        """
+        try:
+            return None if self.finished is None else Finished.model_validate(self.finished)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, ("finished", *first["loc"])))
+            raise InputError(
+                f"{FILE} is not what a run writes; {where}: {first['msg'].lower()}; take another run"
+            ) from error
 
     @property
     def options(self) -> dict[str, Any]:

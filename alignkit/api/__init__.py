@@ -10,7 +10,7 @@ same with objects in the place of names (rows.py, tables.py).
 
 from alignkit.api.answers import chat_session, evaluate, generate, generate_file
 from alignkit.api.data import data_audit, data_lengths, data_overlap, data_prepare, show_rows
-from alignkit.api.runs import Run
+from alignkit.api.runs import Run, write_report
 from alignkit.api.tournaments import tournament
 from alignkit.api.training import plan, start_up_checks, train
 from alignkit.api.verdicts import judge, judge_file, ledger_export, ledger_stats, probe
@@ -38,4 +38,5 @@ __all__ = [
     "train",
     "vote",
     "vote_export",
+    "write_report",
 ]

@@ -118,6 +118,25 @@ class Run:
         return f"<p><b>run {html.escape(str(self.path))}</b></p>{html_table(['', ''], rows)}"
 
 
+def write_report(run: str | Path) -> Path:
+    """Write a run's report.html again, from what lies in its folder, and return its path.
+
+    Args:
+        run: the folder, or the run's name under runs/; it may still be training.
+
+    Raises:
+        InputError: it is no run, or its files cannot be read.
+        RunStopped: the disk refuses.
+    """
+    from alignkit.registry import registry
+    from alignkit.reports.run_report import write_run_report
+
+    folder = Run(run).path
+    method = read_run(folder).method
+    curves = registry().find("method", method).curves if method in registry().names("method") else ()
+    return write_run_report(folder, curves=curves)
+
+
 def _json_lines(path: Path) -> list[dict[str, Any]]:
     lines: list[dict[str, Any]] = []
     try:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from alignkit.api.runs import Run
+from alignkit.api.runs import Run, write_report
 from alignkit.config import file as config_file
 from alignkit.errors import AlignkitError, RunStopped, UsageError
 from alignkit.progress import Progress, Silent, is_first_rank, phase, watched_by
@@ -45,15 +45,13 @@ def train(
     if resolved.run.plan:
         text = f"call alignkit.api.plan({method!r}, ...), or type alignkit train {method} --plan"
         raise UsageError(f"train(plan=True) trains nothing: {text}")
-    from alignkit.reports.run_report import write_training_report
     from alignkit.training.run.train_run import train_run
 
     progress = progress or Silent()
     run = Run(train_run(cls(), resolved, progress=progress))
     if is_first_rank() and not (run.path / "report.html").exists():
         with watched_by(progress), phase("writing the report"):
-            settings = run.info["config"]["train"][method]
-            write_training_report(run.path, method=method, settings=settings, curves=cls.curves)
+            write_report(run.path)
     return run
 
 

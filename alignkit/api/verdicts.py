@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from alignkit.api.runs import write_report
 from alignkit.config import file as config_file
-from alignkit.errors import InputError, UsageError
+from alignkit.errors import AlignkitError, InputError, UsageError
 from alignkit.progress import Progress, Silent
+from alignkit.runs import find_run
 from alignkit.scoring.functions.given import give
 
 if TYPE_CHECKING:
     from alignkit.judging.probes import Accuracy
     from alignkit.judging.verdict import Verdict
     from alignkit.scoring.ledger import Ledger
+
+_logger = logging.getLogger(__name__)
 
 
 def judge(
@@ -45,7 +50,7 @@ def judge(
     if callable(given.get("judge")):
         given["judge"] = give(given["judge"])  # type: ignore[arg-type]
     settings = config_file.judge_settings(given, config, settings=set)
-    return judge_model(
+    verdict = judge_model(
         None if run is None else str(run),
         settings,
         data_given="data" in given,
@@ -53,6 +58,19 @@ def judge(
         progress=progress or Silent(),
         evidence_file=None if evidence is None else Path(evidence),
     )
+    _renew_report(verdict)
+    return verdict
+
+
+def _renew_report(verdict: Verdict) -> None:
+    """Put the verdict into the report of the run it is on; the verdict holds where that cannot be done."""
+    run = find_run(verdict.run)
+    if run is None:
+        return
+    try:
+        write_report(run)
+    except AlignkitError as error:
+        _logger.warning("the report of %s was not renewed: %s", run, error)
 
 
 def judge_file(path: str | Path, *, config: Path | None = None, set: Sequence[str] = (), **options: object) -> Verdict:

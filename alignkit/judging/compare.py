@@ -24,6 +24,7 @@ from alignkit.judging.decision import decide, is_free, level_of, why_free
 from alignkit.judging.evidence import Evidence, judgements_of, verdict_of, write_evidence
 from alignkit.judging.guard_sets import check_judge, num_judged, read_guards, score_guards
 from alignkit.judging.health import measure
+from alignkit.judging.judged_answers import JudgedAnswers, judged_answers, keep_answers
 from alignkit.judging.metrics import figures_of
 from alignkit.judging.people import People, judged_pair, people_of
 from alignkit.judging.planner import LEVEL, POWER, detectable
@@ -55,7 +56,7 @@ def judge_model(
 ) -> Verdict:
     """Judge `model` against `settings.judge.vs`; default: the newest finished run against what it started from.
 
-    The verdict of a run is also kept in its folder, under verdicts/.
+    The verdict of a run is also kept in its folder, under verdicts/, with the answers that were judged.
 
     Args:
         evidence_file: what the verdict rests on is written there (evidence.py).
@@ -78,7 +79,8 @@ def judge_model(
     progress.note(_power(grouping.clusters, _looks_so_far((source, vs), weights)))
     with closing(named.judge):
         check_judge(guards, named)
-        evidence = _Judging(source, vs, weights, prompts, grouping, named, settings, progress).evidence()
+        judging = _Judging(source, vs, weights, prompts, grouping, named, settings, progress)
+        evidence = judging.evidence()
         if not evidence.is_unscored:
             how = generations_of(source, vs, settings)
             found = score_guards(guards, (source, vs), how, named, settings, progress)
@@ -92,7 +94,9 @@ def judge_model(
     if evidence_file is not None:
         write_evidence(evidence, verdict, evidence_file)
     if source.run is not None:
-        verdict_files.keep(source.run, verdict)
+        file = verdict_files.keep(source.run, verdict)
+        if file is not None:
+            keep_answers(file, judging.answers)
     return verdict
 
 
@@ -118,12 +122,14 @@ class _Judging:
         self.parts = _parts(self.section, named, grouping, is_free=self.is_free, note=progress.note)
         self.look: int | None = None
         self.look_id: str | None = None
+        self.answers: list[JudgedAnswers] = []
 
     def evidence(self) -> Evidence:
         """Judge, and put together what was found."""
         self.named.judge.ready([row.fields for row in self.prompts.rows])
         judged, level, number = self._rounds()
         ours, theirs = judged.ours, judged.theirs
+        self.answers = judged_answers(judged)
         again = [
             score_both(self.named, items(ours), items(theirs), repeat=k) for k in range(1, 1 + self.section.rejudge)
         ]

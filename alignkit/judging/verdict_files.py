@@ -31,10 +31,15 @@ def keep(run: Path, verdict: Verdict) -> Path | None:
 
 def read(run: Path) -> list[Verdict]:
     """The verdicts on a run by their numbers; an unreadable one is skipped with a warning."""
+    return [verdict for _, verdict in read_with_files(run)]
+
+
+def read_with_files(run: Path) -> list[tuple[Path, Verdict]]:
+    """As `read`, each behind its file."""
     verdicts = []
     for file in sorted((run / FOLDER).glob("*.json"), key=lambda file: (len(file.name), file.name)):
         try:
-            verdicts.append(Verdict.model_validate_json(file.read_bytes()))
+            verdicts.append((file, Verdict.model_validate_json(file.read_bytes())))
         except OSError as error:
             _logger.warning("%s: cannot be read (%s); skipped", file, error.strerror or error)
         except ValidationError as error:

@@ -47,12 +47,29 @@ class Column:
 
 @dataclass(frozen=True)
 class Example:
-    """One prompt and what each entrant answered, with scores where there are any."""
+    """One prompt and what each entrant answered, with scores where there are any.
+
+    Args:
+        tokens: by entrant, where known.
+        outcome: "win", "tie", "loss" or "missing" of the first entrant, by which the page filters; or "".
+    """
 
     prompt: str
     completions: Mapping[str, str]
     reference: str | None = None
     scores: Mapping[str, float | None] = field(default_factory=dict)
+    tokens: Mapping[str, int] = field(default_factory=dict)
+    outcome: str = ""
+
+    @property
+    def length(self) -> int:
+        """Tokens of the longest answer."""
+        return max(self.tokens.values(), default=0)
+
+    @property
+    def gap(self) -> int:
+        """Tokens between the longest and the shortest answer."""
+        return self.length - min(self.tokens.values(), default=0)
 
 
 @dataclass(frozen=True)
@@ -77,6 +94,7 @@ def write_report(
     examples: Sequence[Example] = (),
     verdicts: Sequence[Verdict] = (),
     sections: Sequence[Section] = (),
+    answers_title: str = "Examples",
 ) -> None:
     """Write the page whole or not at all; parts without content are left out.
 
@@ -84,7 +102,9 @@ def write_report(
         note: the first line under the table, or under the title where there is no table.
         points: what is most worth knowing, (what, a sentence or two), before everything else.
         table, rows: the main table; every row has the key of every column.
+        verdicts: the first is shown, the others under a heading that opens.
         curves: charts in the order of their groups' first appearance.
+        answers_title: the heading over the examples.
 
     Raises:
         KeyError: a row lacks a column's key.
@@ -100,6 +120,8 @@ def write_report(
         forests=[charts.forest(column, table[0], rows) for column in table if column.line is not None],
         curve_groups=[(group, [charts.curve(curve) for curve in members]) for group, members in _grouped(curves)],
         examples=examples,
+        outcomes=[o for o in ("win", "tie", "loss", "missing") if any(e.outcome == o for e in examples)],
+        answers_title=answers_title,
         verdicts=[_verdict(verdict) for verdict in verdicts],
         sections=[(section, _table(section.table, section.rows)) for section in sections],
         max_points=MAX_POINTS,

@@ -33,7 +33,7 @@ from alignkit.judging.prompts import choose_prompts
 from alignkit.pretrained.names import ModelSource, find_model
 from alignkit.pretrained.read import context_length
 from alignkit.registry import registry
-from alignkit.reports.run_report import write_training_report
+from alignkit.reports.run_report import write_run_report
 from alignkit.rollouts.sampler import Completion
 from alignkit.scoring.rewards import Rewards
 from alignkit.training.checkpoints import checkpoint
@@ -181,7 +181,7 @@ def test_500_damaged_run_files_give_an_error_for_the_user_or_what_they_say(
         lambda: refuse_changes(runs.read_run(run), now, ["code"]),
         lambda: choose_prompts(source, DataSection(), data_given=False, num_prompts=2, seed=0),
         lambda: seen_in_training(rows, run, name="done"),
-        lambda: write_training_report(run, method="sft", settings={}),
+        lambda: write_run_report(run),
     ]
     refused: list[str] = []
     for _ in range(500):
