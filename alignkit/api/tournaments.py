@@ -13,6 +13,7 @@ from alignkit.tournaments.entrants import Tournament, read_tournament
 
 if TYPE_CHECKING:
     from alignkit.tournaments.results import Results
+    from alignkit.tournaments.table import Table
 
 OUT = Path("runs/tournament")
 
@@ -30,8 +31,8 @@ def tournament(
     yes: bool = False,
     progress: Progress | None = None,
     **options: Any,
-) -> Results:
-    """Train every entrant with every seed, judge all of them alike, and return what was found.
+) -> Table:
+    """Train every entrant with every seed, judge all of them alike, and return the table.
 
     Args:
         entrants: options of each by its name ({"sft": {}, "dpo": {"start": "sft", "beta": 0.05}}), or names of methods;
@@ -47,6 +48,7 @@ def tournament(
     Raises:
         AlignkitError: wrong use or input, an interruption, or no entrant came to anything.
     """
+    from alignkit.tournaments.table import make_table
     from alignkit.tournaments.tournament import run_tournament
 
     if entrants is not None and not isinstance(entrants, Mapping):
@@ -55,7 +57,7 @@ def tournament(
         entrants = {name: _named(table) for name, table in entrants.items()}
     options = _named(options)
     made = made_of(config, entrants, preset=preset, options=options, set=set, sweep=sweep, draws=draws)
-    return run_tournament(made, Path(out), progress=progress or Silent(), fresh=fresh, yes=yes)
+    return make_table(run_tournament(made, Path(out), progress=progress or Silent(), fresh=fresh, yes=yes))
 
 
 def _named(options: Mapping[str, Any]) -> dict[str, Any]:

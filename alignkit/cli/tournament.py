@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import json as json_module
-import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import numpy as np
 import typer
 
 from alignkit.cli.options import NUM_PROMPTS, SAMPLER, SAMPLING, Command, Group, Json, Set, with_options
 from alignkit.config.settings import DataSection, JudgeSection, ModelSection, TournamentSection
-from alignkit.display import on_one_line
+from alignkit.display import json_shown, on_one_line
 from alignkit.errors import RunStopped, UsageError
 
 if TYPE_CHECKING:
@@ -116,55 +113,14 @@ def show(results: Results, folder: Path, *, json: bool = False) -> None:
     Raises:
         RunStopped: an entrant failed; the table says which.
     """
-    rows = _rows(results)
-    if json:
-        print(json_module.dumps(rows))
-    else:
-        _print(results, rows)
+    text = (folder / ("table.json" if json else "table.txt")).read_text(encoding="utf-8")
+    print(json_shown(text) if json else "\n".join(map(on_one_line, text.split("\n"))), end="")
+    if not json:
         print(on_one_line(folder))
     if results.failed:
         (name, seed), reason = next(iter(results.failed.items()))
         more = f", and {len(results.failed) - 1} more" if len(results.failed) > 1 else ""
         raise RunStopped(f"{name} with seed {seed} failed{more}: {reason}; the same command tries again")
-
-
-def _rows(results: Results) -> list[dict[str, Any]]:
-    rows = []
-    for e, entry in enumerate(results.entrants):
-        row: dict[str, Any] = {"entrant": entry.name, "start": entry.start}
-        for v, name in enumerate(results.opponents):
-            row[f"win % vs {name}"] = _mean(100 * results.outcome_ESVP[e, :, v])
-        row["mean length"] = _mean(results.length_ESP[e])
-        row["minutes"] = _mean(results.minutes_ES[e])
-        row["failed seeds"] = sum(name == entry.name for name, _ in results.failed)
-        rows.append(row)
-    return rows
-
-
-def _mean(x: np.ndarray) -> float | None:
-    known = x[~np.isnan(x)]
-    return float(known.mean()) if len(known) else None
-
-
-def _print(results: Results, rows: list[dict[str, Any]]) -> None:
-    from alignkit.cli.terminal import print_table
-
-    titles = tuple(rows[0])
-    cells = [[_cell(row[title]) for title in titles] for row in rows]
-    print_table(titles, [(each, "") for each in cells], right=titles[2:])
-    for sweep, name in results.picked.items():
-        num = len(results.tuning.prompt_ids) if results.tuning else 0
-        print(on_one_line(f"{sweep}: {name} was picked on {num} other prompts"))
-    for name, stamp in results.stamps.items():
-        print(on_one_line(f"{name}: {stamp}"))
-    for (name, seed), reason in results.failed.items():
-        print(on_one_line(f"{name} with seed {seed} failed: {reason}"))
-
-
-def _cell(value: object) -> str:
-    if value is None or (isinstance(value, float) and math.isnan(value)):
-        return "-"
-    return f"{value:.1f}" if isinstance(value, float) else str(value)
 
 
 def _seeds(text: str) -> int | list[int]:

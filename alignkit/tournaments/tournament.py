@@ -3,6 +3,7 @@
     OUT/tournament.json   what was asked for, as the last call understood it
     OUT/prompts.jsonl     the prompts that judge (prompts.py)
     OUT/results.json      what was found (results.py)
+    OUT/table.txt, .json, .csv, .tex    the table of it (table.py)
 
 A piece is one entrant with one seed. Pieces run one after the other, each in a process of its own: its memory is freed
 whatever happens in it, and a piece that dies ends no other. With `jobs` there are so many at once, on a GPU so many
@@ -42,6 +43,7 @@ from alignkit.tournaments.work import Place
 from alignkit.training.checkpoints.folder_lock import FolderLock
 
 FILE, RESULTS, DONE, STEPS = "tournament.json", "results.json", "done.json", "steps.json"
+TABLES = ("table.txt", "table.json", "table.csv", "table.tex")
 _LOCK, _MARK = ".lock", "alignkit: a process runs this tournament\n"
 _POLL_S = 0.1
 _logger = logging.getLogger(__name__)
@@ -92,7 +94,8 @@ def run_tournament(
         for name in fresh:
             work.set_entrant_aside(made, place, name)
         done = folder / DONE
-        if done.exists() and read_object(done).get("signature") == signature(made, place):
+        is_whole = all((folder / name).exists() for name in (DONE, RESULTS, *TABLES))
+        if is_whole and read_object(done).get("signature") == signature(made, place):
             return Results.read(folder / RESULTS)
         done.unlink(missing_ok=True)
         from alignkit.training.lifecycle.signals import terminated_as_interrupted  # torch: nothing above needs it
@@ -200,6 +203,8 @@ def _run(
     for entry in (*made.entrants, *made.opponents):  # before anything is trained
         if entry.start is None:
             find_model(entry.model)
+    from alignkit.tournaments.table import make_table
+
     given, asked = made, choose(made)
     exclude = describe(made, asked, place.folder)
     made = with_judge(made, asked, yes=yes)
@@ -223,6 +228,9 @@ def _run(
     do(_pieces(made, asked))
     results = replace(_judged(made, place, asked, do, progress), money=money)
     results.write(place.folder / RESULTS)
+    table = make_table(results)
+    for name, text in zip(TABLES, (table.text(), table.json(), table.csv(), table.latex()), strict=True):
+        write_atomically(place.folder / name, text, private=True)
     if not results.failed:
         write_atomically(place.folder / DONE, json.dumps({"signature": signature(given, place)}) + "\n", private=True)
     return results

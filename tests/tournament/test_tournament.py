@@ -38,13 +38,21 @@ def ground(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def played(*, out: Path, **given: Any) -> Results:
+    """Run a tournament and return what it found."""
+    table = alignkit.tournament(**given, out=out)
+    found = Results.read(out / "results.json")
+    assert table.entrants == found.names and (out / "table.txt").read_text(encoding="utf-8") == table.text()
+    return found
+
+
 @pytest.fixture(scope="module")
 def done(ground: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Results]:
     """A finished tournament, with a reward model as a second judge and prompts beside."""
     out = tmp_path_factory.mktemp("done") / "t"
     entrants = {**small(ground)["entrants"], "reward": {"learning_rate": 1e-3}}
     more = {"second": "reward", "second_prompts": 2, "off_task": str(ground / "rows.jsonl"), "off_task_prompts": 2}
-    return out, alignkit.tournaments(**small(ground) | more | {"entrants": entrants}, out=out)
+    return out, played(**small(ground) | more | {"entrants": entrants}, out=out)
 
 
 @pytest.fixture
@@ -101,7 +109,7 @@ def test_a_second_call_computes_nothing(ground: Path, done: tuple[Path, Results]
     entrants = {**small(ground)["entrants"], "reward": {"learning_rate": 1e-3}}
     more = {"second": "reward", "second_prompts": 2, "off_task": str(ground / "rows.jsonl"), "off_task_prompts": 2}
     started = time.monotonic()
-    again = alignkit.tournaments(**small(ground) | more | {"entrants": entrants}, out=out)
+    again = played(**small(ground) | more | {"entrants": entrants}, out=out)
     assert time.monotonic() - started < 3 and not trained
     np.testing.assert_array_equal(again.outcome_ESVP, found.outcome_ESVP)
 
@@ -115,12 +123,12 @@ def test_a_changed_entrant_is_refused_and_a_new_one_is_trained_alone(
         "dpo": {"start": "sft", "learning_rate": 0.03},
     }
     with pytest.raises(UsageError, match=r"dpo-1 was trained otherwise .*rate was 0.01, is 0.03.*--fresh dpo"):
-        alignkit.tournaments(**small(ground) | {"entrants": changed}, out=out)
+        played(**small(ground) | {"entrants": changed}, out=out)
     with pytest.raises(UsageError, match="judged on other prompts"):
-        alignkit.tournaments(**small(ground) | {"num_prompts": 5}, out=out)
+        played(**small(ground) | {"num_prompts": 5}, out=out)
     assert not trained
     changed["dpo-2"] = changed.pop("dpo") | {"method": "dpo"}
-    found = alignkit.tournaments(**small(ground) | {"entrants": changed, "seeds": 1}, out=out)
+    found = played(**small(ground) | {"entrants": changed, "seeds": 1}, out=out)
     assert trained == ["dpo-2-1"] and found.names == ("base", "sft", "dpo-2")
 
 
@@ -133,7 +141,7 @@ def test_an_entrant_that_fails_ends_no_other_and_is_tried_again(ground: Path, tm
         "sft": {},
     }
     given = small(ground) | {"entrants": entrants, "seeds": 1, "steps": 1}
-    found = alignkit.tournaments(**given, out=tmp_path / "t")
+    found = played(**given, out=tmp_path / "t")
     assert set(found.failed) == {("grpo", 1), ("dpo", 1)} and "grpo/1, which it needs, failed" in found.failed["dpo", 1]
     assert "the reward function raised ValueError" in found.failed["grpo", 1]
     assert np.isnan(found.outcome_ESVP[found.names.index("grpo")]).all()
@@ -142,7 +150,7 @@ def test_an_entrant_that_fails_ends_no_other_and_is_tried_again(ground: Path, tm
 
 def test_a_sweep_is_picked_on_prompts_that_the_table_does_not_share(ground: Path, tmp_path: Path) -> None:
     given = small(ground) | {"entrants": {"sft": {}}, "seeds": 1, "steps": 1, "num_prompts": 3}
-    found = alignkit.tournaments(**given, sweep=["sft.learning_rate=1e-4,1e-2"], out=tmp_path / "t")
+    found = played(**given, sweep=["sft.learning_rate=1e-4,1e-2"], out=tmp_path / "t")
     assert found.tuning is not None and found.tuning.names == ("sft-learning_rate=0.0001", "sft-learning_rate=0.01")
     assert found.names == ("base", found.picked["sft"])
     assert not set(found.prompt_ids) & set(found.tuning.prompt_ids)
@@ -154,14 +162,14 @@ def test_one_folder_holds_one_tournament_and_one_process_runs_it(ground: Path, t
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "letter.txt").write_text("mine")
     with pytest.raises(UsageError, match="is no tournament"):
-        alignkit.tournaments(**small(ground), out=tmp_path / "full")
+        played(**small(ground), out=tmp_path / "full")
     with claimed(tmp_path / "t"), pytest.raises(UsageError, match="another process runs the tournament"):
-        alignkit.tournaments(**small(ground), out=tmp_path / "t")
+        played(**small(ground), out=tmp_path / "t")
 
 
 def test_an_opponent_that_is_not_there_is_said_before_anything_is_trained(ground: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="nobody/nothing"):
-        alignkit.tournament(**small(ground) | {"vs": ["nobody/nothing"]}, out=tmp_path / "t")
+        played(**small(ground) | {"vs": ["nobody/nothing"]}, out=tmp_path / "t")
     assert not [*tmp_path.glob("t/*/run.json")]
 
 
