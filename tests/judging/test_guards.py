@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+import runpy
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from places import ROOT
 from scipy.stats import t
 from tiny_models import tiny_model
 from verdicts import rated, verdict_on
@@ -247,3 +249,11 @@ def test_templates_are_clusters_also_where_all_rows_name_one_source() -> None:
     fields = [{"source": "mine", "template": n // 5} for n in range(300)]
     grouping = find_clusters(fields, list(range(300)), column=None)
     assert (grouping.clusters.num, grouping.words) == (60, "clusters of prompts with the same template (60)")
+
+
+def test_the_pictures_of_the_docs_are_what_their_script_draws() -> None:
+    folder = ROOT / "docs" / "judging"
+    drawn = runpy.run_path(str(folder / "draw.py"))["PICTURES"]
+    assert set(drawn) == {file.name for file in folder.glob("*.svg")}
+    for name, picture in drawn.items():
+        assert (folder / name).read_text(encoding="utf-8") == picture(), f"run docs/judging/draw.py: {name}"
