@@ -138,15 +138,14 @@ def _listed(value: Any) -> list[Any]:
 def _train(
     made: Tournament, place: Place, entry: Entry, seed: int, *, exclude: Path, steps: int | None, progress: Progress
 ) -> None:
-    from alignkit.reports.run_report import write_training_report
+    from alignkit.reports.run_report import write_run_report
     from alignkit.training.run.train_run import train_run
 
     options = run_options(made, place, entry, seed, exclude=exclude, steps=steps)
     run = place.run(entry, seed)
     method, resolved = made.resolved(entry, **options, resume=run.exists())
     train_run(method, resolved, progress=progress)
-    settings = read_run(run).options
-    write_training_report(run, method=method.name, settings=settings, curves=method.curves)
+    write_run_report(run, curves=method.curves)
 
 
 def _key(made: Tournament, place: Place, entry: Entry, seed: int, rows: Sequence[Row]) -> str:
