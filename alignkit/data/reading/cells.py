@@ -10,6 +10,8 @@ from alignkit.display import shortened
 TEXT_OF_MISSING = frozenset({"nan", "NaN", "NaT", "<NA>"})
 """What a missing cell becomes where a table is written as text."""
 
+_TRUTH = {"true": True, "false": False, "1": 1, "0": 0, "1.0": 1, "0.0": 0}
+
 
 def is_missing(value: Any) -> bool:
     """Whether a cell holds nothing: null, or what tables write for it: NaN, NaT, NA (which equal nothing)."""
@@ -32,6 +34,11 @@ def says_nothing(value: Any) -> bool:
     if isinstance(value, dict):
         value = tuple(value.values())
     return isinstance(value, (list, tuple)) and all(map(is_missing, value))
+
+
+def truth_of(text: str) -> str | bool | int:
+    """Text of a table's cell as the truth value that it says; the text itself where it says none."""
+    return _TRUTH.get(text.strip().lower(), text)
 
 
 def number(value: Any) -> float | None:

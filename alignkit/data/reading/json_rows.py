@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from alignkit.data.reading.text_files import Line, beginning_of, lines_of, piece
 from alignkit.errors import InputError
 
 _SEEN = 1 << 16  # bytes that show how a file is written
+_SEARCHED, _SEARCHED_EVERY = 1000, 16  # lines searched for keys twice: to search all takes 3 % of the data path
 _LARGEST = 64 << 20  # an object with more bytes than this most likely lacks a quote or a bracket
 _STRING = rb'"(?:[^"\\]++|\\.)*+"'
 _TOKEN = re.compile(_STRING + rb'|[][{}"]', re.DOTALL)  # a quote alone: a string that ends in a later piece
@@ -69,7 +71,8 @@ def _lines(path: Path) -> Iterator[Line]:
                 line = without_bom(line)
             if line and not line.isspace():
                 where = f"{name}, line {number}"
-                yield where, *_object(line, where)
+                is_searched = number <= _SEARCHED or number % _SEARCHED_EVERY == 0
+                yield where, *_object(line, where, is_searched=is_searched)
 
 
 def _objects(path: Path) -> Iterator[Line]:
@@ -197,8 +200,14 @@ class _Text:
         return bool(piece)
 
 
-def _object(text: bytes, where: str, first_line: int = 1) -> tuple[Mapping[str, Any], bytes | None]:
-    """Read one object; what the fast reader refuses is read again by the one that can say what is wrong with it."""
+def _object(
+    text: bytes, where: str, first_line: int = 1, *, is_searched: bool = True
+) -> tuple[Mapping[str, Any], bytes | None]:
+    """Read one object; what the fast reader refuses is read again by the one that can say what is wrong with it.
+
+    Args:
+        is_searched: look for keys that stand in it twice; of these the reader takes the last.
+    """
     json_: bytes | None = text
     try:
         fields = from_json(text, cache_strings="keys")
@@ -209,7 +218,29 @@ def _object(text: bytes, where: str, first_line: int = 1) -> tuple[Mapping[str, 
     if not isinstance(fields, dict):
         hint = "write each of its rows on a line of its own" if isinstance(fields, list) else "correct this line"
         raise InputError(f"{where}: expected an object, found {type(fields).__name__}; {hint}")
+    if is_searched and text.count(b'":') - text.count(b'\\":') > _num_keys(fields):
+        _refuse_twice(text, where)
     return fields, json_
+
+
+def _num_keys(value: Any) -> int:
+    """How many keys all the objects inside a value have."""
+    kind = type(value)
+    if kind is dict:
+        return len(value) + sum(_num_keys(inner) for inner in value.values() if type(inner) in (dict, list))
+    return sum(_num_keys(inner) for inner in value if type(inner) in (dict, list)) if kind is list else 0
+
+
+def _refuse_twice(text: bytes, where: str) -> None:
+    """Refuse an object that has a key twice: only the last value would be read."""
+
+    def checked(pairs: list[tuple[str, Any]]) -> None:
+        seen = Counter(key for key, _ in pairs)
+        if len(seen) < len(pairs):
+            twice = next(key for key, times in seen.items() if times > 1)
+            raise InputError(f"{where}: an object has the key {twice!r} twice; leave one of them")
+
+    json.loads(text, object_pairs_hook=checked)
 
 
 def _json(line: bytes, where: str, first_line: int) -> Any:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from alignkit.data.reading.carried import with_carried
-from alignkit.data.reading.cells import is_missing, kind_of, says_nothing, shown
+from alignkit.data.reading.cells import is_missing, kind_of, says_nothing, shown, truth_of
 from alignkit.data.reading.fields import BESIDE_PAIR, FALSE_MEANS, SHAPE, names, under_other_names, used
 from alignkit.data.reading.given import UNREAD, Given, Split
 from alignkit.data.reading.messages import Messages, are_alike, text_of_turn
@@ -318,6 +318,8 @@ def _label(row: Given) -> bool | None:
         if name not in row.fields:
             continue
         value = row.fields[name]
+        if isinstance(value, str) and (row.columns or {}).get(name):
+            value = truth_of(value) if value.strip() else None  # a cell of CSV in a column of another name is text
         if value is None and any(row.fields.get(field, "") is None for field in _OF_SHAPES):
             continue  # a table of several shapes: each row has every column, and null in those of the others
         if not isinstance(value, (bool, int, float)) or value not in (0, 1):

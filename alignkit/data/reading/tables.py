@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from alignkit.data.reading.cells import truth_of
 from alignkit.data.reading.fields import SCORES, SHAPE, names
 from alignkit.data.reading.text_files import Line, beginning_of, lines_of, without_bom
 from alignkit.data.reading.tools import without_filled_arguments
@@ -19,7 +20,6 @@ from alignkit.errors import InputError, first_line
 
 _BATCH_ROWS = 2048
 _LONGEST_CELL = 1 << 30
-_TRUTH = {"true": True, "false": False, "1": 1, "0": 0, "1.0": 1, "0.0": 0}
 _IS_TRUTH = frozenset((*names(SHAPE, "label"), *names(SCORES, "tie")))
 
 
@@ -69,16 +69,12 @@ def read_parquet(path: Path) -> Iterator[Line]:
 
 def read_arrow(path: Path) -> Iterator[Line]:
     """Yield the rows of Arrow's file format (Feather 2) or of its stream. Raises InputError where it is neither."""
-    import polars
-
     with open(path, "rb") as file:
         magic = file.read(6)
     if magic.startswith(b"FEA1"):
         raise InputError(f"{path}: Feather's first version, which nothing here reads; write it as Parquet")
     if magic == b"ARROW1":
-        return _of_batches(
-            path, "Arrow", lambda: polars.scan_ipc(path).collect_batches(maintain_order=True, chunk_size=_BATCH_ROWS)
-        )
+        return _of_batches(path, "Arrow", lambda: _file_batches(path))
     return _of_batches(path, "Arrow", lambda: _stream_batches(path))
 
 
@@ -96,6 +92,22 @@ def _of_batches(path: Path, kind: str, batches: Callable[[], Iterable[Any]]) -> 
                 yield f"{path}, row {number}", fields, None
     except (polars.exceptions.PolarsError, OSError) as error:
         raise InputError(f"{path}: not a readable {kind} file: {first_line(error)}; write it again") from error
+
+
+def _file_batches(path: Path) -> Iterable[Any]:
+    """A file's batches; of two columns of one name polars reads none, and no row."""
+    import polars
+    import pyarrow
+
+    try:
+        with pyarrow.OSFile(str(path)) as file, pyarrow.ipc.open_file(file) as reader:
+            names = reader.schema.names
+    except pyarrow.ArrowException as error:
+        raise OSError(str(error)) from error
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise InputError(f"{path}: two columns are named {twice!r}; name them differently")
+    return polars.scan_ipc(path).collect_batches(maintain_order=True, chunk_size=_BATCH_ROWS)
 
 
 def _stream_batches(path: Path) -> Iterator[Any]:
@@ -123,5 +135,5 @@ def _decoded(lines: Iterable[bytes], name: str) -> Iterator[str]:
 
 def _cell(name: str, cell: str) -> str | bool | int | None:
     if name in _IS_TRUTH:
-        return _TRUTH.get(cell.strip().lower(), cell) if cell.strip() else None
+        return truth_of(cell) if cell.strip() else None
     return cell or None

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import polars
+import pyarrow
+import pyarrow.parquet
 import pytest
 
 from alignkit.data.reading import files, json_rows
@@ -156,6 +158,10 @@ def test_cells_are_text_and_labels_say_what_they_say(tmp_path: Path) -> None:
         ("3", None, 1),
         ("4", "nein", False),
     ]
+    mapped = read_rows(str(tmp_path / "a.csv"), columns={"desirable": "label", "label": ""})
+    assert [row.label for row in mapped[:2]] == [True, False]
+    (tmp_path / "c.csv").write_text("prompt,completion,fine\n1,a,True\n2,b,False\n")
+    assert [row.label for row in read_rows(str(tmp_path / "c.csv"), columns={"label": "fine"})] == [True, False]
     (tmp_path / "b.csv").write_text("prompt,completion,label\n1,a,up\n")
     with pytest.raises(InputError, match="line 2: 'label' must be true or false"):
         read_rows(str(tmp_path / "b.csv"))
@@ -271,3 +277,35 @@ def test_a_fingerprint_is_that_of_the_bytes(tmp_path: Path) -> None:
     first = Source(str(tmp_path / "one")).fingerprint()
     arrow_stream(tmp_path / "one" / "data-00001-of-00002.arrow", [{"prompt": "other", "chosen": "x"}])
     assert Source(str(tmp_path / "one")).fingerprint() != first
+
+
+@pytest.mark.parametrize(
+    ("line", "twice"),
+    [
+        ('{"prompt": "a", "prompt": "b"}', "prompt"),
+        ('{"prompt":"a", "completion":"c", "prompt":"b"}', "prompt"),
+        ('{"messages": [{"role": "user", "content": "a", "content": "b"}], "prompt": "a"}', "content"),
+        ('[{"prompt": "a", "x": {"y": 1, "y": 1}}]', "y"),
+        ('{"prompt": "a", "completion": "\\"prompt\\": \\"b\\" : c"}', None),
+        ('{"prompt": "a", "completion": "b", "x": {"prompt": "a"}}', None),
+        ('{"prompt": "ends with a backslash\\\\", "completion": "b"}', None),
+    ],
+)
+def test_a_key_that_an_object_has_twice_is_refused(tmp_path: Path, line: str, twice: str | None) -> None:
+    (tmp_path / "a.jsonl").write_text(line + "\n")
+    if twice is None:
+        assert len(read_rows(str(tmp_path / "a.jsonl"))) == 1
+        return
+    with pytest.raises(InputError, match=f"line 1.*: an object has the key '{twice}' twice"):
+        read_rows(str(tmp_path / "a.jsonl"))
+
+
+def test_two_columns_of_one_name_are_refused(tmp_path: Path) -> None:
+    table = pyarrow.table([["a"], ["b"], ["c"]], names=["prompt", "prompt", "completion"])
+    pyarrow.parquet.write_table(table, tmp_path / "a.parquet")
+    for name, writer in (("file.arrow", pyarrow.ipc.new_file), ("stream.arrow", pyarrow.ipc.new_stream)):
+        with writer(str(tmp_path / name), table.schema) as opened:
+            opened.write_table(table)
+    for name in ("a.parquet", "file.arrow", "stream.arrow"):
+        with pytest.raises(InputError, match=f"{name}: .*column"):
+            read_rows(str(tmp_path / name))
