@@ -20,7 +20,7 @@ from alignkit.methods import Batch, Method, MethodConfig
 from alignkit.registry import hookimpl
 
 if TYPE_CHECKING:
-    from alignkit.api.python import Model, chat, evaluate, generate, judge, load, train
+    from alignkit.api.python import Model, chat, evaluate, export, generate, judge, load, train
     from alignkit.api.runs import Run
     from alignkit.api.tournaments import tournament
     from alignkit.judging.verdict import Verdict
@@ -36,6 +36,7 @@ __all__ = [
     "__version__",
     "chat",
     "evaluate",
+    "export",
     "generate",
     "hookimpl",
     "judge",
@@ -44,7 +45,9 @@ __all__ = [
     "train",
 ]
 _PLACES = {"Run": "alignkit.api.runs", "Verdict": "alignkit.judging.verdict", "tournament": "alignkit.api.tournaments"}
-_PLACES |= dict.fromkeys(("Model", "chat", "evaluate", "generate", "judge", "load", "train"), "alignkit.api.python")
+_PLACES |= dict.fromkeys(
+    ("Model", "chat", "evaluate", "export", "generate", "judge", "load", "train"), "alignkit.api.python"
+)
 
 
 def __getattr__(name: str) -> object:

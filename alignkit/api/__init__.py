@@ -4,12 +4,13 @@ In: the options of the command, by their Python names, and config=, set= and lik
 `Verdict`, rows as dicts; nothing is printed. Errors are `AlignkitError`s, which say what to do.
 
 training.py trains and plans, verdicts.py judges and probes, votes.py asks people, answers.py generates and evaluates,
-data.py shows, audits and prepares rows, runs.py reads a run's folder. python.py is what `import alignkit` offers: the
-same with objects in the place of names (rows.py, tables.py).
+exports.py takes a model home, data.py shows, audits and prepares rows, runs.py reads a run's folder. python.py is what
+`import alignkit` offers: the same with objects in the place of names (rows.py, tables.py).
 """
 
 from alignkit.api.answers import chat_session, evaluate, generate, generate_file
 from alignkit.api.data import data_audit, data_lengths, data_overlap, data_prepare, show_rows
+from alignkit.api.exports import export
 from alignkit.api.runs import Run, write_report
 from alignkit.api.tournaments import tournament
 from alignkit.api.training import plan, start_up_checks, train
@@ -24,6 +25,7 @@ __all__ = [
     "data_overlap",
     "data_prepare",
     "evaluate",
+    "export",
     "generate",
     "generate_file",
     "judge",

@@ -17,14 +17,15 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
-from alignkit.api import answers, training, verdicts
+from alignkit.api import answers, exports, training, verdicts
 from alignkit.api.rows import name_of_rows
 from alignkit.api.runs import Run
 from alignkit.api.tables import Figures, Table
-from alignkit.errors import AlignkitError, UsageError
+from alignkit.errors import AlignkitError, UsageError, nearest
 from alignkit.progress import Progress
 
 if TYPE_CHECKING:
+    from alignkit.exports.export import Export
     from alignkit.judging.verdict import Verdict
 
 _Given = ParamSpec("_Given")
@@ -160,6 +161,24 @@ def chat(model: object, messages: str | Sequence[Mapping[str, Any]], **options: 
             raise UsageError(f"{next(iter(options))}: the model is loaded already; give it to alignkit.load")
         return model.reply(messages)
     return Model(model, **options).reply(messages)
+
+
+@_speaks_python
+def export(model: object, to: str | Path, *, progress: Progress | None = None, **options: Any) -> Export:
+    """Write a model into a new folder, load it again, and say how far it is from what was trained.
+
+    Args:
+        model: a `Run`, a folder or a name.
+        options: dtype, adapter, gguf, ollama, push, as `alignkit export` has them.
+
+    Raises:
+        UsageError, InputError, RunStopped: as `alignkit.api.export`.
+    """
+    known = ["dtype", "adapter", "gguf", "ollama", "push"]
+    for name in options:
+        if name not in known:
+            raise UsageError(f"unknown option {name!r}{nearest(name, known) or '; known: ' + ', '.join(known)}")
+    return exports.export(_model_name(model, "model"), to, progress=progress, **options)
 
 
 def _named(options: Mapping[str, object]) -> dict[str, object]:

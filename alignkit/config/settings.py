@@ -15,6 +15,14 @@ DEFAULT_MODEL = "Qwen/Qwen2.5-0.5B"
 DEFAULT_DATA = "HuggingFaceH4/ultrafeedback_binarized"
 
 
+def _names(given: list[str]) -> list[str]:
+    """Names that stand in a list, or in one text with commas."""
+    names = [name.strip() for text in given for name in text.split(",")]
+    if not all(names):
+        raise ValueError("a name is empty")
+    return names
+
+
 class Section(Options):
     """One table of alignkit.toml."""
 
@@ -40,6 +48,19 @@ class ModelSection(Section):
     )
     lora_rank: int | None = Field(
         None, ge=1, description="train a LoRA adapter of this rank; default: all weights", json_schema_extra=IN_HELP
+    )
+    lora_alpha: int | None = Field(
+        None, ge=1, description="the adapter's product is scaled by alpha / rank; default: 2 x rank"
+    )
+    lora_dropout: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="share of the adapter's inputs that training drops; for sft, which compares no log-probs",
+    )
+    lora_targets: list[str] = Field(
+        default_factory=lambda: ["all-linear"],
+        description="names of the layers that have an adapter, A,B as q_proj,v_proj, or all-linear: all but the head",
     )
     attention: Literal["auto", "tree", "plain"] = Field(
         "auto",
@@ -69,6 +90,11 @@ class ModelSection(Section):
         "where rows are known beforehand), or in every step (online; always so for samples)",
         json_schema_extra=NO_FLAG,
     )
+
+    @field_validator("lora_targets")
+    @classmethod
+    def _each(cls, given: list[str]) -> list[str]:
+        return _names(given)
 
 
 class DataSection(Section):
@@ -120,10 +146,7 @@ class DataSection(Section):
     @field_validator("ignore_fields")
     @classmethod
     def _each(cls, given: list[str]) -> list[str]:
-        names = [name.strip() for text in given for name in text.split(",")]
-        if not all(names):
-            raise ValueError("a name is empty")
-        return names
+        return _names(given)
 
     @property
     def read_as(self) -> dict[str, str]:

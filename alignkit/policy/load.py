@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from alignkit.errors import InputError, RunStopped, UsageError, first_line
+from alignkit.errors import InputError, RunStopped, UsageError, first_line, nearest
 from alignkit.gpu import lost_gpu
 from alignkit.memory import bound_kernels, is_out_of_memory
 from alignkit.policy import four_bits
@@ -19,6 +20,7 @@ from alignkit.policy.dropout import find_dropout, switch_off_dropout
 from alignkit.policy.head import UnknownHeadError
 from alignkit.policy.policy import Policy, non_finite
 from alignkit.pretrained.read import quieten, read_config, read_model
+from alignkit.storage import read_object
 
 _logger = logging.getLogger(__name__)
 
@@ -52,6 +54,10 @@ def load_policy(
     precision: str = "auto",
     attention: str = "auto",
     lora_rank: int | None = None,
+    lora_alpha: int | None = None,
+    lora_dropout: float = 0.0,
+    lora_targets: Sequence[str] = (),
+    adapter: Path | None = None,
     scalar_head: bool = False,
     seed: int = 0,
     gradient_checkpointing: bool = False,
@@ -65,6 +71,10 @@ def load_policy(
     Args:
         attention: "tree", "plain", or "auto" (tree where the architecture allows it).
         lora_rank: add a LoRA adapter of this rank and freeze the rest.
+        lora_alpha: its product is scaled by alpha / rank; default: 2 rank.
+        lora_dropout: share of its inputs that training drops.
+        lora_targets: names of the linear layers that have one, as in q_proj; (): all but the head.
+        adapter: put the LoRA adapter of this PEFT folder on instead, and freeze the rest.
         scalar_head: a sequence-classification head of one value, new where the folder has none.
         seed: of new weights (head, adapter).
         gradient_checkpointing: save each layer's input alone; the backward pass computes the layer again.
@@ -73,7 +83,8 @@ def load_policy(
         dropout: keep the dropout that the model came with, in training mode; else it is switched off.
 
     Raises:
-        UsageError: the architecture has no gradient checkpointing, or 4 bits lack an adapter or bitsandbytes.
+        UsageError: the architecture has no gradient checkpointing, no linear layer has one of the names in
+            `lora_targets`, or 4 bits lack an adapter or bitsandbytes.
         InputError: not a folder of a dense causal model with safetensors, a weight is not finite, or the tree path was
             asked for and cannot be.
     """
@@ -97,8 +108,12 @@ def load_policy(
     if in_four_bits:
         four_bits.require(lora_rank)
         four_bits.quantize(model, model.score if scalar_head else model.get_output_embeddings(), device)
+    if adapter is not None:
+        model = _with_adapter(model, adapter)
     if lora_rank is not None:
-        model = _with_lora(model, lora_rank, scalar_head)
+        model = _with_lora(
+            model, lora_rank, scalar_head, alpha=lora_alpha, dropout=lora_dropout, targets=tuple(lora_targets)
+        )
         if autocast is not None and device.type == "cuda":
             hold_frozen(model, autocast)
     try:
@@ -164,16 +179,51 @@ def _load_model(folder: Path, scalar_head: bool) -> Any:
     return model
 
 
-def _with_lora(model: Any, rank: int, scalar_head: bool) -> Any:
-    """LoRA on every linear layer but the head, scaling 2 (alpha = 2 rank)."""
+def _with_lora(
+    model: Any, rank: int, scalar_head: bool, *, alpha: int | None, dropout: float, targets: tuple[str, ...]
+) -> Any:
+    """LoRA on every linear layer but the head, or on those of some names, scaled by alpha / rank."""
     from peft import LoraConfig, get_peft_model
 
+    is_transposed = any(type(module).__name__ == "Conv1D" for module in model.modules())  # GPT-2's
+    if targets and tuple(targets) != ("all-linear",):
+        head = model.score if scalar_head else model.get_output_embeddings()
+        linear = {
+            name.rpartition(".")[2]
+            for name, module in model.named_modules()
+            if module is not head and getattr(module, "weight", None) is not None and module.weight.ndim == 2
+            if "Linear" in type(module).__name__ or type(module).__name__ == "Conv1D"
+        }
+        for name in targets:
+            if name not in linear:
+                known = ", ".join(["all-linear", *sorted(linear)])
+                raise UsageError(
+                    f"--lora-targets {name}: this model has no linear layer of that name"
+                    f"{nearest(name, sorted(linear))}; known: {known}"
+                )
     config = LoraConfig(
         r=rank,
-        lora_alpha=2 * rank,
-        fan_in_fan_out=any(type(module).__name__ == "Conv1D" for module in model.modules()),  # GPT-2's, transposed
-        target_modules="all-linear",
+        lora_alpha=2 * rank if alpha is None else alpha,
+        lora_dropout=dropout,
+        fan_in_fan_out=is_transposed,
+        target_modules=list(targets) if targets and tuple(targets) != ("all-linear",) else "all-linear",
         task_type="SEQ_CLS" if scalar_head else "CAUSAL_LM",
         modules_to_save=["score"] if scalar_head else None,
     )
     return get_peft_model(model, config)
+
+
+def _with_adapter(model: Any, folder: Path) -> Any:
+    """Put a PEFT folder's LoRA adapter on. Raises InputError where it is none of safetensors, or does not fit."""
+    from peft import PeftModel
+
+    if not (folder / "adapter_model.safetensors").is_file():
+        raise InputError(f"{folder}: no adapter of safetensors in it (adapter_model.safetensors)")
+    if read_object(folder / "adapter_config.json").get("peft_type") != "LORA":
+        raise InputError(f"{folder}: its adapter_config.json is of no LoRA adapter")
+    try:
+        return PeftModel.from_pretrained(model, str(folder), is_trainable=True, local_files_only=True)
+    except (*COMPUTE_ERRORS, OSError) as error:
+        if is_out_of_memory(error):
+            raise
+        raise InputError(f"{folder}: the adapter does not fit its base: {first_line(error)}") from error

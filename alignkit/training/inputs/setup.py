@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from alignkit.config.file import Resolved
+from alignkit.config.settings import ModelSection
 from alignkit.data.chat.chat import Chat, make_chat, refuse_ids_without_rows
 from alignkit.data.prepared.selection import Selection
 from alignkit.data.prepared.store import Stored
@@ -102,6 +103,7 @@ def read_inputs(method: Method, resolved: Resolved, *, asks_judges: bool = True)
     require_eight_bits(resolved.method)
     if resolved.model.quantize is not None:
         four_bits.require(resolved.model.lora_rank)
+    _refuse_idle_adapter_options(method, resolved)
     source = find_model(resolved.model.model)
     chat = make_chat(source, resolved.model)
     refuse_untrainable(method, resolved, source, chat)
@@ -124,6 +126,24 @@ def read_inputs(method: Method, resolved: Resolved, *, asks_judges: bool = True)
         resolved.method.num_prompts,
         resolved.data.limit,
     )
+
+
+def _refuse_idle_adapter_options(method: Method, resolved: Resolved) -> None:
+    """Check that each option of an adapter has one, and that its dropout spoils no comparison.
+
+    Raises:
+        UsageError: it does not.
+    """
+    section = resolved.model
+    defaults = ModelSection()
+    for name in ("lora_alpha", "lora_dropout", "lora_targets"):
+        if section.lora_rank is None and getattr(section, name) != getattr(defaults, name):
+            raise UsageError(f"--{name.replace('_', '-')}: no adapter is trained; add --lora-rank 16, or leave it out")
+    if section.lora_dropout and not _keeps_dropout(method):
+        raise UsageError(
+            f"--lora-dropout {section.lora_dropout:g}: {method.name} compares log-probs of other weights or answers, "
+            "which dropout would spoil; leave it out"
+        )
 
 
 def refuse_untrainable(method: Method, resolved: Resolved, source: ModelSource, chat: Chat) -> None:
@@ -199,6 +219,9 @@ def load_models(method: Method, resolved: Resolved, inputs: Inputs, world: World
     policy = load_policy(
         inputs.source.folder,
         lora_rank=section.lora_rank,
+        lora_alpha=section.lora_alpha,
+        lora_dropout=section.lora_dropout,
+        lora_targets=section.lora_targets,
         gradient_checkpointing=section.gradient_checkpointing,
         in_four_bits=section.quantize is not None,
         dropout=_keeps_dropout(method),

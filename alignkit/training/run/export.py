@@ -54,6 +54,8 @@ def export(
     *,
     trees: Sequence[Tree],
     source: Path | None = None,
+    adapter: Path | None = None,
+    dtype: torch.dtype | None = None,
     go_on: Callable[[], str] = lambda: "--resume",
 ) -> Exported:
     """Write safetensors, tokenizer and template into `folder`, whole or not at all; LoRA adapters are merged.
@@ -65,6 +67,8 @@ def export(
 
     Args:
         source: the folder that the model came from; None: fp32, and settings as transformers writes them.
+        adapter: where an adapter is written too, before it is merged.
+        dtype: of the saved weights; default: the source's.
         go_on: gives the command that goes on with the run.
 
     Raises:
@@ -78,9 +82,12 @@ def export(
         shutil.rmtree(working, ignore_errors=True)
         working.mkdir(mode=storage.PRIVATE_FOLDER, parents=True)
         check_space(working, sum(p.nbytes for p in policy.parameters()))
+        if adapter is not None and policy.has_adapter:
+            save_adapter(policy, adapter)
         _merge(policy)
         _prove(_gap(_measured(policy, checked), trained), working, "merged")
-        dtype = torch.float32 if source is None else source_dtype(source)
+        if dtype is None:
+            dtype = torch.float32 if source is None else source_dtype(source)
         _round(policy, dtype)
         written = _measured(policy, checked)
         rounding = _gap(written, trained)
@@ -98,6 +105,15 @@ def export(
             f"{folder}: the model cannot be written: {reason}; make room and go on with: {go_on()}"
         ) from error
     return Exported(difference, rounding, str(dtype).removeprefix("torch."))
+
+
+def save_adapter(policy: Policy, folder: Path) -> None:
+    """Write a policy's LoRA adapter as PEFT has it, whole or not at all. Raises OSError where the disk refuses."""
+    model: Any = policy.model
+    storage.restore(folder)
+    with storage.new_folder(folder) as working:
+        model.save_pretrained(str(working), safe_serialization=True, save_embedding_layers=False)
+        (working / "README.md").unlink(missing_ok=True)  # PEFT's, which says nothing of this run
 
 
 def _prove(difference: float, folder: Path, when: str) -> None:

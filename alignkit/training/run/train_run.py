@@ -376,7 +376,16 @@ def _export(loop: Loop, saver: RunSaver, inputs: Inputs) -> dict[str, Any]:
         with models.unsharded_policy() as policy, terminated_as_interrupted() if world.is_first else held_signals():
             trees = small_trees(inputs.training.trees)
             source = inputs.source.folder
-            export_it = partial(export, policy, inputs.chat, run.model, trees=trees, source=source, go_on=saver.go_on)
+            export_it = partial(
+                export,
+                policy,
+                inputs.chat,
+                run.model,
+                trees=trees,
+                source=source,
+                adapter=run.path / "adapter",
+                go_on=saver.go_on,
+            )
             with phase("writing the model"):
                 return world.run_on_rank0(lambda: asdict(export_it()))
     except KeyboardInterrupt:
