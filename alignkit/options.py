@@ -14,6 +14,7 @@ marker is shown by `--help`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal, cast
 
 from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator
@@ -23,6 +24,60 @@ Tier = Literal["help", "help-all", "no-flag"]
 IN_HELP: JsonDict = {"tier": "help"}
 IN_HELP_ALL: JsonDict = {"tier": "help-all"}
 NO_FLAG: JsonDict = {"tier": "no-flag"}
+
+SYNONYMS = {
+    "lr": "--learning-rate",
+    "num-train-epochs": "--epochs",
+    "num-epochs": "--epochs",
+    "n-epochs": "--epochs",
+    "per-device-train-batch-size": "--batch-size",
+    "per-device-batch-size": "--batch-size",
+    "train-batch-size": "--batch-size",
+    "gradient-accumulation-steps": "--batch-size (of a whole step; memory decides how it is split)",
+    "model-name-or-path": "--model",
+    "model-name": "--model",
+    "base-model": "--model",
+    "adapter-name-or-path": "--model",
+    "dataset": "--data",
+    "dataset-name": "--data",
+    "dataset-path": "--data",
+    "train-file": "--data",
+    "output-dir": "--out",
+    "max-seq-length": "--max-length",
+    "max-seq-len": "--max-length",
+    "cutoff-len": "--max-length",
+    "max-samples": "--limit",
+    "lora-r": "--lora-rank",
+    "use-peft": "--lora-rank N",
+    "eval-steps": "--validation-interval",
+    "save-steps": "--checkpoint-interval",
+    "warmup-ratio": "--warmup-steps",
+    "num-warmup-steps": "--warmup-steps",
+    "lr-scheduler-type": "--set schedule=NAME",
+    "optim": "--set optimizer=NAME",
+    "num-generations": "--group-size",
+    "max-completion-length": "--max-new-tokens",
+    "max-tokens": "--max-new-tokens",
+    "max-length-completion": "--max-new-tokens",
+    "reward-funcs": "--reward",
+    "reward-model": "--reward",
+    "report-to": "--track",
+    "bf16": "--precision bf16",
+    "fp16": "--precision bf16 (fp16 is not computed)",
+    "load-in-4bit": "--quantize 4bit",
+    "eval-dataset": "--split FILE",
+    "val-size": "--split",
+    "validation-split": "--split",
+    "template": "--chat-template",
+    "pref-beta": "--beta",
+    "kl-coef": "--kl",
+    "use-vllm": "--sampler vllm",
+    "resume-from-checkpoint": "--resume RUN",
+    "logging-steps": "nothing: every step is logged, in metrics.jsonl",
+    "do-train": "nothing: `alignkit train` trains",
+    "ref-model": "nothing: the model that training starts from is the reference",
+}
+"""What TRL, LLaMA-Factory and Unsloth call an option, without dashes before it: what is typed here instead."""
 
 MAX_WHOLE = 2**31 - 1
 MAX_SEED = 2**63 - 1  # what numpy's and torch's generators take
@@ -44,6 +99,19 @@ class Options(BaseModel):
             if isinstance(number, float) and abs(number) > MAX_NUMBER:
                 raise ValueError(f"at most {MAX_NUMBER:g} is allowed")
         return value
+
+
+def synonym(name: str, known: Sequence[str]) -> str | None:
+    """What is typed here for another tool's option; None where that is not known, or is no option of this command.
+
+    Args:
+        name: as it was typed, "--lr", "--num_train_epochs" or "lr".
+        known: the options there are, "--learning-rate".
+    """
+    ours = SYNONYMS.get(name.lstrip("-").replace("_", "-").lower())
+    if ours is None or (ours.startswith("--") and ours.split()[0] not in known):
+        return None
+    return ours
 
 
 def tier(model: type[BaseModel], name: str) -> Tier | None:

@@ -33,7 +33,7 @@ KINDS = {
     "command": "register_commands",
 }
 COMMANDS = tuple(
-    "train judge tournament vote report generate evaluate chat export probe ledger data plugins init config trust "
+    "train runs judge tournament vote report generate evaluate chat export probe ledger data plugins init config trust "
     "doctor".split()
 )
 """The commands that alignkit itself has, in the order in which they are used."""

@@ -8,6 +8,7 @@ for the newest run skips it with a warning.
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import os
 from collections.abc import Callable
@@ -22,6 +23,7 @@ from alignkit.storage import file_hash, is_too_long, read_object
 _logger = logging.getLogger(__name__)
 RUNS = Path("runs")
 FILE = "run.json"
+LOCK = ".lock"  # held while a process writes the folder
 _LOADED = (".safetensors", ".json", ".jinja", ".model", ".bin", ".py")  # what a model's loaders look for beside ours
 _checked: dict[Path, tuple[tuple[str, int, int, int], ...]] = {}  # models that were hashed, and how their files looked
 
@@ -260,9 +262,26 @@ def newest_run(is_wanted: Callable[[Path, RunRecord], bool]) -> Path | None:
     return max(found)[1] if found else None
 
 
+def newest_unfinished(method: str | None = None) -> Path | None:
+    """Return the newest run under runs/ that is not done, of a method or of any."""
+    return newest_run(lambda folder, record: method in (None, record.method) and not is_finished(folder, record))
+
+
 def is_finished(folder: Path, record: RunRecord) -> bool:
     """Whether a run is finished and its model is there."""
     return record.finished is not None and (folder / "model" / "config.json").exists()
+
+
+def is_being_written(folder: Path) -> bool:
+    """Whether a process trains into a run's folder now (its lock: training/checkpoints/folder_lock.py)."""
+    try:
+        with open(folder / LOCK, "rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
 
 
 def hash_model(folder: Path) -> dict[str, str]:

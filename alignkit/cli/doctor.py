@@ -14,6 +14,7 @@ import typer
 
 from alignkit.cli.options import Json
 from alignkit.gpu import find_gpu, gpu_problem
+from alignkit.progress import phase, watched_by
 from alignkit.registry import registry
 from alignkit.scoring.remote.judge import ClientConfig
 
@@ -26,16 +27,41 @@ _DISTRIBUTIONS = ("alignkit", "alignkit-plugins", "torch", "transformers", "toke
 
 def doctor(model: Model = None, json: Json = False) -> None:
     """Look at the installation and the machine, then run the start-up checks on a small model."""
+    from alignkit.cli.progress import RichProgress
     from alignkit.errors import RunStopped
 
-    found = _look() | {"checks": _checks(model)}
+    progress = RichProgress()
+    try:
+        progress.phase("looking at the installation")  # before torch is imported, which takes seconds
+        with watched_by(progress):
+            found = _look()
+            with phase("checking the fast paths on a small model"):
+                found |= {"checks": _checks(model)}
+    finally:
+        progress.stop()
     if json:
         print(json_module.dumps(found))
     else:
         _show(found)
+        print(_conclusion(found))
     failed = [check["name"] for check in found["checks"] if not check["ok"]]
     if failed:
         raise RunStopped(f"start-up checks failed: {', '.join(failed)}; train with --set attention=plain and report it")
+
+
+def _conclusion(found: dict[str, Any]) -> str:
+    """One line: whether training can begin, and by what."""
+    missing = [check["name"] for check in found["checks"] if not check["ok"]]
+    missing += [found["native"]] if found["native"].startswith("missing") else []
+    if missing:
+        return f"not ready: {'; '.join(missing)}"
+    where = found["machine"]["device_name"]
+    if found["machine"]["hub_problem"] is None:
+        return f"ready: this machine trains on {where}; begin with `alignkit init`, then `alignkit train sft`"
+    return (
+        f"ready, without the hub: this machine trains on {where}; begin with `alignkit init --offline`, or name a "
+        "model folder by --model and your rows by --data"
+    )
 
 
 def _look() -> dict[str, Any]:

@@ -21,6 +21,7 @@ from typer.core import TyperGroup
 from alignkit.display import LogFormatter, on_one_line, shown
 from alignkit.errors import AlignkitError, Interrupted, RunStopped, nearest
 from alignkit.gpu import lost_gpu
+from alignkit.options import synonym
 from alignkit.registry import COMMANDS
 
 _BUG = 70
@@ -148,7 +149,8 @@ def _usage(error: Exception) -> str:
     elif name is not None:
         flags = [flag for parameter in ctx.command.params for flag in (*parameter.opts, *parameter.secondary_opts)]
         known = [flag for flag in flags if flag.startswith("-")]
-        message = f"no such option: {name}{nearest(name, known)}"
+        ours = synonym(name, [*known, "--set"])
+        message = f"no such option: {name}{nearest(name, known) if ours is None else f'; here it is {ours}'}"
     elif (swallowed := _flag_as_value(ctx)) is not None:
         message = swallowed
     elif message == "Missing command":

@@ -23,7 +23,6 @@ from rich.text import Text
 from alignkit.display import LogFormatter, on_one_line
 from alignkit.progress import Progress
 
-Kind = Literal["auto", "plain", "json"]
 _PLAIN_INTERVAL_S = 10.0
 _MOST = 4  # numbers beside a task, unless all are asked for
 _SPARKS, _SPARKLINE = "▁▂▃▄▅▆▇█", 12
@@ -32,7 +31,7 @@ _RECENT = 50  # advances that the time left is estimated from
 _UNITS = {"tokens_per_s": "tokens/s", "scored_tokens_per_s": "scored tokens/s", "memory_mib": "MiB", "seconds": "s"}
 
 
-def make_progress(kind: Kind, *, verbose: bool) -> Progress:
+def make_progress(kind: Literal["auto", "plain", "json"], *, verbose: bool) -> Progress:
     """Return the progress that `--progress KIND` asks for; "auto" draws on a terminal and prints lines elsewhere."""
     return JsonProgress() if kind == "json" else RichProgress(verbose=verbose, draws=None if kind == "auto" else False)
 

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import inspect
 import sys
+from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from typer.core import TyperGroup
 
 from alignkit.cli.options import Command, Config, Group, HelpAll, Set, with_options
-from alignkit.cli.progress import Kind, make_progress
 from alignkit.config.settings import DataSection, ModelSection, RolloutsSection, RunOptions
 from alignkit.display import as_typed, on_one_line
+from alignkit.errors import UsageError
 from alignkit.methods import MethodConfig
 from alignkit.progress import Progress, is_first_rank
 
@@ -30,7 +31,7 @@ Like = Annotated[
 
 
 Shows = Annotated[
-    Kind,
+    Literal["auto", "plain", "json"],
     typer.Option(
         "--progress",
         rich_help_panel="Run",
@@ -61,10 +62,44 @@ class Methods(TyperGroup):
             return None
         return _command(registry().find("method", cmd_name))
 
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        parsed: list[str] = super().parse_args(ctx, _with_run(args))
+        return parsed
+
+
+def _with_run(args: list[str]) -> list[str]:
+    """Lay `--resume RUN`, with or without the method before it, out as METHOD --resume --out RUN.
+
+    Raises:
+        UsageError: there is no such run.
+    """
+    from alignkit.runs import find_run, newest_unfinished, read_run
+
+    args = [word for arg in args for word in (("--resume", arg[9:]) if arg.startswith("--resume=") else (arg,))]
+    if "--resume" not in args:
+        return args
+    at = args.index("--resume")
+    is_named = at + 1 < len(args) and not args[at + 1].startswith("-")
+    has_method = not args[0].startswith("-")
+    if has_method and not is_named:
+        return args
+    name = args[at + 1] if is_named else next((b for a, b in pairwise(args) if a == "--out"), None)
+    run = find_run(name) if name is not None else newest_unfinished()
+    if run is None:
+        what = f"{name}: no run of that name" if name is not None else "no run under runs/ is unfinished"
+        raise UsageError(f"--resume: {what}; `alignkit runs` lists what there is")
+    rest = args[:at] + args[at + 1 + is_named :]
+    if is_named and "--out" in rest:
+        raise UsageError(f"--resume {name}: the run goes on in its own folder; leave --out out")
+    method = [] if has_method else [read_run(run).method]
+    return [*method, *rest, "--resume", *(["--out", str(run)] if "--out" not in rest else [])]
+
 
 def add_to(app: typer.Typer) -> None:
     methods = typer.Typer(
-        cls=Methods, help="Train a model with a method; `alignkit train METHOD --help` shows its options."
+        cls=Methods,
+        help="Train a model with a method; `alignkit train METHOD --help` shows its options. "
+        "`alignkit train --resume RUN` goes on with a run.",
     )
     app.add_typer(methods, name="train", no_args_is_help=False, subcommand_metavar="METHOD [OPTIONS]")
 
@@ -94,6 +129,8 @@ def _command(method: Any) -> Any:
         if given.pop("plan", False):
             _plan(method.name, config=Path(config) if config else None, set=set_ or [], like=start, **given)
             return
+        from alignkit.cli.progress import make_progress
+
         shows = make_progress(progress, verbose=verbose)
         _train(method.name, shows, config=Path(config) if config else None, set=set_ or [], like=start, **given)
 

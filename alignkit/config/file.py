@@ -27,7 +27,9 @@ from alignkit.config.layers import (
     options_layer,
     plugin_configs,
     preset_layer,
+    resumed_layers,
     settings_layer,
+    started_from,
 )
 from alignkit.config.settings import (
     SECTIONS,
@@ -42,6 +44,8 @@ from alignkit.display import shortened
 from alignkit.errors import UsageError
 from alignkit.methods import Method, MethodConfig
 from alignkit.registry import registry
+from alignkit.runs import FILE as RUN_FILE
+from alignkit.runs import holds_run, newest_unfinished, read_run
 
 __all__ = ["Resolved", "Settings", "dump", "find", "judge_settings", "resolve", "schema"]
 find = config_source.find
@@ -71,6 +75,7 @@ class Resolved(Settings):
     method_name: str
     method: MethodConfig
     run: RunOptions
+    config_file: Path | None = None
 
 
 def resolve(
@@ -101,11 +106,19 @@ def resolve(
         tables[section] = ((section,), SECTIONS[section])
     tables["method"] = (("train", name), method_cls.Config)
     places = {key: (*prefix, key) for prefix, model in tables.values() for key in model.model_fields}
-    layers = [like_layer(like, name)] if like is not None else []
-    layers.append(_file(config))
-    if isinstance(preset := options.get("preset"), str):
+    typed, known = dict(options), dict[str, str]()
+    run_folder = _goes_on(typed, name)
+    if run_folder is None:
+        layers = [like_layer(like, name)] if like is not None else []
+        layers.append(_file(config))
+    else:
+        if like is not None:
+            raise UsageError(f"--like with --resume: {run_folder} goes on with its own options; leave --like out")
+        config = config or started_from(run_folder)
+        layers, known = resumed_layers(run_folder, name, _file(config))
+    if isinstance(preset := typed.get("preset"), str):
         layers.append(preset_layer(preset, method_cls))
-    layers += [settings_layer(settings, places), options_layer(options, places)]
+    layers += [settings_layer(settings, places), options_layer(typed, places)]
     given: dict[str, Given] = {}
     for layer in layers:
         given |= {path[1]: value for path, value in layer.items() if path[0] == "train" and len(path) == 2}
@@ -114,7 +127,24 @@ def resolve(
     run = _validate(RunOptions, {path[0]: value for layer in layers for path, value in layer.items() if len(path) == 1})
     common = _sections(layers)
     sources = common.sources | {f"train.{name}.{key}": value.place for key, value in given.items()}
-    return Resolved(**vars(replace(common, sources=sources)), method_name=name, method=method, run=run)
+    if run_folder is not None:  # what the run holds came from where it came from when the run began
+        own = str(run_folder / RUN_FILE)
+        sources = known | {key: place for key, place in sources.items() if place != own}
+    return Resolved(
+        **vars(replace(common, sources=sources)), method_name=name, method=method, run=run, config_file=find(config)
+    )
+
+
+def _goes_on(options: dict[str, object], method: str) -> Path | None:
+    """The run that --resume goes on with, by --out or the method's newest unfinished one; `out` then names it."""
+    if options.get("resume") is not True:
+        return None
+    out = options.get("out")
+    folder = Path(out) if isinstance(out, str) else newest_unfinished(method) if out is None else None
+    if folder is None or not holds_run(folder):
+        return None
+    options["out"] = str(folder)
+    return folder if read_run(folder).method == method else None  # another method's is refused where it is opened
 
 
 def judge_settings(

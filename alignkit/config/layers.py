@@ -20,7 +20,8 @@ from alignkit.config.settings import SECTIONS
 from alignkit.errors import AlignkitError, InputError, UsageError, nearest
 from alignkit.methods import Method, MethodConfig
 from alignkit.registry import registry
-from alignkit.runs import find_run, read_config
+from alignkit.runs import FILE, find_run, read_config
+from alignkit.storage import read_object
 
 PLUGIN_TABLES = {"train": "method", "judge": "judge"}  # [train.METHOD] and [judge.NAME]: whose options they hold
 TOURNAMENT = ("tournament", "entrants")  # tables that alignkit/tournaments reads
@@ -60,13 +61,40 @@ def like_layer(run: Path, method: str | None) -> Layer:
     """
     folder = find_run(run)
     if folder is None:
-        raise InputError(f"--like {run}: not a run's folder (it has no run.json); `ls runs` shows which there are")
+        raise InputError(f"--like {run}: not a run's folder (it has no run.json); `alignkit runs` lists them")
     path, tables = read_config(folder)
     trained = tables.get("train", {}) if isinstance(tables, dict) else None
     if not isinstance(tables, dict) or not isinstance(trained, dict):
         raise InputError(f"{path}: holds no readable configuration; take another run for --like")
     own = trained if method is None else {method: trained[method]} if trained.get(method) is not None else {}
     return _flatten(tables | {"train": own}, lambda *_: str(path), file=path)
+
+
+def resumed_layers(run: Path, method: str, file: Layer) -> tuple[list[Layer], dict[str, str]]:
+    """What a run that goes on begins with: all that it was resolved to, and what its file says by now.
+
+    A key that was typed when it began counted for more than the file, and still does. Runs of older versions do not
+    say what was typed.
+
+    Returns: the layers, and where each value that was given came from when the run began.
+    """
+    content = read_object(run / FILE)
+    known = content.get("sources")
+    sources: dict[str, str] = known if isinstance(known, dict) else {}
+    typed = {key for key, place in sources.items() if place in ("option", "--set") or place.startswith("preset ")}
+    own = like_layer(run, method)
+    own |= {(key,): Given(content[key], key, str(run / FILE)) for key in ("preset", "track") if content.get(key)}
+
+    def name(path: tuple[str, ...]) -> str:
+        return ".".join(("train", method, path[1]) if path[0] == "train" and len(path) == 2 else path)
+
+    return [own, {path: given for path, given in file.items() if name(path) not in typed}], sources
+
+
+def started_from(run: Path) -> Path | None:
+    """The file that a run's --config named when it began, where it still is."""
+    named = read_object(run / FILE).get("config_file")
+    return Path(named) if isinstance(named, str) and Path(named).is_file() else None
 
 
 def preset_layer(name: str, method: type[Method]) -> Layer:

@@ -44,6 +44,7 @@ def test_help_lists_the_commands_and_imports_no_torch() -> None:
     assert done.stderr == ""
     for command in (
         "train",
+        "runs",
         "judge",
         "generate",
         "evaluate",

@@ -7,6 +7,7 @@ import re
 
 import pytest
 
+from alignkit.cli.main import main
 from alignkit.cli.progress import RichProgress, make_progress, sparkline
 from alignkit.progress import Silent, phase, shown, watched_by
 
@@ -83,3 +84,20 @@ def test_a_sparkline_has_equal_parts() -> None:
     assert sparkline([3.0, 2.0, 1.0]) == "█▅▁"
     assert sparkline([1.0] * 50) == "▁" * 12
     assert len(sparkline(list(range(100)))) == 12
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        ("--lr", "here it is --learning-rate"),
+        ("--num_train_epochs", "here it is --epochs"),
+        ("--per-device-train-batch-size", "here it is --batch-size"),
+        ("--optim", "here it is --set optimizer=NAME"),
+        ("--num-generations", "did you mean"),  # of grpo alone
+    ],
+)
+def test_what_other_tools_call_an_option_is_answered_with_ours(
+    typed: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["train", "sft", typed, "1"]) == 2
+    assert said in capsys.readouterr().err

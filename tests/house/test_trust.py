@@ -253,7 +253,8 @@ def test_the_run_behind_like_is_asked_about(models: tuple[str, str], capsys: pyt
     assert main(training(models, "--reward", "evil.py:score")) == 0
     Path("canary").unlink()
     like = ["train", "grpo", "--max-steps", "1", "--like"]
-    assert main([*like, "out", "--out", "again"]) == 2  # who made it cannot be seen from the folder
+    assert main([*like, "out", "--out", "again"]) == 0  # typed when the run began, which agreed to it for its folder
+    Path("canary").unlink()
     Path("theirs").mkdir()
     Path("theirs/run.json").write_text(Path("out/run.json").read_text())
     capsys.readouterr()

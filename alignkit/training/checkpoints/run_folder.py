@@ -19,13 +19,13 @@ from typing import Any
 
 from alignkit import runs
 from alignkit.errors import InputError, RunStopped, UsageError
-from alignkit.runs import RUNS, RunRecord, is_finished, newest_run, read_run
+from alignkit.runs import LOCK, RUNS, RunRecord, is_finished, newest_unfinished, read_run
 from alignkit.storage import PRIVATE_FOLDER, check_path, write_atomically
 from alignkit.tracking import append_lines
 from alignkit.training.checkpoints.folder_lock import FolderLock
 
 _LINES = ("metrics.jsonl", "samples.jsonl")  # files that grow with the run
-_LOCK, _LOG = ".lock", "log.txt"  # all that there is before run.json
+_LOG = "log.txt"  # with the lock all that there is before run.json
 _MARK = "alignkit: a process writes this run\n"
 _READ_BYTES = 1 << 20
 _TRIES = 100  # to lock a folder that failed starts of other processes remove
@@ -45,7 +45,7 @@ class RunFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.id = ""
-        self._lock = FolderLock(path / _LOCK, _MARK)
+        self._lock = FolderLock(path / LOCK, _MARK)
         self._is_made = False  # this process made the folder
         self._has_log = True  # a log.txt that is to be kept: of a run, or of nobody knows whom
         self._read: dict[str, _Read] = {}
@@ -261,7 +261,7 @@ def _refuse_taken(folder: Path, *, resume: bool) -> bool:
         raise UsageError(f"run folder {folder} exists; go on with it by --resume, or give another --out")
     if runs.holds_run(folder):
         return False
-    if names <= {_LOCK, _LOG} and _is_own_lock(folder / _LOCK, alone=_LOG not in names):
+    if names <= {LOCK, _LOG} and _is_own_lock(folder / LOCK, alone=_LOG not in names):
         return True
     if "checkpoints" in names:
         raise UsageError(f"{folder} has checkpoints but no run.json; bring that back, or give another --out")
@@ -296,7 +296,7 @@ def _next_folder(method: str) -> Path:
 
 
 def _newest_unfinished(method: str) -> Path:
-    found = newest_run(lambda folder, record: record.method == method and not is_finished(folder, record))
+    found = newest_unfinished(method)
     if found is None:
         raise UsageError(f"--resume: there is no unfinished {method} run under {RUNS}; name one with --out")
     return found

@@ -112,7 +112,9 @@ def refuse_unread_options(before: RunRecord, resolved: Resolved) -> None:
 def resume_command(
     resolved: Resolved, out: Path | None, keys: Sequence[str] = (), *, instead: Mapping[str, Any] | None = None
 ) -> str:
-    """The command that goes on with a run: what was given on the command line, and what may have changed.
+    """The command that goes on with a run: its folder, which knows what was typed, and what changes.
+
+    A folder without run.json knows nothing yet: then it is all that was given on the command line.
 
     Args:
         out: the run's folder; None: it has none yet, and the command is the one that was typed.
@@ -126,11 +128,13 @@ def resume_command(
         changes = {"out": str(out or ""), "resume": out is not None, "allow_changed": [*keys]} | dict(instead)
         given = ", ".join(f"{key}={value!r}" for key, value in changes.items() if value)
         return "the same call of alignkit.train" + (f" with {given}" if given else "")
-    words = ["alignkit", "train", resolved.method_name]
+    before, now = None if out is None else _begun_with(out), _flat(config_file.dump(resolved))
+    goes_on = before is not None
+    words = ["alignkit", "train", *(["--resume", str(out)] if goes_on else [resolved.method_name])]
     layers: dict[str, None] = {}
     for path, place in resolved.sources.items():
         table, _, key = path.rpartition(".")
-        if key in instead:
+        if key in instead or (before is not None and before.get(path) == now.get(path)):
             continue
         section = resolved.method if table == f"train.{resolved.method_name}" else getattr(resolved, table, None)
         if place == "option" and section is not None:
@@ -148,17 +152,27 @@ def resume_command(
         elif (file := place.rpartition(":")[0]) and Path(file) != Path(config_source.FILE_NAME):
             layers[f"--config\0{file}"] = None
     words += [word for layer in layers for word in layer.split("\0")]
-    words += ["--preset", resolved.run.preset] if resolved.run.preset else []
-    words += [word for name in resolved.run.track for word in ("--track", name)]
+    if not goes_on:
+        words += ["--preset", resolved.run.preset] if resolved.run.preset else []
+        words += [word for name in resolved.run.track for word in ("--track", name)]
     for key, value in instead.items():
         sections = (resolved.method, resolved.model, resolved.data, resolved.rollouts)
         has_flag = any(is_flag(type(section), key) for section in sections)
         words += typed_option(key, value) if has_flag else ["--set", f"{key}={value}"]
     words += ["--yes"] if resolved.run.yes else []
-    words += ["--resume"] if out is not None or resolved.run.resume else []
-    words += ["--out", str(out or resolved.run.out)] if out or resolved.run.out else []
+    if not goes_on:
+        words += ["--resume"] if out is not None or resolved.run.resume else []
+        words += ["--out", str(out or resolved.run.out)] if out or resolved.run.out else []
     words += [word for key in keys for word in ("--allow-changed", key)]
     return as_typed(words)
+
+
+def _begun_with(run: Path) -> dict[str, Any] | None:
+    """The configuration that a run's folder knows, by dotted path; None where it knows none."""
+    try:
+        return _flat(runs.read_run(run).content["config"]) if runs.holds_run(run) else None
+    except InputError:
+        return None
 
 
 def typed_option(key: str, value: Any) -> list[str]:

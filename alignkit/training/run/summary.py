@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -40,17 +41,40 @@ def summary(folder: Path, finished: Mapping[str, Any], *, planned_mib: float, no
     return lines
 
 
+@dataclass(frozen=True)
+class Best:
+    """The best validation of a run: the metric ("loss" or "reward"), its value, and the step after which it was."""
+
+    name: str
+    value: float
+    step: int
+
+
+def best_validation(folder: Path) -> Best | None:
+    """The best validation of a run's metrics.jsonl; None without any, or where the file is damaged."""
+    try:
+        return _best(_values(folder / "metrics.jsonl", {*_OBJECTIVES}))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _best(values: Mapping[str, Sequence[tuple[int, float]]]) -> Best | None:
+    for name, of in _OBJECTIVES.items():
+        if found := values.get(name):
+            best = of(value for _, value in found)
+            return Best(name.removeprefix("validation/"), best, next(step for step, value in found if value == best))
+    return None
+
+
 def _validation(values: Mapping[str, Sequence[tuple[int, float]]], kept_step: int) -> list[str]:
     """First, best and last validation, and the step whose weights are kept where that is not the last."""
-    name = next((name for name in _OBJECTIVES if values.get(name)), None)
-    if name is None:
+    best = _best(values)
+    if best is None:
         return ["validation: none (no rows were held back for it)"]
-    found = values[name]
+    found = values[f"validation/{best.name}"]
     (first_step, first), (last_step, last) = found[0], found[-1]
-    best = _OBJECTIVES[name](value for _, value in found)
-    best_step = next(step for step, value in found if value == best)
     where = "before the first step" if first_step == 0 else f"at step {first_step}"
-    text = f"{name.replace('/', ' ')}: {first:.4g} {where}, best {best:.4g} at step {best_step}, last {last:.4g}"
+    text = f"validation {best.name}: {first:.4g} {where}, best {best.value:.4g} at step {best.step}, last {last:.4g}"
     return [text + (f" (kept: step {kept_step})" if kept_step != last_step else "")]
 
 

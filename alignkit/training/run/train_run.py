@@ -67,6 +67,7 @@ from alignkit.training.run.self_checks import (
     small_trees,
 )
 from alignkit.training.run.summary import summary
+from alignkit.trust import named_by, record
 
 _logger = logging.getLogger(__name__)
 _DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM}
@@ -275,6 +276,7 @@ def _compute(
     started = time.monotonic()
     trackers = _trackers(resolved, run, description["config"]) if world.is_first else []
     run.write_json(RUN_FILE, description)
+    world.run_on_rank0(lambda: _agree_to_own(run))
     if found is None:
         loaded = models.policy.path
         with phase("checking"):
@@ -282,8 +284,7 @@ def _compute(
         chosen = world.gather(models.policy.path)[0]
         models.policy.use_path(loaded)
         models.use_path(chosen)  # on all ranks; the reference's log-probs follow
-        with phase("checking the reference"):
-            _check_reference(run, models, inputs, progress, method, resolved.method, world)
+        _check_reference(run, models, inputs, progress, method, resolved.method, world)
     if world.size > 1:
         models = _shared(run, models, inputs, world, checks=found is None)
     go_on = partial(resume_command, resolved, run.path)
@@ -392,6 +393,14 @@ def _export(loop: Loop, saver: RunSaver, inputs: Inputs) -> dict[str, Any]:
         saver.stop_interrupted(loop.num_steps)
 
 
+def _agree_to_own(run: RunFolder) -> None:
+    """Keep that the user agreed to what run.json names, by typing it: so that a resume need not ask."""
+    try:
+        record(named_by(run.path / RUN_FILE))
+    except AlignkitError as error:
+        _logger.info("%s: a resume asks about what the run names again", error)
+
+
 def _agree(method: Method, resolved: Resolved, inputs: Inputs) -> None:
     """Show what paid rewards would take before anything is loaded; a terminal is asked."""
     config = resolved.method
@@ -405,7 +414,7 @@ def _agree(method: Method, resolved: Resolved, inputs: Inputs) -> None:
     )
     rounds = 1 + (sampled.max_resamples if sampled.zero_variance_groups == "resample" else 0)
     num_items = batches * rounds * rows * len(method.temperatures(1, config)) + validated
-    was_typed = bool(resolved.rollouts.reward) and ("rollouts", "reward") not in resolved.from_files
+    was_typed = bool(resolved.rollouts.reward) and resolved.sources.get("rollouts.reward") in ("option", "--set")
     confirm_cost(inputs.judges, num_items, yes=resolved.run.yes, unattended=was_typed)
     for named in inputs.judges:
         if named.judge.paid:
@@ -477,7 +486,8 @@ def _check_reference(
     policy = models.policy
     layout = RowSource(inputs.training.trees, config, micro_batch_tokens=models.micro_batch_tokens, world=world)
     weight = float(getattr(config, "beta", 1.0))
-    margins = first_margins(policy, models.reference, layout, weight=weight, world=world)
+    with phase("checking the reference"):
+        margins = first_margins(policy, models.reference, layout, weight=weight, world=world)
     check = margins.check(in_fp32=policy.autocast is None, repeats=policy.device.type == "cpu")
     noise = {
         "name": "what rounding moves that margin by: beta x rms",

@@ -579,3 +579,33 @@ def test_a_path_that_no_file_can_have_is_one_line(
     assert main([*words, *(text for key, value in given.items() for text in (f"--{key}", value))]) == 2
     err = capsys.readouterr().err
     assert "Traceback" not in err and len(err.splitlines()[-1]) < 6000
+
+
+def test_runs_are_listed_compared_and_removed(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(made, tmp_path / "runs")
+    (tmp_path / "runs/broken").mkdir()
+    (tmp_path / "runs/broken/run.json").write_text("{")
+    monkeypatch.chdir(tmp_path)
+    capsys.readouterr()
+    assert main(["runs", "--json"]) == 0
+    rows = {row["run"]: row for row in json.loads(capsys.readouterr().out)}
+    assert rows["done"]["state"].startswith("finished, ") and rows["stopped"]["state"] == "stopped, saved at step 5"
+    assert rows["broken"]["state"] == "damaged" and rows["done"]["bytes"] > rows["broken"]["bytes"]
+    assert rows["done"]["best"].startswith("loss ")
+    running = _opened(tmp_path / "runs/stopped")
+    running.lock()
+    assert main(["runs"]) == 0
+    assert "running" in capsys.readouterr().out
+    assert main(["runs", "remove", "stopped", "--yes"]) == 2
+    assert "is being written" in capsys.readouterr().err
+    running.unlock()
+    assert main(["runs", "compare", "done", "stopped", "--json"]) == 0
+    differ = {row["setting"]: row for row in json.loads(capsys.readouterr().out)}
+    assert differ["steps"]["b"] is None and "learning_rate" not in differ
+    assert main(["runs", "remove", "stopped"]) == 2
+    assert main(["runs", "remove", "runs/stopped", "--yes"]) == 0
+    assert main(["runs", "compare", "done", "stopped"]) == 2
+    assert "`alignkit runs` lists" in capsys.readouterr().err
+    assert not Path("runs/stopped").exists() and Path("runs/done/model").is_dir()

@@ -58,7 +58,7 @@ def test_an_interrupted_run_goes_on_by_what_it_printed(
         stop_at(3, patch)
         assert main(given) == 130
     said = capsys.readouterr().err.splitlines()[-1]
-    assert "interrupted after step 3 of 8; go on with: alignkit train sft" in said
+    assert "interrupted after step 3 of 8; go on with: alignkit train --resume" in said
     assert said.count("--resume") == 1 and "--allow-changed" not in said
     assert main(way_on(said)) == 0, capsys.readouterr().err
     assert weights(Path("my run"))
@@ -74,8 +74,13 @@ def test_a_run_without_out_goes_on_by_the_folder_that_it_got(
         stop_at(2, patch)
         assert main(given) == 130
     said = capsys.readouterr().err.splitlines()[-1]
-    assert said.endswith("--resume --out runs/sft-1")
+    assert said.endswith("alignkit train --resume runs/sft-1")
+    Path("alignkit.toml").write_text("[train]\nmax_steps = 3\n")  # typed were other steps: they count for more
     assert main(way_on(said)) == 0
+    assert main(["train", "sft", "--resume=runs/sft-1"]) == 0
+    assert main(["train", "--resume", "runs/sft-1", "--out", "other"]) == 2
+    assert main(["train", "--resume", "runs/none"]) == 2
+    assert "runs/none: no run of that name" in capsys.readouterr().err.splitlines()[-1]
     assert weights(Path("runs/sft-1"))
 
 
