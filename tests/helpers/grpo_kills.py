@@ -1,7 +1,8 @@
 """Kill a GRPO run some times and let it end: the same weights and metrics to the bit, and no score bought twice.
 
 As a script, python tests/helpers/grpo_kills.py FOLDER SAMPLER KILLS: each run is forked after all imports and before
-any tensor work.
+any tensor work. It is killed before a file operation: what a killed run leaves changes only there, and the reward opens
+a file for each score.
 """
 
 from __future__ import annotations
@@ -11,8 +12,8 @@ import os
 import random
 import signal
 import sys
-import time
 from ast import literal_eval
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -37,36 +38,34 @@ def main() -> int:
     train = partial(train_with, sampler)
     os.environ |= {"OMP_NUM_THREADS": "1", "ALIGNKIT_CACHE": str(folder / "cache")}
     log, chance = folder / "log.txt", random.Random(7)
-    in_child(partial(write_inputs, folder), log=log)
-    assert not in_child(partial(train, folder, "first"), log=log, modules=folder / "modules.txt"), log.read_text()
-    import_same(folder / "modules.txt")
-    began = time.monotonic()
-    assert not in_child(partial(train, folder, "whole"), log=log), log.read_text()
-    length_s = time.monotonic() - began
+    modules = folder / "modules.txt"
+    in_child(partial(write_inputs, folder), log=log, modules=modules)
+    import_same(modules)
+    assert not in_child(partial(train, folder, "whole"), log=log, modules=modules), log.read_text()
+    import_same(modules)
     kills = runs = 0
     while kills < most:
         runs += 1
         run = partial(train, folder, f"run-{runs}")
         for _ in range(min(5, most - kills)):
-            if chance.random() < 0.5:
-                code = in_child(run, log=log, kill_after_s=chance.uniform(0, 1.1 * length_s))
-            else:
-                code = in_child(partial(run, die_at=chance.randint(1, 40)), log=log)
+            kind = (runs + kills) % 2  # in turn: in the journal of rollouts; anywhere in the run, or while it scores
+            below, last = (f"run-{runs}/rollouts", 40) if kind else (f"run-{runs}", 120)
+            die = partial(die_before, chance.randint(1, last), str(folder / below))
+            code = in_child(partial(run, before=die), log=log)
             assert code in (0, -signal.SIGKILL), last_line(log)
             kills += code == -signal.SIGKILL
         assert not in_child(run, log=log), last_line(log)
         compare(folder, f"run-{runs}")
-    print(f"{kills} kills, {runs} runs, {length_s:.1f} s a run")
+    print(f"{kills} kills, {runs} runs")
     return 0
 
 
-def train_with(sampler: str, folder: Path, name: str, die_at: int | None = None) -> int:
+def train_with(sampler: str, folder: Path, name: str, before: Callable[[], None] = lambda: None) -> int:
     from alignkit.cli.main import main as alignkit
 
     os.environ |= {"ALIGNKIT_LEDGER": str(folder / f"{name}.sqlite"), "ASKED": str(folder / f"{name}.asked")}
     out = folder / name
-    if die_at is not None:
-        die_before(die_at, str(out / "rollouts"))
+    before()
     return alignkit(
         [
             "train",

@@ -350,4 +350,4 @@ def test_runs_killed_at_random_moments_end_as_the_run_that_was_not(tmp_path: Pat
     )
     assert done.returncode == 0, done.stdout + done.stderr
     figures = json.loads((tmp_path / "found.json").read_text())["figures"]
-    assert figures["kills"] == 25 and figures["failures"] == 0 and figures["kills_in_folder"] > 3
+    assert figures["kills"] == 18 and figures["failures"] == 0 and figures["kills_in_folder"] > 3

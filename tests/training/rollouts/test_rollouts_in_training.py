@@ -252,7 +252,7 @@ def test_the_journal_gives_back_what_was_kept_and_nothing_else(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("sampler", "kills"), [("transformers", 20), pytest.param("vllm", 3, marks=needs_vllm)])
+@pytest.mark.parametrize(("sampler", "kills"), [("transformers", 10), pytest.param("vllm", 2, marks=needs_vllm)])
 def test_kills_change_no_bit_and_buy_no_score_twice(sampler: str, kills: int, tmp_path: Path) -> None:
     script = HELPERS / "grpo_kills.py"
     command = [sys.executable, script, tmp_path, sampler, str(kills)]
