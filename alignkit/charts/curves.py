@@ -50,6 +50,7 @@ class Curve:
         series: (x, y) by name, equally long; values that are not finite leave a gap.
         group: charts of a group stand under its name.
         marks: x by name of what happened there; each is a vertical line.
+        is_scatter: whether the points stand alone, without a line through them.
     """
 
     title: str
@@ -58,6 +59,7 @@ class Curve:
     series: Mapping[str, tuple[Sequence[float], Sequence[float]]]
     group: str = ""
     marks: Mapping[str, float] = field(default_factory=dict)
+    is_scatter: bool = False
 
 
 @dataclass(frozen=True)

@@ -121,14 +121,22 @@ def _curve(curve: Curve, axes: Axes, width: int) -> None:
     lines = numbers_of(curve)
     for number, (name, (x, y)) in enumerate(lines.items()):
         values = [math.nan if value is None else value for value in y]
-        marker = "o" if len(x) <= 30 else ""
-        axes.plot(x, values, label=name, color=COLOURS[number % len(COLOURS)], marker=marker, markersize=4)
+        marker = "o" if curve.is_scatter or len(x) <= 30 else ""
+        axes.plot(
+            x,
+            values,
+            label=name,
+            color=COLOURS[number % len(COLOURS)],
+            marker=marker,
+            markersize=4,
+            linestyle="none" if curve.is_scatter else "-",
+        )
     for name, x_value in curve.marks.items():
         _vertical(axes, x_value)
         axes.annotate(name, (x_value, 1), (4, -2), ("data", "axes fraction"), "offset points", va="top", fontsize=11)
     axes.set_xlabel(curve.x_label)
     axes.set_ylabel(curve.y_label)
-    axes.margins(x=0.01)
+    axes.margins(x=0.08 if curve.is_scatter else 0.01)
     _legend(axes, lines, width)
 
 

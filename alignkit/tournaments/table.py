@@ -150,7 +150,7 @@ class Table:
             cells = [measure.cells.get(name) for name in names]
             labels = textwrap.wrap(measure.label, _LABEL - 1)
             under = ["" if c is None or c.low is None else _bounds(c, measure.digits) for c in cells]
-            lines.append(_line(labels[0], [_number(c and c.mean, measure.digits) for c in cells]))
+            lines.append(_line(labels[0], [_number(None if c is None else c.mean, measure.digits) for c in cells]))
             rest = [*labels[1:]]
             if any(under) or rest:
                 lines.append(_line(rest[0] if rest else "", under))

@@ -1,0 +1,41 @@
+"""The page of a made tournament: what is on it, how large it is, and that a browser finds and filters."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+from alignkit.tournaments.page import write_page
+from alignkit.tournaments.table import make_table
+from tests.helpers.tournaments import made_results
+
+
+def test_the_page_holds_the_table_the_curves_of_every_seed_and_the_answers(tmp_path: Path) -> None:
+    results = made_results(num_seeds=2, num_prompts=20)
+    for seed in results.seeds:
+        run = tmp_path / results.runs["dpo", seed]
+        run.mkdir(parents=True)
+        lines = [
+            {"step": n, "name": name, "value": 1 / n + seed} for n in range(1, 40) for name in ("loss", "kl", "reward")
+        ]
+        (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    table = make_table(results)
+    page = write_page(tmp_path, results, table, commands=[("everything", "alignkit tournament")]).read_text(
+        encoding="utf-8"
+    )
+
+    assert table.headline in page and "alignkit tournament" in page
+    assert "<b>two</b>" not in page and "&lt;b&gt;two&lt;/b&gt;" in page
+    for title in ("Training loss", "KL to the reference, samples", "Reward by KL to the reference", "a point a run"):
+        assert title in page, title
+    assert "seed 1" in page and "mean" in page and "Validation loss" not in page
+    assert not re.search(r"(src|href)=\"https?:", page)
+    assert page.count("data-outcome=") == 20 and "against instruct" in page
+    assert len(page.encode()) < 1 << 20
+
+
+def test_a_tournament_without_a_finished_run_has_a_page(tmp_path: Path) -> None:
+    results = made_results(num_seeds=1, num_prompts=20)
+    page = write_page(tmp_path, results, make_table(results)).read_text(encoding="utf-8")
+    assert "With one seed this is about these runs" in page
