@@ -5,7 +5,7 @@ from __future__ import annotations
 import json as json_module
 import shutil
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -61,7 +61,8 @@ def compare(one: Two, other: Two, json: Json = False) -> None:
         return
     from alignkit.cli.terminal import print_table
 
-    print_table(("", *names), [((row["setting"], _text(row["a"]), _text(row["b"])), "") for row in rows])
+    cells: list[tuple[Sequence[str], str]] = [((str(r["setting"]), _text(r["a"]), _text(r["b"])), "") for r in rows]
+    print_table(("", *names), cells)
 
 
 @runs.command("remove")
