@@ -105,7 +105,9 @@ def evaluate(
     answering = _answering(model, settings)
     rows = _rows(answering.source, settings, data_given="data" in options)
     answers = answering.answer(rows, progress=progress or Silent())
-    return evaluate_answers(answers, answering.perplexity(rows), seed=settings.judge.seed)
+    return evaluate_answers(
+        answers, answering.perplexity(rows), seed=settings.judge.seed, column=settings.judge.cluster
+    )
 
 
 def chat_session(model: str, *, config: Path | None = None, set: Sequence[str] = (), **options: object) -> Answering:

@@ -17,16 +17,18 @@ from alignkit.cli.options import (
     THINKING,
     Command,
     Config,
+    Group,
     Json,
     Set,
     with_options,
 )
+from alignkit.config.settings import JudgeSection
 from alignkit.display import shown
 
 Model = Annotated[str, typer.Argument(metavar="RUN|MODEL", help="a run, a model folder or a hub name")]
 
 
-@with_options(NUM_PROMPTS, ROWS, TEXT, SAMPLING, THINKING, SAMPLER)
+@with_options(Group("Measuring", JudgeSection, ("cluster",)), NUM_PROMPTS, ROWS, TEXT, SAMPLING, THINKING, SAMPLER)
 def evaluate(
     *,
     ctx: typer.Context,

@@ -24,7 +24,7 @@ from alignkit.cli.options import (
 )
 from alignkit.config.settings import JudgeSection
 from alignkit.display import json_shown, shown
-from alignkit.errors import UsageError
+from alignkit.errors import Interrupted, UsageError
 
 if TYPE_CHECKING:
     from alignkit.judging.verdict import Verdict
@@ -113,6 +113,11 @@ def judge(
                 return api.judge(
                     model, config=file, set=set_ or [], yes=yes, progress=progress, evidence=evidence, **given
                 )
+            except KeyboardInterrupt:
+                raise Interrupted(
+                    "interrupted: no verdict; scores that are in the ledger are kept, and the same command goes on "
+                    "with them (answers are drawn again, the same ones)"
+                ) from None
             finally:
                 progress.stop()
         tables = {"difficulties": difficulties, "regularisation": regularisation}

@@ -21,7 +21,7 @@ from alignkit.cli.options import (
     with_options,
 )
 from alignkit.config.settings import JudgeSection
-from alignkit.errors import UsageError
+from alignkit.errors import Interrupted, UsageError
 
 if TYPE_CHECKING:
     from alignkit.voting.server import VoteServer
@@ -113,9 +113,15 @@ def vote(
             progress=progress,
             **given,
         )
+    except KeyboardInterrupt:
+        raise Interrupted(
+            "interrupted before the page was served; votes cast so far are kept, and the same command begins again"
+        ) from None
     finally:
         progress.stop()
-    if import_ is not None:
+    if import_ is None:
+        print("ended; every vote that the page confirmed is kept, and the same command goes on")
+    else:
         print(f"{num_new} new votes from {import_}")
 
 

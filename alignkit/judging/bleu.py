@@ -17,7 +17,12 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
+from alignkit.statistics.resampling import Clusters, resampled_counts, resampled_interval, tail
+
 ORDERS = (1, 2, 4)
+_LEVEL = 0.95
 SENTENCE_MODES = ("method1", "method4")
 
 
@@ -25,23 +30,32 @@ SENTENCE_MODES = ("method1", "method4")
 class Bleu:
     """BLEU-1, -2 and -4, 0 to 100, and sacrebleu's signature, without which the numbers cannot be compared.
 
-    `intervals` are half-widths of the 95 % intervals of a bootstrap over prompts, None where none was asked for.
+    `intervals` are (low, high) at 95 %, None where none was asked for or too few clusters are known.
     """
 
     bleu1: float
     bleu2: float
     bleu4: float
     signature: str
-    intervals: tuple[float, float, float] | None = None
+    intervals: tuple[tuple[float, float], ...] | None = None
 
 
-def corpus_bleu(hypotheses: Sequence[str], references: Sequence[str | None], *, num_resamples: int = 0) -> Bleu | None:
+def corpus_bleu(
+    hypotheses: Sequence[str],
+    references: Sequence[str | None],
+    *,
+    num_resamples: int = 0,
+    clusters: Clusters | None = None,
+    seed: int = 0,
+) -> Bleu | None:
     """Compare texts with their references; None where no text has one.
 
     Args:
         hypotheses: one text a prompt.
         references: the prompts' references, in the same order; a prompt whose reference is None or blank is left out.
-        num_resamples: of sacrebleu's bootstrap for the intervals; 0: none. With one prompt there is none either.
+        num_resamples: of the bootstrap for the intervals (statistics/resampling.py); 0: none. With one prompt there is
+            none either.
+        clusters: prompts that are no independent evidence of each other; default: every prompt by itself.
     """
     from sacrebleu.metrics import BLEU
 
@@ -51,15 +65,45 @@ def corpus_bleu(hypotheses: Sequence[str], references: Sequence[str | None], *, 
     texts, streams = [text for text, _ in pairs], [[ref for _, ref in pairs]]
     # `force` only silences the guess that the texts were tokenized before
     metrics = {n: BLEU(max_ngram_order=n, tokenize="13a", smooth_method="exp", force=True) for n in ORDERS}
-    resample = {"n_bootstrap": num_resamples} if num_resamples and len(pairs) > 1 else {}
-    scores = {n: metric.corpus_score(texts, streams, **resample) for n, metric in metrics.items()}
-    return Bleu(
-        bleu1=float(scores[1].score),
-        bleu2=float(scores[2].score),
-        bleu4=float(scores[4].score),
-        signature=str(metrics[4].get_signature()),
-        intervals=(float(scores[1]._ci), float(scores[2]._ci), float(scores[4]._ci)) if resample else None,
-    )
+    scores = {n: float(metric.corpus_score(texts, streams).score) for n, metric in metrics.items()}
+    intervals = None
+    if num_resamples and len(pairs) > 1:
+        known_P = np.array([ref is not None and bool(ref.strip()) for ref in references])
+        units = Clusters.single(len(pairs)) if clusters is None else clusters.where(known_P)
+        if tail(units, _LEVEL) is not None:
+            resampled = _resampled(pairs, units, np.random.default_rng(seed), num_resamples)
+            intervals = tuple(resampled_interval(scores[n], resampled[n], units, _LEVEL) for n in ORDERS)
+    return Bleu(scores[1], scores[2], scores[4], str(metrics[4].get_signature()), intervals)
+
+
+def _resampled(
+    pairs: Sequence[tuple[str, str]], clusters: Clusters, rng: np.random.Generator, num_resamples: int
+) -> dict[int, np.ndarray]:
+    """BLEU of resampled clusters, float64 [B] for each order: of the sums of matches, n-grams and lengths."""
+    from sacrebleu.metrics import BLEU
+
+    largest = max(ORDERS)
+    metric = BLEU(max_ngram_order=largest, tokenize="13a", force=True, effective_order=True)
+    found = [metric.sentence_score(text, [ref]) for text, ref in pairs]
+    counts_PK = np.array([[*one.counts, *one.totals, one.sys_len, one.ref_len] for one in found], dtype=np.float64)
+    drawn = resampled_counts(clusters, rng=rng, num_resamples=num_resamples)
+    sums_BK = np.concatenate([(times_PB.T @ counts_PK) for times_PB in drawn])
+    return {
+        n: np.array(
+            [
+                BLEU.compute_bleu(
+                    correct=[round(x) for x in sums[:n]],
+                    total=[round(x) for x in sums[largest : largest + n]],
+                    sys_len=round(sums[-2]),
+                    ref_len=round(sums[-1]),
+                    smooth_method="exp",
+                    max_ngram_order=n,
+                ).score
+                for sums in sums_BK.tolist()
+            ]
+        )
+        for n in ORDERS
+    }
 
 
 def sentence_bleu_mean(

@@ -6,6 +6,7 @@ Each caveat is a sentence in the verdict; none changes the answer.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,12 +25,18 @@ if TYPE_CHECKING:
     from alignkit.judging.prompts import Prompts
     from alignkit.pretrained.names import ModelSource
 
+# words of models' names that say nothing of who made them
+_NO_FAMILY = frozenset(
+    "instruct chat base model super mini small large tiny preview turbo meta fast pro lite latest sft dpo grpo reward "
+    "bit awq gptq gguf fp16 bf16 int main the run final adapter merged".split()
+)
+
 
 def caveats_of(
     source: ModelSource, vs: ModelSource, prompts: Prompts, named: NamedJudge, ours: Answers, theirs: Answers
 ) -> list[str]:
     """Say everything about this comparison that weakens its verdict, a sentence each."""
-    caveats = [*prompts.caveats, *judge_gave_reward(source.run, named)]
+    caveats = [*prompts.caveats, *judge_gave_reward(source.run, named), *judge_is_kin(source, vs, named)]
     if source.folder.resolve() == vs.folder.resolve():
         caveats.append("a model against itself, under another sampling seed where it samples: what chance alone makes")
     if len(prompts.rows) == 1:
@@ -124,6 +131,39 @@ def judge_gave_reward(run: Path | None, named: NamedJudge) -> list[str]:
             caveats.append(f"the judge {named.label!r} was also {whose}: this is no evidence; let another judge decide")
         run = Path(record.parent) if record.parent else None
     return caveats
+
+
+def judge_is_kin(source: ModelSource, vs: ModelSource, named: NamedJudge) -> list[str]:
+    """Say where a language model judges its own family, by the models' names: judges tend to prefer what they write.
+
+    Source: Panickssery, Bowman and Feng 2024, LLM evaluators recognize and favor their own generations.
+    """
+    judge = named.judge.parameters().get("model")
+    if not isinstance(judge, str):
+        return []
+    own = _family(judge)
+    kin = [(model.name, own & _family(_base(model))) for model in (source, vs)]
+    names = [name for name, shared in kin if shared]
+    if not names:
+        return []
+    family = min(word for _, shared in kin for word in shared)
+    if len(set(names)) == 2:
+        return [f"the judge {judge} and both models are of one family by name ({family}): it may favour what it writes"]
+    advice = "it may favour it: let a judge of another family decide"
+    return [f"the judge {judge} is of the family of {names[0]} by name ({family}), and {advice}"]
+
+
+def _base(model: ModelSource) -> str:
+    """The name of what a model was trained from; its own where no run says."""
+    try:
+        return model.name if model.run is None else read_run(model.run).model
+    except AlignkitError:
+        return model.name
+
+
+def _family(name: str) -> set[str]:
+    """The words of a model's name that name its family: "Qwen/Qwen2.5-7B-Instruct" has qwen."""
+    return set(re.findall("[a-z]{3,}", name.lower().rstrip("/").rpartition("/")[2])) - _NO_FAMILY
 
 
 def judged_other_runs(run: Path, *, fingerprint: str) -> list[str]:

@@ -211,12 +211,24 @@ class _Judging:
         votes = Votes.read()
         if self.named.judge.name == "votes" or not votes.all:
             return None
-        rows = zip(judged.number_P, judged.ours.texts, judged.theirs.texts, judged.outcome_P, strict=True)
+        grouping = self.grouping.where(judged.number_P)
+        grouping = grouping.alone or grouping
+        at = zip(judged.number_P, grouping.clusters.number_P, strict=True)
+        rows = [(self.prompts.rows[n], int(cluster)) for n, cluster in at]
+        answers = zip(rows, judged.ours.texts, judged.theirs.texts, judged.outcome_P, strict=True)
         pairs = [
-            judged_pair(pair_hash(self.prompts.rows[n].prompt, ours, theirs), ours, theirs, float(outcome))
-            for n, ours, theirs, outcome in rows
+            judged_pair(
+                pair_hash(row.prompt, ours, theirs),
+                ours,
+                theirs,
+                float(outcome),
+                cluster=cluster,
+                source=None if (source := row.fields.get("source")) in (None, "") else str(source),
+            )
+            for (row, cluster), ours, theirs, outcome in answers
         ]
-        return people_of(pairs, votes, functools.partial(find_poll, open_ledger()), seed=self.section.seed)
+        find = functools.partial(find_poll, open_ledger())
+        return people_of(pairs, votes, find, seed=self.section.seed, units=grouping.words)
 
     def _said_of_rounds(self, number: int, num_judged: int) -> str | None:
         num_planned = len(self.prompts.rows)

@@ -4,7 +4,8 @@ People vote on some of the judged pairs, in the order of a poll (alignkit/scorin
 win rate people would give comes from both, by prediction-powered inference (statistics/prediction_powered.py). Pairs
 whose two answers are equal are ties, unasked. Agreement is over the pairs that were voted on, weighted by one over the
 chance that they were asked about; Cohen's kappa = (agreement - expected) / (1 - expected), expected from how often each
-of win, tie and loss is named (Cohen 1960); intervals are percentiles over resampled pairs.
+of win, tie and loss is named (Cohen 1960); intervals are percentiles over resampled pairs, or clusters of them as in
+the verdict.
 """
 
 from __future__ import annotations
@@ -20,11 +21,13 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from alignkit.scoring.votes import Vote, Votes, text_hash
 from alignkit.statistics.prediction_powered import MIN_VOTES, chances, prediction_powered
+from alignkit.statistics.resampling import Clusters, resampled_counts
 
 LEVEL = 0.95
 _RESAMPLES = 2_000
 _ONE_SIDED = 0.95  # share of one key among a voter's votes from which it is said ...
 _FEW = 10  # ... of at least so many
+_SOURCES = 6  # shown by name
 
 
 class Range(BaseModel):
@@ -35,6 +38,15 @@ class Range(BaseModel):
     value: float
     low: float
     high: float
+
+
+class Part(BaseModel):
+    """Agreement on some of the pairs: the share, and of how many voted pairs it is."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    share: float
+    num_pairs: int
 
 
 class Agreement(BaseModel):
@@ -48,6 +60,7 @@ class Agreement(BaseModel):
     longer: float
     ours_longer: float | None = Field(description="agreement where our answer is the longer one")
     theirs_longer: float | None
+    by_source: dict[str, Part] = Field({}, description="where rows name a source, by its name")
     is_no_better_than_length: bool
 
 
@@ -65,26 +78,38 @@ class People(BaseModel):
     skipped_lost: float | None = Field(description="the rate of the votes alone if every skipped pair were a loss")
     skipped_won: float | None
     agreement: Agreement | None
+    units: str = Field("pairs", description="what the intervals are over")
     notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Judged:
-    """One judged pair: its hash, ours' hash, the judge's outcome (nan: missing), and lengths in characters."""
+    """One judged pair: its hash, ours' hash, the judge's outcome (nan: missing), and lengths in characters.
+
+    Pairs of one `cluster` are no independent evidence of each other; None: it stands for itself.
+    """
 
     pair: str
     ours: str
     outcome: float
     ours_chars: int
     theirs_chars: int
+    cluster: int | None = None
+    source: str | None = None
 
 
 def people_of(
-    judged: Sequence[Judged], votes: Votes, find: Callable[[str], Mapping[str, Any] | None], *, seed: int
+    judged: Sequence[Judged],
+    votes: Votes,
+    find: Callable[[str], Mapping[str, Any] | None],
+    *,
+    seed: int,
+    units: str = "pairs",
 ) -> People | None:
     """Compare people's votes with a judge's outcomes; None where nobody voted on these pairs.
 
     Args:
+        units: what the clusters are, in words.
         find: a poll's content by its name, as `scoring.votes.find_poll`. Of several polls the one with most votes on
             these pairs counts.
     """
@@ -98,11 +123,16 @@ def people_of(
     for vote in votes.all:
         if vote.poll == poll:
             cast.setdefault(vote.pair, []).append(vote)
-    return _people(known, content["pairs"], cast, seed=seed)
+    return _people(known, content["pairs"], cast, seed=seed, units=units)
 
 
 def _people(
-    known: Mapping[str, Judged], asked: Sequence[Sequence[Any]], cast: Mapping[str, Sequence[Vote]], *, seed: int
+    known: Mapping[str, Judged],
+    asked: Sequence[Sequence[Any]],
+    cast: Mapping[str, Sequence[Vote]],
+    *,
+    seed: int,
+    units: str,
 ) -> People | None:
     order = [str(pair[0]) for pair in asked]
     num_asked = next((place for place, pair in enumerate(order) if pair not in cast), len(order))
@@ -128,7 +158,7 @@ def _people(
         judged_N = np.array([0.5 if math.isnan(one.outcome) else one.outcome for one in pairs])
         chance_N = np.array([chance[one.pair] for one in pairs])
         at_K = np.array([place[one.pair] for one in voted])
-        powered = prediction_powered(vote_K, at_K, judged_N, chance_N, level=LEVEL)
+        powered = prediction_powered(vote_K, at_K, judged_N, chance_N, level=LEVEL, clusters=_clusters(pairs))
         rate = _percent(powered.mean, powered.low, powered.high)
         alone = _percent(powered.alone_mean, powered.alone_low, powered.alone_high)
     else:
@@ -149,8 +179,13 @@ def _people(
         skipped_lost=lost,
         skipped_won=won,
         agreement=agreement,
+        units=units,
         notes=tuple(notes),
     )
+
+
+def _clusters(pairs: Sequence[Judged]) -> Clusters:
+    return Clusters.of([one.pair if one.cluster is None else one.cluster for one in pairs])
 
 
 def _mean(votes: Sequence[Vote], ours: str) -> float | None:
@@ -179,20 +214,22 @@ def _notes_on_voters(cast: Mapping[str, Sequence[Vote]]) -> list[str]:
 
 def _agreement(voted: Sequence[Judged], vote_K: np.ndarray, weight_K: np.ndarray, *, seed: int) -> Agreement | None:
     """Agreement of judge and people over the pairs that both decided on; None below MIN_VOTES of them."""
-    outcome_K = np.array([one.outcome for one in voted], dtype=np.float64)
-    kept_K = ~np.isnan(outcome_K)
+    kept_K = np.array([not math.isnan(one.outcome) for one in voted], dtype=bool)
     if kept_K.sum() < MIN_VOTES:
         return None
-    people_K, judge_K = np.sign(vote_K[kept_K] - 0.5), np.sign(outcome_K[kept_K] - 0.5)
-    delta_K = np.array([one.ours_chars - one.theirs_chars for one in voted], dtype=np.float64)[kept_K]
+    voted = [one for one, kept in zip(voted, kept_K, strict=True) if kept]
+    people_K, judge_K = np.sign(vote_K[kept_K] - 0.5), np.sign(np.array([one.outcome for one in voted]) - 0.5)
+    delta_K = np.array([one.ours_chars - one.theirs_chars for one in voted], dtype=np.float64)
     longer_K, weight_K = np.sign(delta_K), weight_K[kept_K]
     agrees_K, length_agrees_K = people_K == judge_K, people_K == longer_K
     rng = np.random.default_rng(seed)
-    drawn = rng.integers(len(people_K), size=(_RESAMPLES, len(people_K)))
-    shares = np.array([_weighted(agrees_K[at], weight_K[at]) for at in drawn])
-    gain_K = agrees_K.astype(np.float64) - length_agrees_K
-    gains = np.array([_weighted(gain_K[at], weight_K[at]) for at in drawn])
-    kappas = np.array([kappa_of(people_K[at], judge_K[at], weight_K[at])[0] for at in drawn])
+    times_BK = np.concatenate(
+        [part_KB.T for part_KB in resampled_counts(_clusters(voted), rng=rng, num_resamples=_RESAMPLES)]
+    )
+    weight_BK = times_BK * weight_K
+    shares = weight_BK @ agrees_K / weight_BK.sum(axis=1)
+    gains = weight_BK @ (agrees_K.astype(np.float64) - length_agrees_K) / weight_BK.sum(axis=1)
+    kappas = np.array([kappa_of(people_K, judge_K, drawn_K)[0] for drawn_K in weight_BK])
     kappa, expected = kappa_of(people_K, judge_K, weight_K)
     kappas = kappas[~np.isnan(kappas)]
 
@@ -206,6 +243,11 @@ def _agreement(voted: Sequence[Judged], vote_K: np.ndarray, weight_K: np.ndarray
         longer=_weighted(length_agrees_K, weight_K),
         ours_longer=part(delta_K > 0),
         theirs_longer=part(delta_K < 0),
+        by_source={
+            source: Part(share=_weighted(agrees_K[in_K], weight_K[in_K]), num_pairs=int(in_K.sum()))
+            for source in sorted({one.source for one in voted if one.source is not None})
+            if (in_K := np.array([one.source == source for one in voted])).any()
+        },
         is_no_better_than_length=bool(np.quantile(gains, (1 - LEVEL) / 2) <= 0),
     )
 
@@ -230,9 +272,11 @@ def _range(value: float, drawn: np.ndarray) -> Range:
     return Range(value=value, low=float(low), high=float(high))
 
 
-def judged_pair(pair: str, ours: str, theirs: str, outcome: float) -> Judged:
+def judged_pair(
+    pair: str, ours: str, theirs: str, outcome: float, *, cluster: int | None = None, source: str | None = None
+) -> Judged:
     """One judged pair from its texts."""
-    return Judged(pair, text_hash(ours), outcome, len(ours), len(theirs))
+    return Judged(pair, text_hash(ours), outcome, len(ours), len(theirs), cluster, source)
 
 
 def facts(people: People) -> list[tuple[str, str]]:
@@ -240,7 +284,9 @@ def facts(people: People) -> list[tuple[str, str]]:
     rows = []
     if people.rate is not None and people.alone is not None:
         text = f"{_shown(people.rate)} from {people.num_voted} of {people.num_pairs} unequal pairs and the judge on all"
-        rows.append(("win rate people would give", f"{text}; their votes alone {_shown(people.alone)}"))
+        rows.append(
+            ("win rate people would give", f"{text}; their votes alone {_shown(people.alone)}; over {people.units}")
+        )
     asked = people.num_voted + people.num_skipped
     if people.num_skipped and people.skipped_lost is not None:
         text = (
@@ -260,6 +306,11 @@ def facts(people: People) -> list[tuple[str, str]]:
             f"{100 * a.expected:.0f} %{kappa}"
         )
         rows.append(("agreement of judge and people", "; ".join([text, *parts])))
+        if a.by_source:
+            most = sorted(a.by_source.items(), key=lambda item: -item[1].num_pairs)
+            told = [f"{name} {100 * part.share:.0f} % ({part.num_pairs})" for name, part in most[:_SOURCES]]
+            more = [f"{len(most) - _SOURCES} more sources in --json"] if len(most) > _SOURCES else []
+            rows.append(("agreement by source", "; ".join([*told, *more])))
     rows.append(("voters", ", ".join(f"{voter} {number}" for voter, number in people.voters.items())))
     return rows
 

@@ -4,13 +4,14 @@ People vote on n of N prompts, a judge scores all N. With y the votes, f the jud
 prompt i was asked about, and b, c from a regression of y on f weighted by 1 / pi,
 
     theta = c + b mean_N(f) + 1/N sum_asked e_i / pi_i                e_i = y_i - c - b f_i
-    V     = 1/N^2 sum_asked (1 - pi_i) / pi_i^2 (e_i / (1 - h_i))^2 + var(y) / N
+    V     = 1/N^2 sum_asked (1 - pi_i) / pi_i^2 (e_i / (1 - h_i))^2 + var(y) / N (1 + r (m - 1))
 
 h is the regression's leverage, as in HC3 (MacKinnon and White 1985). The first part of V is what asking about some
-prompts alone leaves open, the second what the prompts themselves do. The interval is Student's with n - 2 degrees of
-freedom, on the log odds of theta, where it is less skewed, with its tails at 0.8 of their nominal share: of 50
-yes-or-no votes, of which few disagree with the judge, the plain one held the truth in 92 of 100 cases
-(bench/verdict_votes.py).
+prompts alone leaves open, the second what the prompts themselves do: r is the correlation of two votes in one cluster
+of prompts, from 0 to 1, and m the prompts of a cluster, the mean weighted by size. The interval is Student's with n - 2
+degrees of freedom (over clusters Satterthwaite's of both parts, the second with G_eff - 1), on the log odds of theta,
+where it is less skewed, with its tails at 0.8 of their nominal share: of 50 yes-or-no votes, of which few disagree with
+the judge, the plain one held the truth in 92 of 100 cases (bench/verdict_votes.py).
 A judge that knows nothing of the votes gives b = 0 and costs nothing; with uniform asking the width is
 sqrt(1 - r^2 (1 - n/N)) of that of the votes alone, r the correlation of y and f.
 Source: prediction-powered inference with its power tuned (Angelopoulos et al. 2023, PPI++), which for a mean is the
@@ -31,7 +32,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import t
 
-FLOOR = 0.2  # of the uniform chance; no pair is asked about less often
+from alignkit.statistics.resampling import Clusters
+
 MIN_VOTES = 10  # fewer say nothing of their own spread
 _CAUTION = 0.8  # of the nominal tails
 _NOTHING = 1e-12  # a variance that is rounding
@@ -57,14 +59,20 @@ class Powered:
 
 
 def weights_of(disagreement_N: np.ndarray) -> np.ndarray:
-    """How much each prompt is favoured, float64 [N] of mean 1, from how unsure the judges are of it; FLOOR at least.
+    """How much each prompt is favoured, float64 [N] of mean 1, from how far the judges disagree on it.
+
+    The best chance is proportional to the root of E[e_i^2] (Zrnic and Candes 2024). Judges that are right in a share
+    a of cases, independently of each other, disagree in D = 2 a (1 - a) of them; with b = 2 a - 1 a yes-or-no vote
+    leaves E[e^2] = D^2 / (2 (1 - D)) where two of them agree and (1 - D) / 2 where they do not: as D to 1 - D, rooted.
+    No weight is below 1 / (2 (1 - D)), half of the uniform one: judges that err together are not relied on for more.
 
     Args:
-        disagreement_N: at least 0; all 0 favours none.
+        disagreement_N: the share of pairs of judges that name different outcomes, from 0 to 1; all 0 favours none.
     """
-    total = float(disagreement_N.sum())
-    share_N = disagreement_N / total * len(disagreement_N) if total > 0 else np.ones(len(disagreement_N))
-    return FLOOR + (1 - FLOOR) * share_N
+    mean = float(disagreement_N.mean()) if len(disagreement_N) else 0.0
+    if not 0 < mean < 0.5:  # judges that disagree on every second pair say nothing
+        return np.ones(len(disagreement_N))
+    return (mean + (1 - 2 * mean) * disagreement_N) / (2 * mean * (1 - mean))
 
 
 def keys_of(weight_N: np.ndarray, *, seed: int) -> np.ndarray:
@@ -83,7 +91,13 @@ def chances(key_N: np.ndarray, weight_N: np.ndarray, num_asked: int) -> np.ndarr
 
 
 def prediction_powered(
-    votes_K: np.ndarray, at_K: np.ndarray, judged_N: np.ndarray, chance_N: np.ndarray, *, level: float = 0.95
+    votes_K: np.ndarray,
+    at_K: np.ndarray,
+    judged_N: np.ndarray,
+    chance_N: np.ndarray,
+    *,
+    level: float = 0.95,
+    clusters: Clusters | None = None,
 ) -> Powered:
     """Estimate the mean vote over all prompts.
 
@@ -92,6 +106,7 @@ def prediction_powered(
         at_K: int [K], which prompts they are of.
         judged_N: float64 [N], the judge's outcomes.
         chance_N: float64 [N] above 0, that a prompt was asked about.
+        clusters: of all N prompts, those that are no independent evidence of each other; default: none are.
 
     Raises:
         ValueError: too few votes.
@@ -106,14 +121,20 @@ def prediction_powered(
     vote_variance, judge_variance = float(weight_K @ vote_K**2), float(weight_K @ judge_K**2)
     covariance = float(weight_K @ (vote_K * judge_K))
     slope = covariance / judge_variance if judge_variance > _NOTHING else 0.0
+    units = Clusters.single(size) if clusters is None else clusters
+    alike = _correlation(vote_K, weight_K, units.number_P[at_K], vote_variance)
+    of_prompts = vote_variance * n / (n - 1) / size * (1 + alike * (size / units.effective - 1))
     leverage_K = weight_K + (weight_K * judge_K**2 / judge_variance if judge_variance > _NOTHING else 0.0)
 
-    def interval(b: float, leverage_K: np.ndarray, freedom: int) -> tuple[float, float, float]:
+    def interval(b: float, leverage_K: np.ndarray, freedom: float) -> tuple[float, float, float]:
         left_K = vote_K - b * judge_K
         mean = vote_mean + b * (float(judged_N.mean()) - judge_mean) + float((left_K / chance_K).sum()) / size
         apart_K = left_K / np.maximum(1 - leverage_K, 0.1)
         spread = float(((1 - chance_K) / chance_K**2 * apart_K**2).sum()) / size**2
-        error = math.sqrt(spread + vote_variance * n / (n - 1) / size)
+        error = math.sqrt(spread + of_prompts)
+        if units.num < size and error > 0:
+            known = spread**2 / freedom + of_prompts**2 / max(units.effective - 1, 1.0)
+            freedom = min(freedom, error**4 / known)
         inside = min(max(mean, _EDGE), 1 - _EDGE)
         reach = float(t.ppf(1 - _CAUTION * (1 - level) / 2, freedom)) * error / (inside * (1 - inside))
         middle = math.log(inside / (1 - inside))
@@ -134,3 +155,16 @@ def prediction_powered(
         alone_low=alone_low,
         alone_high=alone_high,
     )
+
+
+def _correlation(vote_K: np.ndarray, weight_K: np.ndarray, cluster_K: np.ndarray, variance: float) -> float:
+    """Correlation of two votes in one cluster, from 0 to 1: their mean product over all such pairs, over the variance.
+
+    Args:
+        vote_K: float64 [K], less their mean.
+    """
+    product = float((np.bincount(cluster_K, weight_K * vote_K) ** 2).sum() - ((weight_K * vote_K) ** 2).sum())
+    pairs = float((np.bincount(cluster_K, weight_K) ** 2).sum() - (weight_K**2).sum())
+    if pairs <= _NOTHING or variance <= _NOTHING:
+        return 0.0
+    return min(max(product / pairs / variance, 0.0), 1.0)

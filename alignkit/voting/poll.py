@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -116,7 +117,10 @@ def make_poll(
 
 
 def _disagreement(named: Sequence[_Remembered], ours: Sequence[Item], theirs: Sequence[Item]) -> np.ndarray:
-    """Standard deviation of the judges' outcomes, float64 [P]; a prompt that fewer than two scored has the mean one."""
+    """Share of the pairs of judges that name different outcomes, a tie half; float64 [P].
+
+    A prompt that fewer than two scored has the mean share.
+    """
     scored = [score_both(one, ours, theirs) for one in named]
     outcome_JP = np.array([outcomes(values(one.ours), values(one.theirs)) for one in scored])
     known_P = (~np.isnan(outcome_JP)).sum(axis=0) >= 2
@@ -125,8 +129,9 @@ def _disagreement(named: Sequence[_Remembered], ours: Sequence[Item], theirs: Se
             f"--favour {' --favour '.join(one.label for one in named)}: the ledger holds no two judges' scores of "
             "these answers; judge with two of them first, with the same options"
         )
+    apart_KP = np.array([np.abs(one_P - other_P) for one_P, other_P in combinations(outcome_JP, 2)])
     disagreement_P = np.zeros(len(ours))
-    disagreement_P[known_P] = np.nanstd(outcome_JP[:, known_P], axis=0)
+    disagreement_P[known_P] = np.nanmean(apart_KP[:, known_P], axis=0)
     disagreement_P[~known_P] = disagreement_P[known_P].mean()
     return disagreement_P
 

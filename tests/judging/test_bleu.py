@@ -2,9 +2,12 @@
 
 import math
 
+import numpy as np
 import pytest
+from sacrebleu.metrics import BLEU
 
 from alignkit.judging.bleu import corpus_bleu
+from alignkit.statistics.resampling import Clusters
 from alignkit.statistics.texts import repetition
 
 
@@ -43,6 +46,28 @@ def test_an_empty_answer_scores_nothing() -> None:
     bleu = corpus_bleu([""], ["a b c d"])
     assert bleu is not None
     assert (bleu.bleu1, bleu.bleu2, bleu.bleu4) == (0, 0, 0)
+
+
+def test_intervals_are_over_clusters_of_prompts() -> None:
+    rng = np.random.default_rng(0)
+    words = np.array(["the", "cat", "sat", "on", "a", "rug", "and", "slept", "well", "there"])
+    references = [" ".join(rng.choice(words, 8)) for _ in range(40)]
+    texts = [
+        " ".join(w if rng.random() < 0.4 + 0.1 * (n % 5) else "x" for w in r.split()) for n, r in enumerate(references)
+    ]
+    alone = corpus_bleu(texts, references, num_resamples=800)
+    peers = BLEU(tokenize="13a", force=True).corpus_score(texts, [references], n_bootstrap=800)
+    assert alone is not None and alone.intervals is not None and alone.bleu4 == pytest.approx(peers.score)
+    low, high = alone.intervals[2]
+    assert low < alone.bleu4 < high and (high - low) / 2 == pytest.approx(peers._ci, rel=0.2)
+    four = Clusters.of([n % 40 for n in range(160)])  # each prompt four times says no more than once
+    copied = corpus_bleu(
+        texts * 4 + [""], references * 4 + [None], num_resamples=800, clusters=Clusters.of([*four.number_P, 40])
+    )
+    assert copied is not None and copied.intervals is not None
+    np.testing.assert_allclose(copied.intervals, alone.intervals, rtol=0.1)
+    few = corpus_bleu(texts, references, num_resamples=800, clusters=Clusters.of([n % 3 for n in range(40)]))
+    assert few is not None and few.intervals is None
 
 
 def test_repetition_is_the_share_of_repeated_word_ngrams() -> None:

@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
 from alignkit.data.reading.read import read_rows
 from alignkit.data.reading.same_data import data_hashes
-from alignkit.judging.caveats import judge_gave_reward, seen_in_training
-from alignkit.scoring.specs import make_judge
+from alignkit.judging.caveats import judge_gave_reward, judge_is_kin, seen_in_training
+from alignkit.pretrained.names import ModelSource
+from alignkit.scoring.judge import Judge
+from alignkit.scoring.specs import NamedJudge, make_judge
 
 
 def write(path: Path, rows: list[Mapping[str, Any]]) -> str:
@@ -66,3 +69,18 @@ def test_a_judge_is_known_as_the_reward_that_a_run_had_to_rename(tmp_path: Path)
     }
     (tmp_path / "run.json").write_text(json.dumps(record))
     assert "was also the training reward" in judge_gave_reward(tmp_path, make_judge(f"{tmp_path / 'a.py'}:score"))[0]
+
+
+@pytest.mark.parametrize(
+    ("judge", "ours", "theirs", "said"),
+    [
+        ("Qwen/Qwen2.5-72B-Instruct", "hub/Qwen3-4B", "SmolLM2-135M-Instruct", "is of the family of hub/Qwen3-4B"),
+        ("meta/llama-3.3-nemotron-super-49b", "Meta-Llama-3-8B-Instruct", "Llama-3.2-1B", "both models are of one"),
+        ("Qwen/Qwen2.5-72B-Instruct", "Meta-Llama-3-8B-Instruct", "SmolLM2-135M-Instruct", None),
+        (None, "Qwen3-4B", "Qwen3-4B", None),  # a rule has no model
+    ],
+)
+def test_a_judge_of_the_models_own_family_is_said(judge: str | None, ours: str, theirs: str, said: str | None) -> None:
+    named = NamedJudge("judge", cast(Judge, SimpleNamespace(parameters=lambda: {"model": judge})))
+    found = judge_is_kin(ModelSource(ours, Path(ours)), ModelSource(theirs, Path(theirs)), named)
+    assert (said is None and found == []) or (said is not None and said in found[0])

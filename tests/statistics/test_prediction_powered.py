@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from alignkit.statistics.prediction_powered import FLOOR, chances, keys_of, prediction_powered, weights_of
+from alignkit.statistics.prediction_powered import chances, keys_of, prediction_powered, weights_of
 
 
 def test_with_uniform_asking_it_is_the_regression_estimator() -> None:
@@ -40,14 +40,28 @@ def test_a_judge_that_says_the_same_of_all_adds_nothing_and_breaks_nothing() -> 
         prediction_powered(np.ones(9), np.arange(9), np.ones(20), np.ones(20))
 
 
-def test_no_pair_is_asked_about_less_often_than_a_fifth_of_the_uniform_chance() -> None:
-    weight_N = weights_of(np.array([0.0, 0.0, 1.0, 7.0]))
-    assert weight_N.mean() == pytest.approx(1.0) and weight_N.min() == FLOOR
-    assert weights_of(np.zeros(5)).tolist() == [1.0] * 5
+def test_no_pair_is_asked_about_less_often_than_half_the_uniform_chance() -> None:
+    weight_N = weights_of(np.array([1.0] + [0.0] * 99))
+    assert weight_N.mean() == pytest.approx(1.0) and 0.5 < weight_N.min() < 0.51
+    assert weights_of(np.zeros(5)).tolist() == weights_of(np.array([0.0, 1.0] * 2)).tolist()[:1] * 5 == [1.0] * 5
+
+
+def test_pairs_are_favoured_by_the_error_that_a_second_judge_shows() -> None:
+    rng = np.random.default_rng(0)
+    for right in (0.75, 0.9):
+        wrong_JN = rng.random((2, 400_000)) > right
+        left_N = np.where(wrong_JN[0], right, 1 - right)  # |vote - c - b judge| with b = 2 right - 1
+        apart_N = wrong_JN[0] != wrong_JN[1]
+        weight_N = weights_of(apart_N.astype(float))
+        error, expected = (
+            np.sqrt((left_N[apart_N] ** 2).mean() / (left_N[~apart_N] ** 2).mean()),
+            weight_N[apart_N][0] / weight_N[~apart_N][0],
+        )
+        assert expected == pytest.approx(error, rel=0.02)
 
 
 def test_pairs_are_asked_about_as_often_as_their_chances_say() -> None:
-    weight_N = weights_of(np.array([0.0] * 50 + [1.0] * 50))
+    weight_N = np.array([0.2] * 50 + [1.8] * 50)
     asked_N, worth_N = np.zeros(100), np.zeros(100)  # an answer is worth one over its chance: one prompt on average
     for seed in range(4000):
         key_N = keys_of(weight_N, seed=seed)
@@ -63,7 +77,7 @@ def test_pairs_are_asked_about_as_often_as_their_chances_say() -> None:
 def test_asking_more_about_some_does_not_move_the_estimate() -> None:
     rng = np.random.default_rng(1)
     hard_N = np.arange(600) % 3 == 0  # people find ours better there, and the judge does not see it
-    weight_N = weights_of(hard_N.astype(float))
+    weight_N = np.where(hard_N, 2.4, 0.3)
     means = []
     for seed in range(1500):
         vote_N = (rng.random(600) < np.where(hard_N, 0.8, 0.4)).astype(float)

@@ -120,7 +120,8 @@ def test_pairs_on_which_judges_disagree_are_favoured(poll: Poll, capsys: pytest.
     favoured = {f"Say {n}" for n in range(0, 30, 5)}
     high = [pair.weight for pair in pairs if pair.weight > 1]
     assert 1 <= len(high) <= 6 and all(p.prompt[0]["content"] in favoured for p in pairs if p.weight > 1)
-    assert {pair.weight for pair in pairs if pair.weight <= 1} == {0.2}  # a fifth of the uniform one
+    (low,) = {pair.weight for pair in pairs if pair.weight <= 1}  # D to 1 - D, where they disagree on a share D
+    assert low == pytest.approx(high[0] * len(high) / (len(pairs) - len(high)))
     assert sum(pair.weight for pair in pairs) == pytest.approx(len(pairs))
     assert [pair.key for pair in pairs] == sorted(pair.key for pair in pairs)
     assert main(["vote", "one", "--vs", "other", "--favour", "j.py:one"]) == 2
