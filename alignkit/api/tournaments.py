@@ -94,9 +94,10 @@ def tournament_plan(made: Tournament, out: Path, *, jobs: int, yes: bool, progre
     Raises:
         AlignkitError: as `tournament`.
     """
+    from alignkit.tournaments.judges import with_judge
     from alignkit.tournaments.price import plan_lines
     from alignkit.tournaments.prompts import choose
-    from alignkit.tournaments.tournament import budget, claimed, describe, with_judge
+    from alignkit.tournaments.tournament import budget, claimed, describe
     from alignkit.tournaments.work import Place
 
     with claimed(out):

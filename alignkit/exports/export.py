@@ -182,7 +182,7 @@ def _write(
             )
         if file is not None and kind is not None and expected is not None:
             progress.start("reading GGUF again", None)
-            file = file.rename(working / _gguf_name(name, kind))
+            file = Path(shutil.move(file, working / _gguf_name(name, kind)))
             found.append(compare_gguf(file, expected, limit=LIMITS[kind]))
     finally:
         if file is not None and file.parent != working:
@@ -196,7 +196,7 @@ def _write_adapter(policy: Policy, chat: Chat, folder: Path, source: ModelSource
 
     save_adapter(policy, folder / ADAPTER)
     for file in (folder / ADAPTER).iterdir():
-        file.rename(folder / file.name)
+        shutil.move(file, folder / file.name)
     (folder / ADAPTER).rmdir()
     if dtype is not None:
         weights = folder / "adapter_model.safetensors"

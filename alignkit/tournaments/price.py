@@ -155,8 +155,8 @@ def plan_lines(
     made: Tournament, place: Place, asked: Asked, *, exclude: Path, jobs: int, progress: Progress
 ) -> list[str]:
     """Say what is left to do and what it takes; steps are measured, nothing else is trained and nothing is bought."""
+    from alignkit.tournaments.judges import judges_of, num_scores
     from alignkit.tournaments.planning import plan_lines as seeds_needed
-    from alignkit.tournaments.tournament import judges_of, num_scores
     from alignkit.training.run.plan import make_plan
 
     lines, total_s, disk, most = [], 0.0, 0, 0

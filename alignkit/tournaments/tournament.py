@@ -31,11 +31,12 @@ from alignkit.errors import AlignkitError, Interrupted, RunStopped, UsageError
 from alignkit.pretrained.names import find_model
 from alignkit.progress import Progress
 from alignkit.registry import registry
-from alignkit.scoring.confirm_cost import confirm_cost
+from alignkit.runs import FILE as RUN_FILE
 from alignkit.scoring.specs import NamedJudge, make_judge
 from alignkit.storage import PRIVATE_FOLDER, check_path, read_object, write_atomically
 from alignkit.tournaments import work
 from alignkit.tournaments.entrants import Tournament, is_reward
+from alignkit.tournaments.judges import agree, make_one, reward_models, with_judge
 from alignkit.tournaments.price import disk_needed, disk_warning, measured, steps_in_budget
 from alignkit.tournaments.prompts import OFF_TASK, TEST, TUNING, Asked, choose, hold_back
 from alignkit.tournaments.results import Entry, Results
@@ -149,7 +150,7 @@ def signature(made: Tournament, place: Place) -> str:
     files = [Path(name) for name in (settings.data.data, settings.data.split, made.section.test) if name]
     for entry in (*made.entrants, *made.opponents):
         for seed in made.seeds_of(entry):
-            files.append(place.run(entry, seed) / "run.json")
+            files.append(place.run(entry, seed) / RUN_FILE)
             files += [place.answers(entry, seed, part).with_suffix(".json") for part in (TEST, TUNING, OFF_TASK)]
             files.append(place.failed(entry, seed))
     looks = [(str(file), s.st_size, s.st_mtime_ns) for file in files if (s := _stat(file)) is not None]
@@ -439,69 +440,6 @@ def _die_with(parent: int) -> None:
         os._exit(1)
 
 
-def agree(made: Tournament, asked: Asked, *, yes: bool) -> str:
-    """Make the judges and agree to what they cost, before anything is trained; returns the money as a text.
-
-    Raises:
-        UsageError: there is no such judge, or its cost was not agreed to.
-    """
-    with closing_all(judges_of(made)) as judges:
-        for named in judges:
-            if named.judge.paid:
-                named.judge.check_key()
-            else:
-                named.judge.ready([row.fields for row in asked.parts[TEST]])
-        num = num_scores(made, asked)
-        confirm_cost(judges, num, yes=yes)
-        return "; ".join(named.judge.cost(num).price for named in judges if named.judge.paid)
-
-
-def num_scores(made: Tournament, asked: Asked) -> int:
-    """How many scores the judge is asked for at most."""
-    sides = sum(len(made.seeds_of(entry)) for entry in (*made.judged, *made.opponents))
-    return sides * sum(len(asked.parts.get(part, [])) for part in (TEST, TUNING))
-
-
-@contextmanager
-def closing_all(judges: list[NamedJudge]) -> Iterator[list[NamedJudge]]:
-    """Close judges behind the block."""
-    try:
-        yield judges
-    finally:
-        for named in judges:
-            named.judge.close()
-
-
-def judges_of(made: Tournament) -> list[NamedJudge]:
-    """The judges that are there before anything is trained: neither is an entrant."""
-    specs = dict.fromkeys(filter(None, [made.settings.judge.judge, made.section.second]))
-    return [_make(made, spec) for spec in specs if spec not in _reward_models(made)]
-
-
-def _reward_models(made: Tournament) -> dict[str, Entry]:
-    return {entry.name: entry for entry in made.entrants if is_reward(entry)}
-
-
-def _make(made: Tournament, spec: str) -> NamedJudge:
-    is_first = spec == made.settings.judge.judge
-    return make_judge(spec, made.settings, named_at=("judge", "judge") if is_first else None)
-
-
-def with_judge(made: Tournament, asked: Asked, *, yes: bool) -> Tournament:
-    """Name the judge that `auto` stands for with these rows.
-
-    Raises:
-        UsageError: there is none, or its cost was not agreed to.
-    """
-    if made.settings.judge.judge != "auto":
-        return made
-    from alignkit.judging.auto import choose_judge
-
-    chosen = choose_judge(asked.parts[TEST], made.settings, num_items=num_scores(made, asked), yes=yes)
-    judge = made.settings.judge.model_copy(update={"judge": chosen.spec})
-    return replace(made, settings=replace(made.settings, judge=judge))
-
-
 def _judged(
     made: Tournament, place: Place, asked: Asked, do: Callable[[Sequence[Piece]], None], progress: Progress
 ) -> Results:
@@ -539,9 +477,9 @@ class _Opened:
 
 def _entrant_or_judge(made: Tournament, place: Place, spec: str) -> _Opened:
     """A judge by its name, or the reward model that an entrant of that name is, of the first seed."""
-    rewards = _reward_models(made)
+    rewards = reward_models(made)
     if spec not in rewards:
-        return _Opened(_make(made, spec))
+        return _Opened(make_one(made, spec))
     run = place.run(rewards[spec], made.seeds[0])
     return _Opened(replace(make_judge(str(run), made.settings), label=spec))
 

@@ -161,7 +161,7 @@ def failing() -> Iterator[list[BaseException]]:
     [
         (UsageError("wrong"), 2, "alignkit: error: wrong\n"),
         (RunStopped("the judge is dead"), 3, "alignkit: error: the judge is dead\n"),
-        (Interrupted("saved"), 130, "alignkit: error: saved\n"),
+        (Interrupted("saved"), 130, "alignkit: saved\n"),
         (KeyboardInterrupt(), 130, ""),
         (typer.Exit(1), 1, ""),
     ],
