@@ -121,6 +121,11 @@ def _part_of(path: Path) -> Path:
     return path.with_name(f".{path.name}.{secrets.token_hex(6)}.part")
 
 
+def is_part_of(name: str, of: str) -> bool:
+    """Whether this is the name of an unfinished file that is to become `of`, as `new_file` names it."""
+    return re.fullmatch(_PART.format(name=re.escape(of)), name) is not None
+
+
 @contextmanager
 def _synced(part: Path, mode: int) -> Iterator[BinaryIO]:
     """Yield a file that is new; after the block its content is on disk."""

@@ -20,7 +20,7 @@ from typing import Any
 from alignkit import runs
 from alignkit.errors import InputError, RunStopped, UsageError
 from alignkit.runs import LOCK, RUNS, RunRecord, is_finished, newest_unfinished, read_run
-from alignkit.storage import PRIVATE_FOLDER, check_path, write_atomically
+from alignkit.storage import PRIVATE_FOLDER, check_path, is_part_of, write_atomically
 from alignkit.tracking import append_lines
 from alignkit.training.checkpoints.folder_lock import FolderLock
 
@@ -261,6 +261,7 @@ def _refuse_taken(folder: Path, *, resume: bool) -> bool:
         raise UsageError(f"run folder {folder} exists; go on with it by --resume, or give another --out")
     if runs.holds_run(folder):
         return False
+    names = {name for name in names if not is_part_of(name, runs.FILE)}  # of a start killed while it wrote it
     if names <= {LOCK, _LOG} and _is_own_lock(folder / LOCK, alone=_LOG not in names):
         return True
     if "checkpoints" in names:

@@ -497,6 +497,20 @@ def test_a_killed_start_is_begun_again_and_a_failed_one_leaves_nothing(model: Pa
     assert not (tmp_path / "new").exists()
 
 
+def test_a_start_that_was_killed_while_it_wrote_run_json_is_begun_again(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    killed = RunFolder(run)
+    killed.lock()
+    os.close(killed._lock._descriptor or 0)
+    (run / "log.txt").write_text("a line")
+    (run / ".run.json.0123456789ab.part").write_text('{"method": ')
+    again = open_run("sft", out=str(run), resume=True)
+    again.unlock()
+    (run / ".run.json.notes.part").write_text("a user's")
+    with pytest.raises(UsageError, match="is no run"):
+        open_run("sft", out=str(run), resume=True)
+
+
 def test_a_lock_that_changes_hands_is_held_by_one(tmp_path: Path) -> None:
     first, second, third = (RunFolder(tmp_path / "run") for _ in range(3))
     first.lock()
