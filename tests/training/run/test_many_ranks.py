@@ -151,7 +151,7 @@ def test_a_signal_to_one_rank_saves_on_all_and_a_restart_goes_on_by_itself(folde
 def test_a_rank_that_lost_another_says_so_whatever_signals_come(folder: Path) -> None:
     assert codes(folder, "torn") == [3, -signal.SIGKILL]
     assert "rank 0 of 2 lost contact with another rank" in said(folder, "torn")
-    assert "--resume --out torn" in said(folder, "torn")
+    assert "train --resume torn" in said(folder, "torn")
 
 
 def test_a_signal_during_validation_ends_the_ranks_part_of_it(folder: Path) -> None:
