@@ -40,6 +40,6 @@ def test_a_missing_package_is_said_with_its_extra_before_anything_is_read(
 ) -> None:
     if importlib.util.find_spec(name) is not None:
         pytest.skip(f"{name} is installed")
-    with pytest.raises(UsageError, match=rf"--track {name} needs {name}.*pip install 'alignkit\[{name}\]'"):
+    with pytest.raises(UsageError, match=rf"track {name} needs {name}.*pip install 'alignkit\[{name}\]'"):
         alignkit.train("sft", **given, out=str(tmp_path / "run"), track=[name])
     assert not (tmp_path / "run").exists()

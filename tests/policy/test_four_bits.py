@@ -57,7 +57,7 @@ def test_what_needs_bitsandbytes_says_so_first(
 
 
 def test_four_bits_without_an_adapter_are_refused(given: dict[str, Any]) -> None:
-    with pytest.raises(UsageError, match="cannot be trained themselves; add --lora-rank"):
+    with pytest.raises(UsageError, match="cannot be trained themselves; add lora_rank"):
         alignkit.train("sft", **(given | {"data": "none.jsonl"}), quantize="4bit")
 
 
