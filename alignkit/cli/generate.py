@@ -10,7 +10,7 @@ import typer
 
 from alignkit.cli.options import NUM_PROMPTS, ROWS, SAMPLER, SAMPLING, TEXT, Command, Config, Set, with_options
 from alignkit.display import json_shown
-from alignkit.errors import UsageError
+from alignkit.errors import Interrupted, UsageError
 
 Model = Annotated[str, typer.Argument(metavar="RUN|MODEL", help="a run, a model folder or a hub name")]
 Prompt = Annotated[
@@ -47,10 +47,15 @@ def generate(
         raise UsageError("--resume goes on with a file: name it with --out FILE")
     try:
         if out is not None:
-            api.generate_file(model, out, resume=resume, **options, **given)
+            file = api.generate_file(model, out, resume=resume, **options, **given)
+            with file.open("rb") as lines:
+                progress.note(f"{sum(1 for _ in lines):,} answers in {file}")
             return
         for answer in api.generate(model, **options, **given):
             print(json_shown(json.dumps(answer, ensure_ascii=False)))
+    except KeyboardInterrupt:
+        kept = "without --out nothing is kept" if out is None else "what was answered is kept; go on with --resume"
+        raise Interrupted(f"interrupted: {kept}") from None
     finally:
         progress.stop()
 

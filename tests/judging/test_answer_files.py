@@ -199,3 +199,21 @@ def _append(file: Path) -> Callable[[Path], None]:
         file.write_text(file.read_text() + " ")
 
     return change
+
+
+def test_an_interrupted_file_says_what_is_kept_and_a_whole_one_how_much_it_holds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    tiny_model(Path("tiny"))
+    command = ["generate", "tiny", "--prompt", "One", "--prompt", "Two", "--max-new-tokens", "4", "--out", "out.jsonl"]
+    with monkeypatch.context() as patch:
+
+        def interrupted(*_: object) -> None:
+            raise KeyboardInterrupt
+
+        patch.setattr(AnswerFile, "finish", interrupted)
+        assert main(command) == 130
+    assert "interrupted: what was answered is kept; go on with --resume" in capsys.readouterr().err
+    assert main([*command, "--resume"]) == 0
+    assert "2 answers in out.jsonl" in capsys.readouterr().err
