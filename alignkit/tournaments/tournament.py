@@ -204,6 +204,7 @@ def _run(
     for entry in (*made.entrants, *made.opponents):  # before anything is trained
         if entry.start is None:
             find_model(entry.model)
+    from alignkit.tournaments.page import write_page
     from alignkit.tournaments.table import make_table
 
     given, asked = made, choose(made)
@@ -232,6 +233,7 @@ def _run(
     table = make_table(results)
     for name, text in zip(TABLES, (table.text(), table.json(), table.csv(), table.latex()), strict=True):
         write_atomically(place.folder / name, text, private=True)
+    progress.note(f"report: {write_page(place.folder, results, table)}")
     if not results.failed:
         write_atomically(place.folder / DONE, json.dumps({"signature": signature(given, place)}) + "\n", private=True)
     return results

@@ -43,6 +43,7 @@ def played(*, out: Path, **given: Any) -> Results:
     table = alignkit.tournament(**given, out=out)
     found = Results.read(out / "results.json")
     assert table.entrants == found.names and (out / "table.txt").read_text(encoding="utf-8") == table.text()
+    assert "told apart" in (page := (out / "report.html").read_text(encoding="utf-8")) and "<svg" in page
     return found
 
 
