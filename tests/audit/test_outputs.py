@@ -142,5 +142,5 @@ def test_an_interruption_is_one_line(capsys: pytest.CaptureFixture[str], monkeyp
 
     monkeypatch.setattr(api, "data_audit", interrupted)
     assert shown(capsys, "--data", "b.jsonl", "--page", "p.html", code=130) == (
-        "alignkit: error: interrupted; nothing was written"
+        "alignkit: interrupted; nothing was written"
     )
