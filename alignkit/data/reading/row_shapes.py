@@ -325,8 +325,8 @@ def _label(row: Given) -> bool | None:
         if not isinstance(value, (bool, int, float)) or value not in (0, 1):
             found = "nothing" if is_missing(value) else kind_of(value)
             raise InputError(
-                f"{row.where}: {name!r} must be true or false (or 1 or 0), found {found}; correct it, or leave it "
-                f"unread by --ignore-fields {name}"
+                f"{row.where}: {name!r} must be true or false (or 1 or 0), found {found}: write true for good answers, "
+                f"false for bad ones; with it unread by --ignore-fields {name}, bad answers are read as good ones"
             )
         if label is not None and label is not bool(value):
             raise InputError(f"{row.where}: the row has two labels that differ: {UNREAD.format(name)}")
