@@ -204,7 +204,7 @@ class Encoder:
         try:
             return _Gigatoken(from_json(self._backend.to_str(), cache_strings="keys"))
         except ImportError as error:
-            _say_once(
+            say_once(
                 f"tokenized by tokenizers, more slowly: gigatoken cannot be used ({error}); install what is missing"
             )
             return None
@@ -398,7 +398,7 @@ class _Gigatoken:
 
 
 @cache
-def _say_once(line: str) -> None:
+def say_once(line: str) -> None:
     _log.warning("%s", line)
 
 

@@ -18,6 +18,7 @@ docs/guide/data.md shows the table; `python tests/house/test_docs_guide.py` writ
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -393,6 +394,7 @@ _BY_END = {  # system_reasoning, rejected_images and the like
     **dict.fromkeys(("_video", "_videos"), Field("", REFUSED, "videos are not read", neutral=0)),
 }
 DID_YOU_MEAN = "did you mean {!r}? Only names written so are read"
+_KNOWN = frozenset(name for table in TABLES.values() for field in table for name in field.names)
 _CHANGES_ROWS = frozenset({*REFUSED_IN_ROW, *SCORED, *IN_SHAPE})
 
 
@@ -414,6 +416,15 @@ def under_other_names(found: Iterable[str], *, answers_only: bool = False) -> li
     known = [(name, name.lower()) for name in found if not answers_only or name.lower() in _OTHER_ANSWERS]
     fields = [(name, _ALONE[lower]) for name, lower in known if lower in _ALONE]
     return [f"{name!r}: {field.says}; {field.instead.format(name)}" for name, field in fields]
+
+
+@lru_cache(maxsize=4096)
+def misspelt(name: str) -> str | None:
+    """The name that a column's is nearly, of those that would change what is trained; None where it is near none."""
+    if name in _KNOWN or len(name) < 5:
+        return None
+    near = difflib.get_close_matches(name.lower(), [other for other in _CHANGES_ROWS if len(other) >= 5], 1, 0.85)
+    return near[0] if near else None
 
 
 class FieldRefused(InputError):

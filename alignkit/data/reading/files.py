@@ -58,7 +58,7 @@ def files_of(path: Path) -> list[Path]:
         raise InputError(f"{path}: no data file in this folder; read are {_READ}")
     if others:
         more = f" and {len(others) - 5} more" if len(others) > 5 else ""
-        _say_once(f"{path}: not read: {', '.join(others[:5])}{more}")
+        say_once(f"{path}: not read: {', '.join(others[:5])}{more}")
     return files
 
 
@@ -118,5 +118,5 @@ def _about(file: Path) -> dict[str, Any]:
 
 
 @cache
-def _say_once(line: str) -> None:
+def say_once(line: str) -> None:
     _log.warning("%s", line)

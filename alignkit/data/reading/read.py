@@ -20,8 +20,8 @@ import numpy as np
 
 from alignkit.data.reading import mixing
 from alignkit.data.reading.dataset import Dataset
-from alignkit.data.reading.fields import FieldRefused
-from alignkit.data.reading.files import SUFFIXES, Line, files_of, read_file
+from alignkit.data.reading.fields import FieldRefused, misspelt
+from alignkit.data.reading.files import SUFFIXES, Line, files_of, read_file, say_once
 from alignkit.data.reading.hub import hub_files
 from alignkit.data.reading.keys import OwnIds
 from alignkit.data.reading.rows import Row, row_id, to_row
@@ -30,6 +30,7 @@ from alignkit.registry import registry
 
 __all__ = ["SUFFIXES", "Source", "is_data", "read_rows"]
 
+_LOOKED_AT = 1000  # first rows, whose columns are looked at for names that are nearly read
 _COUNTED_ROWS = 100_000  # read behind one with a refused field, some seconds, to say how many have it
 
 
@@ -69,6 +70,8 @@ class Source:
             except FieldRefused as refused:
                 raise self._counted(refused, fields, number, lines) from None
             is_empty = False
+            if number <= _LOOKED_AT:
+                self._say_unread(fields)
             if numbered:
                 count = times[row.id] = times.get(row.id, 0) + 1
                 if count > 1:
@@ -77,6 +80,19 @@ class Source:
             yield row
         if is_empty:
             raise InputError(f"{self.data}: no rows; give a file that holds some, or another --data")
+
+    def _say_unread(self, fields: Mapping[str, Any]) -> None:
+        """Say once of a column that is nearly one that is read, and of a score that stands alone."""
+        given = fields.keys() - set(self.columns.values()) - self.columns.keys()
+        for name in given:
+            if (near := misspelt(name)) is not None and near not in fields:
+                say_once(
+                    f"{self.data}: the column {name!r} is kept and not read; did you mean {near!r}? "
+                    f"--columns {near}={name} reads it, --ignore-fields {name} says that it is meant so"
+                )
+        for one, other in (("score_chosen", "score_rejected"), ("score_rejected", "score_chosen")):
+            if one in given and other not in fields and other not in self.columns:
+                say_once(f"{self.data}: rows have {one} and no {other}: they count as rows without scores")
 
     def _counted(
         self, refused: FieldRefused, fields: Mapping[str, Any], number: int, lines: Iterator[Line]

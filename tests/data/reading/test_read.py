@@ -303,3 +303,21 @@ def test_a_column_that_is_mapped_is_read_where_the_files_own_is_ignored() -> Non
     assert section.read_as == {"prompt": "question", "tools": ""}
     with pytest.raises(ValueError, match="a name is empty"):
         DataSection(ignore_fields=["images,"])
+
+
+def test_columns_that_are_nearly_read_and_lone_scores_are_said_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tmp_path / "typo.jsonl"
+    row = {"prompt": "a", "chosen": "b", "rejected": "c", "sytem": "Be brief.", "score_rejected": 5, "knowledge": "k"}
+    file.write_text("\n".join(json.dumps(row) for _ in range(3)))
+    for columns in ({}, {"sytem": ""}, {"system": "sytem"}):
+        caplog.clear()
+        assert len(list(Source(str(file), columns).rows())) == 3
+        said = [record.message for record in caplog.records]
+        if not columns:
+            assert len(said) == 2
+            assert any("'sytem' is kept and not read; did you mean 'system'? --columns system=sytem" in s for s in said)
+            assert any("rows have score_rejected and no score_chosen" in s for s in said)
+        else:
+            assert said == []
