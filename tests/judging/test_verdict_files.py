@@ -194,7 +194,9 @@ def test_the_verdicts_of_a_run_are_its_owners_alone(
 ) -> None:
     judged(models, capsys)
     assert Path("run/verdicts").stat().st_mode & 0o777 == 0o700
-    (file,) = Path("run/verdicts").iterdir()
-    assert file.stat().st_mode & 0o777 == 0o600
+    assert {file.name: file.stat().st_mode & 0o777 for file in Path("run/verdicts").iterdir()} == {
+        "001.json": 0o600,
+        "001.answers.jsonl": 0o600,
+    }
     (kept,) = alignkit.Run("run").verdicts
     assert kept.pair is not None and kept.look_id is not None
