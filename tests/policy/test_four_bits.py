@@ -13,7 +13,7 @@ from tiny_models import tiny_model
 
 import alignkit
 from alignkit.config import file as config_file
-from alignkit.errors import UsageError
+from alignkit.errors import Interrupted, UsageError
 from alignkit.policy.four_bits import computed_weight, is_narrow
 from alignkit.policy.load import load_policy
 from alignkit.registry import registry
@@ -44,8 +44,8 @@ def given(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("option", "text"),
     [
-        ({"optimizer": "adamw-8bit"}, "--set optimizer=adamw-8bit"),
-        ({"quantize": "4bit", "lora_rank": 4}, "--quantize 4bit"),
+        ({"optimizer": "adamw-8bit"}, "set optimizer=adamw-8bit"),
+        ({"quantize": "4bit", "lora_rank": 4}, "quantize 4bit"),
     ],
 )
 def test_what_needs_bitsandbytes_says_so_first(
@@ -109,7 +109,7 @@ def test_moments_in_8_bits_survive_a_checkpoint(
 
     with monkeypatch.context() as patch:
         patch.setattr(Loop, "_step", step)
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(Interrupted):
             alignkit.train("sft", **options, out=str(tmp_path / "run"))
     assert checkpoint.newest(tmp_path / "run" / "checkpoints") is not None
     resumed = alignkit.train("sft", **options, out=str(tmp_path / "run"), resume=True)

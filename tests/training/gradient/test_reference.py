@@ -66,7 +66,7 @@ def test_a_second_run_reads_the_file_and_other_weights_or_tokens_make_another(
     written = file.stat().st_mtime_ns
     caplog.clear()
     second = keep(policy, trees, tmp_path)
-    assert "from" in caplog.text and file.stat().st_mtime_ns == written
+    assert "as kept before" in caplog.text and file.stat().st_mtime_ns == written
     assert all(np.array_equal(first.values[key], second.values[key]) for key in first.values)
     keep(policy, trees, tmp_path, weights="other")
     keep(policy, trees[:-1], tmp_path)
