@@ -167,7 +167,7 @@ CATALOGUE = [
         DISK,
         "full/run: No space left on device; make room and go on with: alignkit",
         3,
-        disk="20k",
+        disk="28k",
         leaves=True,
     ),
     Case(
