@@ -13,7 +13,7 @@ from alignkit.progress import Progress, Silent
 
 if TYPE_CHECKING:
     from alignkit.data.reading.rows import Row
-    from alignkit.judging.answers import Answer, Answering, Generation
+    from alignkit.judging.answers import Answering, Generation
     from alignkit.pretrained.names import ModelSource
 
 
@@ -38,7 +38,7 @@ def generate(
     rows = _asked(source, settings, prompt, options)
     answering = Answering(source, settings.model, _raw(settings))
     for answer in answering.answer(rows, progress=progress or Silent()):
-        yield _generated(answer)
+        yield answer.as_json()
 
 
 def generate_file(
@@ -81,7 +81,7 @@ def generate_file(
     file.begin()
     left = [row for row in rows if file.known.get(row.id, {}).get("prompt") != list(row.prompt)]
     for part in answering.stream(left, progress=progress or Silent()):
-        file.add([_generated(answer) for answer in part.values()])
+        file.add([answer.as_json() for answer in part.values()])
     file.finish()
     return file.path
 
@@ -141,17 +141,6 @@ def _asked(source: ModelSource, settings: Settings, prompt: Sequence[str], optio
     if prompt:
         return [_text_row(number, text) for number, text in enumerate(prompt, start=1)]
     return _rows(source, settings, data_given="data" in options)
-
-
-def _generated(answer: Answer) -> dict[str, Any]:
-    return {
-        "id": answer.row.id,
-        "prompt": list(answer.row.prompt),
-        "completion": answer.text,
-        "num_tokens": answer.num_tokens,
-        "num_prompt_tokens": answer.num_prompt_tokens,
-        "finish": "length" if answer.truncated else "stop",
-    }
 
 
 def _rows(source: ModelSource, settings: Settings, *, data_given: bool) -> Sequence[Row]:

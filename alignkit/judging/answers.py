@@ -88,6 +88,17 @@ class Answer:
     num_thinking_tokens: int = 0
     num_prompt_tokens: int = 0
 
+    def as_json(self) -> dict[str, Any]:
+        """As a file of answers has it."""
+        return {
+            "id": self.row.id,
+            "prompt": list(self.row.prompt),
+            "completion": self.text,
+            "num_tokens": self.num_tokens,
+            "num_prompt_tokens": self.num_prompt_tokens,
+            "finish": "length" if self.truncated else "stop",
+        }
+
 
 @dataclass(frozen=True)
 class PerplexityResult:

@@ -200,20 +200,7 @@ def _answer_part(
         file.begin()
         left = [row for row in rows if row.id not in file.known]
         for drawn in answering.stream(left, progress=progress):
-            file.add(
-                [
-                    {
-                        "id": answer.row.id,
-                        "prompt": list(answer.row.prompt),
-                        "completion": answer.text,
-                        "num_tokens": answer.num_tokens,
-                        "num_prompt_tokens": answer.num_prompt_tokens,
-                        "finish": "length" if answer.truncated else "stop",
-                        "num_thinking_tokens": answer.num_thinking_tokens,
-                    }
-                    for answer in drawn.values()
-                ]
-            )
+            file.add([a.as_json() | {"num_thinking_tokens": a.num_thinking_tokens} for a in drawn.values()])
         file.finish()
     predicted = answering.perplexity(rows)
     about = {"key": key, "by_row": predicted.by_row, "seconds": time.monotonic() - started}

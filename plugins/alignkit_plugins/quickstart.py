@@ -40,6 +40,7 @@ from alignkit.plugin import (
     train,
     write_atomically,
 )
+from alignkit_plugins.demo_preset import Demo
 
 if TYPE_CHECKING:
     from alignkit.plugin import Answer, Answers
@@ -58,33 +59,10 @@ NOTE = (
     f"The second opinion reads the first {NUM_SECOND_OPINIONS} of them."
 )
 
-_COMMON: dict[str, Any] = {
-    "data": "demo",
-    "split": "0.04",
-    "limit": 320,
-    "max_new_tokens": MAX_NEW_TOKENS,
-    "warmup_steps": 4,
-    "sample_interval": 10_000,
-    "validation_interval": 10_000,
-    "checkpoint_interval": 10_000,
-    "early_stopping_steps": None,
-}
-_SFT: dict[str, Any] = {"learning_rate": 4e-5, "batch_size": 8, "max_steps": 16}
+_TABLES = Demo().tournament()
 SETTINGS: dict[str, dict[str, Any]] = {
-    "sft": _COMMON | _SFT,
-    "sft-lenpen": _COMMON | _SFT | {"penalty_interval": 2, "penalty_samples": 4, "max_penalty_ratio": 2.0},
-    "dpo": _COMMON | {"learning_rate": 2e-5, "batch_size": 6, "max_steps": 26},
-    "grpo": _COMMON
-    | {
-        "learning_rate": 5e-5,
-        "batch_size": 6,
-        "group_size": 6,
-        "max_steps": 16,
-        "reward": ["rules"],
-        "num_prompts": None,
-        "kl": 0.02,
-    },
-    "reward": _COMMON | {"learning_rate": 3e-5, "batch_size": 8, "max_steps": 10},
+    name: {**_TABLES["data"], **_TABLES["train"], **{key: value for key, value in table.items() if key != "start"}}
+    for name, table in _TABLES["entrants"].items()
 }
 
 
