@@ -9,7 +9,7 @@ exports.py takes a model home, data.py shows, audits and prepares rows, runs.py 
 """
 
 from alignkit.api.answers import chat_session, evaluate, generate, generate_file
-from alignkit.api.data import data_audit, data_lengths, data_overlap, data_prepare, show_rows
+from alignkit.api.data import SHOWN_ROWS, data_audit, data_lengths, data_overlap, data_prepare, show_rows
 from alignkit.api.exports import export
 from alignkit.api.runs import Run, write_report
 from alignkit.api.tournaments import tournament
@@ -18,6 +18,7 @@ from alignkit.api.verdicts import judge, judge_file, ledger_export, ledger_stats
 from alignkit.api.votes import vote, vote_export
 
 __all__ = [
+    "SHOWN_ROWS",
     "Run",
     "chat_session",
     "data_audit",

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from alignkit.data.looking.overlap import Overlap
     from alignkit.data.reading.rows import Row
 
-_SHOWN_ROWS = 5
+SHOWN_ROWS = 5
 _MAX_RANKS = 65_536  # the largest clusters have fewer; memory for the shares grows with it
 _MAX_WORDS = 10_000  # no prompt has a longer run of words to look for
 _TOKENS_A_CHARACTER = 4  # bytes of the longest in UTF-8
@@ -30,10 +30,11 @@ _TOKENS_A_CHARACTER = 4  # bytes of the longest in UTF-8
 def show_rows(
     *, method: str | None = None, config: Path | None = None, set: Sequence[str] = (), **options: object
 ) -> Iterator[dict[str, Any]]:
-    """Yield {"id", "prompt_ids", "completions": [{"ids", "scored"}], "tokens"} of each row, the chosen one first.
+    """Yield {"id", "where", "prompt_ids", "completions": [{"ids", "scored"}], "tokens"} of each row, chosen first.
 
     A completion is whole: also what the template puts behind the end token, which is never scored. Of a row that does
-    not fit `max_length`, {"id", "skipped": the reason}. "note" says why methods leave a row out, None where none does.
+    not fit `max_length`, {"id", "where", "skipped": the reason}. "note" says why methods leave a row out, None where
+    none does.
 
     Args:
         method: rows are those that it trains on with its options, a completion with a label has "label"; of others
@@ -49,7 +50,7 @@ def show_rows(
     for row in _first_rows(section, trained):
         note, unit = (None, trained) if trained is not None else _shown_as(row, section.train_on)
         if trained is None and note is not None and "weight 0" in note:
-            yield {"id": row.id, "skipped": note}
+            yield {"id": row.id, "where": row.where, "skipped": note}
             continue
         prepared = prepare(
             [row],
@@ -65,11 +66,12 @@ def show_rows(
         )
         if not prepared.trees:
             reasons = prepared.skipped | prepared.left_out
-            yield {"id": row.id, "skipped": reasons.get(row.id, "dropped as too long")}
+            yield {"id": row.id, "where": row.where, "skipped": reasons.get(row.id, "dropped as too long")}
         for tree in prepared.trees:
             labels = [{"label": label} for label in tree.labels] or [{}] * len(tree.completions)
             yield {
                 "id": row.id,
+                "where": row.where,
                 "note": note,
                 "prompt_ids": tree.prompt.ids.tolist(),
                 "completions": [
@@ -125,7 +127,7 @@ def _rows(section: DataSection, unit: Unit | None, *, numbered: bool = True) -> 
 
 def _first_rows(section: DataSection, unit: Unit | None) -> list[Row]:
     """The first few rows; all of them are read only where there are labelled ones among these to be paired."""
-    number = section.limit or _SHOWN_ROWS
+    number = section.limit or SHOWN_ROWS
     first = list(islice(_rows(section, None), number))
     has_labels = any(row.label is not None for row in first)
     return list(islice(_rows(section, unit), number)) if has_labels else first

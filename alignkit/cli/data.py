@@ -38,14 +38,19 @@ def show(
     """Show rows as tokens; what is scored (has a loss) stands out."""
     from alignkit import api
 
-    for row in api.show_rows(method=method, config=Path(config) if config else None, set=set_ or [], **given):
+    rows = api.show_rows(method=method, config=Path(config) if config else None, set=set_ or [], **given)
+    num_rows = 0
+    for row in rows:
+        num_rows += 1
         if "skipped" in row:
-            print(on_one_line(f"row {row['id']} is not shown: {row['skipped']}"), file=sys.stderr)
+            print(on_one_line(f"row {row['id']} is not shown: {row['skipped']} ({row['where']})"), file=sys.stderr)
         elif json:
             keys = ("id", "prompt_ids", "completions", *(["note"] if row["note"] else []))
             print(json_module.dumps({key: row[key] for key in keys}))
         else:
             _show_row(row, ids=ids)
+    if num_rows == api.SHOWN_ROWS and given.get("limit") is None:
+        print(f"the first {num_rows} rows; --limit N shows more", file=sys.stderr)
 
 
 def _show_row(row: dict[str, Any], *, ids: bool) -> None:
@@ -54,7 +59,8 @@ def _show_row(row: dict[str, Any], *, ids: bool) -> None:
     from alignkit.cli.terminal import console
 
     out = console()
-    out.print(Text(on_one_line(f"row {row['id']}" + (f" ({row['note']})" if row["note"] else "")), style="bold"))
+    title = f"row {row['id']}, {row['where']}" + (f" ({row['note']})" if row["note"] else "")
+    out.print(Text(on_one_line(title), style="bold"))
     prompt, *completions = row["tokens"]
     segments = [("prompt", row["prompt_ids"], prompt, [False] * len(prompt))]
     for number, (tokens, completion) in enumerate(zip(completions, row["completions"], strict=True), start=1):

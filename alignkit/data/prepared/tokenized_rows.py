@@ -125,8 +125,10 @@ class _Part:
     def tokenized(self, *, whole_answer: bool) -> TokenizedRows:
         rendered = self.chat.renderer.render_many(self.conversations, to_the_end=not whole_answer)
         for number in sorted(rendered.errors)[:1]:
-            error = rendered.errors[number]
-            raise InputError(f"row {self.owners[number].id}: {error}") from error
+            error, row = rendered.errors[number], self.owners[number]
+            begins = next((message["role"] for message in row.prompt if message["role"] != "system"), "user")
+            also = "; its conversation begins with the assistant" if begins == "assistant" else ""
+            raise InputError(f"{row.said}: {error}{also}") from error
         places, target = self._places()
         encoder = self.chat.encoder
         if encoder.encodes_apart:

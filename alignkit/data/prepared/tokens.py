@@ -179,7 +179,7 @@ class _Fitting:
         lengths = tokenized.lengths
         wrong = np.flatnonzero((tokenized.num_scored == 0).any(axis=1))
         if len(wrong):
-            raise InputError(f"row {self.rows[wrong[0]].id}: no token of the answer is scored: the mask is wrong")
+            raise InputError(f"{self.rows[wrong[0]].said}: no token of the answer is scored: the mask is wrong")
         is_kept = lengths[:, 0] < self.max_length
         for number in np.flatnonzero(~is_kept).tolist():
             self.skipped[self.rows[number].id] = f"prompt does not fit --max-length {self.max_length} tokens"

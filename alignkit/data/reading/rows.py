@@ -73,6 +73,11 @@ class Row:
     where: str = field(default="", compare=False, repr=False)
 
     @property
+    def said(self) -> str:
+        """What a person finds the row by: its own id, else where it stands."""
+        return self.where if self.where and "id" not in self.fields else f"row {self.id}"
+
+    @property
     def difference(self) -> float | None:
         """By how much the chosen answer's score is the higher one: by the scores, else the `margin`; None without."""
         difference = self.margin if self.scores is None else self.scores[0] - self.scores[1]

@@ -108,7 +108,10 @@ def test_a_tokenizer_alone_is_enough_and_ties_and_odd_turns_are_counted_by_name(
     assert main(["data", "prepare", "--method", "dpo", "--model", "model", "--data", "rows.jsonl"]) == 0
     assert "left out: tie: equal scores" in capsys.readouterr().out
     assert main(["data", "show", "--model", "model", "--data", "rows.jsonl", "--limit", "2"]) == 0
-    assert "(tie: equal scores)" in capsys.readouterr().out
+    said = capsys.readouterr()
+    assert "rows.jsonl, line 2 (tie: equal scores)" in said.out and said.err == ""
+    assert main(["data", "show", "--model", "model", "--data", "rows.jsonl"]) == 0
+    assert "the first 5 rows; --limit N shows more" in capsys.readouterr().err
     assert printed(capsys, "lengths")[0]["count"] == 10
 
 
