@@ -30,7 +30,7 @@ _KINDS = ("says nearly the same", "prefers the opposite", "holds a test prompt",
 
 
 def write_list(found: Flips | None, out: Path) -> Written:
-    """Write the listed pairs, one JSON object a line: id, place, source, probability, reason; the likeliest first.
+    """Write the listed pairs, one JSON object a line, as `FlippedPair`; the likeliest first.
 
     Args:
         found: None where there are too few pairs; the list is empty then.

@@ -101,6 +101,9 @@ class FlippedPair(_Record):
     source: str
     probability: float = Field(description="that the answers stand the wrong way round")
     reason: str
+    prompt: str = Field(description="how it begins")
+    chosen: str = Field(description="how it begins")
+    rejected: str = Field(description="how it begins")
 
 
 class Expected(_Record):
@@ -118,10 +121,10 @@ class Flips(_Record):
     estimated_rate: float | None = Field(
         description="share of all pairs that are flipped, as estimated; None where the views are too weak to tell"
     )
-    expected_precision: float = Field(description="share of the listed pairs that are flipped, as expected")
+    expected_precision: float = Field(description="share of the first 10 % of all pairs that are flipped, as expected")
     expected: tuple[Expected, ...] = Field(description="the same of the first 1, 2, 5 and 10 % of all pairs")
     likely: int = Field(description="pairs that are flipped more likely than not; --write-clean takes them out")
-    listed: tuple[FlippedPair, ...] = Field(description="the first 10 % of all pairs")
+    listed: tuple[FlippedPair, ...] = Field(description="the first 10 % of all pairs, and all that are likely flipped")
 
     @property
     def is_ranked(self) -> bool:

@@ -35,6 +35,7 @@ from alignkit.statistics.logistic import sigmoid
 MIN_PAIRS = 100  # fewer teach no model
 LIKELY = 0.5
 VIEWS = ("looks", "words", "the prompt's other pairs", "embeddings")
+_SHOWN = 160  # characters of a prompt or an answer
 _LISTED = 0.1  # of all pairs
 _SHARES = (0.01, 0.02, 0.05, 0.1)
 _PRIOR = (3.0, 27.0)  # a Beta distribution's of e
@@ -102,15 +103,16 @@ def flips(pairs: PairSet, compared: Compared, suspicion: Suspicion) -> Flips:
     order_P = suspicion.order_P
     ranked = suspicion.probability_P[order_P]
     counts = [max(1, round(share * len(compared))) for share in _SHARES]
-    listed = order_P[: max(1, round(_LISTED * len(compared)))]
+    likely = int((ranked > LIKELY).sum())
+    first = max(1, round(_LISTED * len(compared)))
     return Flips(
         pairs=len(compared),
         views=VIEWS[: suspicion.views_PV.shape[1]],
         estimated_rate=suspicion.rate if suspicion.knows_rate else None,
-        expected_precision=float(ranked[: len(listed)].mean()),
+        expected_precision=float(ranked[:first].mean()),
         expected=tuple(Expected(pairs=count, precision=float(ranked[:count].mean())) for count in counts),
-        likely=int((ranked > LIKELY).sum()),
-        listed=tuple(flipped_pair(pairs, compared, suspicion, int(pair)) for pair in listed),
+        likely=likely,
+        listed=tuple(flipped_pair(pairs, compared, suspicion, int(pair)) for pair in order_P[: max(first, likely)]),
     )
 
 
@@ -123,7 +125,14 @@ def flipped_pair(pairs: PairSet, compared: Compared, suspicion: Suspicion, pair:
         source=pairs.sources[row],
         probability=float(suspicion.probability_P[pair]),
         reason=reason(compared.counts_P2M[pair], suspicion.surface_PK[pair], suspicion.views_PV[pair]),
+        prompt=_beginning(pairs.prompts[row]),
+        chosen=_beginning(pairs.chosen[row] or ""),
+        rejected=_beginning(pairs.rejected[row] or ""),
     )
+
+
+def _beginning(text: str) -> str:
+    return text if len(text) <= _SHOWN else text[: _SHOWN - 3] + "..."
 
 
 def net_wins(answer_P2: np.ndarray) -> np.ndarray:

@@ -264,12 +264,18 @@ def _flips(findings: Findings) -> Iterable[str]:
     if not flips.is_ranked:
         yield from _wrapped(told, 2)
         return
+    if not flips.likely:
+        yield from _wrapped(f"{told} None is flipped more likely than not; --list FILE ranks them all the same.", 2)
+        return
     assumed = " What follows assumes about one in ten." if flips.estimated_rate is None else ""
     yield from _wrapped(f"{told}{assumed} {flips.likely:,} are flipped more likely than not. Of the first:", 2)
     for expected in flips.expected:
         yield f"  {expected.pairs:>9,} pairs {100 * expected.precision:>3.0f} % are flipped, as expected"
     for pair in flips.listed[:_SHOWN_FLIPS]:
         yield from _wrapped(f"{pair.id} ({100 * pair.probability:.0f} %): {pair.reason}", 4)
+        for name in ("prompt", "chosen", "rejected"):
+            text = f"      {name:<9} {on_one_line(getattr(pair, name))}"
+            yield text if len(text) <= _WIDTH else text[: _WIDTH - 3] + "..."
 
 
 def _texts(found: Iterable[TextFinding]) -> Iterable[str]:

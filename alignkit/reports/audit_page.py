@@ -38,6 +38,9 @@ def write_audit_page(findings: Findings, path: Path) -> None:
     )
 
 
+_MUCH = "That is much: here looks and quality are hard to tell apart. "
+
+
 def points(findings: Findings) -> list[tuple[str, str]]:
     """The findings as (what, plain sentences), the most telling first."""
     found = {
@@ -84,7 +87,9 @@ def _length(findings: Findings) -> Iterator[str]:
         yield (
             f"{seen} If length did not matter it would be 50 %. If length were all that training saw, DPO (beta "
             f"{lesson.beta:g}) would end with answers about {abs(lesson.tokens):,.0f} tokens {way} than the set's "
-            f"{lesson.mean_tokens:,.0f} on average."
+            f"{lesson.mean_tokens:,.0f} on average: a model that learns this writes {way}, not better. After training, "
+            "look at the win rate at equal length, which alignkit judge says; before it, more pairs in which the "
+            f"{'shorter' if lesson.tokens > 0 else 'longer'} answer is the better one help most."
         )
 
 
@@ -94,7 +99,8 @@ def _looks(findings: Findings) -> Iterator[str]:
             yield (
                 f"A small model that sees only what answers look like (length, lists, bold, ...) and no meaning "
                 f"tells the chosen one, on prompts it has not seen, in {_percent(one.accuracy)} of pairs; guessing is "
-                "50 %. The more it tells, the more can be learnt without reading."
+                f"50 %. {_MUCH if one.accuracy.share > 0.65 else ''}The more it tells, the more can be learnt without "
+                "reading."
             )
 
 
@@ -125,6 +131,9 @@ def _flips(findings: Findings) -> Iterator[str]:
     if not flips.is_ranked:
         yield told
         return
+    if not flips.likely:
+        yield f"{told} None is flipped more likely than not."
+        return
     if flips.estimated_rate is None:
         told += " What follows assumes about one in ten."
     yield (
@@ -138,7 +147,10 @@ def _text(text: TextFinding) -> str:
     sides = ""
     if text.chosen is not None and text.rejected is not None:
         sides = f" ({text.chosen:,} chosen answers, {text.rejected:,} rejected ones)"
-    taken = f" --write-clean takes {text.taken_out:,} rows out." if text.taken_out else ""
+    taken = ""
+    if text.taken_out:
+        rows = _number(text.taken_out, "row", "rows")
+        taken = f" --write-clean takes {rows} out for it; a row with two faults is taken out once."
     return f"{text.count:,} of {text.of:,} rows{sides}. {text.means}{taken}"
 
 
@@ -167,16 +179,17 @@ def _shares(value: str, low: str, high: str, share: Share | None) -> dict[str, f
 
 
 def _sections(findings: Findings) -> Iterator[Section]:
-    if findings.flips is not None and findings.flips.is_ranked:
+    if findings.flips is not None and findings.flips.is_ranked and findings.flips.likely:
         flips = findings.flips
         rows = [
-            {"pair": one.id, "place": one.place, "source": one.source, "reason": one.reason, "probability": 100 * p}
-            for one in flips.listed[:_MOST]
-            for p in [one.probability]
+            one.model_dump() | {"pair": one.id, "probability": 100 * one.probability} for one in flips.listed[:_MOST]
         ]
         columns: tuple[Column, ...] = (
             Column("pair", "pair"),
             Column("probability", "flipped, %", digits=0),
+            Column("prompt", "prompt"),
+            Column("chosen", "chosen"),
+            Column("rejected", "rejected"),
             Column("reason", "why"),
             Column("source", "source"),
             Column("place", "place"),
@@ -250,7 +263,7 @@ def _by_source(findings: Findings) -> Section:
         Column("pairs", "pairs", digits=0),
         Column("longer", "longer chosen, %", low="longer_low", high="longer_high"),
         Column("formatted", "more formatted chosen, %", low="formatted_low", high="formatted_high"),
-        Column("looks", "told by looks alone, %", low="looks_low", high="looks_high"),
+        Column("looks", "chosen one told by looks alone, %", low="looks_low", high="looks_high"),
         Column("tokens", "tokens DPO would add for length", digits=0),
     )
     counts: dict[str | None, Mapping[str, Any]] = {one.source: one.model_dump() for one in findings.sources}

@@ -57,7 +57,7 @@ def test_an_audit_of_a_cleaned_set_finds_no_likely_flip(tmp_path: Path) -> None:
 
     listed = [json.loads(line) for line in (tmp_path / "list.jsonl").read_text().splitlines()]
     assert [pair["id"] for pair in listed] == [pair.id for pair in before.flips.listed]
-    assert listed[0].keys() == {"id", "place", "source", "probability", "reason"}
+    assert listed[0].keys() == {"id", "place", "source", "probability", "reason", "prompt", "chosen", "rejected"}
 
 
 def test_the_set_itself_is_not_written_over(tmp_path: Path) -> None:
