@@ -6,7 +6,7 @@
                                tokenizer and embeddings (at most 120)
     flip_precision             share of planted flips in the 5 % of pairs ranked first (at least 0.25; chance: 0.1)
     flip_lift                  planted flips in the first 10 % of pairs over those in as many drawn ones (at least 1.8)
-    expected_precision_error   expected less found share of flips in the first 10 % of pairs, points (at most 5 either way)
+    expected_precision_error   expected less found share of flips in the first 10 % of pairs, points (at most 5)
     duplicates_found           share of planted near-duplicates that are found (at least 0.95)
     length_bias_error          found less planted share of pairs whose longer answer is chosen, points (at most 2)
 
