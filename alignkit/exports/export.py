@@ -183,7 +183,10 @@ def _write(
         if file is not None and kind is not None and expected is not None:
             progress.start("reading GGUF again", None)
             file = Path(shutil.move(file, working / _gguf_name(name, kind)))
-            found.append(compare_gguf(file, expected, limit=LIMITS[kind]))
+            rows = policy.model.get_input_embeddings().weight.shape[0]
+            found.append(
+                compare_gguf(file, expected, limit=LIMITS[kind], vocab_size=rows, template_kwargs=chat.template_kwargs)
+            )
     finally:
         if file is not None and file.parent != working:
             file.unlink(missing_ok=True)

@@ -247,6 +247,8 @@ def _tokenizer_kind(content: Mapping[str, Any]) -> tuple[str, str | None]:
         )
     if content["model"].get("byte_fallback"):
         return "llama", None
+    if not content["model"]["merges"]:
+        raise InputError("--gguf: llama.cpp reads no tokenizer of single bytes, which merges nothing; take the folder")
     names: list[str] = []
     for part in _parts(content.get("pre_tokenizer"), "pretokenizers"):
         if part["type"] == "Digits" and part["individual_digits"]:

@@ -23,11 +23,12 @@ from alignkit.pretrained.names import find_model
 
 ROWS = [{"id": f"r{n}", "prompt": f"Say {n}.", "chosen": f"it is {n}"} for n in range(24)]
 SIZES = {"hidden_size": 64, "intermediate_size": 96, "initializer_range": 0.15}  # attention counts
+MERGES = [("t", "h"), ("th", "e"), ("Ġ", "a")]  # without one llama.cpp reads no tokenizer
 TALK = [("system", "Be kind. {{ x }}"), ("user", "Hi\n<b>"), ("assistant", "é 中"), ("user", "Why?")]
 
 
 def lora_run(folder: Path, kind: str) -> alignkit.Run:
-    base = tiny_model(folder / f"base-{kind}", kind=kind, **SIZES)
+    base = tiny_model(folder / f"base-{kind}", kind=kind, merges=MERGES, **SIZES)
     return alignkit.train(
         "sft",
         model=base,
@@ -184,7 +185,6 @@ def test_a_template_that_does_more_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["qwen2", "llama"])
 def test_llama_cpp_reads_what_was_trained(kind: str, run: alignkit.Run, tmp_path: Path) -> None:
-    pytest.importorskip("llama_cpp", reason="needs llama-cpp-python")
     trained = run if kind == "llama" else lora_run(tmp_path, kind)
     (_, gguf) = api.export(str(trained.path), tmp_path / "out", gguf="f16").differences
-    assert gguf.reader.startswith("llama-cpp-python") and gguf.same_ids == 20 and gguf.mean < 0.02
+    assert gguf.reader.startswith("llama.cpp by xllamacpp") and gguf.same_ids == 20 and gguf.mean < 0.02

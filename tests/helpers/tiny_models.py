@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from alignkit.data.chat.chat import CHATML
@@ -9,13 +10,14 @@ from alignkit.data.chat.chat import CHATML
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 
 
-def tiny_tokenizer(folder: Path, *, template: str | None = CHATML) -> None:
-    """A byte-level tokenizer without merges: one token a byte, then three special tokens (ids 256, 257, 258)."""
+def tiny_tokenizer(folder: Path, *, template: str | None = CHATML, merges: Sequence[tuple[str, str]] = ()) -> None:
+    """A byte-level tokenizer: one token a byte, three special tokens (ids 256, 257, 258), then what merges make."""
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    bytes_only = Tokenizer(models.BPE(vocab={letter: number for number, letter in enumerate(alphabet)}, merges=[]))
+    texts = alphabet + ([*SPECIAL, *map("".join, merges)] if merges else [])
+    bytes_only = Tokenizer(models.BPE(vocab={text: n for n, text in enumerate(texts)}, merges=list(merges)))
     bytes_only.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
     bytes_only.decoder = decoders.ByteLevel()
     bytes_only.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL])
@@ -32,6 +34,7 @@ def tiny_model(
     template: str | None = CHATML,
     vocab_size: int = 272,
     tied: bool = True,
+    merges: Sequence[tuple[str, str]] = (),
     **options: object,
 ) -> Path:
     """Write a random two-layer model of some architecture with the tiny tokenizer; `options` are its config's."""
@@ -57,5 +60,5 @@ def tiny_model(
         | options
     )
     AutoModelForCausalLM.from_config(config).save_pretrained(folder)
-    tiny_tokenizer(folder, template=template)
+    tiny_tokenizer(folder, template=template, merges=merges)
     return folder
