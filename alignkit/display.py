@@ -10,13 +10,14 @@ import logging
 import os
 import re
 import shlex
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 # C0 but for tab and line end, DEL, C1; marks of direction; line and paragraph separators; lone surrogates
 _STEERING = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufeff]"
 )
+_PLACE = re.compile(r"(.*, (?:line|row)) (\d.*)")  # as readers of files name rows
 _NAMES = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
 
 
@@ -37,6 +38,23 @@ def shortened(text: str, most: int) -> str:
     ('as it is', 'too ...')
     """
     return text if len(text) <= most else f"{text[: most - 3]}..."
+
+
+def listed(rows: Sequence[str], most: int, *, num_all: int | None = None) -> str:
+    """The first few rows of a list by their names; places in one file are said with the file's name once.
+
+    Args:
+        num_all: how many there are, where `rows` are the first ones alone.
+
+    >>> listed(["a.jsonl, line 3", "a.jsonl, line 7", "a.jsonl, line 8"], 2), listed(["x", "y"], 3)
+    ('a.jsonl, lines 3, 7, ...', 'x, y')
+    """
+    first = list(rows[:most])
+    places = [_PLACE.fullmatch(row) for row in first]
+    files = {place and place[1] for place in places}
+    if len(first) > 1 and len(files) == 1 and (file := files.pop()) is not None:
+        first = [f"{file}s {place[2]}" if n == 0 else place[2] for n, place in enumerate(places) if place is not None]
+    return ", ".join(first) + (", ..." if (num_all or len(rows)) > len(first) else "")
 
 
 def duration(seconds: float) -> str:

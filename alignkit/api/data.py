@@ -32,9 +32,9 @@ def show_rows(
 ) -> Iterator[dict[str, Any]]:
     """Yield {"id", "where", "prompt_ids", "completions": [{"ids", "scored"}], "tokens"} of each row, chosen first.
 
-    A completion is whole: also what the template puts behind the end token, which is never scored. Of a row that does
-    not fit `max_length`, {"id", "where", "skipped": the reason}. "note" says why methods leave a row out, None where
-    none does.
+    "name" is what a person finds the row by: its own id, else where it stands. A completion is whole: also what the
+    template puts behind the end token, which is never scored. Of a row that does not fit `max_length`, {"id", "name",
+    "where", "skipped": the reason}. "note" says why methods leave a row out, None where none does.
 
     Args:
         method: rows are those that it trains on with its options, a completion with a label has "label"; of others
@@ -50,7 +50,7 @@ def show_rows(
     for row in _first_rows(section, trained):
         note, unit = (None, trained) if trained is not None else _shown_as(row, section.train_on)
         if trained is None and note is not None and "weight 0" in note:
-            yield {"id": row.id, "where": row.where, "skipped": note}
+            yield {"id": row.id, "name": row.name, "where": row.where, "skipped": note}
             continue
         prepared = prepare(
             [row],
@@ -66,11 +66,17 @@ def show_rows(
         )
         if not prepared.trees:
             reasons = prepared.skipped | prepared.left_out
-            yield {"id": row.id, "where": row.where, "skipped": reasons.get(row.id, "dropped as too long")}
+            yield {
+                "id": row.id,
+                "name": row.name,
+                "where": row.where,
+                "skipped": reasons.get(row.name, "dropped as too long"),
+            }
         for tree in prepared.trees:
             labels = [{"label": label} for label in tree.labels] or [{}] * len(tree.completions)
             yield {
                 "id": row.id,
+                "name": row.name,
                 "where": row.where,
                 "note": note,
                 "prompt_ids": tree.prompt.ids.tolist(),

@@ -24,7 +24,7 @@ class PairSet:
     """Rows of any shape; a row without one of the two answers has None in its place.
 
     Args:
-        ids: as `Source.rows` gives them, no two alike.
+        ids: the rows' names, `Row.name`, no two alike.
         places: "FILE, line N".
         sources: the row's `source` or `dataset`, else its file.
         prompts: turn by turn, without system messages.
@@ -54,6 +54,10 @@ class PairSet:
     def __len__(self) -> int:
         return len(self.ids)
 
+    def said(self, row: int) -> str:
+        """A row's name in a sentence."""
+        return self.ids[row] if self.ids[row] == self.places[row] else f"row {self.ids[row]}"
+
     @property
     def is_preference_P(self) -> np.ndarray:
         """bool [P]: a pair, and no tie."""
@@ -75,7 +79,7 @@ def read_pairs(rows: Iterable[Row]) -> PairSet:
     unusable: list[str | None] = []
     scores, ties, labels, asked = [], [], [], []
     for row in rows:
-        ids.append(row.id)
+        ids.append(row.name)
         places.append(row.where)
         sources.append(_source(row))
         prompts.append(prompt_text(row))

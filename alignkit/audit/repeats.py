@@ -79,9 +79,9 @@ def removals(pairs: PairSet, repeats: Repeats) -> tuple[dict[int, str], dict[int
         same = [first, *(row for row in others if not repeats.is_opposite_P[row])]
         for rows, against in ((same, opposite), (opposite, same)):
             if against and len(rows) <= len(against):
-                reason = f"prefers the opposite of row {pairs.ids[against[0]]}, which says nearly the same"
+                reason = f"prefers the opposite of {pairs.said(against[0])}, which says nearly the same"
                 opposing |= dict.fromkeys(rows, reason)
                 continue
             for row in rows[1:]:
-                repeating[row] = f"says nearly the same as row {pairs.ids[rows[0]]}"
+                repeating[row] = f"says nearly the same as {pairs.said(rows[0])}"
     return repeating, opposing

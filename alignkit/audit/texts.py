@@ -218,7 +218,7 @@ def find_leaks(pairs: PairSet, tests: Mapping[str, Iterable[Row]]) -> Leaks:
     names, prompts = [], []
     for file, rows in tests.items():
         for row in rows:
-            names.append(f"{file}, row {row.id}")
+            names.append(row.name if row.name == row.where else f"{file}, {row.said}")
             prompts.append(prompt_text(row))
     test_P, share_P = OverlapIndex(prompts, SIZE).most_shown(pairs.prompts)
     return Leaks(np.where(share_P >= THRESHOLD, test_P, -1), share_P, names, tuple(tests))

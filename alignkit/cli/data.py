@@ -43,7 +43,7 @@ def show(
     for row in rows:
         num_rows += 1
         if "skipped" in row:
-            print(on_one_line(f"row {row['id']} is not shown: {row['skipped']} ({row['where']})"), file=sys.stderr)
+            print(on_one_line(f"{row['where']}{_id(row)} is not shown: {row['skipped']}"), file=sys.stderr)
         elif json:
             keys = ("id", "prompt_ids", "completions", *(["note"] if row["note"] else []))
             print(json_module.dumps({key: row[key] for key in keys}))
@@ -53,13 +53,17 @@ def show(
         print(f"the first {num_rows} rows; --limit N shows more", file=sys.stderr)
 
 
+def _id(row: dict[str, Any]) -> str:
+    return f", row {row['id']}" if row["name"] != row["where"] else ""
+
+
 def _show_row(row: dict[str, Any], *, ids: bool) -> None:
     from rich.text import Text
 
     from alignkit.cli.terminal import console
 
     out = console()
-    title = f"row {row['id']}, {row['where']}" + (f" ({row['note']})" if row["note"] else "")
+    title = row["where"] + _id(row) + (f" ({row['note']})" if row["note"] else "")
     out.print(Text(on_one_line(title), style="bold"))
     prompt, *completions = row["tokens"]
     segments = [("prompt", row["prompt_ids"], prompt, [False] * len(prompt))]

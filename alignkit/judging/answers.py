@@ -267,9 +267,7 @@ class Answering:
         ids = self.chat.prompt_ids(row.prompt)
         room = self.context - len(ids)
         if room < 1:
-            raise InputError(
-                f"row {row.id}: its prompt of {len(ids)} tokens fills the model's context of {self.context}"
-            )
+            raise InputError(f"{row.said}: its prompt of {len(ids)} tokens fills the model's context of {self.context}")
         generation = self.generation
         return Request(
             prompt_ids=ids,

@@ -88,7 +88,7 @@ def lines(measures: Sequence[Measure]) -> list[str]:
         shown.append(text)
         shown += [f"  recurs: {found}" for found in one.found]
         if one.is_flagged:
-            shown += [f"  worst: row {worst.id}, {worst.value:.2f}: {worst.text}" for worst in one.worst]
+            shown += [f"  worst: {worst.id}, {worst.value:.2f}: {worst.text}" for worst in one.worst]
     return shown
 
 
@@ -139,7 +139,7 @@ def _worst(metric: Metric, x_P: np.ndarray, answers: Answers) -> tuple[Worst, ..
     bad_P = -x_P if metric.more_is_better else np.where(x_P > 0, x_P, np.nan)  # 0 of a bad thing is no bad answer
     order = sorted((n for n in range(len(x_P)) if not np.isnan(bad_P[n])), key=lambda n: (-bad_P[n], n))[:_NUM_WORST]
     worst = [(answers.answers[n], float(x_P[n])) for n in order]
-    return tuple(Worst(id=a.row.id, value=x, text=" ".join(a.text.split())[-_EXCERPT:]) for a, x in worst)
+    return tuple(Worst(id=a.row.name, value=x, text=" ".join(a.text.split())[-_EXCERPT:]) for a, x in worst)
 
 
 def _mean(x_P: np.ndarray) -> float | None:

@@ -83,7 +83,7 @@ def score_both(
 
 def items(answers: Answers) -> list[Item]:
     """What a judge sees of one model's answers."""
-    return [Item(a.row.prompt, a.text, {**a.row.fields, "id": a.row.id}) for a in answers.answers]
+    return [Item(a.row.prompt, a.text, {**a.row.fields, "id": a.row.id}, name=a.row.said) for a in answers.answers]
 
 
 def values(scores: Sequence[Scored | Missing]) -> np.ndarray:

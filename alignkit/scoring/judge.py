@@ -22,13 +22,20 @@ class Item:
 
     `prompt` is the conversation before it, a sequence of {"role", "content"}, perhaps with `tool_calls` of OpenAI's
     spelling; the first message may hold the conversation's `tools`. `row` is the data row with every column. `rival` is
-    the other completion, where the judge is pairwise: the completion is shown first, the rival second.
+    the other completion, where the judge is pairwise: the completion is shown first, the rival second. `name` says in
+    errors which row it is; without it the row's id does.
     """
 
     prompt: Sequence[Mapping[str, Any]]
     completion: str
     row: Mapping[str, Any] = field(default_factory=dict)
     rival: str | None = None
+    name: str = field(default="", compare=False)
+
+    @property
+    def said(self) -> str:
+        """Which row it is, for errors."""
+        return self.name or f"row {self.row.get('id', '?')}"
 
     @property
     def has_tools(self) -> bool:

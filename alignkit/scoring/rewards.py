@@ -74,7 +74,7 @@ def _refuse_overflow(
     wrong_PG = np.isfinite(before_PG) & np.isfinite(scores_PG) & ~(np.abs(sum_PG) <= MAX_REWARD)
     for p, k in np.argwhere(wrong_PG):
         raise RunStopped(
-            f"row {items_PG[p][k].row.get('id', '?')}: the sum of the rewards is too large a number: {named.label} "
+            f"{items_PG[p][k].said}: the sum of the rewards is too large a number: {named.label} "
             f"gave {scores_PG[p, k]:g}, weight {named.weight:g}; return smaller numbers, at most {MAX_REWARD:g}"
         )
 

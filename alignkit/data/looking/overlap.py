@@ -48,13 +48,13 @@ def overlap(rows: Iterable[Row], prompts: Iterable[Row], *, size: int = SIZE, th
         size: words of a run, at least 1.
         threshold: share of a prompt's runs from which on it is found, above 0.
     """
-    asked = [(row.id, prompt_text(row)) for row in prompts]
+    asked = [(row.name, prompt_text(row)) for row in prompts]
     index = OverlapIndex([text for _, text in asked], size)
     ids: list[str] = []
     stream = iter(rows)
     while batch := list(islice(stream, _BATCH_ROWS)):
         index.scan([prompt_text(row) for row in batch])
-        ids += [row.id for row in batch]
+        ids += [row.name for row in batch]
     num_runs, num_seen, first = index.overlaps()
     share = num_seen / np.maximum(num_runs, 1)
     which = np.flatnonzero((num_runs > 0) & (share >= threshold))

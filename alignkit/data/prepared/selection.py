@@ -48,7 +48,7 @@ class Selection:
         self.source = Source(section.data, section.read_as, section.limit)
         apart = section.split is not None and is_data(section.split)
         self.apart = Source(section.split or "", section.read_as) if apart else None
-        self._duplicates: dict[int, str] = {}  # ids of the first few rows that repeat another, by their place
+        self._duplicates: dict[int, str] = {}  # names of the first few rows that repeat another, by their place
 
     def prepare(
         self, part: Part, chat: Chat, options: Mapping[str, Any], *, shard: tuple[int, int] | None = None

@@ -11,6 +11,8 @@ A folder holds one file for each array, little endian, and a manifest, written l
     row_ends.bin    int64   where each row's JSON ends
     names.bin       UTF-8   the id of each kept row, end to end
     name_ends.bin   int64   where each id ends
+    places.bin      UTF-8   where each kept row stands, "FILE, line N", end to end
+    place_ends.bin  int64   where each place ends
     labels.bin      float32 each completion's label, where the unit has labels
     lengths-*.bin   int64   tokens of each prompt and answer before any cut
 
@@ -42,12 +44,13 @@ MANIFEST = "manifest.json"
 _CHECK = "sha256"  # of the rest of the manifest
 _LENGTHS = "lengths-"
 _READ_BYTES = 1 << 20
-_FILES = ("ids", "scored", "segments", "trees", "rows", "row_ends", "names", "name_ends")
+_FILES = ("ids", "scored", "segments", "trees", "rows", "row_ends", "names", "name_ends", "places", "place_ends")
 _TYPES: Mapping[str, Any] = {
     "ids": np.int32,
     "scored": np.bool_,
     "rows": np.uint8,
     "names": np.uint8,
+    "places": np.uint8,
     "labels": np.float32,
 }  # else int64
 _IDENTITY = ("names", "name_ends", "segments", "ids", "scored")  # what the fingerprint is made of
@@ -102,7 +105,7 @@ class Writer:
         }
         self._checks: dict[str, int] = {}
         self._digests = {name: hashlib.sha256() for name in (*_IDENTITY, *_CONTENT)}
-        self._ends = {"rows": 0, "names": 0}
+        self._ends = {"rows": 0, "names": 0, "places": 0}
         self._skipped: dict[str, str] = {}
         self._left_out: dict[str, str] = {}
         self._counts = dict.fromkeys(_COUNTS, 0)
@@ -125,6 +128,7 @@ class Writer:
         self._write("trees", np.concatenate([trees.table[:, :2], places], axis=1))
         self._texts("rows", "row_ends", [self._line(row) for row in part.rows])
         self._texts("names", "name_ends", [row.id.encode() for row in part.rows])
+        self._texts("places", "place_ends", [row.where.encode("utf-8", "surrogateescape") for row in part.rows])
         for name, column in part.lengths.items():
             self._write(_LENGTHS + name, np.ascontiguousarray(column, np.int64))
         self._skipped |= part.skipped
@@ -269,8 +273,8 @@ class _Names(Lazy[str]):
 class StoredRows(Lazy[Row]):
     """The kept rows."""
 
-    def __init__(self, texts: _Texts, names: _Texts, columns: Mapping[str, str]) -> None:
-        self._texts, self._names, self._columns = texts, names, columns
+    def __init__(self, texts: _Texts, names: _Texts, places: _Texts, columns: Mapping[str, str]) -> None:
+        self._texts, self._names, self._places, self._columns = texts, names, places, columns
 
     def __len__(self) -> int:
         return len(self._texts.ends)
@@ -281,7 +285,8 @@ class StoredRows(Lazy[Row]):
             fields, *beside = from_json(text, cache_strings="keys")
         except ValueError:  # a line that is nested as deep as that reader goes, in the brackets around it
             fields, *beside = json.loads(text)
-        row = to_row(fields, where=f"kept row {number}", columns=self._columns)
+        where = self._places[number].decode("utf-8", "surrogateescape")
+        row = to_row(fields, where=where, columns=self._columns)
         row = dataclasses.replace(row, id=self._names[number].decode())
         if not beside:
             return row
@@ -294,7 +299,8 @@ class StoredTrees(FlatTrees):
 
     def __init__(self, arrays: Mapping[str, np.ndarray], columns: Mapping[str, str]) -> None:
         names = _Texts(arrays["names"], arrays["name_ends"])
-        self.rows = StoredRows(_Texts(arrays["rows"], arrays["row_ends"]), names, columns)
+        places = _Texts(arrays["places"], arrays["place_ends"])
+        self.rows = StoredRows(_Texts(arrays["rows"], arrays["row_ends"]), names, places, columns)
         table = arrays["trees"].reshape(-1, 3)
         super().__init__(
             _Names(names), arrays["ids"], arrays["scored"], arrays["segments"], table, arrays.get("labels")

@@ -20,6 +20,7 @@ from alignkit.data.reading.messages import riders_of, with_riders, without_rider
 from alignkit.data.reading.rows import Row, scores_all_turns, unusable_reason
 from alignkit.data.trees.flat import FlatTrees, ranges
 from alignkit.data.trees.trees import Tree
+from alignkit.display import listed
 from alignkit.errors import InputError
 from alignkit.units import TIE, Unit
 
@@ -32,8 +33,8 @@ class Prepared:
 
     `lengths` holds the token counts of the prompt and each completion of the unit before any cut, int64 arrays. `rows`
     holds rows as they were trained on: without old turns where those were cut. `skipped` and `left_out` give the reason
-    of each row by its id; what is left out on purpose is no fault of it. Of conversations whose turns are all scored,
-    `num_ends_with_user` end with the user and `num_user_twice` have two turns of the user in a row. Of pairs,
+    of each row by its `name`; what is left out on purpose is no fault of it. Of conversations whose turns are all
+    scored, `num_ends_with_user` end with the user and `num_user_twice` have two turns of the user in a row. Of pairs,
     `num_paired` are two labelled answers each, `num_ties_kept` are ties, `num_reversed` have scores that prefer the
     rejected answer, and `num_unscored` lack scores that an option reads.
     """
@@ -100,7 +101,7 @@ def prepare(
         if reason is None:
             usable.append(row)
         else:
-            (left_out if reason in unit.left_out else skipped)[row.id] = reason
+            (left_out if reason in unit.left_out else skipped)[row.name] = reason
     options: dict[str, Any] = {"unit": unit, "train_on": train_on, "whole_answer": whole_answer}
     tokenized = tokenize_rows(usable, chat, **options)
     fitting = _Fitting(usable, tokenized, skipped, unit, max_length, truncation)
@@ -182,7 +183,7 @@ class _Fitting:
             raise InputError(f"{self.rows[wrong[0]].said}: no token of the answer is scored: the mask is wrong")
         is_kept = lengths[:, 0] < self.max_length
         for number in np.flatnonzero(~is_kept).tolist():
-            self.skipped[self.rows[number].id] = f"prompt does not fit --max-length {self.max_length} tokens"
+            self.skipped[self.rows[number].name] = f"prompt does not fit --max-length {self.max_length} tokens"
         is_long = is_kept & (tokenized.longest > self.max_length)
         if self.truncation == "drop-row":
             self.num_dropped = int(is_long.sum())
@@ -194,7 +195,7 @@ class _Fitting:
                 places = zip(tokenized.starts[number, 1:], lengths[number, 1:], strict=True)
                 if not all(tokenized.scored[start : start + length].any() for start, length in places):
                     reason = f"nothing of the answer is left within --max-length {self.max_length}"
-                    self.skipped[self.rows[number].id] = reason
+                    self.skipped[self.rows[number].name] = reason
                     is_kept[number] = False
         is_long[list(self.shortened)] = True
         self.num_cut = int((is_kept & is_long).sum())
@@ -311,10 +312,7 @@ def _unusable_too(skipped: Mapping[str, str], total: int) -> str:
 def summary(skipped: Mapping[str, str]) -> str:
     """ "3 empty chosen answer (a, b, ...), 1 ..." """
     by_reason: dict[str, list[str]] = {}
-    for row_id, reason in skipped.items():
-        by_reason.setdefault(reason, []).append(row_id)
-    parts = []
-    for reason, ids in sorted(by_reason.items(), key=lambda item: -len(item[1]))[:4]:
-        shown = ", ".join(ids[:3]) + (", ..." if len(ids) > 3 else "")
-        parts.append(f"{len(ids)} {reason} ({shown})")
-    return "; ".join(parts)
+    for name, reason in skipped.items():
+        by_reason.setdefault(reason, []).append(name)
+    most = sorted(by_reason.items(), key=lambda item: -len(item[1]))[:4]
+    return "; ".join(f"{len(names)} {reason} ({listed(names, 3)})" for reason, names in most)

@@ -91,6 +91,7 @@ def _with_thoughts(row: Given, split: Split) -> Split:
         value = row.given[name]
         if not isinstance(value, str):
             raise InputError(f"{row.where}: {name!r} must be text, found {kind_of(value)}; correct it")
+        row.refuse_missing(name, value)
         *before, last = answer
         if last.get("reasoning_content", value) != value:
             raise InputError(

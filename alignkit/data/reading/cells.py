@@ -7,8 +7,8 @@ from typing import Any
 
 from alignkit.display import shortened
 
-TEXT_OF_MISSING = frozenset({"nan", "NaN", "NaT", "<NA>"})
-"""What a missing cell becomes where a table is written as text."""
+_TEXT_OF_MISSING = frozenset({"nan", "NaN", "NaT", "<NA>", "None", "null"})
+_LONGEST = max(map(len, _TEXT_OF_MISSING))
 
 _TRUTH = {"true": True, "false": False, "1": 1, "0": 0, "1.0": 1, "0.0": 0}
 
@@ -23,6 +23,11 @@ def is_missing(value: Any) -> bool:
         return bool(value != value)
     except (TypeError, ValueError):  # an array is no one value; pandas' NA gives no truth value either
         return type(value).__name__ == "NAType"
+
+
+def is_text_of_missing(text: str) -> bool:
+    """Whether a whole text is what a missing cell becomes where a table is written as text."""
+    return len(text) <= _LONGEST and text in _TEXT_OF_MISSING
 
 
 def says_nothing(value: Any) -> bool:

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from functools import lru_cache
 from typing import Any
@@ -83,7 +83,11 @@ SHAPE = (
         "joined to `instruction`; without it and `prompt` the prompt; refused beside a `prompt` that has an answer",
     ),
     Field("question", READ, "the prompt of an answer; where another field is the prompt too, they must agree"),
-    Field("messages conversations", READ, "a conversation; beside `chosen` or `rejected` the prompt of these"),
+    Field(
+        "messages conversations",
+        READ,
+        "a conversation, a list of messages or one written as JSON text; beside `chosen` or `rejected` their prompt",
+    ),
     Field(
         "history",
         READ,
@@ -264,13 +268,14 @@ FURTHER = (
     Field("input_ids", ALONE, "tokens are not read", "give the text that they were made from"),
     Field("turns", ALONE, "questions in a row are no prompt", "write the first as prompt, or all as messages"),
     Field(
-        "query problem inputs user_input context_messages trajectory",
+        "query problem inputs user_input user_prompt user_query user_message context_messages trajectory",
         ALONE,
         _OTHER_NAME,
         "map it by --columns prompt={}",
     ),
     Field(
-        "response answer solution targets summary generation generated_solution model_output",
+        "response answer solution target targets summary generation generated_solution generated_text model_output "
+        "model_response assistant_response reply",
         ALONE,
         _OTHER_NAME,
         "map it by --columns completion={}",
@@ -312,6 +317,12 @@ MESSAGE = (
         "reasoning_content reasoning thinking thought thoughts",
         READ,
         "in a turn of the assistant: its thoughts before the content; refused where the template has no place for them",
+    ),
+    Field(
+        "chosen rejected",
+        REFUSED,
+        "a preference inside a message is not read",
+        "write the two answers as chosen and rejected beside the conversation, and end that before them",
     ),
     Field("images image", REFUSED, "pictures are not read"),
     Field("audio audios", REFUSED, "sound is not read"),
@@ -382,6 +393,7 @@ def by_name(table: Sequence[Field], *uses: Use) -> Mapping[str, Field]:
 REFUSED_IN_ROW = by_name(ROW, REFUSED)
 _ALONE = by_name(FURTHER, ALONE)
 _OTHER_ANSWERS = frozenset(name for first in ("response", "accepted", "answers") for name in names(FURTHER, first))
+_OTHER_PROMPTS = frozenset(names(FURTHER, "query"))
 FALSE_MEANS = frozenset(name for field in ROW if field.false_means for name in field.names)
 SCORED = used(SCORES, READ) | {"completions"}
 IN_SHAPE = used(SHAPE, READ, BESIDE_PAIR)
@@ -406,6 +418,19 @@ def letters(name: str) -> str:
 _BY_LETTERS = {letters(name): name for name in sorted(_CHANGES_ROWS, reverse=True)}
 
 
+@lru_cache(maxsize=4096)
+def candidates(found: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
+    """Of a row's field names, those that may be its prompt or its answer and are not read as such, each with which."""
+    lower = [(name, str(name).lower()) for name in found]
+    answers = [(name, "answer") for name, low in lower if low in _OTHER_ANSWERS]
+    return (*answers, *((name, "prompt") for name, low in lower if low in _OTHER_PROMPTS))
+
+
+def _meant(name: str) -> str | None:
+    """The field that a column's name is but for its spelling; None where it is that name, or none of them."""
+    return None if name in _CHANGES_ROWS else _BY_LETTERS.get(letters(name))
+
+
 def under_other_names(found: Iterable[str], *, answers_only: bool = False) -> list[str]:
     """Say of each column that looks like a prompt or an answer under another name what to do with it.
 
@@ -421,7 +446,7 @@ def under_other_names(found: Iterable[str], *, answers_only: bool = False) -> li
 @lru_cache(maxsize=4096)
 def misspelt(name: str) -> str | None:
     """The name that a column's is nearly, of those that would change what is trained; None where it is near none."""
-    if name in _KNOWN or len(name) < 5:
+    if name.lower() in _KNOWN or len(name) < 5:
         return None
     near = difflib.get_close_matches(name.lower(), [other for other in _CHANGES_ROWS if len(other) >= 5], 1, 0.85)
     return near[0] if near else None
@@ -456,7 +481,11 @@ class FieldRefused(InputError):
         """
         rows = f"{num_rows:,} rows" if is_all else f"the first {num_rows:,} rows"
         counts = ", ".join(f"{count:,} {'has' if count == 1 else 'have'} {name}" for name, count in times.items())
-        return FieldRefused(self.where, self.name, self.field, f" (of {rows} {counts})", tuple(times))
+        field = self.field
+        meant = [f"{of}={name}" for name in times if (of := _meant(name)) is not None and of not in REFUSED_IN_ROW]
+        if len(meant) > 1 and field.instead.startswith("map it by"):
+            field = replace(field, instead=f"map them by --columns {','.join(meant)}")
+        return FieldRefused(self.where, self.name, field, f" (of {rows} {counts})", tuple(times))
 
 
 @lru_cache(maxsize=4096)
@@ -466,7 +495,7 @@ def suspects(found: tuple[str, ...]) -> tuple[tuple[str, Field], ...]:
     for name in map(str, found):
         field = REFUSED_IN_ROW.get(name)
         if field is None and name not in _CHANGES_ROWS:
-            known = _BY_LETTERS.get(letters(name))
+            known = _meant(name)
             if known is not None:
                 field = Field(
                     name,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from alignkit.data.reading.cells import is_missing
+from alignkit.data.reading.cells import is_missing, is_text_of_missing
 from alignkit.data.reading.messages import Messages, read_messages
 from alignkit.errors import InputError
 
@@ -55,5 +55,21 @@ class Given:
         return found[0] if found else None
 
     def read(self, name: str, *, role: str = "user") -> Messages:
-        """The messages that a field holds."""
+        """The messages that a field holds; `role` is whose text it is where it is text."""
+        done = "answered" if role == "assistant" else "asked"
+        also = (
+            f"take such rows out, write what was {done}, or, where this text was, write it as a message of the {role}"
+        )
+        self.refuse_missing(name, self.given[name], also)
         return read_messages(self.given[name], self.where, name, role=role, columns=self.columns)
+
+    def refuse_missing(self, name: str, value: Any, instead: str = "") -> None:
+        """Refuse a text that is what tables write for a missing cell, wherever text is read.
+
+        Args:
+            name: the field's.
+            instead: what to do; by default to write null, or to leave the field unread.
+        """
+        if isinstance(value, str) and is_text_of_missing(value):
+            instead = instead or f"write null, or leave the field unread by --ignore-fields {name}"
+            raise InputError(f"{self.where}: {name!r} is {value!r}, as tables write a missing cell; {instead}")

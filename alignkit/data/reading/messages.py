@@ -23,6 +23,7 @@ from alignkit.data.reading.fields import (
     READ,
     REFUSED,
     ROLE,
+    SHAPE,
     Field,
     FieldRefused,
     by_name,
@@ -65,6 +66,8 @@ CARRIED = ("tool_calls", "tool_call_id", "name", "reasoning_content", *RIDING)
 """What a message may hold besides a content that a template can see."""
 _REFUSED_PARTS = by_name(PART, REFUSED)
 _OF_TEXT = frozenset({"type", "text", "value"})
+_TURNS = names(SHAPE, "messages")
+_ANSWERS = frozenset(name for first in ("chosen", "rejected", "output", "completion") for name in names(SHAPE, first))
 _USUAL_ROLES = frozenset({"system", "user", "assistant"})
 _TRAINS = frozenset(_FLAGS) - {"weight"}  # OpenAI's: 1 is what turns of the user have too
 
@@ -104,7 +107,7 @@ def read_messages(
             tools = None if says_nothing(value.get("tools")) else read_tools(value["tools"], where, "tools")
             turns = _list(inner, where, name, columns)
             return with_riders(turns, {"tools": tools}) if tools else turns
-        return (_message(value, where, columns),)
+        return (_message(value, f"{where}: {name!r}", columns),)
     return _list(value, where, name, columns)
 
 
@@ -175,7 +178,9 @@ def _list(value: Any, where: str, name: str, columns: Mapping[str, str] | None) 
     if isinstance(value, (list, tuple)):
         turns: list[Message] = []
         for given in value:
-            turn = _message(given, where, columns)
+            if not isinstance(given, dict):
+                raise InputError(f"{where}: {name!r} is a list with {kind_of(given)} in it: {_way_out(given, name)}")
+            turn = _message(given, where if name in _TURNS else f"{where}: {name!r}", columns)
             if "tools" in turn and turns:
                 raise FieldRefused(where, "message.tools", _LATER)
             if turns and _is_call(given) and _goes_on_from(turns[-1], turn):
@@ -187,9 +192,14 @@ def _list(value: Any, where: str, name: str, columns: Mapping[str, str] | None) 
     raise InputError(f"{where}: expected text or a list of messages in {name!r}, found {kind_of(value)}{hint}")
 
 
-def _message(message: Any, where: str, columns: Mapping[str, str] | None) -> Message:
-    if not isinstance(message, dict):
-        raise InputError(f"{where}: expected text or a list of messages, found {shown(message)} in a list")
+def _way_out(given: Any, name: str) -> str:
+    """What to do about a list that holds something else than messages."""
+    if isinstance(given, str) and name in _ANSWERS:
+        return "one answer is read; write it as text, and further ones as rows of their own"
+    return "a list holds messages with role and content; write it as text, or as messages"
+
+
+def _message(message: Mapping[str, Any], where: str, columns: Mapping[str, str] | None) -> Message:
     if columns:
         unread = {name[8:] for name, theirs in columns.items() if not theirs and name.startswith("message.")}
         message = {name: field for name, field in message.items() if name not in unread}

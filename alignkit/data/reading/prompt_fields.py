@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from alignkit.data.reading.cells import TEXT_OF_MISSING, kind_of, says_nothing, shown
+from alignkit.data.reading.cells import kind_of, says_nothing, shown
 from alignkit.data.reading.fields import SHAPE, names
 from alignkit.data.reading.given import UNREAD, Given
 from alignkit.data.reading.messages import Message, Messages, read_messages
@@ -15,8 +15,6 @@ _NO_PROMPT = "take such rows out, write what was asked, or, where this text was,
 
 def prompt_field(row: Given, name: str) -> Messages:
     """Read a prompt: text (also a transcript that stops before the answer), or messages, with `history` before."""
-    if isinstance(row.given[name], str) and row.given[name] in TEXT_OF_MISSING:
-        raise InputError(f"{_missing_as_text(row, name)}; {_NO_PROMPT}")
     transcript = read_transcript_prompt(row.given[name])
     return _history(row) + (row.read(name) if transcript is None else transcript)
 
@@ -45,8 +43,7 @@ def instruction(row: Given) -> Messages:
                 return prompt_field(row, name)
             raise InputError(f"{row.where}: 'input' must be text, found {kind_of(value)}; write it as text")
         is_needed = name == "instruction"
-        if value in TEXT_OF_MISSING:
-            raise InputError(f"{_missing_as_text(row, name)}; {_NO_PROMPT if is_needed else _write_null(name)}")
+        row.refuse_missing(name, value, _NO_PROMPT if is_needed else "")
         if value:
             refuse_written_turns(value, row.where, name, is_needed=is_needed)
             parts.append(value)
@@ -76,8 +73,7 @@ def with_system(row: Given, turns: Messages) -> Messages:
         raise InputError(
             f"{row.where}: {name!r} must be text, found {kind_of(text)}; leave it unread by --ignore-fields {name}"
         )
-    if text in {*TEXT_OF_MISSING, "None"}:
-        raise InputError(f"{_missing_as_text(row, name)}; {_write_null(name)}")
+    row.refuse_missing(name, text)
     if not has_system(turns):
         return ({"role": "system", "content": text}, *turns)
     if turns[0]["content"].strip() != text.strip():
@@ -109,6 +105,8 @@ def _history(row: Given) -> Messages:
     for pair in value:
         if not isinstance(pair, (list, tuple)) or len(pair) != 2 or not all(isinstance(t, str) for t in pair):
             raise InputError(_wrong_history(row))
+        for text in pair:
+            row.refuse_missing("history", text)
         turns += [{"role": "user", "content": pair[0]}, {"role": "assistant", "content": pair[1]}]
     return tuple(turns)
 
@@ -118,14 +116,6 @@ def _wrong_history(row: Given) -> str:
         f"{row.where}: 'history' must be a list of [question, answer], found {shown(row.given.get('history'))}; "
         "leave it unread by --ignore-fields history"
     )
-
-
-def _missing_as_text(row: Given, name: str) -> str:
-    return f"{row.where}: {name!r} is {row.given[name]!r}, as tables write a missing cell"
-
-
-def _write_null(name: str) -> str:
-    return f"write null, or leave the field unread by --ignore-fields {name}"
 
 
 def has_system(turns: Messages) -> bool:

@@ -19,11 +19,14 @@ from typing import Any
 import numpy as np
 
 from alignkit.data.reading import mixing
+from alignkit.data.reading.cells import says_nothing
 from alignkit.data.reading.dataset import Dataset
-from alignkit.data.reading.fields import FieldRefused, misspelt
+from alignkit.data.reading.fields import SHAPE, FieldRefused, candidates, misspelt
+from alignkit.data.reading.fields import names as names_of
 from alignkit.data.reading.files import SUFFIXES, Line, files_of, read_file, say_once
 from alignkit.data.reading.hub import hub_files
 from alignkit.data.reading.keys import OwnIds
+from alignkit.data.reading.messages import text_of_turn
 from alignkit.data.reading.rows import Row, row_id, to_row
 from alignkit.errors import InputError, UsageError, nearest
 from alignkit.registry import registry
@@ -31,6 +34,11 @@ from alignkit.registry import registry
 __all__ = ["SUFFIXES", "Source", "is_data", "read_rows"]
 
 _LOOKED_AT = 1000  # first rows, whose columns are looked at for names that are nearly read
+_TURNS = names_of(SHAPE, "messages")
+_READ_AS = {  # in the order in which one goes before another
+    "prompt": ("prompt", "instruction", "question", "input", *_TURNS),
+    "answer": (*names_of(SHAPE, "chosen"), *_TURNS, "output", "completion"),
+}
 _COUNTED_ROWS = 100_000  # read behind one with a refused field, some seconds, to say how many have it
 
 
@@ -72,6 +80,8 @@ class Source:
             is_empty = False
             if number <= _LOOKED_AT:
                 self._say_unread(fields)
+            if candidates(tuple(fields)):
+                self._say_candidates(row)
             if numbered:
                 count = times[row.id] = times.get(row.id, 0) + 1
                 if count > 1:
@@ -93,6 +103,27 @@ class Source:
         for one, other in (("score_chosen", "score_rejected"), ("score_rejected", "score_chosen")):
             if one in given and other not in fields and other not in self.columns:
                 say_once(f"{self.data}: rows have {one} and no {other}: they count as rows without scores")
+
+    def _say_candidates(self, row: Row) -> None:
+        """Say once of a column that may be the row's answer or prompt, and says something else than the one read."""
+        given = row.fields.keys() | {ours for ours, theirs in self.columns.items() if theirs in row.fields}
+        for name, role in candidates(tuple(row.fields)):
+            if name in self.columns or name in self.columns.values() or says_nothing(row.fields[name]):
+                continue
+            turns = row.prompt if role == "prompt" else (row.chosen or row.rejected or ())[-1:]
+            said, known = set(_texts(row.fields[name])), [text_of_turn(turn).strip() for turn in turns]
+            is_known = any(text in whole for text in said for whole in known) if role == "prompt" else said & set(known)
+            read = next((one for one in _READ_AS[role] if one in given), None)
+            if not said or not known or is_known or read is None:
+                continue
+            instead = f"--columns {read}={name}"
+            if read in _TURNS:
+                instead = f"--ignore-fields {read} --columns {'prompt' if role == 'prompt' else 'completion'}={name}"
+            say_once(
+                f"{self.data}: rows have {name!r} beside {read!r}, from which the {role} is read: it is kept for "
+                f"rewards and not trained on; {instead} reads it instead, --ignore-fields {name} says that it is "
+                "meant so"
+            )
 
     def _counted(
         self, refused: FieldRefused, fields: Mapping[str, Any], number: int, lines: Iterator[Line]
@@ -140,7 +171,7 @@ class Source:
         Args:
             is_wanted: bool [rows].
             times: int32 [rows], how often the row's id has stood up to there.
-            watched: places of rows; their ids are put in.
+            watched: places of rows; their names are put in.
             own_ids: all the rows' own ids, as far as they look like numbered ones.
 
         Raises:
@@ -153,7 +184,7 @@ class Source:
                 if times[number] > 1:
                     row = dataclasses.replace(row, id=own_ids.numbered(row.id, int(times[number])))
                 if number in watched:
-                    watched[number] = row.id
+                    watched[number] = row.name
                 if is_wanted[number]:
                     yield row
 
@@ -173,6 +204,15 @@ class Source:
                 except OSError as error:
                     raise InputError(f"{file}: cannot be read: {error.strerror}; give a file you may read") from error
         return digest.hexdigest()
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """Every text in a field."""
+    if isinstance(value, str):
+        yield value.strip()
+    elif isinstance(value, (list, tuple, dict)):
+        for inner in value.values() if isinstance(value, dict) else value:
+            yield from _texts(inner)
 
 
 def read_rows(data: str, *, columns: Mapping[str, str] | None = None, limit: int | None = None) -> list[Row]:

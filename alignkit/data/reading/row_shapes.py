@@ -24,6 +24,7 @@ from alignkit.data.reading.prompt_fields import (
     with_system,
 )
 from alignkit.data.reading.scores import are_scored, scored_completions
+from alignkit.data.reading.tools import from_json_text
 from alignkit.data.reading.written_turns import read_transcript, read_transcript_prompt
 from alignkit.errors import InputError
 
@@ -191,9 +192,12 @@ def _conversation(row: Given) -> Messages | None:
 
 
 def _turns(row: Given, name: str) -> Messages:
-    value = row.given[name]
+    row.given[name] = value = from_json_text(row.given[name], row.where, name)
     if not isinstance(value, (list, tuple)):
-        raise InputError(f"{row.where}: {name!r} must be a list of messages, found {kind_of(value)}")
+        raise InputError(
+            f"{row.where}: {name!r} must be a list of messages, or one written as JSON text, found {kind_of(value)}; "
+            f"leave it unread by --ignore-fields {name}"
+        )
     return row.read(name)
 
 
@@ -369,6 +373,7 @@ def _best_and_worst(row: Given) -> Split:
     for completion in row.given["completions"]:
         if not isinstance(completion["response"], str):
             raise InputError(f"{row.where}: a completion needs 'response' as text, found {shown(completion)}")
+        row.refuse_missing("response", completion["response"], "take such completions out")
     scored = scored_completions(row.given["completions"])
     prompt = with_system(row, prompt)
     if not scored:

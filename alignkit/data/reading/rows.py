@@ -15,8 +15,9 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
-from alignkit.data.reading.cells import TEXT_OF_MISSING, is_missing, says_nothing
+from alignkit.data.reading.cells import is_missing, is_text_of_missing, says_nothing
 from alignkit.data.reading.fields import SCORED, SPECIAL, refuse_fields, suspects, under_other_names
+from alignkit.data.reading.given import Given
 from alignkit.data.reading.messages import Message, Messages, are_alike, read_messages, says_something, text_of_turn
 from alignkit.data.reading.row_shapes import SHAPES, split_row
 from alignkit.data.reading.scores import margin_of, says_tie, scores_of
@@ -73,9 +74,17 @@ class Row:
     where: str = field(default="", compare=False, repr=False)
 
     @property
-    def said(self) -> str:
+    def name(self) -> str:
         """What a person finds the row by: its own id, else where it stands."""
-        return self.where if self.where and "id" not in self.fields else f"row {self.id}"
+        if not self.where or self.id == self.fields.get("id"):
+            return self.id
+        return self.where if self.id.startswith(_hash(self.fields)) else self.id
+
+    @property
+    def said(self) -> str:
+        """`name` in a sentence."""
+        name = self.name
+        return f"row {name}" if name == self.id else name
 
     @property
     def difference(self) -> float | None:
@@ -138,7 +147,10 @@ def to_row(
     reference = named.get("reference")
     if reference is None or (type(reference) is not str and is_missing(reference)):
         reference = text_of(chosen) if chosen else None
-    elif not isinstance(reference, str):
+    elif isinstance(reference, str):
+        if is_text_of_missing(reference):
+            Given(named, where, columns).refuse_missing("reference", reference)
+    else:
         reference = text_of(read_messages(reference, where, "reference", role="assistant", columns=columns))
     own = named.get("id")
     id_ = _hash(fields) if type(own) is not str and is_missing(own) else str(own)
@@ -245,7 +257,7 @@ def _plain(named: Mapping[str, Any], where: str, columns: Mapping[str, str] | No
 def _plain_prompt(asked: Any, where: str, columns: Mapping[str, str] | None) -> Messages | None:
     """Read a prompt of text or messages; None for anything else."""
     if type(asked) is str:
-        if not asked or asked in TEXT_OF_MISSING or may_be_turns(asked):
+        if not asked or is_text_of_missing(asked) or may_be_turns(asked):
             return None
         return ({"role": "user", "content": asked},)
     if type(asked) is not list:
@@ -257,7 +269,7 @@ def _plain_prompt(asked: Any, where: str, columns: Mapping[str, str] | None) -> 
 def _plain_answer(value: Any) -> Messages | None:
     """Read an answer of text or one message; None for anything else."""
     if type(value) is str:
-        if may_be_turns(value):
+        if is_text_of_missing(value) or may_be_turns(value):
             return None
         return ({"role": "assistant", "content": value},)
     if type(value) is list and len(value) == 1 and type(value[0]) is dict and len(value[0]) == 2:
@@ -290,9 +302,9 @@ def _one_answer(named: Mapping[str, Any], where: str, columns: Mapping[str, str]
             type(asked) is str
             and type(answer) is str
             and asked
-            and asked not in TEXT_OF_MISSING
+            and not (is_text_of_missing(asked) or is_text_of_missing(answer))
             and not (may_be_turns(asked) or may_be_turns(answer))
-            and (more is None or (type(more) is str and more not in TEXT_OF_MISSING))
+            and (more is None or (type(more) is str and not is_text_of_missing(more)))
         ):
             prompt = ({"role": "user", "content": f"{asked}\n\n{more}" if more else asked},)
             return prompt, ({"role": "assistant", "content": answer},), None, False, None, None

@@ -30,22 +30,22 @@ def read_tools(value: Any, where: str, name: str) -> list[dict[str, Any]]:
     Raises:
         InputError: it is no list of functions with names, or broken JSON.
     """
-    tools = _from_text(value, where, name)
+    tools = from_json_text(value, where, name)
     if isinstance(tools, dict):
         tools = [tools]
     if not isinstance(tools, (list, tuple)):
         raise InputError(f"{where}: {name!r} must be a list of tools, or one written as JSON, found {shown(value)}")
-    return [_tool(_from_text(tool, where, name), where, name) for tool in tools if not is_missing(tool)]
+    return [_tool(from_json_text(tool, where, name), where, name) for tool in tools if not is_missing(tool)]
 
 
 def read_calls(value: Any, where: str, name: str) -> list[dict[str, Any]]:
     """Read calls of tools: a list of them, one alone, or JSON text of either. Raises as `read_tools`."""
-    calls = _from_text(value, where, name)
+    calls = from_json_text(value, where, name)
     if isinstance(calls, dict):
         calls = [calls]
     if not isinstance(calls, (list, tuple)):
         raise InputError(f"{where}: {name!r} must be a list of calls of tools, found {shown(value)}")
-    return [_call(_from_text(call, where, name), where, name) for call in calls if not is_missing(call)]
+    return [_call(from_json_text(call, where, name), where, name) for call in calls if not is_missing(call)]
 
 
 def without_filled_arguments(value: Any) -> Any:
@@ -78,6 +78,20 @@ def without_nulls(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {name: without_nulls(inner) for name, inner in value.items() if inner is not None or name in _MEANS_NULL}
     return [without_nulls(inner) for inner in value] if isinstance(value, (list, tuple)) else value
+
+
+def from_json_text(value: Any, where: str, name: str) -> Any:
+    """A value that may be written as JSON text; anything else as it is. Raises InputError where it is broken."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return from_json(value)
+    except (ValueError, TypeError) as error:
+        printed = "; this is how Python prints it: write it by json.dumps" * value.startswith(("[{'", "{'"))
+        raise InputError(
+            f"{where}: {name!r} is text, and no JSON: {error}: {shown(value)}{printed}; correct it, or leave it unread "
+            f"by --ignore-fields {name}"
+        ) from error
 
 
 def _tool(tool: Any, where: str, name: str) -> dict[str, Any]:
@@ -136,18 +150,6 @@ def _arguments(value: Any, where: str, function: str) -> dict[str, Any]:
             f"{shown(value)}; correct them"
         )
     return arguments
-
-
-def _from_text(value: Any, where: str, name: str) -> Any:
-    if not isinstance(value, str):
-        return value
-    try:
-        return from_json(value)
-    except (ValueError, TypeError) as error:
-        raise InputError(
-            f"{where}: {name!r} is text, and no JSON: {error}: {shown(value)}; correct it, or leave it unread by "
-            f"--ignore-fields {name}"
-        ) from error
 
 
 def _is_name(name: Any) -> bool:

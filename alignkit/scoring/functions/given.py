@@ -96,7 +96,7 @@ class GivenFunction(Judge):
             return Scored(answer["score"])
         if "missing" in answer:
             return Missing("does not apply", applies=False)
-        error = failed(f"{self.spec}, row {item.row.get('id', '?')}", answer)
+        error = failed(f"{self.spec}, {item.said}", answer)
         error.corrects = self.label
         raise error
 

@@ -73,7 +73,7 @@ class FunctionJudge(Judge):
             if sources_sha256(self._place) != self.sources_sha256:
                 raise InputError(f"{self.path}: it changed since it was imported; begin again")
             self._process = self._started()
-        where = f"{self.path}:{self.function_name}, row {item.row.get('id', '?')}"
+        where = f"{self.path}:{self.function_name}, {item.said}"
         try:
             answer = self._process.ask("score", self.function_name, item.completion, dict(item.row))
         except Ended as error:

@@ -55,7 +55,7 @@ def scored_examples(groups: Sequence[Group], rewards: Rewards, limit: int = 3) -
     for p, k in places[:limit]:
         by_name = ", ".join(f"{name} {_number(scores[p, k])}" for name, scores in rewards.by_name.items())
         shown = _short(groups[p].texts[k])
-        lines.append(f"reward {_number(rewards.total_PG[p, k])} ({by_name}) for row {groups[p].row.id}: {shown!r}")
+        lines.append(f"reward {_number(rewards.total_PG[p, k])} ({by_name}) for {groups[p].row.said}: {shown!r}")
     return lines
 
 

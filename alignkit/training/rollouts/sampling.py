@@ -36,7 +36,7 @@ class Group:
     def items(self) -> list[Item]:
         """What a judge sees of each completion."""
         fields: Mapping[str, Any] = {**self.row.fields, "id": self.row.id}
-        return [Item(self.row.prompt, text, fields) for text in self.texts]
+        return [Item(self.row.prompt, text, fields, name=self.row.said) for text in self.texts]
 
     def tree(self, kept: Sequence[int]) -> Tree:
         """The tree of some of the completions; every token of a completion is scored."""

@@ -14,6 +14,7 @@ from alignkit.config import file as config_file
 from alignkit.config.file import Resolved
 from alignkit.data.looking.lengths import of_prepared
 from alignkit.data.prepared.store import Stored
+from alignkit.display import listed
 from alignkit.distributed.ranks import World
 from alignkit.methods import Method
 from alignkit.registry import registry
@@ -21,6 +22,7 @@ from alignkit.training.inputs.setup import Inputs
 from alignkit.training.run.resume import code_fingerprint, hardware
 from alignkit.units import TIE
 
+_SHOWN = 3  # rows that repeat others
 _PACKAGES = ("alignkit", "alignkit-plugins", "torch", "transformers", "tokenizers", "peft", "safetensors", "numpy")
 
 
@@ -80,9 +82,10 @@ def account(inputs: Inputs) -> list[str]:
     """Say what was read, cut and skipped before anything is trained."""
     lines = []
     if duplicates := inputs.training.notes["duplicates"]:
-        shown = ", ".join(inputs.training.notes["duplicate_ids"])
+        shown = listed(inputs.training.notes["duplicate_ids"], _SHOWN, num_all=duplicates)
         done = "left out" if inputs.drops_duplicates else "kept: --set duplicates=drop leaves them out"
-        lines.append(f"data: {duplicates} rows repeat an earlier one exactly ({shown}, ...), {done}")
+        repeat = "1 row repeats" if duplicates == 1 else f"{duplicates} rows repeat"
+        lines.append(f"data: {repeat} an earlier one exactly ({shown}), {done}")
     for name, part in (("training", inputs.training), ("validation", inputs.validation)):
         text = f"{name}: {_taken(inputs, part) if name == 'training' else f'{len(part.trees)} rows'}"
         text += " (prepared before)" if part.from_cache else ""

@@ -49,7 +49,7 @@ def some_rows(count: int = 40) -> list[Row]:
         }
         for n in range(count)
     )
-    return [to_row(f, where="x") for f in fields]
+    return [to_row(f, where=f"x.jsonl, line {n}") for n, f in enumerate(fields, start=1)]
 
 
 def preparation(chat: Chat, made_of: list[Row], **changes: Any) -> Preparation:
@@ -76,6 +76,7 @@ def assert_same_trees(left: Prepared, right: Prepared) -> None:
             assert a.ids.dtype == b.ids.dtype and a.scored.dtype == b.scored.dtype
             assert a.ids.tolist() == b.ids.tolist() and a.scored.tolist() == b.scored.tolist()
     assert list(left.rows) == list(right.rows)
+    assert [row.where for row in left.rows] == [row.where for row in right.rows]
     assert dict(left.skipped) == dict(right.skipped)
     assert (left.num_cut, left.num_dropped) == (right.num_cut, right.num_dropped)
     assert left.num_tokenized_otherwise == right.num_tokenized_otherwise

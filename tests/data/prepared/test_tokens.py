@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from tiny_models import tiny_tokenizer
 
 from alignkit.data.chat.chat import CHATML, Chat
 from alignkit.data.prepared.tokens import prepare
+from alignkit.data.reading.read import read_rows
 from alignkit.data.reading.rows import Row, to_row
 from alignkit.errors import InputError
 from alignkit.pretrained.read import load_tokenizer
@@ -158,6 +160,16 @@ def test_unusable_rows_are_skipped_counted_and_stop_beyond_their_share(tmp_path:
         match=r"1 of 10 rows \(10.0 %\) cannot be used, more than --max-skipped 0.01: 1 empty chosen answer \(r0\)",
     ):
         prepare(some, made, unit=Chosen(), max_length=100)
+
+
+def test_rows_without_an_id_are_named_by_file_and_line(tmp_path: Path) -> None:
+    file = tmp_path / "rows.jsonl"
+    lines = [{"prompt": "Hi", "chosen": "" if n in (1, 3) else f"yes {n}"} for n in range(5)]
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with pytest.raises(InputError, match=r"2 empty chosen answer \(.*rows.jsonl, lines 2, 4\); correct them"):
+        prepare(read_rows(str(file)), chat(tmp_path), unit=Chosen(), max_length=100)
+    named = read_rows(str(file), columns={"id": "chosen"})
+    assert [row.name for row in named[::2]] == ["yes 0", "yes 2", "yes 4"]
 
 
 def test_rows_whose_whole_text_tokenizes_otherwise_are_counted(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -99,8 +100,11 @@ def test_a_folder_of_mixed_kinds_and_shapes_is_read_row_by_row(tmp_path: Path) -
     ("columns", "message"),
     [
         ({"prompt": [1, 2], "chosen": ["a", "b"]}, "row 1: expected text or a list of messages in .* 1;"),
-        ({"prompt": ["a"], "chosen": [[{"role": "assistant", "text": "b"}]]}, "row 1: a message needs 'role'"),
-        ({"messages": [["a"]]}, "row 1: expected text or a list of messages"),
+        (
+            {"prompt": ["a"], "chosen": [[{"role": "assistant", "text": "b"}]]},
+            "row 1: 'chosen': a message needs 'role'",
+        ),
+        ({"messages": [["a"]]}, "row 1: 'messages' is a list with 'a' in it: a list holds messages with role"),
         ({"number": [1.5]}, "row 1: unknown row shape; fields found: number"),
     ],
 )
@@ -321,3 +325,36 @@ def test_columns_that_are_nearly_read_and_lone_scores_are_said_once(
             assert any("rows have score_rejected and no score_chosen" in s for s in said)
         else:
             assert said == []
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        (
+            {"instruction": "Hi", "output": "yes", "response": "no"},
+            "'response' beside 'output', from which the answer is read: .*--columns output=response reads it instead",
+        ),
+        ({"prompt": "Hi", "chosen": "yes", "rejected": "no", "Answer": "ja"}, "'Answer' beside 'chosen'"),
+        ({"prompt": "Hi", "completion": "yes", "responses": ["no", "ja"]}, "'responses' beside 'completion'"),
+        (
+            {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "yes"}], "solution": "4"},
+            "'solution' beside 'messages', .*--ignore-fields messages --columns completion=solution",
+        ),
+        (
+            {"prompt": "Hi", "completion": "yes", "query": "Ho"},
+            "'query' beside 'prompt', from which the prompt is read",
+        ),
+        ({"prompt": "Hi there", "completion": "yes", "query": "Hi", "response": "yes", "answer": None}, ""),
+        ({"prompt": "Hi", "chosen": "yes", "rejected": "no", "generations": ["no", "yes"]}, ""),
+        ({"prompt": "Hi", "answer": "4"}, ""),  # a prompt alone, with what a reward compares with
+    ],
+)
+def test_a_second_column_for_the_prompt_or_the_answer_is_said_by_name_with_what_reads_it(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, fields: dict[str, Any], said: str
+) -> None:
+    file = write(tmp_path / "two.jsonl", [fields | {"n": n} for n in range(2)])
+    list(Source(file).rows())
+    assert len(caplog.records) == bool(said) and re.search(said, caplog.text)
+    caplog.clear()
+    list(Source(file, {said.split("'")[1]: ""} if said else {}).rows())
+    assert not caplog.records

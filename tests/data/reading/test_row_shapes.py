@@ -263,7 +263,19 @@ def test_a_table_of_many_shapes_has_null_in_the_columns_of_the_others(tmp_path: 
         ({"instruction": "Hi", "input": 1, "output": "yes"}, "'input' must be text, found the number 1"),
         ({"instruction": "Hi", "input": [1, 0], "output": "yes"}, r"'input' must be text, found \[1, 0\]"),
         ({"conversations": [{"from": ["gpt"], "value": "x"}]}, "a message needs 'role' and 'content' as text"),
-        ({"conversations": "Hi"}, "'conversations' must be a list of messages, found 'Hi'"),
+        ({"conversations": "Hi"}, "'conversations' is text, and no JSON: .*'Hi'; correct it"),
+        ({"messages": "[{'role': 'user', 'content': 'Hi'}]"}, "how Python prints it: write it by json.dumps"),
+        ({"messages": "3"}, "'messages' must be a list of messages, or one written as JSON text, found the number 3"),
+        (
+            {"prompt": "Hi", "chosen": ["yes", "yes!"], "rejected": "no"},
+            "'chosen' is a list with 'yes' in it: one answer",
+        ),
+        ({"prompt": ["Hi", "Ho"], "chosen": "yes"}, "'prompt' is a list with 'Hi' in it: a list holds messages"),
+        ({"prompt": "Hi", "chosen": [{**YES, "mood": "glad"}]}, "'chosen': a message has the field 'mood'"),
+        (
+            {"messages": [USER, {**YES, "chosen": "yes", "rejected": "no"}]},
+            "'chosen': a preference inside a message is not read; write the two answers as chosen and rejected",
+        ),
         ({"chosen": "yes", "rejected": "no"}, "'chosen' holds only the answer and there is no 'prompt'"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
@@ -827,14 +839,33 @@ def test_missing_cells_of_any_table_library_are_missing() -> None:
         assert read({"messages": [USER, YES], "prompt": missing, "images": [missing]}).chosen == (YES,)
         with pytest.raises(InputError, match="needs 'role' and 'content' as text"):
             read({"messages": [{"role": "user", "content": missing}]})
-    with pytest.raises(InputError, match="'input' is 'nan', as tables write a missing cell"):
-        read({"instruction": "Hi", "input": "nan", "output": "yes"})
-    for fields in ({"prompt": "NaN", "completion": "yes"}, {"input": "nan", "output": "yes"}, {"prompt": "<NA>"}):
-        with pytest.raises(InputError, match="as tables write a missing cell"):
-            read(fields)
-    assert read({"instruction": "Hi", "input": "nano", "output": "nan"}).chosen == ({**YES, "content": "nan"},)
-    with pytest.raises(InputError, match="'system' is 'None', as tables write"):
-        read({"prompt": "Hi", "chosen": "yes", "system": "None"})
+
+
+@pytest.mark.parametrize("word", ["nan", "NaN", "NaT", "<NA>", "None", "null"])
+def test_a_text_that_tables_write_for_a_missing_cell_is_refused_in_every_field(word: str) -> None:
+    rows: dict[str, dict[str, Any]] = {
+        "prompt": {"chosen": "yes", "rejected": "no"},
+        "chosen": {"prompt": "Hi", "rejected": "no"},
+        "rejected": {"prompt": "Hi", "chosen": "yes"},
+        "completion": {"prompt": "Hi"},
+        "instruction": {"output": "yes"},
+        "input": {"instruction": "Hi", "output": "yes"},
+        "output": {"instruction": "Hi"},
+        "reference": {"prompt": "Hi", "chosen": "yes"},
+    }
+    for name, beside in rows.items():
+        with pytest.raises(InputError, match=f"'{name}' is '{word}', as tables write a missing cell; "):
+            read({**beside, name: word})
+    with pytest.raises(InputError, match=f"'history' is '{word}'"):
+        read({"instruction": "Hi", "output": "yes", "history": [["Ho", word]]})
+    meant = {**YES, "content": word}
+    assert read({"prompt": "Hi", "chosen": [meant]}).chosen == (meant,)
+    assert read({"instruction": "Hi", "output": f"{word}o"}).chosen == ({**YES, "content": f"{word}o"},)
+
+
+def test_a_conversation_written_as_json_text_is_read() -> None:
+    row = read({"messages": json.dumps([USER, YES]), "rejected_response": "no"})
+    assert (row.prompt, row.chosen, row.rejected) == ((USER,), (YES,), (NO,))
 
 
 @pytest.mark.parametrize(
