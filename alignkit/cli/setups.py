@@ -60,6 +60,10 @@ def for_this_machine(model: str | None, data: str | None) -> Setup:
     }
     if here.device == "cpu":
         tables["train"] = cpu_lines()
+        looked_for = Line(
+            "difference", 10.0, "points that are looked for; so few prompts find 5 too seldom for a verdict"
+        )
+        tables["judge"].append(looked_for)
     return Setup([f"For {here.device_name} with {here.device_gib:.0f} GiB of memory."], tables, notes)
 
 

@@ -30,7 +30,10 @@ class Offline(Preset):
                 Line("learning_rate", 3e-5, "the paper's 5e-6 moves a model of 135 M too little in so few steps"),
                 Line("max_new_tokens", 64, "the demo tasks' answers are short"),
             ],
-            "judge": [Line("num_prompts", _PROMPTS, "a win rate is then known to about +-9 points")],
+            "judge": [
+                Line("num_prompts", _PROMPTS, "a win rate is then known to about +-9 points"),
+                Line("difference", 10.0, "points that are looked for; so few prompts find 5 too seldom for a verdict"),
+            ],
         }
         if data.partition(":")[0] == self.data:
             tables["judge"].insert(0, Line("judge", "rules", "each row says what its answer must satisfy"))
