@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,7 @@ from alignkit.runs import find_run
 from alignkit.scoring.functions.given import give
 
 if TYPE_CHECKING:
+    from alignkit.judging.judged_answers import JudgedAnswers
     from alignkit.judging.probes import Accuracy
     from alignkit.judging.verdict import Verdict
     from alignkit.scoring.ledger import Ledger
@@ -32,6 +33,7 @@ def judge(
     yes: bool = False,
     progress: Progress | None = None,
     evidence: str | Path | None = None,
+    seen: Callable[[Sequence[JudgedAnswers]], None] | None = None,
     **options: object,
 ) -> Verdict:
     """Judge a run or model against another; default: the newest finished run against its own start.
@@ -40,6 +42,7 @@ def judge(
         vs: the model to compare with.
         yes: agree to a judge that costs money.
         evidence: a file to write what the verdict rests on to; `judge_file` derives the same verdict from it.
+        seen: is given the judged answers.
         options: judge (also a function, as `alignkit.train` takes for `reward`), data, num_prompts, margin, guard (a
             list of DATA[:rules|perplexity|judge]; the results are `Verdict.guards`), guard_margin, temperature,
             top_p, max_new_tokens, seed, sampler, ...
@@ -57,6 +60,7 @@ def judge(
         yes=yes,
         progress=progress or Silent(),
         evidence_file=None if evidence is None else Path(evidence),
+        seen=seen,
     )
     _renew_report(verdict)
     return verdict

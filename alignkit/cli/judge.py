@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -23,10 +24,12 @@ from alignkit.cli.options import (
     with_options,
 )
 from alignkit.config.settings import JudgeSection
-from alignkit.display import json_shown, shown
+from alignkit.display import json_shown, on_one_line, shown
 from alignkit.errors import Interrupted, UsageError
+from alignkit.runs import find_run
 
 if TYPE_CHECKING:
+    from alignkit.judging.judged_answers import JudgedAnswers
     from alignkit.judging.verdict import Verdict
 
 Models = Annotated[
@@ -39,6 +42,9 @@ Require = Annotated[
         help="exit with 1 unless every verdict is better; or not-worse: neither the win rate nor a guard loses more "
         "than its margin; or better-and-guards: better, and every guard passes",
     ),
+]
+Details = Annotated[
+    bool, typer.Option("--details", help="print all that is known of the verdict: rule, figures, text health")
 ]
 Yes = Annotated[bool, typer.Option("--yes", help="send paid requests without asking")]
 _PANEL = "Judgements made elsewhere"
@@ -68,6 +74,7 @@ Regularisation = Annotated[
     str | None,
     typer.Option("--regularisation", metavar="FILE", rich_help_panel=_PANEL, help="AlpacaEval 2's gamed baseline rows"),
 ]
+_MAX_WIDTH = 100  # columns of an example's text
 _WITH_FILE = {"margin", "seed", "cluster"}
 
 
@@ -91,6 +98,7 @@ def judge(
     regularisation: Regularisation = None,
     require: Require = None,
     evidence: Evidence = None,
+    details: Details = False,
     yes: Yes = False,
     json: Json = False,
     config: Config = None,
@@ -106,12 +114,21 @@ def judge(
     if from_ is None and (difficulties or regularisation):
         raise UsageError("--difficulties and --regularisation belong to --from FILE; own prompts have no such tables")
     progress = RichProgress()
+    answers: list[JudgedAnswers] = []
 
     def judged(model: str | None) -> Verdict:
         if from_ is None:
             try:
+                answers.clear()
                 return api.judge(
-                    model, config=file, set=set_ or [], yes=yes, progress=progress, evidence=evidence, **given
+                    model,
+                    config=file,
+                    set=set_ or [],
+                    yes=yes,
+                    progress=progress,
+                    evidence=evidence,
+                    seen=answers.extend,
+                    **given,
                 )
             except KeyboardInterrupt:
                 raise Interrupted(
@@ -123,6 +140,11 @@ def judge(
         tables = {"difficulties": difficulties, "regularisation": regularisation}
         return api.judge_file(from_, config=file, set=set_ or [], **tables, **given)
 
+    def where(verdict: Verdict) -> list[str]:
+        run = None if from_ is not None else find_run(verdict.run)
+        report = [] if run is None or not (run / "report.html").exists() else [f"report {run / 'report.html'}"]
+        return ["--details", *report, *([] if evidence is None else [f"evidence {evidence}"])]
+
     if from_ is not None:
         _refuse_with_file(models, given | ({} if evidence is None else {"evidence": evidence}))
     if from_ is None and require == "better-and-guards":
@@ -131,7 +153,7 @@ def judge(
         raise UsageError(f"--evidence {evidence}: one file holds one verdict; judge one model at a time")
     met = True
     unscored: list[Unscored] = []
-    for model in models or (None,):
+    for number, model in enumerate(models or (None,)):
         try:
             verdict = judged(model)
         except Unscored as error:
@@ -139,12 +161,52 @@ def judge(
             if json and error.verdict is not None:
                 print(json_shown(as_json(error.verdict)))
             continue
-        print(json_shown(as_json(verdict)) if json else shown(verdict))
+        if json:
+            print(json_shown(as_json(verdict)))
+        else:
+            print("\n" * (number > 0) + _text(verdict, answers, details=details, where=where(verdict)))
         met = met and _meets(verdict, require)
     if unscored:
         raise Unscored("; ".join(map(str, unscored)))
     if require and not met:
         raise typer.Exit(1)
+
+
+def _text(verdict: Verdict, answers: Sequence[JudgedAnswers], *, details: bool, where: Sequence[str]) -> str:
+    """The verdict and three pairs of answers, as they are printed."""
+    from alignkit.judging.summary import summary
+
+    if details:
+        return "\n".join([shown(verdict), *_pairs(answers)])
+    lines = [on_one_line(line) for line in [*summary(verdict), f"details: {', '.join(where)}"]]
+    return "\n".join([*lines, *_pairs(answers)])
+
+
+def _pairs(answers: Sequence[JudgedAnswers]) -> list[str]:
+    """Three pairs to read, each text in at most two lines."""
+    from alignkit.cli.terminal import console
+    from alignkit.judging.judged_answers import examples_of
+
+    width = min(console().width, _MAX_WIDTH)
+    lines = []
+    for name, one in examples_of(answers):
+        scores = (
+            "" if one.our_score is None or one.their_score is None else f": {one.our_score:g} to {one.their_score:g}"
+        )
+        lines += ["", on_one_line(f"{name}{scores}, row {one.id}")]
+        asked = one.prompt.rpartition("\n\nuser: ")[2].removeprefix("user: ")
+        for side, text in (("asked", asked), ("ours", one.ours), ("theirs", one.theirs)):
+            words = on_one_line(" ".join(text.split())) or "(empty)"
+            wrapped = textwrap.wrap(
+                words,
+                width,
+                initial_indent=f"  {side:<6}  ",
+                subsequent_indent=" " * 10,
+                max_lines=2,
+                placeholder=" ...",
+            )
+            lines += wrapped
+    return lines
 
 
 def _need_guard(guards: Sequence[object]) -> None:

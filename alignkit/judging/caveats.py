@@ -35,12 +35,16 @@ _NO_FAMILY = frozenset(
 def caveats_of(
     source: ModelSource, vs: ModelSource, prompts: Prompts, named: NamedJudge, ours: Answers, theirs: Answers
 ) -> list[str]:
-    """Say everything about this comparison that weakens its verdict, a sentence each."""
-    caveats = [*prompts.caveats, *judge_gave_reward(source.run, named), *judge_is_kin(source, vs, named)]
+    """Say everything about this comparison that weakens its verdict, a sentence each, what matters most first."""
+    gave_reward = judge_gave_reward(source.run, named)
+    caveats = [] if named.judge.verifiable else gave_reward
     if source.folder.resolve() == vs.folder.resolve():
         caveats.append("a model against itself, under another sampling seed where it samples: what chance alone makes")
     if len(prompts.rows) == 1:
         caveats.append("one prompt only: nothing can be said of others")
+    caveats += [*prompts.caveats, *judge_is_kin(source, vs, named)]
+    if source.run is not None:
+        caveats += judged_other_runs(source.run, fingerprint=prompts.fingerprint)
     repeated = len(prompts.rows) - len(set(prompts.keys))
     if repeated:
         caveats.append(f"{repeated} of {len(prompts.rows)} prompts repeat another; copies are resampled together")
@@ -49,9 +53,7 @@ def caveats_of(
         caveats.append(
             f"empty answers: {empty[0]} of {source.name}, {empty[1]} of {vs.name}; they are judged as they are"
         )
-    if source.run is not None:
-        caveats += judged_other_runs(source.run, fingerprint=prompts.fingerprint)
-    return caveats
+    return caveats + (gave_reward if named.judge.verifiable else [])
 
 
 def rows_of(settings: DataSettings, data: str | None = None) -> list[Row]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -44,6 +44,8 @@ from alignkit.scoring.votes import Votes, find_poll, pair_hash
 from alignkit.statistics.resampling import Clusters
 from alignkit.statistics.win_rate import outcomes
 
+MUCH_MISSING = 0.1  # of the prompts: what is then said first
+
 
 def judge_model(
     model: str | None,
@@ -53,6 +55,7 @@ def judge_model(
     yes: bool,
     progress: Progress,
     evidence_file: Path | None = None,
+    seen: Callable[[Sequence[JudgedAnswers]], None] | None = None,
 ) -> Verdict:
     """Judge `model` against `settings.judge.vs`; default: the newest finished run against what it started from.
 
@@ -60,6 +63,7 @@ def judge_model(
 
     Args:
         evidence_file: what the verdict rests on is written there (evidence.py).
+        seen: is given the judged answers, where there is a verdict.
 
     Raises:
         UsageError: there is nothing to judge or to compare with, no judge, or a paid judge without consent.
@@ -87,7 +91,7 @@ def judge_model(
             evidence = evidence.model_copy(update={"guards": found})
     verdict = verdict_of(evidence)
     if evidence.is_unscored:
-        what = f"{source.name} against {vs.name}: {evidence.caveats[-1]}"
+        what = f"{source.name} against {vs.name}: {evidence.caveats[0]}"
         raise Unscored(
             f"{what}; no prompt has both, so there is no verdict: mend what is missing, judge again", verdict
         )
@@ -97,6 +101,8 @@ def judge_model(
         file = verdict_files.keep(source.run, verdict)
         if file is not None:
             keep_answers(file, judging.answers)
+    if seen is not None:
+        seen(judging.answers)
     return verdict
 
 
@@ -139,12 +145,16 @@ class _Judging:
         no_interval = None
         if self.is_free and self.look_id is not None:
             no_interval = why_free(self.num_distinct, self.section.difference)
-            caveats.append(f"no verdict, and no look at this pair: {no_interval}")
+            caveats.insert(0, f"no verdict, and no look at this pair: {no_interval}")
         here, judge = grouping.alone, self.named.judge
         scorings = [(values(one.ours), values(one.theirs)) for one in (judged.scored, *again)]
         noise = judge_noise([outcomes(a_P, b_P) for a_P, b_P in scorings])
         if noise is not None and noise.changed > 0:
             caveats.append(f"the judge is not sure of itself: {100 * noise.changed:.0f} % of its outcomes change")
+        caveats += filter(None, [judged.scored.flip_note])
+        if (missing := why_missing(judged.scored)) is not None:
+            is_much = np.isnan(judged.outcome_P).mean() > MUCH_MISSING
+            caveats.insert(0 if is_much else len(caveats), missing)
         return Evidence(
             run=self.source.name,
             vs=self.vs.name,
@@ -163,7 +173,7 @@ class _Judging:
             here_units=here and here.words,
             rounds=self._said_of_rounds(number, len(seen.rows)),
             no_interval=no_interval,
-            caveats=(*caveats, *filter(None, [judged.scored.flip_note, why_missing(judged.scored)])),
+            caveats=tuple(caveats),
             ours=figures_of(ours),
             theirs=figures_of(theirs),
             health=measure(ours, theirs, seed=self.section.seed, clusters=(here or grouping).clusters),

@@ -189,6 +189,15 @@ def shown(guard: Guard) -> str:
     return "; ".join([text, *guard.notes])
 
 
+def briefly(guard: Guard) -> str:
+    """A guard's result in a few words, with what has to be said about it."""
+    if guard.low is None or guard.margin is None:
+        text = f"{guard.answer}: {guard.reason}"
+    else:
+        text = f"{guard.answer}: {guard.difference:+.1f} points, at least {guard.low:+.1f}, margin {guard.margin:.3g}"
+    return "; ".join([text, *guard.notes])
+
+
 def facts(guards: Sequence[Guard]) -> list[tuple[str, str]]:
     """What is shown of guards beside a verdict: (name, text)."""
     return [(f"guard {guard.name}, {guard.by}", shown(guard)) for guard in guards]

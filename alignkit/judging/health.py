@@ -52,6 +52,13 @@ class Measure(BaseModel):
     worst: tuple[Worst, ...] = ()
 
     @property
+    def is_changed(self) -> bool:
+        """The interval of the difference excludes no change."""
+        if self.theirs is None or self.low is None or self.high is None:
+            return False
+        return not self.low <= 0 <= self.high
+
+    @property
     def is_flagged(self) -> bool:
         """The interval says that ours is worse than the baseline."""
         if self.theirs is None or self.low is None or self.high is None or self.more_is_better is None:
@@ -90,6 +97,13 @@ def lines(measures: Sequence[Measure]) -> list[str]:
         if one.is_flagged:
             shown += [f"  worst: {worst.id}, {worst.value:.2f}: {worst.text}" for worst in one.worst]
     return shown
+
+
+def changed_lines(measures: Sequence[Measure]) -> list[str]:
+    """As `lines`, without measures whose interval holds no change; how many these are is said."""
+    changed = [one for one in measures if one.is_changed]
+    rest = len(measures) - len(changed)
+    return [*lines(changed), *([f"{rest} other measures: no change shown"] if rest else [])]
 
 
 def _measured(

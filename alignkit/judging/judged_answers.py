@@ -43,6 +43,13 @@ class JudgedAnswers(BaseModel):
     their_tokens: int
     reference: str | None = None
 
+    @property
+    def result(self) -> str:
+        """The outcome in words."""
+        if self.outcome is None:
+            return "no score"
+        return "a win" if self.outcome > 0.5 else "a loss" if self.outcome < 0.5 else "a tie"
+
 
 def judged_answers(judged: Judged) -> list[JudgedAnswers]:
     """The answers that were judged, in the order of the prompts."""
@@ -69,6 +76,23 @@ def judged_answers(judged: Judged) -> list[JudgedAnswers]:
             strict=True,
         )
     ]
+
+
+def examples_of(answers: Sequence[JudgedAnswers]) -> list[tuple[str, JudgedAnswers]]:
+    """Choose what to read first: a win, a loss, and the pair whose lengths are the most unequal, whoever won.
+
+    Win and loss are the middle ones by the difference of scores, neither the clearest nor the closest. Unequal is the
+    factor between the numbers of tokens. What there is none of is left out.
+    """
+    chosen: list[tuple[str, JudgedAnswers]] = []
+    for name in ("a win", "a loss"):
+        found = sorted((one for one in answers if one.result == name), key=_apart)
+        chosen += [(name, found[len(found) // 2])] if found else []
+    rest = [one for one in answers if all(one is not other for _, other in chosen)]
+    if rest:
+        widest = max(rest, key=lambda one: abs(math.log((one.our_tokens + 1) / (one.their_tokens + 1))))
+        chosen.append((f"the most unequal lengths, {widest.result}", widest))
+    return chosen
 
 
 def keep_answers(verdict_file: Path, answers: Sequence[JudgedAnswers]) -> None:
@@ -101,6 +125,12 @@ def read_answers(verdict_file: Path) -> list[JudgedAnswers]:
 
 def _beside(verdict_file: Path) -> Path:
     return verdict_file.with_name(f"{verdict_file.stem}.answers.jsonl")
+
+
+def _apart(answers: JudgedAnswers) -> float:
+    """How far the scores are apart; 0 where a judge of pairs gives none."""
+    ours, theirs = answers.our_score, answers.their_score
+    return 0.0 if ours is None or theirs is None else abs(ours - theirs)
 
 
 def _value(score: object) -> float | None:

@@ -315,6 +315,15 @@ def facts(people: People) -> list[tuple[str, str]]:
     return rows
 
 
+def briefly(people: People) -> str:
+    """The rate and the agreement in one line, and what the votes say against either."""
+    asked = f"votes on {people.num_voted} of {people.num_pairs} unequal pairs"
+    parts = [asked if people.rate is None else f"would give {_shown(people.rate)}, by {asked} and the judge on all"]
+    if (a := people.agreement) is not None:
+        parts.append(f"the judge agrees in {100 * a.judge.value:.0f} %, by chance {100 * a.expected:.0f} %")
+    return "; ".join([*parts, *caveats(people)])
+
+
 def caveats(people: People) -> list[str]:
     """What the votes say against the judge, or against themselves, a sentence each."""
     said = list(people.notes)

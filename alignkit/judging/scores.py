@@ -24,6 +24,7 @@ from alignkit.judging.verdict import JudgeNoise
 from alignkit.scoring.judge import Item, Missing, Scored, counted
 from alignkit.scoring.specs import NamedJudge
 
+_MISSING = " scores are missing: "
 _LARGEST = 1e100  # sums of squares of numbers up to it are finite
 TieRule = Literal["agree", "lean"]
 _logger = logging.getLogger(__name__)
@@ -95,7 +96,12 @@ def why_missing(scores: BothScores) -> str | None:
     """Say how many scores are missing, and why; None where none is."""
     both = [*scores.ours, *scores.theirs]
     reasons = [score.reason for score in both if isinstance(score, Missing)]
-    return f"{len(reasons)} of {len(both)} scores are missing: {counted(reasons)}" if reasons else None
+    return f"{len(reasons)} of {len(both)}{_MISSING}{counted(reasons)}" if reasons else None
+
+
+def says_missing(caveat: str) -> bool:
+    """Whether a caveat is what `why_missing` says."""
+    return _MISSING in caveat
 
 
 def differences(ours_P: np.ndarray, theirs_P: np.ndarray) -> np.ndarray:

@@ -34,7 +34,7 @@ from alignkit.statistics.win_rate import WinRate
 if TYPE_CHECKING:
     from alignkit.charts.plots import NotebookFigure
 
-_AT_EQUAL_LENGTH = {"length_adjusted_win_rate": "length-adjusted", "length_controlled_win_rate": "length-controlled"}
+AT_EQUAL_LENGTH = {"length_adjusted_win_rate": "length-adjusted", "length_controlled_win_rate": "length-controlled"}
 
 
 def _none_if_nan(x: object) -> object:
@@ -99,7 +99,7 @@ class Verdict(BaseModel):
     num_prompts_needed: int | None = Field(description="prompts that would settle it; None where it is, or none would")
     ours: Side
     theirs: Side
-    caveats: tuple[str, ...] = Field(description="what weakens this verdict, a sentence each")
+    caveats: tuple[str, ...] = Field(description="what weakens this verdict, a sentence each, what matters most first")
     prompts: str = Field(description="where the prompts came from")
     seed: int
     created: datetime
@@ -159,7 +159,7 @@ class Verdict(BaseModel):
             low, high = (rate.low, rate.high) if rate.has_interval else (None, None)
             rows.append(Whisker("win rate", rate.rate, low, high))
         if length is not None and length.rate is not None:
-            name = f"{_AT_EQUAL_LENGTH[length.estimator]} win rate"
+            name = f"{AT_EQUAL_LENGTH[length.estimator]} win rate"
             rows.append(Whisker(name, length.rate, length.low, length.high))
         return forest_figure(rows, line=50, title=f"{self.run}: % against {self.vs}")
 
@@ -236,23 +236,33 @@ def make_verdict(
 def headline(verdict: Verdict) -> str:
     """The verdict in one sentence."""
     win_rate = verdict.win_rate
-    answer = verdict.answer + (
-        ", but not at equal length, as a model reads it" if verdict.at_equal_length is False else ""
-    )
-    text = f"{answer}: {verdict.run} "
+    text = f"{answer_of(verdict)}: {verdict.run} "
     if win_rate.rate is None:
         return text + f"against {verdict.vs} has no prompt that both have a score for ({win_rate.num_missing} missing)"
     text += f"wins {win_rate.rate:.1f} % against {verdict.vs}, {interval(win_rate)}, "
-    text += _count(win_rate.num_prompts, "prompt")
-    if verdict.num_prompts_needed is not None:
-        text += f"; about {verdict.num_prompts_needed:,} prompts, these included, would settle it in 80 of 100 cases"
-    elif answer == "not enough evidence" and win_rate.has_interval and win_rate.num_prompts >= MIN_PROMPTS:
-        text += f"; to settle it takes more than {MOST:,} prompts"
-    text += f"\n{_here(verdict.here)}" if verdict.here else ""
+    text += _count(win_rate.num_prompts, "prompt") + needed(verdict)
+    text += f"\n{here_alone(verdict.here)}" if verdict.here else ""
     return text + (f"\n{guards_module.headline(verdict.guards)}" if verdict.guards else "")
 
 
-def _here(here: Here) -> str:
+def answer_of(verdict: Verdict) -> str:
+    """The answer, and whether the rate at equal length does not agree with it."""
+    doubt = ", but not at equal length, as a model reads it" if verdict.at_equal_length is False else ""
+    return verdict.answer + doubt
+
+
+def needed(verdict: Verdict) -> str:
+    """How many prompts would settle it, as the end of a sentence; empty where nothing can be said of that."""
+    rate = verdict.win_rate
+    if verdict.num_prompts_needed is not None:
+        return f"; about {verdict.num_prompts_needed:,} prompts, these included, would settle it in 80 of 100 cases"
+    if verdict.answer == "not enough evidence" and rate.has_interval and rate.num_prompts >= MIN_PROMPTS:
+        return f"; to settle it takes more than {MOST:,} prompts"
+    return ""
+
+
+def here_alone(here: Here) -> str:
+    """What is said of these sources, in one line."""
     rate = f"{here.win_rate.rate:.1f} %, {interval(here.win_rate)}"
     return f"on these sources alone, whatever others would say: {here.answer}, {rate}"
 
@@ -275,17 +285,9 @@ def facts(verdict: Verdict) -> list[tuple[str, str]]:
     kind = (
         "verifiable: a rule that anyone can check" if judge.verifiable else "not verifiable: a learned or remote score"
     )
-    tally = ", ".join(
-        (
-            _count(win_rate.num_wins, "win"),
-            _count(win_rate.num_ties, "tie"),
-            _count(win_rate.num_losses, "loss", "losses"),
-        )
-    )
-    missing = f"; {_count(win_rate.num_missing, 'prompt')} left out for a missing score" if win_rate.num_missing else ""
     return [
         *guards_module.facts(verdict.guards),
-        ("outcomes", tally + missing),
+        ("outcomes", tally(win_rate)),
         ("interval", f"{win_rate.method}; resampled: {verdict.units}"),
         *(
             [("these sources alone", f"{here.win_rate.method}; resampled: {here.units}")]
@@ -294,7 +296,7 @@ def facts(verdict: Verdict) -> list[tuple[str, str]]:
         ),
         *([("rounds", verdict.rounds)] if verdict.rounds else []),
         *(_length_facts(verdict.length) if verdict.length else []),
-        *([("judge's own noise", _noise(verdict))] if verdict.noise else []),
+        *([("judge's own noise", noise_of(verdict.noise))] if verdict.noise else []),
         *(people_module.facts(verdict.people) if verdict.people else []),
         ("judge", f"{judge.name} {judge.version} ({kind})"),
         ("prompts", f"{verdict.prompts}; seed {verdict.seed}"),
@@ -305,13 +307,20 @@ def facts(verdict: Verdict) -> list[tuple[str, str]]:
     ]
 
 
+def tally(rate: WinRate) -> str:
+    """Wins, ties and losses, and how many prompts were left out."""
+    parts = (_count(rate.num_wins, "win"), _count(rate.num_ties, "tie"), _count(rate.num_losses, "loss", "losses"))
+    missing = f"; {_count(rate.num_missing, 'prompt')} left out for a missing score" if rate.num_missing else ""
+    return ", ".join(parts) + missing
+
+
 def table(verdict: Verdict) -> list[tuple[str, str, str]]:
     """Both models' numbers side by side: (name, ours, theirs), without a header; rows that neither has are left out."""
     return table_rows(verdict.ours, verdict.theirs)
 
 
 def lines(verdict: Verdict) -> list[str]:
-    """The whole verdict as plain text, a line each: headline, caveats, rule, facts, table."""
+    """The whole verdict as plain text, a line each: headline, caveats, rule, facts, table, changes in the texts."""
     rows = [("", verdict.run, verdict.vs), *table(verdict)]
     widths = [max(len(row[n]) for row in rows) for n in range(3)]
     shown = [f"{name:<{widths[0]}}  {ours:>{widths[1]}}  {theirs:>{widths[2]}}" for name, ours, theirs in rows]
@@ -321,7 +330,11 @@ def lines(verdict: Verdict) -> list[str]:
         rule(verdict),
         *(f"{name}: {text}" for name, text in facts(verdict)),
         *(["", *shown] if len(rows) > 1 else []),
-        *(["", "text health, ours against theirs:", *health.lines(verdict.health)] if verdict.health else []),
+        *(
+            ["", "text health, ours against theirs:", *changed]
+            if (changed := health.changed_lines(verdict.health))
+            else []
+        ),
     ]
 
 
@@ -344,7 +357,7 @@ def as_json(verdict: Verdict) -> str:
         "num_clusters": rate.num_clusters,
         "interval": rate.method,
     }
-    for name in _AT_EQUAL_LENGTH:
+    for name in AT_EQUAL_LENGTH:
         here = verdict.length if verdict.length and verdict.length.estimator == name else None
         numbers |= {name: here and here.rate, f"{name}_low": here and here.low, f"{name}_high": here and here.high}
     numbers["at_equal_length"] = verdict.at_equal_length
@@ -361,13 +374,15 @@ def interval(win_rate: WinRate) -> str:
 
 def _length_facts(length: LengthFacts) -> list[tuple[str, str]]:
     near = length.near_equal
-    at_equal = f"no number: {length.reason}" if length.rate is None else _rate(length.rate, length.low, length.high)
+    at_equal = (
+        f"no number: {length.reason}" if length.rate is None else rate_shown(length.rate, length.low, length.high)
+    )
     buckets = "; ".join(
-        f"{b.name} {_rate(b.rate, b.low, b.high)} ({b.num_prompts})" for b in length.buckets if b.num_prompts
+        f"{b.name} {rate_shown(b.rate, b.low, b.high)} ({b.num_prompts})" for b in length.buckets if b.num_prompts
     )
     rows = [
-        (f"{_AT_EQUAL_LENGTH[length.estimator]} win rate, a model's reading", at_equal),
-        ("pairs within 10 % of equal length", f"{_rate(near.rate, near.low, near.high)} ({near.num_prompts})"),
+        (f"{AT_EQUAL_LENGTH[length.estimator]} win rate, a model's reading", at_equal),
+        ("pairs within 10 % of equal length", f"{rate_shown(near.rate, near.low, near.high)} ({near.num_prompts})"),
         ("win rate by length against theirs", buckets),
     ]
     if length.longer_wins is not None:
@@ -379,15 +394,15 @@ def _length_facts(length: LengthFacts) -> list[tuple[str, str]]:
     return rows
 
 
-def _rate(rate: float | None, low: float | None, high: float | None) -> str:
+def rate_shown(rate: float | None, low: float | None, high: float | None) -> str:
+    """A rate in percent with its interval, where it has one."""
     if rate is None:
         return "none"
     return f"{rate:.1f} %" + ("" if low is None or high is None else f" ({low:.1f} to {high:.1f})")
 
 
-def _noise(verdict: Verdict) -> str:
-    noise = verdict.noise
-    assert noise is not None
+def noise_of(noise: JudgeNoise) -> str:
+    """How much the judge alone changes, in one line."""
     return (
         f"{100 * noise.changed:.1f} % of the outcomes change when the same answers are scored again "
         f"({_count(noise.num_repeats, 'time')}); win rates {noise.lowest:.1f} to {noise.highest:.1f} %"

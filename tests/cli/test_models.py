@@ -182,7 +182,7 @@ def test_two_commands_lead_from_rows_to_a_verdict(model: str, rows: str, capsys:
     assert main([*judging, "--json"]) == 0
     verdict = json.loads(capsys.readouterr().out)
     assert verdict["answer"] in {"better", "worse", "no difference that matters", "not enough evidence"}
-    assert main([*judging, "--require", "better"]) == (0 if verdict["answer"] == "better" else 1)
+    assert main([*judging, "--details", "--require", "better"]) == (0 if verdict["answer"] == "better" else 1)
     shown = capsys.readouterr().out
     for word in (verdict["answer"], "BLEU-4", "perplexity", "mean length"):
         assert word in shown

@@ -206,11 +206,16 @@ def test_prompts_that_are_judged_too_and_kinds_of_one_template_are_said(
     command: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     write("guard.jsonl", guarded() + [row | {"kind": "lone"} for row in guarded(template="lone")[:3]])
-    write("rows.jsonl", [{"id": f"r{n}", "prompt": f"Guard {n}"} for n in range(12)])
+    write("rows.jsonl", [{"id": f"r{n}\x1b[2J", "prompt": f"Guard {n}"} for n in range(12)])
     assert main([*command, "guard.jsonl:perplexity", "--guard-margin", "90"]) == 0
     said = capsys.readouterr().out
+    summary, *pairs = said.split("\n\n")
+    assert len(summary.splitlines()) == 7 and summary.endswith("\ndetails: --details")
+    assert 1 <= len(pairs) <= 3 and all(len(pair.splitlines()) <= 7 for pair in pairs)
+    assert all(", row r" in pair and "\n  asked   Guard " in pair and "\n  theirs  " in pair for pair in pairs)
+    assert "\x1b" not in said and "\\x1b[2J" in said
     assert "of its prompts are judged in this verdict too: that is not elsewhere" in said
-    assert "its spread is not known and it is taken with another kind: lone" in said and "margin 90;" in said
+    assert "its spread is not known and it is taken with another kind: lone" in said and ", margin 90; " in said
 
 
 @pytest.mark.parametrize(

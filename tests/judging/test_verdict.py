@@ -9,8 +9,13 @@ from scipy.stats import norm
 from verdicts import rated, verdict_on
 
 from alignkit.judging.decision import decide, level_of, prompts_needed
+from alignkit.judging.health import Measure
+from alignkit.judging.judged_answers import JudgedAnswers, examples_of
 from alignkit.judging.length import Bucket, LengthFacts
+from alignkit.judging.scores import BothScores, why_missing
+from alignkit.judging.summary import summary
 from alignkit.judging.verdict import JudgeName, Verdict, as_json, facts, headline, lines, rule, table
+from alignkit.scoring.judge import Missing, Scored
 from alignkit.statistics.win_rate import WinRate, win_rate
 
 Z_FIRST, Z_SECOND = norm.ppf(1 - 0.92 * 0.02), norm.ppf(1 - 0.92 * 0.01 * 3 / math.pi**2)  # in standard errors
@@ -114,6 +119,60 @@ def test_the_text_holds_rule_caveats_judge_and_both_columns() -> None:
     assert ("BLEU-4", "10.2", "-") in table(verdict)
     assert ("perplexity of the references", "-", "7.5") in table(verdict)
     assert ("truncated, %", "50.0", "0.0") in table(verdict)
+
+
+def test_the_text_shows_only_what_changed_in_the_answers() -> None:
+    changed = Measure(name="loops", ours=3.0, theirs=1.0, difference=2.0, low=0.5, high=3.5)
+    same = Measure(name="stock phrases", ours=3.0, theirs=1.0, difference=2.0, low=-0.5, high=4.5)
+    text = lines(verdict_on(rated(60.0, 52.0, 68.0), health=[changed, same]))
+    assert text[-2:] == [
+        "loops: 3.00 against 1.00, difference 2.00 (0.50 to 3.50); WORSE",
+        "1 other measures: no change shown",
+    ]
+
+
+def test_the_summary_has_six_lines_and_the_caveat_that_matters_most() -> None:
+    won = verdict_on(rated(60.04, 52.0, 68.0, 1200), caveats=["first", "second", "third"], look=2)
+    assert summary(won) == [
+        "better: runs/dpo against base",
+        "win rate: 60.0 %, 95 % interval 52.0 to 68.0; 1,200 wins, 0 ties, 0 losses",
+        "note: first (2 more with --details)",
+        "length: ours 41.3, theirs 60.0 tokens",
+        "rests on: rules 2 (a rule that anyone can check); demo-tasks:test, seed 5; look 2 at this pair",
+    ]
+    open_verdict = verdict_on(rated(55.0, 45.0, 65.0))
+    assert summary(open_verdict)[0].endswith(" would settle it in 80 of 100 cases")
+    assert summary(open_verdict)[2] == "note: it speaks of these weights alone, not of another training seed"
+
+
+def test_the_summary_says_why_there_is_no_interval_and_counts_what_is_missing() -> None:
+    few = rated(60.0, 0.0, 100.0, num_missing=2, method="none: only 3 clusters of prompts")
+    missing = why_missing(BothScores([Missing("HTTP 500"), Missing("HTTP 500"), Scored(1.0)], [Scored(0.0)] * 3))
+    assert missing is not None
+    text = summary(verdict_on(few, caveats=["first", missing], here=(rated(60.0, 52.0, 68.0), "prompts")))
+    assert text[1].startswith(
+        "win rate: 60.0 %, no interval: only 3 clusters of prompts; 100 wins, 0 ties, 0 losses; 2 "
+    )
+    assert text[2] == "on these sources alone, whatever others would say: better, 60.0 %, 95 % interval 52.0 to 68.0"
+    assert text[3:5] == ["note: first (1 more with --details)", "note: 2 of 6 scores are missing: 2 HTTP 500"]
+    assert sum("missing: " in line for line in summary(verdict_on(few, caveats=[missing]))) == 1
+
+
+def test_the_examples_are_a_usual_win_a_usual_loss_and_the_most_unequal_pair() -> None:
+    def pair(name: str, outcome: float | None, our_score: float, tokens: tuple[int, int] = (9, 9)) -> JudgedAnswers:
+        texts = {"prompt": "user: x", "ours": "a", "theirs": "b"}
+        scores = {"outcome": outcome, "our_score": our_score, "their_score": 0.0}
+        return JudgedAnswers(id=name, **texts, **scores, our_tokens=tokens[0], their_tokens=tokens[1])
+
+    answers = [pair("clear", 1, 9), pair("close", 1, 1), pair("usual", 1, 4), pair("tie", 0.5, 0, (2, 90))]
+    answers += [pair("lost", 0, -2), pair("mute", None, 0, (1, 99))]
+    assert [(name, one.id) for name, one in examples_of(answers)] == [
+        ("a win", "usual"),
+        ("a loss", "lost"),
+        ("the most unequal lengths, no score", "mute"),
+    ]
+    assert [one.id for _, one in examples_of([pair("usual", 1, 4)])] == ["usual"]
+    assert examples_of([]) == []
 
 
 def test_a_judge_that_nobody_can_check_is_called_so() -> None:

@@ -87,6 +87,9 @@ def test_votes_check_another_judge_and_travel_with_its_evidence(poll: Poll, caps
     assert people["agreement"]["is_no_better_than_length"]
     assert any("nothing shows that it judges better than length does" in note for note in verdict["caveats"])
     assert main(["judge", "--from", "e.json"]) == 0
+    [said] = [line for line in capsys.readouterr().out.splitlines() if line.startswith("people: would give ")]
+    assert "by votes on 12 of " in said and "nothing shows that it judges better than length does" in said
+    assert main(["judge", "--from", "e.json", "--details"]) == 0
     assert "win rate people would give" in capsys.readouterr().out
 
 
