@@ -6,10 +6,11 @@ a group's are the samples of one prompt. Nothing heavy is imported here.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
@@ -36,7 +37,13 @@ class MethodConfig(Options):
     )
     epochs: int = Field(1, ge=1, description="passes over the training rows")
     max_steps: int | None = Field(
-        None, ge=1, description="stop after this many optimizer steps, whatever the epochs", json_schema_extra=IN_HELP
+        None, ge=1, description="train this many optimizer steps, whatever the epochs", json_schema_extra=IN_HELP
+    )
+    added_steps: tuple[Annotated[int, Field(ge=1)], ...] = Field(
+        (),
+        description="optimizer steps after these, each part with a warm-up and a schedule of its own; `--more-steps N` "
+        "adds a part to a finished run",
+        json_schema_extra=NO_FLAG,
     )
     num_prompts: int | None = Field(None, ge=1, description="train on this many rows, drawn by the seed; default: all")
     warmup_steps: int = Field(10, ge=0, description="optimizer steps over which the learning rate rises from 0")
@@ -55,7 +62,12 @@ class MethodConfig(Options):
         1.0, gt=0, description="the gradient is scaled down to this norm", json_schema_extra=NO_FLAG
     )
     seed: int = Field(42, ge=0, description="seed of data order and sampling", json_schema_extra=IN_HELP)
-    validation_interval: int = Field(250, ge=1, description="optimizer steps between validations")
+    validation_interval: int | None = Field(
+        None,
+        ge=1,
+        description="optimizer steps between validations; default: about twenty validations, fewer where they would "
+        "take more than a fifth of the time",
+    )
     validation_kl_tokens: int = Field(
         16_384,
         ge=0,
@@ -82,6 +94,25 @@ class MethodConfig(Options):
         if learning_rate > 1:
             raise ValueError("at most 1 is allowed: Adam moves every weight by about the learning rate in each step")
         return learning_rate
+
+    def planned_steps(self, steps_per_epoch: int) -> int:
+        """Optimizer steps of a run, without those that were added to it."""
+        return self.max_steps or self.epochs * steps_per_epoch
+
+    def num_steps(self, steps_per_epoch: int) -> int:
+        """Optimizer steps of a run, those added to it included."""
+        return self.planned_steps(steps_per_epoch) + sum(self.added_steps)
+
+    def steps_between_validations(self, planned_steps: int, *, cost_steps: float = 0.0) -> int:
+        """Return `validation_interval`, or what makes about twenty validations that cost little beside the training.
+
+        Args:
+            planned_steps: of the run.
+            cost_steps: optimizer steps that take about as long as one validation.
+        """
+        if self.validation_interval is not None:
+            return self.validation_interval
+        return max(1, round(planned_steps / 20), math.ceil(4 * cost_steps))
 
     @property
     def reads_reference(self) -> bool:

@@ -23,6 +23,7 @@ from alignkit.storage import file_hash, is_too_long, read_object
 _logger = logging.getLogger(__name__)
 RUNS = Path("runs")
 FILE = "run.json"
+VERDICTS = "verdicts"  # the folder of the verdicts on a run, in its own
 LOCK = ".lock"  # held while a process writes the folder
 _LOADED = (".safetensors", ".json", ".jinja", ".model", ".bin", ".py")  # what a model's loaders look for beside ours
 _checked: dict[Path, tuple[tuple[str, int, int, int], ...]] = {}  # models that were hashed, and how their files looked

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,11 @@ from alignkit.config import file as config_file
 from alignkit.errors import AlignkitError, RunStopped, UsageError
 from alignkit.progress import Progress, Silent, is_first_rank, phase, watched_by
 from alignkit.registry import registry
+from alignkit.runs import FILE as RUN_FILE
 from alignkit.scoring.functions.given import names_of
 from alignkit.units import Pairs
+
+_MOST_HELD = 0.3  # share of the rows that is proposed to be held back
 
 
 def train(
@@ -48,11 +52,46 @@ def train(
     from alignkit.training.run.train_run import train_run
 
     progress = progress or Silent()
-    run = Run(train_run(cls(), resolved, progress=progress))
-    if is_first_rank() and not (run.path / "report.html").exists():
+    is_judged = "scalar_head" not in cls.needs
+    foresee = partial(_foreseen, is_default=resolved.data.split is None) if is_judged else _nothing
+    run = Run(train_run(cls(), resolved, progress=progress, foresee=foresee))
+    if is_first_rank() and _is_older(run.path / "report.html", run.path / RUN_FILE):
         with watched_by(progress), phase("writing the report"):
             write_report(run.path)
     return run
+
+
+def _is_older(file: Path, other: Path) -> bool:
+    """Whether a file is missing, or was last written before the other one."""
+    return not file.exists() or file.stat().st_mtime_ns < other.stat().st_mtime_ns
+
+
+def _foreseen(training: int, validation: int, *, is_default: bool) -> str | None:
+    """Say before anything is trained what a verdict on the validation rows could find, where that is little.
+
+    Args:
+        is_default: the rows were split by default, so that another --split is worth a word.
+    """
+    from alignkit.judging.planner import DIFFERENCE, detectable, prompts_for
+
+    def finds(num_prompts: int) -> str:
+        found = detectable(num_prompts)
+        return "no difference" if found is None else f"{found:.0f} points"
+
+    wanted = prompts_for(DIFFERENCE)
+    if validation >= wanted:
+        return None
+    prompts = "prompt finds" if validation == 1 else "prompts find"
+    text = f"verdict: {validation} validation {prompts} {finds(validation)}, {wanted} find {DIFFERENCE:g} points"
+    share = min(_MOST_HELD, wanted / (training + validation))
+    more = round(share * (training + validation))
+    if is_default and more > 2 * validation:
+        text += f"; --split {share:.2g} holds back {more}, which find {finds(more)}"
+    return f"{text}; `alignkit judge` also takes prompts of another file by --data"
+
+
+def _nothing(training: int, validation: int) -> None:
+    return None
 
 
 def plan(

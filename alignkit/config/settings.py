@@ -310,6 +310,12 @@ class RunOptions(Section):
         json_schema_extra=IN_HELP,
     )
     resume: bool = Field(False, description="go on with an unfinished run", json_schema_extra=IN_HELP)
+    more_steps: int | None = Field(
+        None,
+        ge=1,
+        description="with --resume RUN: train a finished run this many optimizer steps further; the learning rate "
+        "warms up and falls again",
+    )
     plan: bool = Field(
         False, description="print the memory and disk the run needs, and exit", json_schema_extra=IN_HELP
     )

@@ -14,16 +14,16 @@ from pydantic import ValidationError
 
 from alignkit.errors import RunStopped
 from alignkit.judging.verdict import Verdict
+from alignkit.runs import VERDICTS
 from alignkit.storage import write_numbered
 
 _logger = logging.getLogger(__name__)
-FOLDER = "verdicts"
 
 
 def keep(run: Path, verdict: Verdict) -> Path | None:
     """Write a verdict under the next free number; None, and a warning, where the run's folder cannot be written."""
     try:
-        return write_numbered(run / FOLDER, verdict.model_dump_json(indent=1) + "\n")
+        return write_numbered(run / VERDICTS, verdict.model_dump_json(indent=1) + "\n")
     except RunStopped as error:
         _logger.warning("the verdict was not kept: %s", error)
         return None
@@ -37,7 +37,7 @@ def read(run: Path) -> list[Verdict]:
 def read_with_files(run: Path) -> list[tuple[Path, Verdict]]:
     """As `read`, each behind its file."""
     verdicts = []
-    for file in sorted((run / FOLDER).glob("*.json"), key=lambda file: (len(file.name), file.name)):
+    for file in sorted((run / VERDICTS).glob("*.json"), key=lambda file: (len(file.name), file.name)):
         try:
             verdicts.append((file, Verdict.model_validate_json(file.read_bytes())))
         except OSError as error:

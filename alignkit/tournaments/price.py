@@ -121,7 +121,7 @@ def _read(run: Path, method: Method, draws: Sequence[bool], config: Any, stands_
         float(seconds),
         max(1.0, float(tokens)),
         max(0.0, float(end.get("seconds", 0.0)) - sum(took.values())),
-        config.max_steps or config.epochs * per_epoch,
+        config.planned_steps(per_epoch),
         stands_in,
     )
 
@@ -172,7 +172,7 @@ def plan_lines(
             continue
         planned = make_plan(method, resolved)
         num = steps_in_budget(made.section, step)
-        validations = 1 + num // resolved.method.validation_interval
+        validations = 1 + num // resolved.method.steps_between_validations(num)
         run_s = num * step.seconds + step.beside_s * (1 + validations) / 2
         total_s += run_s * len(left)
         disk += planned.disk * len(left)

@@ -23,7 +23,7 @@ Where we differ from the letter:
 The field's variants are one option away each: group_advantages.py has baseline and scale,
 kl_in_loss.py the KL's terms, the table below the aggregation over tokens.
 
-Source: the paper, sections 3.4 and 4.4 (its numbers are the defaults); Shao et al. 2024.
+Source: the paper, sections 3.4 and 4.4 (most of its numbers are the defaults); Shao et al. 2024.
 """
 
 from __future__ import annotations
@@ -61,21 +61,30 @@ if TYPE_CHECKING:
 class GRPOConfig(SampledConfig):
     """The paper's numbers; it names neither temperatures nor a clip ratio."""
 
-    learning_rate: float = Field(5e-6, gt=0, le=1, description="peak learning rate (the paper's)")
-    batch_size: int = Field(2, ge=1, description="prompts per optimizer step, each with its group (the paper's)")
-    epochs: int = Field(1000, ge=1, description="passes over the prompts; max-steps ends the run first")
-    max_steps: int | None = Field(1000, ge=1, description="optimizer steps (the paper's)")
-    num_prompts: int | None = Field(50, ge=1, description="train on this many rows, drawn by the seed (the paper's)")
-    warmup_steps: int = Field(10, ge=0, description="steps over which the learning rate rises from 0 (the paper's)")
-    seed: int = Field(42, ge=0, description="seed of data order and sampling (the paper's)")
-    validation_interval: int = Field(20, ge=1, description="steps between evaluations (the paper's)")
-    checkpoint_interval: int = Field(50, ge=1, description="steps between checkpoints (the paper's)")
-    max_new_tokens: int = Field(256, ge=1, le=131_072, description="longest completion drawn, in tokens (the paper's)")
+    learning_rate: float = Field(
+        5e-6, gt=0, le=1, description="peak learning rate: higher learns faster, drifts farther (the paper's)"
+    )
+    batch_size: int = Field(
+        2, ge=1, description="prompts per optimizer step, each with its group: more are steadier (the paper's)"
+    )
+    epochs: int = Field(3, ge=1, description="passes over the prompts")
+    warmup_steps: int = Field(
+        10,
+        ge=0,
+        description="steps over which the learning rate rises from 0, as the first steps are unsure (the paper's)",
+    )
+    seed: int = Field(42, ge=0, description="seed of data order and sampling: another one is another run (the paper's)")
+    checkpoint_interval: int = Field(
+        50, ge=1, description="steps between checkpoints: what a crash loses at most (the paper's)"
+    )
+    max_new_tokens: int = Field(
+        256, ge=1, le=131_072, description="longest completion drawn, in tokens; longer ones are cut (the paper's)"
+    )
     group_size: int = Field(
         4,
         ge=1,
         le=1024,
-        description="samples per prompt, k of Eq. 6 (the paper's); 2 or more",
+        description="samples per prompt, k of Eq. 6: more judge a sample surer (the paper's); 2 or more",
         json_schema_extra=IN_HELP,
     )
     temperatures: tuple[float, ...] = Field(
@@ -213,7 +222,7 @@ class GRPO(Method):
     trains_on: ClassVar[Unit] = Samples()
     needs: ClassVar[frozenset[str]] = frozenset({"reference"})
     presets: ClassVar[Mapping[str, Mapping[str, object]]] = {
-        "paper": paper_numbers(GRPOConfig),
+        "paper": paper_numbers(GRPOConfig) | {"num_prompts": 50, "max_steps": 1000, "validation_interval": 20},
         "letter": {
             "kl": 0.025,
             "kl_estimator": "k1-to-go",

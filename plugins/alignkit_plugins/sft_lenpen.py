@@ -47,7 +47,9 @@ class SFTLengthPenaltyConfig(SFTConfig):
         description="lambda of Eq. 3, per squared token (the paper's); while the overrun is large max-penalty-ratio "
         "decides the strength instead",
     )
-    penalty_interval: int = Field(100, ge=1, description="steps between applications of the penalty (the paper's)")
+    penalty_interval: int = Field(
+        100, ge=1, description="steps between applications of the penalty: fewer apply it oftener (the paper's)"
+    )
     penalty_samples: int = Field(2, ge=2, description="samples drawn for each prompt when it is applied")
     max_penalty_ratio: float | None = Field(
         1.0,
@@ -70,7 +72,7 @@ class SFTLengthPenalty(Method):
     Config: ClassVar[type[MethodConfig]] = SFTLengthPenaltyConfig
     trains_on: ClassVar[Unit] = Chosen()
     presets: ClassVar[Mapping[str, Mapping[str, object]]] = {
-        "paper": paper_numbers(SFTLengthPenaltyConfig),
+        "paper": paper_numbers(SFTLengthPenaltyConfig) | {"validation_interval": 250},
         "letter": {"reduction": "example-sum", "penalty": 1e-3, "penalty_interval": 100, "max_penalty_ratio": None},
     }
     curves: ClassVar[tuple[str, ...]] = ("loss", "validation/loss", "excess_tokens", "samples_length")

@@ -218,8 +218,12 @@ def test_grpo_cycles_its_temperatures_in_the_group() -> None:
     assert GRPO().temperatures(1, config) == (0.6, 1.0, 0.6, 1.0, 0.6, 1.0)
 
 
-def test_defaults_are_the_papers_numbers() -> None:
-    sft, dpo, grpo = SFTLengthPenaltyConfig(), DPOConfig(), GRPOConfig()
+def test_the_preset_paper_has_the_papers_numbers() -> None:
+    sft, dpo, grpo = (
+        SFTLengthPenaltyConfig(**SFTLengthPenalty.presets["paper"]),
+        DPOConfig(**DPO.presets["paper"]),
+        GRPOConfig(**GRPO.presets["paper"]),
+    )
     assert (sft.learning_rate, sft.batch_size, sft.epochs, sft.seed) == (1e-4, 4, 10, 16)
     assert (sft.warmup_steps, sft.penalty, sft.penalty_interval, sft.early_stopping_steps) == (10, 1e-3, 100, 2000)
     assert (sft.schedule, sft.optimizer, sft.max_new_tokens) == ("linear", "adam", 350)

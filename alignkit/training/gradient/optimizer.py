@@ -82,8 +82,21 @@ def learning_rate(config: MethodConfig, *, step: int, num_steps: int) -> float:
 
     The first step has 1 / warmup_steps of the peak, step `warmup_steps` all of it, the step *after* the last one would
     have 0: no step is spent at 0. transformers' schedules over one step more give the same rates, after a first step
-    at 0.
+    at 0. Each part of `config.added_steps` begins anew: with its own warm-up, and its own way down to 0.
+
+    Args:
+        num_steps: of the run, those added to it included.
     """
+    begins = num_steps - sum(config.added_steps)
+    if step > begins:
+        for part in config.added_steps:
+            if step <= begins + part:
+                return _rate(config, step - begins, part)
+            begins += part
+    return _rate(config, step, num_steps - sum(config.added_steps))
+
+
+def _rate(config: MethodConfig, step: int, num_steps: int) -> float:
     if step <= config.warmup_steps:
         return config.learning_rate * step / max(1, config.warmup_steps)
     done = (step - config.warmup_steps) / max(1, num_steps - config.warmup_steps + 1)

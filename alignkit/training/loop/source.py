@@ -141,8 +141,7 @@ def source_of(trees: Sequence[Tree], config: MethodConfig, *, micro_batch_tokens
 
 def run_rows(num_rows: int, config: MethodConfig) -> Iterator[np.ndarray]:
     """Yield the row numbers of each optimizer step of a run."""
-    steps = config.epochs * steps_per_epoch(num_rows, config.batch_size)
-    for step in range(1, min(steps, config.max_steps or steps) + 1):
+    for step in range(1, config.num_steps(steps_per_epoch(num_rows, config.batch_size)) + 1):
         yield step_rows(num_rows, config.batch_size, seed=config.seed, step=step)
 
 

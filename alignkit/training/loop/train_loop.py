@@ -52,6 +52,9 @@ class EvalResult:
 class Evaluation:
     """Measures nothing: a loop without validation rows."""
 
+    cost_steps: float = 0.0
+    """Optimizer steps that take about as long as one validation."""
+
     def measure(self, step: int, *, validates: bool, shows: bool) -> EvalResult:
         """Measure the weights as they are after a step (0: before the first).
 
@@ -104,8 +107,9 @@ class Loop:
         self._step_s: float | None = None  # that the last step took
         self._is_whole = True  # False while an optimizer step changes the weights
         self.utilisation = Utilisation(models.policy, models.world)
-        steps = config.epochs * source.steps_per_epoch
-        self.num_steps = min(steps, config.max_steps or steps)
+        self.num_steps = config.num_steps(source.steps_per_epoch)
+        planned = config.planned_steps(source.steps_per_epoch)
+        self.validation_interval = config.steps_between_validations(planned, cost_steps=self.evaluation.cost_steps)
 
     def train(self) -> None:
         """Run to the last step or the early stop; afterwards the policy holds the weights to keep.
@@ -263,7 +267,7 @@ class Loop:
         """
         step = self.position.step
         is_end = step in (0, self.num_steps)
-        validates = is_end or step % self.config.validation_interval == 0
+        validates = is_end or step % self.validation_interval == 0
         shows = is_end or step % self.config.sample_interval == 0
         found = EvalResult({}, math.nan)
         with self._signals.breakable():

@@ -8,7 +8,7 @@ from functools import partial
 
 import numpy as np
 
-from alignkit.methods import Method, MethodConfig
+from alignkit.methods import Method, MethodConfig, sampled_options
 from alignkit.training.gradient.models import Models
 from alignkit.training.inputs.setup import Inputs
 from alignkit.training.lifecycle.deadlines import Deadlines
@@ -36,6 +36,7 @@ class RunEvaluation(Evaluation):
     ) -> None:
         self.method, self.config, self.inputs, self.models = method, config, inputs, models
         self.rollouts, self.deadlines = rollouts, deadlines
+        self.cost_steps = validation_steps(method, config, len(inputs.validation.trees))
 
     def measure(self, step: int, *, validates: bool, shows: bool) -> EvalResult:
         shows &= bool(self.inputs.validation.trees) and "scalar_head" not in self.method.needs
@@ -67,3 +68,15 @@ class RunEvaluation(Evaluation):
         with self.models.unsharded() as models:
             held_out = eval_pairs(self.inputs, models)
         return ({}, []) if held_out is None else (held_out.metrics(), held_out.lines())
+
+
+def validation_steps(method: Method, config: MethodConfig, num_rows: int) -> float:
+    """Optimizer steps that take about as long as one validation on so many rows.
+
+    A step costs three forward passes over its rows, a validation one over its own; where samples are drawn, drawing
+    them decides.
+    """
+    if method.trains_on.is_sampled:
+        drawn = config.batch_size * len(method.temperatures(1, config))
+        return min(sampled_options(config).validation_prompts, num_rows) / max(1, drawn)
+    return num_rows / (3 * config.batch_size)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import math
 import platform
 from collections import Counter
 from dataclasses import asdict
@@ -16,9 +17,10 @@ from alignkit.data.looking.lengths import of_prepared
 from alignkit.data.prepared.store import Stored
 from alignkit.display import listed
 from alignkit.distributed.ranks import World
-from alignkit.methods import Method
+from alignkit.methods import Method, sampled_options
 from alignkit.registry import registry
 from alignkit.training.inputs.setup import Inputs
+from alignkit.training.loop.source import steps_per_epoch
 from alignkit.training.run.resume import code_fingerprint, hardware
 from alignkit.units import TIE
 
@@ -125,6 +127,21 @@ def account(inputs: Inputs) -> list[str]:
             f"{lengths.max()} longest"
         )
     return lines
+
+
+def steps_line(method: Method, resolved: Resolved, inputs: Inputs) -> str:
+    """Say how long the run is, and which rows it leaves out or sees several times."""
+    config, num_rows = resolved.method, len(inputs.training.trees)
+    updates = sampled_options(config).updates_per_batch if method.trains_on.is_sampled else 1
+    planned = config.planned_steps(steps_per_epoch(num_rows, config.batch_size) * updates)
+    seen = math.ceil(planned / updates) * config.batch_size
+    if seen < num_rows:
+        left = f"--max-steps {config.max_steps} leaves {num_rows - seen:,} of {num_rows:,} rows out"
+        return f"steps: {planned:,} of {config.batch_size} rows; {left}"
+    passes = f"{config.epochs:g}" if config.max_steps is None else f"{seen / num_rows:.3g}"
+    why = "" if config.max_steps is None else f", by --max-steps; --epochs {config.epochs} is not read"
+    times = "once" if passes == "1" else f"{passes} times"
+    return f"steps: {planned:,} of {config.batch_size} rows; each row is seen {times}{why}"
 
 
 def _taken(inputs: Inputs, training: Stored) -> str:

@@ -9,6 +9,7 @@ import logging
 import platform
 import shlex
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +23,13 @@ from alignkit.config.file import Resolved
 from alignkit.config.settings import TIMEOUTS
 from alignkit.display import as_typed
 from alignkit.errors import InputError, UsageError
+from alignkit.methods import SampledConfig
 from alignkit.options import is_flag
 from alignkit.runs import RunRecord
 from alignkit.scoring.functions.given import PREFIX
 from alignkit.training.checkpoints import checkpoint
 from alignkit.training.checkpoints.run_folder import RunFolder
+from alignkit.training.loop.source import steps_per_epoch
 from alignkit.training.rollouts.journal import FOLDER, Journal
 from alignkit.training.rollouts.reward_checks import RewardSignal
 
@@ -105,8 +108,49 @@ def refuse_unread_options(before: RunRecord, resolved: Resolved) -> None:
     if changed:
         raise UsageError(
             f"the run is done, and was trained with other options: {_differences(changed, old, new)}; leave them out, "
-            "train anew with another --out, or train its model further with --model RUN and another --out"
+            f"{_more(before, resolved)}train anew with another --out, or train its model further with --model RUN and "
+            "another --out"
         )
+
+
+def _more(before: RunRecord, resolved: Resolved) -> str:
+    """What is typed for the steps that were asked for by epochs or max_steps, where those are more than a run has."""
+    further = (
+        0 if before.end is None else resolved.method.num_steps(_steps_per_epoch(before, resolved)) - before.end.steps
+    )
+    return f"go on for so many steps with --more-steps {further}, " if further > 0 else ""
+
+
+def _steps_per_epoch(before: RunRecord, resolved: Resolved) -> int:
+    config = resolved.method
+    updates = config.updates_per_batch if isinstance(config, SampledConfig) else 1
+    return updates * steps_per_epoch(before.rows.training.used, config.batch_size)
+
+
+def with_more_steps(before: RunRecord | None, resolved: Resolved) -> Resolved:
+    """Return the options of a finished run that --more-steps trains further: its own, and a further part.
+
+    Raises:
+        UsageError: there is no run, it is not done, it stopped early, or it has other options.
+    """
+    num_steps = resolved.run.more_steps
+    if num_steps is None:
+        return resolved
+    typed = f"--more-steps {num_steps}"
+    if before is None:
+        raise UsageError(f"{typed} trains a finished run further: name it by --resume RUN; a new run has --max-steps")
+    out = resolved.run.out
+    if (end := before.end) is None:
+        raise UsageError(f"{typed}: the run is not done; go on with it first: alignkit train --resume {out}")
+    refuse_unread_options(before, resolved)
+    if end.steps < resolved.method.num_steps(_steps_per_epoch(before, resolved)):
+        raise UsageError(
+            f"{typed}: the run stopped early, at step {end.steps}, and would stop at once again; train its model "
+            f"further with --model {out} and another --out"
+        )
+    method = resolved.method.model_copy(update={"added_steps": (*resolved.method.added_steps, num_steps)})
+    run = resolved.run.model_copy(update={"allow_changed": [*resolved.run.allow_changed, "added_steps"]})
+    return replace(resolved, method=method, run=run)
 
 
 def resume_command(
@@ -160,6 +204,8 @@ def resume_command(
         has_flag = any(is_flag(type(section), key) for section in sections)
         words += typed_option(key, value) if has_flag else ["--set", f"{key}={value}"]
     words += ["--yes"] if resolved.run.yes else []
+    if out is not None and goes_on and resolved.run.more_steps and runs.read_run(out).finished is not None:
+        words += ["--more-steps", str(resolved.run.more_steps)]  # nothing of it is in run.json yet
     if not goes_on:
         words += ["--resume"] if out is not None or resolved.run.resume else []
         words += ["--out", str(out or resolved.run.out)] if out or resolved.run.out else []

@@ -27,9 +27,9 @@ from alignkit.policy.load import COMPUTE_ERRORS, not_computed
 from alignkit.progress import Progress, Silent, phase, watched_by
 from alignkit.registry import registry
 from alignkit.runs import FILE as RUN_FILE
-from alignkit.runs import hash_model
+from alignkit.runs import VERDICTS, hash_model
 from alignkit.scoring.confirm_cost import confirm_cost
-from alignkit.storage import open_private
+from alignkit.storage import open_private, set_aside
 from alignkit.tracking import MetricsFile, Tracker
 from alignkit.training.checkpoints.checkpoint import own_steps, read_state
 from alignkit.training.checkpoints.run_folder import FollowedRun, RunFolder, open_run
@@ -42,13 +42,13 @@ from alignkit.training.loop.health_checks import tally_as_json
 from alignkit.training.loop.saver import RunSaver
 from alignkit.training.loop.source import RowSource, StepSource, steps_per_epoch
 from alignkit.training.loop.train_loop import Loop
-from alignkit.training.rollouts.evaluation import RunEvaluation
+from alignkit.training.rollouts.evaluation import RunEvaluation, validation_steps
 from alignkit.training.rollouts.journal import FOLDER, Journal
 from alignkit.training.rollouts.scoring import Scoring
 from alignkit.training.rollouts.source import RolloutSource, SampledRowSource
 from alignkit.training.run.export import export
 from alignkit.training.run.fitting import out_of_memory_explained, refuse_unfit
-from alignkit.training.run.manifest import account, describe
+from alignkit.training.run.manifest import account, describe, steps_line
 from alignkit.training.run.plan import Plan, disk_warning, make_plan
 from alignkit.training.run.resume import (
     refuse_changes,
@@ -56,6 +56,7 @@ from alignkit.training.run.resume import (
     resume_command,
     resume_point,
     warn_of_other_hardware,
+    with_more_steps,
 )
 from alignkit.training.run.self_checks import (
     IN_BF16,
@@ -73,8 +74,17 @@ _logger = logging.getLogger(__name__)
 _DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM}
 
 
-def train_run(method: Method, resolved: Resolved, *, progress: Progress) -> Path:
+def train_run(
+    method: Method,
+    resolved: Resolved,
+    *,
+    progress: Progress,
+    foresee: Callable[[int, int], str | None] = lambda training, validation: None,
+) -> Path:
     """Train one method and return the run's folder, finished.
+
+    Args:
+        foresee: says of so many training and validation rows what they allow later; None: nothing is to be said.
 
     Raises:
         AlignkitError: wrong input (nothing is left behind), a stopped run, or an interruption (both resumable).
@@ -89,11 +99,16 @@ def train_run(method: Method, resolved: Resolved, *, progress: Progress) -> Path
         run = _open(method, resolved, world)
         places.append(run.path)
         try:
-            if world.run_on_rank0(lambda: run.finished() and _has_its_options(run, resolved)):
+            is_done = world.run_on_rank0(run.finished)
+            if resolved.run.more_steps is not None:
+                resolved = with_more_steps(run.record() if run.holds_run else None, resolved)
+            elif is_done and world.run_on_rank0(lambda: _has_its_options(run, resolved)):
                 progress.note(f"run {run.path} is done: its model is {run.model}")
                 return run.path
             with _logging(run.path, world, progress) as said, watched_by(said):
-                _train(method, resolved, run, said, world)
+                if is_done:
+                    progress.note(_goes_further(run, resolved))
+                _train(method, resolved, run, said, world, foresee)
         except KeyboardInterrupt as error:  # before the first step, while the model is written, or a second signal
             if world.size > 1:
                 raise
@@ -118,6 +133,24 @@ def _has_its_options(run: RunFolder, resolved: Resolved) -> bool:
     """Whether a finished run was trained with the options given now. Raises UsageError where it was not."""
     refuse_unread_options(run.record(), resolved)
     return True
+
+
+def _goes_further(run: RunFolder, resolved: Resolved) -> str:
+    """Say where a finished run goes on, and what its learning rate does."""
+    end, num_steps = run.record().end, resolved.run.more_steps
+    assert end is not None and num_steps is not None
+    saved = max(own_steps(run.checkpoints, run.record().id or ""), default=0)
+    again = (
+        f"; steps {saved + 1} to {end.steps} are computed again, as no checkpoint holds them"
+        if saved < end.steps
+        else ""
+    )
+    rises = min(resolved.method.warmup_steps, num_steps)
+    then = "stays there" if resolved.method.schedule == "constant" else "falls to 0"
+    return (
+        f"{num_steps} steps more: from step {end.steps} on the learning rate rises over {rises} steps to "
+        f"{resolved.method.learning_rate:g} and {then} by step {end.steps + num_steps}{again}"
+    )
 
 
 def _open(method: Method, resolved: Resolved, world: World) -> RunFolder:
@@ -155,7 +188,14 @@ def _read(method: Method, resolved: Resolved, world: World) -> Inputs:
     return inputs
 
 
-def _train(method: Method, resolved: Resolved, run: RunFolder, progress: Progress, world: World) -> None:
+def _train(
+    method: Method,
+    resolved: Resolved,
+    run: RunFolder,
+    progress: Progress,
+    world: World,
+    foresee: Callable[[int, int], str | None],
+) -> None:
     for cls in _tracker_classes(resolved):
         cls.require()
     world.run_on_rank0(lambda: _refuse_known_changes(method, resolved, run))
@@ -174,7 +214,8 @@ def _train(method: Method, resolved: Resolved, run: RunFolder, progress: Progres
         run.id = (before and before.id) or secrets.token_hex(16)
         description["id"] = run.id
         if before is not None:
-            changed.extend(refuse_changes(before, description, resolved.run.allow_changed))
+            found = refuse_changes(before, description, resolved.run.allow_changed)
+            changed.extend(key for key in found if not key.endswith(".added_steps"))  # no step so far is another
             warn_of_other_hardware(before, description)
         return resumes, run.id
 
@@ -182,6 +223,10 @@ def _train(method: Method, resolved: Resolved, run: RunFolder, progress: Progres
     labels = inputs.training.trees.labels
     for line in [*account(inputs), *([] if labels is None else method.remarks(labels, resolved.method))]:
         progress.note(line)
+    if not resumes:
+        progress.note(steps_line(method, resolved, inputs))
+        if (foreseen := foresee(len(inputs.training.trees), len(inputs.validation.trees))) is not None:
+            progress.note(foreseen)
     progress.note(planned.line())
     if (problem := gpu_problem()) is not None:
         _logger.warning("%s; this run is on the CPU", problem)
@@ -275,6 +320,8 @@ def _compute(
         progress.note("compiling the layers takes some time, once (23 s on an H100); --no-compile leaves it out")
     started = time.monotonic()
     trackers = _trackers(resolved, run, description["config"]) if world.is_first else []
+    if resolved.run.more_steps is not None:
+        world.run_on_rank0(lambda: _set_verdicts_aside(run, progress))
     run.write_json(RUN_FILE, description)
     world.run_on_rank0(lambda: _agree_to_own(run))
     if found is None:
@@ -339,6 +386,14 @@ def _compute(
         "exported_rounding_nats": exported["rounding"],
         "exported_dtype": exported["dtype"],
     }
+
+
+def _set_verdicts_aside(run: RunFolder, progress: Progress) -> None:
+    """Verdicts on a finished run are on weights that it leaves: they are kept, and no longer the run's."""
+    verdicts = run.path / VERDICTS
+    if verdicts.exists() and (end := run.record().end) is not None:
+        aside = set_aside(verdicts, f"of-step-{end.steps}")
+        progress.note(f"the verdicts so far are on the model of step {end.steps}: {aside}")
 
 
 def _forget_later_samples(run: RunFolder, step: int, config: MethodConfig) -> None:
@@ -406,12 +461,13 @@ def _agree(method: Method, resolved: Resolved, inputs: Inputs) -> None:
     config = resolved.method
     sampled = sampled_options(config)
     rows = config.batch_size
-    batches = config.epochs * steps_per_epoch(len(inputs.training.trees), rows)
-    steps = min(batches * sampled.updates_per_batch, config.max_steps or math.inf)
-    batches = min(batches, math.ceil(steps / sampled.updates_per_batch))
-    validated = (2 + int(steps) // config.validation_interval) * min(
-        sampled.validation_prompts, len(inputs.validation.trees)
-    )
+    num_validation = len(inputs.validation.trees)
+    steps_an_epoch = steps_per_epoch(len(inputs.training.trees), rows) * sampled.updates_per_batch
+    steps = config.num_steps(steps_an_epoch)
+    batches = math.ceil(steps / sampled.updates_per_batch)
+    cost = validation_steps(method, config, num_validation)
+    interval = config.steps_between_validations(config.planned_steps(steps_an_epoch), cost_steps=cost)
+    validated = (2 + steps // interval) * min(sampled.validation_prompts, num_validation)
     rounds = 1 + (sampled.max_resamples if sampled.zero_variance_groups == "resample" else 0)
     num_items = batches * rounds * rows * len(method.temperatures(1, config)) + validated
     was_typed = bool(resolved.rollouts.reward) and resolved.sources.get("rollouts.reward") in ("option", "--set")

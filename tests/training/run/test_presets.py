@@ -52,8 +52,11 @@ def resolved(method: str, *settings: str, **options: object) -> Resolved:
 
 def test_paper_is_the_papers_numbers_as_printed_whatever_the_file_says() -> None:
     Path("alignkit.toml").write_text("[train]\nlearning_rate = 0.5\nmax_new_tokens = 7\n[train.grpo]\nkl = 0.5\n")
-    for name in ("sft", "sft-lenpen", "dpo", "grpo"):
-        assert resolved(name, preset="paper").method == registry().find("method", name).Config()
+    beside = {name: {"validation_interval": 250} for name in ("sft", "sft-lenpen", "dpo")}
+    for name, quirks in (beside | {"grpo": {"num_prompts": 50, "max_steps": 1000, "validation_interval": 20}}).items():
+        config = registry().find("method", name).Config
+        assert resolved(name, preset="paper").method == config(**quirks)
+        assert all(getattr(config(), key) is None for key in quirks)  # by default all rows, and about 20 validations
     assert resolved("grpo", preset="paper").method.kl == 0.1
     assert resolved("grpo", preset="paper").sources["train.grpo.kl"] == "preset paper"
 
