@@ -89,7 +89,6 @@ def cpu_lines() -> list[Line]:
     return [
         Line("max_steps", 100, "no GPU: ends after these steps; leave it out to train all epochs"),
         Line("batch_size", 8, "prompts per optimizer step: steadier than four at few steps"),
-        Line("validation_interval", 25, "four validations in 100 steps"),
         Line("checkpoint_interval", 50, "an interrupted run loses at most 50 steps"),
         Line("sample_interval", 50, "samples to read at half time and at the end"),
     ]

@@ -73,9 +73,24 @@ def init(
         raise UsageError(f"{path} exists: name another with --out, or replace it with --force")
     _write(path, setups.text(found))
     _agree_to_own(path)
-    for line in found.notes:
+    for line in [*found.notes, *([] if names or not data else _memory(path, model))]:
         print(on_one_line(line), file=sys.stderr)
     print(on_one_line(path))
+
+
+def _memory(file: Path, model: str | None) -> list[str]:
+    """What training with a file takes, where its model is on this machine."""
+    from alignkit import api
+    from alignkit.errors import AlignkitError
+    from alignkit.runs import places
+
+    if model is None or not any((place / "config.json").exists() for place in places(model)):
+        return []
+    try:
+        lines = api.plan("sft", config=file)
+    except AlignkitError as error:
+        return [error.line]
+    return [" ".join(line.split()) for line in lines if line.startswith(("memory", "disk"))]
 
 
 def _write(path: Path, text: str) -> None:

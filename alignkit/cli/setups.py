@@ -8,6 +8,7 @@ import struct
 from pathlib import Path
 
 from alignkit.cli import machine
+from alignkit.cli.own_rows import OwnRows, read_own
 from alignkit.config.settings import DEFAULT_DATA, DEFAULT_MODEL
 from alignkit.errors import InputError, UsageError
 from alignkit.presets import Line, Machine, Preset, Setup, cpu_lines
@@ -17,6 +18,7 @@ from alignkit.registry import registry
 _DEFAULT_MODEL_BYTES = 494_032_768 * 4
 _TRAINED_BYTES = 16  # a parameter in fp32: weight, gradient and Adam's two moments
 _FROZEN_BYTES = 4
+_FEW_PASSES = 10  # over the rows; no method's epochs are more
 
 
 def of_preset(name: str, model: str | None, data: str | None) -> Setup:
@@ -43,8 +45,12 @@ def for_this_machine(model: str | None, data: str | None) -> Setup:
     if here.hub_problem and offline is not None:
         model, data = model or offline.model, data or offline.data
         notes = [f"{here.hub_problem}: the file names {model} and {data}, which need no network"]
+    own = data
     model, data = model or DEFAULT_MODEL, data or DEFAULT_DATA
     max_length = 2048 if here.device_gib >= 20 else 1024 if here.device_gib >= 10 else 512
+    rows = read_own(own, model, limit=max_length) if own else None
+    if isinstance(rows, str):
+        notes.append(rows)
     num_prompts = 120 if here.device == "cpu" else 500
     width = 1.96 * 50 / math.sqrt(num_prompts)
     tables = {
@@ -64,7 +70,27 @@ def for_this_machine(model: str | None, data: str | None) -> Setup:
             "difference", 10.0, "points that are looked for; so few prompts find 5 too seldom for a verdict"
         )
         tables["judge"].append(looked_for)
+    if isinstance(rows, OwnRows):
+        notes += rows.notes()
+        tables["data"] = [Line("data", data, "your rows"), *rows.split_lines(), rows.max_length(max_length)]
+        if rows.num_held <= num_prompts:  # all of them are judged
+            del tables["judge"][1]
+        _shorten(tables.get("train", []), rows)
     return Setup([f"For {here.device_name} with {here.device_gib:.0f} GiB of memory."], tables, notes)
+
+
+def _shorten(lines: list[Line], rows: OwnRows) -> None:
+    """Leave max_steps out where the rows are few, or say how much of them it sees."""
+    at = next((number for number, line in enumerate(lines) if line.key == "max_steps"), None)
+    if at is None:
+        return
+    steps, batch = (int(str(line.value)) for key in ("max_steps", "batch_size") for line in lines if line.key == key)
+    passes = steps * batch / rows.num_training
+    if passes >= _FEW_PASSES:
+        del lines[at]
+    else:
+        why = f"no GPU: {passes:.2g} passes over the rows; leave it out to train all epochs"
+        lines[at] = Line("max_steps", steps, why)
 
 
 def _without_hub() -> type[Preset] | None:

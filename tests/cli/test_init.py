@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import ClassVar
 
 import pytest
+from tiny_models import tiny_model
 
 from alignkit.cli.machine import look
 from alignkit.cli.main import main
@@ -42,7 +43,8 @@ def test_init_paper_writes_the_papers_numbers_and_says_what_is_missing(
     assert "NVIDIA_API_KEY is not set" in err
     assert "alignkit init --offline" in err
     configs = _every_method_reads(Path("alignkit.toml"))
-    assert configs == {name: registry().find("method", name).Config() for name in configs}
+    methods = {name: registry().find("method", name) for name in configs}
+    assert configs == {name: method.Config(**method.presets.get("paper", {})) for name, method in methods.items()}
     settings = judge_settings({})
     assert (settings.model.model, settings.data.split) == ("Qwen/Qwen2.5-0.5B", "first-2000")
     assert (settings.data.truncation, settings.judge.judge) == ("cut-completion", "nemotron")
@@ -84,6 +86,24 @@ def test_init_asks_for_lora_where_the_optimizer_does_not_fit() -> None:
     Path("big/model.safetensors").write_bytes(struct.pack("<Q", len(head)) + head)
     assert main(["init", "--model", "big", "--data", "rows.jsonl"]) == 0
     assert judge_settings({}).model.lora_rank == 16
+
+
+def test_init_reads_the_rows_that_it_is_given(capsys: pytest.CaptureFixture[str]) -> None:
+    tiny_model(Path("model"))
+    given = [{"prompt": f"How do {n}?", "chosen": f"Press {n}.", "rejected": "No."} for n in range(64)]
+    Path("pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in given))
+    assert main(["init", "--model", "model", "--data", "pairs.jsonl"]) == 0
+    text, (_, said) = Path("alignkit.toml").read_text(), capsys.readouterr()
+    assert "rows: 45 pairs train, 19 prompts validate" in said
+    assert re.search(r"^lengths: \d+ tokens at the median, \d+ at 99 %, \d+ longest$", said, re.M)
+    assert re.search("verdict: 19 validation prompts find differences of .. points; 874 find 5 points", said)
+    assert re.search(r"^memory [\d,]+ MiB on", said, re.M)
+    settings = judge_settings({})
+    assert settings.data.split == "0.3" and settings.data.max_length == 64
+    assert settings.judge.num_prompts is None and "max_steps" not in text  # 100 steps of 8 are 18 passes over 45 rows
+    _every_method_reads(Path("alignkit.toml"))
+    assert main(["init", "--model", "model", "--data", "none.jsonl", "--force"]) == 0
+    assert "none.jsonl: nothing of that name here" in capsys.readouterr().err
 
 
 def test_init_keeps_an_existing_file(capsys: pytest.CaptureFixture[str]) -> None:
