@@ -35,9 +35,8 @@ from alignkit.config.settings import DataSection, JudgeSection, ModelSection, Ro
 from alignkit.errors import UsageError, nearest
 from alignkit.methods import Method
 from alignkit.registry import registry
-from alignkit.tournaments.results import START, Entry
+from alignkit.tournaments.results import BASE, START, Beside, Entry
 
-BASE = "base"
 _SECTIONS: dict[str, type[BaseModel]] = {
     "model": ModelSection,
     "data": DataSection,
@@ -62,6 +61,7 @@ class Tournament:
         config: the alignkit.toml that was read; None: the one in the working folder.
         common: options of every training run, by their Python names.
         sets: texts KEY=VALUE.
+        notes, beside: what a preset says of its table, and a published one.
     """
 
     entrants: tuple[Entry, ...]
@@ -71,6 +71,8 @@ class Tournament:
     config: Path | None = None
     common: Mapping[str, Any] = field(default_factory=dict)
     sets: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    beside: Beside | None = None
 
     def entrant(self, name: str) -> Entry:
         """The entrant or the opponent of that name."""
@@ -180,7 +182,18 @@ def read_tournament(
     entries = _entries(found, str(model))
     entries = _swept(entries, sweeps, draws, seed=settings.judge.seed)
     seeds = tuple(range(1, section.seeds + 1)) if isinstance(section.seeds, int) else tuple(section.seeds)
-    made = Tournament(_in_order(entries), section, seeds, settings, config, common, tuple(sets))
+    of_preset = own if entrants is None else {}
+    made = Tournament(
+        _in_order(entries),
+        section,
+        seeds,
+        settings,
+        config,
+        common,
+        tuple(sets),
+        tuple(of_preset.get("notes", ())),
+        Beside(**of_preset["beside"]) if "beside" in of_preset else None,
+    )
     _check(made)
     return made
 

@@ -10,10 +10,13 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from alignkit.charts.curves import read_metrics
+from alignkit.config.settings import JudgeSection
 from alignkit.data.prepared.selection import prompt_key
 from alignkit.data.reading.messages import text_of_turn
 from alignkit.data.reading.rows import Row
@@ -31,7 +34,7 @@ from alignkit.statistics.win_rate import outcomes
 from alignkit.storage import read_object
 from alignkit.tournaments.entrants import Tournament
 from alignkit.tournaments.prompts import OFF_TASK, Asked
-from alignkit.tournaments.results import START, Entry, Results
+from alignkit.tournaments.results import START, Entry, Health, Results
 from alignkit.tournaments.work import Place, failure
 from alignkit.tracking import split_lines
 
@@ -82,7 +85,10 @@ class Judging:
         """Measure the answers to other prompts, without a judge."""
         if OFF_TASK not in self.asked.parts:
             return None
-        return self._measured(entrants, OFF_TASK, self._answered(entrants, OFF_TASK))
+        rows = self.asked.parts[OFF_TASK]
+        grouping = find_clusters([row.fields for row in rows], [prompt_key(row) for row in rows], column=None)
+        measured = self._measured(entrants, OFF_TASK, self._answered(entrants, OFF_TASK))
+        return replace(measured, cluster_P=grouping.clusters.number_P, cluster_words=grouping.words)
 
     def _answered(self, entrants: Sequence[Entry], part: str) -> dict[Side, list[Answer]]:
         """The answers of everybody whose answers are compared, by side."""
@@ -143,7 +149,7 @@ class Judging:
         made, rows = self.made, self.asked.parts[part]
         spread = self._spread
         by_side: dict[str, dict[Side, Any]] = {
-            name: {} for name in ("length", "cut", "text", "nats", "tokens", "reference_cut", "seconds")
+            name: {} for name in ("length", "text", "nats", "tokens", "reference_cut", "seconds")
         }
         health: dict[str, dict[Side, np.ndarray]] = {}
         for side, answers in answered.items():
@@ -152,11 +158,11 @@ class Judging:
             columns = np.array(known, dtype=np.float64).T
             by_side["nats"][side], by_side["tokens"][side], by_side["reference_cut"][side] = columns
             by_side["length"][side] = np.array([answer.num_tokens for answer in answers], dtype=np.float64)
-            by_side["cut"][side] = np.array([answer.truncated for answer in answers], dtype=np.float64)
             by_side["text"][side] = np.array([answer.text for answer in answers], dtype=object)
             by_side["seconds"][side] = float(about["seconds"])
             for name, value_P in _health(Answers(side[0], tuple(answers), math.nan)).items():
                 health.setdefault(name, {})[side] = value_P
+        metrics = {metric.name: metric for metric in all_metrics()}
         num = len(rows)
         rival = np.full((len(entrants), len(made.seeds), len(made.section.vs), num), math.nan)
         for e, entry in enumerate(entrants):
@@ -166,16 +172,17 @@ class Judging:
                     if theirs is not None and theirs in by_side["length"]:
                         rival[e, s, v] = by_side["length"][theirs]
         ended = {
-            (entry.name, seed): read_run(self.place.run(entry, seed)).finished or {}
+            (entry.name, seed): _end_of(self.place.run(entry, seed))
             for entry in entrants
             for seed in made.seeds_of(entry)
             if entry.method is not None and (entry.name, seed) in answered
         }
-        per_run = {
+        per_run: dict[str, Callable[[Mapping[str, Any]], float]] = {
             "minutes_ES": lambda end: end["seconds"] / 60,
             "peak_mib_ES": lambda end: end["peak_mib"],
             "tokens_ES": lambda end: end["tokens"],
             "clipped_ES": _share_clipped,
+            "kl_ES": lambda end: end["kl"],
         }
         trained: dict[str, Any] = {
             name: self._per_run(entrants, {side: of(end) for side, end in ended.items()})
@@ -208,16 +215,20 @@ class Judging:
             length_ESP=spread(entrants, by_side["length"], num),
             rival_length_ESVP=rival,
             reference_length_P=_reference_lengths(made, rows),
-            cut_ESP=spread(entrants, by_side["cut"], num),
             nats_ESP=spread(entrants, by_side["nats"], num),
             reference_tokens_ESP=spread(entrants, by_side["tokens"], num),
             reference_cut_ESP=spread(entrants, by_side["reference_cut"], num),
             text_ESP=spread(entrants, by_side["text"], num, nothing=""),
             answer_minutes_ES=self._per_run(entrants, {side: x / 60 for side, x in by_side["seconds"].items()}),
-            health={name: spread(entrants, found, num) for name, found in health.items()},
+            health={
+                name: Health(spread(entrants, found, num), one.label, one.digits, one.more_is_better)
+                for name, found in health.items()
+                for one in (metrics[name],)
+            },
             failed=reasons,
             runs={side: self.place.run(self._entries[side[0]], side[1]).name for side in ended},
             parents=parents,
+            drawn=_drawn(made.settings.judge),
             **trained,
         )
 
@@ -242,6 +253,18 @@ class Judging:
             ],
             dtype=np.float64,
         ).reshape(len(entrants), len(self.made.seeds))
+
+
+def _drawn(how: JudgeSection) -> str:
+    """How answers are drawn, in words."""
+    if how.num_beams > 1:
+        way = f"beam search of width {how.num_beams}, length penalty {how.length_penalty:g}"
+    elif how.temperature > 0:
+        top = f", top-p {how.top_p:g}" if how.top_p < 1 else ""
+        way = f"one sample a prompt at temperature {how.temperature:g}{top}"
+    else:
+        way = "the likeliest token at each place"
+    return f"{way}, at most {how.max_new_tokens} tokens"
 
 
 def pick(results: Results, sweeps: Mapping[str, Sequence[str]]) -> dict[str, str]:
@@ -271,7 +294,7 @@ def _plain(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _health(answers: Answers) -> dict[str, np.ndarray]:
-    """Every metric with one number per answer, float64 [P]."""
+    """Every metric with one number per answer, float64 [P], in its label's unit."""
     found = {}
     for metric in all_metrics():
         value = metric.values(answers)
@@ -281,7 +304,7 @@ def _health(answers: Answers) -> dict[str, np.ndarray]:
                 raise RunStopped(
                     f"metric {metric.name!r} gave {value_P.shape} numbers for {len(answers.answers)} answers"
                 )
-            found[metric.name] = value_P
+            found[metric.name] = metric.scale * value_P
     return found
 
 
@@ -315,6 +338,14 @@ def _reference_lengths(made: Tournament, rows: Sequence[Row]) -> np.ndarray:
         ],
         dtype=np.float64,
     )
+
+
+def _end_of(run: Path) -> dict[str, Any]:
+    """What run.json says of a finished run, and as `kl` the validation's KL of the weights that it kept."""
+    end = read_run(run).finished or {}
+    of_step = read_metrics(run / "metrics.jsonl").get("validation/kl", {})
+    known = [step for step in of_step if step <= end.get("kept_step", math.inf)]
+    return {**end, "kl": of_step[max(known)] if known else math.nan}
 
 
 def _share_clipped(end: Mapping[str, Any]) -> float:

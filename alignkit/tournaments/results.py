@@ -19,6 +19,8 @@ import numpy as np
 from alignkit.errors import InputError
 from alignkit.storage import read_object, write_atomically
 
+BASE = "base"
+"""The entrant that is the model which others start from."""
 START = "start"
 """The opponent that is each entrant's own start: the same seed's run of the entrant that it starts from."""
 
@@ -44,6 +46,32 @@ class Entry:
 
 
 @dataclass(frozen=True)
+class Health:
+    """One metric of the answers (judging/metrics.py) in its label's unit: float64 [E, S, P], nan where it has none.
+
+    `more_is_better` None: neither end is.
+    """
+
+    x_ESP: np.ndarray
+    label: str
+    digits: int = 1
+    more_is_better: bool | None = None
+
+
+@dataclass(frozen=True)
+class Beside:
+    """Another table of the same entrants, shown beside ours as it was published: never compared by a test.
+
+    Args:
+        rows: by the key of one of our measures and by entrant the number as it was printed.
+    """
+
+    title: str
+    rows: Mapping[str, Mapping[str, str]]
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Results:
     """One judge's and all metrics' findings on one set of prompts.
 
@@ -62,14 +90,12 @@ class Results:
         length_ESP: float64 [E, S, P], tokens of the answer without thinking, end token included.
         rival_length_ESVP: float64 [E, S, V, P], the same of the opponent's answer.
         reference_length_P: float64 [P], tokens of the reference, end token included; nan without one.
-        cut_ESP: float64 [E, S, P], 1 where max_new_tokens ended the answer, 0 where it ended itself.
         nats_ESP: float64 [E, S, P], -sum log p of the reference's tokens; perplexity is exp(sum nats / sum tokens).
         reference_tokens_ESP: float64 [E, S, P], the tokens that it sums over, end token included; nan where the
             reference is left out: its prompt leaves no room for it.
         reference_cut_ESP: float64 [E, S, P], 1 where the reference was cut at the end of its row.
         text_ESP: object [E, S, P], the answer's text; "" where there is none.
-        health: by name of a metric with one number per answer (judging/metrics.py; repetition, loops, empty, ...),
-            float64 [E, S, P] in the metric's own unit.
+        health: by name every metric with one number per answer (repetition, loops, empty, truncated_share, ...).
         failed: why an entrant's run of a seed, or an opponent, has no answers, by (entrant, seed).
         runs: the run's folder by (entrant, seed), relative to the tournament's; none where nothing was trained.
         parents: the run it started from by (entrant, seed), likewise; pairs of these share what the parent learnt.
@@ -78,13 +104,18 @@ class Results:
         peak_mib_ES: float64 [E, S], MiB at the fullest moment of training.
         tokens_ES: float64 [E, S], tokens that training saw, samples included.
         clipped_ES: float64 [E, S], share of the steps whose gradient was clipped.
-        money: what the judge's requests cost, a text such as "about 2.00 USD"; "" where it is free.
+        kl_ES: float64 [E, S], KL of the trained policy to its start in nats a token, by the run's last validation that
+            measured it; nan where the method has no reference.
+        money: what requests of judges and rewards cost, a text such as "judge nemotron about 2.00 USD"; "" where
+            nothing costs.
+        drawn: how answers were drawn, in words.
         stamps: by entrant what its win rates are not evidence of: its judge also gave its reward.
         caveats: sentences about the whole table.
         tuning: the same of the entrants of a sweep on the tuning prompts, which no other table shares.
         picked: by a sweep's name the entrant that won on the tuning prompts.
         second: another judge's opinion: the same answers, perhaps of the first prompts alone (the rest is nan).
         off_task: answers to other prompts, measured and not judged.
+        beside: a published table of the same entrants.
     """
 
     entrants: tuple[Entry, ...]
@@ -101,7 +132,6 @@ class Results:
     length_ESP: np.ndarray
     rival_length_ESVP: np.ndarray
     reference_length_P: np.ndarray
-    cut_ESP: np.ndarray
     nats_ESP: np.ndarray
     reference_tokens_ESP: np.ndarray
     reference_cut_ESP: np.ndarray
@@ -111,17 +141,20 @@ class Results:
     peak_mib_ES: np.ndarray
     tokens_ES: np.ndarray
     clipped_ES: np.ndarray
-    health: Mapping[str, np.ndarray] = field(default_factory=dict)
+    kl_ES: np.ndarray
+    health: Mapping[str, Health] = field(default_factory=dict)
     failed: Mapping[tuple[str, int], str] = field(default_factory=dict)
     runs: Mapping[tuple[str, int], str] = field(default_factory=dict)
     parents: Mapping[tuple[str, int], str] = field(default_factory=dict)
     money: str = ""
+    drawn: str = ""
     stamps: Mapping[str, str] = field(default_factory=dict)
     caveats: tuple[str, ...] = ()
     tuning: Results | None = None
     picked: Mapping[str, str] = field(default_factory=dict)
     second: Results | None = None
     off_task: Results | None = None
+    beside: Beside | None = None
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -171,7 +204,12 @@ def _results(content: Mapping[str, Any]) -> Results:
         if name.rpartition("_")[2] in ("P", "ES", "ESP", "ESVP"):
             kind: Any = object if name == "text_ESP" else np.int64 if name == "cluster_P" else np.float64
             named[name] = np.array(named[name], dtype=kind)
-    named["health"] = {name: np.array(x, dtype=np.float64) for name, x in named["health"]}
+    named["health"] = {
+        name: Health(**one | {"x_ESP": np.array(one["x_ESP"], dtype=np.float64)}) for name, one in named["health"]
+    }
+    if (beside := named["beside"]) is not None:
+        rows = {key: dict(row) for key, row in beside["rows"]}
+        named["beside"] = Beside(beside["title"], rows, tuple(beside["notes"]))
     for name in ("tuning", "second", "off_task"):
         named[name] = None if named[name] is None else _results(named[name])
     return Results(**named)

@@ -466,7 +466,15 @@ def _judged(
     if made.section.second is not None:
         with closing(_entrant_or_judge(made, place, made.section.second)) as judge:
             second = judging.results(judge.named, shown, TEST, first=made.section.second_prompts)
-    return replace(found, tuning=tuning, picked=picked, second=second, off_task=judging.off_task(shown))
+    return replace(
+        found,
+        tuning=tuning,
+        picked=picked,
+        second=second,
+        off_task=judging.off_task(shown),
+        caveats=(*made.notes, *found.caveats),
+        beside=made.beside,
+    )
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from alignkit.tournaments.results import START, Entry, Results
+from alignkit.tournaments.results import START, Entry, Health, Results
 
 ENTRANTS = (
     Entry("base", None, "tiny"),
@@ -53,7 +53,6 @@ def made_results(num_seeds: int = 3, num_prompts: int = 120, **changed: Any) -> 
         "length_ESP": length,
         "rival_length_ESVP": np.repeat(same_base(rng.integers(20, 80, shape).astype(float))[:, :, None], 2, axis=2),
         "reference_length_P": np.full(num_prompts, 40.0),
-        "cut_ESP": np.zeros(shape),
         "nats_ESP": np.full(shape, 20.0 * math.log(7.0)),
         "reference_tokens_ESP": np.full(shape, 20.0),
         "reference_cut_ESP": np.zeros(shape),
@@ -63,7 +62,8 @@ def made_results(num_seeds: int = 3, num_prompts: int = 120, **changed: Any) -> 
         "peak_mib_ES": 100 * trained,
         "tokens_ES": 1000 * trained,
         "clipped_ES": times,
-        "health": {"repetition": same_base(rng.random(shape) / 10)},
+        "kl_ES": times,
+        "health": {"repetition": Health(same_base(10 * rng.random(shape)), "repeated 4-grams, %", 1, False)},
         "runs": {(e.name, s): f"runs/{e.name}-{s}" for e in ENTRANTS[1:] for s in range(num_seeds)},
     }
     return Results(**fields | changed)

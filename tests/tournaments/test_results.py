@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from alignkit.errors import InputError
-from alignkit.tournaments.results import START, Entry, Results
+from alignkit.tournaments.results import START, Beside, Entry, Health, Results
 
-PER_RUN = ("minutes_ES", "answer_minutes_ES", "peak_mib_ES", "tokens_ES", "clipped_ES")
+PER_RUN = ("minutes_ES", "answer_minutes_ES", "peak_mib_ES", "tokens_ES", "clipped_ES", "kl_ES")
 
 
 def found(num_entrants: int = 2, num_seeds: int = 3, num_prompts: int = 4) -> Results:
@@ -36,12 +36,11 @@ def found(num_entrants: int = 2, num_seeds: int = 3, num_prompts: int = 4) -> Re
         length_ESP=rng.normal(size=shape),
         rival_length_ESVP=rng.normal(size=outcome.shape),
         reference_length_P=rng.normal(size=num_prompts),
-        cut_ESP=np.zeros(shape),
         nats_ESP=rng.normal(size=shape) / 3,
         reference_tokens_ESP=rng.normal(size=shape),
         reference_cut_ESP=np.zeros(shape),
         text_ESP=np.full(shape, "schön\n<b>", dtype=object),
-        health={"repetition": rng.normal(size=shape)},
+        health={"repetition": Health(rng.normal(size=shape), "repeated, %", 1, False)},
         failed={("dpo", 2): "no memory"},
         runs={("dpo", 0): "dpo-0"},
         **per_run,
@@ -49,7 +48,12 @@ def found(num_entrants: int = 2, num_seeds: int = 3, num_prompts: int = 4) -> Re
 
 
 def test_results_come_back_from_disk_to_the_last_bit(tmp_path: Path) -> None:
-    whole = replace(found(), tuning=found(), picked={"dpo": "dpo-beta=0.1"})
+    whole = replace(
+        found(),
+        tuning=found(),
+        picked={"dpo": "dpo-beta=0.1"},
+        beside=Beside("printed", {"bleu4": {"dpo": "19.7"}}, ("once",)),
+    )
     whole.write(tmp_path / "results.json")
     back = Results.read(tmp_path / "results.json")
     for one, other in ((whole, back), (whole.tuning, back.tuning)):
@@ -60,7 +64,8 @@ def test_results_come_back_from_disk_to_the_last_bit(tmp_path: Path) -> None:
                 np.testing.assert_array_equal(ours, theirs, err_msg=each.name)
             elif each.name not in {"health", "tuning"}:
                 assert ours == theirs, each.name
-    np.testing.assert_array_equal(whole.health["repetition"], back.health["repetition"])
+    np.testing.assert_array_equal(whole.health["repetition"].x_ESP, back.health["repetition"].x_ESP)
+    assert back.health["repetition"].label == "repeated, %"
 
 
 def test_damaged_results_are_refused_in_one_line(tmp_path: Path) -> None:

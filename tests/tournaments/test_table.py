@@ -6,27 +6,29 @@ import csv
 import io
 import json
 import math
+from typing import Any
 
 import numpy as np
 import pytest
 
-from alignkit.tournaments.table import Beside, Table, make_table, rows_of
+from alignkit.tournaments.results import Beside, Results
+from alignkit.tournaments.table import Table, make_table, rows_of
 from tests.helpers.tournaments import ENTRANTS, made_results
 
 
 @pytest.fixture(scope="module")
 def table() -> Table:
-    results = made_results()
+    results = made_results(beside=Beside("the paper's table", {"win_rate": {"dpo": "61.1"}}, ("one seed",)))
     results.nats_ESP[1, 0, :3] = math.nan
     results.reference_tokens_ESP[1, 0, :3] = math.nan
-    return make_table(results, beside=Beside("The paper's table", {"dpo": {"win rate": "61.1"}}, ("one seed",)))
+    return make_table(results)
 
 
 def test_the_text_fits_80_columns_and_says_what_is_missing(table: Table) -> None:
     text = table.text()
     assert max(map(len, text.splitlines())) <= 80
     assert text.startswith(table.headline[:60])
-    for words in ("win rate % vs", "vs own", "BLEU-4", "perplexity", "The paper's table", "61.1", "one seed"):
+    for words in ("win rate % vs", "vs own", "BLEU-4", "perplexity", "the paper's", "61.1", "one seed"):
         assert words in text, words
     assert "3 references were left out and 0 were cut" in " ".join(text.split())
     own_start = next(m for m in table.measures if m.key == "win_rate_1")
@@ -96,3 +98,33 @@ def test_a_sweeps_pick_says_what_it_promises_too_much() -> None:
     name, best = found.picks["beta"]
     assert name in ("dpo", "grpo") and 0 <= best.optimism < 10
     assert any(note.startswith(f"Sweep beta: {name} won on the tuning prompts") for note in found.notes)
+
+
+def test_what_a_second_judge_and_other_prompts_say_stands_in_the_table() -> None:
+    def beside(num_prompts: int, **changed: Any) -> Results:
+        return made_results(num_seeds=1, num_prompts=num_prompts, **changed)
+
+    outcome = made_results(num_seeds=1, num_prompts=40).outcome_ESVP.copy()
+    outcome[..., 10:] = math.nan
+    nats = np.full((5, 1, 40), 20.0 * math.log(7.0))
+    nats[4] += 20 * np.linspace(0.4, 0.6, 40)  # grpo loses half a nat a token; its guard does not pass
+    clipped = np.array([[math.nan], [1.0], [0.5], [1.0], [0.0]])
+    found = make_table(
+        beside(40, second=beside(40, outcome_ESVP=outcome), off_task=beside(40, nats_ESP=nats), clipped_ES=clipped)
+    )
+    by_key = {m.key: m for m in found.measures}
+    dpo = by_key["second"].cells["dpo"]
+    assert dpo is not None and dpo.num_prompts == 10 and dpo.mean == pytest.approx(100 * outcome[3, 0, 0, :10].mean())
+    assert by_key["off_task_perplexity"].cells["dpo"].mean == pytest.approx(7)  # type: ignore[union-attr]
+    notes = " ".join(found.notes)
+    assert "guard against base, dpo: passes: +0.0" in notes and "against base, grpo: does not pass: -50.0" in notes
+    assert "Every step of sft, dpo was clipped" in notes and "read the first 10 prompts" in notes
+
+
+def test_tokens_over_the_reference_are_compared_prompt_by_prompt() -> None:
+    results = made_results(num_prompts=4, num_seeds=1)
+    results.length_ESP[3, 0] = [50, 30, 60, 40]  # references have 40 tokens
+    results.rival_length_ESVP[3, 0, 1] = [45, 45, 40, 40]
+    by_key = {m.key: m for m in make_table(results).measures}
+    assert by_key["excess"].cells["dpo"].mean == 7.5  # type: ignore[union-attr]
+    assert by_key["excess_vs_1"].cells["dpo"].mean == 5.0  # type: ignore[union-attr]
