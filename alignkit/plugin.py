@@ -33,63 +33,44 @@ from alignkit.rollouts.sampler import Completion, Request, Sampler
 from alignkit.scoring.judge import Item, Judge, JudgeConfig, Missing, Scored, unreadable
 from alignkit.scoring.remote.judge import ClientConfig, RemoteJudge
 from alignkit.scoring.remote.keys import read_key
-from alignkit.storage import check_path, put_file_in_place, read_object, write_atomically
+from alignkit.storage import check_path, put_file_in_place, read_object
 from alignkit.tracking import Tracker, needs_extra
 from alignkit.units import Chosen, Labelled, Pairs, Samples, Unit
 
 if TYPE_CHECKING:
     from alignkit.api import train
-    from alignkit.charts.curves import read_curves
-    from alignkit.cli.progress import RichProgress
-    from alignkit.cli.terminal import print_table
     from alignkit.config.settings import ModelSection
     from alignkit.data.chat.chat import Chat, make_chat, refuse_ids_without_rows
-    from alignkit.data.reading.read import read_rows
-    from alignkit.data.reading.rows import Row
     from alignkit.data.trees.packs import lay_out, pack
     from alignkit.data.trees.trees import Tree, tree
-    from alignkit.judging.answers import Answer, Answering, Answers, Generation
+    from alignkit.judging.answers import Answers
     from alignkit.judging.auto import newest_run
-    from alignkit.judging.bleu import corpus_bleu
-    from alignkit.judging.clustering import find_clusters
     from alignkit.judging.scores import values
     from alignkit.policy.load import autocast_type, load_policy, pick_device
     from alignkit.policy.policy import Policy
     from alignkit.pretrained.names import ModelSource, find_model
     from alignkit.pretrained.read import context_length, load_tokenizer
     from alignkit.pretrained.weights import check_weights, settings_fingerprint, weight_files
-    from alignkit.reports.page import Column, Example, Section, write_report
     from alignkit.rollouts.batched import BatchedGeneration
     from alignkit.rollouts.beam_generation import BeamGeneration
     from alignkit.rollouts.beams import Candidates, beam_search
-    from alignkit.scoring.specs import make_judge
     from alignkit.scoring.votes import Votes
     from alignkit.services.http import NotAnswered, Requests, Stopped
     from alignkit.services.spreading import ServerDown, Spread
-    from alignkit.statistics.intervals import mean_interval
-    from alignkit.statistics.texts import repetition
-    from alignkit.statistics.win_rate import outcomes, win_rate
+    from alignkit.statistics.win_rate import win_rate
     from alignkit.voting.rows import voted_rows
 
 _ON_FIRST_USE = {
-    "Answer": "alignkit.judging.answers",
-    "Answering": "alignkit.judging.answers",
     "Answers": "alignkit.judging.answers",
     "BatchedGeneration": "alignkit.rollouts.batched",
     "BeamGeneration": "alignkit.rollouts.beam_generation",
     "Candidates": "alignkit.rollouts.beams",
     "Chat": "alignkit.data.chat.chat",
-    "Column": "alignkit.reports.page",
-    "Example": "alignkit.reports.page",
-    "Generation": "alignkit.judging.answers",
     "ModelSection": "alignkit.config.settings",
     "ModelSource": "alignkit.pretrained.names",
     "NotAnswered": "alignkit.services.http",
     "Policy": "alignkit.policy.policy",
     "Requests": "alignkit.services.http",
-    "RichProgress": "alignkit.cli.progress",
-    "Row": "alignkit.data.reading.rows",
-    "Section": "alignkit.reports.page",
     "ServerDown": "alignkit.services.spreading",
     "Spread": "alignkit.services.spreading",
     "Stopped": "alignkit.services.http",
@@ -99,24 +80,15 @@ _ON_FIRST_USE = {
     "beam_search": "alignkit.rollouts.beams",
     "check_weights": "alignkit.pretrained.weights",
     "context_length": "alignkit.pretrained.read",
-    "corpus_bleu": "alignkit.judging.bleu",
-    "find_clusters": "alignkit.judging.clustering",
     "find_model": "alignkit.pretrained.names",
     "lay_out": "alignkit.data.trees.packs",
     "load_policy": "alignkit.policy.load",
     "load_tokenizer": "alignkit.pretrained.read",
     "make_chat": "alignkit.data.chat.chat",
-    "make_judge": "alignkit.scoring.specs",
-    "mean_interval": "alignkit.statistics.intervals",
     "newest_run": "alignkit.judging.auto",
-    "outcomes": "alignkit.statistics.win_rate",
     "pack": "alignkit.data.trees.packs",
     "pick_device": "alignkit.policy.load",
-    "print_table": "alignkit.cli.terminal",
-    "read_curves": "alignkit.charts.curves",
-    "read_rows": "alignkit.data.reading.read",
     "refuse_ids_without_rows": "alignkit.data.chat.chat",
-    "repetition": "alignkit.statistics.texts",
     "settings_fingerprint": "alignkit.pretrained.weights",
     "train": "alignkit.api",
     "tree": "alignkit.data.trees.trees",
@@ -124,7 +96,6 @@ _ON_FIRST_USE = {
     "voted_rows": "alignkit.voting.rows",
     "weight_files": "alignkit.pretrained.weights",
     "win_rate": "alignkit.statistics.win_rate",
-    "write_report": "alignkit.reports.page",
 }
 
 __all__ = [
@@ -132,8 +103,6 @@ __all__ = [
     "IN_HELP_ALL",
     "NO_FLAG",
     "AlignkitError",
-    "Answer",
-    "Answering",
     "Answers",
     "Batch",
     "BatchedGeneration",
@@ -142,12 +111,9 @@ __all__ = [
     "Chat",
     "Chosen",
     "ClientConfig",
-    "Column",
     "Completion",
     "CopyingSampler",
     "Dataset",
-    "Example",
-    "Generation",
     "InputError",
     "Item",
     "Judge",
@@ -170,14 +136,11 @@ __all__ = [
     "RemoteJudge",
     "Request",
     "Requests",
-    "RichProgress",
-    "Row",
     "RunStopped",
     "SampledConfig",
     "Sampler",
     "Samples",
     "Scored",
-    "Section",
     "ServerDown",
     "Setup",
     "Spread",
@@ -192,10 +155,8 @@ __all__ = [
     "check_path",
     "check_weights",
     "context_length",
-    "corpus_bleu",
     "cpu_lines",
     "embedded",
-    "find_clusters",
     "find_model",
     "hookimpl",
     "lay_out",
@@ -203,24 +164,17 @@ __all__ = [
     "load_policy",
     "load_tokenizer",
     "make_chat",
-    "make_judge",
-    "mean_interval",
     "nearest",
     "needs_extra",
     "newest_run",
-    "outcomes",
     "pack",
     "paper_numbers",
     "pick_device",
     "preference_loss",
-    "print_table",
     "put_file_in_place",
-    "read_curves",
     "read_key",
     "read_object",
-    "read_rows",
     "refuse_ids_without_rows",
-    "repetition",
     "settings_fingerprint",
     "train",
     "tree",
@@ -229,8 +183,6 @@ __all__ = [
     "voted_rows",
     "weight_files",
     "win_rate",
-    "write_atomically",
-    "write_report",
 ]
 
 if not TYPE_CHECKING:  # so that a type checker refuses a name that is not listed above

@@ -33,11 +33,12 @@ class Demo(Preset):
             "data": {"data": self.data, "split": "0.04", "limit": 320},
             "judge": {"judge": "rules", "num_prompts": 320, "temperature": 1.0, "max_new_tokens": 48},
             "tournament": {
-                "vs": ["base", "start"],
+                "vs": ["base", "start", "sft"],
                 "test": "demo:unseen",
                 "second": "reward",
                 "second_prompts": 100,  # a reward model of the policy's size costs as much as answering
                 "off_task": "demo:own",
+                "off_task_prompts": 24,
             },
             "train": {
                 "max_new_tokens": 48,
@@ -47,6 +48,7 @@ class Demo(Preset):
                 "checkpoint_interval": 10_000,
                 "early_stopping_steps": None,
             },
+            "notes": _NOTES,
             "entrants": {
                 "sft": _SFT,
                 "sft-lenpen": _SFT | {"penalty_interval": 2, "penalty_samples": 4, "max_penalty_ratio": 2.0},
@@ -79,4 +81,8 @@ class Demo(Preset):
         return Setup(["The quickstart's tournament: alignkit tournament"], lines)
 
 
+_NOTES = (
+    "A demonstration on tasks that alignkit generates; not a quality benchmark.",
+    "The rules judge, and gave GRPO its reward: anyone can check them. No training row is of a family that is judged.",
+)
 _SECTIONS = ("model", "data", "judge", "tournament")

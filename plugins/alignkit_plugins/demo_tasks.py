@@ -155,13 +155,7 @@ def _row(part: str, family: Family, answered: _Answered, place: int) -> Row:
 
 def _own() -> list[Row]:
     return [
-        {
-            "id": f"own-{place:03d}",
-            "template": "own",
-            "unseen": True,
-            "prompt": _message("user", prompt),
-            "reference": reference,
-        }
+        {"id": f"own-{place:03d}", "unseen": True, "prompt": _message("user", prompt), "reference": reference}
         for place, (prompt, reference) in enumerate(OWN)
     ]
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from alignkit.cli.main import main
 from alignkit.errors import UsageError
 from alignkit.tournaments.entrants import read_tournament
 from alignkit.tournaments.results import START
@@ -154,3 +155,19 @@ def test_the_quickstarts_preset_is_a_tournament_with_a_reward_model_as_the_secon
     assert steps == {"sft": 16, "sft-lenpen": 16, "dpo": 26, "grpo": 16, "reward": 10}
     with pytest.raises(UsageError, match="a set-up without a tournament; with one: demo, paper"):
         read_tournament(written(tmp_path), preset="offline")
+
+
+def test_demo_is_the_tournament_of_its_preset_with_one_seed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[Any, Path, Any]] = []
+
+    def run_made(made: Any, out: Path, *, child: Any, **_: Any) -> Any:
+        asked.append((made, out, child))
+        raise UsageError("seen")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("alignkit.api.tournaments.run_made", run_made)
+    assert main(["demo", "--seed", "7", "--out", "here"]) == 2
+    ((made, out, child),) = asked
+    assert out == Path("here") and made.seeds == (7,) and made.settings.data.data == "demo"
+    assert child == ["--preset=demo", "--seeds=7,"]  # what each piece's process is told
+    assert any("not a quality benchmark" in note for note in made.notes)

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 from alignkit_plugins.grpo import GRPOConfig
-from alignkit_plugins.quickstart import NOTE, notes
 from alignkit_plugins.sft_lenpen import SFTLengthPenaltyConfig
 from grpo_runs import values
 from small_runs import stop_at, write_numbered_rows
@@ -107,11 +106,3 @@ def test_steps_without_an_update_are_said() -> None:
         "no weight was changed in 2 of 3 steps: none of their groups had different rewards"
     ]
     assert tally_lines({"grad_clipped": [0, 5], "no_update": [0, 5]}, SFTLengthPenaltyConfig()) == []
-
-
-def test_the_quickstart_says_whose_every_step_was_clipped() -> None:
-    table = [{"entrant": "base", "steps_clipped": None}, {"entrant": "sft", "steps_clipped": 50.0}]
-    assert notes(table) == NOTE
-    assert "Every step of dpo, grpo was clipped to a gradient norm of 1" in notes(
-        [*table, {"entrant": "dpo", "steps_clipped": 100.0}, {"entrant": "grpo", "steps_clipped": 100.0}]
-    )
