@@ -11,7 +11,7 @@ exports.py takes a model home, data.py shows, audits and prepares rows, runs.py 
 from alignkit.api.answers import chat_session, evaluate, generate, generate_file
 from alignkit.api.data import SHOWN_ROWS, data_audit, data_lengths, data_overlap, data_prepare, show_rows
 from alignkit.api.exports import export
-from alignkit.api.runs import Run, write_report
+from alignkit.api.runs import Run, serve_report, write_report
 from alignkit.api.tournaments import tournament
 from alignkit.api.training import plan, start_up_checks, train
 from alignkit.api.verdicts import judge, judge_file, ledger_export, ledger_stats, probe
@@ -35,6 +35,7 @@ __all__ = [
     "ledger_stats",
     "plan",
     "probe",
+    "serve_report",
     "show_rows",
     "start_up_checks",
     "tournament",

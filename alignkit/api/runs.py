@@ -13,10 +13,13 @@ from alignkit.runs import find_run, is_finished, read_run
 from alignkit.tracking import split_lines
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import polars
 
     from alignkit.charts.plots import NotebookFigure
     from alignkit.judging.verdict import Verdict
+    from alignkit.services.pages import PageServer
 
 
 class Run:
@@ -135,6 +138,25 @@ def write_report(run: str | Path) -> Path:
     method = read_run(folder).method
     curves = registry().find("method", method).curves if method in registry().names("method") else ()
     return write_run_report(folder, curves=curves)
+
+
+def serve_report(run: str | Path, *, ready: Callable[[PageServer], None] = lambda server: None) -> None:
+    """Serve a run's report to this machine's browsers until it is interrupted; it is written again as the run trains.
+
+    Args:
+        ready: called with the server, whose `address` is to be opened, before it serves.
+
+    Raises:
+        InputError: it is no run, or its files cannot be read.
+    """
+    from alignkit.reports.live import ReportServer
+
+    folder = Run(run).path
+    if not (folder / "metrics.jsonl").exists() and not (folder / "report.html").exists():
+        write_report(folder)  # says what is missing, before anything is served
+    server = ReportServer(folder, write_report)
+    ready(server)
+    server.run()
 
 
 def _json_lines(path: Path) -> list[dict[str, Any]]:

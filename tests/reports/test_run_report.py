@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import threading
 from pathlib import Path
 
+import httpx
 import pytest
 from tiny_models import tiny_model
 
+from alignkit.api import write_report
 from alignkit.cli.main import main
 from alignkit.judging.judged_answers import read_answers
+from alignkit.reports.live import ReportServer
 
+CSP = "content-security-policy"
 EVIL = "<script>alert('from a row')</script>"
 
 
@@ -76,3 +82,27 @@ def test_damaged_answers_are_skipped_with_a_warning(run: Path, caplog: pytest.Lo
     assert len(read_answers(run / "verdicts/001.json")) == 40
     assert "001.answers.jsonl, line 1: no judged answer" in caplog.text
     file.write_text(text)
+
+
+def test_a_served_report_is_written_again_as_the_run_goes_on_and_nobody_else_sees_it(run: Path) -> None:
+    server = ReportServer(run, write_report)
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        page = httpx.get(server.address)
+        assert page.status_code == 200 and 'src="page"' in page.text and "default-src 'none'" in page.headers[CSP]
+        assert "<h2>This run" in httpx.get(server.address + "page").text
+        before = httpx.get(server.address + "version").text
+        assert httpx.get(server.address + "version").text == before  # nothing new
+        os.utime(run / "metrics.jsonl")
+        server.next_s = 0.0
+        assert httpx.get(server.address + "version").text != before
+        assert (run / "report.html").stat().st_mtime_ns >= (run / "metrics.jsonl").stat().st_mtime_ns
+        assert not server.is_open
+        for host in ("evil.example", f"evil.example:{server.port}"):
+            assert httpx.get(server.address, headers={"Host": host}).status_code == 403
+        assert httpx.get(f"http://127.0.0.1:{server.port}/guess/page").status_code == 403
+    finally:
+        server.stop()
+        thread.join(10)
+    assert not thread.is_alive()
