@@ -15,11 +15,11 @@ import hashlib
 import json
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -38,6 +38,7 @@ from alignkit.storage import write_atomically
 
 MARK = "alignkit_evidence"
 _CODE = ("judging", "statistics")  # the rooms of alignkit that decide what a verdict is
+_Checked = TypeVar("_Checked", bound=BaseModel)
 _logger = logging.getLogger(__name__)
 
 
@@ -61,7 +62,11 @@ class Judgement(BaseModel):
 
 
 class Evidence(BaseModel):
-    """Everything a verdict is made of. `level` is the interval's, a share."""
+    """Everything a verdict is made of. `level` is the interval's, a share.
+
+    A field that was added later has a default, here as in the records within: a file written before it is read as one
+    that does not say.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -197,13 +202,10 @@ def write_evidence(evidence: Evidence, verdict: Verdict, path: Path) -> None:
     Raises:
         RunStopped: the file cannot be written.
     """
-    rows = [row.model_copy(update={"check": _check(row)}) for row in evidence.judgements]
-    guards = [
-        guard.model_copy(update={"rows": tuple(row.model_copy(update={"check": _check(row)}) for row in guard.rows)})
-        for guard in evidence.guards
-    ]
+    rows = [_with_check(row) for row in evidence.judgements]
+    guards = [guard.model_copy(update={"rows": tuple(map(_with_check, guard.rows))}) for guard in evidence.guards]
     whole = evidence.model_copy(update={"judgements": tuple(rows), "guards": tuple(guards), "verdict": verdict})
-    whole = whole.model_copy(update={"check": _check(whole, leave_out={"judgements"})})
+    whole = _with_check(whole, leave_out=("judgements",))
     head = whole.model_dump_json(exclude={"judgements"})
     lines = ",\n  ".join(row.model_dump_json() for row in rows)
     write_atomically(path, f'{head[:-1]},\n "judgements": [\n  {lines}\n ]}}\n')
@@ -225,21 +227,25 @@ def read_evidence(path: Path) -> Evidence:
         InputError: it is none, was changed after it was written, or this code derives another verdict; says where.
     """
     try:
-        evidence = Evidence.model_validate_json(path.read_bytes())
+        text = path.read_bytes()
+        evidence = Evidence.model_validate_json(text)
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror or error}") from error
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         where = "".join(f"{part}: " for part in [".".join(map(str, first["loc"]))] if part)
         raise InputError(f"{path}: no evidence of this alignkit: {where}{first['msg']}") from error
-    changed = [f"judgement {n}" for n, row in enumerate(evidence.judgements, start=1) if row.check != _check(row)]
-    changed += [
-        f"guard {guard.name}, {guard.by}, row {n}"
-        for guard in evidence.guards
-        for n, row in enumerate(guard.rows, start=1)
-        if row.check != _check(row)
+    content = json.loads(text)
+    changed = [
+        f"judgement {n}" for n, row in enumerate(content["judgements"], start=1) if row.get("check") != _check(row)
     ]
-    if evidence.check != _check(evidence, leave_out={"judgements"}):
+    changed += [
+        f"guard {guard['name']}, {guard['by']}, row {n}"
+        for guard in content.get("guards", ())
+        for n, row in enumerate(guard["rows"], start=1)
+        if row.get("check") != _check(row)
+    ]
+    if content.get("check") != _check(content, leave_out=("judgements",)):
         changed.append("what stands beside the judgements (options, figures, verdict)")
     if changed:
         more = f" and {len(changed) - 5} more" if len(changed) > 5 else ""
@@ -283,9 +289,15 @@ def _grouping(clusters: list[int], strata: list[int | None], words: str) -> Grou
     return Grouping(Clusters.of(clusters), words, strata=Clusters.of(known) if len(known) == len(strata) else None)
 
 
-def _check(model: BaseModel, *, leave_out: set[str] | None = None) -> str:
-    content = model.model_dump(mode="json", exclude={"check", *(leave_out or set())})
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+def _check(content: Mapping[str, Any], *, leave_out: Sequence[str] = ()) -> str:
+    """A checksum of what stands in a file; of a field that is not in it, nothing."""
+    checked = {name: value for name, value in content.items() if name not in ("check", *leave_out)}
+    return hashlib.sha256(json.dumps(checked, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _with_check(model: _Checked, *, leave_out: Sequence[str] = ()) -> _Checked:
+    content = json.loads(model.model_dump_json(exclude=set(leave_out)))
+    return model.model_copy(update={"check": _check(content)})
 
 
 def _known(x: float) -> float | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from pathlib import Path
@@ -13,6 +14,7 @@ from tiny_models import tiny_model
 
 from alignkit import api
 from alignkit.cli.main import main
+from alignkit.errors import InputError
 from alignkit.judging import evidence as module
 from alignkit.judging.clustering import find_clusters
 from alignkit.judging.evidence import Evidence, judgements_of, read_evidence, verdict_of, write_evidence
@@ -90,6 +92,33 @@ def test_what_was_changed_by_hand_is_found_and_where(
     path.write_text(json.dumps(content))
     assert main(["judge", "--from", str(path)]) == 2
     assert said in capsys.readouterr().err
+
+
+def test_a_file_from_before_a_field_was_there_is_read_as_it_was_written(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    evidence, path = made(), tmp_path / "e.json"
+    verdict = verdict_of(evidence)
+    write_evidence(evidence, verdict, path)
+    content = json.loads(path.read_text())
+    judgements = [without(row, "here", "stratum") for row in content.pop("judgements")]
+    content["verdict"] = {name: x for name, x in content["verdict"].items() if name not in ("guards", "rounds", "here")}
+    older = without(content, "guards", "people", "here_units", "rounds", "no_interval")
+    path.write_text(json.dumps(older | {"judgements": judgements}))
+    assert verdict_of(read_evidence(path)) == verdict and not caplog.text
+    older["verdict"]["win_rate"].pop("num_effective")  # a number that was not yet recorded, but is derived now
+    path.write_text(json.dumps(without(older) | {"judgements": judgements}))
+    with pytest.raises(InputError, match="derives another verdict: win_rate differ"):
+        read_evidence(path)
+    monkeypatch.setattr(module, "code_fingerprint", lambda: "another")
+    assert verdict_of(read_evidence(path)) == verdict
+    assert "win_rate differ; it was written by other code" in caplog.text
+
+
+def without(content: dict[str, Any], *names: str) -> dict[str, Any]:
+    """Without some fields, with the checksum of an alignkit that never had them."""
+    kept = {name: value for name, value in content.items() if name not in (*names, "check")}
+    return kept | {"check": hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:16]}
 
 
 def test_a_verdict_that_does_not_follow_is_refused_or_said_where_the_code_is_other(
