@@ -107,6 +107,7 @@ def judge(
     """Compare models' answers on the same prompts: better, worse, no difference that matters, not enough evidence."""
     from alignkit import api
     from alignkit.cli.progress import RichProgress
+    from alignkit.cli.terminal import print_to_end
     from alignkit.config import file as config_file
     from alignkit.judging.verdict import Unscored, as_json
 
@@ -159,12 +160,12 @@ def judge(
         except Unscored as error:
             unscored.append(error)
             if json and error.verdict is not None:
-                print(json_shown(as_json(error.verdict)))
+                print_to_end(json_shown(as_json(error.verdict)))
             continue
         if json:
-            print(json_shown(as_json(verdict)))
+            print_to_end(json_shown(as_json(verdict)))
         else:
-            print("\n" * (number > 0) + _text(verdict, answers, details=details, where=where(verdict)))
+            print_to_end("\n" * (number > 0) + _text(verdict, answers, details=details, where=where(verdict)))
         met = met and _meets(verdict, require)
     if unscored:
         raise Unscored("; ".join(map(str, unscored)))

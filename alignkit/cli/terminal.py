@@ -26,6 +26,14 @@ def say(text: object) -> None:
     print(shown(text), flush=True)
 
 
+def print_to_end(text: str) -> None:
+    """Print a result; where its reader went away, as in `judge | head`, the command goes on and its exit code holds."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def print_table(titles: Sequence[str], rows: Iterable[tuple[Sequence[str], str]], *, right: Sequence[str] = ()) -> None:
     """Print rows of (cells, style); titles named in `right` are columns of numbers."""
     table = Table(show_header=any(titles))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -195,11 +195,24 @@ class Answering:
             requests, num_beams=generation.num_beams, length_penalty=generation.length_penalty
         )
 
-    def reply(self, messages: Sequence[dict[str, str]]) -> str:
-        """Answer a conversation, for chat."""
+    def reply(self, messages: Sequence[dict[str, str]], *, seen: Callable[[str], None] | None = None) -> str:
+        """Answer a conversation, for chat.
+
+        Args:
+            seen: is given the answer so far while it is drawn, where the sampler can.
+        """
         row = Row(f"turn-{len(messages)}", tuple(messages), None, None, None, False, {})
         request = self._request(row)
-        completion = self._draw([request])[0]
+
+        def so_far(ids: Sequence[int]) -> None:
+            assert seen is not None
+            text = self.chat.said(ids[:-1] if ids[-1] in self.chat.end_ids else ids)
+            seen(text.rstrip("\N{REPLACEMENT CHARACTER}"))  # half a character yet
+
+        if seen is None or self.generation.num_beams > 1:
+            completion = self._draw([request])[0]
+        else:
+            completion = self.sampler.stream(request, so_far)
         ids = completion.ids.tolist()
         return self.chat.said(ids if completion.truncated else ids[:-1])
 

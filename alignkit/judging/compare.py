@@ -152,6 +152,9 @@ class _Judging:
         if noise is not None and noise.changed > 0:
             caveats.append(f"the judge is not sure of itself: {100 * noise.changed:.0f} % of its outcomes change")
         caveats += filter(None, [judged.scored.flip_note])
+        known_P = judged.outcome_P[~np.isnan(judged.outcome_P)]
+        if len(known_P) and (known_P == 0.5).all():
+            caveats.insert(int(no_interval is not None), "every prompt ties: the judge tells no answers apart")
         if (missing := why_missing(judged.scored)) is not None:
             is_much = np.isnan(judged.outcome_P).mean() > MUCH_MISSING
             caveats.insert(0 if is_much else len(caveats), missing)

@@ -14,6 +14,7 @@ from alignkit.judging.verdict import (
     answer_of,
     here_alone,
     interval,
+    kind_of,
     needed,
     noise_of,
     rate_shown,
@@ -44,9 +45,11 @@ def summary(verdict: Verdict) -> list[str]:
     lines += [f"rounds: {verdict.rounds}"] if verdict.rounds else []
     lines += [f"judge's own noise: {noise_of(verdict.noise)}"] if verdict.noise else []
     judge = verdict.judge
-    kind = "a rule that anyone can check" if judge.verifiable else "a learned or remote score"
     look = "" if verdict.look is None else f"; look {verdict.look} at this pair"
-    lines.append(f"rests on: {judge.name} {judge.version} ({kind}); {verdict.prompts}, seed {verdict.seed}{look}")
+    over = "" if verdict.units == "prompts" else f"; resampled: {verdict.units}"
+    lines.append(
+        f"rests on: {judge.name} {judge.version} ({kind_of(judge)}); {verdict.prompts}, seed {verdict.seed}{over}{look}"
+    )
     return lines
 
 

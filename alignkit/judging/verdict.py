@@ -282,9 +282,6 @@ def rule(verdict: Verdict) -> str:
 def facts(verdict: Verdict) -> list[tuple[str, str]]:
     """What the verdict rests on: (name, text)."""
     win_rate, judge = verdict.win_rate, verdict.judge
-    kind = (
-        "verifiable: a rule that anyone can check" if judge.verifiable else "not verifiable: a learned or remote score"
-    )
     return [
         *guards_module.facts(verdict.guards),
         ("outcomes", tally(win_rate)),
@@ -298,13 +295,22 @@ def facts(verdict: Verdict) -> list[tuple[str, str]]:
         *(_length_facts(verdict.length) if verdict.length else []),
         *([("judge's own noise", noise_of(verdict.noise))] if verdict.noise else []),
         *(people_module.facts(verdict.people) if verdict.people else []),
-        ("judge", f"{judge.name} {judge.version} ({kind})"),
+        ("judge", f"{judge.name} {judge.version} ({kind_of(judge)})"),
         ("prompts", f"{verdict.prompts}; seed {verdict.seed}"),
         ("look", "not counted" if verdict.look is None else f"number {verdict.look} at this pair"),
         ("speaks of", "these weights alone; how much another training seed would change is not in the interval"),
         *([("BLEU", bleu.signature)] if isinstance(bleu := verdict.ours.get("bleu"), Bleu) else []),
         ("created", verdict.created.isoformat()),
     ]
+
+
+def kind_of(judge: JudgeName) -> str:
+    """Whether anyone can check what the judge says."""
+    if judge.name == "votes":
+        return "what people voted"
+    return (
+        "verifiable: a rule that anyone can check" if judge.verifiable else "not verifiable: a learned or remote score"
+    )
 
 
 def tally(rate: WinRate) -> str:

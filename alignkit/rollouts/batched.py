@@ -8,7 +8,7 @@ for several times is computed once. B slots of a batch, V vocabulary.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from operator import itemgetter
@@ -50,17 +50,23 @@ class BatchedGeneration:
         self.policy = policy
         self.end_ids = end_ids
 
-    def generate(self, requests: Sequence[Request]) -> list[Completion]:
-        """Return one completion for each request, in order; batches hold requests of like prompt length."""
+    def generate(
+        self, requests: Sequence[Request], *, seen: Callable[[Sequence[int]], None] | None = None
+    ) -> list[Completion]:
+        """Return one completion for each request, in order; batches hold requests of like prompt length.
+
+        Args:
+            seen: is given all ids of a completion so far, after each token.
+        """
         done: dict[int, Completion] = {}
         order = sorted(range(len(requests)), key=lambda i: (len(requests[i].prompt_ids), requests[i].prompt_ids, i))
         with self.generating():
-            if requests and self.policy.device.type == "cuda" and self.policy.tree_refusal is None:
+            if requests and self.policy.device.type == "cuda" and self.policy.tree_refusal is None and seen is None:
                 return self._by_graphs(requests, order)
             with phase("sampling", len(requests)) as count:
                 for at in range(0, len(order), MAX_BATCH):
                     slots = [_slot(number, requests[number]) for number in order[at : at + MAX_BATCH]]
-                    done |= self._batch(slots)
+                    done |= self._batch(slots, seen)
                     count(len(slots))
         return [done[number] for number in range(len(requests))]
 
@@ -84,7 +90,7 @@ class BatchedGeneration:
         torch.cuda.empty_cache()  # what graphs computed in can be used by nothing else
         return [completion for _, completion in sorted(zip(order, drawn, strict=True), key=itemgetter(0))]
 
-    def _batch(self, slots: list[DecodeSlot]) -> dict[int, Completion]:
+    def _batch(self, slots: list[DecodeSlot], seen: Callable[[Sequence[int]], None] | None) -> dict[int, Completion]:
         done: dict[int, Completion] = {}
         logits, cache, mask = self._prefill(slots)
         while True:
@@ -93,6 +99,8 @@ class BatchedGeneration:
             for place, (slot, (token, logprob)) in enumerate(zip(slots, picked, strict=True)):
                 slot.ids.append(token)
                 slot.logprobs.append(logprob)
+                if seen is not None:
+                    seen(slot.ids)
                 ended = token in self.end_ids
                 if ended or len(slot.ids) >= self._room(slot.request):
                     done.setdefault(slot.number, _completion(slot, truncated=not ended))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -82,6 +82,10 @@ class Sampler(ABC):
     @abstractmethod
     def generate(self, requests: Sequence[Request]) -> list[Completion]:
         """Return one completion for each request, in order."""
+
+    def stream(self, request: Request, seen: Callable[[Sequence[int]], None]) -> Completion:
+        """As `generate` of one request; a sampler that can calls `seen` with all ids so far, token by token."""
+        return self.generate([request])[0]
 
     def beam_search(self, requests: Sequence[Request], *, num_beams: int, length_penalty: float) -> list[Completion]:
         """Return each request's completion of the highest sum of log p / tokens ^ `length_penalty` (rollouts/beams.py).

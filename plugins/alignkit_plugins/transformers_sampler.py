@@ -25,6 +25,9 @@ class TransformersSampler(Sampler):
     def generate(self, requests: Sequence[Request]) -> list[Completion]:
         return self._generation.generate(requests)
 
+    def stream(self, request: Request, seen: Callable[[Sequence[int]], None]) -> Completion:
+        return self._generation.generate([request], seen=seen)[0]
+
     def beam_search(self, requests: Sequence[Request], *, num_beams: int, length_penalty: float) -> list[Completion]:
         from alignkit.plugin import BeamGeneration
 

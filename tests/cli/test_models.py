@@ -5,11 +5,15 @@ from __future__ import annotations
 import io
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
+from alignkit_plugins.transformers_sampler import TransformersSampler
 from tiny_models import tiny_model
 
+from alignkit import api
 from alignkit.cli.main import main
+from alignkit.display import shown
 
 
 @pytest.fixture(autouse=True)
@@ -120,12 +124,50 @@ def test_chat_answers_each_line_of_its_input_with_both_models(
     model: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     other = str(tiny_model(Path("other"), seed=1))
-    monkeypatch.setattr("sys.stdin", io.StringIO("Hello\n\n/clear\nHello\n/quit\nunread\n"))
+    lines = "Hello\n\n/clear\nHello\n/help\n/halp\n/quit\nunread\n"
+    monkeypatch.setattr("sys.stdin", io.StringIO(lines))
     assert main(["chat", model, "--vs", other, "--max-new-tokens", "4"]) == 0
-    shown = capsys.readouterr().out
-    first, second = shown[: len(shown) // 2], shown[len(shown) // 2 :]
-    assert shown.count(f"[{model}]") == shown.count(f"[{other}]") == 2
+    out, told = capsys.readouterr()
+    assert f"talking to {model} and {other}; /help lists" in told and "/history  what was said" in told
+    assert "/halp: unknown; /help lists" in told
+    first, second = out[: len(out) // 2], out[len(out) // 2 :]
+    assert out.count(f"[{model}]") == out.count(f"[{other}]") == 2
     assert first == second  # what was said before /clear is forgotten
+
+
+def test_chat_shows_an_answer_while_it_is_drawn_and_what_was_said(
+    model: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pieces: list[str] = []
+    stream = TransformersSampler.stream
+
+    def watched(self: Any, request: Any, seen: Any) -> Any:
+        return stream(self, request, lambda ids: (seen(ids), pieces.append(capsys.readouterr().out)))
+
+    monkeypatch.setattr(TransformersSampler, "stream", watched)
+    monkeypatch.setattr("sys.stdin", io.StringIO("Hello\n/history\n"))
+    assert main(["chat", model, "--max-new-tokens", "24", "--temperature", "1"]) == 0
+    rest = capsys.readouterr().out
+    answer = "".join(pieces)
+    assert len(pieces) > 3 and sum(map(bool, pieces)) > 2  # most tokens were shown by themselves
+    assert "[you] Hello\n" in rest and f"[{model}] {answer}" in rest
+    whole = api.chat_session(model, max_new_tokens=24, temperature=1.0).reply([{"role": "user", "content": "Hello"}])
+    assert shown(whole).startswith(answer)
+
+
+def test_an_answer_that_is_stopped_and_one_without_room_leave_the_chat_as_it_was(
+    model: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(self: Any, request: Any, seen: Any) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(TransformersSampler, "stream", stopped)
+    monkeypatch.setattr("sys.stdin", io.StringIO("Hello\n" + "word " * 5000 + "\n/history\n"))
+    assert main(["chat", model]) == 0
+    told = capsys.readouterr().err
+    assert "stopped; this question and its answers are forgotten" in told and "nothing was said yet" in told
+    assert "; /clear forgets what was said" in told
+    assert main(["chat", model, "--vs", model]) == 2
 
 
 def test_doctor_reports_the_machine_and_runs_the_checks(

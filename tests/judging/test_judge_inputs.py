@@ -107,7 +107,18 @@ def test_one_prompt_repeated_prompts_and_empty_answers_are_said(
     verdict = json.loads(capsys.readouterr().out)
     assert any("2 of 6 prompts repeat another" in caveat for caveat in verdict["caveats"])
     assert any("empty answers: 6 of" in caveat for caveat in verdict["caveats"]) and verdict["num_ties"] == 6
-    assert verdict["num_clusters"] == 4
+    assert any("every prompt ties" in caveat for caveat in verdict["caveats"]) and verdict["num_clusters"] == 4
+
+
+def test_two_prompts_of_one_source_are_no_verdict_and_the_summary_says_why_first(
+    models: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = write_rows(*(row | {"source": "web"} for row in PROMPTS[:2]))
+    assert main([word for word in judged(models, rows) if word != "--json"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("not enough evidence: ") and ", no interval; " in lines[1]
+    assert lines[2].startswith("note: no verdict, and no look at this pair: 2 prompts find a difference of 5 points in")
+    assert "all are of one source, the verdict speaks for it alone" in lines[4] and lines[5] == "details: --details"
 
 
 def test_a_verdict_without_a_single_score_is_none_and_says_why(

@@ -138,7 +138,7 @@ def test_the_summary_has_six_lines_and_the_caveat_that_matters_most() -> None:
         "win rate: 60.0 %, 95 % interval 52.0 to 68.0; 1,200 wins, 0 ties, 0 losses",
         "note: first (2 more with --details)",
         "length: ours 41.3, theirs 60.0 tokens",
-        "rests on: rules 2 (a rule that anyone can check); demo-tasks:test, seed 5; look 2 at this pair",
+        "rests on: rules 2 (verifiable: a rule that anyone can check); demo-tasks:test, seed 5; look 2 at this pair",
     ]
     open_verdict = verdict_on(rated(55.0, 45.0, 65.0))
     assert summary(open_verdict)[0].endswith(" would settle it in 80 of 100 cases")
