@@ -64,11 +64,13 @@ def generate_file(
     import dataclasses
 
     from alignkit.data.chat.chat import make_chat, settings_identity
+    from alignkit.data.reading.read import refuse_among_data
     from alignkit.judging.answer_file import AnswerFile
     from alignkit.judging.answers import Answering
     from alignkit.pretrained.weights import weights_fingerprint
 
     settings = config_file.judge_settings(options, config, settings=set)
+    refuse_among_data("--out", Path(out), () if prompt else (settings.data.data,))
     source = _found(model)
     rows = _asked(source, settings, prompt, options)
     how = dataclasses.asdict(_raw(settings)) | settings.model.model_dump(mode="json", exclude={"model"})

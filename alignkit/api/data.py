@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from alignkit.config import file as config_file
 from alignkit.errors import UsageError
-from alignkit.progress import Progress
+from alignkit.progress import Progress, Silent, phase, watched_by
 from alignkit.registry import registry
 from alignkit.units import Chosen, Labelled, Pairs, Samples, Unit
 
@@ -218,6 +218,7 @@ def data_prepare(
     *,
     shard: str | None = None,
     ranks: int = 1,
+    progress: Progress | None = None,
     config: Path | None = None,
     set: Sequence[str] = (),
     **options: object,
@@ -236,7 +237,8 @@ def data_prepare(
     _refuse_beyond("--ranks", ranks, _MAX_RANKS)
     cls = registry().find("method", method)
     resolved = config_file.resolve(cls, options=options, config=config, settings=set)
-    return prepare_data(cls(), resolved, shard=shard, ranks=ranks)
+    with watched_by(progress or Silent()), phase("reading rows"):
+        return prepare_data(cls(), resolved, shard=shard, ranks=ranks)
 
 
 def data_overlap(

@@ -10,7 +10,7 @@ import json
 import os
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +21,7 @@ from alignkit.audit.pairs import PairSet
 from alignkit.audit.surface import Compared
 from alignkit.data.reading import mixing
 from alignkit.data.reading.files import files_of
-from alignkit.data.reading.read import Source
+from alignkit.data.reading.read import Source, refuse_among_data
 from alignkit.errors import RunStopped, UsageError
 from alignkit.storage import check_path, new_file
 
@@ -77,15 +77,16 @@ def removed_file(out: Path) -> Path:
     return out.with_suffix(".removed.jsonl")
 
 
-def check_outputs(*, list_to: Path | None, clean_to: Path | None, page_to: Path | None, reads: Iterable[str]) -> None:
+def check_outputs(*, list_to: Path | None, clean_to: Path | None, page_to: Path | None, reads: Sequence[str]) -> None:
     """Check that what is asked for can be written, before anything is read; nothing that is read is written over.
 
     Args:
         reads: what is read, named as `--data` is.
 
     Raises:
-        UsageError: a name is no file's, is a file that is read or that another option writes, or nothing can be written
-            there; the cleaned set, or the file of rows taken out, exists or has another ending than .jsonl.
+        UsageError: a name is no file's, is a file that is read or that another option writes, stands in a folder that
+            is read, or nothing can be written there; the cleaned set, or the file of rows taken out, exists, or has
+            another ending than .jsonl.
         InputError: a folder that is read has no data.
     """
     outputs = [("--list", list_to), ("--page", page_to), ("--write-clean", clean_to)]
@@ -107,6 +108,7 @@ def check_outputs(*, list_to: Path | None, clean_to: Path | None, page_to: Path 
     ]
     taken: dict[str, str] = {}
     for option, out in asked:
+        refuse_among_data(option, out, reads)
         try:
             with tempfile.TemporaryFile(dir=out.parent):
                 pass

@@ -95,10 +95,15 @@ def prepare(
     `alignkit train METHOD` with the same options then starts at once.
     """
     from alignkit import api
+    from alignkit.cli.progress import RichProgress
 
-    account = api.data_prepare(
-        method, shard=shard, ranks=ranks, config=Path(config) if config else None, set=set_ or [], **given
-    )
+    progress, file = RichProgress(), Path(config) if config else None
+    try:
+        account = api.data_prepare(
+            method, shard=shard, ranks=ranks, progress=progress, config=file, set=set_ or [], **given
+        )
+    finally:
+        progress.stop()
     if json:
         print(json_module.dumps(account))
     else:

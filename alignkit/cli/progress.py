@@ -10,6 +10,7 @@ import json
 import logging
 import math
 import sys
+import threading
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -89,12 +90,15 @@ class RichProgress:
         self._shown: Mapping[str, float | str] = {}
         self._history: list[float] = []
         self._printed_s = 0.0
+        self._stopped: threading.Event | None = None  # of the thread that says that work goes on
 
     def start(self, description: str, total: int | None, done: int = 0) -> None:
         """Begin a task of `total` units, of which `done` are done."""
         self._task, self._phase = _Count(description, total, done), None
         self._shown, self._history = {}, []
         self._printed_s = time.monotonic()
+        if total is None and not self._draws:
+            self._print(self._task.description)
         self._draw()
 
     def advance(self, n: int = 1, **shown: float | str) -> None:
@@ -130,6 +134,9 @@ class RichProgress:
 
     def stop(self) -> None:
         """End the task; nothing of what was drawn is left on the screen."""
+        if self._stopped is not None:
+            self._stopped.set()
+            self._stopped = None
         if self._live is not None:
             self._live.stop()
             self._live = None
@@ -146,7 +153,21 @@ class RichProgress:
         self._printed_s = time.monotonic()
         print(on_one_line(line), file=sys.stderr, flush=True)
 
+    def _go_on_saying(self, stopped: threading.Event) -> None:
+        """Say every few seconds that work of unknown length goes on: whoever reads a pipe must not take it for dead."""
+        while not stopped.wait(_PLAIN_INTERVAL_S):
+            count = self._phase or self._task
+            if (
+                count is not None
+                and count.total is None
+                and time.monotonic() - self._printed_s >= _PLAIN_INTERVAL_S / 2
+            ):
+                self._print(_how_far(count))
+
     def _draw(self) -> None:
+        if not self._draws and self._stopped is None:
+            self._stopped = threading.Event()
+            threading.Thread(target=self._go_on_saying, args=(self._stopped,), daemon=True).start()
         if self._draws and self._live is None:
             self._live = Live(
                 console=self._console,
@@ -274,5 +295,5 @@ def _clock(seconds: float) -> str:
 def _how_far(count: _Count) -> str:
     left_s, elapsed = count.left_s, f"{count.elapsed_s:.0f} s"
     if left_s is None:
-        return f"{count.description} {count.done}, {elapsed}"
+        return f"{count.description}{f' {count.done:,}' if count.done else ''}, {elapsed}"
     return f"{count.description} {count.done}/{count.total}, {elapsed}, about {left_s:.0f} s left"

@@ -14,6 +14,7 @@ import numpy as np
 
 from alignkit.config.file import Settings
 from alignkit.config.settings import JudgeSection
+from alignkit.data.reading.read import refuse_among_data
 from alignkit.errors import UsageError
 from alignkit.judging import verdict_files
 from alignkit.judging.answers import Answers, Generation, answers_of
@@ -71,6 +72,9 @@ def judge_model(
     """
     section = settings.judge
     source, vs = models_of(model, section.vs, progress)
+    if evidence_file is not None:
+        read = settings.data if source.run is None or data_given else read_run(source.run).config.data
+        refuse_among_data("--evidence", evidence_file, (read.data,))
     # what is asked, and which prompts are no independent evidence of each other
     prompts = choose_prompts(
         source, settings.data, data_given=data_given, num_prompts=section.num_prompts, seed=section.seed, vs=vs

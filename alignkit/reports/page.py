@@ -95,6 +95,7 @@ def write_report(
     verdicts: Sequence[Verdict] = (),
     sections: Sequence[Section] = (),
     answers_title: str = "Examples",
+    private: bool = False,
 ) -> None:
     """Write the page whole or not at all; parts without content are left out.
 
@@ -105,6 +106,7 @@ def write_report(
         verdicts: the first is shown, the others under a heading that opens.
         curves: charts in the order of their groups' first appearance.
         answers_title: the heading over the examples.
+        private: the page is its owner's alone to read, as a run's folder is; else the umask says whose it is.
 
     Raises:
         KeyError: a row lacks a column's key.
@@ -130,7 +132,7 @@ def write_report(
         ),
         version=alignkit.__version__,
     )
-    write_atomically(Path(path), text, private=True)
+    write_atomically(Path(path), text, private=private)
 
 
 @dataclass(frozen=True)

@@ -83,6 +83,7 @@ def write_run_report(run: Path, *, curves: Sequence[str] = ()) -> Path:
         verdicts=[verdict for _, verdict in verdicts],
         examples=examples,
         answers_title="Answers",
+        private=True,
     )
     return run / "report.html"
 

@@ -38,8 +38,9 @@ def write(name: str, rows: list[dict[str, Any]]) -> None:
 def shown(capsys: pytest.CaptureFixture[str], *arguments: str, code: int = 0) -> str:
     assert main(["data", "audit", *arguments]) == code
     out, err = capsys.readouterr()
-    assert code == 0 or (len(err.splitlines()) == 1 and not out)
-    return " ".join((out or err).split())
+    errors = [line for line in err.splitlines() if not line.startswith("audit: ")]  # the others say what is being done
+    assert code == 0 or (len(errors) == 1 and not out)
+    return " ".join((out or "".join(errors)).split())
 
 
 READ = "rows are read from this file"
@@ -128,6 +129,21 @@ def test_what_other_rows_are_is_said(capsys: pytest.CaptureFixture[str]) -> None
 def test_labelled_answers_are_counted_by_label(capsys: pytest.CaptureFixture[str]) -> None:
     write("b.jsonl", [{"prompt": f"{n}?", "completion": f"{n}", "label": n < 2} for n in range(5)])
     assert "5 answers with a label (2 good, 3 bad)" in shown(capsys, "--data", "b.jsonl")
+
+
+def test_outputs_inside_a_folder_that_is_read_are_refused_and_a_page_is_as_the_umask_says(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    Path("set").mkdir()
+    write("set/a.jsonl", [{"prompt": "Hi", "chosen": "yes", "rejected": "no"}])
+    for option in ("--write-clean", "--list"):
+        said = shown(capsys, "--data", "set", option, "set/x.jsonl", code=2)
+        assert f"{option} set/x.jsonl: it would stand in set, a folder whose files are all read as rows" in said
+    shown(capsys, "--data", "set", "--page", "set/x.html", "--list", "x.jsonl")
+    mask = os.umask(0o022)
+    os.umask(mask)
+    for name in ("set/x.html", "x.jsonl"):
+        assert Path(name).stat().st_mode & 0o777 == 0o666 & ~mask
 
 
 def test_fields_may_be_left_unread(capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -267,6 +268,25 @@ def test_progress_is_plain_lines_on_standard_error_without_a_terminal(
     out, err = capsys.readouterr()
     assert out == ""
     assert err == "training sft 10/40, 10 s, about 30 s left  loss 1.234\ncheckpoint [12] saved\n"
+
+
+def test_without_a_terminal_parts_of_unknown_length_are_named_and_long_ones_said_again(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("alignkit.cli.progress._PLAIN_INTERVAL_S", 0.02)
+    progress = RichProgress()
+    progress.start("audit: reading rows", None)
+    said = ""
+    until = time.monotonic() + 20
+    while said.count("audit: reading rows, 0 s\n") < 2 and time.monotonic() < until:
+        time.sleep(0.01)
+        said += capsys.readouterr().err
+    progress.stop()
+    assert said.startswith("audit: reading rows\naudit: reading rows, 0 s\n")
+    time.sleep(0.1)
+    capsys.readouterr()
+    time.sleep(0.1)
+    assert capsys.readouterr().err == ""
 
 
 def test_progress_on_a_terminal_is_a_bar_that_leaves_the_notes(

@@ -19,7 +19,7 @@ from alignkit.data.prepared.store import Stored
 from alignkit.data.prepared.tokens import none_left
 from alignkit.data.reading.keys import Keys, OwnIds, content_key, id_key
 from alignkit.data.reading.pairing import UNLABELLED, label_code, paired, partners
-from alignkit.data.reading.read import Source, is_data
+from alignkit.data.reading.read import Source, is_data, refuse_among_data
 from alignkit.data.reading.rows import Row
 from alignkit.data.reading.same_data import data_hashes
 from alignkit.data.reading.split import derived_seed, held_rows
@@ -59,6 +59,8 @@ class Selection:
             InputError: as `tokens.prepare` and `Source.rows`, or no pair has scores that an option reads.
             UsageError: the split leaves no training rows.
         """
+        reads = (self.section.data, self.section.split if self.apart is not None else None)
+        refuse_among_data("the environment variable ALIGNKIT_CACHE", cache_folder(), reads, is_folder=True)
         prints = self._fingerprints()
         preparation = Preparation(
             rows=lambda: self._rows(part),

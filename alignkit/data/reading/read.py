@@ -9,8 +9,9 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -23,7 +24,7 @@ from alignkit.data.reading.cells import says_nothing
 from alignkit.data.reading.dataset import Dataset
 from alignkit.data.reading.fields import SHAPE, FieldRefused, candidates, misspelt
 from alignkit.data.reading.fields import names as names_of
-from alignkit.data.reading.files import SUFFIXES, Line, files_of, read_file, say_once
+from alignkit.data.reading.files import SUFFIXES, Line, files_of, is_data_file, read_file, say_once
 from alignkit.data.reading.hub import hub_files
 from alignkit.data.reading.keys import OwnIds
 from alignkit.data.reading.messages import text_of_turn
@@ -31,7 +32,7 @@ from alignkit.data.reading.rows import Row, row_id, to_row
 from alignkit.errors import InputError, UsageError, nearest
 from alignkit.registry import registry
 
-__all__ = ["SUFFIXES", "Source", "is_data", "read_rows"]
+__all__ = ["SUFFIXES", "Source", "is_data", "read_rows", "refuse_among_data"]
 
 _LOOKED_AT = 1000  # first rows, whose columns are looked at for names that are nearly read
 _TURNS = names_of(SHAPE, "messages")
@@ -204,6 +205,32 @@ class Source:
                 except OSError as error:
                     raise InputError(f"{file}: cannot be read: {error.strerror}; give a file you may read") from error
         return digest.hexdigest()
+
+
+def refuse_among_data(option: str, out: Path, reads: Iterable[str | None], *, is_folder: bool = False) -> None:
+    """Refuse an output that is read as rows, or would be the next time: a file read, or one in a folder that is read.
+
+    Args:
+        reads: named as `--data` is; None where there is none.
+        is_folder: the output is a folder; else it is a file, and matters where its name is that of a data file.
+
+    Raises:
+        UsageError: it says which folder that is.
+    """
+    at = Path(os.path.realpath(out.expanduser()))
+    for name in (name for data in reads if data for name, _ in mixing.parse(data)):
+        read = Path(os.path.realpath(Path(name).expanduser()))
+        if at == read and read.exists():
+            raise UsageError(
+                f"{option} {out}: rows are read from this {'file' if read.is_file() else 'folder'}; name another one"
+            )
+        if not read.is_dir() or not at.is_relative_to(read) or not (is_folder or is_data_file(at)):
+            continue
+        if not any(part.startswith(".") for part in at.relative_to(read).parts):
+            raise UsageError(
+                f"{option} {out}: it would stand in {name}, a folder whose files are all read as rows; name a place "
+                "outside of it"
+            )
 
 
 def _texts(value: Any) -> Iterator[str]:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from alignkit.config.file import Resolved, dump
+from alignkit.data.reading.read import is_data, refuse_among_data
 from alignkit.display import LogFormatter
 from alignkit.distributed.fsdp import refuse_unshared
 from alignkit.distributed.ranks import World, is_restarted, joined
@@ -27,7 +28,7 @@ from alignkit.policy.load import COMPUTE_ERRORS, not_computed
 from alignkit.progress import Progress, Silent, phase, watched_by
 from alignkit.registry import registry
 from alignkit.runs import FILE as RUN_FILE
-from alignkit.runs import VERDICTS, hash_model
+from alignkit.runs import RUNS, VERDICTS, hash_model
 from alignkit.scoring.confirm_cost import confirm_cost
 from alignkit.storage import open_private, set_aside
 from alignkit.tracking import MetricsFile, Tracker
@@ -156,6 +157,8 @@ def _goes_further(run: RunFolder, resolved: Resolved) -> str:
 def _open(method: Method, resolved: Resolved, world: World) -> RunFolder:
     """Open the run's folder, for writing on rank 0 and for reading on the others."""
     options = resolved.run
+    reads = (resolved.data.data, resolved.data.split if resolved.data.split and is_data(resolved.data.split) else None)
+    refuse_among_data("--out", Path(options.out or RUNS), reads, is_folder=True)
     opened: list[RunFolder] = []
 
     def open_for_all() -> str:

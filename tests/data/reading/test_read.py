@@ -18,7 +18,7 @@ from alignkit.config.settings import DataSection
 from alignkit.data.prepared.selection import Selection
 from alignkit.data.reading import files, mixing, tables
 from alignkit.data.reading.keys import Keys, OwnIds, content_key
-from alignkit.data.reading.read import Source, read_rows
+from alignkit.data.reading.read import Source, read_rows, refuse_among_data
 from alignkit.data.reading.rows import to_row
 from alignkit.errors import InputError, UsageError
 
@@ -358,3 +358,20 @@ def test_a_second_column_for_the_prompt_or_the_answer_is_said_by_name_with_what_
     caplog.clear()
     list(Source(file, {said.split("'")[1]: ""} if said else {}).rows())
     assert not caplog.records
+
+
+def test_nothing_is_written_where_it_would_be_read_as_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "set.jsonl", many("a", 2))
+    (tmp_path / "in" / "deep").mkdir(parents=True)
+    both = "y.jsonl,."
+    for out, reads in (("in/deep/x.jsonl", "in"), ("x.json", "."), ("in/x.csv", str(tmp_path)), ("x.jsonl", both)):
+        with pytest.raises(UsageError, match=f"^--out {out}: it would stand in .*, a folder whose files are all read"):
+            refuse_among_data("--out", Path(out), (None, reads))
+    with pytest.raises(UsageError, match="rows are read from this file"):
+        refuse_among_data("--out", Path("in/../set.jsonl"), ("set.jsonl",))
+    with pytest.raises(UsageError, match=r"stand in \., a folder"):
+        refuse_among_data("--out", Path("runs/sft"), (".",), is_folder=True)
+    for out in ("page.html", ".hidden/x.jsonl", "../x.jsonl"):
+        refuse_among_data("--out", Path(out), (".", "hub/name"))
+    refuse_among_data("--out", Path("in2/x.jsonl"), ("in", "set.jsonl=2,in=1"))
