@@ -10,6 +10,9 @@
     pick_optimism_error    points between what the pick of a sweep's best is said to promise too much, and what it
                            does, on average; the most
 
+and tournament_report_mib, tournament_report_open_s and reuse_s of bench/tournament_page.py; --page measures these
+alone.
+
 A run's true rate differs by the seed deviation, some of it alike in all entrants of a seed; prompts and clusters have
 effects that all entrants share and effects of each; outcomes are wins and losses behind a threshold. Each cell has
 2,000 sets; one beyond its goal is run again with 20,000 on fresh seeds, and the second share counts. A cell's
@@ -46,6 +49,7 @@ from alignkit.statistics.resampling import Clusters
 from alignkit.statistics.win_rate import win_rate
 from alignkit.tournaments.planning import DEVIATIONS, DIFFERENCE, optimism_of, plan
 from bench.forked import commit
+from bench.tournament_page import page_figures, reuse_s
 from bench.verdict_draws import make_clusters
 
 NUM_SETS = 2000
@@ -59,6 +63,9 @@ GOALS = {
     "cell_coverage": ("at least", 0.94),
     "planted_winner_found": ("at least", 0.78),
     "pick_optimism_error": ("at most", 1.0),
+    "tournament_report_mib": ("at most", 5.0),
+    "tournament_report_open_s": ("at most", 2.0),
+    "reuse_s": ("at most", 3.0),
 }
 
 
@@ -224,13 +231,14 @@ def _cell(setting: dict[str, Any], number: int, num: int, seed: int) -> dict[str
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="a seventh of the cells of equal entrants")
+    parser.add_argument("--page", action="store_true", help="the page's figures alone")
     parser.add_argument("--sets", type=int, default=NUM_SETS, help="simulated sets a cell")
     parser.add_argument("--seed", type=int, default=SEED)
     parser.add_argument("--json", type=Path, metavar="FILE")
     parser.add_argument("--processes", type=int, default=2)
     given = parser.parse_args()
     began = time.perf_counter()
-    wanted = settings(quick=given.quick)
+    wanted = [] if given.page else settings(quick=given.quick)
     with ProcessPoolExecutor(given.processes) as pool:
         numbers = range(len(wanted))
         cells = list(pool.map(_cell, wanted, numbers, [given.sets] * len(wanted), [given.seed] * len(wanted)))
@@ -244,7 +252,8 @@ def main() -> None:
         )
         for n, found in zip(doubted, again, strict=True):
             cells[n] = found | {f"first_{key}": value for key, value in cells[n].items()}
-    found = figures(list(zip(wanted, cells, strict=True)))
+    found = figures(list(zip(wanted, cells, strict=True))) if wanted else {}
+    found |= page_figures() | {"reuse_s": reuse_s()}
     for figure, value in found.items():
         print(f"{figure:<24} {value:.4f}   ({GOALS[figure][0]} {GOALS[figure][1]})")
     print(f"{len(cells)} cells, {len(doubted)} of them run again, {time.perf_counter() - began:.0f} seconds")

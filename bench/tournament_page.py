@@ -1,0 +1,149 @@
+"""The page of a large tournament, and what a second call with nothing to do takes.
+
+    tournament_report_mib      MiB of the page of 5 entrants, 3 seeds and 320 prompts, answers of about 900 characters
+                               and runs of 1,000 steps
+    tournament_report_open_s   seconds that Chromium needs for it beyond an empty page: load, styles, layout, scripts;
+                               the median of five
+    reuse_s                    seconds of a whole process of `alignkit tournament` that finds everything done; the
+                               median of three
+
+The results are made, not trained: sizes decide these figures, not models. The tournament for reuse_s is tiny and real.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+from alignkit.tournaments.page import write_page
+from alignkit.tournaments.results import START, Entry, Health, Results
+from alignkit.tournaments.table import make_table
+
+_HELPERS = Path(__file__).parents[1] / "tests" / "helpers"
+_ENTRANTS = (
+    Entry("base", None, "m"),
+    Entry("sft", "sft", "m", "base"),
+    Entry("sft-lenpen", "sft-lenpen", "m", "base"),
+    Entry("dpo", "dpo", "m", "sft"),
+    Entry("grpo", "grpo", "m", "sft"),
+)
+_SEEDS, _PROMPTS, _STEPS, _WORDS = 3, 320, 1000, 150
+_METRICS = ("loss", "reward", "kl", "samples_length")
+_VALIDATED = ("validation/loss", "validation/kl", "validation/reward", "validation/accuracy")
+
+
+def page_figures() -> dict[str, float]:
+    """Size of the page, and how long Chromium opens it; nan without Chromium."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        results = _results(np.random.default_rng(0))
+        for run in results.runs.values():
+            _write_metrics(folder / run)
+        page = write_page(folder, results, make_table(results), commands=[("the table", "alignkit tournament")])
+        return {"tournament_report_mib": page.stat().st_size / 2**20, "tournament_report_open_s": _open_s(page)}
+
+
+def reuse_s() -> float:
+    """Seconds of a second call, as a user types it."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        code = f"import sys; from pathlib import Path; sys.path.insert(0, {str(_HELPERS)!r})\n"
+        code += "from tiny_models import tiny_model; from small_runs import write_numbered_rows\n"
+        code += "tiny_model(Path('model')); write_numbered_rows(Path('rows.jsonl'))"
+        subprocess.run([sys.executable, "-c", code], cwd=folder, check=True)
+        (folder / "alignkit.toml").write_text("[entrants.sft]\n", encoding="utf-8")
+        words = ["--model=model", "--data=rows.jsonl", "--steps=2", "--num-prompts=4", "--max-new-tokens=6"]
+        command = [
+            sys.executable,
+            "-m",
+            "alignkit",
+            "tournament",
+            *words,
+            f"--judge={_HELPERS}/tournament_judge.py:letters",
+        ]
+        subprocess.run(command, cwd=folder, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        took = []
+        for _ in range(3):
+            began = time.perf_counter()
+            subprocess.run(command, cwd=folder, check=True, stdout=subprocess.DEVNULL)
+            took.append(time.perf_counter() - began)
+        return statistics.median(took)
+
+
+def _open_s(page: Path) -> float:
+    browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if browser is None:
+        return math.nan
+    empty = page.with_name("empty.html")
+    empty.write_text("<!DOCTYPE html><title>empty</title>", encoding="utf-8")
+
+    def once(file: Path) -> float:
+        command = [browser, "--headless", "--no-sandbox", "--disable-gpu", "--dump-dom", file.as_uri()]
+        began = time.perf_counter()
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=120)
+        return time.perf_counter() - began
+
+    once(empty)
+    pairs = [(once(page), once(empty)) for _ in range(5)]
+    return statistics.median(full - nothing for full, nothing in pairs)
+
+
+def _write_metrics(run: Path) -> None:
+    rng = np.random.default_rng(len(run.name))
+    lines = [
+        {"step": step, "name": name, "value": float(rng.normal())}
+        for step in range(1, _STEPS + 1)
+        for name in _METRICS + (_VALIDATED if step % 50 == 0 else ())
+    ]
+    run.mkdir(parents=True)
+    (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+
+
+def _results(rng: np.random.Generator) -> Results:
+    shape = (len(_ENTRANTS), _SEEDS, _PROMPTS)
+    words = np.array(["".join(rng.choice(list("etaoinshrdlu"), rng.integers(2, 9))) for _ in range(3000)])
+    text = np.empty(shape, dtype=object)
+    for at in np.ndindex(shape):
+        text[at] = " ".join(rng.choice(words, _WORDS))
+    outcome = rng.integers(0, 3, (*shape[:2], 2, _PROMPTS)) / 2
+    outcome[0] = math.nan
+    health = ("repetition", "loops", "compression_ratio", "stock_phrases", "formatting", "empty", "truncated_share")
+    per_run = rng.uniform(1, 2, shape[:2])
+    prompts = tuple(" ".join(rng.choice(words, 40)) for _ in range(_PROMPTS))
+    return Results(
+        entrants=_ENTRANTS,
+        seeds=tuple(range(1, _SEEDS + 1)),
+        opponents=("base", START),
+        judge="made",
+        prompt_ids=tuple(f"row-{p}" for p in range(_PROMPTS)),
+        prompts=prompts,
+        references=tuple(" ".join(rng.choice(words, _WORDS)) for _ in range(_PROMPTS)),
+        cluster_P=np.arange(_PROMPTS),
+        cluster_words="prompts",
+        outcome_ESVP=outcome,
+        score_ESP=rng.normal(size=shape),
+        length_ESP=rng.integers(100, 300, shape).astype(float),
+        rival_length_ESVP=rng.integers(100, 300, outcome.shape).astype(float),
+        reference_length_P=np.full(_PROMPTS, 200.0),
+        nats_ESP=rng.uniform(100, 300, shape),
+        reference_tokens_ESP=np.full(shape, 200.0),
+        reference_cut_ESP=np.zeros(shape),
+        text_ESP=text,
+        minutes_ES=per_run,
+        answer_minutes_ES=per_run,
+        peak_mib_ES=per_run,
+        tokens_ES=per_run,
+        clipped_ES=per_run / 2,
+        kl_ES=per_run,
+        health={name: Health(rng.random(shape), name, 1, False) for name in health},
+        runs={(e.name, s): f"{e.name}-{s}" for e in _ENTRANTS[1:] for s in range(1, _SEEDS + 1)},
+    )
