@@ -20,9 +20,8 @@ from alignkit.methods import Batch, Method, MethodConfig
 from alignkit.registry import hookimpl
 
 if TYPE_CHECKING:
-    from alignkit.api.python import Model, chat, evaluate, export, generate, judge, load, train
+    from alignkit.api.python import Model, chat, evaluate, export, generate, judge, load, tournament, train
     from alignkit.api.runs import Run
-    from alignkit.api.tournaments import tournament
     from alignkit.judging.verdict import Verdict
 
 __version__ = "0.1.0"
@@ -44,9 +43,9 @@ __all__ = [
     "tournament",
     "train",
 ]
-_PLACES = {"Run": "alignkit.api.runs", "Verdict": "alignkit.judging.verdict", "tournament": "alignkit.api.tournaments"}
+_PLACES = {"Run": "alignkit.api.runs", "Verdict": "alignkit.judging.verdict"}
 _PLACES |= dict.fromkeys(
-    ("Model", "chat", "evaluate", "export", "generate", "judge", "load", "train"), "alignkit.api.python"
+    ("Model", "chat", "evaluate", "export", "generate", "judge", "load", "tournament", "train"), "alignkit.api.python"
 )
 
 

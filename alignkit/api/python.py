@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
-from alignkit.api import answers, exports, training, verdicts
+from alignkit.api import answers, exports, tournaments, training, verdicts
 from alignkit.api.rows import name_of_rows
 from alignkit.api.runs import Run
 from alignkit.api.tables import Figures, Table
@@ -27,6 +27,7 @@ from alignkit.progress import Progress
 if TYPE_CHECKING:
     from alignkit.exports.export import Export
     from alignkit.judging.verdict import Verdict
+    from alignkit.tournaments.table import Table as TournamentTable
 
 _Given = ParamSpec("_Given")
 _Found = TypeVar("_Found")
@@ -112,6 +113,35 @@ def judge(run: object = None, *, vs: object = None, progress: Progress | None = 
     named = _named(options | ({} if vs is None else {"vs": vs}))
     model = None if run is None else _model_name(run, "run")
     return verdicts.judge(model, progress=progress, **named)  # type: ignore[arg-type]
+
+
+@_speaks_python
+def tournament(
+    entrants: Mapping[str, Mapping[str, Any]] | Sequence[str] | None = None,
+    *,
+    vs: object = None,
+    progress: Progress | None = None,
+    **options: object,
+) -> TournamentTable:
+    """Train every entrant with every seed, judge all of them alike, and return the table.
+
+    Args:
+        entrants: options of each by its name ({"sft": {}, "dpo": {"start": "sft", "beta": 0.05}}), or names of methods;
+            default: those of alignkit.toml, else the paper's five.
+        vs: opponents, the headline's first: "base", "start", an entrant's name, a `Run`, a folder or a name.
+        options: out, the tournament's folder (one that is there goes on); preset, "paper" or "demo"; sweep and draws;
+            fresh, entrants to train anew; yes; seeds, steps, tokens, minutes, test and the other keys of [tournament];
+            model, data (also rows in memory), judge (also a function), num_prompts and other options of training and
+            judging, for all.
+
+    Raises:
+        UsageError, InputError: an entrant, an option or a row that cannot be used.
+        RunStopped, Interrupted: no entrant came to anything, or it was interrupted; the same call goes on.
+    """
+    named: dict[str, Any] = _named(options)
+    if vs is not None:
+        named["vs"] = [_model_name(one, "vs") for one in (vs if isinstance(vs, list | tuple) else [vs])]
+    return tournaments.tournament(entrants, progress=progress, **named)
 
 
 @_speaks_python

@@ -7,12 +7,14 @@ Shape letters: K entrants of a sweep, S seeds, P prompts.
 from __future__ import annotations
 
 import csv
+import html
 import io
 import json
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -20,6 +22,9 @@ from alignkit.tournaments.comparison import Cell, Comparison
 from alignkit.tournaments.measures import Measure, measures_of, prompts_of
 from alignkit.tournaments.planning import Pick, pick
 from alignkit.tournaments.results import Beside, Results
+
+if TYPE_CHECKING:
+    import polars
 
 WIDTH = 80
 _LABEL = 20
@@ -30,7 +35,10 @@ _LATEX |= {"<": r"\textless{}", ">": r"\textgreater{}"} | {char: "\\" + char for
 
 @dataclass(frozen=True)
 class Table:
-    """What is shown of a tournament: a headline, a measure a row, the differences of all pairs, notes."""
+    """What is shown of a tournament: a headline, a measure a row, the differences of all pairs, notes.
+
+    `report` is the page's file, where there is one.
+    """
 
     entrants: tuple[str, ...]
     headline: str
@@ -39,6 +47,22 @@ class Table:
     notes: tuple[str, ...]
     picks: Mapping[str, tuple[str, Pick]]
     beside: Beside | None = None
+    report: Path | None = None
+
+    @property
+    def best(self) -> str | None:
+        """The entrant with the highest rate of the first rank; None where nothing was judged."""
+        return next(iter(self.comparison.ranks), None)
+
+    @property
+    def frame(self) -> polars.DataFrame:
+        """A row an entrant; of each measure its number and bounds."""
+        import polars
+
+        return polars.DataFrame(rows_of(self), infer_schema_length=None)
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{html.escape(self.text())}</pre>"
 
     def text(self) -> str:
         """The table at 80 columns: at most five entrants beside each other."""
