@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,22 +33,8 @@ def tournament(
     progress: Progress | None = None,
     **options: Any,
 ) -> Table:
-    """Train every entrant with every seed, judge all of them alike, and return the table.
-
-    Args:
-        entrants: options of each by its name ({"sft": {}, "dpo": {"start": "sft", "beta": 0.05}}), or names of methods;
-            default: those of alignkit.toml, else the paper's five.
-        out: the tournament's folder; one that is there goes on.
-        preset: a plugin's tournament, "paper" or "demo".
-        sweep: texts train.METHOD.OPTION=VALUE,VALUE; draws: so many random points of them.
-        fresh: entrants to train anew.
-        yes: agree to a judge that costs money.
-        options: seeds, vs, steps, tokens, minutes, test and the other keys of [tournament]; model, data, judge,
-            num_prompts, temperature and other options of training and judging, for all.
-
-    Raises:
-        AlignkitError: wrong use or input, an interruption, or no entrant came to anything.
-    """
+    """As `alignkit.tournament` (python.py), with names in the place of runs and rows."""
+    from alignkit.tournaments.page import NAME as PAGE
     from alignkit.tournaments.table import make_table
     from alignkit.tournaments.tournament import run_tournament
 
@@ -57,7 +44,8 @@ def tournament(
         entrants = {name: _named(table) for name, table in entrants.items()}
     options = _named(options)
     made = made_of(config, entrants, preset=preset, options=options, set=set, sweep=sweep, draws=draws)
-    return make_table(run_tournament(made, Path(out), progress=progress or Silent(), fresh=fresh, yes=yes))
+    results = run_tournament(made, Path(out), progress=progress or Silent(), fresh=fresh, yes=yes)
+    return replace(make_table(results), report=Path(out) / PAGE)
 
 
 def _named(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -97,10 +85,11 @@ def tournament_plan(made: Tournament, out: Path, *, jobs: int, yes: bool, progre
     from alignkit.tournaments.judges import with_judge
     from alignkit.tournaments.price import plan_lines
     from alignkit.tournaments.prompts import choose
-    from alignkit.tournaments.tournament import budget, claimed, describe
+    from alignkit.tournaments.tournament import budget, claimed, describe, refuse_own_data
     from alignkit.tournaments.work import Place
 
     with claimed(out):
+        refuse_own_data(made, out)
         asked = choose(made)
         exclude = describe(made, asked, out)
         made = with_judge(made, asked, yes=yes)
@@ -108,10 +97,17 @@ def tournament_plan(made: Tournament, out: Path, *, jobs: int, yes: bool, progre
         return plan_lines(made, Place(out), asked, exclude=exclude, jobs=jobs, progress=progress)
 
 
-def tournament_piece(made: Tournament, out: Path, name: str, *, progress: Progress, parent: int | None = None) -> None:
-    """Do one piece of a tournament, NAME/SEED, in this process. Errors are those of training and answering."""
+def tournament_piece(
+    made: Tournament, out: Path, name: str, *, progress: Progress, yes: bool, parent: int | None = None
+) -> None:
+    """Do one piece of a tournament, NAME/SEED, in this process. Errors are those of training and answering.
+
+    Args:
+        yes: agree to a reward that costs money.
+    """
     from alignkit.tournaments.tournament import run_piece
 
+    made = replace(made, common={**made.common, "yes": yes})
     run_piece(made, out, name, progress=progress, parent=parent)
 
 

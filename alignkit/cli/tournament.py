@@ -97,7 +97,7 @@ def tournament(
             print(*map(on_one_line, lines), sep="\n")
             return
         if only is not None:
-            tournaments.tournament_piece(made, folder, only, progress=progress, parent=parent)
+            tournaments.tournament_piece(made, folder, only, progress=progress, yes=yes, parent=parent)
             return
         results = tournaments.run_made(
             made, folder, progress=progress, child=_words(ctx), jobs=jobs, fresh=fresh or [], yes=yes

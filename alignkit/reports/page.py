@@ -96,6 +96,7 @@ def write_report(
     sections: Sequence[Section] = (),
     answers_title: str = "Examples",
     private: bool = False,
+    refresh_s: int | None = None,
 ) -> None:
     """Write the page whole or not at all; parts without content are left out.
 
@@ -107,6 +108,7 @@ def write_report(
         curves: charts in the order of their groups' first appearance.
         answers_title: the heading over the examples.
         private: the page is its owner's alone to read, as a run's folder is; else the umask says whose it is.
+        refresh_s: the page loads itself again after so many seconds: it is written anew meanwhile.
 
     Raises:
         KeyError: a row lacks a column's key.
@@ -124,6 +126,7 @@ def write_report(
         examples=examples,
         outcomes=[o for o in ("win", "tie", "loss", "missing") if any(e.outcome == o for e in examples)],
         answers_title=answers_title,
+        refresh_s=refresh_s,
         verdicts=[_verdict(verdict) for verdict in verdicts],
         sections=[(section, _table(section.table, section.rows)) for section in sections],
         max_points=MAX_POINTS,

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 
+from alignkit.data.reading.read import Source
+from alignkit.registry import registry
 from alignkit.scoring.confirm_cost import confirm_cost
 from alignkit.scoring.specs import NamedJudge, make_judge
 from alignkit.tournaments.entrants import Tournament, is_reward
@@ -13,8 +16,11 @@ from alignkit.tournaments.prompts import TEST, TUNING, Asked
 from alignkit.tournaments.results import Entry
 
 
-def agree(made: Tournament, asked: Asked, *, yes: bool) -> str:
-    """Make the judges and agree to what they cost, before anything is trained; returns the money as a text.
+def agree(made: Tournament, asked: Asked, steps: Mapping[str, int], *, yes: bool) -> str:
+    """Make the judges and agree to what they and rewards cost, before anything is trained; returns the money as a text.
+
+    Args:
+        steps: of entrants whose budget is in tokens or minutes.
 
     Raises:
         UsageError: there is no such judge, or its cost was not agreed to.
@@ -27,7 +33,35 @@ def agree(made: Tournament, asked: Asked, *, yes: bool) -> str:
                 named.judge.ready([row.fields for row in asked.parts[TEST]])
         num = num_scores(made, asked)
         confirm_cost(judges, num, yes=yes)
-        return "; ".join(named.judge.cost(num).price for named in judges if named.judge.paid)
+        said = [f"judge {named.label} {named.judge.cost(num).price}" for named in judges if named.judge.paid]
+    for entry in made.entrants:
+        num = num_rewards(made, entry, steps.get(entry.name))
+        with closing_all(paid_rewards(made, entry)) as rewards:
+            confirm_cost(rewards, num, yes=yes)
+            said += [f"reward {named.label} of {entry.name} {named.judge.cost(num).price}" for named in rewards]
+    return "; ".join(said)
+
+
+def paid_rewards(made: Tournament, entry: Entry) -> list[NamedJudge]:
+    """The rewards of an entrant that cost money."""
+    if entry.method is None or not registry().find("method", entry.method).trains_on.is_sampled:
+        return []
+    specs = made.resolved(entry)[1].rollouts.reward
+    names = [spec.rpartition("=")[0] if "=" in spec else spec for spec in specs]
+    known = registry().found["judge"]
+    return [make_one(made, name) for name in names if name in known and known[name][0].cls.paid]
+
+
+def num_rewards(made: Tournament, entry: Entry, steps: int | None) -> int:
+    """How many samples of all seeds a reward scores, validation apart; at most, where the number of rows decides."""
+    if entry.method is None:
+        return 0
+    method, resolved = made.resolved(entry)
+    config = resolved.method
+    if (num := steps or config.max_steps) is None:
+        rows = sum(1 for _ in Source(made.settings.data.data, made.settings.data.read_as).rows(numbered=False))
+        num = config.planned_steps(math.ceil(rows / config.batch_size))
+    return num * config.batch_size * len(method.temperatures(1, config)) * len(made.seeds)
 
 
 def num_scores(made: Tournament, asked: Asked) -> int:

@@ -36,6 +36,8 @@ _AGAINST = {
 }
 _MOST_POINTS = 150  # of a line: fifteen runs are on the page
 _MOST_EXAMPLES = 400
+_EXCERPT = 200  # characters of a worst answer: its end, where loops and cuts show
+_REFRESH_S = 20
 
 
 def write_page(folder: Path, results: Results, table: Table, *, commands: Sequence[tuple[str, str]] = ()) -> Path:
@@ -70,9 +72,29 @@ def write_page(folder: Path, results: Results, table: Table, *, commands: Sequen
         curves=[*_frontier(results), *_curves(folder, results)],
         examples=_examples(results, best),
         answers_title=f"Answers: {best} against {results.opponents[0]}",
-        sections=list(_sections(table, commands)),
+        sections=[*_sections(table, commands), *_health(results)],
+        private=True,
     )
     return folder / NAME
+
+
+def write_live_page(folder: Path, states: Mapping[str, str]) -> None:
+    """Write FOLDER/report.html of a tournament that runs: which pieces are done, and how far the others are.
+
+    Args:
+        states: "done", "running", "waiting" or "failed: REASON" by the piece's name.
+    """
+    done = sum(state == "done" for state in states.values())
+    write_report(
+        folder / NAME,
+        title=f"Tournament: {done} of {len(states)} pieces done",
+        note=f"It runs in {folder}. This page loads itself again; the table stands here once all have been judged.",
+        points=[("Runs", "A finished run has its own page, report.html in its folder NAME-SEED.")],
+        table=[Column("piece", "entrant/seed"), Column("state", "state")],
+        rows=[{"piece": name, "state": state} for name, state in states.items()],
+        refresh_s=_REFRESH_S,
+        private=True,
+    )
 
 
 def _left_out(results: Results) -> list[str]:
@@ -108,16 +130,57 @@ def _sections(table: Table, commands: Sequence[tuple[str, str]]) -> Iterator[Sec
             rows,
         )
     if table.beside is not None:
-        keys = list(dict.fromkeys(key for numbers in table.beside.rows.values() for key in numbers))
-        yield Section(
-            table.beside.title,
-            " ".join(table.beside.notes),
-            (Column("name", "entrant"), *(Column(key, key) for key in keys)),
-            [{"name": name} | {key: numbers.get(key) for key in keys} for name, numbers in table.beside.rows.items()],
-        )
+        shown = [m for m in table.measures if m.key in table.beside.rows]
+        columns = [Column("name", "entrant")]
+        for m in shown:
+            columns += [
+                Column(m.key, f"{m.label}, here", digits=m.digits, low=f"{m.key}_low", high=f"{m.key}_high"),
+                Column(f"printed_{m.key}", "printed"),
+            ]
+        rows = [
+            row
+            | {"name": row["entrant"]}
+            | {f"printed_{m.key}": table.beside.rows[m.key].get(row["entrant"]) for m in shown}
+            for row in rows_of(table)
+        ]
+        yield Section(f"Beside {table.beside.title}", " ".join(table.beside.notes), columns, rows)
     if commands:
         rows = [{"what": what, "command": command} for what, command in commands]
         yield Section("Commands", "", (Column("what", "what"), Column("command", "command")), rows)
+
+
+def _health(results: Results) -> Iterator[Section]:
+    """Every entrant's worst answer by each metric that has a better end, where answers differ."""
+    rows = []
+    for one in results.health.values():
+        if one.more_is_better is None or np.isnan(one.x_ESP).all():
+            continue
+        worse_ESP = np.where(np.isnan(one.x_ESP), -math.inf, one.x_ESP * (-1 if one.more_is_better else 1))
+        for e, entry in enumerate(results.entrants):
+            s, p = np.unravel_index(worse_ESP[e].argmax(), worse_ESP[e].shape)
+            if not math.isfinite(worse_ESP[e, s, p]) or np.nanmin(worse_ESP) == worse_ESP[e, s, p]:
+                continue
+            text = " ".join(str(results.text_ESP[e, s, p]).split())
+            rows.append(
+                {
+                    "metric": one.label,
+                    "entrant": entry.name if entry.method is None else f"{entry.name}, seed {results.seeds[s]}",
+                    "mean": float(np.nanmean(one.x_ESP[e])),
+                    "worst": float(one.x_ESP[e, s, p]),
+                    "prompt": results.prompts[p][:_EXCERPT],
+                    "text": text if len(text) <= _EXCERPT else "..." + text[-_EXCERPT:],
+                }
+            )
+    if rows:
+        columns = (
+            Column("metric", "metric"),
+            Column("entrant", "entrant"),
+            Column("mean", "mean"),
+            Column("worst", "worst"),
+            Column("prompt", "prompt"),
+            Column("text", "the end of the worst answer"),
+        )
+        yield Section("Health", "The worst answer of each entrant by each metric.", columns, rows)
 
 
 def _frontier(results: Results) -> Iterator[Curve]:

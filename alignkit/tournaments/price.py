@@ -155,7 +155,7 @@ def plan_lines(
     made: Tournament, place: Place, asked: Asked, *, exclude: Path, jobs: int, progress: Progress
 ) -> list[str]:
     """Say what is left to do and what it takes; steps are measured, nothing else is trained and nothing is bought."""
-    from alignkit.tournaments.judges import judges_of, num_scores
+    from alignkit.tournaments.judges import judges_of, num_rewards, num_scores, paid_rewards
     from alignkit.tournaments.planning import plan_lines as seeds_needed
     from alignkit.training.run.plan import make_plan
 
@@ -191,6 +191,11 @@ def plan_lines(
     )
     answers_s = sides * num_asked * answer_seconds(made, asked, progress)
     lines.append(f"answers: {sides} models, {num_asked} prompts each: {duration(answers_s)}")
+    for entry in made.entrants:
+        for named in paid_rewards(made, entry):
+            num = num_rewards(made, entry, None)
+            lines.append(f"reward {named.label} of {entry.name}: {num:,} samples, {named.judge.cost(num).price}")
+            named.judge.close()
     num = num_scores(made, asked)
     for named in judges_of(made):
         cost = named.judge.cost(num)

@@ -17,6 +17,7 @@ import hashlib
 import json
 import logging
 import os
+import shlex
 import subprocess
 import sys
 import time
@@ -204,9 +205,10 @@ def _run(
     for entry in (*made.entrants, *made.opponents):  # before anything is trained
         if entry.start is None:
             find_model(entry.model)
-    from alignkit.tournaments.page import write_page
+    from alignkit.tournaments.page import write_live_page, write_page
     from alignkit.tournaments.table import make_table
 
+    refuse_own_data(made, place.folder)
     given, asked = made, choose(made)
     exclude = describe(made, asked, place.folder)
     made = with_judge(made, asked, yes=yes)
@@ -214,15 +216,21 @@ def _run(
     for entry in made.entrants:
         for seed in made.seeds_of(entry):
             work.refuse_changes(made, place, entry, seed, steps=steps.get(entry.name))
-    money = agree(made, asked, yes=yes)
+    money = agree(made, asked, steps, yes=yes)
+    made = replace(made, common={**made.common, "yes": True})  # rewards that cost were agreed to as well
+    words = None if child is None else [*child, "--out", str(place.folder)]
     if (warning := disk_warning(place, disk_needed(made, place))) is not None:
         progress.note(warning)
 
     def do(pieces: Sequence[Piece]) -> None:
-        if child is None:
-            _in_turn(made, place, pieces, asked, exclude, steps, progress)
+        def show(running: Sequence[Piece]) -> None:
+            write_live_page(place.folder, {p.name: _state(made, place, p, asked, running) for p in pieces})
+
+        if words is None:
+            _in_turn(made, place, pieces, asked, exclude, steps, progress, show)
         else:
-            _in_children(made, place, pieces, asked, [*child, "--out", str(place.folder)], jobs, progress.note)
+            paid = [] if "--yes" in words or not money else ["--yes"]
+            _in_children(made, place, pieces, asked, [*words, *paid], jobs, progress.note, show)
 
     for entry in (*made.entrants, *made.opponents):
         for seed in made.seeds_of(entry):
@@ -233,10 +241,29 @@ def _run(
     table = make_table(results)
     for name, text in zip(TABLES, (table.text(), table.json(), table.csv(), table.latex()), strict=True):
         write_atomically(place.folder / name, text, private=True)
-    progress.note(f"report: {write_page(place.folder, results, table)}")
+    commands = [] if words is None else _commands(words, made)
+    progress.note(f"report: {write_page(place.folder, results, table, commands=commands)}")
     if not results.failed:
         write_atomically(place.folder / DONE, json.dumps({"signature": signature(given, place)}) + "\n", private=True)
     return results
+
+
+def _commands(words: Sequence[str], made: Tournament) -> list[tuple[str, str]]:
+    """What makes the table, and each run with its answers, again."""
+    whole = shlex.join(["alignkit", "tournament", *words])
+    runs = [f"{entry.name}/{seed}" for entry in made.entrants for seed in made.seeds_of(entry)]
+    return [("the table", whole), *((name, f"{whole} --only {shlex.quote(name)}") for name in runs)]
+
+
+def refuse_own_data(made: Tournament, folder: Path) -> None:
+    """Refuse a folder that has the name of the data: a folder of that name would be read in their place.
+
+    Raises:
+        UsageError: names another option.
+    """
+    for data in (made.settings.data.data, made.section.test, made.section.off_task):
+        if data and any(Path(name).absolute() == folder.absolute() for name in (data, data.partition(":")[0])):
+            raise UsageError(f"--out {folder}: the data have that name too ({data}); give another --out")
 
 
 def describe(made: Tournament, asked: Asked, folder: Path) -> Path:
@@ -282,6 +309,15 @@ def _is_done(made: Tournament, place: Place, piece: Piece, asked: Asked) -> bool
     )
 
 
+def _state(made: Tournament, place: Place, piece: Piece, asked: Asked, running: Sequence[Piece]) -> str:
+    """How far a piece is, in a word or with the reason why it came to nothing."""
+    if piece in running:
+        return "running"
+    if (reason := work.failure(place, piece.entry, piece.seed)) is not None:
+        return f"failed: {reason}"
+    return "done" if _is_done(made, place, piece, asked) else "waiting"
+
+
 def _needed(made: Tournament, piece: Piece) -> list[tuple[str, int]]:
     """The pieces that must be done before."""
     entries = [made.entrant(name) for name in made.needs(piece.entry)]
@@ -324,6 +360,7 @@ def _in_turn(
     exclude: Path,
     steps: Mapping[str, int],
     progress: Progress,
+    show: Callable[[Sequence[Piece]], None],
 ) -> None:
     """Do all pieces in this process; one that fails ends those alone that need it."""
     failed = _failed(place, pieces)
@@ -331,6 +368,7 @@ def _in_turn(
         if _is_done(made, place, piece, asked) or _lacks(made, place, piece, failed):
             continue
         progress.note(f"tournament: {piece.name}, {number} of {len(pieces)}")
+        show([piece])
         try:
             _do(made, place, piece, asked, exclude, steps.get(piece.entry.name), progress)
         except Interrupted as error:
@@ -364,6 +402,7 @@ def _in_children(
     words: Sequence[str],
     jobs: int,
     note: Callable[[str], None],
+    show: Callable[[Sequence[Piece]], None],
 ) -> None:
     """Do all pieces in processes of their own, `jobs` at once, each as soon as what it needs is done."""
     left = [piece for piece in pieces if not _is_done(made, place, piece, asked)]
@@ -392,6 +431,7 @@ def _in_children(
                 left.remove(ready)
                 note(f"tournament: {ready.name}, {total - len(left)} of {total}")
                 running[slot] = ready, _start(place, ready, words, slot, jobs)
+                show([piece for piece, _ in running.values()])
             time.sleep(_POLL_S)
     finally:
         for _, process in running.values():

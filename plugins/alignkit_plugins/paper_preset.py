@@ -61,6 +61,10 @@ _TABLE_1 = {
 }
 _FOOTNOTES = (
     (
+        "The rows here are trained with the numbers that are configured; an entrant takes the paper's by "
+        'preset = "paper" in its table.'
+    ),
+    (
         "Qwen2.5-0.5B on UltraFeedback, one run of each, one seed (16 for SFT, 42 for DPO and GRPO), no interval: "
         "how runs differ is not in it."
     ),

@@ -6,7 +6,8 @@ import json
 import re
 from pathlib import Path
 
-from alignkit.tournaments.page import write_page
+from alignkit.tournaments.page import write_live_page, write_page
+from alignkit.tournaments.results import Beside
 from alignkit.tournaments.table import make_table
 from tests.helpers.tournaments import made_results
 
@@ -39,3 +40,17 @@ def test_a_tournament_without_a_finished_run_has_a_page(tmp_path: Path) -> None:
     results = made_results(num_seeds=1, num_prompts=20)
     page = write_page(tmp_path, results, make_table(results)).read_text(encoding="utf-8")
     assert "With one seed this is about these runs" in page
+
+
+def test_the_page_shows_worst_answers_the_printed_table_and_a_run_under_way(tmp_path: Path) -> None:
+    results = made_results(num_prompts=20, beside=Beside("the paper's Table 1", {"win_rate": {"dpo": "59.3"}}, ("n",)))
+    loops = results.health["repetition"].x_ESP
+    loops[3, 1, 7] = 88.0
+    results.text_ESP[3, 1, 7] = "start" + " again" * 60
+    page = write_page(tmp_path, results, make_table(results)).read_text(encoding="utf-8")
+    assert "88.0" in page and "again again</td>" in page and "...in" in page and 'http-equiv="refresh"' not in page
+    assert "59.3" in page and "win rate % vs instruct, here" in page
+
+    write_live_page(tmp_path, {"sft/1": "done", "dpo/1": "running", "grpo/1": "failed: <b>no</b>"})
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "1 of 3 pieces done" in page and 'http-equiv="refresh"' in page and "&lt;b&gt;no" in page

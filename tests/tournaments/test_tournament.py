@@ -25,6 +25,8 @@ from alignkit.data.reading.read import read_rows
 from alignkit.errors import InputError, UsageError
 from alignkit.progress import Silent
 from alignkit.runs import read_run
+from alignkit.tournaments.judges import agree, num_rewards, paid_rewards
+from alignkit.tournaments.prompts import choose
 from alignkit.tournaments.results import Results
 from alignkit.tournaments.tournament import claimed
 from alignkit.training.run import train_run
@@ -42,7 +44,9 @@ def played(*, out: Path, **given: Any) -> Results:
     """Run a tournament and return what it found."""
     table = alignkit.tournament(**given, out=out)
     found = Results.read(out / "results.json")
-    assert table.entrants == found.names and (out / "table.txt").read_text(encoding="utf-8") == table.text()
+    assert table.report == out / "report.html" and table.best in found.names
+    assert table.frame["entrant"].to_list() == list(table.entrants) == list(found.names)
+    assert table._repr_html_().startswith("<pre>") and (out / "table.txt").read_text(encoding="utf-8") == table.text()
     assert "told apart" in (page := (out / "report.html").read_text(encoding="utf-8")) and "<svg" in page
     return found
 
@@ -123,7 +127,7 @@ def test_a_changed_entrant_is_refused_and_a_new_one_is_trained_alone(
         "sft": {"learning_rate": 0.02},
         "dpo": {"start": "sft", "learning_rate": 0.03},
     }
-    with pytest.raises(UsageError, match=r"dpo-1 was trained otherwise .*rate was 0.01, is 0.03.*--fresh dpo"):
+    with pytest.raises(UsageError, match=r"dpo-1 was trained otherwise .*rate was 0.01, is 0.03.*type fresh dpo"):
         played(**small(ground) | {"entrants": changed}, out=out)
     with pytest.raises(UsageError, match="judged on other prompts"):
         played(**small(ground) | {"num_prompts": 5}, out=out)
@@ -194,3 +198,20 @@ def test_a_tournament_that_was_killed_ends_with_the_same_table_to_the_digit(grou
     whole, killed = (json.loads((tmp_path / name / "results.json").read_text()) for name in ("whole", "killed"))
     for name in whole.keys() - {"minutes_ES", "answer_minutes_ES", "peak_mib_ES"}:
         assert whole[name] == killed[name], name
+
+
+def test_a_folder_with_the_name_of_the_data_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match=r"^out demo: the data have that name too \(demo\)"):
+        alignkit.tournament(preset="demo", out="demo")
+
+
+def test_rewards_that_cost_are_counted_before_anything_is_trained(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NVIDIA_API_KEY", "nvapi-none")
+    entrants = {"grpo": {"reward": ["nemotron=0.5", "rules"], "max_steps": 7, "batch_size": 3, "group_size": 4}}
+    made = tournaments.made_of(None, entrants, options={"seeds": 2, "data": "demo", "judge": "rules"})
+    (grpo,) = (entry for entry in made.entrants if entry.method)
+    assert num_rewards(made, grpo, None) == 7 * 3 * 4 * 2 and num_rewards(made, grpo, 5) == 5 * 3 * 4 * 2
+    assert [named.judge.name for named in paid_rewards(made, grpo)] == ["nemotron"]
+    with pytest.raises(UsageError, match="up to 168 texts would be sent"):
+        agree(made, choose(made), {}, yes=False)
