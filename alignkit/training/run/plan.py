@@ -29,8 +29,8 @@ Between steps, where it is more than that:
     rollouts             keys and values of the completions drawn at once, in the compute type; or vLLM's share
     validation           4 bytes per parameter, where the reference is loaded to validate
 
-    disk                 12 bytes per trained parameter and checkpoint, two, the best and the one being written, and 4
-                         per parameter for the model
+    disk                 12 bytes per trained parameter and checkpoint: two, the best and the one being written, or
+                         as many as max_steps has and one where it is interrupted; and 4 per parameter for the model
 
 Several ranks (started by torchrun) share weights, gradient and optimizer: the plan is of one rank, but for the disk.
 c is 2 under bf16 and 4 in fp32; H hidden size, Q and K queries and keys of a token, I intermediate size, r LoRA's rank.
@@ -50,7 +50,7 @@ from alignkit.data.trees.packs import MICRO_BATCH_TOKENS, ROW_CAPACITY
 from alignkit.distributed.ranks import num_started
 from alignkit.errors import InputError
 from alignkit.memory import KERNEL_BYTES, KERNELS, Card, find_card
-from alignkit.methods import Method, sampled_options
+from alignkit.methods import Method, MethodConfig, sampled_options
 from alignkit.policy.architecture import Architecture, read_architecture, tensor_sizes
 from alignkit.policy.cuda.head import memory_bytes as head_bytes
 from alignkit.policy.four_bits import BYTES_PER_WEIGHT
@@ -172,6 +172,12 @@ def make_plan(
     return made
 
 
+def _num_checkpoints(config: MethodConfig) -> int:
+    if config.max_steps is None:
+        return _CHECKPOINTS
+    return min(_CHECKPOINTS, 1 + config.max_steps // config.checkpoint_interval)
+
+
 def _planned(method: Method, resolved: Resolved, longest: int | None, capacity: int, card: Card | None) -> Plan:
     folder = find_model(resolved.model.model).folder
     sizes = read_architecture(folder, scalar_head="scalar_head" in method.needs)
@@ -201,7 +207,7 @@ def _planned(method: Method, resolved: Resolved, longest: int | None, capacity: 
     }
     made = Plan(
         memory=memory,
-        disk=_CHECKPOINTS * 12 * trained + 4 * parameters,
+        disk=_num_checkpoints(resolved.method) * 12 * trained + 4 * parameters,
         device="cpu" if card is None else "cuda",
         tokens=tokens,
         micro_batch_tokens=capacity,

@@ -60,6 +60,12 @@ def test_a_frozen_copy_counts_where_one_stays(model: Path) -> None:
     assert planned("sft", model).memory["reference"] == 0
 
 
+def test_a_short_run_needs_the_disk_of_the_checkpoints_that_it_can_write(model: Path) -> None:
+    weights = planned("sft", model).memory["weights"]  # 4 bytes a parameter, all of them trained: 12 in a checkpoint
+    for steps, num in ((16, 1), (250, 2), (10_000, 4), (None, 4)):
+        assert planned("sft", model, max_steps=steps).disk == weights + num * 3 * weights, steps
+
+
 def test_the_parts_of_a_plan_on_a_gpu_are_those_counted_by_hand(model: Path) -> None:
     """Two layers of 48, with 48 queries, 24 keys and 96 within; a row of 100 tokens; 2 bytes in bf16."""
     card = Card(2**34, 2**34)
