@@ -151,7 +151,8 @@ def _lengths(results: Results, design: Design, prompts: Prompts) -> list[Measure
         less_ESP = excess_ESP - np.maximum(0, results.rival_length_ESVP[:, :, v] - reference_ESP)
         whose = "own start's" if opponent == START else f"{opponent}'s"
         key = f"excess_vs_{v}" if v else "excess_vs"
-        rows.append(Measure(key, f"the same less {whose}", averages(less_ESP, design, prompts), line=0.0))
+        label = f"tokens over the reference, less {whose}"
+        rows.append(Measure(key, label, averages(less_ESP, design, prompts), line=0.0))
     return rows
 
 

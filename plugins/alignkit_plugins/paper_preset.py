@@ -31,7 +31,7 @@ class Paper(Preset):
             "entrants": {"sft": {}, "sft-lenpen": {}, "dpo": {"start": "sft"}, "grpo": {"start": "sft"}},
             "tournament": {"vs": ["Qwen/Qwen2.5-0.5B-Instruct", "base", "start"]},
             "judge": {"num_beams": 4, "length_penalty": 0.9, "temperature": 0.0},
-            "beside": {"title": "the paper's Table 1", "rows": _TABLE_1, "notes": _FOOTNOTES},
+            "beside": {"title": "paper's Table 1", "rows": _TABLE_1, "notes": _FOOTNOTES},
         }
 
     def setup(self, machine: Machine, *, model: str, data: str) -> Setup:
