@@ -40,6 +40,15 @@ def shortened(text: str, most: int) -> str:
     return text if len(text) <= most else f"{text[: most - 3]}..."
 
 
+def counted(n: int, one: str) -> str:
+    """A number of things.
+
+    >>> counted(1, "row"), counted(2000, "row")
+    ('1 row', '2,000 rows')
+    """
+    return f"{n:,} {one}{'' if n == 1 else 's'}"
+
+
 def listed(rows: Sequence[str], most: int, *, num_all: int | None = None) -> str:
     """The first few rows of a list by their names; places in one file are said with the file's name once.
 

@@ -111,7 +111,8 @@ def _texts(pairs: PairSet, leaks: texts.Leaks | None) -> dict[str, object]:
         in_another, languages = texts.languages(pairs)
         parts = [texts.unusable(pairs), texts.cut(pairs), texts.refused(pairs), texts.quoted(pairs), in_another]
         found = repeated.result()
-    repeating, opposing = repeats.removals(pairs, found)
+    gone = set(texts.unusable_removals(pairs)) | set(() if leaks is None else texts.leak_removals(leaks))
+    repeating, opposing = (kind.keys() - gone for kind in repeats.removals(pairs, found))
     first = [texts.repeated(pairs, found, len(repeating)), texts.contradicted(pairs, found, len(opposing))]
     if leaks is not None:
         first.append(texts.leaked(pairs, leaks))

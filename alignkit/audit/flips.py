@@ -34,7 +34,7 @@ from alignkit.statistics.logistic import sigmoid
 
 MIN_PAIRS = 100  # fewer teach no model
 LIKELY = 0.5
-VIEWS = ("looks", "words", "the prompt's other pairs", "embeddings")
+VIEWS = ("what the answers look like", "their words", "the prompt's other pairs", "their embeddings")
 _SHOWN = 160  # characters of a prompt or an answer
 _LISTED = 0.1  # of all pairs
 _SHARES = (0.01, 0.02, 0.05, 0.1)

@@ -33,12 +33,14 @@ def reason(counts_2M: np.ndarray, surface_K: np.ndarray, views_V: np.ndarray) ->
         if view == 0:
             said.append(_looks(counts_2M, surface_K))
         elif view == 1:
-            said.append("its words are rather those of answers that are rejected elsewhere")
+            said.append("the chosen answer's words are rather those of answers that are rejected elsewhere")
         elif view == 2:
             said.append("in other pairs of this prompt the rejected answer wins and the chosen one loses")
         else:
-            said.append("the mean of its tokens' embeddings is rather that of rejected answers")
-    return "; ".join(said) or "nothing in particular"
+            said.append(
+                "the mean of the chosen answer's embeddings is rather that of answers that are rejected elsewhere"
+            )
+    return "; ".join(said) or "nothing in particular speaks against it"
 
 
 def _looks(counts_2M: np.ndarray, surface_K: np.ndarray) -> str:
@@ -49,7 +51,8 @@ def _looks(counts_2M: np.ndarray, surface_K: np.ndarray) -> str:
         key = name if name in _OVERLAPS else groups[name.partition(" ")[2]]
         weights[key] = weights.get(key, 0.0) + added
     worst = sorted((name for name in weights if weights[name] < 0), key=lambda name: weights[name])[:_SHOWN]
-    return "such answers are rejected elsewhere: " + ", ".join(_phrase(name, counts_2M) for name in worst)
+    seen = "; ".join(_phrase(name, counts_2M) for name in worst)
+    return f"the chosen answer looks like answers that are rejected elsewhere ({seen})"
 
 
 def _phrase(name: str, counts_2M: np.ndarray) -> str:
@@ -58,4 +61,4 @@ def _phrase(name: str, counts_2M: np.ndarray) -> str:
     chosen, rejected = counts_2M[:, COLUMNS.index(name)].tolist()
     if name == "ends":
         return "it ends whole" if chosen else "its end is cut off"
-    return f"{_NAMES.get(name, name.replace('_', ' '))} {chosen:,} against {rejected:,}"
+    return f"{_NAMES.get(name, name.replace('_', ' '))}: {chosen:,} against {rejected:,}"

@@ -170,7 +170,7 @@ def _columns(counts: Sequence[Counter[str]], names: Iterable[str]) -> dict[str, 
 
 def _language(names: tuple[str | None, str | None]) -> str:
     script, language = names
-    return _CHINESE if language == "Mandarin" else language or f"{script} script"
+    return _CHINESE if language == "Mandarin" else language or f"not clear, {script} script"
 
 
 def _differ(asked: tuple[str | None, str | None], answered: tuple[str | None, str | None]) -> bool:
@@ -234,7 +234,7 @@ def leaked(pairs: PairSet, leaks: Leaks) -> TextFinding:
         means="A model trained on them has seen the test: its score there says nothing. Leave these rows out.",
         others={row: leaks.names[leaks.test_P[row]] for row in np.flatnonzero(leaks.test_P >= 0).tolist()},
         order_P=-leaks.share_P,
-        taken_out=int((leaks.test_P >= 0).sum()),
+        taken_out=len(leak_removals(leaks).keys() - unusable_removals(pairs).keys()),
     )
 
 

@@ -12,7 +12,7 @@ import typer
 
 from alignkit.cli.options import Command, Config, Group, Json, Set, with_options
 from alignkit.config.settings import DataSection, ModelSection
-from alignkit.display import on_one_line
+from alignkit.display import counted, on_one_line
 from alignkit.errors import Interrupted, UsageError
 
 if TYPE_CHECKING:
@@ -81,10 +81,11 @@ def audit(
             **given,
         )
     except KeyboardInterrupt:
-        progress.stop()
         done = _changed(list_path, clean_path, page_path) - before
         files = ", ".join(file for file, _ in sorted(done))
         raise Interrupted(f"interrupted; {f'written: {files}' if files else 'nothing was written'}") from None
+    finally:
+        progress.stop()
     if json:
         print(findings.model_dump_json())
         return
@@ -121,12 +122,12 @@ def _count(one: Written) -> str:
     match one.what:
         case "cleaned set":
             warning = "" if one.rows else "; warning: the cleaned set is empty, for every row was taken out"
-            return f"the {one.rows:,} rows that stay{warning}"
+            return f"the {counted(one.rows or 0, 'row')} that stay{'s' * (one.rows == 1)}{warning}"
         case "rows taken out":
-            return f"{one.rows:,} rows taken out" + (f": {reasons}" if reasons else "")
+            return f"{counted(one.rows or 0, 'row')} taken out" + (f": {reasons}" if reasons else "")
         case "list of likely flips":
             few = "" if one.rows else "; there are too few pairs to look for flips"
-            return f"{one.rows:,} pairs, those first that are most likely flipped{few}"
+            return f"{counted(one.rows or 0, 'pair')}, those first that are most likely flipped{few}"
     return "the page"
 
 
@@ -164,14 +165,15 @@ def _head(findings: Findings) -> Iterable[str]:
     labelled = sum(source.labelled for source in findings.sources)
     good = sum(source.good for source in findings.sources)
     yield from _wrapped(
-        f"{findings.rows:,} rows of {findings.data}: {pairs:,} pairs of two answers, {ties:,} of them ties"
-        + (f", {labelled:,} answers with a label ({good:,} good, {labelled - good:,} bad)" if labelled else "")
-        + f"; {findings.rows - pairs - labelled:,} other rows"
+        f"{counted(findings.rows, 'row')} of {findings.data}: {counted(pairs, 'pair')} of two answers, "
+        f"{counted(ties, 'tie')} among them"
+        + (f", {counted(labelled, 'answer')} with a label ({good:,} good, {labelled - good:,} bad)" if labelled else "")
+        + f"; {counted(findings.rows - pairs - labelled, 'other row')}"
         + (f": {', '.join(f'{count:,} {what}' for what, count in findings.others.items())}" if findings.others else "")
     )
     if len(findings.sources) > 1:
         for source in findings.sources[:_SHOWN_SOURCES]:
-            yield f"  {source.source[:40]:<40} {source.rows:>9,} rows {source.pairs:>9,} pairs"
+            yield f"  {source.source[:40]:<40} {counted(source.rows, 'row'):>14} {counted(source.pairs, 'pair'):>15}"
         if len(findings.sources) > _SHOWN_SOURCES:
             yield f"  and {len(findings.sources) - _SHOWN_SOURCES:,} more sources"
     if pairs == 0:
@@ -237,11 +239,11 @@ def _opposite(findings: Findings) -> Iterable[str]:
 def _tied(findings: Findings) -> Iterable[str]:
     for ties in findings.ties or ():
         if ties.source is None and (ties.ties or ties.tiny or ties.reversed):
-            tiny = f"; {ties.tiny:,} differ by at most {ties.tiny_margin:.3g}" if ties.tiny_margin else ""
+            tiny = f"; {ties.tiny:,} differ by at most {ties.tiny_margin:.3g}" if ties.tiny and ties.tiny_margin else ""
             yield ""
             yield from _wrapped(
-                f"Scores: {ties.scored:,} pairs have them. {ties.ties:,} are ties (dpo and reward leave them out)"
-                f"{tiny}; in {ties.reversed:,} the rejected answer has the higher one."
+                f"Scores stand beside {counted(ties.scored, 'pair')}: {counted(ties.ties, 'tie')} (dpo and reward "
+                f"leave them out){tiny}; in {ties.reversed:,} the rejected answer has the higher one."
             )
 
 
@@ -267,10 +269,11 @@ def _flips(findings: Findings) -> Iterable[str]:
     if not flips.likely:
         yield from _wrapped(f"{told} None is flipped more likely than not; --list FILE ranks them all the same.", 2)
         return
+    likely = "1 is" if flips.likely == 1 else f"{flips.likely:,} are"
     assumed = " What follows assumes about one in ten." if flips.estimated_rate is None else ""
-    yield from _wrapped(f"{told}{assumed} {flips.likely:,} are flipped more likely than not. Of the first:", 2)
+    yield from _wrapped(f"{told}{assumed} {likely} flipped more likely than not. Of the first:", 2)
     for expected in flips.expected:
-        yield f"  {expected.pairs:>9,} pairs {100 * expected.precision:>3.0f} % are flipped, as expected"
+        yield f"  {counted(expected.pairs, 'pair'):>15} {100 * expected.precision:>3.0f} % are flipped, as expected"
     for pair in flips.listed[:_SHOWN_FLIPS]:
         yield from _wrapped(f"{pair.id} ({100 * pair.probability:.0f} %): {pair.reason}", 4)
         for name in ("prompt", "chosen", "rejected"):

@@ -12,6 +12,7 @@ import math
 import sys
 import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
@@ -153,21 +154,16 @@ class RichProgress:
         self._printed_s = time.monotonic()
         print(on_one_line(line), file=sys.stderr, flush=True)
 
-    def _go_on_saying(self, stopped: threading.Event) -> None:
-        """Say every few seconds that work of unknown length goes on: whoever reads a pipe must not take it for dead."""
-        while not stopped.wait(_PLAIN_INTERVAL_S):
-            count = self._phase or self._task
-            if (
-                count is not None
-                and count.total is None
-                and time.monotonic() - self._printed_s >= _PLAIN_INTERVAL_S / 2
-            ):
-                self._print(_how_far(count))
+    def say_that_it_goes_on(self) -> None:
+        """Name work of unknown length again: whoever reads a pipe must not take it for dead."""
+        count = self._phase or self._task
+        if count is not None and count.total is None and time.monotonic() - self._printed_s >= _PLAIN_INTERVAL_S / 2:
+            self._print(_how_far(count))
 
     def _draw(self) -> None:
         if not self._draws and self._stopped is None:
             self._stopped = threading.Event()
-            threading.Thread(target=self._go_on_saying, args=(self._stopped,), daemon=True).start()
+            threading.Thread(target=_go_on_saying, args=(weakref.ref(self), self._stopped), daemon=True).start()
         if self._draws and self._live is None:
             self._live = Live(
                 console=self._console,
@@ -290,6 +286,13 @@ def _clock(seconds: float) -> str:
     minutes, second = divmod(int(seconds), 60)
     hours, minute = divmod(minutes, 60)
     return f"{hours}:{minute:02d}:{second:02d}" if hours else f"{minute}:{second:02d}"
+
+
+def _go_on_saying(progress: weakref.ref[RichProgress], stopped: threading.Event) -> None:
+    """Let `progress` say every few seconds that it goes on, until it is stopped or nobody has it any more."""
+    while not stopped.wait(_PLAIN_INTERVAL_S) and (shows := progress()) is not None:
+        shows.say_that_it_goes_on()
+        del shows
 
 
 def _how_far(count: _Count) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from alignkit.audit.findings import Findings, Share, TextFinding
+from alignkit.display import counted
 from alignkit.reports.page import Column, Section, write_report
 
 _MOST = 50  # suspected pairs on the page; --list writes all
@@ -21,7 +22,7 @@ def write_audit_page(findings: Findings, path: Path) -> None:
     """
     sources = len(findings.sources)
     note = (
-        f"{findings.data}: {findings.rows:,} rows from {sources} source{'' if sources == 1 else 's'}, looked at before "
+        f"{findings.data}: {counted(findings.rows, 'row')} from {counted(sources, 'source')}, looked at before "
         "any training. A preference set is pairs of answers to one prompt, one chosen, one rejected. What training on "
         "it teaches is whatever the chosen answers have and the rejected ones have not, wanted or not. Of looks, 50 % "
         "means that they do not matter; what stands in brackets or as a bar is a 95 % interval."
@@ -136,8 +137,9 @@ def _flips(findings: Findings) -> Iterator[str]:
         return
     if flips.estimated_rate is None:
         told += " What follows assumes about one in ten."
+    likely = "1 pair is" if flips.likely == 1 else f"{flips.likely:,} pairs are"
     yield (
-        f"{told} {_number(flips.likely, 'pair is', 'pairs are')} more likely flipped than not. Of the list below, "
+        f"{told} {likely} more likely flipped than not. Of the list below, "
         + ", ".join(f"the first {e.pairs:,} hold about {100 * e.precision:.0f} %" for e in flips.expected[:3])
         + " such pairs: read them before you trust the list."
     )
@@ -149,9 +151,8 @@ def _text(text: TextFinding) -> str:
         sides = f" ({text.chosen:,} chosen answers, {text.rejected:,} rejected ones)"
     taken = ""
     if text.taken_out:
-        rows = _number(text.taken_out, "row", "rows")
-        taken = f" --write-clean takes {rows} out for it; a row with two faults is taken out once."
-    return f"{text.count:,} of {text.of:,} rows{sides}. {text.means}{taken}"
+        taken = f" --write-clean takes {counted(text.taken_out, 'row')} out for it."
+    return f"{text.count:,} of {counted(text.of, 'row')}{sides}. {text.means}{taken}"
 
 
 _BIASES = (
@@ -195,7 +196,7 @@ def _sections(findings: Findings) -> Iterator[Section]:
             Column("place", "place"),
         )
         shown = f"The first {len(rows)} of {len(flips.listed):,}; " if len(flips.listed) > len(rows) else ""
-        note = f"{shown}said by: {', '.join(flips.views)}. --list FILE writes all of them."
+        note = f"{shown}told by {', '.join(flips.views)}. --list FILE writes all of them."
         yield Section("Pairs that may stand the wrong way round", note=note, table=columns, rows=rows)
     if findings.texts:
         yield _texts(findings.texts)
@@ -292,7 +293,3 @@ def _examples(texts: Sequence[TextFinding]) -> Iterator[dict[str, Any]]:
 
 def _percent(share: Share) -> str:
     return f"{100 * share.share:.0f} % ({100 * share.low:.0f} to {100 * share.high:.0f})"
-
-
-def _number(n: int, one: str, many: str) -> str:
-    return f"{n:,} {one if n == 1 else many}"

@@ -59,8 +59,8 @@ def test_words_for_people_fit_eighty_columns(capsys: pytest.CaptureFixture[str])
     [
         ({"prompt": "Name a river.", "chosen": "The Rhine."}, "0 pairs of two answers"),
         ({"prompt": "Name a river."}, "There are no pairs of two answers"),
-        ({"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yes."}]}, "1 other rows"),
-        ({"prompt": "Name a river.", "completion": "The Rhine.", "label": True}, "1 answers with a label"),
+        ({"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yes."}]}, "1 other row"),
+        ({"prompt": "Name a river.", "completion": "The Rhine.", "label": True}, "1 answer with a label"),
     ],
 )
 def test_sets_without_pairs_are_looked_at_too(row: object, said: str, capsys: pytest.CaptureFixture[str]) -> None:

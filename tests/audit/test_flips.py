@@ -55,7 +55,7 @@ def test_a_pair_that_says_the_opposite_of_nearly_all_others_is_ranked_first() ->
     shorter = {str(row["id"]) for row in rows if len(str(row["chosen"])) < len(str(row["rejected"]))}
     assert 20 < len(shorter) < 40
     assert {pair.id for pair in found.listed[: len(shorter)]} == shorter
-    assert all("such answers are rejected elsewhere: " in pair.reason for pair in found.listed[:20])
+    assert all("looks like answers that are rejected elsewhere (" in pair.reason for pair in found.listed[:20])
     assert all("characters" in pair.reason for pair in found.listed[:20])
     assert found.listed[0].place.startswith("rows.jsonl, line ")
     probabilities = [pair.probability for pair in found.listed]
