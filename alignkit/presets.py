@@ -75,7 +75,9 @@ class Preset(ABC):
         """Return the tables of a tournament, for `alignkit tournament --preset NAME`, as alignkit.toml has them.
 
         "entrants" holds a table by each entrant's name, "tournament" and the sections what all share, "train" options
-        of every run. None: this is a set-up alone.
+        of every run. "notes" are sentences for below the table, "beside" a published table of the same entrants:
+        its "title", "rows" by a measure's key and entrant as printed, and "notes".
+        None: this is a set-up alone.
         """
         return None
 
