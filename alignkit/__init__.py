@@ -1,9 +1,9 @@
 """Align a small language model, and know honestly whether it became better.
 
-    run = alignkit.train("sft", model="Qwen/Qwen2.5-0.5B", data=rows)
+    run = alignkit.train(METHOD, model="Qwen/Qwen2.5-0.5B", data=rows)
     alignkit.judge(run, vs="Qwen/Qwen2.5-0.5B")
 
-What does something is loaded on first use, because it needs torch.
+METHOD is a name that `alignkit plugins list` shows. What does something is loaded on first use, because it needs torch.
 """
 
 # No import stands before this, not even of __future__: `python -m alignkit` (and torchrun -m) puts the working folder

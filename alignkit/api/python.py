@@ -4,7 +4,7 @@ Where the command line has names, these take what stands for them: a `Run` or a 
 rows in memory where data are (rows.py), functions where rewards and judges are. Errors speak of arguments: where the
 command line would say `--max-length`, they say `max_length`.
 
-    run = alignkit.train("sft", model="Qwen/Qwen2.5-0.5B", data=[{"prompt": "Hi", "chosen": "Hello."}])
+    run = alignkit.train(METHOD, model="Qwen/Qwen2.5-0.5B", data=[{"prompt": "Hi", "chosen": "Hello."}])
     alignkit.judge(run, vs="Qwen/Qwen2.5-0.5B")
     alignkit.load(run).reply("Hi")
 """

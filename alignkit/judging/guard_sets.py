@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import get_args
 
 import numpy as np
 
@@ -18,11 +17,13 @@ from alignkit.judging.answers import Answer, Answering, Answers, Generation
 from alignkit.judging.caveats import judge_gave_reward, seen_in_training
 from alignkit.judging.clustering import find_clusters
 from alignkit.judging.evidence import text_hash
-from alignkit.judging.guards import By, GuardRow, GuardScores
+from alignkit.judging.guards import JUDGE, PERPLEXITY, GuardRow, GuardScores
 from alignkit.judging.prompts import MAX_PROMPTS, Prompts
 from alignkit.judging.scores import items, score_both, values, why_missing
 from alignkit.pretrained.names import ModelSource
 from alignkit.progress import Progress
+from alignkit.registry import registry
+from alignkit.scoring.default import default_judges
 from alignkit.scoring.specs import NamedJudge, make_judge
 from alignkit.statistics.resampling import Clusters
 
@@ -35,7 +36,7 @@ class GuardSet:
     """The rows of one guard, what scores them, and which are drawn together, within which strata."""
 
     name: str
-    by: By
+    by: str
     margin: float | None
     rows: tuple[Row, ...]
     clusters: Clusters
@@ -77,7 +78,7 @@ def read_guards(settings: Settings, prompts: Prompts, models: tuple[ModelSource,
 
 def num_judged(guards: Sequence[GuardSet]) -> int:
     """How many texts the verdict's judge scores for them at most."""
-    return 2 * sum(len(guard.rows) for guard in guards if guard.by == "judge")
+    return 2 * sum(len(guard.rows) for guard in guards if guard.by == JUDGE)
 
 
 def check_judge(guards: Sequence[GuardSet], named: NamedJudge) -> None:
@@ -87,8 +88,8 @@ def check_judge(guards: Sequence[GuardSet], named: NamedJudge) -> None:
         AlignkitError: as the judge raises, with the guard's name.
     """
     for guard in guards:
-        if guard.by == "judge":
-            _ready(f"{guard.name}:judge", named, guard.rows)
+        if guard.by == JUDGE:
+            _ready(f"{guard.name}:{JUDGE}", named, guard.rows)
 
 
 def score_guards(
@@ -115,18 +116,23 @@ def score_guards(
     )
 
 
-def _parsed(spec: str) -> tuple[str, str, By | None]:
-    """DATA[:rules|perplexity|judge] as itself, the data, and what scores."""
+def _parsed(spec: str) -> tuple[str, str, str | None]:
+    """DATA[:NAME|perplexity|judge] as itself, the data, and what scores; NAME is a judge that anyone can check."""
     name, colon, by = spec.rpartition(":")
-    if colon and name and by in get_args(By):
-        return spec, name, by  # type: ignore[return-value]
+    if colon and name and by in (JUDGE, PERPLEXITY, *_checkable()):
+        return spec, name, by
     return spec, spec, None
+
+
+def _checkable() -> list[str]:
+    """Names of the judges whose score anyone can check."""
+    return [name for name in registry().names("judge") if registry().find("judge", name).verifiable]
 
 
 def _guard_set(
     spec: str,
     name: str,
-    by: By | None,
+    by: str | None,
     rows: list[Row],
     settings: Settings,
     prompts: Prompts,
@@ -154,26 +160,28 @@ def _guard_set(
     return GuardSet(name, by, section.guard_margin, tuple(rows), clusters, strata, units, tuple(notes))
 
 
-def _checked(spec: str, by: By | None, rows: Sequence[Row], settings: Settings) -> By:
+def _checked(spec: str, by: str | None, rows: Sequence[Row], settings: Settings) -> str:
     """What scores the rows, after a look at whether it can.
 
     Raises:
         UsageError, InputError: it cannot; with the guard's name.
     """
     if by is None:
-        if not all(row.fields.get("rules") for row in rows):
+        fields = [row.fields for row in rows]
+        able = [judge for judge in default_judges(fields, role="judge") if judge.verifiable]
+        if not able:
+            named = "".join(f", or {spec}:{name} (rows that it cannot score are missing)" for name in _checkable())
             raise UsageError(
-                f"--guard {spec}: its rows carry no rules, or not all of them; say what compares the models there: "
-                f"{spec}:perplexity (of the reference answers), {spec}:judge (the verdict's) or {spec}:rules (rows "
-                "without rules are missing)"
+                f"--guard {spec}: no judge that anyone can check can score all its rows; say what compares the models "
+                f"there: {spec}:{PERPLEXITY} (of the reference answers), {spec}:{JUDGE} (the verdict's){named}"
             )
-        by = "rules"
-    if by == "rules":
-        _ready(spec, make_judge("rules"), rows)
-    if by == "perplexity" and not any(row.reference and row.reference.strip() for row in rows):
+        by = able[0].name
+    if by not in (JUDGE, PERPLEXITY):
+        _ready(spec, make_judge(by), rows)
+    if by == PERPLEXITY and not any(row.reference and row.reference.strip() for row in rows):
         raise UsageError(f"--guard {spec}: no row has a reference answer, whose perplexity would be compared")
     margin = settings.judge.guard_margin
-    if by == "judge" and margin is not None and margin >= _LARGEST_JUDGE_MARGIN:
+    if by == JUDGE and margin is not None and margin >= _LARGEST_JUDGE_MARGIN:
         raise UsageError(
             f"--guard-margin {margin:g}: no model loses more than {_LARGEST_JUDGE_MARGIN} points of a win rate, "
             f"so that --guard {spec} would always pass"
@@ -221,14 +229,14 @@ def _measured(
 ) -> list[_Side]:
     """What one model makes of each guard."""
     model = Answering(source, settings.model, generation)
-    answered = [row for guard in guards if guard.by != "perplexity" for row in guard.rows]
+    answered = [row for guard in guards if guard.by != PERPLEXITY for row in guard.rows]
     try:
         answers = model.answer(answered, progress=progress) if answered else []
     finally:
         model.sampler.close()
     sides, at = [], 0
     for guard in guards:
-        if guard.by == "perplexity":
+        if guard.by == PERPLEXITY:
             by_row = model.perplexity(guard.rows).by_row
             known = [by_row.get(row.id, (math.nan, 1, True)) for row in guard.rows]
             sides.append(_Side(logprobs=[None if is_cut else (-nats, size) for nats, size, is_cut in known]))
@@ -241,13 +249,13 @@ def _measured(
 
 def _scores(guard: GuardSet, ours: _Side, theirs: _Side, named: NamedJudge, source: ModelSource) -> GuardScores:
     notes, judge, texts = list(guard.notes), None, ([None] * len(guard.rows),) * 2
-    if guard.by == "perplexity":
+    if guard.by == PERPLEXITY:
         pairs = [_nats(a, b) for a, b in zip(ours.logprobs, theirs.logprobs, strict=True)]
         if left_out := sum(a is None for a, _ in pairs):
             notes.append(f"{left_out} rows have no reference that fits whole into both models' rows")
     else:
         assert ours.answers is not None and theirs.answers is not None
-        scorer = named if guard.by == "judge" else make_judge("rules")
+        scorer = named if guard.by == JUDGE else make_judge(guard.by)
         both = score_both(scorer, items(ours.answers), items(theirs.answers))
         pairs = [
             (a, b) if math.isfinite(a - b) else (None, None)

@@ -2,7 +2,7 @@
 
 A guard is a set of other prompts. Each prompt has a difference of ours less theirs, in points:
 
-    rules        100 x (share of the row's rules that ours satisfies - theirs)
+    NAME         100 x (score of ours - score of theirs) by a judge that anyone can check, such as a row's own rules
     judge        100 x (outcome - 1/2), the outcome 1, 1/2 or 0 as of the win rate
     perplexity   100 x (log p of the row's reference under ours - under theirs) / its tokens, a point about 1 % of
                  perplexity; tokens as the other model counts them, so that both tokenizers have one denominator
@@ -35,13 +35,10 @@ from alignkit.statistics.intervals import error_within, lower_bound, within_stra
 from alignkit.statistics.resampling import Clusters
 from alignkit.statistics.win_rate import outcomes
 
-By = Literal["rules", "perplexity", "judge"]
+JUDGE = "judge"  # the verdict's own
+PERPLEXITY = "perplexity"
 Passing = Literal["passes", "does not pass", "not enough evidence"]
-UNITS: dict[By, str] = {
-    "rules": "points of the rules' score",
-    "judge": "points from a win rate of 50 %",
-    "perplexity": "hundredths of a nat a token",
-}
+_UNITS = {JUDGE: "points from a win rate of 50 %", PERPLEXITY: "hundredths of a nat a token"}
 ALPHA = 0.05
 POWER = 0.82  # planned for, so that it is at least 0.8 with clusters that are few and unequal
 CAUTION = 0.4  # of ALPHA: unequal clusters in small kinds, and rare losses, make bounds that hold less often than said
@@ -72,7 +69,7 @@ class GuardScores(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
-    by: By
+    by: str = Field(description="judge (the verdict's), perplexity, or the name of a judge that anyone can check")
     judge: str | None = Field(None, description="what scored, with its version")
     margin: float | None = Field(None, gt=0, lt=100)
     units: str = Field(description="what is drawn together, in words")
@@ -86,7 +83,7 @@ class Guard(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
-    by: By
+    by: str = Field(description="as in GuardScores")
     answer: Passing
     difference: float | None = Field(description="mean over the prompts; None without any")
     low: float | None = Field(description="one-sided 95 % lower bound; None where nothing is said of it")
@@ -108,7 +105,7 @@ def guard_of(scores: GuardScores) -> Guard:
     """Apply the rule to what was found."""
     ours_P, theirs_P = (array([getattr(row, side) for row in scores.rows]) for side in ("ours", "theirs"))
     with np.errstate(invalid="ignore"):
-        share_P = outcomes(ours_P, theirs_P) - 0.5 if scores.by == "judge" else ours_P - theirs_P
+        share_P = outcomes(ours_P, theirs_P) - 0.5 if scores.by == JUDGE else ours_P - theirs_P
     known_P = np.isfinite(share_P)
     units = Clusters.of([row.cluster for row in scores.rows]).where(known_P)
     strata = Clusters.of([row.stratum for row in scores.rows]).where(known_P)
@@ -140,11 +137,12 @@ def guard_of(scores: GuardScores) -> Guard:
     )
 
 
-def bound_and_margin(difference_P: np.ndarray, strata: Clusters, units: Clusters, *, by: By) -> tuple[float, float]:
+def bound_and_margin(difference_P: np.ndarray, strata: Clusters, units: Clusters, *, by: str) -> tuple[float, float]:
     """The lower bound of the mean, and the margin that equal models pass in 80 of 100 cases.
 
     Args:
-        difference_P: float64 [P], from -1 to 1 by rules, -1/2 to 1/2 by a judge, without bounds in nats.
+        difference_P: float64 [P], from -1/2 to 1/2 by the verdict's judge, of scores from 0 to 1 from -1 to 1; nats and
+            other scores have no bounds.
 
     Returns:
         Both in the unit of the differences.
@@ -153,8 +151,8 @@ def bound_and_margin(difference_P: np.ndarray, strata: Clusters, units: Clusters
     spread = error_within(difference_P, strata, units)
     freedom = spread[1] or units.num - 1
     low = lower_bound(mean, spread, tail)
-    if by != "perplexity":  # bounded: with few losses, or none, Student's bound knows too much
-        scale = 1.0 if by == "judge" else 2.0
+    scale = 1.0 if by == JUDGE else 2.0
+    if by != PERPLEXITY and np.abs(difference_P).max() <= scale / 2:  # bounded: with few losses Student knows too much
         score = within_strata(0.5 + difference_P / scale, strata, units, 1 - 2 * tail)[0]
         low = min(low, scale * (score - 0.5))
     return low, (mean - low) * (1 - float(stdtrit(freedom, POWER) / stdtrit(freedom, tail)))
@@ -178,12 +176,12 @@ def shown(guard: Guard) -> str:
     missing = f", {guard.num_missing} missing" if guard.num_missing else ""
     over = f"{guard.num_prompts:,} prompts{missing}; {guard.units}"
     if guard.low is None:
-        seen = "" if guard.difference is None else f"; seen {guard.difference:+.1f} {UNITS[guard.by]}"
+        seen = "" if guard.difference is None else f"; seen {guard.difference:+.1f} {_unit(guard.by)}"
         text = f"{guard.answer}: {guard.reason}{seen}; {over}"
     else:
         default = " (default: what these prompts find in 80 of 100 cases)" if guard.is_default_margin else ""
         text = (
-            f"{guard.answer}: {guard.difference:+.1f} {UNITS[guard.by]}, at least {guard.low:+.1f} (one-sided "
+            f"{guard.answer}: {guard.difference:+.1f} {_unit(guard.by)}, at least {guard.low:+.1f} (one-sided "
             f"{100 * (1 - ALPHA):.0f} % bound), margin {guard.margin:.3g}{default}; {over}"
         )
     return "; ".join([text, *guard.notes])
@@ -201,6 +199,10 @@ def briefly(guard: Guard) -> str:
 def facts(guards: Sequence[Guard]) -> list[tuple[str, str]]:
     """What is shown of guards beside a verdict: (name, text)."""
     return [(f"guard {guard.name}, {guard.by}", shown(guard)) for guard in guards]
+
+
+def _unit(by: str) -> str:
+    return _UNITS.get(by, f"points of the score by {by}")
 
 
 def array(values: Sequence[float | None]) -> np.ndarray:

@@ -4,9 +4,10 @@
     seeds = 3
     vs = ["base", "start"]
 
-    [entrants.sft]
-    [entrants.dpo]
-    start = "sft"
+    [entrants.first]
+    method = "..."
+    [entrants.second]
+    start = "first"
     beta = 0.05
 
 An entrant's method is its name's where it names none. Everything else in its table is an option of `alignkit train

@@ -119,7 +119,7 @@ def test_not_worse_is_an_interval_above_the_margin_and_no_guard_that_fails(
     assert not verdict_on(rated(48.5, 47.5, 49.5)).is_not_worse  # worse by little is worse
     text = str(verdict_on(rate, guards=[passing, failing]))
     assert "1 of 2 guards not passed: g (rules): does not pass" in text
-    assert "guard g, rules: passes: +100.0 points of the rules' score" in text
+    assert "guard g, rules: passes: +100.0 points of the score by rules" in text
 
 
 @pytest.fixture(scope="module")
@@ -222,7 +222,7 @@ def test_prompts_that_are_judged_too_and_kinds_of_one_template_are_said(
     ("given", "rows", "said"),
     [
         (["genrl"], {}, "no data is named 'genrl'"),
-        (["guard.jsonl"], {"rules": None}, "its rows carry no rules, or not all of them"),
+        (["guard.jsonl"], {"rules": None}, "or guard.jsonl:rules (rows that it cannot score are missing)"),
         (["guard.jsonl:rules"], {"rules": None}, "--guard guard.jsonl:rules: judge rules: none of the 44 rows"),
         (["guard.jsonl"], {"rules": [{"kind": "no"}]}, "--guard guard.jsonl: row 'g0', rule 1: unknown kind"),
         (["guard.jsonl:perplexity"], {"reference": None}, "no row has a reference answer"),
