@@ -144,6 +144,16 @@ class Policy(nn.Module):
         finally:
             self.use_path(before)
 
+    @contextmanager
+    def attending_by(self, name: str) -> Iterator[None]:
+        """Let the model attend by another function of transformers' AttentionInterface for a while."""
+        before = self.base.config._attn_implementation
+        self.base.set_attn_implementation(name)
+        try:
+            yield
+        finally:
+            self.base.set_attn_implementation(before)
+
     def leave_weights_to_autocast(self) -> None:
         """Hold no copies of weights: those that are sharded change hands in every pass."""
         if self._cuda is not None:

@@ -73,12 +73,8 @@ def grouped_attention(policy: Policy) -> Iterator[None]:
         return
     AttentionInterface.register(NAME, attend)
     AttentionMaskInterface.register(NAME, sdpa_mask)
-    before = policy.base.config._attn_implementation
-    policy.base.set_attn_implementation(NAME)
-    try:
+    with policy.attending_by(NAME):
         yield
-    finally:
-        policy.base.set_attn_implementation(before)
 
 
 def attend(

@@ -363,12 +363,8 @@ def _attention(policy: Policy) -> Iterator[None]:
     from transformers import AttentionInterface
 
     AttentionInterface.register(NAME, _attend)
-    before = policy.base.config._attn_implementation
-    policy.base.set_attn_implementation(NAME)
-    try:
+    with policy.attending_by(NAME):
         yield
-    finally:
-        policy.base.set_attn_implementation(before)
 
 
 def _attend(
