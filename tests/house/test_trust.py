@@ -17,11 +17,13 @@ from tiny_models import tiny_model
 
 from alignkit import trust
 from alignkit.cli.main import main
-from alignkit.config.file import judge_settings, resolve
+from alignkit.config.file import dump, judge_settings, resolve
 from alignkit.errors import InputError, UsageError
 from alignkit.registry import registry
 from alignkit.scoring.specs import make_judge
+from alignkit.training.inputs.setup import reward_fingerprints
 
+GRPO = registry().find("method", "grpo")
 CANARY = "nvapi-CANARY-0123456789"
 EVIL = """from pathlib import Path
 Path("canary").write_text("x")
@@ -88,25 +90,8 @@ def judging(models: tuple[str, str], *more: str) -> list[str]:
 
 
 def training(models: tuple[str, str], *more: str) -> list[str]:
-    return [
-        "train",
-        "grpo",
-        "--model",
-        models[0],
-        "--data",
-        "rows.jsonl",
-        "--out",
-        "out",
-        "--max-steps",
-        "1",
-        "--batch-size",
-        "2",
-        "--max-new-tokens",
-        "4",
-        "--precision",
-        "fp32",
-        *more,
-    ]
+    fixed = "--data rows.jsonl --out out --max-steps 1 --batch-size 2 --max-new-tokens 4 --precision fp32"
+    return ["train", "grpo", "--model", models[0], *fixed.split(), *more]
 
 
 def at(url: str, judge: str, more: str = "") -> str:
@@ -266,6 +251,48 @@ def test_the_run_behind_like_is_asked_about(models: tuple[str, str], capsys: pyt
     assert main([*like, "theirs", "--out", "third"]) == 0
     Path("canary").unlink()
     assert main([*like, "out", "--out", "fourth", "--reward", "evil.py:score"]) == 0  # typed
+
+
+EMPTY = {  # what run.json must hold beside its configuration
+    "versions": {},
+    "rewards": [],
+    "parent": None,
+    "model": "m",
+    "rows": {"training": {"ids": ["r0"]}, "validation": {"ids": ["r1"]}},
+}
+ADDRESS = 'judge.nemotron.base_url=["{url}"]'
+TYPED: dict[str, tuple[str, list[str], str]] = {
+    "code": ("evil.py:score", [], "the code of {folder}/evil.py is run"),
+    "cost": ("nemotron", [], "nemotron costs money"),
+    "address": ("nemotron", [ADDRESS], "requests go to {url}"),
+    "key": ("nemotron", [ADDRESS], "the key in NVIDIA_API_KEY goes to {url}"),
+}
+
+
+@pytest.mark.parametrize("kind", TYPED)
+def test_what_anothers_run_says_was_typed_is_not_typed_by_who_resumes_it(
+    kind: str, models: tuple[str, str], project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Who began the run agreed by typing, and run.json says so: that is the word of a file."""
+    reward, settings, said = TYPED[kind]
+    with listening() as (url, arrived):
+        typed = {"model": models[0], "data": "rows.jsonl", "reward": [reward], "max_steps": 1}
+        also = [text.format(url=url) for text in settings]
+        theirs = resolve(GRPO, options=typed, config=None, settings=also)
+        assert theirs.sources["rollouts.reward"] == "option"
+        Path("theirs").mkdir()
+        hashes = reward_fingerprints(theirs)
+        record = EMPTY | {"method": "grpo", "config": dump(theirs), "sources": theirs.sources, "fingerprints": hashes}
+        Path("theirs/run.json").write_text(json.dumps(record))
+        assert main(["train", "--resume", "theirs"]) == 2
+        assert main(["train", "--resume", "theirs", "--yes"]) == 2  # --yes is for what is typed
+    error = capsys.readouterr().err
+    assert error.count(said.format(folder=project, url=url)) == 2 and error.count("`alignkit trust theirs`") == 2
+    assert not arrived and not Path("canary").exists() and not trust.recorded()
+    own = resolve(GRPO, options={"resume": True, "out": "theirs"} | typed, config=None, settings=also)
+    trust.require(own, ("rollouts",), ("judge",))  # typed again, by who resumes it
+    assert main(["trust", "theirs"]) == 0
+    trust.require(resolve(GRPO, options={"resume": True, "out": "theirs"}, config=None), ("rollouts",), ("judge",))
 
 
 def test_a_resume_is_refused_before_code_runs(models: tuple[str, str], capsys: pytest.CaptureFixture[str]) -> None:
@@ -475,7 +502,7 @@ def test_names_of_two_files_are_agreed_to_by_two_commands(coll: Path, capsys: py
     Path("rw.py").write_text(EVIL)
     (coll / "runs/g/alignkit.toml").write_text("")
     write('[train.grpo]\n[judge]\njudge = "evil.py:score"\n')
-    settings = resolve(registry().find("method", "grpo"), options={}, config=None, like=coll / "runs/g")
+    settings = resolve(GRPO, options={}, config=None, like=coll / "runs/g")
     with pytest.raises(UsageError) as refused:
         trust.require(settings, ("rollouts",), ("judge",))
     expected = [["trust", str(coll / "runs/g/run.json")], ["trust"]]
