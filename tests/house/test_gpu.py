@@ -155,7 +155,7 @@ def test_a_gpu_lost_before_the_first_step_stops_with_3_and_no_fallback(
     def lost(*given: object, **more: object) -> None:
         raise torch.AcceleratorError(LOST.format("device-side assert triggered"))
 
-    monkeypatch.setattr("alignkit.training.run.train_run.run_checks", lost)
+    monkeypatch.setattr("alignkit.training.run.start_checks.run_checks", lost)
     assert main(command(model, data, tmp_path / "run")) == 3
     last = capsys.readouterr().err.splitlines()[-1]
     assert "cannot go on: CUDA error: device-side assert triggered" in last and "begin again with: alignkit" in last

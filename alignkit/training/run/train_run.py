@@ -7,34 +7,29 @@ import logging
 import math
 import secrets
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
-from io import TextIOWrapper
 from pathlib import Path
 from typing import Any
 
 from alignkit.config.file import Resolved, dump
 from alignkit.data.reading.read import is_data, refuse_among_data
-from alignkit.display import LogFormatter
 from alignkit.distributed.fsdp import refuse_unshared
 from alignkit.distributed.ranks import World, is_restarted, joined
 from alignkit.errors import AlignkitError, InputError, Interrupted, RunStopped, UsageError
-from alignkit.gpu import gpu_problem, lost_gpu
-from alignkit.memory import is_out_of_memory, memory_bytes, peak_mib, reset_peak
+from alignkit.gpu import gpu_problem
+from alignkit.memory import memory_bytes, peak_mib, reset_peak
 from alignkit.methods import Method, MethodConfig, sampled_options
-from alignkit.policy.load import COMPUTE_ERRORS, not_computed
 from alignkit.progress import Progress, Silent, phase, watched_by
 from alignkit.registry import registry
 from alignkit.runs import FILE as RUN_FILE
 from alignkit.runs import RUNS, VERDICTS, hash_model
 from alignkit.scoring.confirm_cost import confirm_cost
-from alignkit.storage import open_private, set_aside
+from alignkit.storage import set_aside
 from alignkit.tracking import MetricsFile, Tracker
 from alignkit.training.checkpoints.checkpoint import own_steps, read_state
 from alignkit.training.checkpoints.run_folder import FollowedRun, RunFolder, open_run
-from alignkit.training.gradient.models import Models, shared
 from alignkit.training.inputs.setup import Inputs, load_models, load_start, read_inputs, reward_fingerprints
 from alignkit.training.lifecycle.deadlines import Deadlines
 from alignkit.training.lifecycle.lost_gpu import lost_gpu_explained
@@ -59,15 +54,9 @@ from alignkit.training.run.resume import (
     warn_of_other_hardware,
     with_more_steps,
 )
-from alignkit.training.run.self_checks import (
-    IN_BF16,
-    Check,
-    first_margins,
-    plain_factor,
-    ranks_check,
-    run_checks,
-    small_trees,
-)
+from alignkit.training.run.run_log import logged
+from alignkit.training.run.self_checks import small_trees
+from alignkit.training.run.start_checks import check_start, share
 from alignkit.training.run.summary import summary
 from alignkit.trust import named_by, record
 
@@ -106,7 +95,7 @@ def train_run(
             elif is_done and world.run_on_rank0(lambda: _has_its_options(run, resolved)):
                 progress.note(f"run {run.path} is done: its model is {run.model}")
                 return run.path
-            with _logging(run.path, world, progress) as said, watched_by(said):
+            with logged(run.path, world, progress) as said, watched_by(said):
                 if is_done:
                     progress.note(_goes_further(run, resolved))
                 _train(method, resolved, run, said, world, foresee)
@@ -328,15 +317,9 @@ def _compute(
     run.write_json(RUN_FILE, description)
     world.run_on_rank0(lambda: _agree_to_own(run))
     if found is None:
-        loaded = models.policy.path
-        with phase("checking"):
-            world.run_on_rank0(lambda: _check(run, models, inputs, progress, method, resolved.method))
-        chosen = world.gather(models.policy.path)[0]
-        models.policy.use_path(loaded)
-        models.use_path(chosen)  # on all ranks; the reference's log-probs follow
-        _check_reference(run, models, inputs, progress, method, resolved.method, world)
+        check_start(run, models, inputs, progress, method, resolved.method, world)
     if world.size > 1:
-        models = _shared(run, models, inputs, world, checks=found is None)
+        models = share(run, models, inputs, world, checks=found is None)
     go_on = partial(resume_command, resolved, run.path)
     saver = RunSaver(run, models, load_start=lambda: load_start(method, resolved, inputs, go_on), go_on=go_on)
     deadlines = Deadlines(resolved.rollouts.timeouts_s, log=run.log, left=partial(saver.what_is_saved, waits=False))
@@ -480,113 +463,6 @@ def _agree(method: Method, resolved: Resolved, inputs: Inputs) -> None:
             named.judge.ready([row.fields for row in inputs.training.rows])
 
 
-def _check(
-    run: RunFolder, models: Models, inputs: Inputs, progress: Progress, method: Method, config: MethodConfig
-) -> None:
-    """Run the start-up checks; the tree path falls back to the plain one, anything else stops the run."""
-    checks, reason = _checked(models, inputs)
-    if reason and models.policy.path == "tree":
-        progress.note(f"this model takes the plain path: the tree path fails the start-up checks ({reason})")
-        models.policy.use_path("plain")
-        checks, reason = _checked(models, inputs)
-    if models.policy.path == "plain":
-        drawn = len(method.temperatures(1, config)) if method.trains_on.is_sampled else 0
-        factor = plain_factor(inputs.training.trees, num_samples=drawn, sample_tokens=config.max_new_tokens)
-        progress.note(f"plain path: computes {factor:.1f} times the tokens, a prompt for each of its completions")
-    rows = {
-        "name": "masks: every row has scored tokens, none in its prompt",
-        "rows": len(inputs.training.trees),
-        "ok": True,
-    }
-    run.write_json("checks.json", [*(check.as_json() for check in checks), rows])
-    if reason:
-        raise RunStopped(f"{run.path}: start-up check failed: {reason}")
-
-
-def _checked(models: Models, inputs: Inputs) -> tuple[list[Check], str]:
-    """Run the start-up checks; returns them and what is wrong, or "". Code of any model may raise anything.
-
-    So may a compiler, and a card whose shared memory is too small for a kernel: on the tree path any exception but a
-    full memory is an answer, because there is another path.
-    """
-    draws = not models.sampler.copies_weights
-    reference = models.reference
-    if reference is not None and reference.is_cached:  # `_check_reference` looks at the cached values
-        reference = None
-    is_plain = models.policy.path == "plain"
-    known: tuple[type[Exception], ...] = COMPUTE_ERRORS if is_plain else (Exception,)
-    try:
-        checks = run_checks(models.policy, inputs.training.trees, reference=reference, samples=draws)
-    except AlignkitError:
-        raise
-    except known as error:
-        if is_out_of_memory(error) or lost_gpu(error):
-            raise
-        return [], not_computed(models.policy, error)
-    wrong = [check for check in checks if not check.ok]
-    reason = "; ".join(f"{c.name}: {c.value:.2g} {c.unit}, tolerance {c.tolerance:.2g}" for c in wrong)
-    if wrong and is_plain and all(check.name.startswith(IN_BF16) for check in wrong):
-        reason += "; fp32 is right: train with --precision fp32"
-    return checks, reason
-
-
-def _check_reference(
-    run: RunFolder,
-    models: Models,
-    inputs: Inputs,
-    progress: Progress,
-    method: Method,
-    config: MethodConfig,
-    world: World,
-) -> None:
-    """Check on all ranks that a loss on rows that reads a reference starts at it, and say what rounding moves it by."""
-    if models.reference is None or method.trains_on.is_sampled:
-        return
-    policy = models.policy
-    layout = RowSource(inputs.training.trees, config, micro_batch_tokens=models.micro_batch_tokens, world=world)
-    weight = float(getattr(config, "beta", 1.0))
-    with phase("checking the reference"):
-        margins = first_margins(policy, models.reference, layout, weight=weight, world=world)
-    check = margins.check(in_fp32=policy.autocast is None, repeats=policy.device.type == "cpu")
-    noise = {
-        "name": "what rounding moves that margin by: beta x rms",
-        "value": margins.noise,
-        "ok": True,
-        "mean": float(margins.rounding_N.mean()),
-        "pairs": len(margins.rounding_N),
-        "unit": "of the loss",
-    }
-
-    world.run_on_rank0(lambda: _add_check(run, check, noise))
-    if policy.autocast is not None:
-        progress.note(
-            f"reference: the margin starts at {margins.first_N.mean():.2g} (mean); bf16 rounding moves it by "
-            f"{margins.noise:.2g} (beta x rms of {len(margins.rounding_N)})"
-        )
-
-
-def _add_check(run: RunFolder, check: Check, *facts: Mapping[str, Any]) -> None:
-    """Add a check, and facts beside it, to checks.json; one that failed stops the run."""
-    run.write_json("checks.json", [*run.read_json("checks.json"), check.as_json(), *facts])
-    if not check.ok:
-        raise RunStopped(
-            f"{run.path}: start-up check failed: {check.name}: {check.value:.2g} {check.unit}, tolerance "
-            f"{check.tolerance:.2g}"
-        )
-
-
-def _shared(run: RunFolder, models: Models, inputs: Inputs, world: World, *, checks: bool) -> Models:
-    """Shard the policy among the ranks; `checks` compares their gradient with one process's, noted in checks.json."""
-    models.policy.use_path(world.gather(models.policy.path)[0])  # the start-up checks ran on rank 0
-    models = shared(models, world)
-    if not checks:
-        return models
-    check = ranks_check(models, inputs.training.trees)
-
-    world.run_on_rank0(lambda: _add_check(run, check))
-    return models
-
-
 def _tracker_classes(resolved: Resolved) -> list[type[Tracker]]:
     classes = [registry().find("tracker", name) for name in resolved.run.track]
     return [MetricsFile, *(cls for cls in classes if issubclass(cls, Tracker))]
@@ -594,50 +470,3 @@ def _tracker_classes(resolved: Resolved) -> list[type[Tracker]]:
 
 def _trackers(resolved: Resolved, run: RunFolder, settings: Mapping[str, object]) -> list[Tracker]:
     return [cls(run.path, settings) for cls in _tracker_classes(resolved)]
-
-
-class _PrivateLog(logging.FileHandler):
-    """A log that is its owner's alone to read."""
-
-    def _open(self) -> TextIOWrapper:
-        return open(self.baseFilename, self.mode, encoding=self.encoding, opener=open_private)  # type: ignore[return-value]
-
-
-class _Said(Silent):
-    """Passes progress on, and keeps the lines that are said in log.txt."""
-
-    def __init__(self, progress: Progress, handler: logging.Handler) -> None:
-        self._handler, self._progress = handler, progress
-        self.start, self.advance = progress.start, progress.advance  # type: ignore[method-assign]
-        self.phase, self.stop = progress.phase, progress.stop  # type: ignore[method-assign]
-
-    def note(self, line: str) -> None:
-        self._progress.note(line)
-        self._handler.handle(logging.LogRecord(__name__, logging.INFO, __file__, 0, "%s", (line,), None))
-
-
-@contextmanager
-def _logging(folder: Path, world: World, progress: Progress) -> Iterator[Progress]:
-    """Keep in log.txt what alignkit logs, what `progress` is told, and what ends the run; rank 0 speaks for all."""
-    logger = logging.getLogger("alignkit")
-    if not world.is_first:
-        before = logger.level
-        logger.setLevel(logging.ERROR)
-        try:
-            yield progress
-        finally:
-            logger.setLevel(before)
-        return
-    handler = _PrivateLog(folder / "log.txt", encoding="utf-8", delay=True)
-    handler.setFormatter(LogFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    logger.addHandler(handler)
-    said = _Said(progress, handler)
-    try:
-        yield said
-    except AlignkitError as error:
-        text = ("%s", (error.line,), None)
-        handler.handle(logging.LogRecord(__name__, logging.ERROR, __file__, 0, *text))
-        raise
-    finally:
-        logger.removeHandler(handler)
-        handler.close()
