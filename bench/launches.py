@@ -250,10 +250,10 @@ def host_syncs() -> dict[str, dict[str, Any]]:
             loop = loop_of(policy, case, micro_batches, steps=2, at_end=lambda: None)
             loop.utilisation = mock.Mock(of=lambda *_: {})
             calls.waits.clear()
-            loop._step()
+            loop.step()
             calls.waits.clear()
             calls.places.clear()
-            loop._step()
+            loop.step()
             found[case] = {**calls.waits, "places": dict(calls.places)}
     return found
 

@@ -173,14 +173,14 @@ def in_step(step: int, number: int) -> None:
     """Let this rank get a signal while the given step runs."""
     from alignkit.training.loop.train_loop import Loop
 
-    original = Loop._step
+    original = Loop.step
 
     def stepping(self: Loop) -> None:
         if self.position.step + 1 == step:
             os.kill(os.getpid(), number)
         original(self)
 
-    Loop._step = stepping  # type: ignore[method-assign]
+    Loop.step = stepping  # type: ignore[method-assign]
 
 
 def terminated_when_lost() -> None:
@@ -205,7 +205,7 @@ def in_validation() -> None:
     from alignkit.training.gradient import step
     from alignkit.training.loop import train_loop as loop
 
-    original, steps = step.make_batch, loop.Loop._measure
+    original, steps = step.make_batch, loop.Loop.measure
 
     def measure(self: loop.Loop) -> None:
         is_due = self.position.step == 4
@@ -217,7 +217,7 @@ def in_validation() -> None:
         print("went on")
         return original(*arguments, **more)
 
-    loop.Loop._measure = measure  # type: ignore[method-assign]
+    loop.Loop.measure = measure  # type: ignore[method-assign]
 
 
 def without_room() -> None:

@@ -81,14 +81,14 @@ def weights(run: Path) -> dict[str, torch.Tensor]:
 
 def stop_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Send this process a real SIGINT while the given step runs."""
-    original = Loop._step
+    original = Loop.step
 
     def stepping(self: Loop) -> None:
         if self.position.step + 1 == step:
             os.kill(os.getpid(), signal.SIGINT)
         original(self)
 
-    monkeypatch.setattr(Loop, "_step", stepping)
+    monkeypatch.setattr(Loop, "step", stepping)
 
 
 def spoil_letter(letter: str, patched: Callable[[Any, str, Any], None] = setattr) -> None:

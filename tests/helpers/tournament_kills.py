@@ -62,14 +62,14 @@ def small(folder: Path) -> dict[str, Any]:
 def kill_in_a_run() -> None:
     from alignkit.training.loop.train_loop import Loop
 
-    original: Any = Loop._step
+    original: Any = Loop.step
 
     def stepping(self: Any) -> None:
         if self.position.step == 2 and self.method.name == "dpo":
             os.kill(os.getpid(), signal.SIGKILL)
         original(self)
 
-    setattr(Loop, "_step", stepping)  # noqa: B010
+    setattr(Loop, "step", stepping)  # noqa: B010
 
 
 def kill_between_answers() -> None:

@@ -99,7 +99,7 @@ def test_moments_in_8_bits_survive_a_checkpoint(
 ) -> None:
     options = given | {"optimizer": "adamw-8bit"}
     whole = alignkit.train("sft", **options, out=str(tmp_path / "whole"))
-    original = Loop._step
+    original = Loop.step
 
     def step(self: Loop) -> None:
         original(self)
@@ -108,7 +108,7 @@ def test_moments_in_8_bits_survive_a_checkpoint(
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(Loop, "_step", step)
+        patch.setattr(Loop, "step", step)
         with pytest.raises(Interrupted):
             alignkit.train("sft", **options, out=str(tmp_path / "run"))
     assert checkpoint.newest(tmp_path / "run" / "checkpoints") is not None

@@ -126,10 +126,10 @@ class Loop:
         give_back()
         try:
             with noted_signals(self.world, self._answer) as self._signals:
-                self._measure()
+                self.measure()
                 while self.position.step < self.num_steps and not self._stops_early():
-                    self._step()
-                    self._measure()
+                    self.step()
+                    self.measure()
                 self._check_weights()
                 self.source.finish()
             self._keep_best()
@@ -145,7 +145,12 @@ class Loop:
         finally:
             self.progress.stop()
 
-    def _step(self) -> None:
+    def step(self) -> None:
+        """Make one optimizer step and log it.
+
+        Raises:
+            RunStopped: as `train`.
+        """
         self.saver.check()
         self._step_began_s = started = time.monotonic()
         step = self.position.step + 1
@@ -174,6 +179,38 @@ class Loop:
         self.progress.advance(1, **shown(metrics, self.method.shown))
         self._step_s, self._step_began_s = time.monotonic() - started, None
         self.position.seconds += self._step_s
+
+    def measure(self) -> None:
+        """Validate, sample and save where that is due after this step and not done.
+
+        Raises:
+            Broken: a signal came. What was measured is thrown away and measured again when the run goes on.
+        """
+        step = self.position.step
+        is_end = step in (0, self.num_steps)
+        validates = is_end or step % self.validation_interval == 0
+        shows = is_end or step % self.config.sample_interval == 0
+        found = EvalResult({}, math.nan)
+        with self._signals.breakable():
+            if step == self.position.measured:
+                return
+            started = time.monotonic()
+            if validates or shows:
+                self._check_weights()
+                found = self.evaluation.measure(step, validates=validates, shows=shows)
+        improved = found.objective < self.position.best
+        if improved:
+            self.position.best, self.position.best_step = found.objective, step
+        if validates or shows:
+            self.saver.add_samples(found.samples)  # none makes the file too
+        if step == 0:
+            self.position.first_metrics = found.metrics
+        self._note(health.alarms(found.metrics, self.position.first_metrics))
+        self._log(found.metrics)
+        self.position.measured = step
+        self.position.seconds += time.monotonic() - started
+        if 0 < step < self.num_steps and (improved or step % self.config.checkpoint_interval == 0):
+            self.saver.save(waits=False)
 
     def _answer(self, breaks: bool) -> None:
         """Say at once what a signal does, and what is kept."""
@@ -258,38 +295,6 @@ class Loop:
             _logger.warning("%s", line)
             self._log({"loss_spike": loss})
         self.position.losses = [*self.position.losses, loss][-health.MAX_LOSSES :]
-
-    def _measure(self) -> None:
-        """Validate, sample and save where that is due after this step and not done.
-
-        Raises:
-            Broken: a signal came. What was measured is thrown away and measured again when the run goes on.
-        """
-        step = self.position.step
-        is_end = step in (0, self.num_steps)
-        validates = is_end or step % self.validation_interval == 0
-        shows = is_end or step % self.config.sample_interval == 0
-        found = EvalResult({}, math.nan)
-        with self._signals.breakable():
-            if step == self.position.measured:
-                return
-            started = time.monotonic()
-            if validates or shows:
-                self._check_weights()
-                found = self.evaluation.measure(step, validates=validates, shows=shows)
-        improved = found.objective < self.position.best
-        if improved:
-            self.position.best, self.position.best_step = found.objective, step
-        if validates or shows:
-            self.saver.add_samples(found.samples)  # none makes the file too
-        if step == 0:
-            self.position.first_metrics = found.metrics
-        self._note(health.alarms(found.metrics, self.position.first_metrics))
-        self._log(found.metrics)
-        self.position.measured = step
-        self.position.seconds += time.monotonic() - started
-        if 0 < step < self.num_steps and (improved or step % self.config.checkpoint_interval == 0):
-            self.saver.save(waits=False)
 
     def _stops_early(self) -> bool:
         patience, best = self.config.early_stopping_steps, self.position.best_step

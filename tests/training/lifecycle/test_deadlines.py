@@ -115,11 +115,11 @@ def test_what_never_listens_is_ended_from_outside_within_the_grace_with_3(
     script = (
         "import ctypes, os, sys, time; from alignkit.training.lifecycle import deadlines; deadlines.GRACE_S = 1.0\n"
         "from alignkit.scoring.functions.judge import FunctionJudge; score = FunctionJudge.score\n"
-        "from alignkit.training.loop.train_loop import Loop; step = Loop._step\n"
+        "from alignkit.training.loop.train_loop import Loop; step = Loop.step\n"
         f"def hanging():\n{textwrap.indent(HANGS[how], '  ')}\n"
         "def scoring(self, items):\n  return hanging() if os.path.exists('now') else score(self, items)\n"
         "def stepping(self):\n    step(self)\n    open('now', 'w').close() if self.position.step == 2 else None\n"
-        "Loop._step, FunctionJudge.score = stepping, scoring\n"
+        "Loop.step, FunctionJudge.score = stepping, scoring\n"
         "from alignkit.cli.main import main; sys.exit(main(sys.argv[1:]))"
     )
     done = subprocess.run(
@@ -194,14 +194,14 @@ def test_a_reward_that_fails_in_the_middle_stops_saved_and_names_the_row(
 ) -> None:
     body = f"import os\n    if os.path.exists({str(tmp_path / 'now')!r}): {fails}\n    {VOWELS}"
     given = options(model, tmp_path, tmp_path / "run", body, max_steps=3, validation_interval=100, split="0.1")
-    original = Loop._step
+    original = Loop.step
 
     def stepping(self: Loop) -> None:
         original(self)
         (tmp_path / "now").touch()
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Loop, "_step", stepping)
+        patch.setattr(Loop, "step", stepping)
         assert main(command(given)) == 2
     said = " ".join(capsys.readouterr().err.split())
     assert message in said and "row p" in said and "step 2" in said and "the run is saved" in said

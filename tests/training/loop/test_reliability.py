@@ -147,7 +147,7 @@ def test_a_folder_that_became_unwritable_stops_with_3(
 ) -> None:
     run = small_disk / "run"
     checkpoints = run / "checkpoints"
-    original = Loop._step
+    original = Loop.step
 
     def stepping(self: Loop) -> None:
         original(self)
@@ -155,7 +155,7 @@ def test_a_folder_that_became_unwritable_stops_with_3(
             checkpoints.mkdir()
             subprocess.run(["mount", "-t", "tmpfs", "-o", "ro", "tmpfs", str(checkpoints)], check=True)
 
-    monkeypatch.setattr(Loop, "_step", stepping)
+    monkeypatch.setattr(Loop, "step", stepping)
     try:
         assert main(command(model, data, run)) == 3
         said = capsys.readouterr().err
