@@ -26,7 +26,7 @@ from alignkit.config.file import resolve
 from alignkit.config.settings import DataSection, ModelSection
 from alignkit.data.chat.chat import make_chat
 from alignkit.data.reading.same_data import difference
-from alignkit.errors import AlignkitError, InputError, UsageError
+from alignkit.errors import AlignkitError, InputError
 from alignkit.judging.auto import newest_run
 from alignkit.judging.caveats import seen_in_training
 from alignkit.judging.prompts import choose_prompts
@@ -473,86 +473,6 @@ def test_a_run_whose_run_json_is_away_keeps_its_checkpoints(
     assert "has checkpoints but no run.json; bring that back" in capsys.readouterr().err
     (run / "run.json.away").rename(run / "run.json")
     assert resumed(model, data, run) == 0
-
-
-@pytest.mark.parametrize("names", [["log.txt"], ["log.txt", ".lock"], ["notes.md"], []])
-def test_a_failed_start_takes_nothing_that_was_there(names: list[str], model: Path, tmp_path: Path) -> None:
-    users = tmp_path / "users"
-    users.mkdir()
-    for name in names:
-        (users / name).write_text("three years of notes")
-    assert main([*command(model, tmp_path / "none.jsonl", users), "--resume"]) == 2
-    assert {path.name: path.read_text() for path in users.iterdir()} == dict.fromkeys(names, "three years of notes")
-
-
-def test_a_killed_start_is_begun_again_and_a_failed_one_leaves_nothing(model: Path, data: Path, tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    killed = RunFolder(run)
-    killed.lock()
-    os.close(killed._lock._descriptor or 0)  # as the end of a process does
-    (run / "log.txt").write_text("a line")
-    assert main([*command(model, tmp_path / "none.jsonl", run), "--resume"]) == 2
-    assert list(run.iterdir()) == []
-    assert main([*command(model, tmp_path / "none.jsonl", tmp_path / "new"), "--resume"]) == 2
-    assert not (tmp_path / "new").exists()
-
-
-def test_a_start_that_was_killed_while_it_wrote_run_json_is_begun_again(tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    killed = RunFolder(run)
-    killed.lock()
-    os.close(killed._lock._descriptor or 0)
-    (run / "log.txt").write_text("a line")
-    (run / ".run.json.0123456789ab.part").write_text('{"method": ')
-    again = open_run("sft", out=str(run), resume=True)
-    again.unlock()
-    (run / ".run.json.notes.part").write_text("a user's")
-    with pytest.raises(UsageError, match="is no run"):
-        open_run("sft", out=str(run), resume=True)
-
-
-def test_a_lock_that_changes_hands_is_held_by_one(tmp_path: Path) -> None:
-    first, second, third = (RunFolder(tmp_path / "run") for _ in range(3))
-    first.lock()
-    opened_before = RunFolder(tmp_path / "run")
-    with pytest.raises(UsageError, match="written by another process"):
-        opened_before.lock()
-    release = first._lock.release
-
-    def slow_release() -> None:
-        release()
-        second.lock()  # another process, in the moment after the release
-
-    first._lock.release = slow_release  # type: ignore[method-assign]
-    first.unlock()
-    with pytest.raises(UsageError, match="written by another process"):
-        third.lock()
-    second.unlock()
-    third.lock()
-    third.unlock()
-    assert list((tmp_path / "run").iterdir()) == []
-
-
-def test_a_lock_on_a_file_that_was_removed_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import fcntl
-
-    run = RunFolder(tmp_path / "run")
-    run.path.mkdir()
-    locking = fcntl.flock
-    removed: list[int] = []
-
-    def late(descriptor: int, kind: int) -> None:
-        if not removed:  # the holder let go and removed the file between our opening and our locking
-            (run.path / ".lock").unlink()
-            removed.append(descriptor)
-        locking(descriptor, kind)
-
-    monkeypatch.setattr(fcntl, "flock", late)
-    run.lock()
-    monkeypatch.undo()
-    with pytest.raises(UsageError, match="written by another process"):
-        RunFolder(run.path).lock()
-    run.unlock()
 
 
 def test_a_run_is_its_owners_alone(here: Path) -> None:
