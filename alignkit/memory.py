@@ -138,7 +138,7 @@ def free_machine_bytes() -> int:
 
 
 def _counts(file: Path) -> dict[str, int]:
-    """Numbers by name, one a line, as the kernel writes them."""
+    """Numbers by name, one per line, as the kernel writes them."""
     words = (line.split() for line in file.read_text().splitlines())
     return {name: int(value) for name, value, *_ in words if value.isdigit()}
 

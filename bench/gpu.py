@@ -87,7 +87,7 @@ class Driver:
     """Runs sections within a budget and writes what they found after each part.
 
     Args:
-        command: the command of a section's process, by name and seconds; it prints a JSON object a line,
+        command: the command of a section's process, by name and seconds; it prints a JSON object per line,
             {"part": name, "value": anything}.
         keep: called with all results after each part.
     """

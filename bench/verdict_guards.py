@@ -4,7 +4,7 @@ guard_wrong_pass    passes where the true loss is the margin; the most
 guard_power         passes of equal models at the default margin; the least
 
 Scores of several kinds: right or wrong answers, most of them alike (answers); losses in a few prompts and no gains
-(rare); rules satisfied in part (graded); a judge's outcomes (judge); nats a token, normal (nats) and with a long tail
+(rare); rules satisfied in part (graded); a judge's outcomes (judge); nats per token, normal (nats) and with a long tail
 of losses, skewness -3.3 (skewed). Kinds of prompts are strata with half, a quarter, 15 and 10 % of the clusters, and in
 nats one gains what the others lose. Where there are several kinds, clusters have one and three shares in turn.
 """

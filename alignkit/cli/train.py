@@ -36,7 +36,7 @@ Shows = Annotated[
         "--progress",
         rich_help_panel="Run",
         hidden=True,
-        help="auto draws on a terminal, else prints lines; plain prints lines; json prints JSON, an object a line",
+        help="auto draws on a terminal, else prints lines; plain prints lines; json prints JSON, one object per line",
     ),
 ]
 Verbose = Annotated[

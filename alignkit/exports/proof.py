@@ -83,8 +83,8 @@ class Difference:
         ids = "" if self.same_ids is None else f", {self.same_ids} of {self.num_prompts} prompts have the same ids"
         answers = "" if self.same_answers is None else f", {self.same_answers} the same answer"
         return (
-            f"{self.what}: {self.mean:.2g} nats a token from the trained policy in the mean, {self.largest:.2g} at most"
-            f"{ids}{answers} ({self.reader})"
+            f"{self.what}: {self.mean:.2g} nats per token from the trained policy in the mean, {self.largest:.2g} at "
+            f"most{ids}{answers} ({self.reader})"
         )
 
     def as_json(self) -> dict[str, Any]:

@@ -38,7 +38,7 @@ from alignkit.statistics.win_rate import outcomes
 JUDGE = "judge"  # the verdict's own
 PERPLEXITY = "perplexity"
 Passing = Literal["passes", "does not pass", "not enough evidence"]
-_UNITS = {JUDGE: "points from a win rate of 50 %", PERPLEXITY: "hundredths of a nat a token"}
+_UNITS = {JUDGE: "points from a win rate of 50 %", PERPLEXITY: "hundredths of a nat per token"}
 ALPHA = 0.05
 POWER = 0.82  # planned for, so that it is at least 0.8 with clusters that are few and unequal
 CAUTION = 0.4  # of ALPHA: unequal clusters in small kinds, and rare losses, make bounds that hold less often than said

@@ -3,12 +3,12 @@
     power = Phi( |d| sqrt(n' / (s^2 deff)) - z(1 - alpha/2) )       s^2 = (1 - ties) / 4 - d^2
     n' = n - z^2 / 2 - 2 - step / d                                 deff = 1 + (m - 1) icc
 
-d is the difference from 50 % as a share, s the outcomes' standard deviation, m the prompts a cluster (the mean weighted
-by size), icc the correlation of two outcomes in a cluster. n' pays for an interval whose bounds are rates that can
-occur (steps of 1 / n without ties, half of it with some), for Student's quantile in place of the normal one (z^2 / 2)
-and for rates near 0 and 100 % (two more). z(1 - alpha/2) is the interval's, with its caution (resampling.py).
-Over clusters it is the power of Student's t itself, n' without z^2 / 2; below 20 of them that of the interval on the
-scale of arcsin(sqrt(rate)) (win_rate.py), where d is worth sqrt(1 / 4 - d^2) arcsin(2 d) and n' = n.
+d is the difference from 50 % as a share, s the outcomes' standard deviation, m the prompts per cluster (the mean
+weighted by size), icc the correlation of two outcomes in a cluster. n' pays for an interval whose bounds are
+rates that can occur (steps of 1 / n without ties, half of it with some), for Student's quantile in place of the normal
+one (z^2 / 2) and for rates near 0 and 100 % (two more). z(1 - alpha/2) is the interval's, with its caution
+(resampling.py). Over clusters it is the power of Student's t itself, n' without z^2 / 2; below 20 of them that of the
+interval on the scale of arcsin(sqrt(rate)) (win_rate.py), where d is worth sqrt(1 / 4 - d^2) arcsin(2 d) and n' = n.
 With fewer than 10 effective clusters nothing is planned.
 Source: the sample size of a mean (Cohen 1988), the design effect of Kish 1965; checked by bench/verdict_calibration.py.
 
@@ -55,7 +55,7 @@ def prompts_for(
     Args:
         difference: in points, above 0 and below 50 x (1 - ties).
         ties: share of prompts that will tie; 0, the default, asks for the most.
-        cluster_size: prompts a cluster; 1 without clusters.
+        cluster_size: prompts per cluster; 1 without clusters.
     """
 
     def missing(num_prompts: float) -> float:

@@ -1,6 +1,6 @@
 """The page of a tournament: headline, table, forest plots, frontier, curves of every seed, answers, commands.
 
-    frontier  win rate by mean length of the answers, a point a run: what is won by longer answers lies to the right
+    frontier  win rate by mean length of the answers, one point per run: what is won by longer answers lies to the right
     curves    of each trained entrant the paper's Figures 3 to 5, seeds over one another with their mean, and the reward
               by length and by KL: where the reward rises while the win rate does not, the reward is over-optimised
 
@@ -184,7 +184,7 @@ def _health(results: Results) -> Iterator[Section]:
 
 
 def _frontier(results: Results) -> Iterator[Curve]:
-    """A point a run: mean length and win rate against the first opponent."""
+    """One point per run: mean length and win rate against the first opponent."""
     series = {}
     for e, entry in enumerate(results.entrants):
         num_seeds = 1 if entry.method is None else len(results.seeds)
@@ -197,7 +197,7 @@ def _frontier(results: Results) -> Iterator[Curve]:
         if points:
             series[entry.name] = ([x for x, _ in points], [y for _, y in points])
     if series:
-        title = f"Win rate against {results.opponents[0]} by length, a point a run"
+        title = f"Win rate against {results.opponents[0]} by length, one point per run"
         yield Curve(title, "mean length, tokens", "win rate, %", series, "Length and quality", is_scatter=True)
 
 

@@ -72,7 +72,7 @@ def plan(
     Args:
         deviation: of runs with other seeds, in points.
         difference: of the best entrant from every other, in points.
-        cluster_size, icc: prompts a cluster and the correlation of two outcomes in one.
+        cluster_size, icc: prompts per cluster and the correlation of two outcomes in one.
     """
     for num_seeds in range(2, MOST_SEEDS + 1):
         tables = _Tables(deviation, difference, num_entrants, num_seeds, cluster_size, icc)

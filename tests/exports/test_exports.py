@@ -100,7 +100,7 @@ def test_a_merged_model_and_its_gguf_are_those_that_were_trained(run: alignkit.R
 
     card = (tmp_path / "out" / "README.md").read_text()
     assert card.startswith('---\nlibrary_name: "transformers"') and "it was not judged" in card
-    assert "licence of the model that was trained is not known" in card and "nats a token" in card
+    assert "licence of the model that was trained is not known" in card and "nats per token" in card
 
 
 def test_an_adapter_on_its_base_is_the_policy(run: alignkit.Run, tmp_path: Path) -> None:
@@ -127,7 +127,7 @@ def test_an_export_that_is_not_the_policy_is_not_kept(
     run: alignkit.Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(gguf_file, "_turned", lambda name, array, config: array)
-    with pytest.raises(RunStopped, match=r"run-llama\.f16\.gguf: .* nats a token .*: more than 0\.02; not kept"):
+    with pytest.raises(RunStopped, match=r"run-llama\.f16\.gguf: .* nats per token .*: more than 0\.02; not kept"):
         api.export(str(run.path), tmp_path / "out", gguf="f16")
     assert list(tmp_path.iterdir()) == []
 

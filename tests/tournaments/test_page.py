@@ -28,7 +28,7 @@ def test_the_page_holds_the_table_the_curves_of_every_seed_and_the_answers(tmp_p
 
     assert table.headline in page and "alignkit tournament" in page
     assert "<b>two</b>" not in page and "&lt;b&gt;two&lt;/b&gt;" in page
-    for title in ("Training loss", "KL to the reference, samples", "Reward by KL to the reference", "a point a run"):
+    for title in ("Training loss", "KL to the reference, samples", "Reward by KL to the reference", "point per run"):
         assert title in page, title
     assert "seed 1" in page and "mean" in page and "Validation loss" not in page
     assert not re.search(r"(src|href)=\"https?:", page)

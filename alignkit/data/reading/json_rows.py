@@ -1,4 +1,4 @@
-"""JSON files -> rows: an object a line, objects on several lines each, an array of objects, `{"data": [...]}`.
+"""JSON files -> rows: one object per line, objects on several lines each, an array of objects, `{"data": [...]}`.
 
 How a file is written is seen by its beginning, whatever its name. Lines are parsed one by one. In the other ways an
 object ends where its brackets close; it is then parsed as a line is, so that no way reads a row otherwise.
@@ -108,7 +108,7 @@ def _array(path: Path, begins: int, *, is_wrapped: bool) -> Iterator[Line]:
         _refuse_another_list(text)
     elif letter := text.next_letter():
         raise InputError(
-            f"{text.place()}: {_letter(letter)} behind the array's end; a file has one array, or a row a line"
+            f"{text.place()}: {_letter(letter)} behind the array's end; a file has one array, or one row per line"
         )
 
 
@@ -123,7 +123,7 @@ def _refuse_another_list(text: _Text) -> None:
     if own := _ROW_FIELDS & {key[:-1].rstrip() for key in re.findall(_STRING + rb"\s*:", rest, re.DOTALL)}:
         raise InputError(
             f"{place}: {min(own).decode()} behind a list of objects: a row with a list, or a list of rows? Write one "
-            "JSON object a line"
+            "JSON object per line"
         )
     if not rest.strip().endswith(b"}"):
         raise InputError(f"{place}: no }} behind the list of rows: the file was cut off, or goes on; give a whole one")
@@ -274,9 +274,9 @@ def _way_out(line: bytes) -> str:
     if text == b"{" or not _are_closed(text):
         return "correct this line: a row must end on the line on which it begins; or was the file cut off?"
     if text.endswith(b"},"):
-        return "take the comma behind the object away: one JSON object a line, or all of them in one array, [...]"
+        return "take the comma behind the object away: one JSON object per line, or all of them in one array, [...]"
     if re.match(rb"\{\s*'", text) or re.search(rb":\s*(?:None|True|False|')", text):
-        return "this is how Python prints a row: write it with json.dumps, one JSON object a line"
+        return "this is how Python prints a row: write it with json.dumps, one JSON object per line"
     return "correct this line; a row is a JSON object on one line"
 
 

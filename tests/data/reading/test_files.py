@@ -48,7 +48,7 @@ WAYS: dict[str, tuple[str, str]] = {
     "lines with a mark": ("a.jsonl", BOM + LINES),
     "array": ("a.json", json.dumps(ROWS, indent=2, ensure_ascii=False)),
     "array on one line": ("a.jsonl", json.dumps(ROWS)),
-    "array with a mark, a row a line": ("A.JSON", BOM + "\n[" + LINES.replace("\n", ",\r\n") + "\n]\n"),
+    "array with a mark, one row per line": ("A.JSON", BOM + "\n[" + LINES.replace("\n", ",\r\n") + "\n]\n"),
     "objects on lines": ("a.jsonl", "\n".join(json.dumps(row, indent=2) for row in ROWS)),
     "objects with a mark": ("a.json", BOM + "\r\n\r\n".join(json.dumps(row, indent=2) for row in ROWS) + "\r\n"),
     "one wrapper": ("a.json", wrapped("data")),

@@ -443,7 +443,7 @@ def test_a_byte_order_mark_is_skipped_and_no_message_tells_to_remove_a_good_line
     assert [row.fields for row in read_rows(str(path))] == rows
     ways = {
         text.replace("\n", "\r"): "save the file with line feeds",
-        text.replace("}\n", "},\n"): "take the comma behind the object away: one JSON object a line",
+        text.replace("}\n", "},\n"): "take the comma behind the object away: one JSON object per line",
     }
     for content, said in ways.items():
         path.write_text(content, encoding="utf-8")
