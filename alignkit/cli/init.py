@@ -82,12 +82,16 @@ def _memory(file: Path, model: str | None) -> list[str]:
     """What training with a file takes, where its model is on this machine."""
     from alignkit import api
     from alignkit.errors import AlignkitError
+    from alignkit.registry import registry
     from alignkit.runs import places
 
-    if model is None or not any((place / "config.json").exists() for place in places(model)):
+    methods = [registry().find("method", name) for name in registry().names("method")]
+    # the policy alone, on rows: others need more
+    plain = [cls for cls in methods if not (cls.needs or cls.draws())]
+    if not plain or model is None or not any((place / "config.json").exists() for place in places(model)):
         return []
     try:
-        lines = api.plan("sft", config=file)
+        lines = api.plan(plain[0].name, config=file)
     except AlignkitError as error:
         return [error.line]
     return [" ".join(line.split()) for line in lines if line.startswith(("memory", "disk"))]
