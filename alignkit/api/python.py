@@ -126,10 +126,10 @@ def tournament(
     """Train every entrant with every seed, judge all of them alike, and return the table.
 
     Args:
-        entrants: options of each by its name ({"sft": {}, "dpo": {"start": "sft", "beta": 0.05}}), or names of methods;
+        entrants: options of each by its name ({NAME: {}, OTHER: {"start": NAME, "beta": 0.05}}), or names of methods;
             default: those of alignkit.toml, else the paper's five.
         vs: opponents, the headline's first: "base", "start", an entrant's name, a `Run`, a folder or a name.
-        options: out, the tournament's folder (one that is there goes on); preset, "paper" or "demo"; sweep and draws;
+        options: out, the tournament's folder (one that is there goes on); preset, the name of one; sweep and draws;
             fresh, entrants to train anew; yes; seeds, steps, tokens, minutes, test and the other keys of [tournament];
             model, data (also rows in memory), judge (also a function), num_prompts and other options of training and
             judging, for all.
