@@ -19,12 +19,12 @@ from typing import Any
 import numpy as np
 from scipy.stats import norm
 
-from alignkit.judging.guards import By, bound_and_margin
+from alignkit.judging.guards import bound_and_margin
 from alignkit.statistics.resampling import Clusters
 from bench.verdict_draws import draw_latent, outcomes_of
 
 GOALS = {"guard_wrong_pass": ("at most", 0.05), "guard_power": ("at least", 0.78)}
-SCORES: dict[str, By] = {
+SCORES: dict[str, str] = {
     "answers": "rules",
     "rare": "rules",
     "graded": "rules",
