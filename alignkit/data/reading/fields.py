@@ -221,6 +221,14 @@ FURTHER = (
         "write it as chosen, and the other one as rejected",
     ),
     Field(
+        "is_correct",
+        REFUSED,
+        "it may say that the answer is a bad one",
+        "map it by --columns label={}",
+        neutral=True,
+        false_means=True,
+    ),
+    Field(
         "corrected reflection", REFUSED, "it corrects 'output'", "map the right answer by --columns output=corrected"
     ),
     Field(
@@ -280,7 +288,14 @@ FURTHER = (
         _OTHER_NAME,
         "map it by --columns completion={}",
     ),
-    Field("accepted preferred_response", ALONE, _OTHER_NAME, "map it by --columns chosen={}"),
+    Field("accepted preferred_response y_w response_w", ALONE, _OTHER_NAME, "map it by --columns chosen={}"),
+    Field(
+        "rejected_completion rejected_answer rejected_output negative_response dispreferred_response dispreferred "
+        "reject y_l response_l",
+        ALONE,
+        _OTHER_NAME,
+        "map it by --columns rejected={}",
+    ),
     Field(
         "answers responses candidates generations summaries",
         ALONE,
@@ -392,7 +407,10 @@ def by_name(table: Sequence[Field], *uses: Use) -> Mapping[str, Field]:
 
 REFUSED_IN_ROW = by_name(ROW, REFUSED)
 _ALONE = by_name(FURTHER, ALONE)
-_OTHER_ANSWERS = frozenset(name for first in ("response", "accepted", "answers") for name in names(FURTHER, first))
+_OTHER_ANSWERS = frozenset(
+    name for first in ("response", "accepted", "rejected_completion", "answers") for name in names(FURTHER, first)
+)
+_OTHER_REJECTED = frozenset(names(FURTHER, "rejected_completion"))
 _OTHER_PROMPTS = frozenset(names(FURTHER, "query"))
 FALSE_MEANS = frozenset(name for field in ROW if field.false_means for name in field.names)
 SCORED = used(SCORES, READ) | {"completions"}
@@ -422,7 +440,8 @@ _BY_LETTERS = {letters(name): name for name in sorted(_CHANGES_ROWS, reverse=Tru
 def candidates(found: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
     """Of a row's field names, those that may be its prompt or its answer and are not read as such, each with which."""
     lower = [(name, str(name).lower()) for name in found]
-    answers = [(name, "answer") for name, low in lower if low in _OTHER_ANSWERS]
+    kinds = {"rejected answer": _OTHER_REJECTED, "answer": _OTHER_ANSWERS - _OTHER_REJECTED}
+    answers = [(name, kind) for kind, known in kinds.items() for name, low in lower if low in known]
     return (*answers, *((name, "prompt") for name, low in lower if low in _OTHER_PROMPTS))
 
 

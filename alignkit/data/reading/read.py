@@ -111,6 +111,13 @@ class Source:
         for name, role in candidates(tuple(row.fields)):
             if name in self.columns or name in self.columns.values() or says_nothing(row.fields[name]):
                 continue
+            if role == "rejected answer":
+                if row.rejected is None:
+                    say_once(
+                        f"{self.data}: rows have {name!r}, which is not read; --columns rejected={name} reads it as "
+                        f"the rejected answer, --ignore-fields {name} says that it is meant so"
+                    )
+                continue
             turns = row.prompt if role == "prompt" else (row.chosen or row.rejected or ())[-1:]
             said, known = set(_texts(row.fields[name])), [text_of_turn(turn).strip() for turn in turns]
             is_known = any(text in whole for text in said for whole in known) if role == "prompt" else said & set(known)

@@ -346,6 +346,7 @@ def test_columns_that_are_nearly_read_and_lone_scores_are_said_once(
         ),
         ({"prompt": "Hi there", "completion": "yes", "query": "Hi", "response": "yes", "answer": None}, ""),
         ({"prompt": "Hi", "chosen": "yes", "rejected": "no", "generations": ["no", "yes"]}, ""),
+        ({"prompt": "Hi", "completion": "yes", "y_l": "no"}, "'y_l', which is not read; --columns rejected=y_l"),
         ({"prompt": "Hi", "answer": "4"}, ""),  # a prompt alone, with what a reward compares with
     ],
 )

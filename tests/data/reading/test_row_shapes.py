@@ -276,6 +276,10 @@ def test_a_table_of_many_shapes_has_null_in_the_columns_of_the_others(tmp_path: 
             {"messages": [USER, {**YES, "chosen": "yes", "rejected": "no"}]},
             "'chosen': a preference inside a message is not read; write the two answers as chosen and rejected",
         ),
+        (
+            {"prompt": "Hi", "completion": "yes", "is_correct": False},
+            "'is_correct': it may say that the answer is a bad",
+        ),
         ({"chosen": "yes", "rejected": "no"}, "'chosen' holds only the answer and there is no 'prompt'"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
