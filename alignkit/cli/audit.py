@@ -58,8 +58,10 @@ def audit(
 
     Lengths are in tokens where --model is named (a tokenizer is enough), else in characters.
     """
+    from alignkit.cli.progress import starting
+
+    progress = starting()
     from alignkit import api
-    from alignkit.cli.progress import RichProgress
 
     outputs = {"--list": list_to, "--write-clean": clean_to, "--page": page}
     for option, name in outputs.items():
@@ -67,7 +69,6 @@ def audit(
             raise UsageError(f"{option}: the name is empty; give a file, or leave the option out")
     list_path, clean_path, page_path = (None if name is None else Path(name) for name in outputs.values())
     before = _changed(list_path, clean_path, page_path)
-    progress = RichProgress()
     try:
         findings = api.data_audit(
             tests=test or (),

@@ -36,11 +36,15 @@ def show(
     set_: Set = None,
 ) -> None:
     """Show rows as tokens; what is scored (has a loss) stands out."""
+    from alignkit.cli.progress import starting
+
+    progress = starting()
     from alignkit import api
 
     rows = api.show_rows(method=method, config=Path(config) if config else None, set=set_ or [], **given)
     num_rows = 0
     for row in rows:
+        progress.stop()
         num_rows += 1
         if "skipped" in row:
             print(on_one_line(f"{row['where']}{_id(row)} is not shown: {row['skipped']}"), file=sys.stderr)

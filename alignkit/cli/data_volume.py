@@ -48,9 +48,13 @@ def lengths(
     set_: Set = None,
 ) -> None:
     """Show how long the texts of each column are in tokens, and how many a row length would cut."""
+    from alignkit.cli.progress import starting
+
+    progress = starting()
     from alignkit import api
 
     columns = api.data_lengths(method=method, config=Path(config) if config else None, set=set_ or [], **given)
+    progress.stop()
     if json:
         print(json_module.dumps([asdict(column) for column in columns]))
     else:
@@ -94,10 +98,12 @@ def prepare(
 
     `alignkit train METHOD` with the same options then starts at once.
     """
-    from alignkit import api
-    from alignkit.cli.progress import RichProgress
+    from alignkit.cli.progress import starting
 
-    progress, file = RichProgress(), Path(config) if config else None
+    progress = starting()
+    from alignkit import api
+
+    file = Path(config) if config else None
     try:
         account = api.data_prepare(
             method, shard=shard, ranks=ranks, progress=progress, config=file, set=set_ or [], **given
@@ -166,11 +172,15 @@ def overlap(
     set_: Set = None,
 ) -> None:
     """Find prompts of OTHER that stand in the data, run of words by run of words."""
+    from alignkit.cli.progress import starting
+
+    progress = starting()
     from alignkit import api
 
     found = api.data_overlap(
         other, size=words, threshold=share, config=Path(config) if config else None, set=set_ or [], **given
     )
+    progress.stop()
     if json:
         print(json_module.dumps(asdict(found)))
     else:

@@ -39,11 +39,12 @@ def evaluate(
     set_: Set = None,
 ) -> None:
     """Measure BLEU and perplexity on reference answers, mean length, and repetition, boilerplate and format."""
+    from alignkit.cli.progress import starting
+
+    progress = starting()
     from alignkit import api
-    from alignkit.cli.progress import RichProgress
     from alignkit.judging.evaluation import lines
 
-    progress = RichProgress()
     try:
         figures = api.evaluate(
             model, config=Path(config) if config else None, set=set_ or [], progress=progress, **given

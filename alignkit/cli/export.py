@@ -44,14 +44,15 @@ def export(
     as_json: Json = False,
 ) -> None:
     """Write a trained model into a folder, load it again, and say how far it is from what was trained."""
-    from alignkit import api
-    from alignkit.cli.progress import RichProgress
+    from alignkit.cli.progress import starting
     from alignkit.cli.terminal import say
+
+    progress = starting()
+    from alignkit import api
 
     check_path(to, "--to")
     if not model.strip():
         raise UsageError("RUN|MODEL: an empty name; name a run or a model")
-    progress = RichProgress()
     try:
         found = api.export(
             model, to, dtype=dtype, adapter=adapter, gguf=gguf, ollama=ollama, push=push, progress=progress

@@ -33,10 +33,11 @@ def generate(
     set_: Set = None,
 ) -> None:
     """Answer prompts; one JSON object per line, with token counts and the reason each answer ended."""
-    from alignkit import api
-    from alignkit.cli.progress import RichProgress
+    from alignkit.cli.progress import starting
 
-    progress = RichProgress()
+    progress = starting()
+    from alignkit import api
+
     options: dict[str, Any] = {
         "prompt": prompt or [],
         "config": Path(config) if config else None,

@@ -62,6 +62,9 @@ def init(
     ctx: typer.Context, *, model: Model = None, data: Data = None, out: Out = FILE_NAME, force: Force = False
 ) -> None:
     """Write alignkit.toml: for this machine, or a preset's set-up."""
+    from alignkit.cli.progress import starting
+
+    progress = starting()
     from alignkit.cli import setups
 
     path = Path(out)
@@ -71,6 +74,7 @@ def init(
     found = setups.of_preset(names[0], model, data) if names else setups.for_this_machine(model, data)
     if path.exists() and not force:
         raise UsageError(f"{path} exists: name another with --out, or replace it with --force")
+    progress.stop()
     _write(path, setups.text(found))
     _agree_to_own(path)
     for line in [*found.notes, *([] if names or not data else _memory(path, model))]:

@@ -105,8 +105,10 @@ def judge(
     set_: Set = None,
 ) -> None:
     """Compare models' answers on the same prompts: better, worse, no difference that matters, not enough evidence."""
+    from alignkit.cli.progress import starting
+
+    progress = starting()
     from alignkit import api
-    from alignkit.cli.progress import RichProgress
     from alignkit.cli.terminal import print_to_end
     from alignkit.config import file as config_file
     from alignkit.judging.verdict import Unscored, as_json
@@ -114,7 +116,6 @@ def judge(
     file = Path(config) if config else None
     if from_ is None and (difficulties or regularisation):
         raise UsageError("--difficulties and --regularisation belong to --from FILE; own prompts have no such tables")
-    progress = RichProgress()
     answers: list[JudgedAnswers] = []
 
     def judged(model: str | None) -> Verdict:
@@ -139,7 +140,10 @@ def judge(
             finally:
                 progress.stop()
         tables = {"difficulties": difficulties, "regularisation": regularisation}
-        return api.judge_file(from_, config=file, set=set_ or [], **tables, **given)
+        try:
+            return api.judge_file(from_, config=file, set=set_ or [], **tables, **given)
+        finally:
+            progress.stop()
 
     def where(verdict: Verdict) -> list[str]:
         run = None if from_ is not None else find_run(verdict.run)

@@ -84,8 +84,14 @@ def start(
 ) -> None:
     """Align a small language model, and know honestly whether it became better."""
     _log_to_stderr(logging.WARNING if quiet else logging.INFO)
+    ctx.call_on_close(_stop_progress)
     if ctx.invoked_subcommand is None:
         print(ctx.get_help())
+
+
+def _stop_progress() -> None:
+    if (progress := sys.modules.get("alignkit.cli.progress")) is not None:  # else nothing was drawn
+        progress.stop_started()
 
 
 for _name in COMMANDS:

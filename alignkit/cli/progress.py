@@ -33,9 +33,30 @@ _RECENT = 50  # advances that the time left is estimated from
 _UNITS = {"tokens_per_s": "tokens/s", "scored_tokens_per_s": "scored tokens/s", "memory_mib": "MiB", "seconds": "s"}
 
 
+_STARTED: list[RichProgress] = []
+
+
 def make_progress(kind: Literal["auto", "plain", "json"], *, verbose: bool) -> Progress:
     """Return the progress that `--progress KIND` asks for; "auto" draws on a terminal and prints lines elsewhere."""
     return JsonProgress() if kind == "json" else RichProgress(verbose=verbose, draws=None if kind == "auto" else False)
+
+
+def starting() -> RichProgress:
+    """Return the command's progress, which on a terminal says at once that it is starting: torch takes seconds.
+
+    It ends with the command, whatever that raises (`stop_started`).
+    """
+    progress = RichProgress()
+    _STARTED.append(progress)
+    if progress.draws:
+        progress.phase("starting")
+    return progress
+
+
+def stop_started() -> None:
+    """End what `starting` began, before a command's error is printed."""
+    while _STARTED:
+        _STARTED.pop().stop()
 
 
 class _Count:
@@ -83,7 +104,7 @@ class RichProgress:
 
     def __init__(self, *, verbose: bool = False, draws: bool | None = None) -> None:
         self._console = Console(stderr=True)
-        self._draws = self._console.is_terminal if draws is None else draws
+        self.draws = self._console.is_terminal if draws is None else draws
         self._verbose = verbose
         self._live: Live | None = None
         self._task: _Count | None = None
@@ -98,7 +119,7 @@ class RichProgress:
         self._task, self._phase = _Count(description, total, done), None
         self._shown, self._history = {}, []
         self._printed_s = time.monotonic()
-        if total is None and not self._draws:
+        if total is None and not self.draws:
             self._print(self._task.description)
         self._draw()
 
@@ -161,10 +182,10 @@ class RichProgress:
             self._print(_how_far(count))
 
     def _draw(self) -> None:
-        if not self._draws and self._stopped is None:
+        if not self.draws and self._stopped is None:
             self._stopped = threading.Event()
             threading.Thread(target=_go_on_saying, args=(weakref.ref(self), self._stopped), daemon=True).start()
-        if self._draws and self._live is None:
+        if self.draws and self._live is None:
             self._live = Live(
                 console=self._console,
                 get_renderable=self._lines,

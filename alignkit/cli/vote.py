@@ -73,13 +73,16 @@ def vote(
     set_: Set = None,
 ) -> None:
     """Vote on two models' answers, blind, on a local page; Ctrl-C ends it, the same command goes on."""
+    from alignkit.cli.progress import starting
+
+    progress = starting()
     from alignkit import api
-    from alignkit.cli.progress import RichProgress
 
     if export is not None:
         if model is not None or given or favour or import_:
             raise UsageError("--export writes every vote in the ledger: leave out the models and their options")
         done = api.vote_export(export)
+        progress.stop()
         print(
             f"{done.num_rows} pairs written to {export}; left out: {done.num_even} on which votes are even, "
             f"{done.num_skipped} that everybody skipped"
@@ -87,7 +90,6 @@ def vote(
         return
     if favour is not None and len(favour) < 2:
         raise UsageError("--favour: one judge alone cannot disagree; name at least two")
-    progress = RichProgress()
 
     def ready(server: VoteServer) -> None:
         progress.stop()
