@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -63,6 +64,18 @@ class Silent:
 _SILENT = Silent()
 _watching: ContextVar[Progress] = ContextVar("watching", default=_SILENT)
 _phases: ContextVar[tuple[tuple[str, int | None], ...]] = ContextVar("phases", default=())
+
+
+drawings: list[Callable[[], None]] = []
+"""What takes away each drawing that is on the terminal now; whoever draws adds it, and takes it out at the end."""
+
+
+def ask(question: str) -> str:
+    """Ask on the terminal, with nothing drawn over the question, and return the answer in small letters."""
+    for take_away in list(drawings):
+        take_away()
+    print(question, end="", file=sys.stderr, flush=True)
+    return sys.stdin.readline().strip().lower()
 
 
 @contextmanager

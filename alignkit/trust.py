@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from alignkit import progress
 from alignkit.config.file import Settings, judge_settings, run_settings
 from alignkit.config.layers import Given
 from alignkit.config.source import FILE_NAME
@@ -177,8 +178,7 @@ def ask(folder: Path, asked: Sequence[Named]) -> bool:
     print(f"{on_one_line(folder)} names, and you did not agree to it before:", file=sys.stderr)
     for one in _once(asked):
         print(f"  {one}", file=sys.stderr)
-    print("agree to that for this folder? [y/N] ", end="", file=sys.stderr, flush=True)
-    return sys.stdin.readline().strip().lower() in ("y", "yes")
+    return progress.ask("agree to that for this folder? [y/N] ") in ("y", "yes")
 
 
 def record(agreed: Sequence[Named]) -> None:

@@ -23,7 +23,7 @@ from rich.live import Live
 from rich.text import Text
 
 from alignkit.display import LogFormatter, on_one_line
-from alignkit.progress import Progress
+from alignkit.progress import Progress, drawings
 
 _PLAIN_INTERVAL_S = 10.0
 _MOST = 4  # numbers beside a task, unless all are asked for
@@ -159,10 +159,15 @@ class RichProgress:
         if self._stopped is not None:
             self._stopped.set()
             self._stopped = None
+        self._take_away()
+        self._task = self._phase = None
+
+    def _take_away(self) -> None:
+        """Leave the terminal to others until there is something else to draw."""
         if self._live is not None:
             self._live.stop()
             self._live = None
-        self._task = self._phase = None
+            drawings.remove(self._take_away)
 
     def note(self, line: str) -> None:
         """Print one line above what is drawn."""
@@ -194,6 +199,7 @@ class RichProgress:
                 redirect_stdout=sys.stdout.isatty(),
             )
             self._live.start()
+            drawings.append(self._take_away)
 
     def _lines(self) -> Group:
         """Two lines of the terminal's width: where it is, and the numbers."""

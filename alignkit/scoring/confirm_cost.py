@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
+from alignkit import progress
 from alignkit.display import duration, on_one_line
 from alignkit.errors import UsageError
 from alignkit.scoring.specs import NamedJudge
@@ -39,6 +40,5 @@ def confirm_cost(judges: Sequence[NamedJudge], num_items: int, *, yes: bool, una
         if unattended:
             return
         raise UsageError(f"judge {names} costs money: up to {num_items:,} texts would be sent; agree with --yes")
-    print("send them? [y/N] ", end="", file=sys.stderr, flush=True)
-    if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+    if progress.ask("send them? [y/N] ") not in ("y", "yes"):
         raise UsageError(f"judge {names} costs money, and that was not agreed to; nothing was sent")
