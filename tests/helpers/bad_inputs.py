@@ -93,7 +93,11 @@ CATALOGUE = [
         r"shape.jsonl, line 1: unknown row shape; fields found: a, q; "
         r"shapes known: prompt .*; map foreign names in \[data.columns\]",
     ),
-    Case("malformed message", f"{DATA} message.jsonl", "message.jsonl, line 1: a message needs 'role' and 'content'"),
+    Case(
+        "malformed message",
+        f"{DATA} message.jsonl",
+        "message.jsonl, line 1: 'prompt': a message needs 'role' and 'content'",
+    ),
     Case(
         "unusable rows",
         f"{DATA} mistaken.jsonl",

@@ -304,7 +304,7 @@ def test_the_key_is_in_no_run_report_log_or_traceback(
         "--split",
         "0.3",
     ]
-    judging = ["judge", "runs/a", "--vs", str(models / "other"), "--judge", "nemotron", "--data", rows]
+    judging = ["judge", "runs/a", "--vs", str(models / "other"), "--judge", "nemotron", "--data", rows, "--details"]
     with running(key=CANARY) as urls:
         Path("a.toml").write_text(f"[judge.nemotron]\nbase_url = {json.dumps(urls)}\nrequests_per_minute = 60000\n")
         assert main(["trust", "a.toml"]) == 0

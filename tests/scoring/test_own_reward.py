@@ -33,6 +33,6 @@ def test_the_guides_command_trains_with_its_functions_on_its_rows(
     command = shlex.split(block("console").removeprefix("$ alignkit").replace("SmolLM2-135M-Instruct", model))
     assert main([*command, "--max-steps", "1", "--max-new-tokens", "40", "--out", "run"]) == 0
     said = " ".join(capsys.readouterr().err.split())
-    assert len(re.findall(r"reward \S+ \(right \S+, short \S+\) for row", said)) == 3
+    assert len(re.findall(r"reward \S+ \(right \S+, short \S+\) for problems\.jsonl, line \d+:", said)) == 3
     logged = {json.loads(line)["name"] for line in Path("run/metrics.jsonl").read_text().splitlines()}
     assert {"reward", "reward/right", "reward/short"} <= logged

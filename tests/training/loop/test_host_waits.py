@@ -80,13 +80,14 @@ class Numbers(Tracker):
         self.seen.append(metrics)
 
 
+ONCE: dict[str, Any] = {"epochs": 1, "validation_interval": 250}  # a validation waits too
 METHODS: list[tuple[Method, Any]] = [
-    (SFT(), SFTConfig(epochs=1)),
-    (SFTLengthPenalty(), SFTLengthPenaltyConfig(epochs=1)),
-    (DPO(), DPOConfig(epochs=1)),
-    (KTO(), KTOConfig()),
-    (Reward(), RewardConfig()),
-    (GRPO(), GRPOConfig(kl=0.1, epochs=1)),
+    (SFT(), SFTConfig(**ONCE)),
+    (SFTLengthPenalty(), SFTLengthPenaltyConfig(**ONCE)),
+    (DPO(), DPOConfig(**ONCE)),
+    (KTO(), KTOConfig(**ONCE)),
+    (Reward(), RewardConfig(**ONCE)),
+    (GRPO(), GRPOConfig(kl=0.1, **ONCE)),
 ]
 
 
