@@ -128,7 +128,7 @@ def test_what_never_listens_is_ended_from_outside_within_the_grace_with_3(
     assert done.returncode == 3, done.stderr
     last = done.stderr.splitlines()[-1]
     assert "error: score took longer than 2 s and does not stop when asked to" in last
-    assert "saved after step 2, go on with: alignkit train grpo" in last
+    assert "saved after step 2, go on with: alignkit train --resume" in last
     assert "in hanging" in (tmp_path / "run" / "log.txt").read_text()
     (tmp_path / "now").unlink()
     assert main([*command(given), "--resume"]) == 0
