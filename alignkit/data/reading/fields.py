@@ -288,10 +288,10 @@ FURTHER = (
         _OTHER_NAME,
         "map it by --columns completion={}",
     ),
-    Field("accepted preferred_response y_w response_w", ALONE, _OTHER_NAME, "map it by --columns chosen={}"),
+    Field("accepted preferred_response preferred y_w response_w", ALONE, _OTHER_NAME, "map it by --columns chosen={}"),
     Field(
         "rejected_completion rejected_answer rejected_output negative_response dispreferred_response dispreferred "
-        "reject y_l response_l",
+        "negative reject y_l response_l",
         ALONE,
         _OTHER_NAME,
         "map it by --columns rejected={}",
