@@ -70,10 +70,15 @@ drawings: list[Callable[[], None]] = []
 """What takes away each drawing that is on the terminal now; whoever draws adds it, and takes it out at the end."""
 
 
-def ask(question: str) -> str:
-    """Ask on the terminal, with nothing drawn over the question, and return the answer in small letters."""
+def undraw() -> None:
+    """Take away what is drawn on the terminal: what is printed next stays there as it is."""
     for take_away in list(drawings):
         take_away()
+
+
+def ask(question: str) -> str:
+    """Ask on the terminal, with nothing drawn over the question, and return the answer in small letters."""
+    undraw()
     print(question, end="", file=sys.stderr, flush=True)
     return sys.stdin.readline().strip().lower()
 

@@ -175,6 +175,7 @@ def absence(one: Named) -> str:
 
 def ask(folder: Path, asked: Sequence[Named]) -> bool:
     """Show what a folder names, and ask on the terminal."""
+    progress.undraw()
     print(f"{on_one_line(folder)} names, and you did not agree to it before:", file=sys.stderr)
     for one in _once(asked):
         print(f"  {one}", file=sys.stderr)

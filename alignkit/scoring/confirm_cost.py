@@ -24,6 +24,7 @@ def confirm_cost(judges: Sequence[NamedJudge], num_items: int, *, yes: bool, una
     paid = [named for named in judges if named.judge.paid]
     if not paid:
         return
+    progress.undraw()
     for named in paid:
         cost = named.judge.cost(num_items)
         to = named.judge.destination()
