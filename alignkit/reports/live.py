@@ -12,6 +12,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, PlainTextResponse, Response
 
 from alignkit.errors import InputError
+from alignkit.runs import FILE as RUN_FILE
 from alignkit.runs import VERDICTS
 from alignkit.services.pages import PageServer
 
@@ -79,7 +80,7 @@ class ReportServer(PageServer):
     def _newest(self) -> str:
         """Write the report again where the run has more to say; returns what names this state of it."""
         began = time.monotonic()
-        parts = [self.run_folder / name for name in ("run.json", "metrics.jsonl", "samples.jsonl", VERDICTS)]
+        parts = [self.run_folder / name for name in (RUN_FILE, "metrics.jsonl", "samples.jsonl", VERDICTS)]
         newest = max((part.stat().st_mtime_ns for part in parts if part.exists()), default=0)
         is_old = not self._file.exists() or self._file.stat().st_mtime_ns < newest
         if is_old and (began >= self.next_s or not self._file.exists()):
