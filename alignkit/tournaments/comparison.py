@@ -21,7 +21,7 @@ Shape letters: E entrants, S seeds, P prompts, K means.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -176,20 +176,23 @@ class Prompts:
         return units, joined_singles(clusters, units)
 
 
-def compare(outcome_ESP: np.ndarray, design: Design, prompts: Prompts, *, seed: int = 0) -> Comparison:
+def compare(
+    outcome_ESP: np.ndarray, design: Design, prompts: Prompts, *, seed: int = 0, alone: Collection[str] = ()
+) -> Comparison:
     """Compare entrants by their outcomes against one opponent.
 
     Args:
         outcome_ESP: float64 [E, S, P] from 0 to 1, nan where missing; all nan of a run that is not there. Of an
             entrant that is not trained the first seed that is there counts.
         seed: of the resampling.
+        alone: entrants that have no such opponent: nothing of them is missing.
     """
     rows = [_rows(outcome_SP, trained) for outcome_SP, trained in zip(outcome_ESP, design.is_trained, strict=True)]
     of_cells = [_mean(row, prompts) for row in rows]
     names = design.names
     known = [(e, found) for e, found in enumerate(of_cells) if found is not None]
     correlation, noisier_E = _runs(rows, design, of_cells)
-    cells = {name: Cell(None, num_missing=outcome_ESP.shape[-1]) for name in names}
+    cells = {name: Cell(None, num_missing=0 if name in alone else outcome_ESP.shape[-1]) for name in names}
     contrasts = [design.contrast(e) for e, _ in known]
     how = _errors([found for _, found in known], contrasts, [0] * len(known), correlation, noisier_E)
     for (e, found), sure in zip(known, how, strict=True):

@@ -60,7 +60,10 @@ def measures_of(results: Results) -> Measures:
     """Compute every measure; the first opponent is the headline's."""
     design = design_of(results)
     prompts = prompts_of(results)
-    by_opponent = [compare(results.outcome_ESVP[:, :, v], design, prompts) for v in range(len(results.opponents))]
+    by_opponent = [
+        compare(results.outcome_ESVP[:, :, v], design, prompts, alone=_alone(results, opponent))
+        for v, opponent in enumerate(results.opponents)
+    ]
     rows = [
         Measure(f"win_rate_{number}" if number else "win_rate", against(opponent), found.cells, line=50.0)
         for number, (opponent, found) in enumerate(zip(results.opponents, by_opponent, strict=True))
@@ -102,6 +105,11 @@ def prompts_of(results: Results) -> Prompts:
 
 def against(opponent: str) -> str:
     return "win rate % vs own start" if opponent == START else f"win rate % vs {opponent}"
+
+
+def _alone(results: Results, opponent: str) -> list[str]:
+    """Entrants that this opponent is not: itself, and with START those that started from no entrant."""
+    return [e.name for e in results.entrants if e.name == opponent or (opponent == START and e.start is None)]
 
 
 def _of_runs(results: Results, x_ES: np.ndarray) -> dict[str, Cell | None]:
@@ -228,8 +236,21 @@ def _off_task(results: Results, notes: list[str]) -> list[Measure]:
     rows += [replace(m, key=f"off_task_{m.key}", label=label + m.label) for m in _perplexity(off, design, prompts, [])]
     rows += [m for m in _health(off, design, prompts, key="off_task_", label=label) if m.key == "off_task_repetition"]
     guards = guards_of(results)
-    notes += [f"Off-task guard against base, {name}: {guard_line(guard)}." for name, guard in guards.items()]
+    notes += [f"Off-task guard against base, {names}: {line}." for line, names in _alike(guards)]
     return rows
+
+
+def _alike(guards: Mapping[str, Guard]) -> list[tuple[str, str]]:
+    """What is said of each guard, with the names that it is said of; those that pass are said together."""
+    passed = {name: guard for name, guard in guards.items() if guard.answer == "passes"}
+    found = [(guard_line(guard), name) for name, guard in guards.items() if name not in passed]
+    if len(passed) < 2:
+        return [(guard_line(guard), name) for name, guard in passed.items()] + found
+    nearest = min(passed, key=lambda name: (passed[name].low or 0.0) + (passed[name].margin or 0.0))
+    return [
+        (f"pass; nearest to its margin is {nearest}, which {guard_line(passed[nearest])}", ", ".join(passed)),
+        *found,
+    ]
 
 
 def guards_of(results: Results) -> dict[str, Guard]:

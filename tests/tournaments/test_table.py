@@ -89,6 +89,15 @@ def test_no_number_is_made_up_where_nothing_was_judged() -> None:
     assert found.text() and found.csv() and found.json() and found.latex()
 
 
+def test_nothing_is_missing_of_an_entrant_that_is_its_own_opponent() -> None:
+    outcome = made_results(num_prompts=40).outcome_ESVP.copy()
+    outcome[0] = math.nan  # the base: against itself, and without a start
+    outcome[3, 0, 0, :2] = math.nan
+    for opponents in (("base", "start"), ("start", "base")):
+        notes = make_table(made_results(num_prompts=40, outcome_ESVP=outcome, opponents=opponents)).notes
+        assert "Prompts without a score, left out of every pair that they are in: dpo 2." in notes
+
+
 def test_a_sweeps_pick_says_what_it_promises_too_much() -> None:
     entrants = tuple(
         entry if entry.name not in ("dpo", "grpo") else type(entry)(**vars(entry) | {"sweep": "beta"})
@@ -117,7 +126,8 @@ def test_what_a_second_judge_and_other_prompts_say_stands_in_the_table() -> None
     assert dpo is not None and dpo.num_prompts == 10 and dpo.mean == pytest.approx(100 * outcome[3, 0, 0, :10].mean())
     assert by_key["off_task_perplexity"].cells["dpo"].mean == pytest.approx(7)  # type: ignore[union-attr]
     notes = " ".join(found.notes)
-    assert "guard against base, dpo: passes: +0.0" in notes and "against base, grpo: does not pass: -50.0" in notes
+    assert "guard against base, sft, lenpen, dpo: pass; nearest to its margin is " in notes
+    assert "against base, grpo: does not pass: -50.0" in notes
     assert "Every step of sft, dpo was clipped" in notes and "read the first 10 prompts" in notes
 
 
