@@ -16,8 +16,6 @@ from alignkit.runs import FILE as RUN_FILE
 from alignkit.scoring.functions.given import names_of
 from alignkit.units import Pairs
 
-_MOST_HELD = 0.3  # share of the rows that is proposed to be held back
-
 
 def train(
     method: str,
@@ -72,21 +70,16 @@ def _foreseen(training: int, validation: int, *, is_default: bool) -> str | None
     Args:
         is_default: the rows were split by default, so that another --split is worth a word.
     """
-    from alignkit.judging.planner import DIFFERENCE, detectable, prompts_for
+    from alignkit.judging.foresight import better_split, finds, validation_finds
+    from alignkit.judging.planner import DIFFERENCE, prompts_for
 
-    def finds(num_prompts: int) -> str:
-        found = detectable(num_prompts)
-        return "no difference" if found is None else f"{found:.0f} points"
-
-    wanted = prompts_for(DIFFERENCE)
-    if validation >= wanted:
+    if validation >= prompts_for(DIFFERENCE):
         return None
-    prompts = "prompt finds" if validation == 1 else "prompts find"
-    text = f"verdict: {validation} validation {prompts} {finds(validation)}, {wanted} find {DIFFERENCE:g} points"
-    share = min(_MOST_HELD, wanted / (training + validation))
-    more = round(share * (training + validation))
-    if is_default and more > 2 * validation:
-        text += f"; --split {share:.2g} holds back {more}, which find {finds(more)}"
+    text = validation_finds(validation)
+    num_all = training + validation
+    if is_default and (share := better_split(num_all, validation)) is not None:
+        more = round(share * num_all)
+        text += f"; --split {share:g} holds back {more:,}, which find {finds(more)}"
     return f"{text}; `alignkit judge` also takes prompts of another file by --data"
 
 

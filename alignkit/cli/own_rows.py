@@ -16,13 +16,12 @@ from alignkit.data.reading.read import Source
 from alignkit.data.reading.rows import Row
 from alignkit.data.reading.split import held_rows
 from alignkit.errors import AlignkitError, InputError
-from alignkit.judging.planner import DIFFERENCE, detectable, prompts_for
+from alignkit.judging.foresight import better_split, finds, validation_finds
 from alignkit.presets import Line
 from alignkit.pretrained import embedded
 from alignkit.pretrained.names import find_model
 from alignkit.runs import places
 
-MOST_HELD = 0.3  # share of the rows that is held back at most
 _SHORTEST_LIMIT = 64
 
 
@@ -43,12 +42,6 @@ class OwnRows:
     split: float | None
     lengths: ColumnLengths | None
 
-    @property
-    def finds(self) -> str:
-        """What a verdict on the validation prompts finds."""
-        found = detectable(self.num_held)
-        return "no difference" if found is None else f"differences of {found:.0f} points"
-
     def max_length(self, most: int) -> Line:
         """The limit on a row, at most what the machine holds."""
         if self.lengths is None:
@@ -64,7 +57,7 @@ class OwnRows:
         """The share that is held back, where the default is too little."""
         if self.split is None:
             return []
-        why = f"holds {self.num_held} prompts back, on which a verdict finds {self.finds}"
+        why = f"holds {self.num_held} prompts back, on which a verdict finds {finds(self.num_held)}"
         return [Line("split", str(self.split), why)]
 
     def notes(self) -> list[str]:
@@ -73,9 +66,7 @@ class OwnRows:
         if self.lengths is not None:
             own = self.lengths
             lines.append(f"lengths: {own.p50:,.0f} tokens at the median, {own.p99:,.0f} at 99 %, {own.max:,} longest")
-        wanted = prompts_for(DIFFERENCE)
-        more = "" if self.num_held >= wanted else f"; {wanted} find {DIFFERENCE:g} points"
-        return [*lines, f"verdict: {self.num_held:,} validation prompts find {self.finds}{more}"]
+        return [*lines, validation_finds(self.num_held)]
 
 
 def read_own(data: str, model: str, *, limit: int) -> OwnRows | str:
@@ -96,11 +87,9 @@ def read_own(data: str, model: str, *, limit: int) -> OwnRows | str:
         if not len(key_P):
             raise InputError(f"{data}: no row")
         is_held = held_rows(key_P, None)
-        wanted, num_prompts = prompts_for(DIFFERENCE), len(np.unique(key_P))
-        share = min(MOST_HELD, round(wanted / num_prompts, 2))
-        split = None
-        if len(np.unique(key_P[is_held])) < wanted and round(share * num_prompts) > 2 * is_held.sum():
-            split, is_held = share, held_rows(key_P, str(share))
+        split = better_split(len(np.unique(key_P)), len(np.unique(key_P[is_held])))
+        if split is not None:
+            is_held = held_rows(key_P, str(split))
     except AlignkitError as error:
         return f"{error.line}: the numbers are not of these rows"
     ((kind, _),) = kinds.most_common(1)

@@ -96,7 +96,7 @@ def test_init_reads_the_rows_that_it_is_given(capsys: pytest.CaptureFixture[str]
     text, (_, said) = Path("alignkit.toml").read_text(), capsys.readouterr()
     assert "rows: 45 pairs train, 19 prompts validate" in said
     assert re.search(r"^lengths: \d+ tokens at the median, \d+ at 99 %, \d+ longest$", said, re.M)
-    assert re.search("verdict: 19 validation prompts find differences of .. points; 874 find 5 points", said)
+    assert re.search("verdict: 19 validation prompts find differences of .. points, 874 find 5 points", said)
     assert re.search(r"^memory [\d,]+ MiB on", said, re.M)
     settings = judge_settings({})
     assert settings.data.split == "0.3" and settings.data.max_length == 64
