@@ -34,7 +34,7 @@ from alignkit.data.reading.fields import (
 )
 from alignkit.data.reading.tools import read_calls, read_tools
 from alignkit.data.reading.written_turns import refuse_written_turns
-from alignkit.errors import InputError
+from alignkit.errors import InputError, nearest
 
 Message = Mapping[str, Any]
 """{"role", "content"} as text; {"weight": 0} where an assistant's turn is not to be scored; and what is in CARRIED.
@@ -323,7 +323,9 @@ def _role(message: Mapping[str, Any], where: str) -> str:
     if own in _REFUSED_ROLES:
         field = _REFUSED_ROLES[own]
         raise InputError(f"{where}: a message has the role {own!r}: {field.says}; {field.instead.format(own)}")
-    raise InputError(f"{where}: a message has the role {own!r}; known are {', '.join(_ROLES)}: rename it")
+    raise InputError(
+        f"{where}: a message has the role {own!r}; known are {', '.join(_ROLES)}: rename it{nearest(own.lower(), list(_ROLES))}"
+    )
 
 
 def _content(message: Mapping[str, Any], where: str) -> str:
