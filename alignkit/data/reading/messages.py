@@ -323,8 +323,9 @@ def _role(message: Mapping[str, Any], where: str) -> str:
     if own in _REFUSED_ROLES:
         field = _REFUSED_ROLES[own]
         raise InputError(f"{where}: a message has the role {own!r}: {field.says}; {field.instead.format(own)}")
+    known = list(_ROLES)
     raise InputError(
-        f"{where}: a message has the role {own!r}; known are {', '.join(_ROLES)}: rename it{nearest(own.lower(), list(_ROLES))}"
+        f"{where}: a message has the role {own!r}; known are {', '.join(known)}: rename it{nearest(own.lower(), known)}"
     )
 
 
