@@ -25,17 +25,13 @@ from pathlib import Path
 import numpy as np
 
 from alignkit.tournaments.page import write_page
-from alignkit.tournaments.results import START, Entry, Health, Results
+from alignkit.tournaments.results import Health, Results
 from alignkit.tournaments.table import make_table
 
 _HELPERS = Path(__file__).parents[1] / "tests" / "helpers"
-_ENTRANTS = (
-    Entry("base", None, "m"),
-    Entry("sft", "sft", "m", "base"),
-    Entry("sft-lenpen", "sft-lenpen", "m", "base"),
-    Entry("dpo", "dpo", "m", "sft"),
-    Entry("grpo", "grpo", "m", "sft"),
-)
+sys.path.insert(0, str(_HELPERS))
+from tournaments import ENTRANTS, made_results  # noqa: E402
+
 _SEEDS, _PROMPTS, _STEPS, _WORDS = 3, 320, 1000, 150
 _METRICS = ("loss", "reward", "kl", "samples_length")
 _VALIDATED = ("validation/loss", "validation/kl", "validation/reward", "validation/accuracy")
@@ -109,41 +105,19 @@ def _write_metrics(run: Path) -> None:
 
 
 def _results(rng: np.random.Generator) -> Results:
-    shape = (len(_ENTRANTS), _SEEDS, _PROMPTS)
+    """The made results of the tests, with texts of a real tournament's size."""
+    shape = (len(ENTRANTS), _SEEDS, _PROMPTS)
     words = np.array(["".join(rng.choice(list("etaoinshrdlu"), rng.integers(2, 9))) for _ in range(3000)])
     text = np.empty(shape, dtype=object)
     for at in np.ndindex(shape):
         text[at] = " ".join(rng.choice(words, _WORDS))
-    outcome = rng.integers(0, 3, (*shape[:2], 2, _PROMPTS)) / 2
-    outcome[0] = math.nan
     health = ("repetition", "loops", "compression_ratio", "stock_phrases", "formatting", "empty", "truncated_share")
-    per_run = rng.uniform(1, 2, shape[:2])
-    prompts = tuple(" ".join(rng.choice(words, 40)) for _ in range(_PROMPTS))
-    return Results(
-        entrants=_ENTRANTS,
-        seeds=tuple(range(1, _SEEDS + 1)),
-        opponents=("base", START),
-        judge="made",
-        prompt_ids=tuple(f"row-{p}" for p in range(_PROMPTS)),
-        prompts=prompts,
+    return made_results(
+        _SEEDS,
+        _PROMPTS,
+        prompts=tuple(" ".join(rng.choice(words, 40)) for _ in range(_PROMPTS)),
         references=tuple(" ".join(rng.choice(words, _WORDS)) for _ in range(_PROMPTS)),
-        cluster_P=np.arange(_PROMPTS),
-        cluster_words="prompts",
-        outcome_ESVP=outcome,
-        score_ESP=rng.normal(size=shape),
-        length_ESP=rng.integers(100, 300, shape).astype(float),
-        rival_length_ESVP=rng.integers(100, 300, outcome.shape).astype(float),
-        reference_length_P=np.full(_PROMPTS, 200.0),
-        nats_ESP=rng.uniform(100, 300, shape),
-        reference_tokens_ESP=np.full(shape, 200.0),
-        reference_cut_ESP=np.zeros(shape),
         text_ESP=text,
-        minutes_ES=per_run,
-        answer_minutes_ES=per_run,
-        peak_mib_ES=per_run,
-        tokens_ES=per_run,
-        clipped_ES=per_run / 2,
-        kl_ES=per_run,
         health={name: Health(rng.random(shape), name, 1, False) for name in health},
-        runs={(e.name, s): f"{e.name}-{s}" for e in _ENTRANTS[1:] for s in range(1, _SEEDS + 1)},
+        runs={(e.name, s): f"{e.name}-{s}" for e in ENTRANTS[1:] for s in range(_SEEDS)},
     )
