@@ -23,6 +23,8 @@ from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
 
+from bench.forked import commit
+
 ROOT = Path(__file__).parents[1]
 COLUMNS = 80
 GOALS = {
@@ -182,7 +184,9 @@ def main() -> None:
         missed = "" if goal is None or value <= goal else "  <- not met"
         print(f"{key:<18} {value:>9,.1f}  {'' if goal is None else f'at most {goal:g}'}{missed}")
     if only is None:
-        (ROOT / "bench/results/first_hour.json").write_text(json.dumps(found, indent=1) + "\n")
+        (ROOT / "bench/results/first_hour.json").write_text(
+            json.dumps({"figures": found, "goals": GOALS, "commit": commit(), "cpus": os.cpu_count()}, indent=1) + "\n"
+        )
 
 
 if __name__ == "__main__":
