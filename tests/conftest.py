@@ -11,6 +11,8 @@ import hypothesis
 import pytest
 from places import TESTS
 
+from alignkit.data.reading.said import say_anew
+
 hypothesis.settings.register_profile("alignkit", deadline=None)  # a busy machine is no failure; pytest has a timeout
 hypothesis.settings.load_profile("alignkit")
 
@@ -48,6 +50,12 @@ def own_ledger(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mon
 def own_configuration(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """Give each test a user's configuration of its own: what was agreed to stands there."""
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.mktemp("configuration")))
+
+
+@pytest.fixture(autouse=True)
+def own_lines() -> None:
+    """Let each test hear what was said once in another."""
+    say_anew()
 
 
 @pytest.fixture

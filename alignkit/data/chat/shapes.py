@@ -32,6 +32,7 @@ from alignkit.data.chat.layouts import (
 from alignkit.data.chat.template import Rendering, Template, texts
 from alignkit.data.encoding.texts import FlatTexts, TextWithSpans, offsets_of
 from alignkit.data.reading.messages import Message, riders_of, tools_of
+from alignkit.data.reading.said import say_once
 from alignkit.errors import InputError
 
 _SAMPLED = 16  # the first conversations of each shape, rendered in full too, and then one in _SAMPLED_EVERY
@@ -105,7 +106,6 @@ class SchemaRenderer:
         self._ends: dict[int, str] = {}
         self._turn_of_kind: dict[Any, ScoredTurn] = {}
         self._has_thoughts: bool | None = None
-        self._said: set[str] = set()  # what was said of supplied text
         self._shapes: dict[Any, MessageSchema] = {}
 
     @property
@@ -213,7 +213,7 @@ class SchemaRenderer:
         for key in wrong:
             shape = self._shapes[key]
             shape.layout = None
-            _log.warning("the chat template does not write every content as it is: rendered in full from here on")
+            say_once("the chat template does not write every content as it is: rendered in full from here on")
             if shape.given:
                 raise InputError(
                     "this chat template looks at contents in a way that was not seen at once, so that earlier rows may "
@@ -371,16 +371,13 @@ class SchemaRenderer:
 
     def _say_supplied(self, turns: Sequence[ScoredTurn]) -> None:
         """Say once what the template writes before answers that no prompt has."""
-        for supplied in {turn.supplied for turn in turns if turn.supplied.strip()} - self._said:
-            self._said.add(supplied)
+        for supplied in dict.fromkeys(turn.supplied for turn in turns if turn.supplied.strip()):
             hint = ""
             if "enable_thinking" in self._template.text:
                 hint = "; --template-kwargs enable_thinking=false may put it into prompts"
-            _log.warning(
-                "the chat template writes %r before an answer, which a sampled model's prompt does not end with: it is "
-                "not scored%s",
-                supplied,
-                hint,
+            say_once(
+                f"the chat template writes {supplied!r} before an answer, which a sampled model's prompt does not end "
+                f"with: it is not scored{hint}"
             )
 
     def _check_whole(self, sample: Conversation, text: str) -> None:

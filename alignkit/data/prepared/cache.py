@@ -209,7 +209,8 @@ def _join(parts: list[Stored], folder: Path, columns: Mapping[str, str], *, name
             these = [(parts[owner[n]], int(inside[n])) for n in order[start : start + CHUNK_ROWS]]
             trees = Prepared([part.trees[at] for part, at in these], [part.rows[at] for part, at in these])
             writer.add(trees, numbers[order[start : start + CHUNK_ROWS]].tolist())
-        writer.finish(parts[0].notes, name=name)
+        said = list(dict.fromkeys(line for part in parts for line in part.notes.get("said", ())))
+        writer.finish({**parts[0].notes, **({"said": said} if said else {})}, name=name)
     finally:
         writer.close()
 

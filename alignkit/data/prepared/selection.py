@@ -21,6 +21,7 @@ from alignkit.data.reading.keys import Keys, OwnIds, content_key, id_key
 from alignkit.data.reading.pairing import UNLABELLED, label_code, paired, partners
 from alignkit.data.reading.read import Source, is_data, refuse_among_data
 from alignkit.data.reading.rows import Row
+from alignkit.data.reading.said import keeping, say_anew, say_once
 from alignkit.data.reading.same_data import data_hashes
 from alignkit.data.reading.split import derived_seed, held_rows
 from alignkit.errors import InputError, UsageError
@@ -48,6 +49,8 @@ class Selection:
         self.source = Source(section.data, section.read_as, section.limit)
         apart = section.split is not None and is_data(section.split)
         self.apart = Source(section.split or "", section.read_as) if apart else None
+        self._lines: dict[str, None] = {}  # what was said of the rows, to be said again where they come from the cache
+        say_anew()
         self._duplicates: dict[int, str] = {}  # names of the first few rows that repeat another, by their place
 
     def prepare(
@@ -74,7 +77,10 @@ class Selection:
             notes=lambda: {**self._notes(), "files": prints},
             unchanged=lambda: self._fingerprints() == prints,
         )
-        stored = prepare_cached(preparation, cache_folder() / "prepared", shard=shard)
+        with keeping(self._lines):
+            stored = prepare_cached(preparation, cache_folder() / "prepared", shard=shard)
+            for line in stored.notes.get("said", ()):
+                say_once(line)
         if part == "validation" or shard is not None:
             return stored
         if not stored.trees:  # all are left out on purpose: others may validate without any, but none can train
@@ -111,6 +117,7 @@ class Selection:
             "duplicate_ids": list(self._duplicates.values()),
             "num_read": len(split.is_training),
             "num_drawn_from": split.num_drawn_from,
+            "said": list(self._lines),
         }
 
     @cached_property

@@ -8,6 +8,8 @@ A `Field` is a group of names that mean one thing. Its `use` is what is done wit
                  (`instead`), and how to leave it unread
     BESIDE_PAIR  refused in a row that has both `chosen` and `rejected`; a column of the user's own in any other
     ALONE        refused where nothing in the row is a shape that is read; a column of the user's own in any other
+    SAID         a column of the user's own that may say how good the row's only answer is; said by name where no label
+                 does, and read as one by --columns label=NAME
 
 To have a field read, change its entry's use to READ, say as what, and read it. A row's field that is in no entry is a
 column of the user's own, kept for rewards and judges; a message's is refused, since its fields decide what the model
@@ -37,9 +39,10 @@ class Use(Enum):
     REFUSED = "refused"
     BESIDE_PAIR = "refused beside `chosen` and `rejected`"
     ALONE = "refused where nothing else is read"
+    SAID = "kept for rewards, and said by name once"
 
 
-READ, HARMLESS, REFUSED, BESIDE_PAIR, ALONE = Use
+READ, HARMLESS, REFUSED, BESIDE_PAIR, ALONE, SAID = Use
 
 
 @dataclass(frozen=True)
@@ -187,6 +190,30 @@ SCORES = (
     Field("status", READ, "`tie` is a tie"),
 )
 """Fields that say how much better the chosen answer is."""
+
+MARKS = (
+    Field(
+        "rating ratings user_rating human_rating overall_rating score scores overall_score quality_score reward_score "
+        "user_score human_score reward stars grade points",
+        SAID,
+        "a number or a grade is no label",
+    ),
+    Field(
+        "feedback user_feedback human_feedback thumb thumbs thumbs_rating reaction vote votes upvotes downvotes "
+        "upvoted downvoted like likes liked dislike dislikes disliked verdict judgment judgement decision polarity "
+        "sentiment",
+        SAID,
+        "a word or a count is no label",
+    ),
+    Field(
+        "quality helpful helpfulness correct correctness is_helpful is_preferred is_chosen is_rejected is_accepted "
+        "is_approved is_acceptable is_wrong is_incorrect preferred accepted approved acceptable "
+        "passed preference",
+        SAID,
+        "whether it is meant as a label is not said",
+    ),
+)
+"""Fields that may say how good a row's only answer is; some have another meaning in rows of other shapes."""
 
 FURTHER = (
     Field("id", READ, "the row's name; without it a hash of the row"),
@@ -382,6 +409,7 @@ PART = (
 TABLES: Mapping[str, Sequence[Field]] = {
     "what makes the prompt and the answers": SHAPE,
     "which answer is better, and by how much": SCORES,
+    "beside a row's only answer, where there is no label": MARKS,
     "further fields of a row": FURTHER,
     "fields of a message": MESSAGE,
     "roles": ROLE,
@@ -433,7 +461,14 @@ def letters(name: str) -> str:
     return name.lower().replace("_", "").replace("-", "").replace(" ", "")
 
 
+_MARKS = frozenset(map(letters, used(MARKS, SAID)))
 _BY_LETTERS = {letters(name): name for name in sorted(_CHANGES_ROWS, reverse=True)}
+
+
+@lru_cache(maxsize=4096)
+def marks(found: tuple[str, ...]) -> tuple[str, ...]:
+    """Of a row's field names, those that may say how good its only answer is, however they are spelt."""
+    return tuple(name for name in found if letters(str(name)) in _MARKS)
 
 
 @lru_cache(maxsize=4096)

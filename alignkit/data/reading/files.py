@@ -7,14 +7,13 @@ No file is held in memory. A row's place is a line where the file has lines. Fol
 from __future__ import annotations
 
 import json
-import logging
 import zlib
 from collections.abc import Iterator
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 from alignkit.data.reading.json_rows import read_json
+from alignkit.data.reading.said import say_once
 from alignkit.data.reading.tables import read_arrow, read_csv, read_parquet
 from alignkit.data.reading.text_files import Line
 from alignkit.errors import InputError
@@ -30,7 +29,6 @@ SUFFIXES = (
 _READ = "JSON (.jsonl, .json, .ndjson, each also .gz and .zst), .csv, .tsv (also .gz), .parquet, .arrow and .feather"
 _ABOUT_DATA = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json")
 _NO_DATA = (".md", ".rst", ".py", ".yaml", ".yml", ".lock")
-_log = logging.getLogger(__name__)
 
 
 def files_of(path: Path) -> list[Path]:
@@ -115,8 +113,3 @@ def _about(file: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise InputError(f"{file}: cannot be read: {error}; write the data set again") from error
     return found if isinstance(found, dict) else {}
-
-
-@cache
-def say_once(line: str) -> None:
-    _log.warning("%s", line)

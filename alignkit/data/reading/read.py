@@ -22,13 +22,15 @@ import numpy as np
 from alignkit.data.reading import mixing
 from alignkit.data.reading.cells import says_nothing
 from alignkit.data.reading.dataset import Dataset
-from alignkit.data.reading.fields import SHAPE, FieldRefused, candidates, misspelt
+from alignkit.data.reading.fields import SHAPE, FieldRefused, candidates, marks, misspelt
 from alignkit.data.reading.fields import names as names_of
-from alignkit.data.reading.files import SUFFIXES, Line, files_of, is_data_file, read_file, say_once
+from alignkit.data.reading.files import SUFFIXES, Line, files_of, is_data_file, read_file
 from alignkit.data.reading.hub import hub_files
 from alignkit.data.reading.keys import OwnIds
 from alignkit.data.reading.messages import text_of_turn
 from alignkit.data.reading.rows import Row, row_id, to_row
+from alignkit.data.reading.said import say_once
+from alignkit.display import listed
 from alignkit.errors import InputError, UsageError, nearest
 from alignkit.registry import registry
 
@@ -83,6 +85,8 @@ class Source:
                 self._say_unread(fields)
             if candidates(tuple(fields)):
                 self._say_candidates(row)
+            if marks(tuple(fields)):
+                self._say_marks(row)
             if numbered:
                 count = times[row.id] = times.get(row.id, 0) + 1
                 if count > 1:
@@ -131,6 +135,21 @@ class Source:
                 f"{self.data}: rows have {name!r} beside {read!r}, from which the {role} is read: it is kept for "
                 f"rewards and not trained on; {instead} reads it instead, --ignore-fields {name} says that it is "
                 "meant so"
+            )
+
+    def _say_marks(self, row: Row) -> None:
+        """Say once of columns that may call the row's only answer a bad one, which no label does."""
+        if row.chosen is None or row.rejected is not None or row.label is not None:
+            return
+        mapped = {*self.columns, *self.columns.values()}
+        found = [name for name in marks(tuple(row.fields)) if name not in mapped and _says(row.fields[name])]
+        if found:
+            shown = listed([repr(name) for name in found], 5)
+            say_once(
+                f"{self.data}: rows have {shown}, which may say how good the answer is: kept for rewards and not read "
+                f"as a label, so where answers are trained on, bad ones are too; --columns label={found[0]} reads it "
+                f"where it is true or false, 1 or 0, else write a 'label'; --ignore-fields {','.join(found)} says that "
+                "it is meant so"
             )
 
     def _counted(
@@ -238,6 +257,11 @@ def refuse_among_data(option: str, out: Path, reads: Iterable[str | None], *, is
                 f"{option} {out}: it would stand in {name}, a folder whose files are all read as rows; name a place "
                 "outside of it"
             )
+
+
+def _says(mark: Any) -> bool:
+    """Whether a mark says something; false does."""
+    return mark is False or not says_nothing(mark)
 
 
 def _texts(value: Any) -> Iterator[str]:

@@ -84,6 +84,31 @@ def test_answers_of_one_prompt_are_paired_in_order_wherever_they_stand(chat: Cha
     assert again.from_cache and pairs_of(again) == pairs_of(found)
 
 
+def test_lines_about_columns_are_said_again_where_rows_come_from_the_cache(
+    chat: Chat, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = [{"prompt": f"{n}", "completion": "yes", "rating": n, "sytem": "Be brief."} for n in range(4)]
+    write([*rows, {"instruction": "5", "output": "no", "Answer": "maybe"}])
+    said = []
+    for is_cached in (False, True, True):
+        caplog.clear()
+        selection = Selection(DataSection(data="rows.jsonl", split="first-1"))
+        options = {"unit": Chosen(), "max_length": 10_000, "train_on": None, "whole_answer": False}
+        parts = [selection.prepare(part, chat, options) for part in ("training", "validation")]
+        assert [part.from_cache for part in parts] == [is_cached] * 2
+        said.append([record.message for record in caplog.records])
+    assert said[0] == said[1] == said[2] and len(said[0]) == 3
+    assert all(any(name in line for line in said[0]) for name in ("'rating'", "'sytem'", "'Answer'"))
+    for entry in Path("cache/prepared").iterdir():
+        if entry.is_dir():
+            entry.rename(entry.with_name(f"{entry.name}-aside"))
+    for shard in ((1, 2), (2, 2)):
+        prepared(chat, Chosen(), shard=shard)
+    caplog.clear()
+    prepared(chat, Chosen())  # put together from the two
+    assert [record.message for record in caplog.records] == said[0]
+
+
 def test_partners_are_those_of_a_plain_count() -> None:
     chance = np.random.default_rng(0)
     prompt_P, label_P = chance.integers(0, 40, 500), chance.integers(0, 3, 500).astype(np.int8)

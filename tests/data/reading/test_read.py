@@ -361,6 +361,44 @@ def test_a_second_column_for_the_prompt_or_the_answer_is_said_by_name_with_what_
     assert not caplog.records
 
 
+TALK = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "yes"}]
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"prompt": "Hi", "completion": "yes", "rating": 1}, "rating"),
+        ({"messages": TALK, "feedback": "thumbs_down"}, "feedback"),
+        ({"conversations": TALK, "thumbs": False}, "thumbs"),
+        ({"instruction": "Hi", "output": "yes", "Quality-Score": 0, "is_helpful": 0}, "Quality-Score', 'is_helpful"),
+        ({"prompt": "Hi", "chosen": "yes", "accepted": False}, "accepted"),
+        ({"prompt": "Hi", "completion": "yes", "reward": -0.5}, "reward"),
+        ({"prompt": "Hi", "completion": "yes", "vote": None, "score": float("nan"), "verdict": ""}, ""),
+        ({"prompt": "Hi", "completion": "yes", "label": True, "rating": 5}, ""),  # the label says it
+        ({"prompt": "Hi", "chosen": "yes", "rejected": "no", "score": 5}, ""),
+        ({"prompt": "Hi", "score": 5}, ""),
+        ({"messages": TALK[:1], "score": 5}, ""),
+    ],
+)
+def test_a_mark_of_an_answer_that_is_no_label_is_said_with_what_reads_it(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, fields: dict[str, Any], said: str
+) -> None:
+    file = write(tmp_path / "marked.jsonl", [fields | {"n": n} for n in range(2)])
+    assert all(row.label is fields.get("label") for row in Source(file).rows())
+    assert len(caplog.records) == bool(said) and (not said or f"rows have '{said}', which may say" in caplog.text)
+    caplog.clear()
+    list(Source(file, dict.fromkeys(said.split("', '"), "") if said else {}).rows())
+    assert not caplog.records
+
+
+def test_what_a_hint_about_a_mark_names_reads_it_as_a_label(tmp_path: Path) -> None:
+    file = write(tmp_path / "marked.jsonl", [{"prompt": "Hi", "completion": "yes", "thumbs": n} for n in (1, 0)])
+    assert [row.label for row in Source(file, {"label": "thumbs"}).rows()] == [True, False]
+    file = write(tmp_path / "stars.jsonl", [{"prompt": "Hi", "completion": "yes", "rating": n} for n in (1, 5)])
+    with pytest.raises(InputError, match="line 2: 'label' must be true or false"):
+        list(Source(file, {"label": "rating"}).rows())
+
+
 def test_nothing_is_written_where_it_would_be_read_as_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     write(tmp_path / "set.jsonl", many("a", 2))
