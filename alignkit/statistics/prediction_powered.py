@@ -8,10 +8,12 @@ prompt i was asked about, and b, c from a regression of y on f weighted by 1 / p
 
 h is the regression's leverage, as in HC3 (MacKinnon and White 1985). The first part of V is what asking about some
 prompts alone leaves open, the second what the prompts themselves do: r is the correlation of two votes in one cluster
-of prompts, from 0 to 1, and m the prompts of a cluster, the mean weighted by size. The interval is Student's with n - 2
-degrees of freedom (over clusters Satterthwaite's of both parts, the second with G_eff - 1), on the log odds of theta,
-where it is less skewed, with its tails at 0.8 of their nominal share: of 50 yes-or-no votes, of which few disagree with
-the judge, the plain one held the truth in 92 of 100 cases (bench/verdict_votes.py).
+of prompts, from 0 to 1 (`_correlation`), and m the prompts of a cluster, the mean weighted by size. The interval is
+Student's with n - 2 degrees of freedom (over clusters Satterthwaite's of both parts: the second has as relative
+variance 2 / (G_eff - 1) and that of 1 + r (m - 1), as few votes say little of r; not where r is cut at 0, which would
+hold the truth in 99 of 100 cases), on the log odds of theta, where it is less skewed, with its tails at 0.8 of their
+nominal share: of 50 yes-or-no votes, of which few disagree with the judge, the plain one held the truth in 92 of 100
+cases (bench/verdict_votes.py).
 A judge that knows nothing of the votes gives b = 0 and costs nothing; with uniform asking the width is
 sqrt(1 - r^2 (1 - n/N)) of that of the votes alone, r the correlation of y and f.
 Source: prediction-powered inference with its power tuned (Angelopoulos et al. 2023, PPI++), which for a mean is the
@@ -122,8 +124,12 @@ def prediction_powered(
     covariance = float(weight_K @ (vote_K * judge_K))
     slope = covariance / judge_variance if judge_variance > _NOTHING else 0.0
     units = Clusters.single(size) if clusters is None else clusters
-    alike = _correlation(vote_K, weight_K, units.number_P[at_K], vote_variance)
-    of_prompts = vote_variance * n / (n - 1) / size * (1 + alike * (size / units.effective - 1))
+    alike, noise, shown = _correlation(vote_K, weight_K, units.number_P[at_K])
+    of_clusters = 1 + alike * (size / units.effective - 1)
+    of_prompts = vote_variance / max(shown, 0.5) / size * of_clusters
+    # half the relative variance of `of_prompts`, which is the inverse of its degrees of freedom
+    noise = noise * ((size / units.effective - 1) / of_clusters) ** 2 / 2 if alike else 0.0
+    doubt = 1 / max(units.effective - 1, 1.0) + noise
     leverage_K = weight_K + (weight_K * judge_K**2 / judge_variance if judge_variance > _NOTHING else 0.0)
 
     def interval(b: float, leverage_K: np.ndarray, freedom: float) -> tuple[float, float, float]:
@@ -133,7 +139,7 @@ def prediction_powered(
         spread = float(((1 - chance_K) / chance_K**2 * apart_K**2).sum()) / size**2
         error = math.sqrt(spread + of_prompts)
         if units.num < size and error > 0:
-            known = spread**2 / freedom + of_prompts**2 / max(units.effective - 1, 1.0)
+            known = spread**2 / freedom + of_prompts**2 * doubt
             freedom = min(freedom, error**4 / known)
         inside = min(max(mean, _EDGE), 1 - _EDGE)
         reach = float(t.ppf(1 - _CAUTION * (1 - level) / 2, freedom)) * error / (inside * (1 - inside))
@@ -157,14 +163,28 @@ def prediction_powered(
     )
 
 
-def _correlation(vote_K: np.ndarray, weight_K: np.ndarray, cluster_K: np.ndarray, variance: float) -> float:
-    """Correlation of two votes in one cluster, from 0 to 1: their mean product over all such pairs, over the variance.
+def _correlation(vote_K: np.ndarray, weight_K: np.ndarray, cluster_K: np.ndarray) -> tuple[float, float, float]:
+    """Correlation r of two votes in one cluster, from 0 to 1, its variance, and the share of a vote's that is shown.
+
+    R = mean product over all pairs of one cluster, over the variance. Both are of votes less their mean, which goes
+    with the clusters that were asked about much: with a the weights, S_i what those of i's cluster sum to,
+
+        A0 = sum a_i^2 (S_i - a_i), A1 = sum a_i (S_i - a_i)^2, W = sum a_i^2, P = sum a_i (S_i - a_i)
+        E[variance] = s^2 (1 - W - r P)                     R = (r P - 2 (A0 + r A1) + P (W + r P)) / P (1 - W - r P)
 
     Args:
-        vote_K: float64 [K], less their mean.
+        vote_K: float64 [K], less their weighted mean.
+        weight_K: float64 [K], sums to 1.
     """
-    product = float((np.bincount(cluster_K, weight_K * vote_K) ** 2).sum() - ((weight_K * vote_K) ** 2).sum())
-    pairs = float((np.bincount(cluster_K, weight_K) ** 2).sum() - (weight_K**2).sum())
+    others_K = np.bincount(cluster_K, weight_K)[cluster_K] - weight_K
+    squares, pairs = float((weight_K**2).sum()), float((weight_K * others_K).sum())
+    variance = float(weight_K @ vote_K**2)
     if pairs <= _NOTHING or variance <= _NOTHING:
-        return 0.0
-    return min(max(product / pairs / variance, 0.0), 1.0)
+        return 0.0, 0.0, 1 - squares
+    product = float((np.bincount(cluster_K, weight_K * vote_K) ** 2).sum() - ((weight_K * vote_K) ** 2).sum())
+    ratio = product / pairs / variance
+    a0, a1 = float((weight_K**2 * others_K).sum()), float((weight_K * others_K**2).sum())
+    r = (ratio * pairs * (1 - squares) + 2 * a0 - squares * pairs) / (pairs - 2 * a1 + pairs**2 * (1 + ratio))
+    r = min(max(r, 0.0), 1.0)
+    noise = 2 * float((np.bincount(cluster_K, weight_K**2) ** 2).sum() - (weight_K**4).sum()) / pairs**2 * (1 - r) ** 2
+    return r, noise, 1 - squares - r * pairs

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from alignkit.statistics.prediction_powered import chances, keys_of, prediction_powered, weights_of
+from alignkit.statistics.resampling import Clusters
 
 
 def test_with_uniform_asking_it_is_the_regression_estimator() -> None:
@@ -86,3 +87,20 @@ def test_asking_more_about_some_does_not_move_the_estimate() -> None:
         at_K = np.argsort(key_N)[:80]
         means.append(prediction_powered(vote_N[at_K], at_K, judge_N, chances(key_N, weight_N, 80)).mean)
     assert np.mean(means) == pytest.approx(1 / 3 * 0.8 + 2 / 3 * 0.4, abs=0.012)
+
+
+def test_votes_in_few_unequal_clusters_hold_the_truth_as_often_as_they_say() -> None:
+    sizes = [round(200 * 0.8**number) for number in range(20)]  # as informative as 8.8 equal ones
+    clusters = Clusters.of([number for number, size in enumerate(sizes) for _ in range(size)])
+    rng, size, held, held_alone = np.random.default_rng(2), sum(sizes), 0, 0
+    chance_N = np.full(size, 50 / size)
+    for _ in range(1000):  # the judge knows nothing; a cluster's prompts are won in 80 or in 20 % of cases
+        rate_N = np.where(rng.random(20) < 0.5, 0.8, 0.2)[clusters.number_P]
+        vote_N, judge_N = (rng.random(size) < rate_N).astype(float), (rng.random(size) < 0.5).astype(float)
+        at_K = rng.permutation(size)[:50]
+        found = prediction_powered(vote_N[at_K], at_K, judge_N, chance_N, clusters=clusters)
+        held += found.low <= 0.5 <= found.high
+        alone = prediction_powered(vote_N[at_K], at_K, judge_N, chance_N)
+        held_alone += alone.low <= 0.5 <= alone.high
+    assert held / 1000 >= 0.93
+    assert held_alone / 1000 < 0.85  # as if every prompt were evidence by itself
