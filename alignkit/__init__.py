@@ -3,7 +3,7 @@
     run = alignkit.train(METHOD, model="Qwen/Qwen2.5-0.5B", data=rows)
     alignkit.judge(run, vs="Qwen/Qwen2.5-0.5B")
 
-METHOD is a name that `alignkit plugins list` shows. What does something is loaded on first use, because it needs torch.
+METHOD is a name that `alignkit plugins list` shows. Every name is loaded on first use: some need torch.
 """
 
 # No import stands before this, not even of __future__: `python -m alignkit` (and torchrun -m) puts the working folder
@@ -16,13 +16,12 @@ if getattr(sys, "argv", [])[:1] == ["-m"] and not sys.flags.safe_path:
 
 from typing import TYPE_CHECKING
 
-from alignkit.methods import Batch, Method, MethodConfig
-from alignkit.registry import hookimpl
-
 if TYPE_CHECKING:
     from alignkit.api.python import Model, chat, evaluate, export, generate, judge, load, tournament, train
     from alignkit.api.runs import Run
     from alignkit.judging.verdict import Verdict
+    from alignkit.methods import Batch, Method, MethodConfig
+    from alignkit.registry import hookimpl
 
 __version__ = "0.1.0"
 __all__ = [
@@ -43,7 +42,8 @@ __all__ = [
     "tournament",
     "train",
 ]
-_PLACES = {"Run": "alignkit.api.runs", "Verdict": "alignkit.judging.verdict"}
+_PLACES = {"Run": "alignkit.api.runs", "Verdict": "alignkit.judging.verdict", "hookimpl": "alignkit.registry"}
+_PLACES |= dict.fromkeys(("Batch", "Method", "MethodConfig"), "alignkit.methods")
 _PLACES |= dict.fromkeys(
     ("Model", "chat", "evaluate", "export", "generate", "judge", "load", "tournament", "train"), "alignkit.api.python"
 )

@@ -7,8 +7,6 @@ import re
 from pkgutil import resolve_name
 from typing import Any
 
-from pydantic import BaseModel
-
 from alignkit.units import unit_fault
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
@@ -67,6 +65,8 @@ def _method(cls: Any) -> list[str]:
 
 def _options(cls: Any, base: type) -> list[str]:
     """Whether Config derives from the right class and each of its options has a description."""
+    from pydantic import BaseModel  # not above: data sets and commands need none
+
     # The base class's own Config, or the name in its annotation: ClassVar[type[MethodConfig]].
     needed: Any = getattr(base, "Config", None) or resolve_name("alignkit.methods:MethodConfig")
     config = getattr(cls, "Config", None)

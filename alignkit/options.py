@@ -87,7 +87,7 @@ MAX_NUMBER = 1e9  # a timeout of 31 years; larger ones overflow timers, and no o
 class Options(BaseModel):
     """Options of a section, a method or a judge. Unknown names, nan, inf and absurd sizes are refused."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, defer_build=True)
 
     @field_validator("*")
     @classmethod

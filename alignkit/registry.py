@@ -1,24 +1,28 @@
 """Finds what plugins add, by the entry-point group `alignkit`.
 
-Plugins are loaded one entry point at a time. One that fails to import is a loud warning that names its distribution,
-not the end of every command; a name claimed by two distributions is an error that names both. (pluggy's own
-`load_setuptools_entrypoints` does neither.)
+Plugins are loaded one entry point at a time, and only when something is asked for of a kind that they may add: `--help`
+need not wait for all of them. One that fails to import is a loud warning that names its distribution, not the end of
+every command; a name claimed by two distributions is an error that names both. (pluggy's own
+`load_setuptools_entrypoints` does none of it.)
 """
 
 from __future__ import annotations
 
 import functools
 import importlib.metadata
+import importlib.util
 import logging
+import threading
 import traceback
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
 
 import pluggy
 
 from alignkit import hookspecs
-from alignkit.contract import findings
 from alignkit.errors import AlignkitError, UsageError, nearest
 
 GROUP = "alignkit"
@@ -32,11 +36,32 @@ KINDS = {
     "preset": "register_presets",
     "command": "register_commands",
 }
-COMMANDS = tuple(
-    "train runs judge tournament vote report generate evaluate chat export probe ledger data plugins init config trust "
-    "doctor".split()
-)
-"""The commands that alignkit itself has, in the order in which they are used."""
+COMMANDS = {
+    "train": "Train a model with a method; `alignkit train METHOD --help` shows its options, "
+    "`alignkit train --resume RUN` goes on with a run.",
+    "runs": "List the runs, compare two of them, or remove some.",
+    "judge": "Compare models' answers on the same prompts: better, worse, no difference that matters, not enough "
+    "evidence.",
+    "tournament": "Train several ways on the same rows, over seeds, judge all alike, and say which are better.",
+    "vote": "Vote on two models' answers, blind, on a local page; Ctrl-C ends it, the same command goes on.",
+    "report": "Write a run's report.html again: verdicts, answers, what it was, curves; also while it trains.",
+    "generate": "Answer prompts; one JSON object per line, with token counts and the reason each answer ended.",
+    "evaluate": "Measure BLEU and perplexity on reference answers, mean length, and repetition, boilerplate and "
+    "format.",
+    "chat": "Talk to a model in the terminal; with --vs two models hear the same questions.",
+    "export": "Write a trained model into a folder, load it again, and say how far it is from what was trained.",
+    "probe": "Measure how often a judge prefers the right answer, and a plain one over empty, copied or padded ones.",
+    "ledger": "Look at the scores that judges and rewards gave; none is asked for twice.",
+    "data": "Look at data as the model will see it.",
+    "plugins": "What plugins add: methods, judges, data sets, samplers, trackers.",
+    "init": "Write alignkit.toml: for this machine, or a preset's set-up.",
+    "config": "What alignkit.toml may hold, and what holds now.",
+    "trust": "Agree to the code, addresses, keys, costs and folders that a folder's files name; what is typed needs "
+    "none.",
+    "doctor": "Look at the installation and the machine, then run the start-up checks on a small model.",
+}
+"""The commands that alignkit itself has, in the order in which they are used, with their lines in `alignkit --help`,
+where none of their modules is imported."""
 hookimpl = pluggy.HookimplMarker(GROUP)
 _logger = logging.getLogger(__name__)
 
@@ -54,12 +79,57 @@ class Plugin:
     error: str | None = None
 
 
-@dataclass
-class Registry:
-    """All that was found: `found[kind][name]` and the entry points that failed."""
+class Found(dict[str, dict[str, list[Plugin]]]):
+    """What plugins add: `found[kind][name]`. Asking for a kind imports the plugins that may add something of it."""
 
-    found: dict[str, dict[str, list[Plugin]]] = field(default_factory=lambda: {kind: {} for kind in KINDS})
-    broken: list[Plugin] = field(default_factory=list)
+    def __init__(self, load: Callable[[str], None]) -> None:
+        super().__init__({kind: {} for kind in KINDS})
+        self._load = load
+
+    def __getitem__(self, kind: str) -> dict[str, list[Plugin]]:
+        self._load(kind)
+        return super().__getitem__(kind)
+
+    def add(self, plugin: Plugin) -> None:
+        """Keep a plugin, without asking for others of its kind."""
+        super().__getitem__(plugin.kind).setdefault(plugin.name, []).append(plugin)
+
+
+class Registry:
+    """All that plugins add, and the entry points that failed.
+
+    Args:
+        points: the entry points of plugins, none of them imported yet.
+    """
+
+    def __init__(self, points: Iterable[EntryPoint] = ()) -> None:
+        self.found = Found(self._load)
+        self._waiting = list(points)
+        self._broken: list[Plugin] = []
+        self._lock = threading.RLock()  # a judge's thread may be the first to ask for a kind
+
+    @property
+    def broken(self) -> list[Plugin]:
+        """Every entry point that cannot be loaded."""
+        self._load(None)
+        return self._broken
+
+    def _load(self, kind: str | None) -> None:
+        """Import the plugins that may add something of a kind; all of them where it is None."""
+        with self._lock:
+            wanted = [point for point in self._waiting if kind is None or _may_add(point, KINDS[kind])]
+            for point in wanted:
+                self._waiting.remove(point)
+                self._import(point)
+
+    def _import(self, point: EntryPoint) -> None:
+        distribution, version = (point.dist.name, point.dist.version) if point.dist else ("unknown", "0")
+        try:
+            self.add_module(point.load(), distribution=distribution, version=version)
+        except Exception as error:  # a third party's code may raise anything; it must not end every command
+            reason = str(error) if isinstance(error, AlignkitError) else f"{type(error).__name__}: {error}"
+            _logger.warning("plugin %s of %s %s cannot be loaded: %s", point.value, distribution, version, reason)
+            self._broken.append(Plugin("broken", point.name, None, distribution, version, point.value, reason))
 
     def add_module(self, module: Any, *, distribution: str, version: str) -> None:
         """Call every hook of one plugin module and keep all that it registers, or nothing where a hook fails."""
@@ -70,7 +140,7 @@ class Registry:
         added: list[Plugin] = []
 
         def register(kind: str, cls: Any) -> None:
-            if kind != "command" and (found := findings(kind, cls)):
+            if kind != "command" and (found := _findings(kind, cls)):
                 raise UsageError(f"{KINDS[kind]}: {'; '.join(found)}")
             name = _command_name(cls) if kind == "command" else cls.name
             added.append(Plugin(kind, name, cls, distribution, version, module.__name__))
@@ -78,7 +148,7 @@ class Registry:
         for kind, hook in KINDS.items():
             getattr(manager.hook, hook)(register=functools.partial(register, kind))
         for plugin in added:
-            self.found[plugin.kind].setdefault(plugin.name, []).append(plugin)
+            self.found.add(plugin)
 
     def find(self, kind: str, name: str) -> Any:
         """Return the class (or the command) of that kind and name.
@@ -87,6 +157,8 @@ class Registry:
             UsageError: no plugin adds it (the nearest name is given), or two distributions do (both are named).
         """
         claims = self.found[kind].get(name, [])
+        if not claims:
+            self._load(None)  # a module may add it in a way that its text does not show
         if len(claims) > 1:
             owners = " and ".join(f"{p.distribution} {p.version} ({p.module})" for p in claims)
             raise UsageError(f"the {kind} name {name!r} is claimed by {owners}: uninstall one of them")
@@ -123,7 +195,8 @@ class Registry:
         return f"{place} of the plugin {plugin.distribution} {plugin.version} failed: {what}"
 
     def plugins(self) -> list[Plugin]:
-        """Return everything found, then what is broken, in a stable order."""
+        """Return all that there is, then what is broken, in a stable order."""
+        self._load(None)
         listed = [p for names in self.found.values() for claims in names.values() for p in claims]
         return sorted(listed, key=lambda p: (list(KINDS).index(p.kind), p.name, p.distribution)) + self.broken
 
@@ -134,18 +207,26 @@ class Registry:
 
 @functools.cache
 def registry() -> Registry:
-    """Load every installed plugin once."""
-    loaded = Registry()
-    entry_points = importlib.metadata.entry_points(group=GROUP)
-    for point in sorted(entry_points, key=lambda p: (p.dist.name if p.dist else "", p.name)):
-        distribution, version = (point.dist.name, point.dist.version) if point.dist else ("unknown", "0")
-        try:
-            loaded.add_module(point.load(), distribution=distribution, version=version)
-        except Exception as error:  # a third party's code may raise anything; it must not end every command
-            reason = str(error) if isinstance(error, AlignkitError) else f"{type(error).__name__}: {error}"
-            _logger.warning("plugin %s of %s %s cannot be loaded: %s", point.value, distribution, version, reason)
-            loaded.broken.append(Plugin("broken", point.name, None, distribution, version, point.value, reason))
-    return loaded
+    """Return what the installed plugins add."""
+    points = importlib.metadata.entry_points(group=GROUP)
+    return Registry(sorted(points, key=lambda point: (point.dist.name if point.dist else "", point.name)))
+
+
+def _may_add(point: EntryPoint, hook: str) -> bool:
+    """Whether a plugin may implement a hook: not where the text of its module names other hooks alone."""
+    module, _, inside = point.value.partition(":")
+    try:
+        source = Path(str(importlib.util.find_spec(module).origin)).read_text(encoding="utf-8")  # type: ignore[union-attr]
+    except Exception:  # no such module, or its package fails: importing it says so
+        return True
+    named = [one for one in KINDS.values() if one in source]
+    return bool(inside) or hook in named or not named or "import *" in source
+
+
+def _findings(kind: str, cls: Any) -> list[str]:
+    from alignkit.contract import findings  # needs pydantic, which a list of commands does not
+
+    return findings(kind, cls)
 
 
 def _command_name(command: Any) -> str:

@@ -8,9 +8,10 @@ from typing import Annotated, Any
 
 import typer
 
+from alignkit.cli.commands import Commands
 from alignkit.cli.options import Config, Json, Set
 
-config = typer.Typer(help="What alignkit.toml may hold, and what holds now.")
+config = typer.Typer(cls=Commands, help="What alignkit.toml may hold, and what holds now.")
 Preset = Annotated[str | None, typer.Option("--preset", metavar="NAME", help="a preset of the method, over the file")]
 Method = Annotated[
     str | None, typer.Argument(metavar="[METHOD]", help="show this method's options too; default: all methods")

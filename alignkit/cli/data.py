@@ -10,12 +10,13 @@ from typing import Annotated, Any
 import typer
 
 from alignkit.cli.audit import add_audit_command
+from alignkit.cli.commands import Commands
 from alignkit.cli.data_volume import add_volume_commands
 from alignkit.cli.options import Command, Config, Group, Json, Method, Set, with_options
 from alignkit.config.settings import DataSection, ModelSection
 from alignkit.display import on_one_line, shown
 
-data = typer.Typer(help="Look at data as the model will see it.")
+data = typer.Typer(cls=Commands, help="Look at data as the model will see it.")
 Ids = Annotated[bool, typer.Option("--ids", help="show token ids beside the text")]
 _ROWS = Group(
     "Data", DataSection, ("data", "columns", "ignore_fields", "limit", "max_length", "truncation", "train_on")

@@ -9,9 +9,10 @@ from typing import Annotated, Any
 
 import typer
 
+from alignkit.cli.commands import Commands
 from alignkit.cli.options import Json
 
-ledger = typer.Typer(help="Look at the scores that judges and rewards gave; none is asked for twice.")
+ledger = typer.Typer(cls=Commands, help="Look at the scores that judges and rewards gave; none is asked for twice.")
 Out = Annotated[Path | None, typer.Option("--out", metavar="FILE", help="write there; default: standard output")]
 
 

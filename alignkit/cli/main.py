@@ -16,43 +16,49 @@ from collections.abc import Sequence
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
 
+from alignkit.cli.commands import Commands
 from alignkit.display import LogFormatter, on_one_line, shown
 from alignkit.errors import AlignkitError, Interrupted, RunStopped, nearest
 from alignkit.gpu import lost_gpu
-from alignkit.options import synonym
-from alignkit.registry import COMMANDS
+from alignkit.registry import COMMANDS, registry
 
 _BUG = 70
 _SHOWN = 60  # characters of a name that no file can have
 
 
-class _Commands(TyperGroup):
-    """Lists alignkit's own commands in the order in which they are used, then what plugins add."""
+class _Commands(Commands):
+    """Lists alignkit's own commands in the order in which they are used, then what plugins add.
+
+    A command's module is imported when that command is named.
+    """
 
     def list_commands(self, ctx: Any) -> list[str]:
-        from alignkit.registry import registry
-
         return [*COMMANDS, *registry().names("command")]
 
-    def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        found = super().get_command(ctx, cmd_name)
-        if found is not None:
-            return found
-        from alignkit.registry import registry
+    def about(self, ctx: Any, name: str) -> str:
+        return COMMANDS[name] if name in COMMANDS else super().about(ctx, name)
 
-        return _plugin_command(cmd_name) if cmd_name in registry().found["command"] else None
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        if cmd_name in COMMANDS:
+            return _own_command(cmd_name)
+        found = super().get_command(ctx, cmd_name)
+        return _plugin_command(cmd_name) if found is None and cmd_name in registry().found["command"] else found
+
+
+def _own_command(name: str) -> Any:
+    """Return the click command of a module of this room."""
+    alone = typer.Typer(rich_markup_mode=None, add_completion=False)
+    importlib.import_module(f"alignkit.cli.{name}").add_to(alone)
+    return typer.main.get_group(alone).commands[name]
 
 
 def _plugin_command(name: str) -> Any:
     """Return the click command of what a plugin registered: a Typer app, or a function."""
-    from alignkit.registry import registry
-
     added: Any = registry().find("command", name)
     if isinstance(added, typer.Typer):
         return typer.main.get_command(added)
-    single = typer.Typer(add_completion=False)
+    single = typer.Typer(rich_markup_mode=None, add_completion=False)
     single.command(name)(added)
     return typer.main.get_command(single)
 
@@ -61,8 +67,9 @@ app = typer.Typer(
     name="alignkit",
     cls=_Commands,
     help="Align a small language model, and know honestly whether it became better.",
+    rich_markup_mode=None,  # drawing by rich would take longer than all the rest of a --help
     pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 
 
@@ -94,10 +101,6 @@ def _stop_progress() -> None:
         progress.stop_started()
 
 
-for _name in COMMANDS:
-    importlib.import_module(f"alignkit.cli.{_name}").add_to(app)
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     try:
@@ -122,8 +125,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         if (line := lost_gpu(error)) is not None:
             return _fail(line, RunStopped.exit_code)
         print(shown(traceback.format_exc()), end="", file=sys.stderr)
-        from alignkit.registry import registry
-
         if (fault := registry().fault_of(error)) is not None:
             return _fail(f"{fault}; its traceback is above", RunStopped.exit_code)
         return _fail("this is a bug: please report it with the lines above", _BUG)
@@ -153,6 +154,8 @@ def _usage(error: Exception) -> str:
     if name in keys:
         message = f"{name} is no option but a key: type --set {keys[name]}=VALUE"
     elif name is not None:
+        from alignkit.options import synonym
+
         flags = [flag for parameter in ctx.command.params for flag in (*parameter.opts, *parameter.secondary_opts)]
         known = [flag for flag in flags if flag.startswith("-")]
         ours = synonym(name, [*known, "--set"])

@@ -9,11 +9,12 @@ from typing import Annotated, Literal
 
 import typer
 
+from alignkit.cli.commands import Commands
 from alignkit.cli.options import Json
 from alignkit.display import on_one_line
 from alignkit.errors import UsageError
 
-plugins = typer.Typer(help="What plugins add: methods, judges, data sets, samplers, trackers.")
+plugins = typer.Typer(cls=Commands, help="What plugins add: methods, judges, data sets, samplers, trackers.")
 
 
 @plugins.command("list")

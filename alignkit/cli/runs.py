@@ -11,11 +11,14 @@ from typing import Annotated, Any
 
 import typer
 
+from alignkit.cli.commands import Commands
 from alignkit.cli.options import Json
 from alignkit.display import on_one_line
 from alignkit.errors import InputError, UsageError
 
-runs = typer.Typer(help="List the runs, compare two of them, or remove some.", invoke_without_command=True)
+runs = typer.Typer(
+    cls=Commands, help="List the runs, compare two of them, or remove some.", invoke_without_command=True
+)
 Two = Annotated[str, typer.Argument(metavar="RUN", help="a run's folder, or its name under runs/")]
 Some = Annotated[list[str], typer.Argument(metavar="RUN...", help="runs' folders, or their names under runs/")]
 Yes = Annotated[bool, typer.Option("--yes", help="remove without asking")]

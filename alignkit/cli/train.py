@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
-from typer.core import TyperGroup
 
+from alignkit.cli.commands import Commands
 from alignkit.cli.options import Command, Config, Group, HelpAll, Set, with_options
 from alignkit.config.settings import DataSection, ModelSection, RolloutsSection, RunOptions
 from alignkit.display import as_typed, on_one_line
@@ -47,7 +47,7 @@ Verbose = Annotated[
 ]
 
 
-class Methods(TyperGroup):
+class Methods(Commands):
     """One command a method, made from its class when it is asked for."""
 
     def list_commands(self, ctx: Any) -> list[str]:
@@ -98,7 +98,7 @@ def _with_run(args: list[str]) -> list[str]:
 def add_to(app: typer.Typer) -> None:
     methods = typer.Typer(
         cls=Methods,
-        help="Train a model with a method; `alignkit train METHOD --help` shows its options. "
+        help="Train a model with a method; `alignkit train METHOD --help` shows its options, "
         "`alignkit train --resume RUN` goes on with a run.",
     )
     app.add_typer(methods, name="train", no_args_is_help=False, subcommand_metavar="METHOD [OPTIONS]")

@@ -19,7 +19,6 @@ from alignkit.plugin import Dataset, Preset, UsageError, hookimpl, nearest
 from alignkit_plugins.demo import answers, closed, forms, free_text
 from alignkit_plugins.demo.grammar import Family, Task
 from alignkit_plugins.demo.own import OWN
-from alignkit_plugins.rules import score_rules
 
 FAMILIES: tuple[Family, ...] = (*closed.FAMILIES, *forms.FAMILIES, *free_text.FAMILIES)
 NUM_TRAIN = 3000
@@ -129,6 +128,8 @@ def _shares(total: int, num_shares: int) -> list[int]:
 
 def _answer_badly(task: Task, rng: Random, *, is_open: bool) -> _Answered:
     """Draw a kind of bad answer, and others until the rules score it below the chosen answer's 1."""
+    from alignkit_plugins.rules import score_rules  # pydantic, which `alignkit --help` does not wait for
+
     weights = answers.WEIGHTS[is_open]
     while True:
         kind = rng.choices(list(weights), list(weights.values()))[0]

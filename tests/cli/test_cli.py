@@ -13,11 +13,12 @@ from pathlib import Path
 
 import pytest
 import typer
+from typer.main import get_command
 
 from alignkit.cli.main import app, main
 from alignkit.cli.progress import RichProgress
 from alignkit.errors import Interrupted, RunStopped, UsageError
-from alignkit.registry import Plugin, registry
+from alignkit.registry import COMMANDS, Plugin, registry
 
 
 @pytest.fixture(autouse=True)
@@ -43,21 +44,14 @@ def test_help_lists_the_commands_and_imports_no_torch() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
-    for command in (
-        "train",
-        "runs",
-        "judge",
-        "generate",
-        "evaluate",
-        "chat",
-        "data",
-        "plugins",
-        "init",
-        "config",
-        "doctor",
-        "demo",
-    ):
-        assert f" {command} " in done.stdout
+    for command in (*COMMANDS, "demo"):
+        assert f"\n  {command} " in done.stdout
+
+
+def test_the_list_of_commands_says_what_each_says_of_itself() -> None:
+    root = get_command(app)
+    for name, line in COMMANDS.items():
+        assert root.get_command(None, name).get_short_help_str(limit=1000) == line  # type: ignore[attr-defined]
 
 
 def test_methods_are_listed_with_what_they_do(capsys: pytest.CaptureFixture[str]) -> None:
@@ -114,7 +108,7 @@ def test_help_all_shows_every_option_whole_and_the_keys_without_one(
 
 
 USAGE = [
-    (["jugde"], "Did you mean 'judge'?"),
+    (["jugde"], "no such command: jugde; did you mean 'judge'?"),
     (["train", "sfft"], "no method is named 'sfft'; did you mean 'sft'?"),
     (["train"], "say which: dpo, grpo, kto, reward, sft, sft-lenpen"),
     (["train", "sft", "--lerning-rate", "1"], "no such option: --lerning-rate; did you mean '--learning-rate'?"),

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
+from importlib.metadata import EntryPoint
+from pathlib import Path
 from types import FunctionType, ModuleType, SimpleNamespace
 
 import pluggy
@@ -66,7 +69,7 @@ def test_each_kind_of_thing_is_registered_by_its_own_hook(kind: str, hook: str) 
     registry = Registry()
     registry.add_module(plugin_module("m", hook=hook, names=("thing",)), distribution="d", version="1")
     assert registry.find(kind, "thing").__name__ == "Thing"
-    assert {k: list(names) for k, names in registry.found.items() if names} == {kind: ["thing"]}
+    assert [(plugin.kind, plugin.name) for plugin in registry.plugins()] == [(kind, "thing")]
 
 
 def command_module(command: object) -> ModuleType:
@@ -172,11 +175,30 @@ def test_a_broken_plugin_is_warned_of_by_distribution_and_the_rest_is_loaded(
     points = [entry_point("bad", fails), entry_point("good", lambda: plugin_module("good", names=("sft",)))]
     monkeypatch.setattr(registry_module.importlib.metadata, "entry_points", lambda group: points)
     loaded = registry_module.registry.__wrapped__()
-    assert loaded.names("method") == ["sft"]
+    assert loaded.names("method") == ["sft"]  # both modules are nowhere to be read, so both are imported
     assert [(p.distribution, p.error) for p in loaded.broken] == [("bad", "RuntimeError: no such card")]
     assert "plugin bad.module of bad 1.5 cannot be loaded: RuntimeError: no such card" in caplog.text
     with pytest.raises(UsageError, match=r"1 plugin\(s\) failed to load: see `alignkit plugins list`"):
         loaded.find("method", "missing")
+
+
+def test_a_kind_asked_for_imports_the_plugins_whose_text_names_its_hook_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    body = "from alignkit.plugin import hookimpl\n"
+    texts = {
+        "lazy_scorer": f"{body}@hookimpl\ndef register_judges(register): pass\n",
+        "lazy_teacher": f"{body}@hookimpl\ndef register_methods(register): pass\n",
+        "lazy_all": "from lazy_teacher import *\n",
+        "lazy_broken": "register_methods = 1 / 0\n",
+    }
+    for name, text in texts.items():
+        (tmp_path / f"{name}.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    registry = Registry([EntryPoint(name, name, "alignkit") for name in texts])
+    assert not registry.names("judge")
+    assert {name for name in texts if name in sys.modules} == {"lazy_scorer", "lazy_all", "lazy_teacher"}
+    assert [plugin.name for plugin in registry.broken] == ["lazy_broken"]
 
 
 class Undescribed(MethodConfig):
