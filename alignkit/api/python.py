@@ -129,8 +129,8 @@ def tournament(
         entrants: options of each by its name ({NAME: {}, OTHER: {"start": NAME, "beta": 0.05}}), or names of methods;
             default: those of alignkit.toml, else the paper's five.
         vs: opponents, the headline's first: "base", "start", an entrant's name, a `Run`, a folder or a name.
-        options: out, the tournament's folder (one that is there goes on); preset, the name of one; sweep and draws;
-            fresh, entrants to train anew; yes; seeds, steps, tokens, minutes, test and the other keys of [tournament];
+        options: out, the tournament's folder (one that is there goes on); preset, the name of one; sweep, draws and
+            halvings; fresh, entrants to train anew; yes; seeds, steps, test and the other keys of [tournament];
             model, data (also rows in memory), judge (also a function), num_prompts and other options of training and
             judging, for all.
 

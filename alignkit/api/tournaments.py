@@ -28,6 +28,7 @@ def tournament(
     set: Sequence[str] = (),
     sweep: Sequence[str] = (),
     draws: int | None = None,
+    halvings: int = 0,
     fresh: Sequence[str] = (),
     yes: bool = False,
     progress: Progress | None = None,
@@ -43,7 +44,9 @@ def tournament(
     if entrants is not None:
         entrants = {name: _named(table) for name, table in entrants.items()}
     options = _named(options)
-    made = made_of(config, entrants, preset=preset, options=options, set=set, sweep=sweep, draws=draws)
+    made = made_of(
+        config, entrants, preset=preset, options=options, set=set, sweep=sweep, draws=draws, halvings=halvings
+    )
     results = run_tournament(made, Path(out), progress=progress or Silent(), fresh=fresh, yes=yes)
     return replace(make_table(results), report=Path(out) / PAGE)
 
@@ -67,13 +70,16 @@ def made_of(
     set: Sequence[str] = (),
     sweep: Sequence[str] = (),
     draws: int | None = None,
+    halvings: int = 0,
 ) -> Tournament:
     """Resolve a tournament without running it. Arguments and errors are those of `tournament`."""
     given = dict(options or {})
     budget = [name for name in ("steps", "tokens", "minutes") if given.get(name) is not None]
     if len(budget) > 1:
         raise UsageError(f"--{budget[0]} and --{budget[1]} are both a budget: give one")
-    return read_tournament(config, entrants=entrants, preset=preset, options=given, sets=set, sweeps=sweep, draws=draws)
+    return read_tournament(
+        config, entrants=entrants, preset=preset, options=given, sets=set, sweeps=sweep, draws=draws, halvings=halvings
+    )
 
 
 def tournament_plan(made: Tournament, out: Path, *, jobs: int, yes: bool, progress: Progress) -> list[str]:
@@ -93,7 +99,7 @@ def tournament_plan(made: Tournament, out: Path, *, jobs: int, yes: bool, progre
         asked = choose(made)
         exclude = describe(made, asked, out)
         made = with_judge(made, asked, yes=yes)
-        budget(made, Place(out), exclude, progress)
+        made = replace(made, budget=budget(made, Place(out), exclude, progress))
         return plan_lines(made, Place(out), asked, exclude=exclude, jobs=jobs, progress=progress)
 
 

@@ -37,6 +37,15 @@ Sweep = Annotated[
     ),
 ]
 Draws = Annotated[int | None, typer.Option("--draws", metavar="N", min=1, help="random points of --sweep's grid")]
+Halvings = Annotated[
+    int,
+    typer.Option(
+        "--halvings",
+        metavar="N",
+        min=0,
+        help="leave the worse half of a sweep behind so many times: at half of the steps, at a quarter and half, ...",
+    ),
+]
 Jobs = Annotated[int, typer.Option("--jobs", metavar="N", min=1, help="runs at once, one a GPU")]
 Fresh = Annotated[
     list[str] | None,
@@ -73,6 +82,7 @@ def tournament(
     vs: Vs = None,
     sweep: Sweep = None,
     draws: Draws = None,
+    halvings: Halvings = 0,
     jobs: Jobs = 1,
     fresh: Fresh = None,
     plan: Plan = False,
@@ -88,7 +98,13 @@ def tournament(
 
     options = given | ({} if seeds is None else {"seeds": _seeds(seeds)}) | ({"vs": vs} if vs else {})
     made = tournaments.made_of(
-        Path(file) if file else None, preset=preset, options=options, set=set_ or [], sweep=sweep or [], draws=draws
+        Path(file) if file else None,
+        preset=preset,
+        options=options,
+        set=set_ or [],
+        sweep=sweep or [],
+        draws=draws,
+        halvings=halvings,
     )
     folder, progress = Path(out), RichProgress()
     try:

@@ -17,18 +17,13 @@ name an entrant; a cycle is refused. No torch here.
 
 from __future__ import annotations
 
-import itertools
-import math
-import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from pydantic import BaseModel, ValidationError
 
-from alignkit.config import fields as config_fields
 from alignkit.config import file as config_file
 from alignkit.config import source as config_source
 from alignkit.config.file import Resolved, Settings
@@ -37,6 +32,7 @@ from alignkit.errors import UsageError, nearest
 from alignkit.methods import Method
 from alignkit.registry import registry
 from alignkit.tournaments.results import BASE, START, Beside, Entry
+from alignkit.tournaments.sweeps import FOR_ALL, NAME, part_steps, swept
 
 _SECTIONS: dict[str, type[BaseModel]] = {
     "model": ModelSection,
@@ -44,9 +40,7 @@ _SECTIONS: dict[str, type[BaseModel]] = {
     "rollouts": RolloutsSection,
     "judge": JudgeSection,
 }
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=,+-]{0,99}")
 _OWN = ("method", "start", "model")  # keys of an entrant that are no options
-_FOR_ALL = {"out", "resume", "plan", "seed", *DataSection.model_fields} - {"max_length", "truncation", "max_skipped"}
 _CODE = {"servers", "server_weights"}  # what only typed options and agreed files may name
 
 
@@ -63,6 +57,8 @@ class Tournament:
         common: options of every training run, by their Python names.
         sets: texts KEY=VALUE.
         notes, beside: what a preset says of its table, and a published one.
+        halvings: how often the worse half of each sweep is left behind on the way.
+        budget: steps by entrant, where the budget is in tokens or minutes and was measured.
     """
 
     entrants: tuple[Entry, ...]
@@ -74,6 +70,8 @@ class Tournament:
     sets: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     beside: Beside | None = None
+    halvings: int = 0
+    budget: Mapping[str, int] = field(default_factory=dict)
 
     def entrant(self, name: str) -> Entry:
         """The entrant or the opponent of that name."""
@@ -103,10 +101,23 @@ class Tournament:
         """The seeds that an entrant is made with: of what is not trained the first alone."""
         return self.seeds if entry.method is not None else self.seeds[:1]
 
+    def parts(self, entry: Entry) -> list[int] | None:
+        """The steps of each part of an entrant's runs, one more than there are halvings; None: they have one part.
+
+        Raises:
+            UsageError: how many steps they have is not said.
+        """
+        if entry.sweep is None or not self.halvings:
+            return None
+        total = self.budget.get(entry.name) or self.resolved(entry)[1].method.max_steps
+        if total is None:
+            raise UsageError(f"--halvings {self.halvings}: say how many steps {entry.sweep} is trained: --steps N")
+        return part_steps(total, self.halvings)
+
     def needs(self, entry: Entry) -> tuple[str, ...]:
         """The entrants whose runs it needs: its start, and the reward models that its reward names."""
         names = [entry.start] if entry.start is not None else []
-        return (*names, *(name for name in _reward_names(entry) if name in {e.name for e in self.entrants}))
+        return (*names, *(name for name in entry.rewards if name in {e.name for e in self.entrants}))
 
     def resolved(self, entry: Entry, **more: object) -> tuple[Method, Resolved]:
         """The method of an entrant and its whole configuration.
@@ -136,6 +147,7 @@ def read_tournament(
     sets: Sequence[str] = (),
     sweeps: Sequence[str] = (),
     draws: int | None = None,
+    halvings: int = 0,
 ) -> Tournament:
     """Put together a tournament of a file, a preset and what was typed.
 
@@ -146,6 +158,7 @@ def read_tournament(
         options: keys of [tournament], and options of training and judging for all.
         sweeps: texts train.METHOD.OPTION=VALUE,VALUE,... or OPTION=LOW..HIGH, each a further dimension of a grid.
         draws: so many random points in place of the whole grid.
+        halvings: how often the worse half of each sweep is left behind on the way (sweeps.py).
 
     Raises:
         UsageError: an unknown entrant, method or option, a cycle of starts, or a value that is not allowed.
@@ -181,7 +194,7 @@ def read_tournament(
     common |= {"max_steps": section.steps} if section.steps is not None else {}
     model = common.pop("model", settings.model.model)
     entries = _entries(found, str(model))
-    entries = _swept(entries, sweeps, draws, seed=settings.judge.seed)
+    entries = swept(entries, sweeps, draws, halvings, seed=settings.judge.seed)
     seeds = tuple(range(1, section.seeds + 1)) if isinstance(section.seeds, int) else tuple(section.seeds)
     of_preset = own if entrants is None else {}
     made = Tournament(
@@ -194,6 +207,7 @@ def read_tournament(
         tuple(sets),
         tuple(of_preset.get("notes", ())),
         Beside(**of_preset["beside"]) if "beside" in of_preset else None,
+        halvings,
     )
     _check(made)
     return made
@@ -218,11 +232,10 @@ def _tables(tables: Any, source: config_source.Source | None) -> dict[str, dict[
             raise UsageError(f"{place(name)}: {name} is a table: write [entrants.{name}] and its options below it")
         for key in _CODE & table.keys():
             raise UsageError(f"{place(name, key)}: {key} stands in [rollouts], for all entrants")
-        for spec in _specs(table.get("reward", [])):
-            target = spec.rpartition("=")[0] if "=" in spec else spec
+        for target in Entry(name, None, "", options=table).rewards:
             if target not in tables:
                 raise UsageError(
-                    f"{place(name, 'reward')}: reward {spec!r} is no entrant: another stands in [rollouts], for all, "
+                    f"{place(name, 'reward')}: reward {target!r} is no entrant: another stands in [rollouts], for all, "
                     "where `alignkit trust` sees it"
                 )
         found[name] = dict(table)
@@ -275,7 +288,7 @@ def _entries(tables: Mapping[str, Mapping[str, Any]], model: str) -> list[Entry]
     """Entrants of their tables; the model that others start from is there too, as `base`."""
     entries = []
     for name, table in tables.items():
-        if not _NAME.fullmatch(name) or name == START:
+        if not NAME.fullmatch(name) or name == START:
             raise UsageError(f"entrant {name!r}: give it letters, digits, '.', '-' or '_', and not {START!r}")
         method = table.get("method", None if set(table) == {"model"} or name == BASE else name)
         if method is not None:
@@ -290,7 +303,7 @@ def _entries(tables: Mapping[str, Mapping[str, Any]], model: str) -> list[Entry]
         if method is None and options:
             raise UsageError(f"entrant {name}: it is not trained, and {next(iter(options))!r} is an option of training")
         for key in options:
-            if key in _FOR_ALL:
+            if key in FOR_ALL:
                 raise UsageError(f"entrant {name}: {key} is the same for all entrants: give it in [data] or typed")
         starts_here = start is None and own is None and method is not None and name != BASE
         entries.append(Entry(name, method, str(own or model), BASE if starts_here else start, options))
@@ -324,7 +337,7 @@ def _in_order(entries: Sequence[Entry]) -> tuple[Entry, ...]:
             raise UsageError(f"entrants start from each other: {cycle}; let one of them start from {BASE}")
         on_the_way.append(name)
         entry = named[name]
-        for needed in [entry.start, *_reward_names(entry)]:
+        for needed in [entry.start, *entry.rewards]:
             if needed is not None and needed in named:
                 visit(needed)
         on_the_way.pop()
@@ -346,6 +359,10 @@ def _check(made: Tournament) -> None:
             raise UsageError(f"entrant {entry.name}: it starts from {entry.start}, which is a reward model")
         if entry.method is not None:
             made.resolved(entry)
+        if entry.sweep is not None and is_reward(entry):
+            raise UsageError(f"--sweep of {entry.sweep}: a reward model answers nothing that could be compared")
+        if not (made.section.tokens or made.section.minutes):
+            made.parts(entry)
     if not any(entry.method is not None for entry in made.judged):
         raise UsageError("no entrant is trained: name some by [entrants.NAME], or --preset paper")
     for opponent in made.section.vs:
@@ -360,99 +377,3 @@ def _is_of_other_method(text: str, method: str) -> bool:
     """Whether a --set names another method's table, or judging's."""
     path = text.partition("=")[0].strip().split(".")
     return path[0] == "judge" or (path[0] == "train" and len(path) == 3 and path[1] != method)
-
-
-def _specs(reward: Any) -> list[str]:
-    return [str(spec) for spec in (reward if isinstance(reward, list | tuple) else [reward])]
-
-
-def _reward_names(entry: Entry) -> list[str]:
-    """What an entrant's rewards name, without their weights."""
-    specs = _specs(entry.options.get("reward", []))
-    return [spec.rpartition("=")[0] if "=" in spec else spec for spec in specs]
-
-
-def _swept(entries: Sequence[Entry], sweeps: Sequence[str], draws: int | None, *, seed: int) -> list[Entry]:
-    """Put one entrant for each point of a sweep in the place of the entrant that is swept.
-
-    Raises:
-        UsageError: it is not KEY=VALUES, nothing has that option, or another entrant starts from what is swept.
-    """
-    if not sweeps:
-        if draws is not None:
-            raise UsageError("--draws without --sweep: say what is drawn: --sweep train.METHOD.OPTION=LOW..HIGH")
-        return list(entries)
-    axes: dict[str, list[tuple[str, Any]]] = {}
-    for text in sweeps:
-        key, equals, values = text.partition("=")
-        path = key.strip().split(".")
-        if not equals or not values or len(path) not in (2, 3) or (len(path) == 3 and path[0] != "train"):
-            raise UsageError(f"--sweep {text}: write train.METHOD.OPTION=VALUE,VALUE or ENTRANT.OPTION=LOW..HIGH")
-        wanted = [e for e in entries if (e.method if len(path) == 3 else e.name) == path[-2] and e.method]
-        if not wanted:
-            known = [e.method if len(path) == 3 else e.name for e in entries if e.method]
-            raise UsageError(f"--sweep {text}: no entrant is {path[-2]!r}{nearest(path[-2], [k for k in known if k])}")
-        for entry in wanted:
-            axes.setdefault(entry.name, []).append((path[-1], _values(entry, path[-1], values, text, draws=draws)))
-    for entry in entries:
-        for needed in [entry.start, *_reward_names(entry)]:
-            if needed in axes:
-                raise UsageError(
-                    f"--sweep of {needed}: {entry.name} starts from it; sweep it alone, then let {entry.name} start "
-                    "from the winner's run"
-                )
-    made: list[Entry] = []
-    for entry in entries:
-        made += _points(entry, axes[entry.name], draws, seed) if entry.name in axes else [entry]
-    return made
-
-
-def _points(entry: Entry, axes: list[tuple[str, Any]], draws: int | None, seed: int) -> Iterator[Entry]:
-    names = [name for name, _ in axes]
-    if draws is None:
-        chosen = list(itertools.product(*(values for _, values in axes)))
-    else:
-        rng = np.random.default_rng(seed)
-        drawn = [tuple(_draw(values, rng) for _, values in axes) for _ in range(draws)]
-        chosen = list(dict.fromkeys(drawn))
-    for point in chosen:
-        label = ",".join(f"{name}={_short(value)}" for name, value in zip(names, point, strict=True))
-        options = {**entry.options, **dict(zip(names, point, strict=True))}
-        name = f"{entry.name}-{label}"
-        if not _NAME.fullmatch(name):
-            raise UsageError(f"--sweep: {name!r} cannot be an entrant's name: sweep over numbers or plain words")
-        yield replace(entry, name=name, options=options, sweep=entry.name)
-
-
-def _values(entry: Entry, key: str, text: str, whole: str, *, draws: int | None) -> Any:
-    """The values of one dimension, or (low, high) of a range."""
-    config = registry().find("method", str(entry.method)).Config
-    sections = (config, ModelSection, RolloutsSection)
-    found = next((model.model_fields[key] for model in sections if key in model.model_fields), None)
-    if found is None:
-        known = [name for model in sections for name in model.model_fields]
-        raise UsageError(f"--sweep {whole}: {entry.method} has no option {key!r}{nearest(key, known)}")
-    low, dots, high = text.partition("..")
-    if not dots:
-        return [config_fields.parse(value.strip(), found.annotation) for value in text.split(",")]
-    if draws is None:
-        raise UsageError(f"--sweep {whole}: a range is drawn from: say how often by --draws N, or list values")
-    ends: list[Any] = [config_fields.parse(end.strip(), found.annotation) for end in (low, high)]
-    if not all(isinstance(end, int | float) and not isinstance(end, bool) for end in ends) or ends[0] >= ends[1]:
-        raise UsageError(f"--sweep {whole}: LOW..HIGH are two numbers, the lower one first")
-    return tuple(ends)
-
-
-def _draw(values: Any, rng: np.random.Generator) -> Any:
-    """One of the values, or a number of a range: uniform in its logarithm where it lies above 0, to 3 digits."""
-    if isinstance(values, list):
-        return values[int(rng.integers(len(values)))]
-    low, high = values
-    if isinstance(low, int) and isinstance(high, int):
-        return int(rng.integers(low, high + 1))
-    drawn = math.exp(rng.uniform(math.log(low), math.log(high))) if low > 0 else rng.uniform(low, high)
-    return float(f"{drawn:.3g}")
-
-
-def _short(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)

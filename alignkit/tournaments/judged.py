@@ -33,8 +33,8 @@ from alignkit.scoring.specs import NamedJudge
 from alignkit.statistics.win_rate import outcomes
 from alignkit.storage import read_object
 from alignkit.tournaments.entrants import Tournament
-from alignkit.tournaments.prompts import OFF_TASK, Asked
-from alignkit.tournaments.results import START, Entry, Health, Results
+from alignkit.tournaments.prompts import OFF_TASK, Asked, whole_part
+from alignkit.tournaments.results import START, Entry, Health, Results, Rung
 from alignkit.tournaments.work import Place, failure
 from alignkit.tracking import split_lines
 
@@ -55,7 +55,7 @@ class Judging:
         Raises:
             AlignkitError: as the judge raises; what it scored before is kept.
         """
-        rows = self.asked.parts[part]
+        rows = self.asked.rows(part)
         answered = self._answered(entrants, part)
         measured = self._measured(entrants, part, answered)
         seen = slice(0, first)
@@ -97,10 +97,13 @@ class Judging:
         wanted += [self._entries[entry.start] for entry in entrants if entry.start is not None]
         for entry in wanted:
             for seed in self.made.seeds_of(entry):
-                file = self.place.answers(entry, seed, part)
+                file = self._file(entry, seed, part)
                 if (entry.name, seed) not in sides and file.with_suffix(".json").exists():
-                    sides[entry.name, seed] = _read_answers(file, self.asked.parts[part])
+                    sides[entry.name, seed] = _read_answers(file, self.asked.rows(part))
         return sides
+
+    def _file(self, entry: Entry, seed: int, part: str) -> Path:
+        return self.place.answers(entry, seed, part if entry.sweep is not None else whole_part(part))
 
     def _named_opponents(self) -> list[str]:
         return [name for name in self.made.section.vs if name != START]
@@ -146,14 +149,14 @@ class Judging:
 
     def _measured(self, entrants: Sequence[Entry], part: str, answered: Mapping[Side, list[Answer]]) -> Results:
         """Everything that needs no judge."""
-        made, rows = self.made, self.asked.parts[part]
+        made, rows = self.made, self.asked.rows(part)
         spread = self._spread
         by_side: dict[str, dict[Side, Any]] = {
             name: {} for name in ("length", "text", "nats", "tokens", "reference_cut", "seconds")
         }
         health: dict[str, dict[Side, np.ndarray]] = {}
         for side, answers in answered.items():
-            about = read_object(self.place.answers(self._entries[side[0]], side[1], part).with_suffix(".json"))
+            about = read_object(self._file(self._entries[side[0]], side[1], part).with_suffix(".json"))
             known = [about["by_row"].get(row.id, (math.nan, math.nan, math.nan)) for row in rows]
             columns = np.array(known, dtype=np.float64).T
             by_side["nats"][side], by_side["tokens"][side], by_side["reference_cut"][side] = columns
@@ -273,18 +276,37 @@ def pick(results: Results, sweeps: Mapping[str, Sequence[str]]) -> dict[str, str
     Raises:
         RunStopped: none of a sweep's entrants has an outcome for every seed.
     """
-    with np.errstate(invalid="ignore"):
-        rate_E = np.array(
-            [np.nanmean(x) if not np.isnan(x).all(-1).any() else math.nan for x in results.outcome_ESVP[:, :, 0]]
-        )
-    picked = {}
+    return {sweep: names[0] for sweep, names in _standing(results, sweeps).items()}
+
+
+def better_half(results: Results, sweeps: Mapping[str, Sequence[str]]) -> list[str]:
+    """The better half of what is left of each sweep, rounded up. Raises as `pick`."""
+    left = {sweep: sum(name in results.names for name in names) for sweep, names in sweeps.items()}
+    standing = _standing(results, sweeps)
+    return [name for sweep, names in standing.items() for name in names[: math.ceil(left[sweep] / 2)]]
+
+
+def _standing(results: Results, sweeps: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
+    """The entrants of each sweep that have outcomes of every seed, best first; the first of equals stays first."""
+    rate = {
+        name: float(np.nanmean(outcome_SP))
+        for name, outcome_SP in zip(results.names, results.outcome_ESVP[:, :, 0], strict=True)
+        if not np.isnan(outcome_SP).all(-1).any()
+    }
+    found = {}
     for sweep, names in sweeps.items():
-        rates = {name: rate_E[results.names.index(name)] for name in names}
-        known = {name: rate for name, rate in rates.items() if not math.isnan(rate)}
-        if not known:
+        found[sweep] = sorted((name for name in names if name in rate), key=lambda name: -rate[name])
+        if not found[sweep]:
             raise RunStopped(f"sweep of {sweep}: no entrant has outcomes of every seed; go on with the same command")
-        picked[sweep] = max(known, key=lambda name: known[name])
-    return picked
+    return found
+
+
+def rung_of_results(results: Results, made: Tournament, rung: int) -> Rung:
+    """What results on the tuning prompts say of a sweep after so many halvings."""
+    parts = [made.parts(made.entrant(name)) for name in results.names]
+    steps = tuple(None if part is None else sum(part[: rung + 1]) for part in parts)
+    sweeps = tuple(str(entry.sweep) for entry in results.entrants)
+    return Rung(results.names, sweeps, steps, results.outcome_ESVP[:, :, 0])
 
 
 def _plain(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -14,6 +14,7 @@ from alignkit.scoring.specs import NamedJudge, make_judge
 from alignkit.tournaments.entrants import Tournament, is_reward
 from alignkit.tournaments.prompts import TEST, TUNING, Asked
 from alignkit.tournaments.results import Entry
+from alignkit.tournaments.sweeps import num_left
 
 
 def agree(made: Tournament, asked: Asked, steps: Mapping[str, int], *, yes: bool) -> str:
@@ -66,8 +67,18 @@ def num_rewards(made: Tournament, entry: Entry, steps: int | None) -> int:
 
 def num_scores(made: Tournament, asked: Asked) -> int:
     """How many scores the judge is asked for at most."""
-    sides = sum(len(made.seeds_of(entry)) for entry in (*made.judged, *made.opponents))
-    return sides * sum(len(asked.parts.get(part, [])) for part in (TEST, TUNING))
+    return num_answers(made, asked, (TEST, TUNING))
+
+
+def num_answers(made: Tournament, asked: Asked, parts: Sequence[str]) -> int:
+    """How many answers to these parts there are: of a sweep the tuning prompts at every halving, the test once."""
+    length = {part: len(asked.parts.get(part, [])) for part in parts}
+    tuning = length.get(TUNING, 0)
+    sides = sum(len(made.seeds_of(entry)) for entry in (*made.judged, *made.opponents) if entry.sweep is None)
+    total = sides * sum(length.values())
+    for names in made.sweeps.values():
+        total += len(made.seeds) * (sum(length.values()) - tuning + sum(num_left(len(names), made.halvings)) * tuning)
+    return total
 
 
 @contextmanager

@@ -129,6 +129,20 @@ def _sections(table: Table, commands: Sequence[tuple[str, str]]) -> Iterator[Sec
             ),
             rows,
         )
+    if table.sweeps:
+        yield Section(
+            "Sweeps",
+            "Win rate in % against the first opponent, on the tuning prompts, which the table does not share; at each "
+            "halving and at the end.",
+            (
+                Column("sweep", "sweep"),
+                Column("entrant", "entrant"),
+                Column("seen", "win rate"),
+                Column("rate", "the last", digits=1),
+                Column("answer", "what became of it"),
+            ),
+            [vars(row) | {"seen": row.seen, "rate": row.rates[-1][1]} for row in table.sweeps],
+        )
     if table.beside is not None:
         shown = [m for m in table.measures if m.key in table.beside.rows]
         columns = [Column("name", "entrant")]

@@ -25,8 +25,9 @@ from alignkit.registry import registry
 from alignkit.runs import holds_run, is_finished, read_run
 from alignkit.storage import PRIVATE_FOLDER, read_object, write_atomically
 from alignkit.tournaments.entrants import Tournament
-from alignkit.tournaments.prompts import TEST, TUNING, Asked
+from alignkit.tournaments.prompts import TEST, Asked
 from alignkit.tournaments.results import Entry
+from alignkit.tournaments.sweeps import num_left, part_steps
 from alignkit.tournaments.work import Place, run_options
 from alignkit.tracking import split_lines
 
@@ -71,7 +72,7 @@ def measured(made: Tournament, place: Place, entry: Entry, *, exclude: Path, pro
     last = next((n for n in range(_STEPS, _MOST_STEPS) if len(set(draws[1:n])) == len(set(draws))), _STEPS)
     out = place.folder / ".measured"
     shutil.rmtree(out, ignore_errors=True)
-    options = run_options(made, place, entry, made.seeds[0], exclude=exclude, steps=last)
+    options = run_options(made, place, entry, made.seeds[0], exclude=exclude) | {"max_steps": last}
     options |= {"model": made.entrants[0].model, "out": str(out)}
     stands_in = ""
     if method.trains_on.is_sampled and not _is_free(made, entry, resolved.rollouts.reward):
@@ -155,7 +156,7 @@ def plan_lines(
     made: Tournament, place: Place, asked: Asked, *, exclude: Path, jobs: int, progress: Progress
 ) -> list[str]:
     """Say what is left to do and what it takes; steps are measured, nothing else is trained and nothing is bought."""
-    from alignkit.tournaments.judges import judges_of, num_rewards, num_scores, paid_rewards
+    from alignkit.tournaments.judges import judges_of, num_answers, num_rewards, num_scores, paid_rewards
     from alignkit.tournaments.planning import plan_lines as seeds_needed
     from alignkit.training.run.plan import make_plan
 
@@ -173,24 +174,21 @@ def plan_lines(
         planned = make_plan(method, resolved)
         num = steps_in_budget(made.section, step)
         validations = 1 + num // resolved.method.steps_between_validations(num)
-        run_s = num * step.seconds + step.beside_s * (1 + validations) / 2
+        share = _trained_share(made, entry, num)
+        run_s = share * (num * step.seconds + step.beside_s * (1 + validations) / 2)
         total_s += run_s * len(left)
         disk += planned.disk * len(left)
         most = max(most, planned.total)
         note = f", with {step.rewards} in place of its own" if step.rewards else ""
+        note += f", {share:.0%} of them on average over the sweep" if share < 1 else ""
         lines.append(
             f"{entry.name}: {len(left)} of {len(made.seeds)} runs left, {num} steps of {step.seconds:.2g} s{note}: "
             f"{duration(run_s)} each; {planned.total / 2**20:,.0f} MiB of memory, "
             f"{planned.disk / 2**20:,.0f} MiB of disk"
         )
-    sides = sum(len(made.seeds_of(entry)) for entry in (*made.judged, *made.opponents))
-    num_asked = (
-        sum(len(rows) for part, rows in asked.parts.items() if part != TUNING)
-        if not made.sweeps
-        else sum(map(len, asked.parts.values()))
-    )
-    answers_s = sides * num_asked * answer_seconds(made, asked, progress)
-    lines.append(f"answers: {sides} models, {num_asked} prompts each: {duration(answers_s)}")
+    num = num_answers(made, asked, list(asked.parts))
+    answers_s = num * answer_seconds(made, asked, progress)
+    lines.append(f"answers: {num:,}: {duration(answers_s)}")
     for entry in made.entrants:
         for named in paid_rewards(made, entry):
             num = num_rewards(made, entry, None)
@@ -216,6 +214,15 @@ def plan_lines(
     if (warning := disk_warning(place, disk)) is not None:
         lines.append(warning)
     return lines
+
+
+def _trained_share(made: Tournament, entry: Entry, num_steps: int) -> float:
+    """The share of its steps that one of a sweep's entrants trains on average, where the sweep is halved."""
+    if entry.sweep is None or not made.halvings:
+        return 1.0
+    num = len(made.sweeps[entry.sweep])
+    parts = part_steps(num_steps, made.halvings)
+    return sum(n * steps for n, steps in zip(num_left(num, made.halvings), parts, strict=True)) / (num * num_steps)
 
 
 def disk_warning(place: Place, needed: int) -> str | None:

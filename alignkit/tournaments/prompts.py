@@ -27,6 +27,7 @@ from alignkit.storage import write_atomically
 from alignkit.tournaments.entrants import Tournament
 
 TEST, TUNING, OFF_TASK = "test", "tuning", "off-task"
+_RUNG = TUNING + "@"
 FILE = "prompts.jsonl"
 _TEST_SHARE, _TUNING_SHARE = 5, 10  # of the data's distinct prompts one in so many, at most
 
@@ -37,10 +38,29 @@ class Asked:
 
     parts: dict[str, list[Row]]
 
+    def rows(self, part: str) -> list[Row]:
+        """The rows of a part; of `rung_part` too."""
+        return self.parts[whole_part(part)]
+
     @property
     def held(self) -> list[Row]:
         """What no run may train on."""
         return [row for part in (TEST, TUNING) for row in self.parts.get(part, [])]
+
+
+def rung_part(rung: int) -> str:
+    """The tuning prompts as they are answered after so many halvings of a sweep, before the last part of its runs."""
+    return f"{_RUNG}{rung + 1}"
+
+
+def rung_of(part: str) -> int | None:
+    """The rung of a part; None: it is answered by the whole run."""
+    return int(part.removeprefix(_RUNG)) - 1 if part.startswith(_RUNG) else None
+
+
+def whole_part(part: str) -> str:
+    """The part that those answer who are in no sweep."""
+    return TUNING if part.startswith(_RUNG) else part
 
 
 def choose(made: Tournament) -> Asked:

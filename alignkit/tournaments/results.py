@@ -44,6 +44,13 @@ class Entry:
     options: Mapping[str, Any] = field(default_factory=dict)
     sweep: str | None = None
 
+    @property
+    def rewards(self) -> list[str]:
+        """What its rewards name, without their weights."""
+        given = self.options.get("reward", [])
+        specs = [str(spec) for spec in (given if isinstance(given, list | tuple) else [given])]
+        return [spec.rpartition("=")[0] if "=" in spec else spec for spec in specs]
+
 
 @dataclass(frozen=True)
 class Health:
@@ -69,6 +76,22 @@ class Beside:
     title: str
     rows: Mapping[str, Mapping[str, str]]
     notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Rung:
+    """What was left of a sweep at one of its halvings, or at its end, on the tuning prompts.
+
+    Args:
+        names: K entrants; `sweeps` has of each the name that it had before.
+        steps: of each one's runs so far; None: of all of them, nothing is halved.
+        outcome_KSP: against the first opponent, as `Results.outcome_ESVP`.
+    """
+
+    names: tuple[str, ...]
+    sweeps: tuple[str, ...]
+    steps: tuple[int | None, ...]
+    outcome_KSP: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -111,7 +134,9 @@ class Results:
         drawn: how answers were drawn, in words.
         stamps: by entrant what its win rates are not evidence of: its judge also gave its reward.
         caveats: sentences about the whole table.
-        tuning: the same of the entrants of a sweep on the tuning prompts, which no other table shares.
+        tuning: the same of the entrants that were left of sweeps to the end, on the tuning prompts, which no other
+            table shares.
+        rungs: what they were at each halving before, and at the end.
         picked: by a sweep's name the entrant that won on the tuning prompts.
         second: another judge's opinion: the same answers, perhaps of the first prompts alone (the rest is nan).
         off_task: answers to other prompts, measured and not judged.
@@ -151,6 +176,7 @@ class Results:
     stamps: Mapping[str, str] = field(default_factory=dict)
     caveats: tuple[str, ...] = ()
     tuning: Results | None = None
+    rungs: tuple[Rung, ...] = ()
     picked: Mapping[str, str] = field(default_factory=dict)
     second: Results | None = None
     off_task: Results | None = None
@@ -210,6 +236,15 @@ def _results(content: Mapping[str, Any]) -> Results:
     if (beside := named["beside"]) is not None:
         rows = {key: dict(row) for key, row in beside["rows"]}
         named["beside"] = Beside(beside["title"], rows, tuple(beside["notes"]))
+    named["rungs"] = tuple(
+        Rung(
+            tuple(one["names"]),
+            tuple(one["sweeps"]),
+            tuple(one["steps"]),
+            np.array(one["outcome_KSP"], dtype=np.float64),
+        )
+        for one in named["rungs"]
+    )
     for name in ("tuning", "second", "off_task"):
         named[name] = None if named[name] is None else _results(named[name])
     return Results(**named)

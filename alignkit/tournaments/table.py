@@ -12,7 +12,7 @@ import io
 import json
 import textwrap
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +34,34 @@ _LATEX |= {"<": r"\textless{}", ">": r"\textgreater{}"} | {char: "\\" + char for
 
 
 @dataclass(frozen=True)
+class SweptRow:
+    """What became of one entrant of a sweep.
+
+    Args:
+        rates: (steps so far, win rate in % on the tuning prompts) at each halving that it saw and at the end; steps
+            None: nothing was halved; the rate None: it has no outcomes.
+    """
+
+    sweep: str
+    entrant: str
+    rates: tuple[tuple[int | None, float | None], ...]
+    answer: str
+
+    @property
+    def seen(self) -> str:
+        """Its rates in words."""
+        said = ["no outcomes" if rate is None else f"{rate:.1f} %" for _, rate in self.rates]
+        said = [
+            text if steps is None else f"{text} after {steps} steps"
+            for text, (steps, _) in zip(said, self.rates, strict=True)
+        ]
+        return ", ".join(said)
+
+    def __str__(self) -> str:
+        return f"{self.entrant}: {self.seen}; {self.answer}"
+
+
+@dataclass(frozen=True)
 class Table:
     """What is shown of a tournament: a headline, a measure a row, the differences of all pairs, notes.
 
@@ -46,6 +74,7 @@ class Table:
     comparison: Comparison
     notes: tuple[str, ...]
     picks: Mapping[str, tuple[str, Pick]]
+    sweeps: tuple[SweptRow, ...] = ()
     beside: Beside | None = None
     report: Path | None = None
 
@@ -71,6 +100,11 @@ class Table:
             lines += [*self._block(self.entrants[at : at + 5]), ""]
         if self.comparison.pairs:
             lines += ["Differences in points, of all pairs", *_pair_lines(self.comparison), ""]
+        if self.sweeps:
+            lines += ["Sweeps, win rate against the first opponent on the tuning prompts"]
+            for row in self.sweeps:
+                lines += textwrap.wrap(str(row), WIDTH, initial_indent="  ", subsequent_indent="    ")
+            lines.append("")
         if self.beside is not None:
             lines += [line for note in self.beside.notes for line in _bullet(f"{self.beside.title}: {note}")]
         lines += [line for note in self.notes for line in _bullet(note)]
@@ -86,6 +120,7 @@ class Table:
             ],
             "ranks": {name: vars(rank) for name, rank in self.comparison.ranks.items()},
             "pairs": [vars(pair) for pair in self.comparison.pairs],
+            "sweeps": [vars(row) for row in self.sweeps],
             "picks": {name: {"entrant": entrant, **vars(found)} for name, (entrant, found) in self.picks.items()},
             "beside": self.beside and vars(self.beside),
             "notes": list(self.notes),
@@ -153,38 +188,86 @@ def make_table(results: Results) -> Table:
     """Compute the table; the first opponent is the headline's."""
     found = measures_of(results)
     picks = _picks(results)
-    notes = (*found.notes, *(_pick_line(sweep, name, best) for sweep, (name, best) in picks.items()))
+    notes = (
+        *found.notes,
+        *(_pick_line(sweep, name, best, is_halved=len(results.rungs) > 1) for sweep, (name, best) in picks.items()),
+    )
     first = found.by_opponent[0]
-    return Table(results.names, first.headline, found.rows, first, notes, picks, results.beside)
+    notes += tuple(_halved_lines(results))
+    return Table(results.names, first.headline, found.rows, first, notes, picks, _swept(results), results.beside)
+
+
+def _swept(results: Results) -> tuple[SweptRow, ...]:
+    """A row an entrant, each sweep's winner first and what was left behind last."""
+    if not results.rungs:
+        return ()
+    names = list(results.rungs[0].names)
+    rates: dict[str, list[tuple[int | None, float | None]]] = {name: [] for name in names}
+    for rung in results.rungs:
+        for name, steps, outcome_SP in zip(rung.names, rung.steps, rung.outcome_KSP, strict=True):
+            is_known = not np.isnan(outcome_SP).all(-1).any()
+            rates[name].append((steps, 100 * float(np.nanmean(outcome_SP)) if is_known else None))
+    sweep_of = dict(zip(names, results.rungs[0].sweeps, strict=True))
+    rows = []
+    for name in names:
+        last = len(rates[name]) == len(results.rungs)
+        answer = "picked" if name in results.picked.values() else "not picked" if last else "left behind"
+        rows.append(SweptRow(sweep_of[name], name, tuple(rates[name]), answer))
+    order = list(results.picked)
+
+    def place(row: SweptRow) -> tuple[int, bool, int, float]:
+        return order.index(row.sweep), row.answer != "picked", -len(row.rates), -(row.rates[-1][1] or 0.0)
+
+    return tuple(sorted(rows, key=place))
+
+
+def _halved_lines(results: Results) -> list[str]:
+    """Say that a halved run is not the run that the others are."""
+    steps = [rung.steps[0] for rung in results.rungs if rung.steps and rung.steps[0] is not None]
+    if len(steps) < 2:
+        return []
+    ends = ", ".join(str(end) for end in steps[:-1])
+    note = (
+        f"Halved sweeps were trained in {len(steps)} parts, to step {ends} and {steps[-1]}, each with a warm-up and a "
+        "schedule of its own; every other run had one part of as many steps."
+    )
+    return [note]
 
 
 def _picks(results: Results) -> dict[str, tuple[str, Pick]]:
-    """Of each sweep the entrant that won on the tuning prompts, and what its win rate there promises too much."""
+    """Of each sweep the entrant that won on the tuning prompts, and what its win rate there promises too much.
+
+    A halving chooses on the same prompts and runs before: the most that any of the choices promises too much counts.
+    """
     found: dict[str, tuple[str, Pick]] = {}
-    tuning = results.tuning
-    if tuning is None:
+    if results.tuning is None:
         return found
-    for sweep in results.picked:
-        members = [e for e, entry in enumerate(tuning.entrants) if entry.sweep == sweep]
-        outcome_KSP = tuning.outcome_ESVP[members, :, 0]
-        seeds = ~np.isnan(outcome_KSP).all((0, 2))
-        outcome_KSP = outcome_KSP[:, seeds]
-        known_P = ~np.isnan(outcome_KSP).any((0, 1))
-        if len(members) < 2 or known_P.sum() < 2:
-            continue
-        best = pick(outcome_KSP[:, :, known_P], prompts_of(tuning).clusters.where(known_P))
-        found[sweep] = (tuning.names[members[best.number]], best)
+    clusters = prompts_of(results.tuning).clusters
+    for sweep, winner in results.picked.items():
+        picks = []
+        for rung in results.rungs:
+            known = ~np.isnan(rung.outcome_KSP).all(-1).any(-1)  # what failed was not chosen from
+            members = [k for k in range(len(rung.names)) if known[k] and rung.sweeps[k] == sweep]
+            outcome_KSP = rung.outcome_KSP[members]
+            known_P = ~np.isnan(outcome_KSP).any((0, 1))
+            if len(members) > 1 and known_P.sum() > 1:
+                picks.append(pick(outcome_KSP[:, :, known_P], clusters.where(known_P)))
+        if picks:
+            most = max(picks, key=lambda one: one.optimism)
+            at = results.rungs[-1].names.index(winner)
+            found[sweep] = (winner, replace(most, mean=100 * float(np.nanmean(results.rungs[-1].outcome_KSP[at]))))
     return found
 
 
-def _pick_line(sweep: str, name: str, found: Pick) -> str:
+def _pick_line(sweep: str, name: str, found: Pick, *, is_halved: bool) -> str:
+    about = "at most about" if is_halved else "about"  # a halving's choice is not of the same runs' ends
     seeds = (
         "what one seed's luck adds is not known"
         if found.of_seeds is None
         else f"{found.of_seeds:.1f} of them are its runs' luck, which these runs keep on other prompts too"
     )
     return (
-        f"Sweep {sweep}: {name} won on the tuning prompts with {found.mean:.1f} %, which promises about "
+        f"Sweep {sweep}: {name} won on the tuning prompts with {found.mean:.1f} %, which promises {about} "
         f"{found.optimism:.1f} points too much; {seeds}."
     )
 

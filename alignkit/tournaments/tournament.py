@@ -4,11 +4,9 @@
     OUT/prompts.jsonl     the prompts that judge (prompts.py)
     OUT/results.json      what was found (results.py)
     OUT/table.txt, .json, .csv, .tex    the table of it (table.py)
+    OUT/times.json        what the last call that did something took, and how much of it was nobody's work
 
-A piece is one entrant with one seed. Pieces run one after the other, each in a process of its own: its memory is freed
-whatever happens in it, and a piece that dies ends no other. With `jobs` there are so many at once, on a GPU so many
-GPUs. A child dies with the process that began it, and everything is gone on with by the same command. From Python,
-where a reward may be a function, pieces run in the calling process.
+A piece is one entrant with one seed (pieces.py). Everything is gone on with by the same command.
 """
 
 from __future__ import annotations
@@ -18,29 +16,38 @@ import json
 import logging
 import os
 import shlex
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from alignkit.display import on_one_line
-from alignkit.errors import AlignkitError, Interrupted, RunStopped, UsageError
+from alignkit.errors import Interrupted, RunStopped, UsageError
 from alignkit.pretrained.names import find_model
 from alignkit.progress import Progress
-from alignkit.registry import registry
 from alignkit.runs import FILE as RUN_FILE
 from alignkit.scoring.specs import NamedJudge, make_judge
 from alignkit.storage import PRIVATE_FOLDER, check_path, read_object, write_atomically
 from alignkit.tournaments import work
-from alignkit.tournaments.entrants import Tournament, is_reward
+from alignkit.tournaments.entrants import Tournament
 from alignkit.tournaments.judges import agree, make_one, reward_models, with_judge
+from alignkit.tournaments.pieces import (
+    Piece,
+    all_pieces,
+    die_with,
+    do,
+    first_pieces,
+    in_children,
+    in_turn,
+    picked_pieces,
+    state,
+    tuning_pieces,
+)
 from alignkit.tournaments.price import disk_needed, disk_warning, measured, steps_in_budget
-from alignkit.tournaments.prompts import OFF_TASK, TEST, TUNING, Asked, choose, hold_back
-from alignkit.tournaments.results import Entry, Results
+from alignkit.tournaments.prompts import OFF_TASK, TEST, TUNING, Asked, choose, hold_back, rung_part
+from alignkit.tournaments.results import Entry, Results, Rung
+from alignkit.tournaments.times import Clock
 from alignkit.tournaments.work import Place
 from alignkit.training.checkpoints.folder_lock import FolderLock
 
@@ -49,19 +56,6 @@ TABLES = ("table.txt", "table.json", "table.csv", "table.tex")
 _LOCK, _MARK = ".lock", "alignkit: a process runs this tournament\n"
 _POLL_S = 0.1
 _logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Piece:
-    """One entrant with one seed, and the parts of the prompts that it answers."""
-
-    entry: Entry
-    seed: int
-    parts: tuple[str, ...]
-
-    @property
-    def name(self) -> str:
-        return f"{self.entry.name}/{self.seed}"
 
 
 def run_tournament(
@@ -121,9 +115,9 @@ def run_piece(made: Tournament, folder: Path, name: str, *, progress: Progress, 
         AlignkitError: as training and answering raise; the reason is kept for the table.
     """
     if parent is not None:
-        _die_with(parent)
+        die_with(parent)
     place, asked = Place(folder), choose(made)
-    found = {piece.name: piece for piece in [*_pieces(made, asked), *_pieces(made, asked, picked=_all_picked(made))]}
+    found = all_pieces(made, asked)
     if name not in found:
         raise UsageError(f"--only {name}: there is no such piece; there are: {', '.join(found)}")
     piece = found[name]
@@ -132,11 +126,15 @@ def run_piece(made: Tournament, folder: Path, name: str, *, progress: Progress, 
     if not lock.acquire():
         raise UsageError(f"--only {name}: another process does this piece; wait for it")
     try:
-        steps = _steps(place).get(piece.entry.name)
-        if steps is None and piece.entry.method is not None and (made.section.tokens or made.section.minutes):
+        made = replace(made, budget=_steps(place))
+        if (
+            piece.entry.name not in made.budget
+            and piece.entry.method is not None
+            and (made.section.tokens or made.section.minutes)
+        ):
             raise UsageError(f"--only {name}: the steps in the budget are not measured yet: type --plan once before")
         exclude = hold_back(asked, folder) if (folder / FILE).exists() else describe(made, asked, folder)
-        _do(made, place, piece, asked, exclude, steps, progress)
+        do(made, place, piece, asked, exclude, progress)
     finally:
         lock.release()
 
@@ -162,6 +160,7 @@ def signature(made: Tournament, place: Place) -> str:
 def _described(made: Tournament) -> dict[str, Any]:
     return {
         "entrants": {entry.name: {**vars(entry), "options": dict(entry.options)} for entry in made.entrants},
+        "halvings": made.halvings,
         "seeds": list(made.seeds),
         "tournament": made.section.model_dump(mode="json"),
     }
@@ -213,36 +212,40 @@ def _run(
     exclude = describe(made, asked, place.folder)
     made = with_judge(made, asked, yes=yes)
     steps = budget(made, place, exclude, progress)
+    made = replace(made, budget=steps)
     for entry in made.entrants:
         for seed in made.seeds_of(entry):
-            work.refuse_changes(made, place, entry, seed, steps=steps.get(entry.name))
+            work.refuse_changes(made, place, entry, seed, asked)
     money = agree(made, asked, steps, yes=yes)
     made = replace(made, common={**made.common, "yes": True})  # rewards that cost were agreed to as well
     words = None if child is None else [*child, "--out", str(place.folder)]
     if (warning := disk_warning(place, disk_needed(made, place))) is not None:
         progress.note(warning)
 
-    def do(pieces: Sequence[Piece]) -> None:
+    def do_all(pieces: Sequence[Piece]) -> None:
         def show(running: Sequence[Piece]) -> None:
-            write_live_page(place.folder, {p.name: _state(made, place, p, asked, running) for p in pieces})
+            write_live_page(place.folder, {p.name: state(made, place, p, asked, running) for p in pieces})
 
         if words is None:
-            _in_turn(made, place, pieces, asked, exclude, steps, progress, show)
+            in_turn(made, place, pieces, asked, exclude, progress, show)
         else:
             paid = [] if "--yes" in words or not money else ["--yes"]
-            _in_children(made, place, pieces, asked, [*words, *paid], jobs, progress.note, show)
+            in_children(made, place, pieces, asked, [*words, *paid], jobs, progress.note, show)
 
     for entry in (*made.entrants, *made.opponents):
         for seed in made.seeds_of(entry):
             work.forget_failure(place, entry, seed)
-    do(_pieces(made, asked))
-    results = replace(_judged(made, place, asked, do, progress), money=money)
+    clock, judge_s = Clock(place.folder), list[float]()
+    do_all(first_pieces(made, asked))
+    results = replace(_judged(made, place, asked, do_all, progress.note, judge_s), money=money)
     results.write(place.folder / RESULTS)
     table = make_table(results)
     for name, text in zip(TABLES, (table.text(), table.json(), table.csv(), table.latex()), strict=True):
         write_atomically(place.folder / name, text, private=True)
     commands = [] if words is None else _commands(words, made)
     progress.note(f"report: {write_page(place.folder, results, table, commands=commands)}")
+    if jobs == 1 and (line := clock.stop(sum(judge_s))) is not None:
+        progress.note(line)
     if not results.failed:
         write_atomically(place.folder / DONE, json.dumps({"signature": signature(given, place)}) + "\n", private=True)
     return results
@@ -278,237 +281,54 @@ def describe(made: Tournament, asked: Asked, folder: Path) -> Path:
     return exclude
 
 
-def _pieces(made: Tournament, asked: Asked, picked: Sequence[str] | None = None) -> list[Piece]:
-    """All pieces, seed by seed; of a sweep's entrants those that tune, or, once some are picked, those that are shown.
-
-    A sweep's entrants answer the tuning prompts; the others answer these too where they are somebody's opponents.
-    """
-    extra = (OFF_TASK,) if OFF_TASK in asked.parts else ()
-    whole = (TEST, *((TUNING,) if TUNING in asked.parts else ()), *extra)
-    pieces = []
-    for seed in made.seeds:
-        for entry in (*made.opponents, *made.entrants):
-            if seed not in made.seeds_of(entry):
-                continue
-            if entry.sweep is None:
-                pieces.append(Piece(entry, seed, () if is_reward(entry) else whole))
-            elif picked is None:
-                pieces.append(Piece(entry, seed, (TUNING,)))
-            elif entry.name in picked:
-                pieces.append(Piece(entry, seed, whole))
-    return pieces
-
-
-def _all_picked(made: Tournament) -> list[str]:
-    return [name for names in made.sweeps.values() for name in names]
-
-
-def _is_done(made: Tournament, place: Place, piece: Piece, asked: Asked) -> bool:
-    return work.is_trained(place, piece.entry, piece.seed) and all(
-        work.is_answered(made, place, piece.entry, piece.seed, part, asked.parts[part]) for part in piece.parts
-    )
-
-
-def _state(made: Tournament, place: Place, piece: Piece, asked: Asked, running: Sequence[Piece]) -> str:
-    """How far a piece is, in a word or with the reason why it came to nothing."""
-    if piece in running:
-        return "running"
-    if (reason := work.failure(place, piece.entry, piece.seed)) is not None:
-        return f"failed: {reason}"
-    return "done" if _is_done(made, place, piece, asked) else "waiting"
-
-
-def _needed(made: Tournament, piece: Piece) -> list[tuple[str, int]]:
-    """The pieces that must be done before."""
-    entries = [made.entrant(name) for name in made.needs(piece.entry)]
-    return [(entry.name, piece.seed) for entry in entries if entry.method is not None]
-
-
-def _do(
-    made: Tournament, place: Place, piece: Piece, asked: Asked, exclude: Path, steps: int | None, progress: Progress
-) -> None:
-    """Do one piece here; why it came to nothing is kept."""
-    try:
-        work.do_work(
-            made,
-            place,
-            piece.entry,
-            piece.seed,
-            asked=asked,
-            parts=piece.parts,
-            exclude=exclude,
-            steps=steps,
-            progress=progress,
-        )
-    except Interrupted:
-        raise
-    except AlignkitError as error:
-        work.note_failure(place, piece.entry, piece.seed, on_one_line(error.line))
-        raise
-    except Exception as error:
-        if (fault := registry().fault_of(error)) is None:
-            raise
-        work.note_failure(place, piece.entry, piece.seed, on_one_line(fault))
-        raise RunStopped(fault) from error
-
-
-def _in_turn(
-    made: Tournament,
-    place: Place,
-    pieces: Sequence[Piece],
-    asked: Asked,
-    exclude: Path,
-    steps: Mapping[str, int],
-    progress: Progress,
-    show: Callable[[Sequence[Piece]], None],
-) -> None:
-    """Do all pieces in this process; one that fails ends those alone that need it."""
-    failed = _failed(place, pieces)
-    for number, piece in enumerate(pieces, start=1):
-        if _is_done(made, place, piece, asked) or _lacks(made, place, piece, failed):
-            continue
-        progress.note(f"tournament: {piece.name}, {number} of {len(pieces)}")
-        show([piece])
-        try:
-            _do(made, place, piece, asked, exclude, steps.get(piece.entry.name), progress)
-        except Interrupted as error:
-            raise KeyboardInterrupt from error
-        except AlignkitError as error:
-            failed.add((piece.entry.name, piece.seed))
-            _logger.warning("%s failed: %s; the others go on", piece.name, error.line)
-
-
-def _failed(place: Place, pieces: Sequence[Piece]) -> set[tuple[str, int]]:
-    """What this call tried before: it is not tried twice."""
-    return {(p.entry.name, p.seed) for p in pieces if work.failure(place, p.entry, p.seed) is not None}
-
-
-def _lacks(made: Tournament, place: Place, piece: Piece, failed: set[tuple[str, int]]) -> bool:
-    """Whether a piece failed before, or cannot be done because what it needs failed: it has failed itself then."""
-    if (piece.entry.name, piece.seed) in failed:
-        return True
-    lacking = [f"{name}/{seed}" for name, seed in _needed(made, piece) if (name, seed) in failed]
-    if lacking:
-        failed.add((piece.entry.name, piece.seed))
-        work.note_failure(place, piece.entry, piece.seed, f"{lacking[0]}, which it needs, failed")
-    return bool(lacking)
-
-
-def _in_children(
-    made: Tournament,
-    place: Place,
-    pieces: Sequence[Piece],
-    asked: Asked,
-    words: Sequence[str],
-    jobs: int,
-    note: Callable[[str], None],
-    show: Callable[[Sequence[Piece]], None],
-) -> None:
-    """Do all pieces in processes of their own, `jobs` at once, each as soon as what it needs is done."""
-    left = [piece for piece in pieces if not _is_done(made, place, piece, asked)]
-    total, failed = len(left), _failed(place, pieces)
-    running: dict[int, tuple[Piece, subprocess.Popen[bytes]]] = {}
-    try:
-        while left or running:
-            for slot, (piece, process) in list(running.items()):
-                if (code := process.poll()) is None:
-                    continue
-                del running[slot]
-                if code == Interrupted.exit_code:
-                    raise KeyboardInterrupt
-                if code != 0:
-                    failed.add((piece.entry.name, piece.seed))
-                    if work.failure(place, piece.entry, piece.seed) is None:
-                        why = f"its process was killed by signal {-code}" if code < 0 else f"it ended with {code}"
-                        work.note_failure(place, piece.entry, piece.seed, f"{why}; it may have had no memory")
-                    _logger.warning("%s failed; the others go on", piece.name)
-            left = [piece for piece in left if not _lacks(made, place, piece, failed)]
-            waiting = {(p.entry.name, p.seed) for p in (*left, *(piece for piece, _ in running.values()))}
-            for slot in range(jobs):
-                ready = next((p for p in left if not waiting & set(_needed(made, p))), None)
-                if slot in running or ready is None:
-                    continue
-                left.remove(ready)
-                note(f"tournament: {ready.name}, {total - len(left)} of {total}")
-                running[slot] = ready, _start(place, ready, words, slot, jobs)
-                show([piece for piece, _ in running.values()])
-            time.sleep(_POLL_S)
-    finally:
-        for _, process in running.values():
-            process.terminate()
-        for _, process in running.values():
-            process.wait()  # it saves what it has
-
-
-def _start(place: Place, piece: Piece, words: Sequence[str], slot: int, jobs: int) -> subprocess.Popen[bytes]:
-    """Begin a piece's process, on a GPU or a share of the cores of its own; of several, its words go into a file.
-
-    It has a session of its own: a terminal's Ctrl-C reaches this process alone, which hands it on once.
-    """
-    environment = dict(os.environ)
-    command = [
-        sys.executable,
-        "-m",
-        "alignkit",
-        "tournament",
-        *words,
-        "--only",
-        piece.name,
-        "--parent",
-        str(os.getpid()),
-    ]
-    if jobs == 1:
-        return subprocess.Popen(command, stdin=subprocess.DEVNULL, env=environment, start_new_session=True)
-    devices = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
-    environment["CUDA_VISIBLE_DEVICES"] = devices[slot] if slot < len(devices) else str(slot)
-    environment.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // jobs)))
-    log = place.folder / "logs"
-    log.mkdir(mode=PRIVATE_FOLDER, exist_ok=True)
-    with open(log / f"{place.run(piece.entry, piece.seed).name}.txt", "ab") as file:
-        return subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=file, stderr=file, env=environment, start_new_session=True
-        )
-
-
-def _die_with(parent: int) -> None:
-    """Let this process end when its parent does: nobody else would end it, and it holds its run's folder."""
-    if sys.platform != "linux":
-        return
-    import ctypes
-    import signal
-
-    ctypes.CDLL(None, use_errno=True).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
-    if os.getppid() != parent:
-        os._exit(1)
-
-
 def _judged(
-    made: Tournament, place: Place, asked: Asked, do: Callable[[Sequence[Piece]], None], progress: Progress
+    made: Tournament,
+    place: Place,
+    asked: Asked,
+    do: Callable[[Sequence[Piece]], None],
+    note: Callable[[str], None],
+    judge_s: list[float],
 ) -> Results:
     """Judge; where there are sweeps first on the tuning prompts, then what was picked on the test prompts."""
-    from alignkit.tournaments.judged import Judging, pick
+    from alignkit.tournaments.judged import Judging, better_half, pick, rung_of_results
 
-    judging = Judging(made, place, asked, progress.note)
-    progress.note("tournament: judging")
-    with closing(_entrant_or_judge(made, place, made.settings.judge.judge)) as judge:
-        shown, tuning, picked = made.judged, None, dict[str, str]()
-        if made.sweeps:
-            swept = [entry for entry in made.judged if entry.sweep is not None]
-            tuning = judging.results(judge.named, swept, TUNING)
-            picked = pick(tuning, made.sweeps)
-            do(_pieces(made, asked, picked=list(picked.values())))
-            shown = tuple(e for e in made.judged if e.sweep is None or e.name in picked.values())
-        found = judging.results(judge.named, shown, TEST)
+    judging = Judging(made, place, asked, note)
+
+    def judge(entries: Sequence[Entry], part: str, spec: str, *, first: int | None = None) -> Results:
+        started = time.monotonic()
+        with closing(_entrant_or_judge(made, place, spec)) as opened:
+            found = judging.results(opened.named, entries, part, first=first)
+        judge_s.append(time.monotonic() - started)
+        return found
+
+    spec = made.settings.judge.judge
+    note("tournament: judging")
+    shown, tuning, picked, rungs = made.judged, None, dict[str, str](), list[Rung]()
+    if made.sweeps:
+        left = [entry for entry in made.judged if entry.sweep is not None]
+        for rung in range(made.halvings):
+            found = judge(left, rung_part(rung), spec)
+            rungs.append(rung_of_results(found, made, rung))
+            kept = better_half(found, made.sweeps)
+            note(f"tournament: halved the sweep: {', '.join(kept)} go on")
+            left = [entry for entry in left if entry.name in kept]
+            do(tuning_pieces(made, left, rung + 1))
+        tuning = judge(left, TUNING, spec)
+        rungs.append(rung_of_results(tuning, made, made.halvings))
+        picked = pick(tuning, made.sweeps)
+        do(picked_pieces(made, asked, list(picked.values())))
+        shown = tuple(e for e in made.judged if e.sweep is None or e.name in picked.values())
+    found = judge(shown, TEST, spec)
     if not any((entry.name, seed) not in found.failed for entry in shown if entry.method for seed in made.seeds):
         reasons = "; ".join(f"{name}/{seed}: {reason}" for (name, seed), reason in found.failed.items())
         raise RunStopped(f"no entrant came to anything: {reasons}")
     second = None
     if made.section.second is not None:
-        with closing(_entrant_or_judge(made, place, made.section.second)) as judge:
-            second = judging.results(judge.named, shown, TEST, first=made.section.second_prompts)
+        second = judge(shown, TEST, made.section.second, first=made.section.second_prompts)
     return replace(
         found,
         tuning=tuning,
+        rungs=tuple(rungs),
         picked=picked,
         second=second,
         off_task=judging.off_task(shown),

@@ -28,8 +28,9 @@ from alignkit.progress import Progress
 from alignkit.runs import RunRecord, holds_run, is_finished, read_run
 from alignkit.storage import PRIVATE_FOLDER, read_object, set_aside, write_atomically
 from alignkit.tournaments.entrants import Tournament, is_reward
-from alignkit.tournaments.prompts import Asked
+from alignkit.tournaments.prompts import Asked, rung_of, rung_part
 from alignkit.tournaments.results import Entry
+from alignkit.tournaments.times import add_time
 
 if TYPE_CHECKING:
     from alignkit.data.reading.rows import Row
@@ -62,17 +63,33 @@ def _file_name(entry: Entry, seed: int) -> str:
     return f"{re.sub(r'[^A-Za-z0-9._=,+-]', '_', entry.name)}-{seed}"
 
 
-def is_trained(place: Place, entry: Entry, seed: int) -> bool:
-    """Whether an entrant's run of a seed is finished; one that is not trained needs none."""
+def is_trained(made: Tournament, place: Place, entry: Entry, seed: int, rung: int | None = None) -> bool:
+    """Whether an entrant's run of a seed is finished; one that is not trained needs none.
+
+    Args:
+        rung: of a run in parts the last one that is asked for, from 0; None: all.
+    """
+    if entry.method is None:
+        return True
     run = place.run(entry, seed)
-    return entry.method is None or (holds_run(run) and is_finished(run, read_run(run)))
+    if not holds_run(run) or not is_finished(run, record := read_run(run)):
+        return False
+    if (parts := made.parts(entry)) is None or record.end is None:
+        return True
+    own = record.options["max_steps"] + sum(record.options["added_steps"])
+    return record.end.steps >= sum(_until(parts, rung)) or record.end.steps < own  # it stopped early: it is done
+
+
+def _until(parts: Sequence[int], rung: int | None) -> list[int]:
+    return list(parts if rung is None else parts[: rung + 1])
 
 
 def is_answered(made: Tournament, place: Place, entry: Entry, seed: int, part: str, rows: Sequence[Row]) -> bool:
     """Whether the answers to a part are there, of this model, drawn as it is asked for now."""
     file = place.answers(entry, seed, part)
     about = file.with_suffix(".json")
-    return file.exists() and about.exists() and read_object(about).get("key") == _key(made, place, entry, seed, rows)
+    key = _key(made, place, entry, seed, part, rows)
+    return file.exists() and about.exists() and read_object(about).get("key") == key
 
 
 def do_work(
@@ -84,41 +101,40 @@ def do_work(
     asked: Asked,
     parts: Sequence[str],
     exclude: Path,
-    steps: int | None,
     progress: Progress,
+    rung: int | None = None,
 ) -> None:
     """Train an entrant with a seed and let it answer these parts; what is there already is left as it is.
 
     Args:
         exclude: the file of prompts that it may not train on.
-        steps: the budget, where it is not one of the entrant's options.
+        rung: of a run in parts the last one to train; None: all.
 
     Raises:
         AlignkitError: as training and answering raise.
     """
-    if entry.method is not None and not is_trained(place, entry, seed):
-        _train(made, place, entry, seed, exclude=exclude, steps=steps, progress=progress)
+    _refuse_left_weights(made, place, entry, seed, rung, asked)
+    if not is_trained(made, place, entry, seed, rung):
+        _train(made, place, entry, seed, exclude=exclude, rung=rung, progress=progress)
         gc.collect()  # the run's models must not count in what follows
     if is_reward(entry):
         return
-    left = [part for part in parts if not is_answered(made, place, entry, seed, part, asked.parts[part])]
+    left = [part for part in parts if not is_answered(made, place, entry, seed, part, asked.rows(part))]
     if left:
-        _answer(made, place, entry, seed, {part: asked.parts[part] for part in left}, progress)
+        _answer(made, place, entry, seed, {part: asked.rows(part) for part in left}, progress)
         gc.collect()
 
 
-def run_options(
-    made: Tournament, place: Place, entry: Entry, seed: int, *, exclude: Path, steps: int | None
-) -> dict[str, Any]:
-    """The options of a run that come from its place in the tournament."""
+def run_options(made: Tournament, place: Place, entry: Entry, seed: int, *, exclude: Path) -> dict[str, Any]:
+    """The options of a run that come from its place in the tournament: of a run in parts, its first one's."""
     options: dict[str, Any] = {"seed": seed, "out": str(place.run(entry, seed)), "exclude": str(exclude)}
     if entry.start is not None:
         start = made.entrant(entry.start)
         options["model"] = start.model if start.method is None else str(place.run(start, seed))
     if "reward" in entry.options:
         options["reward"] = [_reward(made, place, spec, seed) for spec in _listed(entry.options["reward"])]
-    if steps is not None:
-        options["max_steps"] = steps
+    if entry.name in made.budget:
+        options["max_steps"] = made.budget[entry.name]
     return options
 
 
@@ -136,21 +152,45 @@ def _listed(value: Any) -> list[Any]:
 
 
 def _train(
-    made: Tournament, place: Place, entry: Entry, seed: int, *, exclude: Path, steps: int | None, progress: Progress
+    made: Tournament, place: Place, entry: Entry, seed: int, *, exclude: Path, rung: int | None, progress: Progress
 ) -> None:
     from alignkit.reports.run_report import write_run_report
     from alignkit.training.run.train_run import train_run
 
-    options = run_options(made, place, entry, seed, exclude=exclude, steps=steps)
+    options = run_options(made, place, entry, seed, exclude=exclude)
     run = place.run(entry, seed)
+    if (parts := made.parts(entry)) is not None:
+        options |= _in_parts(run, _until(parts, rung))
     method, resolved = made.resolved(entry, **options, resume=run.exists())
-    train_run(method, resolved, progress=progress)
+    before, started = _seconds(run), time.monotonic()
+    train_run(
+        method, resolved, progress=progress, saves_end=parts is not None and len(_until(parts, rung)) < len(parts)
+    )
+    add_time(place.folder, "training", min(_seconds(run) - before, time.monotonic() - started))
     write_run_report(run, curves=method.curves)
 
 
-def _key(made: Tournament, place: Place, entry: Entry, seed: int, rows: Sequence[Row]) -> str:
+def _seconds(run: Path) -> float:
+    """Seconds of a finished run's steps and validation, 0 before."""
+    end = read_run(run).end if holds_run(run) else None
+    return 0.0 if end is None else end.seconds
+
+
+def _in_parts(run: Path, parts: Sequence[int]) -> dict[str, Any]:
+    """The options with which a run goes on through its next part: `--more-steps`, unless it was begun before."""
+    if holds_run(run) and is_finished(run, read_run(run)):
+        return {"max_steps": parts[0], "added_steps": tuple(parts[1:-1]), "more_steps": parts[-1]}
+    return {"max_steps": parts[0], "added_steps": tuple(parts[1:])}
+
+
+def _key(made: Tournament, place: Place, entry: Entry, seed: int, part: str, rows: Sequence[Row]) -> str:
     """Hash what decides an answer: the model, the prompts, and how it is drawn."""
-    model = entry.model if entry.method is None else read_run(place.run(entry, seed)).id
+    model: Any = entry.model
+    if entry.method is not None:
+        record, rung = read_run(place.run(entry, seed)), rung_of(part)
+        parts = None if rung is None else made.parts(entry)
+        steps = sum(_until(parts, rung)) if parts is not None else record.end and record.end.steps
+        model = [record.id, steps]
     settings = made.settings
     how = {name: getattr(settings.judge, name) for name in _DRAWN_BY} | {"sampler": settings.rollouts.sampler}
     said = settings.model.model_dump(mode="json", exclude={"model"})
@@ -186,7 +226,7 @@ def _answer_part(
 ) -> None:
     from alignkit.judging.answer_file import AnswerFile
 
-    path, key = place.answers(entry, seed, part), _key(made, place, entry, seed, rows)
+    path, key = place.answers(entry, seed, part), _key(made, place, entry, seed, part, rows)
     path.parent.mkdir(mode=PRIVATE_FOLDER, exist_ok=True)
     prompts = [(row.id, list(row.prompt)) for row in rows]
     settings = asdict(answering.generation) | {"key": key}
@@ -203,7 +243,9 @@ def _answer_part(
             file.add([a.as_json() | {"num_thinking_tokens": a.num_thinking_tokens} for a in drawn.values()])
         file.finish()
     predicted = answering.perplexity(rows)
-    about = {"key": key, "by_row": predicted.by_row, "seconds": time.monotonic() - started}
+    seconds = time.monotonic() - started
+    add_time(place.folder, "answering", seconds)
+    about = {"key": key, "by_row": predicted.by_row, "seconds": seconds}
     write_atomically(path.with_suffix(".json"), json.dumps(about) + "\n", private=True)
 
 
@@ -214,8 +256,8 @@ def forget_answers(path: Path) -> None:
             set_aside(beside, "old")
 
 
-def refuse_changes(made: Tournament, place: Place, entry: Entry, seed: int, *, steps: int | None) -> None:
-    """Refuse an entrant whose run is there and was begun with other options.
+def refuse_changes(made: Tournament, place: Place, entry: Entry, seed: int, asked: Asked) -> None:
+    """Refuse an entrant whose run is there and was begun with other options, or left weights that have to answer anew.
 
     Raises:
         UsageError: names the options, before and now, and what to type.
@@ -223,11 +265,13 @@ def refuse_changes(made: Tournament, place: Place, entry: Entry, seed: int, *, s
     run = place.run(entry, seed)
     if entry.method is None or not holds_run(run):
         return
-    record = read_run(run)
-    _, resolved = made.resolved(entry, **run_options(made, place, entry, seed, exclude=Path("-"), steps=steps))
+    record, parts = read_run(run), made.parts(entry)
+    options = run_options(made, place, entry, seed, exclude=Path("-"))
+    _, resolved = made.resolved(entry, **options, **({} if parts is None else {"max_steps": parts[0]}))
     old, new = _flat(_options_of(record)), _flat({**dump(resolved), "method": entry.method})
     changed = [key for key in sorted(new) if key in old and old[key] != new[key] and key not in _OWN_KEYS]
     changed = [key for key in changed if not key.startswith("judge.") and not key.endswith("_timeout_s")]
+    changed = [key for key in changed if not key.endswith(".added_steps")]
     if changed:
         said = ", ".join(f"{key} was {old[key]!r}, is {new[key]!r}" for key in changed[:3])
         said += f", and {len(changed) - 3} more" if len(changed) > 3 else ""
@@ -235,6 +279,31 @@ def refuse_changes(made: Tournament, place: Place, entry: Entry, seed: int, *, s
             f"entrant {entry.name}: {run} was trained otherwise ({said}): give the changed one a name of its own, or "
             f"type --fresh {entry.name} to train it anew (what is there is kept beside)"
         )
+    _refuse_left_weights(made, place, entry, seed, 0, asked)
+
+
+def _refuse_left_weights(
+    made: Tournament, place: Place, entry: Entry, seed: int, rung: int | None, asked: Asked
+) -> None:
+    """Refuse a run in parts that trains, or trained, on before its weights answered at each halving.
+
+    Raises:
+        UsageError: says what to do.
+    """
+    if (parts := made.parts(entry)) is None:
+        return
+    run = place.run(entry, seed)
+    num = len(parts) - 1 if rung is None else rung
+    if holds_run(run):
+        num = max(num, len(read_run(run).options["added_steps"]))
+    for part in map(rung_part, range(num)):
+        if not holds_run(run):
+            raise UsageError(f"{entry.name}/{seed}: its first part is not there yet: do {entry.name}/{seed}/1 before")
+        if not is_answered(made, place, entry, seed, part, asked.rows(part)):
+            raise UsageError(
+                f"entrant {entry.name}: {run} would leave, or has left, weights that a halving of its sweep needs: set "
+                f"the judge's options back if they changed, do its parts in order, or type --fresh {entry.name}"
+            )
 
 
 def set_entrant_aside(made: Tournament, place: Place, name: str) -> None:

@@ -103,6 +103,26 @@ def test_a_sweep_makes_an_entrant_of_each_point(tmp_path: Path) -> None:
     betas = [drawn.entrant(name).options["beta"] for name in drawn.sweeps["dpo"]]
     assert len(set(betas)) == 4 and all(0.01 <= beta <= 1 for beta in betas)
     assert drawn.sweeps == read_tournament(written(tmp_path), sweeps=["train.dpo.beta=0.01..1"], draws=4).sweeps
+    drawn = read_tournament(written(tmp_path), sweeps=sweeps, draws=3)  # no point of a grid twice
+    assert set(drawn.sweeps["dpo"]) < set(made.sweeps["dpo"]) and len(drawn.sweeps["dpo"]) == 3
+
+
+def test_any_option_can_be_swept(tmp_path: Path) -> None:
+    file = written(tmp_path, "[entrants.'v1.5']\nmethod = 'grpo'\n")
+    made = read_tournament(file, sweeps=["v1.5.temperatures=[1.0,0.5],[1.0,1.0]", "train.grpo.preset=paper,letter"])
+    assert [entry.options for entry in made.entrants if entry.sweep] == [
+        {"temperatures": temperatures, "preset": preset}
+        for temperatures in ([1.0, 0.5], [1.0, 1.0])
+        for preset in ("paper", "letter")
+    ]
+    assert made.sweeps["v1.5"][0] == "v1.5-temperatures=1.0,0.5,preset=paper"
+
+
+def test_a_halved_sweep_trains_the_steps_in_parts(tmp_path: Path) -> None:
+    sweeps = ["train.dpo.beta=0.05,0.1,0.2"]
+    made = read_tournament(written(tmp_path), sweeps=sweeps, options={"steps": 10}, halvings=2)
+    assert [made.parts(entry) for entry in made.entrants if entry.sweep] == [[2, 3, 5]] * 3
+    assert made.parts(made.entrant("sft")) is None
 
 
 @pytest.mark.parametrize(
@@ -114,11 +134,31 @@ def test_a_sweep_makes_an_entrant_of_each_point(tmp_path: Path) -> None:
         ("train.dpo.beta=1..2", "say how often by --draws"),
         ("beta", "write train.METHOD.OPTION=VALUE"),
         ("train.dpo.beta=a,b", "was given"),
+        ("train.dpo.data=a,b", "data is the same for all entrants"),
     ],
 )
 def test_a_sweep_of_nothing_is_refused(sweep: str, said: str, tmp_path: Path) -> None:
     with pytest.raises(UsageError) as caught:
         read_tournament(written(tmp_path), sweeps=[sweep])
+    assert said in caught.value.line
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"halvings": 1}, "--halvings 1 without --sweep"),
+        ({"halvings": 1, "sweeps": ["train.dpo.beta=1,2"]}, "say how many steps dpo is trained: --steps N"),
+        (
+            {"halvings": 3, "sweeps": ["train.dpo.beta=1,2"], "options": {"steps": 4}},
+            "4 steps cannot be halved so often",
+        ),
+        ({"sweeps": ["reward.learning_rate=1e-5,1e-4"]}, "a reward model answers nothing"),
+        ({"sweeps": ["train.dpo.beta=1,2", "dpo.beta=3,4"]}, "beta of dpo is swept twice"),
+    ],
+)
+def test_a_sweep_that_cannot_be_halved_or_compared_is_refused(given: dict[str, Any], said: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError) as caught:
+        read_tournament(written(tmp_path, FILE + "[entrants.reward]\n"), **given)
     assert said in caught.value.line
 
 

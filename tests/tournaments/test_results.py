@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from alignkit.errors import InputError
-from alignkit.tournaments.results import START, Beside, Entry, Health, Results
+from alignkit.tournaments.results import START, Beside, Entry, Health, Results, Rung
 
 PER_RUN = ("minutes_ES", "answer_minutes_ES", "peak_mib_ES", "tokens_ES", "clipped_ES", "kl_ES")
 
@@ -51,6 +51,7 @@ def test_results_come_back_from_disk_to_the_last_bit(tmp_path: Path) -> None:
     whole = replace(
         found(),
         tuning=found(),
+        rungs=(Rung(("dpo-beta=0.1",), ("dpo",), (4,), found().outcome_ESVP[:1, :, 0]),),
         picked={"dpo": "dpo-beta=0.1"},
         beside=Beside("printed", {"bleu4": {"dpo": "19.7"}}, ("once",)),
     )
@@ -62,8 +63,10 @@ def test_results_come_back_from_disk_to_the_last_bit(tmp_path: Path) -> None:
             if isinstance(ours, np.ndarray):
                 assert ours.dtype == theirs.dtype, each.name
                 np.testing.assert_array_equal(ours, theirs, err_msg=each.name)
-            elif each.name not in {"health", "tuning"}:
+            elif each.name not in {"health", "tuning", "rungs"}:
                 assert ours == theirs, each.name
+    np.testing.assert_array_equal(whole.rungs[0].outcome_KSP, back.rungs[0].outcome_KSP)
+    assert replace(whole.rungs[0], outcome_KSP=back.rungs[0].outcome_KSP) == back.rungs[0]
     np.testing.assert_array_equal(whole.health["repetition"].x_ESP, back.health["repetition"].x_ESP)
     assert back.health["repetition"].label == "repeated, %"
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from alignkit.tournaments.results import Beside, Results
+from alignkit.tournaments.results import Beside, Results, Rung
 from alignkit.tournaments.table import Table, make_table, rows_of
 from tests.helpers.tournaments import ENTRANTS, made_results
 
@@ -103,10 +103,24 @@ def test_a_sweeps_pick_says_what_it_promises_too_much() -> None:
         entry if entry.name not in ("dpo", "grpo") else type(entry)(**vars(entry) | {"sweep": "beta"})
         for entry in ENTRANTS
     )
-    found = make_table(made_results(num_prompts=40, tuning=made_results(entrants=entrants), picked={"beta": "dpo"}))
+    tuning = made_results(entrants=entrants)
+    end = tuning.outcome_ESVP[3:, :, 0]
+    half = end.copy()
+    half[1] = math.nan  # grpo failed
+    rungs = (
+        Rung(("dpo", "grpo"), ("beta", "beta"), (4, 4), half),
+        Rung(("dpo", "grpo"), ("beta", "beta"), (8, 8), end),
+    )
+    found = make_table(made_results(num_prompts=40, tuning=tuning, rungs=rungs, picked={"beta": "dpo"}))
     name, best = found.picks["beta"]
-    assert name in ("dpo", "grpo") and 0 <= best.optimism < 10
-    assert any(note.startswith(f"Sweep beta: {name} won on the tuning prompts") for note in found.notes)
+    assert name == "dpo" and best.mean == pytest.approx(100 * end[0].mean()) and 0 <= best.optimism < 10
+    assert any(note.startswith("Sweep beta: dpo won on the tuning prompts") for note in found.notes)
+    rate = f"{100 * end[0].mean():.1f} %"
+    assert [str(row) for row in found.sweeps] == [
+        f"dpo: {rate} after 4 steps, {rate} after 8 steps; picked",
+        f"grpo: no outcomes after 4 steps, {100 * end[1].mean():.1f} % after 8 steps; not picked",
+    ]
+    assert any("trained in 2 parts, to step 4 and 8" in note for note in found.notes)
 
 
 def test_what_a_second_judge_and_other_prompts_say_stands_in_the_table() -> None:

@@ -153,14 +153,35 @@ def test_an_entrant_that_fails_ends_no_other_and_is_tried_again(ground: Path, tm
     assert not np.isnan(found.outcome_ESVP[found.names.index("sft"), 0, 0]).any()
 
 
-def test_a_sweep_is_picked_on_prompts_that_the_table_does_not_share(ground: Path, tmp_path: Path) -> None:
-    given = small(ground) | {"entrants": {"sft": {}}, "seeds": 1, "steps": 1, "num_prompts": 3}
-    found = played(**given, sweep=["sft.learning_rate=1e-4,1e-2"], out=tmp_path / "t")
-    assert found.tuning is not None and found.tuning.names == ("sft-learning_rate=0.0001", "sft-learning_rate=0.01")
-    assert found.names == ("base", found.picked["sft"])
-    assert not set(found.prompt_ids) & set(found.tuning.prompt_ids)
-    rates = np.nanmean(found.tuning.outcome_ESVP[:, :, 0], axis=(1, 2))
-    assert found.picked["sft"] == found.tuning.names[int(rates.argmax())]
+def test_a_halved_sweep_trains_no_step_twice_and_is_picked_on_prompts_of_its_own(
+    ground: Path, tmp_path: Path, trained: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "alignkit")
+    given = small(ground) | {"entrants": {"sft": {}}, "seeds": 1, "steps": 4, "num_prompts": 3}
+    given |= {"sweep": ["sft.learning_rate=1e-5,1e-2"], "halvings": 1, "checkpoint_interval": 100}
+    found = played(**given, out=tmp_path / "t")
+    first, last = found.rungs
+    assert first.steps == (2, 2) and last.steps == (4,) and set(last.names) < set(first.names)
+    rates = dict(zip(first.names, np.nanmean(first.outcome_KSP, axis=(1, 2)), strict=True))
+    (left,) = set(first.names) - set(last.names)
+    assert rates[left] == min(rates.values())
+    assert found.names == ("base", found.picked["sft"]) and last.names == (found.picked["sft"],)
+    assert found.tuning is not None and not set(found.prompt_ids) & set(found.tuning.prompt_ids)
+    assert len(trained) == 2 + 1
+    assert "going on from step 2" in caplog.text
+    for name in first.names:
+        record = read_run(tmp_path / "t" / f"{name}-1")
+        assert record.options["max_steps"] == 2 and record.end is not None
+        assert record.end.steps == (2 if name == left else 4)
+    text = (tmp_path / "t" / "table.txt").read_text()
+    assert f"{left}: {100 * rates[left]:.1f} % after 2 steps; left behind" in " ".join(text.split())
+    assert text.count(" % after 2 steps") == 2 and "trained in 2 parts" in text
+    (tmp_path / "t" / "done.json").unlink()
+    again = played(**given, out=tmp_path / "t")
+    assert len(trained) == 3  # every halving is judged again, of the answers that were kept
+    np.testing.assert_array_equal(again.rungs[0].outcome_KSP, first.outcome_KSP)
+    with pytest.raises(UsageError, match="has left, weights that a halving of its sweep needs"):
+        played(**given | {"temperature": 0.5}, out=tmp_path / "t")
 
 
 def test_one_folder_holds_one_tournament_and_one_process_runs_it(ground: Path, tmp_path: Path) -> None:

@@ -78,6 +78,7 @@ class Loop:
         evaluation: default: nothing is measured.
         saver: default: nothing is kept.
         deadlines: default: none.
+        saves_end: keep a checkpoint of the last step, before the best weights may be put in its place.
     """
 
     def __init__(
@@ -92,6 +93,7 @@ class Loop:
         deadlines: Deadlines | None = None,
         trackers: Sequence[Tracker] = (),
         progress: Progress | None = None,
+        saves_end: bool = False,
     ) -> None:
         self.method, self.config, self.models, self.source = method, config, models, source
         self.evaluation, self.saver = evaluation or Evaluation(), saver or Saver()
@@ -99,6 +101,7 @@ class Loop:
         self.trackers, self.progress, self.world = trackers, progress or Silent(), models.world
         self.optimizer = make_optimizer(models.policy.parameters(), config)
         self.position = TrainState()
+        self.saves_end = saves_end
         self.kept_step = 0  # the step whose weights the policy holds at the end
         self.saver.attach(self.position, self.optimizer, source, check_weights=self._check_weights)
         self._weights: Tensor | None = None  # `finite_total` after the last step, until it is read
@@ -209,7 +212,8 @@ class Loop:
         self._log(found.metrics)
         self.position.measured = step
         self.position.seconds += time.monotonic() - started
-        if 0 < step < self.num_steps and (improved or step % self.config.checkpoint_interval == 0):
+        is_due = step < self.num_steps and (improved or step % self.config.checkpoint_interval == 0)
+        if step and (is_due or (self.saves_end and step == self.num_steps)):
             self.saver.save(waits=False)
 
     def _answer(self, breaks: bool) -> None:

@@ -70,11 +70,13 @@ def train_run(
     *,
     progress: Progress,
     foresee: Callable[[int, int], str | None] = lambda training, validation: None,
+    saves_end: bool = False,
 ) -> Path:
     """Train one method and return the run's folder, finished.
 
     Args:
         foresee: says of so many training and validation rows what they allow later; None: nothing is to be said.
+        saves_end: keep a checkpoint of the last step too, so that further steps go on from there.
 
     Raises:
         AlignkitError: wrong input (nothing is left behind), a stopped run, or an interruption (both resumable).
@@ -98,7 +100,7 @@ def train_run(
             with logged(run.path, world, progress) as said, watched_by(said):
                 if is_done:
                     progress.note(_goes_further(run, resolved))
-                _train(method, resolved, run, said, world, foresee)
+                _train(method, resolved, run, said, world, foresee, saves_end=saves_end)
         except KeyboardInterrupt as error:  # before the first step, while the model is written, or a second signal
             if world.size > 1:
                 raise
@@ -187,6 +189,8 @@ def _train(
     progress: Progress,
     world: World,
     foresee: Callable[[int, int], str | None],
+    *,
+    saves_end: bool,
 ) -> None:
     for cls in _tracker_classes(resolved):
         cls.require()
@@ -240,6 +244,7 @@ def _train(
             world,
             resumes=resumes,
             changed=changed,
+            saves_end=saves_end,
         )
     end = {"finished": finished | {"planned_mib": planned.total / 2**20}}
     world.run_on_rank0(lambda: run.write_json(RUN_FILE, description | {"model_files": hash_model(run.model)} | end))
@@ -288,6 +293,7 @@ def _compute(
     *,
     resumes: bool,
     changed: Sequence[str],
+    saves_end: bool,
 ) -> dict[str, Any]:
     """Load the models, train and export; returns what run.json says of a finished run."""
     needs_best = resolved.method.early_stopping_steps is not None
@@ -345,6 +351,7 @@ def _compute(
         deadlines=deadlines,
         trackers=trackers,
         progress=progress,
+        saves_end=saves_end,
     )
     try:
         with deadlines:

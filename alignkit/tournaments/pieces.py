@@ -1,0 +1,266 @@
+"""The pieces of a tournament: one entrant with one seed each, which are there, and all of them done in order.
+
+Pieces run one after the other, each in a process of its own: its memory is freed whatever happens in it, and a piece
+that dies ends no other. With `jobs` there are so many at once, on a GPU so many GPUs. A child dies with the process
+that began it. From Python, where a reward may be a function, pieces run in the calling process.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from alignkit.display import on_one_line
+from alignkit.errors import AlignkitError, Interrupted, RunStopped
+from alignkit.progress import Progress
+from alignkit.registry import registry
+from alignkit.storage import PRIVATE_FOLDER
+from alignkit.tournaments import work
+from alignkit.tournaments.entrants import Tournament, is_reward
+from alignkit.tournaments.prompts import OFF_TASK, TEST, TUNING, Asked, rung_part
+from alignkit.tournaments.results import Entry
+from alignkit.tournaments.work import Place
+
+_POLL_S = 0.1
+_logger = logging.getLogger(__name__)
+
+Show = Callable[[Sequence["Piece"]], None]
+"""Is told which pieces run now."""
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One entrant with one seed, and the parts of the prompts that it answers.
+
+    `rung`: of a run in parts the last one that is trained; None: all.
+    """
+
+    entry: Entry
+    seed: int
+    parts: tuple[str, ...]
+    rung: int | None = None
+
+    @property
+    def name(self) -> str:
+        """What --only names."""
+        return f"{self.entry.name}/{self.seed}" + ("" if self.rung is None else f"/{self.rung + 1}")
+
+
+def first_pieces(made: Tournament, asked: Asked) -> list[Piece]:
+    """All pieces before a sweep's winner is picked or halved for the first time, seed by seed.
+
+    A sweep's entrants answer the tuning prompts; the others answer these too where they are somebody's opponents.
+    """
+    pieces = []
+    for seed in made.seeds:
+        for entry in (*made.opponents, *made.entrants):
+            if seed in made.seeds_of(entry):
+                if entry.sweep is not None:
+                    pieces += tuning_pieces(made, [entry], 0, seeds=[seed])
+                else:
+                    pieces.append(Piece(entry, seed, () if is_reward(entry) else _whole(asked)))
+    return pieces
+
+
+def tuning_pieces(
+    made: Tournament, entries: Sequence[Entry], rung: int, *, seeds: Sequence[int] | None = None
+) -> list[Piece]:
+    """What is left of a sweep after so many halvings, trained that far, with its answers to the tuning prompts."""
+    is_last = rung == made.halvings
+    part, last = (TUNING, None) if is_last else (rung_part(rung), rung)
+    return [Piece(entry, seed, (part,), last) for seed in seeds or made.seeds for entry in entries]
+
+
+def picked_pieces(made: Tournament, asked: Asked, names: Sequence[str]) -> list[Piece]:
+    """The winners of sweeps, which answer the test prompts."""
+    return [Piece(made.entrant(name), seed, _whole(asked)) for seed in made.seeds for name in names]
+
+
+def all_pieces(made: Tournament, asked: Asked) -> dict[str, Piece]:
+    """Every piece that may be done alone, by its name."""
+    swept = [entry for entry in made.entrants if entry.sweep is not None]
+    pieces = first_pieces(made, asked)
+    for rung in range(made.halvings + 1):
+        pieces += tuning_pieces(made, swept, rung)
+    pieces += picked_pieces(made, asked, [entry.name for entry in swept])
+    return {piece.name: piece for piece in pieces}
+
+
+def _whole(asked: Asked) -> tuple[str, ...]:
+    return (TEST, *(part for part in (TUNING, OFF_TASK) if part in asked.parts))
+
+
+def state(made: Tournament, place: Place, piece: Piece, asked: Asked, running: Sequence[Piece]) -> str:
+    """How far a piece is, in a word or with the reason why it came to nothing."""
+    if piece in running:
+        return "running"
+    if (reason := work.failure(place, piece.entry, piece.seed)) is not None:
+        return f"failed: {reason}"
+    return "done" if _is_done(made, place, piece, asked) else "waiting"
+
+
+def _is_done(made: Tournament, place: Place, piece: Piece, asked: Asked) -> bool:
+    return work.is_trained(made, place, piece.entry, piece.seed, piece.rung) and all(
+        work.is_answered(made, place, piece.entry, piece.seed, part, asked.rows(part)) for part in piece.parts
+    )
+
+
+def _needed(made: Tournament, piece: Piece) -> list[tuple[str, int]]:
+    """The pieces that must be done before."""
+    entries = [made.entrant(name) for name in made.needs(piece.entry)]
+    return [(entry.name, piece.seed) for entry in entries if entry.method is not None]
+
+
+def do(made: Tournament, place: Place, piece: Piece, asked: Asked, exclude: Path, progress: Progress) -> None:
+    """Do one piece here; why it came to nothing is kept."""
+    try:
+        work.do_work(
+            made,
+            place,
+            piece.entry,
+            piece.seed,
+            asked=asked,
+            parts=piece.parts,
+            exclude=exclude,
+            progress=progress,
+            rung=piece.rung,
+        )
+    except Interrupted:
+        raise
+    except AlignkitError as error:
+        work.note_failure(place, piece.entry, piece.seed, on_one_line(error.line))
+        raise
+    except Exception as error:
+        if (fault := registry().fault_of(error)) is None:
+            raise
+        work.note_failure(place, piece.entry, piece.seed, on_one_line(fault))
+        raise RunStopped(fault) from error
+
+
+def in_turn(
+    made: Tournament, place: Place, pieces: Sequence[Piece], asked: Asked, exclude: Path, progress: Progress, show: Show
+) -> None:
+    """Do all pieces in this process; one that fails ends those alone that need it."""
+    failed = _failed(place, pieces)
+    for number, piece in enumerate(pieces, start=1):
+        if _is_done(made, place, piece, asked) or _lacks(made, place, piece, failed):
+            continue
+        progress.note(f"tournament: {piece.name}, {number} of {len(pieces)}")
+        show([piece])
+        try:
+            do(made, place, piece, asked, exclude, progress)
+        except Interrupted as error:
+            raise KeyboardInterrupt from error
+        except AlignkitError as error:
+            failed.add((piece.entry.name, piece.seed))
+            _logger.warning("%s failed: %s; the others go on", piece.name, error.line)
+
+
+def _failed(place: Place, pieces: Sequence[Piece]) -> set[tuple[str, int]]:
+    """What this call tried before: it is not tried twice."""
+    return {(p.entry.name, p.seed) for p in pieces if work.failure(place, p.entry, p.seed) is not None}
+
+
+def _lacks(made: Tournament, place: Place, piece: Piece, failed: set[tuple[str, int]]) -> bool:
+    """Whether a piece failed before, or cannot be done because what it needs failed: it has failed itself then."""
+    if (piece.entry.name, piece.seed) in failed:
+        return True
+    lacking = [f"{name}/{seed}" for name, seed in _needed(made, piece) if (name, seed) in failed]
+    if lacking:
+        failed.add((piece.entry.name, piece.seed))
+        work.note_failure(place, piece.entry, piece.seed, f"{lacking[0]}, which it needs, failed")
+    return bool(lacking)
+
+
+def in_children(
+    made: Tournament,
+    place: Place,
+    pieces: Sequence[Piece],
+    asked: Asked,
+    words: Sequence[str],
+    jobs: int,
+    note: Callable[[str], None],
+    show: Show,
+) -> None:
+    """Do all pieces in processes of their own, `jobs` at once, each as soon as what it needs is done."""
+    left = [piece for piece in pieces if not _is_done(made, place, piece, asked)]
+    total, failed = len(left), _failed(place, pieces)
+    running: dict[int, tuple[Piece, subprocess.Popen[bytes]]] = {}
+    try:
+        while left or running:
+            for slot, (piece, process) in list(running.items()):
+                if (code := process.poll()) is None:
+                    continue
+                del running[slot]
+                if code == Interrupted.exit_code:
+                    raise KeyboardInterrupt
+                if code != 0:
+                    failed.add((piece.entry.name, piece.seed))
+                    if work.failure(place, piece.entry, piece.seed) is None:
+                        why = f"its process was killed by signal {-code}" if code < 0 else f"it ended with {code}"
+                        work.note_failure(place, piece.entry, piece.seed, f"{why}; it may have had no memory")
+                    _logger.warning("%s failed; the others go on", piece.name)
+            left = [piece for piece in left if not _lacks(made, place, piece, failed)]
+            waiting = {(p.entry.name, p.seed) for p in (*left, *(piece for piece, _ in running.values()))}
+            for slot in range(jobs):
+                ready = next((p for p in left if not waiting & set(_needed(made, p))), None)
+                if slot in running or ready is None:
+                    continue
+                left.remove(ready)
+                note(f"tournament: {ready.name}, {total - len(left)} of {total}")
+                running[slot] = ready, _start(place, ready, words, slot, jobs)
+                show([piece for piece, _ in running.values()])
+            time.sleep(_POLL_S)
+    finally:
+        for _, process in running.values():
+            process.terminate()
+        for _, process in running.values():
+            process.wait()  # it saves what it has
+
+
+def _start(place: Place, piece: Piece, words: Sequence[str], slot: int, jobs: int) -> subprocess.Popen[bytes]:
+    """Begin a piece's process, on a GPU or a share of the cores of its own; of several, its words go into a file.
+
+    It has a session of its own: a terminal's Ctrl-C reaches this process alone, which hands it on once.
+    """
+    environment = dict(os.environ)
+    command = [
+        sys.executable,
+        "-m",
+        "alignkit",
+        "tournament",
+        *words,
+        "--only",
+        piece.name,
+        "--parent",
+        str(os.getpid()),
+    ]
+    if jobs == 1:
+        return subprocess.Popen(command, stdin=subprocess.DEVNULL, env=environment, start_new_session=True)
+    devices = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
+    environment["CUDA_VISIBLE_DEVICES"] = devices[slot] if slot < len(devices) else str(slot)
+    environment.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // jobs)))
+    log = place.folder / "logs"
+    log.mkdir(mode=PRIVATE_FOLDER, exist_ok=True)
+    with open(log / f"{place.run(piece.entry, piece.seed).name}.txt", "ab") as file:
+        return subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=file, stderr=file, env=environment, start_new_session=True
+        )
+
+
+def die_with(parent: int) -> None:
+    """Let this process end when its parent does: nobody else would end it, and it holds its run's folder."""
+    if sys.platform != "linux":
+        return
+    import ctypes
+    import signal
+
+    ctypes.CDLL(None, use_errno=True).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+    if os.getppid() != parent:
+        os._exit(1)
