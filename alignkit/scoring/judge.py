@@ -80,11 +80,15 @@ class JudgeConfig(Options):
 
 @dataclass(frozen=True)
 class Cost:
-    """What scoring would take: requests sent, seconds at least, and money, `price` a text such as "about 2.00 USD"."""
+    """What scoring would take: requests sent, seconds at least, and money, `price` a text such as "about 2.00 USD".
+
+    `money` is the same as a number in the user's currency, None where it is not known.
+    """
 
     num_requests: int
     seconds: float
     price: str
+    money: float | None = None
 
 
 class Judge(ABC):

@@ -114,6 +114,12 @@ class Tournament:
             raise UsageError(f"--halvings {self.halvings}: say how many steps {entry.sweep} is trained: --steps N")
         return part_steps(total, self.halvings)
 
+    def is_from_base(self, entry: Entry) -> bool:
+        """Whether an entrant's first model, through its starts, is the base."""
+        while entry.start is not None:
+            entry = self.entrant(entry.start)
+        return entry.model == self.entrant(BASE).model
+
     def needs(self, entry: Entry) -> tuple[str, ...]:
         """The entrants whose runs it needs: its start, and the reward models that its reward names."""
         names = [entry.start] if entry.start is not None else []

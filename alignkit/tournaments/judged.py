@@ -20,7 +20,7 @@ from alignkit.config.settings import JudgeSection
 from alignkit.data.prepared.selection import prompt_key
 from alignkit.data.reading.messages import text_of_turn
 from alignkit.data.reading.rows import Row
-from alignkit.errors import InputError, RunStopped
+from alignkit.errors import RunStopped
 from alignkit.judging.answers import Answer, Answers
 from alignkit.judging.caveats import judge_gave_reward
 from alignkit.judging.clustering import find_clusters
@@ -33,10 +33,9 @@ from alignkit.scoring.specs import NamedJudge
 from alignkit.statistics.win_rate import outcomes
 from alignkit.storage import read_object
 from alignkit.tournaments.entrants import Tournament
-from alignkit.tournaments.prompts import OFF_TASK, Asked, whole_part
+from alignkit.tournaments.prompts import OFF_TASK, TEST, Asked, whole_part
 from alignkit.tournaments.results import START, Entry, Health, Results, Rung
-from alignkit.tournaments.work import Place, failure
-from alignkit.tracking import split_lines
+from alignkit.tournaments.work import Place, failure, read_answers
 
 Side = tuple[str, int]
 """An entrant or opponent, and its seed."""
@@ -99,7 +98,7 @@ class Judging:
             for seed in self.made.seeds_of(entry):
                 file = self._file(entry, seed, part)
                 if (entry.name, seed) not in sides and file.with_suffix(".json").exists():
-                    sides[entry.name, seed] = _read_answers(file, self.asked.rows(part))
+                    sides[entry.name, seed] = read_answers(file, self.asked.rows(part))
         return sides
 
     def _file(self, entry: Entry, seed: int, part: str) -> Path:
@@ -152,7 +151,7 @@ class Judging:
         made, rows = self.made, self.asked.rows(part)
         spread = self._spread
         by_side: dict[str, dict[Side, Any]] = {
-            name: {} for name in ("length", "text", "nats", "tokens", "reference_cut", "seconds")
+            name: {} for name in ("length", "text", "nats", "tokens", "reference_cut", "seconds", "kl", "kl_tokens")
         }
         health: dict[str, dict[Side, np.ndarray]] = {}
         for side, answers in answered.items():
@@ -160,6 +159,10 @@ class Judging:
             known = [about["by_row"].get(row.id, (math.nan, math.nan, math.nan)) for row in rows]
             columns = np.array(known, dtype=np.float64).T
             by_side["nats"][side], by_side["tokens"][side], by_side["reference_cut"][side] = columns
+            if part == TEST and (file := self.place.kl(self._entries[side[0]], side[1])).exists():
+                of_row = read_object(file)["by_row"]
+                kl = [of_row.get(row.id, (math.nan, math.nan)) for row in rows]
+                by_side["kl"][side], by_side["kl_tokens"][side] = np.array(kl, dtype=np.float64).T
             by_side["length"][side] = np.array([answer.num_tokens for answer in answers], dtype=np.float64)
             by_side["text"][side] = np.array([answer.text for answer in answers], dtype=object)
             by_side["seconds"][side] = float(about["seconds"])
@@ -221,6 +224,8 @@ class Judging:
             nats_ESP=spread(entrants, by_side["nats"], num),
             reference_tokens_ESP=spread(entrants, by_side["tokens"], num),
             reference_cut_ESP=spread(entrants, by_side["reference_cut"], num),
+            kl_nats_ESP=spread(entrants, by_side["kl"], num),
+            kl_tokens_ESP=spread(entrants, by_side["kl_tokens"], num),
             text_ESP=spread(entrants, by_side["text"], num, nothing=""),
             answer_minutes_ES=self._per_run(entrants, {side: x / 60 for side, x in by_side["seconds"].items()}),
             health={
@@ -328,23 +333,6 @@ def _health(answers: Answers) -> dict[str, np.ndarray]:
                 )
             found[metric.name] = metric.scale * value_P
     return found
-
-
-def _read_answers(file: Any, rows: Sequence[Row]) -> list[Answer]:
-    lines = [json.loads(line) for line in split_lines(file.read_text(encoding="utf-8"))]
-    if [line["id"] for line in lines] != [row.id for row in rows]:
-        raise InputError(f"{file}: answers other prompts than this tournament's; remove it and go on")
-    return [
-        Answer(
-            row,
-            line["completion"],
-            line["num_tokens"],
-            line["finish"] == "length",
-            line["num_thinking_tokens"],
-            line["num_prompt_tokens"],
-        )
-        for row, line in zip(rows, lines, strict=True)
-    ]
 
 
 def _reference_lengths(made: Tournament, rows: Sequence[Row]) -> np.ndarray:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 from alignkit.data.reading.read import Source
 from alignkit.registry import registry
 from alignkit.scoring.confirm_cost import confirm_cost
+from alignkit.scoring.judge import Cost
 from alignkit.scoring.specs import NamedJudge, make_judge
 from alignkit.tournaments.entrants import Tournament, is_reward
 from alignkit.tournaments.prompts import TEST, TUNING, Asked
@@ -17,8 +18,26 @@ from alignkit.tournaments.results import Entry
 from alignkit.tournaments.sweeps import num_left
 
 
-def agree(made: Tournament, asked: Asked, steps: Mapping[str, int], *, yes: bool) -> str:
-    """Make the judges and agree to what they and rewards cost, before anything is trained; returns the money as a text.
+@dataclass
+class Bill:
+    """What judges and rewards cost at most: a text, and by entrant requests and their price (None: not known)."""
+
+    said: list[str] = field(default_factory=list)
+    by_entrant: dict[str, tuple[int, float | None]] = field(default_factory=dict)
+
+    @property
+    def text(self) -> str:
+        return "; ".join(self.said)
+
+    def add(self, name: str, cost: Cost) -> None:
+        """Add to an entrant's part."""
+        requests, money = self.by_entrant.get(name, (0, 0.0))
+        total = None if money is None or cost.money is None else money + cost.money
+        self.by_entrant[name] = requests + cost.num_requests, total
+
+
+def agree(made: Tournament, asked: Asked, steps: Mapping[str, int], *, yes: bool) -> Bill:
+    """Make the judges and agree to what they and rewards cost, before anything is trained.
 
     Args:
         steps: of entrants whose budget is in tokens or minutes.
@@ -26,21 +45,35 @@ def agree(made: Tournament, asked: Asked, steps: Mapping[str, int], *, yes: bool
     Raises:
         UsageError: there is no such judge, or its cost was not agreed to.
     """
+    bill = Bill()
     with closing_all(judges_of(made)) as judges:
         for named in judges:
             if named.judge.paid:
                 named.judge.check_key()
             else:
                 named.judge.ready([row.fields for row in asked.parts[TEST]])
-        num = num_scores(made, asked)
-        confirm_cost(judges, num, yes=yes)
-        said = [f"judge {named.label} {named.judge.cost(num).price}" for named in judges if named.judge.paid]
+        for named in judges:
+            num = num_scores(made, asked) * _times(made, named)
+            confirm_cost([named], num, yes=yes)
+            if named.judge.paid:
+                bill.said.append(f"judge {named.label} {named.judge.cost(num).price}")
+                for entry in made.judged:
+                    own = num_answers(made, asked, (TEST, TUNING), of=entry) * _times(made, named)
+                    bill.add(entry.name, named.judge.cost(own))
     for entry in made.entrants:
         num = num_rewards(made, entry, steps.get(entry.name))
         with closing_all(paid_rewards(made, entry)) as rewards:
             confirm_cost(rewards, num, yes=yes)
-            said += [f"reward {named.label} of {entry.name} {named.judge.cost(num).price}" for named in rewards]
-    return "; ".join(said)
+            for named in rewards:
+                cost = named.judge.cost(num)
+                bill.said.append(f"reward {named.label} of {entry.name} {cost.price}")
+                bill.add(entry.name, cost)
+    return bill
+
+
+def _times(made: Tournament, named: NamedJudge) -> int:
+    """How often an answer is judged: once, or against each opponent."""
+    return len(made.section.vs) if named.judge.pairwise else 1
 
 
 def paid_rewards(made: Tournament, entry: Entry) -> list[NamedJudge]:
@@ -70,14 +103,21 @@ def num_scores(made: Tournament, asked: Asked) -> int:
     return num_answers(made, asked, (TEST, TUNING))
 
 
-def num_answers(made: Tournament, asked: Asked, parts: Sequence[str]) -> int:
-    """How many answers to these parts there are: of a sweep the tuning prompts at every halving, the test once."""
+def num_answers(made: Tournament, asked: Asked, parts: Sequence[str], *, of: Entry | None = None) -> int:
+    """How many answers to these parts there are at most: of a sweep the tuning prompts at every halving that it sees.
+
+    Args:
+        of: count this entrant's alone; one of a sweep may see all halvings and the test.
+    """
     length = {part: len(asked.parts.get(part, [])) for part in parts}
-    tuning = length.get(TUNING, 0)
+    tuning, whole = length.get(TUNING, 0), sum(length.values())
+    if of is not None:
+        halvings = made.halvings if of.sweep is not None else 0
+        return len(made.seeds_of(of)) * (whole + halvings * tuning)
     sides = sum(len(made.seeds_of(entry)) for entry in (*made.judged, *made.opponents) if entry.sweep is None)
-    total = sides * sum(length.values())
+    total = sides * whole
     for names in made.sweeps.values():
-        total += len(made.seeds) * (sum(length.values()) - tuning + sum(num_left(len(names), made.halvings)) * tuning)
+        total += len(made.seeds) * (whole - tuning + sum(num_left(len(names), made.halvings)) * tuning)
     return total
 
 

@@ -11,7 +11,8 @@
     second opinion                  the win rate by the second judge, on the prompts that it read
     off-task                        length, perplexity and health of answers to other prompts; judging/guards.py says
                                     whether an entrant lost there against the base
-    KL                              of the run's last validation that measured it
+    KL from the base                on the entrant's own answers (answer_kl.py): sum of nats / sum of tokens
+    KL from the start               of the run's last validation that measured it
 
 Shape letters: E entrants, S seeds, V opponents, P prompts.
 """
@@ -76,6 +77,7 @@ def measures_of(results: Results) -> Measures:
     rows += [*_lengths(results, design, prompts), *_bleu(results), *_perplexity(results, design, prompts, notes)]
     rows += _health(results, design, prompts)
     rows += _off_task(results, notes)
+    rows += _kl(results, design, prompts, notes)
     rows += _of_training(results, notes)
     notes += [f"{name}: {stamp}" for name, stamp in results.stamps.items()]
     notes += [f"{name}, seed {seed}: {reason}" for (name, seed), reason in results.failed.items()]
@@ -283,6 +285,22 @@ def _known(x: float) -> float | None:
     return float(x) if math.isfinite(x) else None
 
 
+def _kl(results: Results, design: Design, prompts: Prompts, notes: list[str]) -> list[Measure]:
+    """How far each entrant is from the base, and by its own validation from its start; why where it is not known."""
+    from_base: dict[str, Cell | None] = dict(_ratio(results.kl_nats_ESP, results.kl_tokens_ESP, design, prompts))
+    from_start = _of_runs(results, results.kl_ES)
+    trained = [entry.name for entry in results.entrants if entry.method is not None]
+    answered = [name for name in trained if (~np.isnan(results.length_ESP[results.names.index(name)])).any()]
+    if unknown := [name for name in answered if (cell := from_base[name]) is None or cell.mean is None]:
+        notes.append(f"No KL from the base of {', '.join(unknown)}: it began with another model, or answered nothing.")
+    if unknown := [name for name in answered if from_start[name] is None]:
+        notes.append(f"No KL from the start of {', '.join(unknown)}: no validation measured it, without a reference.")
+    return [
+        Measure("kl_base", "KL from the base on own answers, nats a token", from_base, digits=3),
+        Measure("kl", "KL from the start, nats a token", from_start, digits=3),
+    ]
+
+
 def _of_training(results: Results, notes: list[str]) -> list[Measure]:
     """What the runs took and say of themselves."""
     clipped = _of_runs(results, 100 * results.clipped_ES)
@@ -292,11 +310,13 @@ def _of_training(results: Results, notes: list[str]) -> list[Measure]:
             f"Every step of {', '.join(whole)} was clipped to max_grad_norm: there the gradient's direction counted "
             "and its length did not."
         )
+    paid = {name: results.paid.get(name) for name in results.names}
     return [
-        Measure("kl", "KL from the start, nats a token", _of_runs(results, results.kl_ES), digits=3),
         Measure("clipped", "steps clipped %", clipped, digits=0),
         Measure("minutes", "minutes of training", _of_runs(results, results.minutes_ES)),
         Measure("answer_minutes", "minutes of answering", _of_runs(results, results.answer_minutes_ES)),
         Measure("tokens", "tokens trained on, k", _of_runs(results, results.tokens_ES / 1000)),
         Measure("peak_mib", "peak memory, MiB", _of_runs(results, results.peak_mib_ES), digits=0),
+        Measure("requests", "paid requests at most", {n: one and Cell(one[0]) for n, one in paid.items()}, digits=0),
+        Measure("money", "money at most", {n: one and Cell(one[1]) for n, one in paid.items()}, digits=2),
     ]

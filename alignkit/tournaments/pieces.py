@@ -106,8 +106,10 @@ def state(made: Tournament, place: Place, piece: Piece, asked: Asked, running: S
 
 
 def _is_done(made: Tournament, place: Place, piece: Piece, asked: Asked) -> bool:
-    return work.is_trained(made, place, piece.entry, piece.seed, piece.rung) and all(
-        work.is_answered(made, place, piece.entry, piece.seed, part, asked.rows(part)) for part in piece.parts
+    return (
+        work.is_trained(made, place, piece.entry, piece.seed, piece.rung)
+        and all(work.is_answered(made, place, piece.entry, piece.seed, part, asked.rows(part)) for part in piece.parts)
+        and work.has_kl(made, place, piece.entry, piece.seed, piece.parts, asked)
     )
 
 

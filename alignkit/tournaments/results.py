@@ -117,6 +117,9 @@ class Results:
         reference_tokens_ESP: float64 [E, S, P], the tokens that it sums over, end token included; nan where the
             reference is left out: its prompt leaves no room for it.
         reference_cut_ESP: float64 [E, S, P], 1 where the reference was cut at the end of its row.
+        kl_nats_ESP, kl_tokens_ESP: float64 [E, S, P], KL of a trained entrant to the base summed over its answer's
+            tokens, and their number (answer_kl.py); nan where it is not measured: on prompts behind the first,
+            and of an entrant that did not begin with the base.
         text_ESP: object [E, S, P], the answer's text; "" where there is none.
         health: by name every metric with one number per answer (repetition, loops, empty, truncated_share, ...).
         failed: why an entrant's run of a seed, or an opponent, has no answers, by (entrant, seed).
@@ -129,6 +132,8 @@ class Results:
         clipped_ES: float64 [E, S], share of the steps whose gradient was clipped.
         kl_ES: float64 [E, S], KL of the trained policy to its start in nats a token, by the run's last validation that
             measured it; nan where the method has no reference.
+        paid: by entrant the requests that its answers and rewards cost at most, all runs together, and their price in
+            the user's currency (None: not known).
         money: what requests of judges and rewards cost, a text such as "judge nemotron about 2.00 USD"; "" where
             nothing costs.
         drawn: how answers were drawn, in words.
@@ -160,6 +165,8 @@ class Results:
     nats_ESP: np.ndarray
     reference_tokens_ESP: np.ndarray
     reference_cut_ESP: np.ndarray
+    kl_nats_ESP: np.ndarray
+    kl_tokens_ESP: np.ndarray
     text_ESP: np.ndarray
     minutes_ES: np.ndarray
     answer_minutes_ES: np.ndarray
@@ -171,6 +178,7 @@ class Results:
     failed: Mapping[tuple[str, int], str] = field(default_factory=dict)
     runs: Mapping[tuple[str, int], str] = field(default_factory=dict)
     parents: Mapping[tuple[str, int], str] = field(default_factory=dict)
+    paid: Mapping[str, tuple[int, float | None]] = field(default_factory=dict)
     money: str = ""
     drawn: str = ""
     stamps: Mapping[str, str] = field(default_factory=dict)
@@ -226,6 +234,7 @@ def _results(content: Mapping[str, Any]) -> Results:
         named[name] = {(entrant, seed): text for (entrant, seed), text in named[name]}
     for name in ("stamps", "picked"):
         named[name] = dict(named[name])
+    named["paid"] = {name: (requests, price) for name, (requests, price) in named["paid"]}
     for name in named:
         if name.rpartition("_")[2] in ("P", "ES", "ESP", "ESVP"):
             kind: Any = object if name == "text_ESP" else np.int64 if name == "cluster_P" else np.float64

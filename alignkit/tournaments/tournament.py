@@ -216,7 +216,7 @@ def _run(
     for entry in made.entrants:
         for seed in made.seeds_of(entry):
             work.refuse_changes(made, place, entry, seed, asked)
-    money = agree(made, asked, steps, yes=yes)
+    bill = agree(made, asked, steps, yes=yes)
     made = replace(made, common={**made.common, "yes": True})  # rewards that cost were agreed to as well
     words = None if child is None else [*child, "--out", str(place.folder)]
     if (warning := disk_warning(place, disk_needed(made, place))) is not None:
@@ -229,7 +229,7 @@ def _run(
         if words is None:
             in_turn(made, place, pieces, asked, exclude, progress, show)
         else:
-            paid = [] if "--yes" in words or not money else ["--yes"]
+            paid = [] if "--yes" in words or not bill.said else ["--yes"]
             in_children(made, place, pieces, asked, [*words, *paid], jobs, progress.note, show)
 
     for entry in (*made.entrants, *made.opponents):
@@ -237,7 +237,9 @@ def _run(
             work.forget_failure(place, entry, seed)
     clock, judge_s = Clock(place.folder), list[float]()
     do_all(first_pieces(made, asked))
-    results = replace(_judged(made, place, asked, do_all, progress.note, judge_s), money=money)
+    results = replace(
+        _judged(made, place, asked, do_all, progress.note, judge_s), money=bill.text, paid=bill.by_entrant
+    )
     results.write(place.folder / RESULTS)
     table = make_table(results)
     for name, text in zip(TABLES, (table.text(), table.json(), table.csv(), table.latex()), strict=True):

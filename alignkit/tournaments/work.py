@@ -2,6 +2,7 @@
 
     OUT/NAME-SEED/                   the run, as `alignkit train` writes it
     OUT/answers/NAME-SEED.PART.jsonl its answers (judging/answer_file.py); .json beside it: what they were drawn with
+    OUT/answers/NAME-SEED.kl.json    how far it is from the base on its answers to the test prompts
     OUT/failed/NAME-SEED.json        why there is nothing
 
 All of it goes on after a kill: a run from its checkpoint, answers behind the last that was drawn. What is there is not
@@ -23,19 +24,21 @@ from typing import TYPE_CHECKING, Any
 
 from alignkit.config.file import dump
 from alignkit.data.prepared.selection import prompt_key
-from alignkit.errors import UsageError
+from alignkit.errors import InputError, UsageError
 from alignkit.progress import Progress
 from alignkit.runs import RunRecord, holds_run, is_finished, read_run
 from alignkit.storage import PRIVATE_FOLDER, read_object, set_aside, write_atomically
 from alignkit.tournaments.entrants import Tournament, is_reward
-from alignkit.tournaments.prompts import Asked, rung_of, rung_part
-from alignkit.tournaments.results import Entry
+from alignkit.tournaments.prompts import TEST, Asked, rung_of, rung_part
+from alignkit.tournaments.results import BASE, Entry
 from alignkit.tournaments.times import add_time
+from alignkit.tracking import split_lines
 
 if TYPE_CHECKING:
     from alignkit.data.reading.rows import Row
-    from alignkit.judging.answers import Answering
+    from alignkit.judging.answers import Answer, Answering
 
+_KL_TOKENS = 2048  # of answers: both models run over them, with the whole vocabulary
 _DRAWN_BY = ("temperature", "top_p", "num_beams", "length_penalty", "max_new_tokens", "seed", "strip_thinking")
 _OWN_KEYS = {"model.model", "data.exclude", "model.micro_batch_tokens", "rollouts.vllm_memory"}
 
@@ -53,6 +56,10 @@ class Place:
     def answers(self, entry: Entry, seed: int, part: str) -> Path:
         """The file of the answers to a part of the prompts."""
         return self.folder / "answers" / f"{_file_name(entry, seed)}.{part}.jsonl"
+
+    def kl(self, entry: Entry, seed: int) -> Path:
+        """The file that says how far a run is from the base on its answers to the test prompts."""
+        return self.folder / "answers" / f"{_file_name(entry, seed)}.kl.json"
 
     def failed(self, entry: Entry, seed: int) -> Path:
         """The file that says why a piece of work came to nothing."""
@@ -120,8 +127,10 @@ def do_work(
     if is_reward(entry):
         return
     left = [part for part in parts if not is_answered(made, place, entry, seed, part, asked.rows(part))]
-    if left:
-        _answer(made, place, entry, seed, {part: asked.rows(part) for part in left}, progress)
+    lacks_kl = not has_kl(made, place, entry, seed, parts, asked)
+    if left or lacks_kl:
+        rows = {part: asked.rows(part) for part in left}
+        _answer(made, place, entry, seed, rows, progress, kl_rows=asked.parts[TEST] if lacks_kl else None)
         gc.collect()
 
 
@@ -199,9 +208,20 @@ def _key(made: Tournament, place: Place, entry: Entry, seed: int, part: str, row
 
 
 def _answer(
-    made: Tournament, place: Place, entry: Entry, seed: int, asked: Mapping[str, Sequence[Row]], progress: Progress
+    made: Tournament,
+    place: Place,
+    entry: Entry,
+    seed: int,
+    asked: Mapping[str, Sequence[Row]],
+    progress: Progress,
+    *,
+    kl_rows: Sequence[Row] | None,
 ) -> None:
-    """Draw the answers to some parts with one loaded model, and measure how it predicts their references."""
+    """Draw the answers to some parts with one loaded model, and measure how it predicts their references.
+
+    Args:
+        kl_rows: of the test prompts, to measure how far it is from the base on its answers to them.
+    """
     from alignkit.judging.answers import Answering, Generation
     from alignkit.pretrained.names import find_model
 
@@ -212,6 +232,62 @@ def _answer(
             _answer_part(made, place, entry, seed, part, rows, answering, progress)
     finally:
         answering.sampler.close()
+    if kl_rows is not None:
+        _measure_kl(made, place, entry, seed, kl_rows, answering)
+
+
+def has_kl(made: Tournament, place: Place, entry: Entry, seed: int, parts: Sequence[str], asked: Asked) -> bool:
+    """Whether it is known how far an entrant is from the base on its answers, or nothing is to be known of it."""
+    if TEST not in parts or entry.method is None or not made.is_from_base(entry):
+        return True
+    file = place.kl(entry, seed)
+    return file.exists() and read_object(file).get("key") == _kl_key(made, place, entry, seed, asked.parts[TEST])
+
+
+def _kl_key(made: Tournament, place: Place, entry: Entry, seed: int, rows: Sequence[Row]) -> list[str]:
+    return [_key(made, place, entry, seed, TEST, rows), made.entrant(BASE).model]
+
+
+def _measure_kl(
+    made: Tournament, place: Place, entry: Entry, seed: int, rows: Sequence[Row], answering: Answering
+) -> None:
+    from alignkit.policy.load import load_policy
+    from alignkit.pretrained.names import find_model
+    from alignkit.tournaments.answer_kl import answers_kl
+
+    started, section = time.monotonic(), made.settings.model
+    base = load_policy(
+        find_model(made.entrant(BASE).model).folder, precision=section.precision, attention=section.attention
+    )
+    answers = read_answers(place.answers(entry, seed, TEST), rows)
+    by_row = answers_kl(answering, base.eval(), answers, most_tokens=_KL_TOKENS)
+    add_time(place.folder, "answering", time.monotonic() - started)
+    content = {"key": _kl_key(made, place, entry, seed, rows), "by_row": by_row}
+    write_atomically(place.kl(entry, seed), json.dumps(content) + "\n", private=True)
+
+
+def read_answers(file: Path, rows: Sequence[Row]) -> list[Answer]:
+    """Read the answers to these rows.
+
+    Raises:
+        InputError: they are to others.
+    """
+    from alignkit.judging.answers import Answer
+
+    lines = [json.loads(line) for line in split_lines(file.read_text(encoding="utf-8"))]
+    if [line["id"] for line in lines] != [row.id for row in rows]:
+        raise InputError(f"{file}: answers other prompts than this tournament's; remove it and go on")
+    return [
+        Answer(
+            row,
+            line["completion"],
+            line["num_tokens"],
+            line["finish"] == "length",
+            line["num_thinking_tokens"],
+            line["num_prompt_tokens"],
+        )
+        for row, line in zip(rows, lines, strict=True)
+    ]
 
 
 def _answer_part(

@@ -56,6 +56,8 @@ def made_results(num_seeds: int = 3, num_prompts: int = 120, **changed: Any) -> 
         "nats_ESP": np.full(shape, 20.0 * math.log(7.0)),
         "reference_tokens_ESP": np.full(shape, 20.0),
         "reference_cut_ESP": np.zeros(shape),
+        "kl_nats_ESP": times[..., None] * np.ones(shape),
+        "kl_tokens_ESP": np.full(shape, math.nan),
         "text_ESP": text,
         "minutes_ES": trained,
         "answer_minutes_ES": times,

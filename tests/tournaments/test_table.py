@@ -152,3 +152,20 @@ def test_tokens_over_the_reference_are_compared_prompt_by_prompt() -> None:
     by_key = {m.key: m for m in make_table(results).measures}
     assert by_key["excess"].cells["dpo"].mean == 7.5  # type: ignore[union-attr]
     assert by_key["excess_vs_1"].cells["dpo"].mean == 5.0  # type: ignore[union-attr]
+
+
+def test_what_paid_requests_cost_stands_below_its_entrant() -> None:
+    paid = {"base": (40, 1.0), "grpo": (5000, None)}
+    by_key = {m.key: m for m in make_table(made_results(num_prompts=40, num_seeds=1, paid=paid)).measures}
+    assert by_key["requests"].cells["grpo"].mean == 5000 and by_key["requests"].cells["sft"] is None  # type: ignore[union-attr]
+    assert by_key["money"].cells["base"].mean == 1.0 and by_key["money"].cells["grpo"].mean is None  # type: ignore[union-attr]
+
+
+def test_the_kl_from_the_base_is_a_mean_over_tokens_and_says_where_there_is_none() -> None:
+    results = made_results(num_prompts=4, num_seeds=1)
+    results.kl_nats_ESP[3, 0, :2] = [3.0, 1.0]
+    results.kl_tokens_ESP[3, 0, :2] = [10, 30]
+    table = make_table(results)
+    cells = next(m for m in table.measures if m.key == "kl_base").cells
+    assert cells["dpo"].mean == pytest.approx(0.1)  # type: ignore[union-attr]
+    assert any(note.startswith("No KL from the base of sft, lenpen, grpo: ") for note in table.notes)

@@ -88,6 +88,8 @@ def test_every_entrant_is_trained_with_every_seed_and_compared_with_every_oppone
     assert {name for name, _ in found.runs} == {"sft", "dpo"} and found.parents["dpo", 2] == "sft-2"
     assert read_run(out / "dpo-2").parent == str(out / "sft-2")
     assert (found.minutes_ES[1:] > 0).all() and np.isnan(found.minutes_ES[0]).all()
+    assert (found.kl_nats_ESP[1:] > 0).any(-1).all() and np.isnan(found.kl_nats_ESP[0]).all()
+    assert "KL from the start of sft: no validation" in " ".join((out / "table.txt").read_text().split())
     assert (found.nats_ESP > 0).all() and (found.reference_tokens_ESP[0, 0] == found.reference_length_P).all()
 
 
@@ -236,3 +238,4 @@ def test_rewards_that_cost_are_counted_before_anything_is_trained(monkeypatch: p
     assert [named.judge.name for named in paid_rewards(made, grpo)] == ["nemotron"]
     with pytest.raises(UsageError, match="up to 168 texts would be sent"):
         agree(made, choose(made), {}, yes=False)
+    assert agree(made, choose(made), {}, yes=True).by_entrant == {"grpo": (168, None)}  # no price is set

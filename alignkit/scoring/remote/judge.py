@@ -157,9 +157,7 @@ class RemoteJudge(Judge):
 def client_cost(config: ClientConfig, num_items: int) -> Cost:
     """Requests, seconds at the allowed rate, and the price where it is known."""
     seconds = 60.0 * num_items / (config.requests_per_minute * max(1, len(config.base_url)))
-    price = (
-        "price unknown (set price_per_1000 to see it)"
-        if config.price_per_1000 is None
-        else f"about {config.price_per_1000 * num_items / 1000:,.2f} in your currency"
-    )
-    return Cost(num_items, seconds, price)
+    if config.price_per_1000 is None:
+        return Cost(num_items, seconds, "price unknown (set price_per_1000 to see it)")
+    money = config.price_per_1000 * num_items / 1000
+    return Cost(num_items, seconds, f"about {money:,.2f} in your currency", money)
