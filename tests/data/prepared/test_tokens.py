@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from places import OWN_ROWS, REAL_ROWS, lines_of
+from places import BESIDE, OWN_ROWS, REAL_ROWS, lines_of
 from tiny_models import tiny_tokenizer
 
 from alignkit.data.chat.chat import CHATML, Chat
@@ -138,6 +138,25 @@ def test_a_cut_answer_gets_no_forged_end_token_and_its_prompt_is_whole(tmp_path:
     assert prepared.num_cut == 1
     assert made.tokenizer.decode(prepared.trees[0].completions[0].ids) == "y" * 10
     assert prepared.trees[0].reference_length == 41
+
+
+@pytest.mark.parametrize("case", [None, "12-nothing-left-of-the-answer/rows.jsonl"], ids=["own", "reported"])
+def test_where_nothing_of_an_answer_is_left_its_row_trains_nothing(case: str | None, tmp_path: Path) -> None:
+    asked = " ".join(["Count."] * 20)
+    own = [{"id": f"l{n}", "prompt": f"{asked} {n}", "chosen": f"It is {n}.", "rejected": "No."} for n in range(7)]
+    read = [to_row(row, where="x") for row in (own if case is None else lines_of(BESIDE / "cases" / case))]
+    made = chat(tmp_path)
+    length = max(len(tree.prompt) for tree in prepare(read, made, unit=Pairs(), max_length=10_000).trees)
+    options: dict[str, Any] = {"unit": Pairs(), "truncation": "cut-completion", "is_part": True, "max_skipped": 1.0}
+    for max_length in (1, length // 2, length):
+        skipped = prepare(read, made, max_length=max_length, **options).skipped
+        assert set(skipped.values()) == {f"prompt does not fit --max-length {max_length} tokens"}
+        assert len(skipped) == len(read)
+    kept = prepare(read, made, max_length=length + 1, **options)
+    assert len(kept.trees) == kept.num_cut == len(read) and not kept.skipped
+    assert all(completion.scored.tolist() == [True] for tree in kept.trees for completion in tree.completions)
+    with pytest.raises(InputError, match=f"{len(read)} of {len(read)} rows .* cannot be used, more than --max-skipped"):
+        prepare(read, made, unit=Pairs(), truncation="cut-completion", max_length=length)
 
 
 def test_more_than_one_percent_too_long_stops_unless_a_policy_is_named(tmp_path: Path) -> None:
