@@ -122,13 +122,25 @@ class _Part:
             self.plans.append((first, len(own), target))
         self.owners += [row] * (len(self.conversations) - first)
 
+    def _also(self, row: Row) -> str:
+        """What else may be said of a row that is not rendered: that it begins with the assistant, and what to do."""
+        if not _begins_with_assistant(row):
+            return ""
+        rows = {id(owner): owner for owner in self.owners}.values()
+        count = sum(map(_begins_with_assistant, rows))
+        also = f"; its conversation begins with the assistant, as {count:,} of {len(rows):,} rows prepared with it do"
+        also += ": take such rows out, or put a message of the user first"
+        if scores_all_turns(row, self.unit, self.train_on) and row.chosen:
+            last = [self.chat.prompt_conversation(row.prompt), self.chat.answer_conversation(row.prompt, row.chosen)]
+            is_taken = not any(isinstance(one, InputError) for one in self.chat.render(last))
+            also += ", or score the last answer alone by --train-on last" * is_taken
+        return also
+
     def tokenized(self, *, whole_answer: bool) -> TokenizedRows:
         rendered = self.chat.renderer.render_many(self.conversations, to_the_end=not whole_answer)
         for number in sorted(rendered.errors)[:1]:
             error, row = rendered.errors[number], self.owners[number]
-            begins = next((message["role"] for message in row.prompt if message["role"] != "system"), "user")
-            also = "; its conversation begins with the assistant" if begins == "assistant" else ""
-            raise InputError(f"{row.said}: {error}{also}") from error
+            raise InputError(f"{row.said}: {error}{self._also(row)}") from error
         places, target = self._places()
         encoder = self.chat.encoder
         if encoder.encodes_apart:
@@ -211,6 +223,10 @@ class _Part:
             end = text if end is None else end
             which[place] = ends.setdefault(end[-_NEAR:], len(ends))
         return which
+
+
+def _begins_with_assistant(row: Row) -> bool:
+    return next((message["role"] for message in row.prompt if message["role"] != "system"), "user") == "assistant"
 
 
 def _up_to_last_answer(turns: tuple[Message, ...]) -> tuple[Message, ...]:

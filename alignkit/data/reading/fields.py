@@ -194,23 +194,23 @@ SCORES = (
 MARKS = (
     Field(
         "rating ratings user_rating human_rating overall_rating score scores overall_score quality_score reward_score "
-        "user_score human_score reward stars grade points",
+        "user_score human_score reward stars grade points feedback user_feedback human_feedback thumb thumbs "
+        "thumbs_rating reaction vote votes upvotes upvoted like likes liked verdict judgment judgement decision "
+        "polarity sentiment quality helpful helpfulness correct correctness is_helpful is_preferred is_chosen "
+        "is_accepted is_approved is_acceptable preferred accepted approved acceptable passed preference is_safe safe "
+        "harmless",
         SAID,
-        "a number or a grade is no label",
+        "it may say how good the answer is, and is no label; true is not said",
+        "--columns label={} reads it where it is true or false, 1 or 0, else write a 'label'",
+        neutral=True,
     ),
     Field(
-        "feedback user_feedback human_feedback thumb thumbs thumbs_rating reaction vote votes upvotes downvotes "
-        "upvoted downvoted like likes liked dislike dislikes disliked verdict judgment judgement decision polarity "
-        "sentiment",
+        "downvotes downvoted dislike dislikes disliked is_rejected is_wrong is_incorrect unsafe is_unsafe toxic "
+        "is_toxic toxicity harmful is_harmful",
         SAID,
-        "a word or a count is no label",
-    ),
-    Field(
-        "quality helpful helpfulness correct correctness is_helpful is_preferred is_chosen is_rejected is_accepted "
-        "is_approved is_acceptable is_wrong is_incorrect preferred accepted approved acceptable "
-        "passed preference",
-        SAID,
-        "whether it is meant as a label is not said",
+        "it may say how bad the answer is, and is no label; false and 0 are not said",
+        "write a 'label' that is false where {} says so",
+        neutral=0,
     ),
 )
 """Fields that may say how good a row's only answer is; some have another meaning in rows of other shapes."""
@@ -461,14 +461,14 @@ def letters(name: str) -> str:
     return name.lower().replace("_", "").replace("-", "").replace(" ", "")
 
 
-_MARKS = frozenset(map(letters, used(MARKS, SAID)))
+_MARKS = {letters(name): field for name, field in by_name(MARKS, SAID).items()}
 _BY_LETTERS = {letters(name): name for name in sorted(_CHANGES_ROWS, reverse=True)}
 
 
 @lru_cache(maxsize=4096)
-def marks(found: tuple[str, ...]) -> tuple[str, ...]:
+def marks(found: tuple[str, ...]) -> tuple[tuple[str, Field], ...]:
     """Of a row's field names, those that may say how good its only answer is, however they are spelt."""
-    return tuple(name for name in found if letters(str(name)) in _MARKS)
+    return tuple((name, field) for name in found if (field := _MARKS.get(letters(str(name)))) is not None)
 
 
 @lru_cache(maxsize=4096)

@@ -22,7 +22,7 @@ import numpy as np
 from alignkit.data.reading import mixing
 from alignkit.data.reading.cells import says_nothing
 from alignkit.data.reading.dataset import Dataset
-from alignkit.data.reading.fields import SHAPE, FieldRefused, candidates, marks, misspelt
+from alignkit.data.reading.fields import SHAPE, Field, FieldRefused, candidates, marks, misspelt
 from alignkit.data.reading.fields import names as names_of
 from alignkit.data.reading.files import SUFFIXES, Line, files_of, is_data_file, read_file
 from alignkit.data.reading.hub import hub_files
@@ -30,7 +30,6 @@ from alignkit.data.reading.keys import OwnIds
 from alignkit.data.reading.messages import text_of_turn
 from alignkit.data.reading.rows import Row, row_id, to_row
 from alignkit.data.reading.said import say_once
-from alignkit.display import listed
 from alignkit.errors import InputError, UsageError, nearest
 from alignkit.registry import registry
 
@@ -142,15 +141,13 @@ class Source:
         if row.chosen is None or row.rejected is not None or row.label is not None:
             return
         mapped = {*self.columns, *self.columns.values()}
-        found = [name for name in marks(tuple(row.fields)) if name not in mapped and _says(row.fields[name])]
-        if found:
-            shown = listed([repr(name) for name in found], 5)
-            say_once(
-                f"{self.data}: rows have {shown}, which may say how good the answer is: kept for rewards and not read "
-                f"as a label, so where answers are trained on, bad ones are too; --columns label={found[0]} reads it "
-                f"where it is true or false, 1 or 0, else write a 'label'; --ignore-fields {','.join(found)} says that "
-                "it is meant so"
-            )
+        for name, known in marks(tuple(row.fields)):
+            if name not in mapped and _marks(row.fields[name], known):
+                say_once(
+                    f"{self.data}: rows have {name!r}, which may say how good the answer is: it is kept for rewards "
+                    "and not read as a label, so where answers are trained on, bad ones are too; "
+                    f"{known.instead.format(name)}; --ignore-fields {name} says that it is meant so"
+                )
 
     def _counted(
         self, refused: FieldRefused, fields: Mapping[str, Any], number: int, lines: Iterator[Line]
@@ -259,9 +256,11 @@ def refuse_among_data(option: str, out: Path, reads: Iterable[str | None], *, is
             )
 
 
-def _says(mark: Any) -> bool:
-    """Whether a mark says something; false does."""
-    return mark is False or not says_nothing(mark)
+def _marks(mark: Any, field: Field) -> bool:
+    """Whether a mark may call an answer bad."""
+    if type(mark) is bool:
+        return mark is not bool(field.neutral)
+    return not says_nothing(mark) and not (field.neutral == 0 and mark == 0)
 
 
 def _texts(value: Any) -> Iterator[str]:

@@ -73,6 +73,9 @@ def _split(row: Given) -> Split:
     rejected = None if rejected_name is None else _answer(row, rejected_name)
     if chosen is not None and _is_whole(chosen):
         prompt, chosen = _cut(chosen)
+        answer = next((name for name in _ANSWERS if name in row.given), None)
+        if chosen is None and rejected is None and answer is not None:  # Axolotl: the prompt stands in `chosen`
+            chosen = _last_turns(row, answer)
         prompt = _agreed(row, prompt, chosen)
     else:
         prompt, chosen = _prompt_beside(row, chosen, rejected)

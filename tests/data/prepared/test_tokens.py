@@ -247,3 +247,24 @@ def test_masks_of_rows_cover_the_answer_and_its_end_token_exactly(file: Path, at
         assert made.tokenizer.decode(completion.ids[:-1], skip_special_tokens=False) == row.chosen[-1]["content"]
         assert tree.reference_length == len(completion)
         assert np.count_nonzero(tree.prompt.ids == IM_END) == len(row.prompt)
+
+
+def test_conversations_that_begin_with_the_assistant_are_scored_or_refused_with_their_number(tmp_path: Path) -> None:
+    said = [{"from": "gpt", "value": "Hello."}, {"from": "human", "value": "Hi"}, {"from": "gpt", "value": "yes"}]
+    read = [to_row({"id": f"r{n}", "conversations": said[n % 2 :]}, where="x") for n in range(4)]
+    trees = prepare(read, chat(tmp_path / "chatml"), unit=Chosen(), max_length=1000).trees
+    tokenizer = load_tokenizer(tmp_path / "chatml")
+    scored = [tokenizer.decode(tree.completions[0].ids[tree.completions[0].scored]) for tree in trees]
+    assert scored == ["Hello.<|im_end|>yes<|im_end|>", "yes<|im_end|>"] * 2
+    looks_at_first = CHATML + "{% if messages[0].role == 'tool' %}x{% endif %}"
+    alternates = CHATML + "{% if messages[0].role != 'user' %}{{ raise_exception('the user first') }}{% endif %}"
+    begins = (
+        "row r0: .*begins with the assistant, as 2 of 4 rows .*take such rows out, or put a message of the user first"
+    )
+    for name, template in (("looks", looks_at_first), ("strict", alternates)):
+        made = chat(tmp_path / name, template)
+        with pytest.raises(InputError, match=begins) as refused:
+            prepare(read, made, unit=Chosen(), max_length=1000)
+        assert ("--train-on last" in str(refused.value)) == (name == "looks")
+        if name == "looks":
+            assert len(prepare(read, made, unit=Chosen(), max_length=1000, train_on="last").trees) == 4

@@ -159,6 +159,19 @@ FORMATS: dict[str, tuple[dict[str, Any], Read | str]] = {
     ),
     "Axolotl DPO chat_template": ({"messages": [USER], "chosen": GOOD, "rejected": BAD}, PAIR),
     "Axolotl KTO argilla": ({"instruction": "Name a river.", "completion": "Rivers are long.", "label": 0}, THUMB_DOWN),
+    "Axolotl KTO argilla_chat, the prompt in chosen": ({"chosen": [USER], "completion": [GOOD], "label": 1}, ANSWER),
+    "Axolotl ORPO": (
+        {"system": "Be brief.", "prompt": "Name a river.", "chosen": [USER, GOOD], "rejected": [USER, BAD]},
+        Read(BRIEFLY, "The Rhine.", "Rivers are long."),
+    ),
+    "Axolotl pygmalion": ({"conversations": [{"role": "Human", "value": "Name a river."}]}, "did you mean 'human'"),
+    "Axolotl context_qa": ({"article": "A.", "question": "Name a river.", "answer": "Po."}, "'article': it is no part"),
+    "Axolotl creative_acr": ({"instruction": "Name a river.", "revision": "Po."}, "unknown row shape.*revision"),
+    "Axolotl metharme": ({"prompt": "Name a river.", "generation": "Po."}, ALONE),
+    "Axolotl user_defined with train flags": (
+        {"conversations": [{**HUMAN, "train": True}, {**GPT, "train": True}]},
+        "message of the user has train: true",
+    ),
     "Axolotl KTO argilla_chat": (
         {"completion": [USER, GOOD], "label": True},
         "'completion' is an answer without a prompt; write a whole conversation as 'messages'",

@@ -130,6 +130,34 @@ SETS = {
         {"chosen": "response_0", "rejected": "response_1"},
         "'better_response_id' beside 'chosen' and 'rejected'",
     ),
+    "LMSYS-Chat-1M": Published(
+        {"conversation": [USER, GOOD], "model": "m", "language": "English", "openai_moderation": [], "redacted": False},
+        "'conversation': .*--columns messages=conversation",
+        {"messages": "conversation"},
+        ANSWER,
+    ),
+    "OASST": Published(
+        {"message_id": "1", "parent_id": None, "text": Q, "role": "prompter", "labels": {"name": ["spam"]}},
+        "'text': answers to prompts are trained",
+        {},
+        "'text'",
+    ),
+    "WebGPT": Published(
+        {"question": {"full_text": Q}, "answer_0": YES, "answer_1": NO, "score_0": 1, "score_1": -1},
+        "'answer_0': which of these",
+        unread("answer_0", "answer_1"),
+        "unknown row shape",
+    ),
+    "UltraChat": Published({"id": "0", "data": [Q, YES]}, "'data': .*as messages with role and content", {}, "'data'"),
+    "HH red team": Published(
+        {"transcript": f"\n\nHuman: {Q}", "rating": 4.0}, "unknown row shape.*transcript", {}, "tr"
+    ),
+    "Aya": Published(
+        {"inputs": Q, "targets": YES}, "prompt=inputs", {"prompt": "inputs", "completion": "targets"}, ANSWER
+    ),
+    "smoltalk2": Published(
+        {"messages": [USER, GOOD], "chat_template_kwargs": {"enable_thinking": False}, "source": "s"}, "", {}, ANSWER
+    ),
     "OpenHermes": Published(
         {"conversations": [{**HUMAN, "weight": None}, {**GPT, "weight": None}], "system_prompt": None, "id": None},
         "",

@@ -370,7 +370,12 @@ TALK = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "yes
         ({"prompt": "Hi", "completion": "yes", "rating": 1}, "rating"),
         ({"messages": TALK, "feedback": "thumbs_down"}, "feedback"),
         ({"conversations": TALK, "thumbs": False}, "thumbs"),
-        ({"instruction": "Hi", "output": "yes", "Quality-Score": 0, "is_helpful": 0}, "Quality-Score', 'is_helpful"),
+        (
+            {"instruction": "Hi", "output": "yes", "Quality-Score": 0, "is_helpful": True, "toxic": False},
+            "Quality-Score",
+        ),
+        ({"prompt": "Hi", "completion": "yes", "is_safe": False, "downvotes": 0}, "is_safe"),
+        ({"prompt": "Hi", "completion": "yes", "disliked": True}, "disliked"),
         ({"prompt": "Hi", "chosen": "yes", "accepted": False}, "accepted"),
         ({"prompt": "Hi", "completion": "yes", "reward": -0.5}, "reward"),
         ({"prompt": "Hi", "completion": "yes", "vote": None, "score": float("nan"), "verdict": ""}, ""),
@@ -386,8 +391,9 @@ def test_a_mark_of_an_answer_that_is_no_label_is_said_with_what_reads_it(
     file = write(tmp_path / "marked.jsonl", [fields | {"n": n} for n in range(2)])
     assert all(row.label is fields.get("label") for row in Source(file).rows())
     assert len(caplog.records) == bool(said) and (not said or f"rows have '{said}', which may say" in caplog.text)
+    assert ("--columns label=" in caplog.text) == (bool(said) and said != "disliked")  # which says the opposite
     caplog.clear()
-    list(Source(file, dict.fromkeys(said.split("', '"), "") if said else {}).rows())
+    list(Source(file, {said: ""} if said else {}).rows())
     assert not caplog.records
 
 
