@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from alignkit.memory import machine_bytes
@@ -15,11 +16,13 @@ _PROBE_TIMEOUT_S = 3.0
 
 def look(*, hub: bool = False) -> Machine:
     """Ask torch and the operating system; and with `hub` whether the Hugging Face hub answers."""
-    import torch
+    with ThreadPoolExecutor(1) as beside:  # torch is imported while the hub is waited for
+        asked = beside.submit(hub_problem) if hub else None
+        import torch
 
+    problem = None if asked is None else asked.result()
     memory_gib = machine_bytes() / _GIB
     disk_gib = shutil.disk_usage(Path()).free / _GIB
-    problem = hub_problem() if hub else None
     if torch.cuda.is_available():
         found = torch.cuda.get_device_properties(0)
         return Machine("cuda", found.name, found.total_memory / _GIB, memory_gib, disk_gib, problem)

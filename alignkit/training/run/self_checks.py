@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -76,13 +77,13 @@ def run_checks(
     policy.eval()
     try:
         with policy.in_fp32():
-            checks = [] if policy.scalar_head else _head_checks(policy, small)
             if policy.path == "tree" and was_training and policy.dropout.drops:
                 _meet_dropout(policy, pack)
-            fast = plain = _scores_and_gradient(policy, pack)
+            with policy.on_path("plain"):
+                fast = plain = _scores_and_gradient(policy, pack)
+            checks = [] if policy.scalar_head else _head_checks(plain, _own_scores_and_gradient(policy, pack))
             if policy.path == "tree":
-                with policy.on_path("plain"):
-                    plain = _scores_and_gradient(policy, pack)
+                fast = _scores_and_gradient(policy, pack)
                 checks += _tree_checks(fast, plain)
             checks.append(_split_check(policy, small, fast[0]))
             if policy.path == "plain" and not policy.scalar_head:
@@ -205,15 +206,15 @@ def ranks_check(models: Models, trees: Sequence[Tree]) -> Check:
         policy.zero_grad(set_to_none=True)
         return gradients
 
-    ours = _joined([full(x) for x in summed(models.policy, own or [0], 1.0 if own else 0.0)])
+    ours = [full(x).float().cpu() for x in summed(models.policy, own or [0], 1.0 if own else 0.0)]
     with models.unsharded_policy() as policy:
-        theirs = _joined(summed(policy, range(len(small))))
+        theirs = [x.float().cpu() for x in summed(policy, range(len(small)))]
     return Check(
         f"the gradient of {world.size} ranks = of one", _relative(ours, theirs), _GRADIENT_TOLERANCE, "relative L2"
     )
 
 
-Computed = tuple[Tensor, Tensor]  # log-probs [T], or values [N]; and the whole gradient, on the CPU
+Computed = tuple[Tensor, list[Tensor]]  # log-probs [T], or values [N]; and each weight's gradient, on the CPU
 
 
 def _meet_dropout(policy: Policy, pack: Pack) -> None:
@@ -256,12 +257,8 @@ def _bf16_checks(policy: Policy, pack: Pack, plain: Computed) -> list[Check]:
     ]
 
 
-def _head_checks(policy: Policy, trees: Sequence[Tree]) -> list[Check]:
+def _head_checks(ours: Computed, theirs: Computed) -> list[Check]:
     """The chunked head on scored tokens against the model's own logits."""
-    pack = lay_out(trees[:1])
-    with policy.on_path("plain"):
-        ours = _scores_and_gradient(policy, pack)
-    theirs = _own_scores_and_gradient(policy, pack)
     return [
         Check(
             "head on scored tokens in chunks = the model's own logits",
@@ -382,17 +379,18 @@ def _weighted(scores: Tensor) -> Tensor:
     return (scores * torch.linspace(-1, 1, len(scores), device=scores.device).add(0.25)).sum()
 
 
-def _gradient(policy: Policy) -> Tensor:
-    return _joined([p.grad for p in policy.parameters() if p.grad is not None])
-
-
-def _joined(gradients: Sequence[Tensor]) -> Tensor:
-    return torch.cat([x.flatten().float().cpu() for x in gradients])
+def _gradient(policy: Policy) -> list[Tensor]:
+    """Take the gradient over from the weights: where they are fp32 on the CPU, nothing is copied."""
+    gradients = [p.grad.float().cpu() for p in policy.parameters() if p.grad is not None]
+    policy.zero_grad(set_to_none=True)
+    return gradients
 
 
 def _gap(a: Tensor, b: Tensor) -> float:
     return float((a.float() - b.float()).abs().max())
 
 
-def _relative(a: Tensor, b: Tensor) -> float:
-    return float((a - b).norm() / b.norm().clamp(min=1e-12))
+def _relative(ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> float:
+    """||a - b|| / ||b|| over all weights' gradients."""
+    gap = math.hypot(*(float((a - b).norm()) for a, b in zip(ours, theirs, strict=True)))
+    return gap / max(math.hypot(*(float(b.norm()) for b in theirs)), 1e-12)
