@@ -1,7 +1,7 @@
-"""What a newcomer waits for and reads: first word, silence, help, hints, doctor. On a terminal of 80 columns.
+"""What a newcomer waits for and reads: first word, silence, help, hints, doctor, report. On a terminal of 80 columns.
 
     python -m bench.first_hour                everything
-    python -m bench.first_hour --only help    one part: help, output, training, doctor, hints
+    python -m bench.first_hour --only help    one part: help, output, training, doctor, report, hints
 
 Each figure has a goal; there is no peer. Times are of this machine as it is loaded now: `pass_ms`, `python -c pass`,
 stands beside them. Training is of a random model of two layers on 64 rows.
@@ -23,6 +23,7 @@ from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
 
+from bench.browser import open_s
 from bench.forked import commit
 
 ROOT = Path(__file__).parents[1]
@@ -35,11 +36,14 @@ GOALS = {
     "help_lines": 80,
     "help_columns": 80,
     "doctor_s": 15.0,
+    "report_mib": 1.5,
+    "report_open_s": 1.0,
     "broken_hints": 0,
 }
 _ALIGNKIT = [sys.executable, "-m", "alignkit"]
 _COMMANDS = ("train sft", "judge", "generate", "evaluate", "chat", "vote", "runs", "doctor", "init", "data show")
 _REPEATS = 5
+_ANSWERS, _ANSWER_TOKENS, _STEPS = 320, 150, 100
 
 
 def help_figures() -> dict[str, float]:
@@ -81,6 +85,20 @@ def doctor_figures(folder: Path) -> dict[str, float]:
     return {"doctor_s": _moments([*_ALIGNKIT, "doctor"], folder)[-1]}
 
 
+def report_figures(folder: Path) -> dict[str, float]:
+    """Size of the report of a run judged against another on 320 prompts, and seconds that Chromium opens it for."""
+    rows, model, prompts = _rows(folder), _model(folder), folder / "prompts.jsonl"
+    lines = [{"prompt": f"Question {n}: how does this work?", "completion": "Like this."} for n in range(_ANSWERS)]
+    prompts.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    (folder / "length.py").write_text("def length(completion, row):\n    return len(completion)\n", encoding="utf-8")
+    for method in ("sft", "dpo"):
+        _type(folder, f"train {method} --model {model} --data {rows} --max-steps {_STEPS} --out {folder}/{method}")
+    sides = f"judge {folder}/dpo --vs {folder}/sft --data {prompts} --num-prompts {_ANSWERS}"
+    _type(folder, f"{sides} --judge length.py:length --max-new-tokens {_ANSWER_TOKENS} --temperature 1")
+    page = folder / "dpo" / "report.html"
+    return {"report_mib": page.stat().st_size / 2**20, "report_open_s": open_s(page)}
+
+
 def hint_figures() -> dict[str, float]:
     """Commands in docs and messages that cannot be typed: the failures of tests/house/test_hints.py."""
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/house/test_hints.py"]
@@ -100,6 +118,13 @@ def _median_ms(command: Sequence[str]) -> float:
 def _run(command: Sequence[str]) -> str:
     environment = os.environ | {"COLUMNS": str(COLUMNS)}
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
+
+
+def _type(folder: Path, words: str) -> None:
+    environment = os.environ | {"ALIGNKIT_LEDGER": str(folder / "ledger.sqlite")}
+    done = subprocess.run([*_ALIGNKIT, *words.split()], cwd=folder, env=environment, capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(f"alignkit {words}: {done.stderr}")
 
 
 def _moments(command: Sequence[str], folder: Path, *, until_first: bool = False) -> list[float]:
@@ -171,6 +196,7 @@ def main() -> None:
             "output": lambda: output_figures(folder),
             "training": lambda: training_figures(folder),
             "doctor": lambda: doctor_figures(folder),
+            "report": lambda: report_figures(folder),
             "hints": hint_figures,
         }
         parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

@@ -13,8 +13,6 @@ The results are made, not trained: sizes decide these figures, not models. The t
 from __future__ import annotations
 
 import json
-import math
-import shutil
 import statistics
 import subprocess
 import sys
@@ -27,6 +25,7 @@ import numpy as np
 from alignkit.tournaments.page import write_page
 from alignkit.tournaments.results import Health, Results
 from alignkit.tournaments.table import make_table
+from bench.browser import open_s
 
 _HELPERS = Path(__file__).parents[1] / "tests" / "helpers"
 sys.path.insert(0, str(_HELPERS))
@@ -45,7 +44,7 @@ def page_figures() -> dict[str, float]:
         for run in results.runs.values():
             _write_metrics(folder / run)
         page = write_page(folder, results, make_table(results), commands=[("the table", "alignkit tournament")])
-        return {"tournament_report_mib": page.stat().st_size / 2**20, "tournament_report_open_s": _open_s(page)}
+        return {"tournament_report_mib": page.stat().st_size / 2**20, "tournament_report_open_s": open_s(page)}
 
 
 def reuse_s() -> float:
@@ -73,24 +72,6 @@ def reuse_s() -> float:
             subprocess.run(command, cwd=folder, check=True, stdout=subprocess.DEVNULL)
             took.append(time.perf_counter() - began)
         return statistics.median(took)
-
-
-def _open_s(page: Path) -> float:
-    browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if browser is None:
-        return math.nan
-    empty = page.with_name("empty.html")
-    empty.write_text("<!DOCTYPE html><title>empty</title>", encoding="utf-8")
-
-    def once(file: Path) -> float:
-        command = [browser, "--headless", "--no-sandbox", "--disable-gpu", "--dump-dom", file.as_uri()]
-        began = time.perf_counter()
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=120)
-        return time.perf_counter() - began
-
-    once(empty)
-    pairs = [(once(page), once(empty)) for _ in range(5)]
-    return statistics.median(full - nothing for full, nothing in pairs)
 
 
 def _write_metrics(run: Path) -> None:
