@@ -10,6 +10,7 @@ import logging
 import os
 import re
 import shlex
+import textwrap
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -75,6 +76,19 @@ def duration(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def at_words(line: str, width: int) -> str:
+    """Break a line between words, where a terminal would break it within one; what is to be copied stays whole.
+
+    >>> at_words("nothing is left; type `alignkit runs` now", 24)
+    'nothing is left; type\\n  `alignkit runs` now'
+    """
+    whole = re.sub("`[^`]*`", lambda found: found[0].replace(" ", "\0"), line)
+    if len(line) <= width or "alignkit " in whole:
+        return line
+    lines = textwrap.wrap(whole, width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
+    return "\n".join(lines).replace("\0", " ")
 
 
 def json_shown(text: str) -> str:

@@ -10,6 +10,7 @@ import errno
 import importlib
 import logging
 import os
+import shutil
 import sys
 import traceback
 from collections.abc import Sequence
@@ -18,7 +19,7 @@ from typing import Annotated, Any
 import typer
 
 from alignkit.cli.commands import Commands
-from alignkit.display import LogFormatter, on_one_line, shown
+from alignkit.display import LogFormatter, at_words, on_one_line, shown
 from alignkit.errors import AlignkitError, Interrupted, RunStopped, nearest
 from alignkit.gpu import lost_gpu
 from alignkit.registry import COMMANDS, registry
@@ -184,7 +185,9 @@ class _Stderr(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         level = f"{record.levelname.lower()}: " if record.levelno >= logging.WARNING else ""
-        print(f"{level}{self.format(record)}", file=sys.stderr)
+        line = f"{level}{self.format(record)}"
+        is_read_here = sys.stderr.isatty() and "\n" not in line
+        print(at_words(line, shutil.get_terminal_size().columns) if is_read_here else line, file=sys.stderr)
 
 
 def _log_to_stderr(level: int) -> None:

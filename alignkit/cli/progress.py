@@ -22,7 +22,7 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
-from alignkit.display import LogFormatter, on_one_line
+from alignkit.display import LogFormatter, at_words, on_one_line
 from alignkit.progress import Progress, drawings
 
 _PLAIN_INTERVAL_S = 10.0
@@ -172,7 +172,8 @@ class RichProgress:
     def note(self, line: str) -> None:
         """Print one line above what is drawn."""
         if self._live is not None:
-            self._live.console.print(on_one_line(line), markup=False, highlight=False, soft_wrap=True)
+            line = at_words(on_one_line(line), self._console.width)
+            self._live.console.print(line, markup=False, highlight=False, soft_wrap=True)
         else:
             self._print(line)
 

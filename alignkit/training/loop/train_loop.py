@@ -222,7 +222,7 @@ class Loop:
         if breaks:
             doing = "leaving what is being measured; it is measured again when the run goes on"
         elif began is not None and last_s is not None:
-            doing += f", about {duration(max(0.0, began + last_s - time.monotonic()))}"
+            doing += f", about {duration(max(1.0, began + last_s - time.monotonic()))}"
         saved = self.saver.saved_step
         kept = "nothing is saved yet" if saved is None else f"the last checkpoint is step {saved}"
         self.progress.note(f"{doing}, then saving; Ctrl-C again stops now: {kept}")
