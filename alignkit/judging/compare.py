@@ -136,7 +136,7 @@ class _Judging:
 
     def evidence(self) -> Evidence:
         """Judge, and put together what was found."""
-        self.named.judge.ready([row.fields for row in self.prompts.rows])
+        self.named.ready(self.prompts.rows)
         judged, level, number = self._rounds()
         ours, theirs = judged.ours, judged.theirs
         self.answers = judged_answers(judged)

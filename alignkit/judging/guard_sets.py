@@ -191,7 +191,7 @@ def _checked(spec: str, by: str | None, rows: Sequence[Row], settings: Settings)
 
 def _ready(spec: str, named: NamedJudge, rows: Sequence[Row]) -> None:
     try:
-        named.judge.ready([row.fields for row in rows])
+        named.ready(rows)
     except AlignkitError as error:
         raise type(error)(f"--guard {spec}: {error}") from error
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from alignkit.config.file import Settings
-from alignkit.errors import UsageError
+from alignkit.data.reading.rows import Row
+from alignkit.errors import InputError, UsageError
 from alignkit.registry import registry
 from alignkit.runs import holds_run, places
 from alignkit.scoring.functions.given import PREFIX, GivenFunction
@@ -38,6 +40,24 @@ class NamedJudge:
     def score(self, items: Sequence[Item], *, repeat: int = 0) -> list[Scored | Missing]:
         """Score items through the ledger; arguments and errors are those of `cached_scores`."""
         return cached_scores(self.judge, items, label=self.label, repeat=repeat)
+
+    def ready(self, rows: Sequence[Row]) -> None:
+        """Ask the judge whether it can score rows; an error about one that has no id names its file and line.
+
+        Raises:
+            AlignkitError: as `Judge.ready`.
+        """
+        try:
+            self.judge.ready([row.fields for row in rows])
+        except InputError as error:
+            for row in rows if len(rows) > 1 else ():
+                with suppress(UsageError):
+                    try:
+                        self.judge.ready([row.fields])
+                    except InputError as own:
+                        if str(own) == str(error) and row.name == row.where:
+                            raise InputError(f"{row.where}: {error}") from error
+            raise
 
 
 def make_judge(spec: str, settings: Settings | None = None, *, named_at: tuple[str, str] | None = None) -> NamedJudge:

@@ -51,7 +51,7 @@ def agree(made: Tournament, asked: Asked, steps: Mapping[str, int], *, yes: bool
             if named.judge.paid:
                 named.judge.check_key()
             else:
-                named.judge.ready([row.fields for row in asked.parts[TEST]])
+                named.ready(asked.parts[TEST])
         for named in judges:
             num = num_scores(made, asked) * _times(made, named)
             confirm_cost([named], num, yes=yes)

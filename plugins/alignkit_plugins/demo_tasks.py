@@ -134,7 +134,7 @@ def _answer_badly(task: Task, rng: Random, *, is_open: bool) -> _Answered:
     while True:
         kind = rng.choices(list(weights), list(weights.values()))[0]
         rejected = answers.KINDS[kind](task, rng)
-        if score_rules(task.rules, rejected, row_id=task.prompt) < 1:
+        if score_rules(task.rules, rejected, row=task.prompt) < 1:
             return _Answered(task, rejected, kind)
 
 

@@ -42,7 +42,7 @@ class Rules(Judge):
             InputError: a row's rules are malformed; it names the row's id and the rule.
         """
         return [
-            Scored(score_rules(rules, item.completion, row_id=_row_id(item.row)))
+            Scored(score_rules(rules, item.completion, row=item.said))
             if (rules := item.row.get("rules"))
             else Missing("the row has no rules", applies=False)
             for item in items
@@ -72,25 +72,25 @@ class Rules(Judge):
                 "with `alignkit train reward`), or a judge that `alignkit plugins list` shows"
             )
         for row in with_rules:
-            score_rules(row["rules"], "text", row_id=_row_id(row))
+            score_rules(row["rules"], "text", row=_said(row))
 
 
-def score_rules(rules: Any, completion: str, *, row_id: str) -> float:
+def score_rules(rules: Any, completion: str, *, row: str) -> float:
     """Return the weighted share of the rules that the completion satisfies, in [0, 1].
 
     Args:
         rules: a non-empty list of {"kind": ..., "weight": ..., further fields}; a field that is None is not given.
         completion: the text scored; an empty one gets 0.
-        row_id: what errors call the row.
+        row: what errors call it, "row r1".
 
     Raises:
         InputError: an unknown kind, a missing, unknown or wrong field, a weight that is not a positive number.
     """
     if isinstance(rules, str | Mapping) or not isinstance(rules, Sequence) or not rules:
-        raise InputError(f"row {row_id}: `rules` must be a list of objects with a `kind`, not {_short(rules)}")
+        raise InputError(f"{row}: `rules` must be a list of objects with a `kind`, not {_short(rules)}")
     total = satisfied = 0.0
     for place, rule in enumerate(rules, start=1):
-        weight, share = _weigh(rule, completion, where=f"row {row_id}, rule {place}")
+        weight, share = _weigh(rule, completion, where=f"{row}, rule {place}")
         total += weight
         satisfied += weight * share
     return satisfied / total if completion.strip() else 0.0
@@ -128,8 +128,8 @@ def _weigh(rule: Any, completion: str, *, where: str) -> tuple[float, float]:
         raise InputError(f"{where} ({kind}): {field}: {problem['msg']}; its fields are: {accepted}") from error
 
 
-def _row_id(row: Mapping[str, Any]) -> str:
-    return repr(row["id"]) if row.get("id") is not None else "without an id"
+def _said(row: Mapping[str, Any]) -> str:
+    return f"row {row['id']}" if row.get("id") is not None else "a row without an id"
 
 
 def _short(value: Any) -> str:

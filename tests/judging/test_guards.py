@@ -224,7 +224,7 @@ def test_prompts_that_are_judged_too_and_kinds_of_one_template_are_said(
         (["genrl"], {}, "no data is named 'genrl'"),
         (["guard.jsonl"], {"rules": None}, "or guard.jsonl:rules (rows that it cannot score are missing)"),
         (["guard.jsonl:rules"], {"rules": None}, "--guard guard.jsonl:rules: judge rules: none of the 44 rows"),
-        (["guard.jsonl"], {"rules": [{"kind": "no"}]}, "--guard guard.jsonl: row 'g0', rule 1: unknown kind"),
+        (["guard.jsonl"], {"rules": [{"kind": "no"}]}, "--guard guard.jsonl: row g0, rule 1: unknown kind"),
         (["guard.jsonl:perplexity"], {"reference": None}, "no row has a reference answer"),
         (["guard.jsonl", "--guard", "guard.jsonl"], {}, "is named twice"),
         (["guard.jsonl", "--guard-margin", "0"], {}, "above 0 and below 100 is allowed"),

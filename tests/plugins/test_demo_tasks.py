@@ -37,8 +37,8 @@ def words_of(row: dict[str, Any]) -> int:
 def test_chosen_satisfies_every_rule_and_rejected_does_not(name: str) -> None:
     for row in part(name):
         chosen, rejected = (row[side][0]["content"] for side in ("chosen", "rejected"))
-        assert score_rules(row["rules"], chosen, row_id=row["id"]) == 1, row
-        assert score_rules(row["rules"], rejected, row_id=row["id"]) < 1, row
+        assert score_rules(row["rules"], chosen, row=row["id"]) == 1, row
+        assert score_rules(row["rules"], rejected, row=row["id"]) < 1, row
         assert rejected.strip(), row
         assert row["reference"] == chosen, row
 
@@ -97,20 +97,20 @@ def test_every_kind_of_bad_answer_occurs_in_every_sort_of_family() -> None:
 
 
 def test_scores_of_bad_answers_are_graded() -> None:
-    scores = {round(score_rules(row["rules"], row["rejected"][0]["content"], row_id=""), 3) for row in part("test")}
+    scores = {round(score_rules(row["rules"], row["rejected"][0]["content"], row=""), 3) for row in part("test")}
     assert len(scores) > 100
 
 
 @pytest.mark.parametrize("filler", ["Yes.", "I am a model trained on helpful data sources.", "the " * 60, "1, 2, 3"])
 def test_no_single_answer_is_good_everywhere(filler: str) -> None:
-    full = [score_rules(row["rules"], filler, row_id="") == 1 for row in part("test")]
+    full = [score_rules(row["rules"], filler, row="") == 1 for row in part("test")]
     assert sum(full) < 0.05 * len(full)
 
 
 def test_each_sentence_too_many_lowers_the_score_of_an_open_answer() -> None:
     row = next(row for row in part("test") if row["template"] == "why")
     texts = [" ".join([row["reference"], *["This is one more thing to say here."] * extra]) for extra in range(5)]
-    scores = [score_rules(row["rules"], text, row_id="") for text in texts]
+    scores = [score_rules(row["rules"], text, row="") for text in texts]
     assert scores == sorted(set(scores), reverse=True)
 
 
@@ -139,7 +139,7 @@ def test_rows_survive_parquet_and_are_ready_for_the_rules(tmp_path: Any) -> None
     pl.DataFrame(part("train"), infer_schema_length=None).write_parquet(tmp_path / "train.parquet")
     rows = pl.read_parquet(tmp_path / "train.parquet").to_dicts()
     Rules().ready(rows)
-    assert all(score_rules(row["rules"], row["reference"], row_id=row["id"]) == 1 for row in rows[:300])
+    assert all(score_rules(row["rules"], row["reference"], row=row["id"]) == 1 for row in rows[:300])
 
 
 def test_registry_finds_the_data_set() -> None:

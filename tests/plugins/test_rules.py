@@ -12,9 +12,11 @@ from alignkit_plugins.rules import Rules, score_rules
 from hypothesis import given
 from hypothesis import strategies as st
 
+from alignkit.data.reading.rows import to_row
 from alignkit.errors import InputError, UsageError
 from alignkit.registry import Registry
 from alignkit.scoring.judge import Item, Missing, Scored
+from alignkit.scoring.specs import NamedJudge
 
 CASES: list[tuple[dict[str, Any], str, float]] = [
     ({"kind": "equals", "value": "Paris"}, " paris. ", 1.0),
@@ -88,7 +90,7 @@ MALFORMED: list[tuple[Any, str]] = [
 
 @pytest.mark.parametrize(("rule", "text", "share"), CASES)
 def test_share_of_a_rule_is_as_computed_by_hand(rule: dict[str, Any], text: str, share: float) -> None:
-    assert score_rules([rule], text, row_id="1") == pytest.approx(share)
+    assert score_rules([rule], text, row="1") == pytest.approx(share)
 
 
 def test_cases_cover_every_kind_and_format() -> None:
@@ -99,12 +101,12 @@ def test_cases_cover_every_kind_and_format() -> None:
 @given(text=st.text(max_size=80))
 def test_every_share_lies_between_0_and_1(text: str) -> None:
     for rule, _, _ in CASES:
-        assert 0 <= score_rules([rule], text, row_id="1") <= 1
+        assert 0 <= score_rules([rule], text, row="1") <= 1
 
 
 def test_a_length_is_worth_less_the_further_it_is_out() -> None:
     rules = [{"kind": "num_words", "min": 5, "max": 10}]
-    scores = [score_rules(rules, "word " * count, row_id="1") for count in range(1, 30)]
+    scores = [score_rules(rules, "word " * count, row="1") for count in range(1, 30)]
     assert scores[:5] == sorted(set(scores[:5]))
     assert scores[4:10] == [1.0] * 6
     assert scores[9:] == sorted(set(scores[9:]), reverse=True)
@@ -112,12 +114,12 @@ def test_a_length_is_worth_less_the_further_it_is_out() -> None:
 
 def test_score_is_the_weighted_share() -> None:
     rules = [{"kind": "equals", "value": "b", "weight": 3}, {"kind": "num_words", "max": 1}]
-    assert score_rules(rules, "a", row_id="1") == 1 / 4
-    assert score_rules(rules, "b", row_id="1") == 1
+    assert score_rules(rules, "a", row="1") == 1 / 4
+    assert score_rules(rules, "b", row="1") == 1
 
 
 def test_an_empty_completion_scores_0_though_it_keeps_every_upper_bound() -> None:
-    assert score_rules([{"kind": "num_words", "max": 9}], " \n", row_id="1") == 0
+    assert score_rules([{"kind": "num_words", "max": 9}], " \n", row="1") == 0
 
 
 def test_rows_without_rules_do_not_apply() -> None:
@@ -135,9 +137,22 @@ def test_malformed_rules_name_the_row_and_the_rule(rules: Any, message: str) -> 
     with pytest.raises(InputError) as checked:
         Rules().ready([{"id": "row-6"}, row])
     assert str(scored.value) == str(checked.value)
-    assert "row 'row-7'" in str(scored.value)
+    assert "row row-7" in str(scored.value)
     assert message in str(scored.value)
     assert "\n" not in str(scored.value)
+
+
+def test_malformed_rules_of_a_row_without_an_id_are_named_by_its_line() -> None:
+    good = {"prompt": "Hi", "rules": [{"kind": "num_words", "max": 1}]}
+    fields: list[dict[str, Any]] = [good, {"prompt": "Hi"}, {"prompt": "Ho", "rules": [{"kind": "no"}]}]
+    rows = [to_row(each, where=f"a.jsonl, line {n}") for n, each in enumerate(fields, start=1)]
+    judge = NamedJudge("rules", Rules())
+    judge.ready(rows[:2])
+    with pytest.raises(InputError, match=r"^a\.jsonl, line 3: a row without an id, rule 1: unknown kind 'no'"):
+        judge.ready(rows)
+    item = Item(rows[2].prompt, "a", rows[2].fields, name=rows[2].said)
+    with pytest.raises(InputError, match=r"^a\.jsonl, line 3, rule 1: unknown kind"):
+        judge.judge.score([item])
 
 
 def test_ready_names_the_ways_out_when_no_row_has_rules() -> None:
@@ -150,7 +165,7 @@ def test_rules_of_different_kinds_survive_parquet(tmp_path: Any) -> None:
     rules = [rule for rule, _, _ in CASES]
     pl.DataFrame({"id": ["a"], "rules": [rules]}).write_parquet(tmp_path / "rows.parquet")
     row = pl.read_parquet(tmp_path / "rows.parquet").to_dicts()[0]
-    assert score_rules(row["rules"], "red, 7", row_id="a") == score_rules(rules, "red, 7", row_id="a")
+    assert score_rules(row["rules"], "red, 7", row="a") == score_rules(rules, "red, 7", row="a")
 
 
 @pytest.mark.parametrize("piece", [".", ".\"'", "a-", "1,", "1.", "{", "[", "- ", "and ", "\n"])
@@ -158,7 +173,7 @@ def test_long_hostile_texts_take_linear_time(piece: str) -> None:
     text = piece * (200_000 // len(piece)) + "x"
     start = time.process_time()
     for rule, _, _ in CASES:
-        score_rules([rule], text, row_id="1")
+        score_rules([rule], text, row="1")
     assert time.process_time() - start < 20  # quadratic time would be hours
 
 

@@ -88,6 +88,12 @@ class Stored(Prepared):
     notes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     from_cache: bool = False
 
+    def names_of(self, ids: Sequence[str]) -> list[str]:
+        """What a person finds kept rows by, of their ids; an id that is none of theirs stays."""
+        wanted = set(ids)
+        found = {id_: self.rows[n].name for n, id_ in enumerate(self.trees.ids()) if id_ in wanted}
+        return [found.get(id_, id_) for id_ in ids]
+
 
 class Writer:
     """Writes a store part by part.

@@ -375,7 +375,7 @@ def _judges(
         if one.judge.paid:
             one.judge.check_key()  # its address is asked after the cost was agreed to
         else:
-            one.judge.ready(fields)
+            one.ready(rows)
     return named
 
 

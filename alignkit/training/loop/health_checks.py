@@ -34,6 +34,8 @@ MAX_LOGPROB_FALL = 0.5  # nats per token
 MAX_LENGTH_GROWTH = 1.5  # times the start's
 Tally = dict[str, list[int]]
 LIMITED = "grad_limited/"
+Names = Callable[[Sequence[str]], list[str]]
+"""Ids of rows -> what a person finds them by."""
 
 
 def refuse_non_finite(
@@ -43,6 +45,7 @@ def refuse_non_finite(
     micro_batches: Sequence[MicroBatch],
     *,
     step: int,
+    names: Names = list,
     world: World = ALONE,
 ) -> None:
     """Stop before the optimizer's step where the loss or the gradient norm is nan or infinite, on all ranks.
@@ -58,7 +61,7 @@ def refuse_non_finite(
     if math.isfinite(value):
         return
     with whole() as policy:
-        rows = _rows(policy, micro_batches, world)
+        rows = _rows(policy, micro_batches, names, world)
     text = (
         f"the {name} of step {step} is {value}; {rows}; no weight was changed and nothing was saved or pruned: look at "
         "these rows, lower --learning-rate, or leave the rows out"
@@ -67,7 +70,13 @@ def refuse_non_finite(
 
 
 def refuse_non_finite_validation(
-    value: float, policy: Policy, micro_batches: Sequence[MicroBatch], *, step: int, world: World = ALONE
+    value: float,
+    policy: Policy,
+    micro_batches: Sequence[MicroBatch],
+    *,
+    step: int,
+    names: Names = list,
+    world: World = ALONE,
 ) -> None:
     """Stop before anything is saved of weights whose validation loss is nan or infinite, on all ranks.
 
@@ -80,9 +89,10 @@ def refuse_non_finite_validation(
     """
     if math.isfinite(value):
         return
+    rows = _rows(policy, micro_batches, names, world)
     text = (
-        f"the validation loss after step {step} is {value}; {_rows(policy, micro_batches, world)}; nothing was saved "
-        "or pruned since the last checkpoint: lower --learning-rate, or leave the rows out"
+        f"the validation loss after step {step} is {value}; {rows}; nothing was saved or pruned since the last "
+        "checkpoint: lower --learning-rate, or leave the rows out"
     )
     raise world.reported_by_rank0(RunStopped(text))
 
@@ -124,13 +134,19 @@ def spike(losses: Sequence[float], loss: float) -> str | None:
 
 
 def spike_line(
-    losses: Sequence[float], loss: float, micro_batches: Sequence[MicroBatch], *, step: int, world: World = ALONE
+    losses: Sequence[float],
+    loss: float,
+    micro_batches: Sequence[MicroBatch],
+    *,
+    step: int,
+    names: Names = list,
+    world: World = ALONE,
 ) -> str | None:
     """Return the line that flags a loss spike with its rows, or None; the same on every rank."""
     found = spike(losses, loss)
-    return (
-        None if found is None else f"spike at step {step}: {found}; its rows: {_listed(row_ids(micro_batches, world))}"
-    )
+    if found is None:
+        return None
+    return f"spike at step {step}: {found}; its rows: {_listed(row_ids(micro_batches, world), names)}"
 
 
 def row_ids(micro_batches: Sequence[MicroBatch], world: World = ALONE) -> list[str]:
@@ -195,11 +211,13 @@ def tally_lines(tally: Tally, config: MethodConfig) -> list[str]:
     return said
 
 
-def _rows(policy: Policy, micro_batches: Sequence[MicroBatch], world: World) -> str:
+def _rows(policy: Policy, micro_batches: Sequence[MicroBatch], names: Names, world: World) -> str:
     """Name the rows whose own log-probs or values are not finite, or all where there are none; every rank must ask."""
     found = world.run_on_all(lambda: _guilty(policy, micro_batches))
     guilty = list(dict.fromkeys(row_id for part in found for row_id in part))
-    return f"caused by {_listed(guilty)}" if guilty else f"its rows: {_listed(row_ids(micro_batches, world))}"
+    if guilty:
+        return f"caused by {_listed(guilty, names)}"
+    return f"its rows: {_listed(row_ids(micro_batches, world), names)}"
 
 
 def _guilty(policy: Policy, micro_batches: Sequence[MicroBatch]) -> list[str]:
@@ -218,5 +236,5 @@ def _guilty(policy: Policy, micro_batches: Sequence[MicroBatch]) -> list[str]:
     return found
 
 
-def _listed(ids: Sequence[str]) -> str:
-    return ", ".join(ids[:_SHOWN]) + (f" and {len(ids) - _SHOWN} more" if len(ids) > _SHOWN else "")
+def _listed(ids: Sequence[str], names: Names) -> str:
+    return ", ".join(names(ids[:_SHOWN])) + (f" and {len(ids) - _SHOWN} more" if len(ids) > _SHOWN else "")

@@ -94,6 +94,7 @@ class Loop:
         trackers: Sequence[Tracker] = (),
         progress: Progress | None = None,
         saves_end: bool = False,
+        names: health.Names = list,
     ) -> None:
         self.method, self.config, self.models, self.source = method, config, models, source
         self.evaluation, self.saver = evaluation or Evaluation(), saver or Saver()
@@ -101,7 +102,7 @@ class Loop:
         self.trackers, self.progress, self.world = trackers, progress or Silent(), models.world
         self.optimizer = make_optimizer(models.policy.parameters(), config)
         self.position = TrainState()
-        self.saves_end = saves_end
+        self.saves_end, self.names = saves_end, names
         self.kept_step = 0  # the step whose weights the policy holds at the end
         self.saver.attach(self.position, self.optimizer, source, check_weights=self._check_weights)
         self._weights: Tensor | None = None  # `finite_total` after the last step, until it is read
@@ -291,10 +292,11 @@ class Loop:
 
     def _refuse_non_finite(self, name: str, value: float, micro_batches: list[MicroBatch], step: int) -> None:
         whole = self.models.unsharded_policy
-        health.refuse_non_finite(name, value, whole, micro_batches, step=step, world=self.world)
+        health.refuse_non_finite(name, value, whole, micro_batches, step=step, names=self.names, world=self.world)
 
     def _flag_spike(self, loss: float, micro_batches: list[MicroBatch]) -> None:
-        line = health.spike_line(self.position.losses, loss, micro_batches, step=self.position.step, world=self.world)
+        before, step = self.position.losses, self.position.step
+        line = health.spike_line(before, loss, micro_batches, step=step, names=self.names, world=self.world)
         if line is not None:
             _logger.warning("%s", line)
             self._log({"loss_spike": loss})

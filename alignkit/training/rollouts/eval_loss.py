@@ -115,7 +115,10 @@ def _validate_rows(method: Method, config: MethodConfig, inputs: Inputs, models:
         mismatched=mismatched[0] if mismatched else None,
     )
     if step:
-        guards.refuse_non_finite_validation(result.loss, models.policy, micro_batches, step=step, world=models.world)
+        names = inputs.validation.names_of
+        guards.refuse_non_finite_validation(
+            result.loss, models.policy, micro_batches, step=step, names=names, world=models.world
+        )
     metrics = {"validation/loss": result.loss} | {f"validation/{name}": x for name, x in result.logged.items()}
     if models.reference is not None and config.validation_kl_tokens:
         metrics["validation/kl"] = mean_kl(models, trees, config)

@@ -73,7 +73,7 @@ def finding_lines(finding: Finding, groups: Sequence[Group], rewards_PG: np.ndar
 def sample_text(line: Mapping[str, Any]) -> str:
     """A sample of samples.jsonl with its reward as one short line."""
     text = _short(line["completion"])
-    return f"reward {_number(line['reward'])}, {line['num_tokens']} tokens, row {line['id']}: {text!r}"
+    return f"reward {_number(line['reward'])}, {line['num_tokens']} tokens, {line['row']}: {text!r}"
 
 
 def _short(text: str) -> str:
@@ -96,6 +96,7 @@ def _line(group: Group, k: int, step: int, kind: str) -> dict[str, Any]:
         "step": step,
         "kind": kind,
         "id": group.row.id,
+        "row": group.row.said,
         "prompt": list(group.row.prompt),
         "completion": group.texts[k],
         "temperature": group.temperatures[k],

@@ -352,6 +352,7 @@ def _compute(
         trackers=trackers,
         progress=progress,
         saves_end=saves_end,
+        names=inputs.training.names_of,
     )
     try:
         with deadlines:
@@ -467,7 +468,7 @@ def _agree(method: Method, resolved: Resolved, inputs: Inputs) -> None:
     confirm_cost(inputs.judges, num_items, yes=resolved.run.yes, unattended=was_typed)
     for named in inputs.judges:
         if named.judge.paid:
-            named.judge.ready([row.fields for row in inputs.training.rows])
+            named.ready(inputs.training.rows)
 
 
 def _tracker_classes(resolved: Resolved) -> list[type[Tracker]]:

@@ -127,7 +127,7 @@ def test_a_run_whose_reward_is_length_stops_with_samples_and_the_word(
     lines = [json.loads(line) for line in (tmp_path / "run" / "samples.jsonl").read_text().split("\n") if line]
     shown = [line for line in lines if line["kind"] == "alarm"]
     assert len(shown) == 2 and shown[0]["reward"] > shown[1]["reward"] and shown[0]["shows"] == "length"
-    assert f"tokens, row {shown[0]['id']}" in caplog.text
+    assert shown[0]["row"] == f"row {shown[0]['id']}" and f"tokens, {shown[0]['row']}" in caplog.text
     stopped = int((tmp_path / "run" / "checkpoints").glob("step-*").__next__().name.removeprefix("step-"))
     more = alignkit.train(
         "grpo",

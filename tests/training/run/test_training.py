@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from alignkit_plugins.sft import SFT
+from places import lines_of
 from safetensors.torch import load_file
 from small_runs import random_pairs, stop_at
 from tiny_models import tiny_model
@@ -154,6 +155,11 @@ def test_a_non_finite_loss_stops_the_run_and_names_its_rows(
     monkeypatch.setattr(SFT, "loss", lambda self, batch, config: batch.logprob_T.sum() * float("nan"))
     with pytest.raises(RunStopped, match=r"loss of step 1 is nan; its rows: r\d+"):
         alignkit.train("sft", **options(model, data, tmp_path / "run"))
+    rows = [{name: value for name, value in row.items() if name != "id"} for row in lines_of(data)]
+    unnamed = tmp_path / "unnamed.jsonl"
+    unnamed.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(RunStopped, match=r"its rows: \S+/unnamed.jsonl, line \d+, \S+/unnamed.jsonl, line \d+"):
+        alignkit.train("sft", **options(model, unnamed, tmp_path / "other"))
 
 
 def test_early_stopping_keeps_the_best_weights(model: Path, data: Path, tmp_path: Path) -> None:
