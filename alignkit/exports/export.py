@@ -23,7 +23,7 @@ from alignkit.exports.push import check_name, push
 from alignkit.exports.trained import ADAPTER, Trained, is_scorer, load_trained
 from alignkit.judging import verdict_files
 from alignkit.policy.policy import Policy
-from alignkit.pretrained.names import ModelSource, find_model
+from alignkit.pretrained.names import ModelSource, find_adapter, find_model
 from alignkit.pretrained.read import read_config
 from alignkit.pretrained.saved_files import settle_tokenizer
 from alignkit.progress import Progress
@@ -130,6 +130,8 @@ def export_model(name: str, to: Path, wanted: Wanted, *, progress: Progress) -> 
 def _refuse(source: ModelSource, record: RunRecord | None, to: Path, wanted: Wanted) -> None:
     if to.exists():
         raise UsageError(f"--to {to}: is there already; give another, or remove it")
+    if wanted.adapter and source.adapter is not None:
+        raise UsageError(f"--adapter: {source.name} is one already; leave it out, to write it merged into its base")
     if wanted.adapter and (record is None or record.content["config"]["model"].get("lora_rank") is None):
         raise UsageError(f"--adapter: {source.name} has no adapter, all its weights were trained; leave it out")
     if (wanted.gguf or wanted.ollama) and is_scorer(source.folder):
@@ -142,7 +144,7 @@ def _write(
     """Write the files, and load each again; the policy is merged and rounded at the end."""
     policy, found = trained.policy, list[Difference]()
     config = read_config(source.folder)
-    dtype = _TYPES[wanted.dtype] if wanted.dtype is not None else source_dtype(source.folder)
+    dtype = _TYPES[wanted.dtype] if wanted.dtype is not None else source_dtype(source.base or source.folder)
     progress.start("answers of the trained policy", None)
     expected = None if policy.scalar_head else expect(policy, chat)
     if wanted.adapter:
@@ -207,7 +209,10 @@ def _write_adapter(policy: Policy, chat: Chat, folder: Path, source: ModelSource
         save_file(tensors, weights, metadata={"format": "pt"})
     settings: dict[str, Any] = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
     assert source.run is not None
-    settings["base_model_name_or_path"] = read_run(source.run).model
+    model = read_run(source.run).model
+    if (under := find_adapter(model)) is not None:  # a scorer was trained on it merged
+        model = str(find_model(model).folder) if policy.scalar_head else under.base_name
+    settings["base_model_name_or_path"] = model
     (folder / "adapter_config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
     chat.tokenizer.chat_template = chat.template
     chat.tokenizer.save_pretrained(folder)

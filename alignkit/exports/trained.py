@@ -42,6 +42,9 @@ def load_trained(source: ModelSource, record: RunRecord | None) -> Trained:
         InputError: as `load_policy`.
     """
     scalar_head = is_scorer(source.folder)
+    if source.adapter is not None and source.base is not None:
+        on = load_policy(source.base, precision="fp32", adapter=source.adapter.folder).eval()
+        return Trained(on, source.base)
     base, note = (None, None) if record is None or source.run is None else _base(source, record)
     if base is None:
         return Trained(load_policy(source.folder, precision="fp32", scalar_head=scalar_head).eval(), None, note)
@@ -66,11 +69,12 @@ def _base(source: ModelSource, record: RunRecord) -> tuple[Path | None, str | No
     if config.get("quantize") is not None:
         return None, "the adapter was trained on a base in 4 bits"
     try:
-        base = find_model(record.model).folder
+        start = find_model(record.model)
     except InputError:
         return None, f"its base {record.model} is not found"
-    if folder_fingerprint(base) != record.fingerprints.get("model"):
+    if folder_fingerprint(start.folder) != record.fingerprints.get("model"):
         return None, f"its base {record.model} changed since"
+    base = start.base if start.base is not None and not is_scorer(source.folder) else start.folder
     if read_config(base).get_text_config().vocab_size != read_config(source.folder).get_text_config().vocab_size:
         return None, "the run added a token to the vocabulary"
     return base, None

@@ -19,8 +19,8 @@ from alignkit.policy.cuda.layers import hold_frozen
 from alignkit.policy.dropout import find_dropout, switch_off_dropout
 from alignkit.policy.head import UnknownHeadError
 from alignkit.policy.policy import Policy, non_finite
+from alignkit.pretrained.adapters import WEIGHTS, put_on, read_adapter
 from alignkit.pretrained.read import quieten, read_config, read_model
-from alignkit.storage import read_object
 
 _logger = logging.getLogger(__name__)
 
@@ -74,7 +74,8 @@ def load_policy(
         lora_alpha: its product is scaled by alpha / rank; default: 2 rank.
         lora_dropout: share of its inputs that training drops.
         lora_targets: names of the linear layers that have one, as in q_proj; (): all but the head.
-        adapter: put the LoRA adapter of this PEFT folder on instead, and freeze the rest.
+        adapter: put the LoRA adapter of this PEFT folder on instead, and freeze the rest; its rank, alpha and
+            layers are its own.
         scalar_head: a sequence-classification head of one value, new where the folder has none.
         seed: of new weights (head, adapter).
         gradient_checkpointing: save each layer's input alone; the backward pass computes the layer again.
@@ -109,18 +110,19 @@ def load_policy(
         four_bits.require(lora_rank)
         four_bits.quantize(model, model.score if scalar_head else model.get_output_embeddings(), device)
     if adapter is not None:
-        model = _with_adapter(model, adapter)
-    if lora_rank is not None:
+        model = _with_adapter(model, adapter, scalar_head=scalar_head, dropout=lora_dropout)
+    elif lora_rank is not None:
         model = _with_lora(
             model, lora_rank, scalar_head, alpha=lora_alpha, dropout=lora_dropout, targets=tuple(lora_targets)
         )
-        if autocast is not None and device.type == "cuda":
-            hold_frozen(model, autocast)
+    if (adapter or lora_rank) and autocast is not None and device.type == "cuda":
+        hold_frozen(model, autocast)
     try:
         policy = Policy(model.to(device), path=path, autocast=autocast, scalar_head=scalar_head).train()
     except UnknownHeadError as error:
         raise InputError(f"{folder}: a model of type {model.config.model_type} cannot be scored: {error}") from error
     policy.dropout = known
+    policy.starts_at_base = adapter is None
     if gradient_checkpointing:
         _checkpoint(policy, folder)
     if compiled and device.type == "cuda" and not in_four_bits:  # each 4-bit layer would be a graph apart
@@ -213,14 +215,18 @@ def _with_lora(
     return get_peft_model(model, config)
 
 
-def _with_adapter(model: Any, folder: Path) -> Any:
-    """Put a PEFT folder's LoRA adapter on. Raises InputError where it is none of safetensors, or does not fit."""
+def _with_adapter(model: Any, folder: Path, *, scalar_head: bool, dropout: float) -> Any:
+    """Put a PEFT folder's LoRA adapter on; of a scorer, with the head that was trained beside it.
+
+    Raises:
+        InputError: it is none of safetensors, or does not fit.
+    """
     from peft import PeftModel
 
-    if not (folder / "adapter_model.safetensors").is_file():
-        raise InputError(f"{folder}: no adapter of safetensors in it (adapter_model.safetensors)")
-    if read_object(folder / "adapter_config.json").get("peft_type") != "LORA":
-        raise InputError(f"{folder}: its adapter_config.json is of no LoRA adapter")
+    if not scalar_head:
+        return put_on(model, read_adapter(folder), dropout=dropout)
+    if not (folder / WEIGHTS).is_file():
+        raise InputError(f"{folder}: no adapter of safetensors in it ({WEIGHTS})")
     try:
         return PeftModel.from_pretrained(model, str(folder), is_trainable=True, local_files_only=True)
     except (*COMPUTE_ERRORS, OSError) as error:

@@ -78,6 +78,7 @@ class Policy(nn.Module):
         self.head_form = PLAIN if scalar_head else find_form(self.base)
         self.path = path
         self.dropout = Dropout()
+        self.starts_at_base = True  # False of an adapter that was trained before
         """What the model came with."""
         self._cpu = CpuKernels(self.body) if self.device.type == "cpu" else None
         self._has_flash = flash_trees.is_available(self.device, head_size(self.config.get_text_config()))

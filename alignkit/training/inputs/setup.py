@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -29,7 +31,7 @@ from alignkit.policy import four_bits
 from alignkit.policy.architecture import read_architecture
 from alignkit.policy.load import load_policy, refuse_uncomputed
 from alignkit.policy.policy import Policy
-from alignkit.pretrained.names import ModelSource, find_model
+from alignkit.pretrained.names import ModelSource, find_adapter, find_model
 from alignkit.pretrained.read import context_length
 from alignkit.pretrained.weights import folder_fingerprint
 from alignkit.rollouts.sampler import Sampler, make_sampler
@@ -146,6 +148,40 @@ def _refuse_idle_adapter_options(method: Method, resolved: Resolved) -> None:
         )
 
 
+def on_adapter(method: Method, resolved: Resolved) -> Resolved:
+    """Return the options with the shape of the adapter that training goes on from, where --model names one.
+
+    A method with a head of its own trains on base and adapter merged, as on any other model.
+
+    Raises:
+        UsageError: another shape was given, or 4 bits.
+        InputError: as `find_adapter`.
+    """
+    if "scalar_head" in method.needs or (adapter := find_adapter(resolved.model.model)) is None:
+        return resolved
+    section, defaults = resolved.model, ModelSection()
+    own = {"lora_rank": adapter.rank, "lora_alpha": adapter.alpha, "lora_targets": list(adapter.targets)}
+    for name, value in own.items():
+        if getattr(section, name) not in (value, getattr(defaults, name)):
+            flag = f"--{name.replace('_', '-')}"
+            raise UsageError(
+                f"{flag}: training goes on from the adapter {adapter.folder}, whose {flag} is {value}; leave it out, "
+                f"or merge it first: alignkit export {adapter.folder} --to DIR"
+            )
+    if section.quantize is not None:
+        raise UsageError(
+            f"--quantize {section.quantize}: not under an adapter that was trained before; leave it out, or merge it "
+            f"first: alignkit export {adapter.folder} --to DIR"
+        )
+    return replace(resolved, model=section.model_copy(update=own))
+
+
+def reference_is_base(method: Method, resolved: Resolved) -> bool:
+    """Whether the reference is what lies under the adapter that is trained: of a new one."""
+    has_adapter = resolved.model.lora_rank is not None
+    return has_adapter and ("scalar_head" in method.needs or find_adapter(resolved.model.model) is None)
+
+
 def refuse_untrainable(method: Method, resolved: Resolved, source: ModelSource, chat: Chat) -> None:
     """Check by its configuration that a model can be trained, before its data are prepared.
 
@@ -216,8 +252,10 @@ def load_models(method: Method, resolved: Resolved, inputs: Inputs, world: World
     """Load the policy, its frozen reference where the method needs one, and the sampler; whole, on every rank."""
     section = resolved.model
     options = _load_options(method, resolved)
+    folder, adapter = _trained_folders(method, inputs)
     policy = load_policy(
-        inputs.source.folder,
+        folder,
+        adapter=adapter,
         lora_rank=section.lora_rank,
         lora_alpha=section.lora_alpha,
         lora_dropout=section.lora_dropout,
@@ -240,20 +278,29 @@ def load_models(method: Method, resolved: Resolved, inputs: Inputs, world: World
 
 
 def load_start(method: Method, resolved: Resolved, inputs: Inputs, go_on: Callable[[], str]) -> Policy:
-    """Load a whole model as it was before the first step once more, on the CPU.
+    """Load the policy as it was before the first step once more, on the CPU.
 
     Raises:
         RunStopped: its weights on disk are no longer those that the run began with.
     """
     import torch
 
-    folder = inputs.source.folder
-    if folder_fingerprint(folder) != inputs.fingerprints["model"]:
+    whole = inputs.source.folder
+    if folder_fingerprint(whole) != inputs.fingerprints["model"]:
         raise RunStopped(
-            f"{folder}: the weights that the run began with changed since, and no validation was better than "
+            f"{whole}: the weights that the run began with changed since, and no validation was better than "
             f"theirs; put them back and go on with: {go_on()}"
         )
-    return load_policy(folder, device=torch.device("cpu"), **_load_options(method, resolved))
+    folder, adapter = _trained_folders(method, inputs)
+    return load_policy(folder, adapter=adapter, device=torch.device("cpu"), **_load_options(method, resolved))
+
+
+def _trained_folders(method: Method, inputs: Inputs) -> tuple[Path, Path | None]:
+    """The model that is trained, and the adapter on it that training goes on from."""
+    source = inputs.source
+    if source.adapter is None or source.base is None or "scalar_head" in method.needs:
+        return source.folder, None
+    return source.base, source.adapter.folder
 
 
 def _load_options(method: Method, resolved: Resolved) -> dict[str, Any]:
@@ -304,9 +351,9 @@ def _reference(
     def load() -> Policy:
         return load_policy(inputs.source.folder, **options)
 
-    has_adapter = resolved.model.lora_rank is not None
+    is_base = reference_is_base(method, resolved)
     if not _caches_reference(method, resolved):
-        return Reference(policy, frozen=None if has_adapter else load())
+        return Reference(policy, frozen=None if is_base else load())
 
     def know(policy: Policy) -> list[CachedLogprobs]:
         parts: list[tuple[Sequence[Tree], list[list[int]]]] = []
@@ -316,7 +363,7 @@ def _reference(
             parts += [(training, list(by_step.from_step(1))), (validation, [] if is_padding else validated)]
         weights = inputs.fingerprints["model"] + (resolved.model.quantize or "")
         policy.eval()
-        with policy.base_weights():
+        with policy.base_weights() if policy.starts_at_base else nullcontext():  # nothing is trained yet
             known = [
                 known_logprobs(policy, trees, weights=weights, capacity=capacity, rows=rows, world=world)
                 for trees, rows in parts
@@ -324,7 +371,7 @@ def _reference(
         policy.train()
         return known
 
-    return Reference(policy, load=None if has_adapter else load, know=know)
+    return Reference(policy, load=None if is_base else load, know=know)
 
 
 def needs_reference(method: Method, resolved: Resolved) -> bool:

@@ -256,8 +256,9 @@ def writes_in_background(models: Models) -> bool:
 def put_back_start(policy: Policy, load: Callable[[], Policy]) -> None:
     """Give a policy's trained weights the values of before the first step; every rank must ask.
 
-    An adapter begins as nothing (B = 0) and keeps its base, so it needs no second copy. A whole model is loaded again;
-    gradients are dropped first, so that it needs no more room than a step did.
+    A new adapter begins as nothing (B = 0) and keeps its base, so it needs no second copy. A whole model, and an
+    adapter that was trained before, is loaded again; gradients are dropped first, so that it needs no more room than a
+    step did.
 
     Args:
         load: gives the policy as it was, on the CPU.
@@ -265,7 +266,7 @@ def put_back_start(policy: Policy, load: Callable[[], Policy]) -> None:
     for parameter in policy.parameters():
         parameter.grad = None
     with torch.no_grad():
-        if policy.has_adapter:
+        if policy.has_adapter and policy.starts_at_base:
             _reset_adapter(policy)
             return
         before = dict(load().named_parameters())

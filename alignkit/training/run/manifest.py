@@ -45,7 +45,7 @@ def describe(method: Method, resolved: Resolved, inputs: Inputs, world: World) -
         "python": platform.python_version(),
         "hardware": hardware(world.size),
         "parent": str(inputs.source.run) if inputs.source.run else None,
-        "model": str(inputs.source.folder),
+        "model": str(inputs.source.adapter.folder if inputs.source.adapter else inputs.source.folder),
         "max_length": inputs.max_length,
         "rewards": [
             {

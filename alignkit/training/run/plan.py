@@ -57,7 +57,7 @@ from alignkit.policy.four_bits import BYTES_PER_WEIGHT
 from alignkit.policy.load import autocast_type, pick_device
 from alignkit.policy.logprobs import CHUNK_BYTES
 from alignkit.pretrained.names import find_model
-from alignkit.training.inputs.setup import needs_reference
+from alignkit.training.inputs.setup import needs_reference, on_adapter, reference_is_base
 
 TOKENS = (16_384, 12_288, 8_192, 6_144, 4_096, 3_072, 2_048, 1_536, 1_024, 512, 256)
 """Sizes of a micro-batch that a plan chooses from on a GPU. Rows of 8 k keep a card busy; longer ones save a few passes
@@ -253,8 +253,8 @@ def _weights(parameters: int, narrow: int, adapter: int, frozen_size: int) -> in
 
 
 def keeps_reference(method: Method, resolved: Resolved) -> bool:
-    """Whether a frozen reference stays in memory: cached log-probs let it go, an adapter is switched off instead."""
-    if not needs_reference(method, resolved) or resolved.model.lora_rank is not None:
+    """Whether a frozen reference stays in memory: cached log-probs let it go, a new adapter is switched off instead."""
+    if not needs_reference(method, resolved) or reference_is_base(method, resolved):
         return False
     return method.trains_on.is_sampled or resolved.model.reference == "online"
 
@@ -262,7 +262,9 @@ def keeps_reference(method: Method, resolved: Resolved) -> bool:
 def _loads_reference(method: Method, resolved: Resolved) -> bool:
     """Whether a frozen reference is loaded to validate, and dropped."""
     return (
-        needs_reference(method, resolved) and resolved.model.lora_rank is None and not keeps_reference(method, resolved)
+        needs_reference(method, resolved)
+        and not reference_is_base(method, resolved)
+        and not keeps_reference(method, resolved)
     )
 
 
@@ -291,7 +293,7 @@ def _logits(method: Method, resolved: Resolved, sizes: Architecture, tokens: int
 
 def plan(method: Method, resolved: Resolved) -> list[str]:
     """Return one line for each part and the sums. Raises as `make_plan`."""
-    return make_plan(method, resolved).lines()
+    return make_plan(method, on_adapter(method, resolved)).lines()
 
 
 def disk_warning(made: Plan, folder: Path) -> str | None:

@@ -30,7 +30,7 @@ from alignkit.storage import set_aside
 from alignkit.tracking import MetricsFile, Tracker
 from alignkit.training.checkpoints.checkpoint import own_steps, read_state
 from alignkit.training.checkpoints.run_folder import FollowedRun, RunFolder, open_run
-from alignkit.training.inputs.setup import Inputs, load_models, load_start, read_inputs, reward_fingerprints
+from alignkit.training.inputs.setup import Inputs, load_models, load_start, on_adapter, read_inputs, reward_fingerprints
 from alignkit.training.lifecycle.deadlines import Deadlines
 from alignkit.training.lifecycle.lost_gpu import lost_gpu_explained
 from alignkit.training.lifecycle.signals import held_signals, terminated_as_interrupted
@@ -42,7 +42,7 @@ from alignkit.training.rollouts.evaluation import RunEvaluation, validation_step
 from alignkit.training.rollouts.journal import FOLDER, Journal
 from alignkit.training.rollouts.scoring import Scoring
 from alignkit.training.rollouts.source import RolloutSource, SampledRowSource
-from alignkit.training.run.export import export
+from alignkit.training.run.export import export, source_dtype
 from alignkit.training.run.fitting import out_of_memory_explained, refuse_unfit
 from alignkit.training.run.manifest import account, describe, steps_line
 from alignkit.training.run.plan import Plan, disk_warning, make_plan
@@ -194,6 +194,7 @@ def _train(
 ) -> None:
     for cls in _tracker_classes(resolved):
         cls.require()
+    resolved = on_adapter(method, resolved)
     world.run_on_rank0(lambda: _refuse_known_changes(method, resolved, run))
     inputs = _read(method, resolved, world)
     planned = _plan(method, resolved, run, inputs, world)
@@ -434,6 +435,7 @@ def _export(loop: Loop, saver: RunSaver, inputs: Inputs) -> dict[str, Any]:
                 trees=trees,
                 source=source,
                 adapter=run.path / "adapter",
+                dtype=source_dtype(inputs.source.base or source),
                 go_on=saver.go_on,
             )
             with phase("writing the model"):
