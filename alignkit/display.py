@@ -10,9 +10,10 @@ import logging
 import os
 import re
 import shlex
+import shutil
 import textwrap
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, TextIO
 
 # C0 but for tab and line end, DEL, C1; marks of direction; line and paragraph separators; lone surrogates
 _STEERING = re.compile(
@@ -89,6 +90,11 @@ def at_words(line: str, width: int) -> str:
         return line
     lines = textwrap.wrap(whole, width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
     return "\n".join(lines).replace("\0", " ")
+
+
+def fitted(line: str, stream: TextIO) -> str:
+    """Return a line as `at_words` breaks it where `stream` is a terminal, elsewhere as it is."""
+    return at_words(line, shutil.get_terminal_size().columns) if stream.isatty() else line
 
 
 def json_shown(text: str) -> str:

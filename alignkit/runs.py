@@ -43,8 +43,9 @@ class _Record(BaseModel):
 
 
 class ModelSettings(_Record):
-    """What a run's model inherits of [model]."""
+    """What a run's model inherits of [model], and how the model that it began from was named."""
 
+    model: Name | None = None
     system: str | None = None
     template_kwargs: dict[str, Any] | None = None
 
@@ -158,6 +159,12 @@ class RunRecord(_Record):
     micro_batch_tokens: int | None = Field(None, ge=8)
     model_files: dict[str, str] | None = None
     finished: dict[str, Any] | None = None
+
+    @property
+    def start(self) -> str:
+        """What the run began from, as a person names it; its folder may be one of a cache."""
+        return self.parent or self.config.model.model or self.model
+
     _content: dict[str, Any] = PrivateAttr(default_factory=dict)
 
     @model_validator(mode="after")

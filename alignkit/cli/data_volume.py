@@ -119,24 +119,19 @@ def prepare(
 def _show_account(account: Mapping[str, Any]) -> None:
     from alignkit.cli.terminal import print_table
 
-    titles = (
-        "rows",
-        "used",
-        "tokens",
-        "cut",
-        "dropped",
-        "left out",
-        "skipped",
-        "tokenized otherwise",
-        "from the cache",
-    )
-    rows = []
-    for name in ("training", "validation"):
-        part = account[name]
-        numbers = [part["used"], part["tokens"], part["cut"], part["dropped"]]
-        numbers += [len(part["left_out"]), len(part["skipped"])]
-        cells = [f"{n:,}" for n in (*numbers, part["tokenized_otherwise"])]
-        rows.append(([name, *cells, "yes" if part["from_cache"] else "no"], ""))
+    parts = [account[name] for name in ("training", "validation")]
+    figures = {
+        "rows used": [part["used"] for part in parts],
+        "tokens": [part["tokens"] for part in parts],
+        "cut": [part["cut"] for part in parts],
+        "dropped": [part["dropped"] for part in parts],
+        "left out": [len(part["left_out"]) for part in parts],
+        "skipped": [len(part["skipped"]) for part in parts],
+        "tokenized otherwise": [part["tokenized_otherwise"] for part in parts],
+    }
+    rows = [([name, *(f"{n:,}" for n in numbers)], "") for name, numbers in figures.items()]
+    rows.append((["from the cache", *("yes" if part["from_cache"] else "no" for part in parts)], ""))
+    titles = ("", "training", "validation")
     print_table(titles, rows, right=titles[1:])
     for name in ("training", "validation"):
         for key, what in (("left_out", "left out"), ("skipped", "skipped")):

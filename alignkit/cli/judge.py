@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,7 +25,7 @@ from alignkit.cli.options import (
     with_options,
 )
 from alignkit.config.settings import JudgeSection
-from alignkit.display import json_shown, on_one_line, shown
+from alignkit.display import fitted, json_shown, on_one_line, shown
 from alignkit.errors import Interrupted, UsageError
 from alignkit.runs import find_run
 
@@ -183,7 +184,7 @@ def _text(verdict: Verdict, answers: Sequence[JudgedAnswers], *, details: bool, 
 
     if details:
         return "\n".join([shown(verdict), *_pairs(answers)])
-    lines = [on_one_line(line) for line in [*summary(verdict), f"details: {', '.join(where)}"]]
+    lines = [fitted(on_one_line(line), sys.stdout) for line in [*summary(verdict), f"details: {', '.join(where)}"]]
     return "\n".join([*lines, *_pairs(answers)])
 
 

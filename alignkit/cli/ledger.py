@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as json_module
+import re
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,6 +14,7 @@ from alignkit.cli.commands import Commands
 from alignkit.cli.options import Json
 
 ledger = typer.Typer(cls=Commands, help="Look at the scores that judges and rewards gave; none is asked for twice.")
+_HASH = re.compile("[0-9a-f]{64}")
 Out = Annotated[Path | None, typer.Option("--out", metavar="FILE", help="write there; default: standard output")]
 
 
@@ -27,20 +29,19 @@ def stats(json: Json = False) -> None:
         return
     from alignkit.cli.terminal import print_table
 
-    titles = ("judge", "version", "parameters", "scores", "missing", "lowest", "highest", "last")
+    titles = ("judge", "with", "scores", "missing", "range", "last")
     cells = [
         (
-            row["judge"],
-            row["version"],
+            f"{row['judge']} {row['version']}",
             _shown(row["parameters"]),
             f"{row['num_scores']:,}",
             f"{row['num_missing']:,}",
-            *("-" if row[key] is None else f"{row[key]:.4g}" for key in ("lowest", "highest")),
-            row["last"],
+            "-" if row["lowest"] is None else f"{row['lowest']:.4g} to {row['highest']:.4g}",
+            row["last"][:10],
         )
         for row in rows
     ]
-    print_table(titles, [(row, "") for row in cells], right=("scores", "missing", "lowest", "highest"))
+    print_table(titles, [(row, "") for row in cells], right=("scores", "missing"))
 
 
 @ledger.command("export")
@@ -67,7 +68,10 @@ def export(out: Out = None) -> None:
 
 
 def _shown(parameters: Any) -> str:
-    return ", ".join(f"{k}={v}" for k, v in parameters.items()) if isinstance(parameters, dict) else str(parameters)
+    """Parameters in a narrow column: of a hash its beginning, which `--json` has whole."""
+    if not isinstance(parameters, dict):
+        return str(parameters)
+    return ", ".join(f"{key} {_HASH.sub(lambda found: found[0][:8], str(value))}" for key, value in parameters.items())
 
 
 def add_to(app: typer.Typer) -> None:

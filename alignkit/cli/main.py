@@ -10,7 +10,6 @@ import errno
 import importlib
 import logging
 import os
-import shutil
 import sys
 import traceback
 from collections.abc import Sequence
@@ -19,7 +18,7 @@ from typing import Annotated, Any
 import typer
 
 from alignkit.cli.commands import Commands
-from alignkit.display import LogFormatter, at_words, on_one_line, shown
+from alignkit.display import LogFormatter, fitted, on_one_line, shown
 from alignkit.errors import AlignkitError, Interrupted, RunStopped, nearest
 from alignkit.gpu import lost_gpu
 from alignkit.registry import COMMANDS, registry
@@ -140,7 +139,7 @@ def _fail(message: str, code: int, *, trace: str = "") -> int:
     if trace:
         print(shown(trace), file=sys.stderr)
     kind = "" if code == Interrupted.exit_code else "error: "  # a person's wish is no error
-    print(f"alignkit: {kind}{on_one_line(message)}", file=sys.stderr)
+    print(fitted(f"alignkit: {kind}{on_one_line(message)}", sys.stderr), file=sys.stderr)
     return code
 
 
@@ -186,8 +185,7 @@ class _Stderr(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         level = f"{record.levelname.lower()}: " if record.levelno >= logging.WARNING else ""
         line = f"{level}{self.format(record)}"
-        is_read_here = sys.stderr.isatty() and "\n" not in line
-        print(at_words(line, shutil.get_terminal_size().columns) if is_read_here else line, file=sys.stderr)
+        print(line if "\n" in line else fitted(line, sys.stderr), file=sys.stderr)
 
 
 def _log_to_stderr(level: int) -> None:

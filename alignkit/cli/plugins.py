@@ -14,6 +14,7 @@ from alignkit.cli.options import Json
 from alignkit.display import on_one_line
 from alignkit.errors import UsageError
 
+_WIDTH_WITH_MODULES = 110  # columns of a terminal
 plugins = typer.Typer(cls=Commands, help="What plugins add: methods, judges, data sets, samplers, trackers.")
 
 
@@ -82,7 +83,11 @@ def check_installed(
 def _show(rows: list[dict[str, str | None]], keys: tuple[str, ...]) -> None:
     from alignkit.cli.terminal import console, print_table
 
+    if is_narrow := console().width < _WIDTH_WITH_MODULES:
+        keys = tuple(key for key in keys if key != "module")
     print_table(keys, [([row[key] or "" for key in keys], "red" if row["error"] else "") for row in rows])
+    if is_narrow:
+        print("a wider terminal, or --json, has the module of each too")
     for row in rows:
         if row["error"]:
             said = on_one_line(f"{row['module']} of {row['distribution']}: {row['error']}")

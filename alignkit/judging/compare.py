@@ -296,9 +296,8 @@ def _start_of(source: ModelSource, progress: Progress) -> ModelSource:
     if source.run is None:
         raise UsageError(f"name what {source.name} is compared with: --vs MODEL")
     record = read_run(source.run)
-    start = record.parent or record.model
-    progress.note(f"comparing with {start}, which the run started from; another is named by --vs")
-    return find_model(start)
+    progress.note(f"comparing with {record.start}, which the run started from; another is named by --vs")
+    return replace(find_model(record.parent or record.model), name=record.start)
 
 
 def generations_of(source: ModelSource, vs: ModelSource, settings: Settings) -> tuple[Generation, Generation]:

@@ -13,12 +13,15 @@ from pathlib import Path
 
 import pytest
 import typer
+from tiny_models import tiny_model
 from typer.main import get_command
 
 from alignkit.cli.main import app, main
 from alignkit.cli.progress import RichProgress
 from alignkit.errors import Interrupted, RunStopped, UsageError
 from alignkit.registry import COMMANDS, Plugin, registry
+from alignkit.scoring.judge import Scored
+from alignkit.scoring.ledger import Ledger, Source
 
 
 @pytest.fixture(autouse=True)
@@ -208,6 +211,27 @@ def test_plugins_are_listed_with_what_is_broken_or_claimed_twice(capsys: pytest.
     assert "claimed more than once" in errors["clash-plugin", "sft"]
     assert errors["alignkit-plugins", "dpo"] is None
     assert "bad_plugin of bad-plugin: ImportError: no module named 'x'" in table
+
+
+def test_tables_fit_80_columns_and_cut_no_word(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("ALIGNKIT_LEDGER", "ledger.sqlite")
+    parameters = {"function": "length_of_a_reply", "sources_sha256": "6593a857" * 8}
+    Ledger(Path("ledger.sqlite")).keep(Source.of("function", "1", parameters), {"k": Scored(1.0)})
+    rows = [{"prompt": f"Say {n}.", "chosen": "b", "rejected": "c"} for n in range(40)]
+    Path("rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    prepare = ["data", "prepare", "--method", "dpo", "--data", "rows.jsonl", "--model", str(tiny_model(Path("tiny")))]
+    for command, words in (
+        (["plugins", "list"], ["alignkit-plugins", "transformers"]),
+        (["ledger", "stats"], ["length_of_a_reply", "6593a857 ", "sources_sha256"]),
+        (prepare, ["tokenized otherwise", "training", "validation"]),
+    ):
+        assert main(command) == 0
+        shown = capsys.readouterr().out
+        assert max(map(len, shown.splitlines())) <= 80
+        assert all(word in shown for word in words), shown
 
 
 def test_config_show_says_where_each_value_comes_from(capsys: pytest.CaptureFixture[str]) -> None:

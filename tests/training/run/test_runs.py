@@ -91,6 +91,17 @@ def test_a_run_record_keeps_what_it_does_not_know(here: Path) -> None:
     assert alignkit.Run("done").info == content
 
 
+def test_a_run_names_what_it_began_from_as_it_was_typed(here: Path) -> None:
+    file = here / "runs/done/run.json"
+    content = json.loads(file.read_text())
+    content["model"] = "/home/ann/.cache/alignkit/SmolLM2"
+    content["config"]["model"]["model"] = "SmolLM2"
+    file.write_text(json.dumps(content))
+    assert runs.read_run(file.parent).start == "SmolLM2"
+    file.write_text(json.dumps(content | {"parent": "runs/sft"}))
+    assert runs.read_run(file.parent).start == "runs/sft"
+
+
 @pytest.mark.parametrize(
     "text",
     [
