@@ -94,8 +94,8 @@ def tournament_plan(made: Tournament, out: Path, *, jobs: int, yes: bool, progre
     from alignkit.tournaments.tournament import budget, claimed, describe, refuse_own_data
     from alignkit.tournaments.work import Place
 
+    refuse_own_data(made, out)
     with claimed(out):
-        refuse_own_data(made, out)
         asked = choose(made)
         exclude = describe(made, asked, out)
         made = with_judge(made, asked, yes=yes)

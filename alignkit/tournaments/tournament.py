@@ -23,6 +23,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from alignkit.data.reading.read import refuse_among_data
 from alignkit.errors import Interrupted, RunStopped, UsageError
 from alignkit.pretrained.names import find_model
 from alignkit.progress import Progress
@@ -86,6 +87,7 @@ def run_tournament(
         Interrupted: by a signal; the same call goes on.
     """
     place = Place(folder)
+    refuse_own_data(made, folder)
     with claimed(folder):
         for name in fresh:
             work.set_entrant_aside(made, place, name)
@@ -207,7 +209,6 @@ def _run(
     from alignkit.tournaments.page import write_live_page, write_page
     from alignkit.tournaments.table import make_table
 
-    refuse_own_data(made, place.folder)
     given, asked = made, choose(made)
     exclude = describe(made, asked, place.folder)
     made = with_judge(made, asked, yes=yes)
@@ -261,14 +262,16 @@ def _commands(words: Sequence[str], made: Tournament) -> list[tuple[str, str]]:
 
 
 def refuse_own_data(made: Tournament, folder: Path) -> None:
-    """Refuse a folder that has the name of the data: a folder of that name would be read in their place.
+    """Refuse a folder that has the name of the data, or lies among them: it would be read in their place, or as rows.
 
     Raises:
         UsageError: names another option.
     """
-    for data in (made.settings.data.data, made.section.test, made.section.off_task):
+    reads = (made.settings.data.data, made.section.test, made.section.off_task)
+    for data in reads:
         if data and any(Path(name).absolute() == folder.absolute() for name in (data, data.partition(":")[0])):
             raise UsageError(f"--out {folder}: the data have that name too ({data}); give another --out")
+    refuse_among_data("--out", folder, reads, is_folder=True)
 
 
 def describe(made: Tournament, asked: Asked, folder: Path) -> Path:

@@ -71,6 +71,30 @@ def test_bad_input_is_one_line_and_leaves_nothing_half_written(
     assert contents(folder) == before
 
 
+AMONG = {
+    "train": ("--out rows/run", "train sft --model models/sound --data rows --out rows/run"),
+    "generate": ("--out rows/a.jsonl", "generate models/sound --data rows --out rows/a.jsonl"),
+    "judge": ("--evidence rows/e.json", "judge models/sound --vs models/sound --data rows --evidence rows/e.json"),
+    "audit": ("--list rows/l.jsonl", "data audit --data rows --list rows/l.jsonl"),
+    "prepare": ("variable ALIGNKIT_CACHE rows/cache", "data prepare --method sft --model models/sound --data rows"),
+}
+
+
+@pytest.mark.parametrize(("option", "command"), AMONG.values(), ids=AMONG.keys())
+def test_no_command_writes_where_the_next_one_would_read_rows(
+    option: str, command: str, folder: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("rows").mkdir()
+    shutil.copy("rows.jsonl", "rows/rows.jsonl")
+    if "ALIGNKIT_CACHE" in option:
+        monkeypatch.setenv("ALIGNKIT_CACHE", "rows/cache")
+    before = contents(folder)
+    assert main(shlex.split(command)) == 2
+    err = capfd.readouterr().err.splitlines()[-1]
+    assert f"{option}: it would stand in " in err and "rows, a folder whose files are all read as rows; name a" in err
+    assert contents(folder) == before
+
+
 def run(case: Case) -> int:
     """Run the command in this process, or on a small disk in its own."""
     arguments = shlex.split(case.command)

@@ -227,6 +227,11 @@ def test_a_folder_with_the_name_of_the_data_is_refused(tmp_path: Path, monkeypat
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UsageError, match=r"^out demo: the data have that name too \(demo\)"):
         alignkit.tournament(preset="demo", out="demo")
+    Path("rows").mkdir()
+    Path("rows/a.jsonl").write_text('{"prompt": "Hi", "chosen": "yes"}\n')
+    with pytest.raises(UsageError, match=r"^out rows/t: it would stand in rows, a folder whose files are all read as"):
+        alignkit.tournament({"sft": {}}, model="rows", data="rows", out="rows/t")
+    assert [*Path("rows").rglob("*")] == [Path("rows/a.jsonl")]
 
 
 def test_rewards_that_cost_are_counted_before_anything_is_trained(monkeypatch: pytest.MonkeyPatch) -> None:
