@@ -11,7 +11,10 @@
                            does, on average; the most
 
 and tournament_report_mib, tournament_report_open_s and reuse_s of bench/tournament_page.py; --page measures these
-alone.
+alone. --overhead runs one demo tournament with one seed, some 20 minutes, and adds
+
+    tournament_overhead    the share of its time outside training, answering and judging: starts of processes and their
+                           imports, rows, models loaded, table and page
 
 A run's true rate differs by the seed deviation, some of it alike in all entrants of a seed; prompts and clusters have
 effects that all entrants share and effects of each; outcomes are wins and losses behind a threshold. Each cell has
@@ -49,7 +52,7 @@ from alignkit.statistics.resampling import Clusters
 from alignkit.statistics.win_rate import win_rate
 from alignkit.tournaments.planning import DEVIATIONS, DIFFERENCE, optimism_of, plan
 from bench.forked import commit
-from bench.tournament_page import page_figures, reuse_s
+from bench.tournament_page import overhead, page_figures, reuse_s
 from bench.verdict_draws import make_clusters
 
 NUM_SETS = 2000
@@ -66,6 +69,7 @@ GOALS = {
     "tournament_report_mib": ("at most", 5.0),
     "tournament_report_open_s": ("at most", 2.0),
     "reuse_s": ("at most", 3.0),
+    "tournament_overhead": ("at most", 0.05),
 }
 
 
@@ -232,6 +236,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="a seventh of the cells of equal entrants")
     parser.add_argument("--page", action="store_true", help="the page's figures alone")
+    parser.add_argument("--overhead", action="store_true", help="run a demo tournament too")
     parser.add_argument("--sets", type=int, default=NUM_SETS, help="simulated sets a cell")
     parser.add_argument("--seed", type=int, default=SEED)
     parser.add_argument("--json", type=Path, metavar="FILE")
@@ -254,6 +259,7 @@ def main() -> None:
             cells[n] = found | {f"first_{key}": value for key, value in cells[n].items()}
     found = figures(list(zip(wanted, cells, strict=True))) if wanted else {}
     found |= page_figures() | {"reuse_s": reuse_s()}
+    found |= {"tournament_overhead": overhead()} if given.overhead else {}
     for figure, value in found.items():
         print(f"{figure:<24} {value:.4f}   ({GOALS[figure][0]} {GOALS[figure][1]})")
     print(f"{len(cells)} cells, {len(doubted)} of them run again, {time.perf_counter() - began:.0f} seconds")

@@ -7,6 +7,8 @@
     reuse_s                    seconds of a whole process of `alignkit tournament` that finds everything done; the
                                median of three
 
+    overhead                   what bench/tournament.py calls tournament_overhead
+
 The results are made, not trained: sizes decide these figures, not models. The tournament for reuse_s is tiny and real.
 """
 
@@ -72,6 +74,17 @@ def reuse_s() -> float:
             subprocess.run(command, cwd=folder, check=True, stdout=subprocess.DEVNULL)
             took.append(time.perf_counter() - began)
         return statistics.median(took)
+
+
+def overhead() -> float:
+    """The share of a demo tournament's time, with one seed, that is neither training, answering nor judging."""
+    with tempfile.TemporaryDirectory() as name:
+        command = [sys.executable, "-m", "alignkit", "tournament", "--preset", "demo", "--seeds", "16,", "--out", "out"]
+        began = time.perf_counter()
+        subprocess.run(command, cwd=name, check=True, stdout=subprocess.DEVNULL)
+        whole_s = time.perf_counter() - began
+        times = json.loads((Path(name) / "out" / "times.json").read_text(encoding="utf-8"))
+        return 1 - sum(times[f"{kind}_s"] for kind in ("training", "answering", "judging")) / whole_s
 
 
 def _write_metrics(run: Path) -> None:

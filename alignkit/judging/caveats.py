@@ -17,7 +17,8 @@ from alignkit.data.reading.read import is_data, read_rows
 from alignkit.data.reading.rows import Row
 from alignkit.data.reading.same_data import difference
 from alignkit.errors import AlignkitError, InputError
-from alignkit.runs import DataSettings, holds_run, read_run
+from alignkit.runs import DataSettings, Reward, RunRecord, holds_run, read_run
+from alignkit.scoring.ledger import judge_sha256
 from alignkit.scoring.specs import NamedJudge
 
 if TYPE_CHECKING:
@@ -30,6 +31,8 @@ _NO_FAMILY = frozenset(
     "instruct chat base model super mini small large tiny preview turbo meta fast pro lite latest sft dpo grpo reward "
     "bit awq gptq gguf fp16 bf16 int main the run final adapter merged".split()
 )
+
+_PRECISIONS = ("auto", "bf16", "fp32")
 
 
 def caveats_of(
@@ -121,11 +124,7 @@ def judge_gave_reward(run: Path | None, named: NamedJudge) -> list[str]:
             record = read_run(run)
         except InputError as error:
             return [*caveats, f"whether {named.label!r} also gave the training reward of {run} is not known: {error}"]
-        same = [
-            r
-            for r in record.rewards
-            if (r.plain_name or r.name) == named.label or r.judge == named.judge.name != "function"
-        ]
+        same = [reward for reward in record.rewards if _is_same(reward, record, named)]
         whose = "the training reward" if len(seen) == 1 else f"the training reward of {run}, which it started from"
         if same and named.judge.verifiable:
             caveats.append(f"the judge {named.label!r} was also {whose}; it is a rule that can be checked")
@@ -133,6 +132,20 @@ def judge_gave_reward(run: Path | None, named: NamedJudge) -> list[str]:
             caveats.append(f"the judge {named.label!r} was also {whose}: this is no evidence; let another judge decide")
         run = Path(record.parent) if record.parent else None
     return caveats
+
+
+def _is_same(reward: Reward, record: RunRecord, named: NamedJudge) -> bool:
+    """Whether a judge gave a reward: by its label or kind; of a model in a folder by its files, whatever precision."""
+    judge = named.judge
+    if (reward.plain_name or reward.name) == named.label:
+        return True
+    if reward.judge != judge.name or judge.name == "function":
+        return False
+    own, before = judge.parameters(), record.fingerprints.get(f"reward {reward.name}")
+    if "model_sha256" not in own or before is None:
+        return True
+    alike = [own, *({**own, "precision": precision} for precision in _PRECISIONS)]
+    return before in [judge_sha256(judge.name, judge.version, parameters) for parameters in alike]
 
 
 def judge_is_kin(source: ModelSource, vs: ModelSource, named: NamedJudge) -> list[str]:

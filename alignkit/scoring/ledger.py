@@ -54,6 +54,11 @@ class Source:
         return hashlib.sha256(text.encode("ascii")).hexdigest()
 
 
+def judge_sha256(judge: str, version: str, parameters: Mapping[str, Any]) -> str:
+    """Hash everything that decides a judge's scores, as run.json keeps it of rewards."""
+    return hashlib.sha256(canonical([judge, version, parameters]).encode()).hexdigest()
+
+
 @dataclass(frozen=True)
 class Claimed:
     """What a process may do about scores that it wants: use `scores`, ask for `mine`, wait for `others`."""

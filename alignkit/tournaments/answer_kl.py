@@ -35,7 +35,8 @@ def answers_kl(
         other: of the same vocabulary.
         most_tokens: of all answers together; the first ones count, one at least.
     """
-    known, total = [], 0
+    known: list[Answer] = []
+    total = 0
     for answer in answers:
         if not answer.text.strip() or answer.num_thinking_tokens:
             continue

@@ -296,6 +296,9 @@ def _entries(tables: Mapping[str, Mapping[str, Any]], model: str) -> list[Entry]
     for name, table in tables.items():
         if not NAME.fullmatch(name) or name == START:
             raise UsageError(f"entrant {name!r}: give it letters, digits, '.', '-' or '_', and not {START!r}")
+        for key in _OWN:
+            if not isinstance(table.get(key, ""), str):
+                raise UsageError(f"entrant {name}: {key} = {table[key]!r}: give one name, in quotes")
         method = table.get("method", None if set(table) == {"model"} or name == BASE else name)
         if method is not None:
             _find_method(name, method)

@@ -2,9 +2,10 @@
 
     OUT/.times.jsonl   what each piece added, a line each; the process that did it wrote it
     OUT/times.json     of the last call that did something: seconds of the whole and of each, and `overhead`, the share
-                       of the rest (starts of processes, imports, rows, models loaded and written, table, page)
+                       of the rest (starts of processes, imports, rows, models loaded, table, page)
 
-Training is steps and validation, with the samples of both; answering includes predicting the references.
+Training is a run's own `wall_seconds`: its start checks, steps, validation and samples, and the model written and
+compared. Answering includes predicting the references and the KL.
 """
 
 from __future__ import annotations

@@ -171,18 +171,12 @@ def _train(
     if (parts := made.parts(entry)) is not None:
         options |= _in_parts(run, _until(parts, rung))
     method, resolved = made.resolved(entry, **options, resume=run.exists())
-    before, started = _seconds(run), time.monotonic()
     train_run(
         method, resolved, progress=progress, saves_end=parts is not None and len(_until(parts, rung)) < len(parts)
     )
-    add_time(place.folder, "training", min(_seconds(run) - before, time.monotonic() - started))
+    if (end := read_run(run).end) is not None and end.wall_seconds is not None:
+        add_time(place.folder, "training", end.wall_seconds)
     write_run_report(run, curves=method.curves)
-
-
-def _seconds(run: Path) -> float:
-    """Seconds of a finished run's steps and validation, 0 before."""
-    end = read_run(run).end if holds_run(run) else None
-    return 0.0 if end is None else end.seconds
 
 
 def _in_parts(run: Path, parts: Sequence[int]) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from alignkit.data.reading.same_data import data_hashes
 from alignkit.judging.caveats import judge_gave_reward, judge_is_kin, seen_in_training
 from alignkit.pretrained.names import ModelSource
 from alignkit.scoring.judge import Judge
+from alignkit.scoring.ledger import judge_sha256
 from alignkit.scoring.specs import NamedJudge, make_judge
 
 
@@ -55,20 +56,29 @@ def test_ids_that_two_files_share_do_not_hide_that_prompts_were_trained_on(tmp_p
 
 def test_a_judge_is_known_as_the_reward_that_a_run_had_to_rename(tmp_path: Path) -> None:
     (tmp_path / "a.py").write_text("def score(completion, row): return 1\n")
-    ids = {"ids": ["r"]}
-    rewards = [{"name": f"{file}.score", "judge": "function", "plain_name": "score"} for file in "ab"]
-    record = {
-        "method": "grpo",
-        "fingerprints": {},
-        "versions": {},
-        "rewards": rewards,
-        "parent": None,
-        "model": "m",
-        "rows": {"training": ids, "validation": ids},
-        "config": {"model": {}, "data": {"data": "d"}, "train": {"grpo": {}}},
-    }
+    record = _grpo_record([{"name": f"{file}.score", "judge": "function", "plain_name": "score"} for file in "ab"])
     (tmp_path / "run.json").write_text(json.dumps(record))
     assert "was also the training reward" in judge_gave_reward(tmp_path, make_judge(f"{tmp_path / 'a.py'}:score"))[0]
+
+
+@pytest.mark.parametrize(
+    ("precision", "model", "is_same"), [("auto", "one", True), ("fp32", "one", True), ("auto", "two", False)]
+)
+def test_another_reward_model_is_another_judge(precision: str, model: str, is_same: bool, tmp_path: Path) -> None:
+    class Learned(Judge):
+        name, version = "reward-model", "1"
+
+        def parameters(self) -> dict[str, Any]:
+            return {"precision": "auto", "model_sha256": "one"}
+
+        def score(self, items: Any) -> Any:
+            raise AssertionError("nothing is scored here")
+
+    gave = {"precision": precision, "model_sha256": model}
+    record = _grpo_record([{"name": "reward-1", "judge": "reward-model"}])
+    record["fingerprints"] = {"reward reward-1": judge_sha256("reward-model", "1", gave)}
+    (tmp_path / "run.json").write_text(json.dumps(record))
+    assert bool(judge_gave_reward(tmp_path, NamedJudge("judge", Learned()))) is is_same
 
 
 @pytest.mark.parametrize(
@@ -84,3 +94,17 @@ def test_a_judge_of_the_models_own_family_is_said(judge: str | None, ours: str, 
     named = NamedJudge("judge", cast(Judge, SimpleNamespace(parameters=lambda: {"model": judge})))
     found = judge_is_kin(ModelSource(ours, Path(ours)), ModelSource(theirs, Path(theirs)), named)
     assert (said is None and found == []) or (said is not None and said in found[0])
+
+
+def _grpo_record(rewards: list[dict[str, str]]) -> dict[str, Any]:
+    ids = {"ids": ["r"]}
+    return {
+        "method": "grpo",
+        "fingerprints": {},
+        "versions": {},
+        "rewards": rewards,
+        "parent": None,
+        "model": "m",
+        "rows": {"training": ids, "validation": ids},
+        "config": {"model": {}, "data": {"data": "d"}, "train": {"grpo": {}}},
+    }

@@ -83,6 +83,8 @@ def test_a_typed_number_of_seeds_and_a_budget_count_for_more_than_the_file(tmp_p
         ("[entrants.sft]\n[tournament]\nseeds = 0", "at least one seed is needed"),
         ("[entrants.sft]\n[tournament]\nseeds = [3, 3]", "names one twice"),
         ("[entrants.sft]\n[tournament]\nsecond = 'evil.py:f'", "second judge 'evil.py:f' runs code"),
+        ("[entrants.sft]\nmethod = 3", "entrant sft: method = 3: give one name"),
+        ("[entrants.sft]\nstart = ['base']", "entrant sft: start = ['base']: give one name"),
         ("[entrants.'a b']\nmethod = 'sft'", "entrant 'a b': give it letters"),
     ],
 )

@@ -76,6 +76,9 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 def test_every_entrant_is_trained_with_every_seed_and_compared_with_every_opponent(done: tuple[Path, Results]) -> None:
     out, found = done
+    times = json.loads((out / "times.json").read_text())
+    spent_s = times["training_s"] + times["answering_s"] + times["judging_s"]
+    assert 0 < spent_s < times["whole_s"] and times["overhead"] == pytest.approx(1 - spent_s / times["whole_s"])
     assert found.names == ("base", "sft", "dpo") and found.opponents == ("base", "start") and found.seeds == (1, 2)
     assert found.outcome_ESVP.shape == (3, 2, 2, 6) and not found.failed
     assert np.isnan(found.outcome_ESVP[0]).all()  # the base has no start, and is not compared with itself

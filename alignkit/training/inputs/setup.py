@@ -38,7 +38,7 @@ from alignkit.rollouts.sampler import Sampler, make_sampler
 from alignkit.scoring.default import default_judges
 from alignkit.scoring.functions.judge import FunctionJudge
 from alignkit.scoring.functions.sources import place_of, sources_sha256
-from alignkit.scoring.ledger import canonical
+from alignkit.scoring.ledger import judge_sha256
 from alignkit.scoring.specs import NamedJudge, distinct, function_file, make_judge
 from alignkit.training.gradient.models import Models
 from alignkit.training.gradient.optimizer import require_eight_bits
@@ -463,8 +463,5 @@ def _reward_fingerprints(resolved: Resolved, judges: Sequence[NamedJudge]) -> di
     """What gives the rewards: files by their content, judges by everything that decides their scores."""
     others = [named for named in judges if not isinstance(named.judge, FunctionJudge)]
     return reward_fingerprints(resolved) | {
-        f"reward {n.label}": hashlib.sha256(
-            canonical([n.judge.name, n.judge.version, n.judge.parameters()]).encode()
-        ).hexdigest()
-        for n in others
+        f"reward {n.label}": judge_sha256(n.judge.name, n.judge.version, n.judge.parameters()) for n in others
     }
