@@ -142,6 +142,7 @@ class RunSaver(Saver):
         self._saved_at: tuple[int, int] | None = None
         self._writing: tuple[int, int] | None = None  # what the background is at
         self._background = Background() if writes_in_background(models) else None
+        self._said: tuple[tuple[int, int] | None, str] | None = None
 
     def resume(self, found: Path) -> None:
         """Go back to a checkpoint: what was written after it is written again."""
@@ -216,9 +217,11 @@ class RunSaver(Saver):
     def what_is_saved(self, *, waits: bool = True) -> str:
         if waits:
             self.close()
-        if self._saved_at is None:
-            return f"nothing is saved yet, begin again with: {self.go_on()}"
-        return f"saved after step {self._saved_at[0]}, go on with: {self.go_on()}"
+        if self._said is None or self._said[0] != self._saved_at:  # asked in every step: run.json is read once
+            at = self._saved_at
+            text = "nothing is saved yet, begin again" if at is None else f"saved after step {at[0]}, go on"
+            self._said = self._saved_at, f"{text} with: {self.go_on()}"
+        return self._said[1]
 
     def stop_interrupted(self, num_steps: int) -> NoReturn:
         self.finish()
