@@ -17,9 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear, rms_norm
 
-from alignkit.policy.cuda.layers import CopyingLinear
+from alignkit.policy.cuda.layers import JOINED, CopyingLinear
 
-_JOINED = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))  # read the same input
 _SAME = 1e-5  # relative L2 to the module's own output, fp32
 
 
@@ -30,7 +29,7 @@ def fewer_kernels(body: nn.Module) -> Iterator[None]:
     kinds: dict[type[nn.Module], bool] = {}
     casts = _Casts()
     for module in body.modules():
-        for names in _JOINED:
+        for names in JOINED:
             parts = [getattr(module, name, None) for name in names]
             if _can_join(parts):
                 joined = _Joined(parts, casts)

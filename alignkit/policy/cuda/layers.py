@@ -3,6 +3,7 @@
     Linear      y = x W'^T + b' with copies W', b' in the compute type, made once an optimizer step;
                 dx = dy W'; dW = dy^T x and db = sum dy in fp32, which the product itself adds to `.grad`.
                 autocast casts W again in every micro-batch, and rounds each gradient to the compute type.
+    joined      q, k and v, and gate and up, read the same x: one product, of their W' one below the other
     RMSNorm     torch's own kernel, where the module's code is Llama's; only outside of compiled layers
     frozen      weights of a LoRA adapter's base are held in the compute type alone (`hold_frozen`);
                 an embedding's rows become fp32 again, so that the residual stream stays fp32
@@ -14,7 +15,7 @@ Shape letters: alignkit/policy/__init__.py.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -24,6 +25,7 @@ from torch.nn.functional import linear, rms_norm
 from alignkit.policy.in_place import accumulate_grad, grad_buffer
 
 Forward = Callable[..., Tensor]
+JOINED = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))  # read the same input, in this order
 
 
 class CudaLayers:
@@ -49,6 +51,8 @@ class CudaLayers:
                 self._linears.append(module)
             elif type(module) is nn.Embedding and module.weight.dtype == compute:
                 module.__class__ = WideningEmbedding
+        candidates = [[getattr(module, name, None) for name in names] for module in inside for names in JOINED]
+        self._joined = [parts for parts in candidates if _can_join(parts)]
 
     def switch(self, on: bool) -> None:
         """Let the norms compute by torch's kernel, or by their own code again."""
@@ -62,8 +66,7 @@ class CudaLayers:
         self.switch(False)
         for layer in self._linears:
             if layer.weight.dtype != self._compute:
-                vars(layer).pop("narrow_weight", None)
-                vars(layer).pop("narrow_bias", None)
+                vars(layer).pop("product", None)
                 layer.__class__ = nn.Linear
 
     def renew(self) -> None:
@@ -77,28 +80,67 @@ class CudaLayers:
             self._versions = versions
 
     def _make(self) -> list[Tensor]:
-        trained: list[Tensor] = []
-        for layer in self._linears:
-            for name, parameter in layer.named_parameters():
-                if parameter.requires_grad:
-                    trained.append(parameter)
-                    self._copies.append(torch.empty_like(parameter, dtype=self._compute, requires_grad=False))
-                    setattr(layer, f"narrow_{name}", self._copies[-1])
-        return trained
+        trained = [layer for layer in self._linears if layer.weight.requires_grad]
+        joined = [parts for parts in self._joined if all(part in trained for part in parts)]
+        inside = [part for parts in joined for part in parts]
+        wide: list[Tensor] = []
+        for parts in [*joined, *([layer] for layer in trained if layer not in inside)]:
+            product = Product(parts, self._compute)
+            self._copies += [*product.narrow_weights, *product.narrow_biases]
+            wide += [*product.weights, *product.biases]
+        return wide
+
+
+class Product:
+    """Linear layers that read the same tensor, as one product; the last of them to ask frees what was made.
+
+    Args:
+        parts: at least one; with trained weights, and alike in their input's size and in having a bias.
+    """
+
+    def __init__(self, parts: Sequence[Any], compute: torch.dtype) -> None:
+        self.sizes = tuple(part.out_features for part in parts)
+        self.weights = [part.weight for part in parts]
+        self.biases = [part.bias for part in parts if part.bias is not None]
+        device, num = self.weights[0].device, sum(self.sizes)
+        self.narrow_OI = torch.empty(num, parts[0].in_features, dtype=compute, device=device)
+        self.narrow_O = torch.empty(num, dtype=compute, device=device) if self.biases else None
+        self.narrow_weights = self.narrow_OI.split(self.sizes)
+        self.narrow_biases = () if self.narrow_O is None else self.narrow_O.split(self.sizes)
+        for narrow in (self.narrow_OI, *(() if self.narrow_O is None else (self.narrow_O,))):
+            torch._dynamo.mark_static(narrow)  # else a compiled layer takes a weight's size for that of a row
+        for place, part in enumerate(parts):
+            part.product, part.place = self, place
+        self._given: Tensor | None = None
+        self._made: dict[int, Tensor] = {}
+
+    def part(self, place: int, x: Tensor) -> Tensor:
+        """Return the output of one of the layers."""
+        if self._given is not x or place not in self._made:
+            self._given, self._made = x, dict(enumerate(self._outputs(x.to(self.narrow_OI.dtype))))
+        out = self._made.pop(place)
+        if not self._made:
+            self._given = None
+        return out
+
+    def _outputs(self, x: Tensor) -> tuple[Tensor, ...]:
+        if not torch.is_grad_enabled():  # where dynamo does not follow a function of any number of parameters
+            return linear(x, self.narrow_OI, self.narrow_O).split(self.sizes, -1)
+        apply: Callable[..., tuple[Tensor, ...]] = _Linears.apply
+        return apply(x, self.narrow_OI, self.narrow_O, self.sizes, *self.weights, *self.biases)
 
 
 class CopyingLinear(nn.Linear):
     """A linear layer that computes by the copies of its weights under autocast, where they are trained."""
 
-    narrow_weight: Tensor | None = None
-    narrow_bias: Tensor | None = None
+    product: Product | None = None
+    place = 0  # in it
 
     def forward(self, input: Tensor) -> Tensor:
         is_narrow = torch.is_autocast_enabled(input.device.type)
+        if is_narrow and self.product is not None:
+            return self.product.part(self.place, input)
         x = input.to(torch.get_autocast_dtype(input.device.type)) if is_narrow else input
-        if is_narrow and self.narrow_weight is not None:
-            apply: Forward = _Linear.apply
-            return apply(x, self.weight, self.bias, self.narrow_weight, self.narrow_bias)
         return linear(x, self.weight.to(x.dtype), None if self.bias is None else self.bias.to(x.dtype))
 
 
@@ -140,33 +182,43 @@ def _norm(module: Any, x: Tensor) -> Tensor:
     return rms_norm(x, module.weight.shape, module.weight, module.variance_epsilon)
 
 
-class _Linear(torch.autograd.Function):
-    """y = x W'^T + b'; the gradients of W' and b' are given as those of W and b."""
+class _Linears(torch.autograd.Function):
+    """y = x W'^T + b', cut into the layers' parts; the gradients of W' and b' are given as those of the layers' own."""
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight_OI: Tensor, bias_O: Tensor | None, narrow_OI: Tensor, narrow_O: Tensor | None
-    ) -> Tensor:
+        ctx: Any, x: Tensor, narrow_OI: Tensor, narrow_O: Tensor | None, sizes: tuple[int, ...], *own: Tensor
+    ) -> tuple[Tensor, ...]:
         ctx.save_for_backward(x, narrow_OI)
-        ctx.has_bias, ctx.is_compiled = bias_O is not None, torch.compiler.is_compiling()
+        ctx.sizes, ctx.has_bias, ctx.is_compiled = sizes, narrow_O is not None, torch.compiler.is_compiling()
         if not ctx.is_compiled:  # parameters are held by ctx, not saved: they are there anyway
-            ctx.weight, ctx.bias = weight_OI, bias_O
-        return linear(x, narrow_OI, narrow_O)
+            ctx.own = own
+        return linear(x, narrow_OI, narrow_O).split(sizes, -1)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         x, narrow_OI = ctx.saved_tensors
-        grad_x = grads[0] @ narrow_OI
-        grad_SO, x_SI = grads[0].flatten(0, -2), x.flatten(0, -2)
-        grad_bias = grad_SO.sum(0, dtype=torch.float32) if ctx.has_bias else None
+        grad = grads[0] if len(grads) == 1 else torch.cat(grads, -1)
+        grad_x = grad @ narrow_OI
+        grad_SO, x_SI = grad.flatten(0, -2), x.flatten(0, -2)
+        grad_O = grad_SO.sum(0, dtype=torch.float32).split(ctx.sizes) if ctx.has_bias else ()
         if ctx.is_compiled:
-            return grad_x, _product(grad_SO.t(), x_SI), grad_bias, None, None
-        grad_bias = None if grad_bias is None else accumulate_grad(ctx.bias, grad_bias)
-        total_OI = grad_buffer(ctx.weight)
-        if total_OI is None:
-            return grad_x, _product(grad_SO.t(), x_SI), grad_bias, None, None
-        _add_product(total_OI, grad_SO.t(), x_SI)
-        return grad_x, None, grad_bias, None, None
+            grad_OI = _product(grad_SO.t(), x_SI).split(ctx.sizes)
+            return grad_x, None, None, None, *grad_OI, *grad_O
+        weights, biases = ctx.own[: len(ctx.sizes)], ctx.own[len(ctx.sizes) :]
+        of_weights = [
+            _add_product(weight, part.t(), x_SI)
+            for weight, part in zip(weights, grad_SO.split(ctx.sizes, -1), strict=True)
+        ]
+        of_biases = [accumulate_grad(bias, part) for bias, part in zip(biases, grad_O, strict=True)]
+        return grad_x, None, None, None, *of_weights, *of_biases
+
+
+def _can_join(parts: Sequence[Any]) -> bool:
+    """Whether one product takes the place of layers."""
+    if not all(type(part) is CopyingLinear for part in parts):
+        return False
+    return len({(part.in_features, part.bias is None) for part in parts}) == 1
 
 
 def _product(a: Tensor, b: Tensor) -> Tensor:
@@ -174,9 +226,13 @@ def _product(a: Tensor, b: Tensor) -> Tensor:
     return torch.mm(a, b, out_dtype=torch.float32) if a.is_cuda else torch.mm(a.float(), b.float())
 
 
-def _add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
-    """total += a b in fp32; on CUDA the product itself reads and writes the total, once."""
+def _add_product(weight: Tensor, a: Tensor, b: Tensor) -> Tensor | None:
+    """Add a b to `weight.grad` in fp32, or return it for autograd to add; on CUDA the product itself adds, once."""
+    total = grad_buffer(weight)
+    if total is None:
+        return _product(a, b)
     if a.is_cuda:
         torch.addmm(total, a, b, out_dtype=torch.float32, out=total)
     else:
         total.addmm_(a.float(), b.float())
+    return None

@@ -56,18 +56,20 @@ def test_copies_follow_the_weights(optimizer: str, tmp_path: Path) -> None:
     policy = load_policy(tiny_model(tmp_path), precision="bf16")
     layers = CudaLayers(policy.base, policy.body, torch.bfloat16)
     stepping = make_optimizer(policy.parameters(), MethodConfig(optimizer=optimizer, learning_rate=0.1))
-    (layer,) = [m for name, m in policy.body.named_modules() if name == "layers.0.self_attn.q_proj"]
+    (layer,) = [m for name, m in policy.body.named_modules() if name == "layers.0.self_attn.k_proj"]
     layers.renew()
-    first = layer.narrow_weight.clone()
+    product, place = layer.product, layer.place
+    assert (len(product.sizes), place) == (3, 1)
+    first = product.narrow_weights[place].clone()
     gradients(policy)
     stepping.step()
     layers.renew()
-    assert torch.equal(layer.narrow_weight, layer.weight.to(torch.bfloat16))
-    assert not torch.equal(layer.narrow_weight, first)
+    assert torch.equal(product.narrow_weights[place], layer.weight.to(torch.bfloat16))
+    assert not torch.equal(product.narrow_weights[place], first)
     with torch.no_grad():
         layer.bias.add_(1)
     layers.renew()
-    assert torch.equal(layer.narrow_bias, layer.bias.to(torch.bfloat16))
+    assert torch.equal(product.narrow_biases[place], layer.bias.to(torch.bfloat16))
 
 
 def test_a_frozen_base_in_bf16_gives_autocasts_numbers_and_keeps_the_residual_stream_in_fp32(tmp_path: Path) -> None:
