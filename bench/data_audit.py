@@ -1,6 +1,7 @@
 """What `alignkit data audit` finds of what was planted, and how long it takes.
 
     python -m bench.data_audit [--quick] [--json FILE]
+    python -m bench.data_audit --thorough ROWS     # what running a model over so many real rows adds, and takes
 
     audit_s                    the command on 60,000 pairs of the real rows' lengths, no text twice, with SmolLM2-135M's
                                tokenizer and embeddings (at most 120)
@@ -21,6 +22,7 @@ is the worst of four shares. CPU figures: on 2 CPU cores.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import platform
@@ -29,12 +31,14 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from alignkit.audit.surface import Compared
 from bench.forked import commit
 from bench.texts import ROOT, TEXTS, real_rows, write_rows
 
@@ -93,6 +97,47 @@ def plant(folder: Path, rate: float, seed: int) -> Planting:
         "likely": float(len(likely)),
         "likely_precision": float(likely.mean()) if len(likely) else 1.0,
     }
+
+
+def thorough(folder: Path, count: int) -> None:
+    """Rank flips among the first real rows by the surface alone, with the model's embeddings, and with its body."""
+    from alignkit.audit.body import read_body
+    from alignkit.audit.embeddings import read_tokens
+    from alignkit.audit.flips import suspect
+    from alignkit.audit.pairs import read_pairs
+    from alignkit.audit.surface import compare
+    from alignkit.data.reading.read import Source
+    from alignkit.pretrained import embedded
+    from alignkit.progress import Silent
+
+    rows = [{name: row[name] for name in _KEPT} for row in itertools.islice(real_rows(), count)]
+
+    def compared(flipped: set[int]) -> Compared:
+        with open(folder / "planted.jsonl", "w", encoding="utf-8") as file:
+            for number, row in enumerate(rows):
+                swapped = {"chosen": row["rejected"], "rejected": row["chosen"]} if number in flipped else {}
+                file.write(json.dumps(row | swapped, ensure_ascii=False) + "\n")
+        return compare(read_pairs(Source(str(folder / "planted.jsonl")).rows()))
+
+    unflipped = compared(set())
+    pairs, began = read_pairs(Source(str(folder / "planted.jsonl")).rows()), time.monotonic()
+    body = read_body(pairs, unflipped, embedded.folder(), Silent())
+    seconds = time.monotonic() - began
+    tokens = read_tokens(pairs, unflipped, embedded.folder())[1]
+    means = {"surface": None, "embeddings": tokens.means_PE, "body": body.means_PE}
+    precision: dict[str, list[float]] = {name: [] for name in means}
+    for seed in range(4):
+        generator = np.random.default_rng(seed)
+        flipped = set(generator.choice(unflipped.rows, round(RATE * len(unflipped.rows)), replace=False).tolist())
+        planted = compared(flipped)
+        is_flip_P = np.isin(planted.rows, list(flipped))
+        for name, means_PE in means.items():  # a flipped pair's difference has the other sign
+            side = {} if means_PE is None else {"means_PE": means_PE * np.where(is_flip_P, -1, 1)[:, None]}
+            order_P = np.argsort(-suspect(replace(planted, **side)).probability_P, kind="stable")
+            precision[name].append(float(is_flip_P[order_P[: round(0.05 * len(order_P))]].mean()))
+    print(f"{len(unflipped.rows)} pairs, one in ten flipped; the model's body read them in {seconds:.0f} s")
+    for name, found in precision.items():
+        print(f"flips in the 5 % ranked first, {name:<12} {100 * np.mean(found):5.1f} %")
 
 
 def duplicates(folder: Path, count: int) -> dict[str, float]:
@@ -158,9 +203,14 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="3 plantings instead of 20, at one rate alone")
     parser.add_argument("--json", type=Path, metavar="FILE")
     parser.add_argument("--rows", type=int, default=60_000, help="pairs of the timed audit")
+    parser.add_argument("--thorough", type=int, metavar="ROWS", help="this alone")
     given = parser.parse_args()
     if not TEXTS.exists():
         raise SystemExit(f"{TEXTS}: the real rows are not here")
+    if given.thorough is not None:
+        with tempfile.TemporaryDirectory(prefix="bench-audit-") as name:
+            thorough(Path(name), given.thorough)
+        return
     with tempfile.TemporaryDirectory(prefix="bench-audit-") as name:
         folder = Path(name)
         timed = audit_seconds(folder, given.rows)
