@@ -2,7 +2,7 @@
 
 Where the command line has names, these take what stands for them: a `Run` or a loaded `Model` where a model is named,
 rows in memory where data are (rows.py), functions where rewards and judges are. Errors speak of arguments: where the
-command line would say `--max-length`, they say `max_length`.
+command line would say `--max-length`, they say `max_length`. Each call says how far it is (showing.py).
 
     run = alignkit.train(METHOD, model="Qwen/Qwen2.5-0.5B", data=[{"prompt": "Hi", "chosen": "Hello."}])
     alignkit.judge(run, vs="Qwen/Qwen2.5-0.5B")
@@ -12,15 +12,17 @@ command line would say `--max-length`, they say `max_length`.
 from __future__ import annotations
 
 import functools
-import re
 from collections.abc import Callable, Mapping, Sequence
+from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from alignkit.api import answers, exports, tournaments, training, verdicts
 from alignkit.api.rows import name_of_rows
 from alignkit.api.runs import Run
+from alignkit.api.showing import progress_of
 from alignkit.api.tables import Figures, Table
+from alignkit.api.wording import in_python
 from alignkit.errors import AlignkitError, UsageError, nearest
 from alignkit.progress import Progress
 
@@ -31,28 +33,24 @@ if TYPE_CHECKING:
 
 _Given = ParamSpec("_Given")
 _Found = TypeVar("_Found")
-_FLAG = re.compile(r"(?P<command>\balignkit [a-z].*)|(?<![\w-])--(?P<flag>[a-z][a-z0-9-]*)", re.DOTALL)
 _ROWS = ("data", "split")  # options that name rows
 _MODELS = ("model", "vs", "like")
-
-
-def in_python(message: str) -> str:
-    """Return an error's text with `max_length` for `--max-length`; commands to be typed stay as they are."""
-
-    def said(found: re.Match[str]) -> str:
-        return found["command"] or found["flag"].replace("-", "_")
-
-    return _FLAG.sub(said, message)
 
 
 def _speaks_python(function: Callable[_Given, _Found]) -> Callable[_Given, _Found]:
     @functools.wraps(function)
     def call(*args: _Given.args, **options: _Given.kwargs) -> _Found:
+        shows: Any = None
+        if "progress" in signature(function).parameters:
+            options["progress"] = shows = progress_of(options.get("progress"))
         try:
             return function(*args, **options)
         except AlignkitError as error:
             error.args = (in_python(error.line),)
             raise
+        finally:
+            if shows is not None:
+                shows.stop()
 
     return call
 
@@ -85,25 +83,35 @@ class Model:
 
 
 @_speaks_python
-def train(method: str, *, progress: Progress | None = None, **options: object) -> Run:
-    """Train a model with a method.
+def train(method: str | None = None, *, progress: Progress | bool | None = None, **options: object) -> Run:
+    """Train a model with a method, or go on with a run: `train(resume=run)`.
 
     Args:
-        method: sft, dpo, kto, grpo, reward, ... as `alignkit plugins list` shows them.
-        progress: shows how far it is; default: nothing.
+        method: sft, dpo, kto, grpo, reward, ... as `alignkit plugins list` shows them; a run that goes on knows it.
+        progress: shows how far it is; default: a line that is rewritten in a notebook, plain lines in a script; False:
+            nothing.
         options: those of `alignkit train METHOD --help-all`, with underscores. `model` may be a `Run`; `data` and
             `split` rows in memory; `reward` a function (completion: str, row: dict) -> float | None, or a list with
             such.
 
     Raises:
         UsageError, InputError: an option, a name or a row that cannot be used.
-        RunStopped, Interrupted: the run ended early; `resume=True` goes on.
+        RunStopped, Interrupted: the run ended early; `train(resume=run)` goes on.
     """
-    return training.train(method, progress=progress, **_named(options))  # type: ignore[arg-type]
+    if not isinstance(options.get("resume", False), bool):
+        if options.get("out") is not None:
+            raise UsageError("resume names a run, which goes on in its own folder; leave out=... out")
+        run = Run(_model_name(options["resume"], "resume"))
+        method, options = method or run.info["method"], options | {"resume": True, "out": str(run.path)}
+    if method is None:
+        raise UsageError("method: none was given; name one, as train('sft', ...), or a run by resume=RUN")
+    return training.train(method, progress=progress_of(progress), **_named(options))  # type: ignore[arg-type]
 
 
 @_speaks_python
-def judge(run: object = None, *, vs: object = None, progress: Progress | None = None, **options: object) -> Verdict:
+def judge(
+    run: object = None, *, vs: object = None, progress: Progress | bool | None = None, **options: object
+) -> Verdict:
     """Judge a run or model against another; default: the newest finished run against its own start.
 
     Args:
@@ -112,7 +120,7 @@ def judge(run: object = None, *, vs: object = None, progress: Progress | None = 
     """
     named = _named(options | ({} if vs is None else {"vs": vs}))
     model = None if run is None else _model_name(run, "run")
-    return verdicts.judge(model, progress=progress, **named)  # type: ignore[arg-type]
+    return verdicts.judge(model, progress=progress_of(progress), **named)  # type: ignore[arg-type]
 
 
 @_speaks_python
@@ -120,7 +128,7 @@ def tournament(
     entrants: Mapping[str, Mapping[str, Any]] | Sequence[str] | None = None,
     *,
     vs: object = None,
-    progress: Progress | None = None,
+    progress: Progress | bool | None = None,
     **options: object,
 ) -> TournamentTable:
     """Train every entrant with every seed, judge all of them alike, and return the table.
@@ -141,11 +149,11 @@ def tournament(
     named: dict[str, Any] = _named(options)
     if vs is not None:
         named["vs"] = [_model_name(one, "vs") for one in (vs if isinstance(vs, list | tuple) else [vs])]
-    return tournaments.tournament(entrants, progress=progress, **named)
+    return tournaments.tournament(entrants, progress=progress_of(progress), **named)
 
 
 @_speaks_python
-def evaluate(model: object, *, progress: Progress | None = None, **options: object) -> Figures:
+def evaluate(model: object, *, progress: Progress | bool | None = None, **options: object) -> Figures:
     """Measure a model without a judge: BLEU, perplexity, length, text health.
 
     Args:
@@ -153,12 +161,12 @@ def evaluate(model: object, *, progress: Progress | None = None, **options: obje
         options: data (also rows in memory), num_prompts, temperature, max_new_tokens, seed, ...
     """
     name = _model_name(model, "model")
-    return Figures(answers.evaluate(name, progress=progress, **_named(options)))  # type: ignore[arg-type]
+    return Figures(answers.evaluate(name, progress=progress_of(progress), **_named(options)))  # type: ignore[arg-type]
 
 
 @_speaks_python
 def generate(
-    model: object, prompt: str | Sequence[str] = (), *, progress: Progress | None = None, **options: object
+    model: object, prompt: str | Sequence[str] = (), *, progress: Progress | bool | None = None, **options: object
 ) -> Table:
     """Answer prompts: {"id", "prompt", "completion", "num_tokens", "num_prompt_tokens", "finish"} of each.
 
@@ -169,7 +177,7 @@ def generate(
     """
     asked = [prompt] if isinstance(prompt, str) else list(prompt)
     name = _model_name(model, "model")
-    return Table(answers.generate(name, prompt=asked, progress=progress, **_named(options)))  # type: ignore[arg-type]
+    return Table(answers.generate(name, prompt=asked, progress=progress_of(progress), **_named(options)))  # type: ignore[arg-type]
 
 
 @_speaks_python
@@ -194,7 +202,7 @@ def chat(model: object, messages: str | Sequence[Mapping[str, Any]], **options: 
 
 
 @_speaks_python
-def export(model: object, to: str | Path, *, progress: Progress | None = None, **options: Any) -> Export:
+def export(model: object, to: str | Path, *, progress: Progress | bool | None = None, **options: Any) -> Export:
     """Write a model into a new folder, load it again, and say how far it is from what was trained.
 
     Args:
@@ -208,7 +216,7 @@ def export(model: object, to: str | Path, *, progress: Progress | None = None, *
     for name in options:
         if name not in known:
             raise UsageError(f"unknown option {name!r}{nearest(name, known) or '; known: ' + ', '.join(known)}")
-    return exports.export(_model_name(model, "model"), to, progress=progress, **options)
+    return exports.export(_model_name(model, "model"), to, progress=progress_of(progress), **options)
 
 
 def _named(options: Mapping[str, object]) -> dict[str, object]:

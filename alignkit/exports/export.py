@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import re
 import shutil
@@ -84,6 +85,12 @@ class Export:
     differences: tuple[Difference, ...]
     notes: tuple[str, ...] = ()
     address: str | None = None
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows, escaped."""
+        lines = [*self.notes, *(one.line() for one in self.differences), *([self.address] if self.address else [])]
+        listed = "".join(f"<li>{html.escape(line)}</li>" for line in lines)
+        return f"<p><b>written: {html.escape(str(self.folder))}</b></p><ul>{listed}</ul>"
 
 
 def export_model(name: str, to: Path, wanted: Wanted, *, progress: Progress) -> Export:

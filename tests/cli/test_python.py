@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,12 @@ from tiny_models import tiny_model
 from verdicts import rated, verdict_on
 
 import alignkit
-from alignkit.api.python import in_python
 from alignkit.api.rows import name_of_rows
+from alignkit.api.showing import progress_of
 from alignkit.api.tables import Table
+from alignkit.api.wording import in_python
 from alignkit.errors import InputError, UsageError
+from alignkit.progress import Progress
 
 ROWS = [{"id": f"r{n}", "prompt": f"Say <b>{n}</b>.", "chosen": f"it is {n}"} for n in range(16)]
 
@@ -88,9 +91,70 @@ def test_errors_name_the_argument_and_the_nearest(model: Path) -> None:
         alignkit.judge([ROWS])
     with pytest.raises(InputError, match=r"^data: no rows"):
         alignkit.evaluate(model, data=[])
-    assert in_python("lower --max-length; go on with: alignkit train sft --resume") == (
-        "lower max_length; go on with: alignkit train sft --resume"
+    assert in_python("lower --max-length; go on with: alignkit train sft --resume; --quantize 4bit, --no-compile") == (
+        "lower max_length; go on with: alignkit train sft --resume; quantize='4bit', compile=False"
     )
+    assert in_python(
+        "--set judge.votes.days=3 or --allow-changed my.py --allow-changed seed, --max-steps 30 or RUN"
+    ) == ("set=['judge.votes.days=3'] or allow_changed=['my.py', 'seed'], max_steps=30 or RUN")
+
+
+class Kernel:
+    """IPython in a notebook, as far as a rewritten line needs it."""
+
+    kernel = object()
+
+    def __init__(self) -> None:
+        self.shown: list[str] = []
+
+    def get_ipython(self) -> Kernel:
+        return self
+
+    def display(self, content: dict[str, str], *, raw: bool, display_id: bool) -> Kernel:
+        assert raw and display_id and not self.shown  # one display a call
+        self.update(content, raw=raw)
+        return self
+
+    def update(self, content: dict[str, str], *, raw: bool) -> None:
+        self.shown.append(content["text/html"])
+
+
+def test_a_notebook_shows_one_line_that_is_rewritten_and_a_script_plain_ones(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now, kernel = [0.0], Kernel()
+    monkeypatch.setattr("alignkit.api.showing.time.monotonic", lambda: now[0])
+
+    def work(progress: Progress) -> None:
+        progress.note("64 rows <b>; --split 0.3 gives 19")
+        progress.start("sft step", 40, 10)
+        for step in range(15):
+            now[0] += 1.0
+            progress.advance(1, loss=2.0 - 0.1 * step, accuracy=0.5)
+        progress.phase("validating", 3, 19)
+        progress.stop()
+
+    work(progress_of(None))
+    said = capsys.readouterr().err.splitlines()
+    assert said == ["64 rows <b>; split=0.3 gives 19", "sft step 20/40  about 20 s left  loss 1.1  accuracy 0.5"]
+
+    monkeypatch.setitem(sys.modules, "IPython", kernel)
+    monkeypatch.setitem(sys.modules, "IPython.display", kernel)
+    work(progress_of(None))
+    assert len(kernel.shown) == 17 and capsys.readouterr().err == ""
+    note = '<pre style="white-space: pre-wrap">64 rows &lt;b&gt;; split=0.3 gives 19'
+    assert kernel.shown[-2] == f"{note}\nsft step 25/40  about 15 s left  loss 0.6  accuracy 0.5</pre>"
+    assert kernel.shown[-1] == f"{note}</pre>"  # the notes stay
+    work(progress_of(False))
+    assert len(kernel.shown) == 17
+
+
+def test_a_run_goes_on_by_itself(model: Path, tmp_path: Path) -> None:
+    run = alignkit.train("sft", model=model, data=ROWS, split=0.5, max_steps=1, max_new_tokens=4, out=tmp_path / "run")
+    more = alignkit.train(resume=run, more_steps=1)
+    assert more.path == run.path and more.info["finished"]["steps"] == 2
+    with pytest.raises(UsageError, match=r"^method: none was given; name one"):
+        alignkit.train(model=model)
 
 
 def test_rows_of_every_kind_are_the_same_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

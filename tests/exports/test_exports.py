@@ -152,7 +152,7 @@ def test_what_cannot_be_exported_is_refused_by_name(
 def test_adapter_options_that_nothing_reads_are_refused(tmp_path: Path) -> None:
     base = tiny_model(tmp_path / "base")
     given: dict[str, Any] = {"model": base, "data": ROWS, "out": tmp_path / "run"}
-    with pytest.raises(UsageError, match=r"^lora_alpha: no adapter is trained; add lora_rank 16"):
+    with pytest.raises(UsageError, match=r"^lora_alpha: no adapter is trained; add lora_rank=16"):
         alignkit.train("sft", lora_alpha=8, **given)
     with pytest.raises(UsageError, match="no linear layer of that name; did you mean 'q_proj'"):
         alignkit.train("sft", lora_rank=2, lora_targets=["q_prj"], **given)
