@@ -82,7 +82,7 @@ def test_a_function_trains_and_goes_on_in_python_alone(
         stop_at(2, patch)
         with pytest.raises(Interrupted):
             alignkit.train("grpo", **given)
-    with pytest.raises(UsageError, match=r"fingerprint of reward .*allow_changed long"):
+    with pytest.raises(UsageError, match=r"fingerprint of reward .*allow_changed=.*'long'"):
         alignkit.train("grpo", **given | {"reward": [long]}, resume=True, allow_changed=["reward"])
     run = alignkit.train("grpo", **given, resume=True)
     assert set(pids) == {os.getpid()}
