@@ -73,11 +73,37 @@ SYNONYMS = {
     "kl-coef": "--kl",
     "use-vllm": "--sampler vllm",
     "resume-from-checkpoint": "--resume RUN",
-    "logging-steps": "nothing: every step is logged, in metrics.jsonl",
-    "do-train": "nothing: `alignkit train` trains",
-    "ref-model": "nothing: the model that training starts from is the reference",
+    "logging-steps": "every step is logged, in metrics.jsonl",
+    "do-train": "`alignkit train` trains",
+    "ref-model": "the model that training starts from is the reference",
+    "lr-scheduler": "--set schedule=NAME",
+    "eval-strategy": "--validation-interval N",
+    "evaluation-strategy": "--validation-interval N",
+    "save-strategy": "--checkpoint-interval N",
+    "save-total-limit": "the last two checkpoints and the best one are kept",
+    "eval-batch-size": "validation is packed as training is",
+    "per-device-eval-batch-size": "validation is packed as training is",
+    "packing": "short rows are always packed, and see themselves alone",
+    "max-prompt-length": "--max-length (of prompt and completion together)",
+    "completion-only-loss": "--train-on",
+    "assistant-only-loss": "--train-on",
+    "train-on-inputs": "--train-on (a prompt has no loss)",
+    "train-on-prompt": "--train-on (a prompt has no loss)",
+    "finetuning-type": "--lora-rank N for an adapter, without it all weights",
+    "quantization-bit": "--quantize 4bit",
+    "load-in-8bit": "--quantize 4bit (8 bits are not computed)",
+    "torch-dtype": "--precision",
+    "dtype": "--precision",
+    "attn-implementation": "--set model.attention=plain (the model's own code; auto is faster)",
+    "run-name": "--out",
+    "stage": "the method is named: `alignkit train METHOD`",
+    "loss-type": "the method is named: `alignkit train METHOD`",
+    "push-to-hub": "a finished run is pushed by `alignkit export RUN --to DIR --push OWNER/NAME`",
+    "num-processes": "ranks are started by torchrun: docs/guide/many-gpus.md",
+    "deepspeed": "ranks are started by torchrun: docs/guide/many-gpus.md",
 }
-"""What TRL, LLaMA-Factory and Unsloth call an option, without dashes before it: what is typed here instead."""
+"""What TRL, LLaMA-Factory and Unsloth call an option, without dashes before it: what is typed here instead, or where
+nothing is, why."""
 
 MAX_WHOLE = 2**31 - 1
 MAX_SEED = 2**63 - 1  # what numpy's and torch's generators take

@@ -114,9 +114,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(error.line, error.exit_code, trace=error.trace)
     except typer.Abort:
         return _fail("interrupted", Interrupted.exit_code)
-    except BrokenPipeError:  # the reader of our output went away, as in `alignkit data show | head`
+    except BrokenPipeError:  # the reader of our output has read enough, as in `alignkit data show | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+        return 0
     except Exception as error:
         if hasattr(error, "format_message"):  # typer's own errors: wrong use
             return _fail(_usage(error), 2)
@@ -159,7 +159,12 @@ def _usage(error: Exception) -> str:
         flags = [flag for parameter in ctx.command.params for flag in (*parameter.opts, *parameter.secondary_opts)]
         known = [flag for flag in flags if flag.startswith("-")]
         ours = synonym(name, [*known, "--set"])
-        message = f"no such option: {name}{nearest(name, known) if ours is None else f'; here it is {ours}'}"
+        if ours is None:  # dashes, which all have, bring no name nearer
+            alike = [flag for flag in known if flag.startswith("--no-") == name.startswith("--no-")]
+            hint = nearest(name.lstrip("-"), [flag.lstrip("-") for flag in alike]).replace("'", "'--", 1)
+        else:
+            hint = f"; here it is {ours}" if ours.startswith("--") else f"; {ours}"
+        message = f"no such option: {name}{hint}"
     elif (swallowed := _flag_as_value(ctx)) is not None:
         message = swallowed
     elif message == "Missing command":

@@ -93,7 +93,11 @@ def test_a_sparkline_has_equal_parts() -> None:
         ("--num_train_epochs", "here it is --epochs"),
         ("--per-device-train-batch-size", "here it is --batch-size"),
         ("--optim", "here it is --set optimizer=NAME"),
+        ("--logging-steps", "--logging-steps; every step is logged"),
+        ("--torch_dtype", "here it is --precision"),
         ("--num-generations", "did you mean"),  # of grpo alone
+        ("--learning-rates", "did you mean '--learning-rate'?"),
+        ("--neftune", "no such option: --neftune; see"),
     ],
 )
 def test_what_other_tools_call_an_option_is_answered_with_ours(

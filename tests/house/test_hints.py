@@ -16,9 +16,9 @@ ROOT = Path(__file__).parents[2]
 DOCS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 SOURCES = sorted([*(ROOT / "alignkit").rglob("*.py"), *(ROOT / "plugins/alignkit_plugins").rglob("*.py")])
 STANDS_FOR = {"METHOD": "sft", "N": "3", "COMMAND": "judge", "PORT": "8000", "KIND": "method"}
-ABOUT = re.compile(r"\.\.\.|…|\{|\}|<|>|\$|\*|\[|\bNAME\b|--resume RUN")
-"""Words that stand for others: such a line says how a command looks, not what is typed."""
-IN_DOCS = re.compile(r"`(alignkit [^`\n]+)`|^ {4}(alignkit (?:[^\n\\]|\\\n)+)", re.M)
+ABOUT = re.compile(r"\.\.\.|…|\{|\}|<|>|\$|\*|\[|\bNAME\b|--resume RUN|\bsimpo\b")
+"""Words that stand for others: such a line says how a command looks, not what is typed. simpo is a plugin's."""
+IN_DOCS = re.compile(r"`(alignkit [^`\n]+)`|^(?: {4}|\$ )(alignkit (?:[^\n\\]|\\\n)+)", re.M)
 IN_SOURCES = re.compile(r"`(alignkit [^`\n\"]+)`")
 
 
