@@ -8,7 +8,7 @@ from typing import Any
 
 from alignkit.audit.findings import Findings, Share, TextFinding
 from alignkit.display import counted
-from alignkit.reports.page import Column, Section, write_report
+from alignkit.reports.page import Column, Example, Section, write_report
 
 _MOST = 50  # suspected pairs on the page; --list writes all
 _TOGETHER = "all together"
@@ -86,11 +86,12 @@ def _length(findings: Findings) -> Iterator[str]:
             continue
         way = "longer" if lesson.tokens > 0 else "shorter"
         yield (
-            f"{seen} If length did not matter it would be 50 %. If length were all that training saw, DPO (beta "
-            f"{lesson.beta:g}) would end with answers about {abs(lesson.tokens):,.0f} tokens {way} than the set's "
-            f"{lesson.mean_tokens:,.0f} on average: a model that learns this writes {way}, not better. After training, "
-            "look at the win rate at equal length, which alignkit judge says; before it, more pairs in which the "
-            f"{'shorter' if lesson.tokens > 0 else 'longer'} answer is the better one help most."
+            f"{seen} If length did not matter it would be 50 %. If length were all that training saw, DPO, the usual "
+            f"training on pairs (beta {lesson.beta:g}), would end with answers about {abs(lesson.tokens):,.0f} tokens "
+            f"{way} than the set's {lesson.mean_tokens:,.0f} on average: a model that learns this writes {way}, not "
+            "better. This is called length bias. After training, look at the win rate at equal length, which alignkit "
+            f"judge says; before it, more pairs in which the {'shorter' if lesson.tokens > 0 else 'longer'} answer is "
+            "the better one help most."
         )
 
 
@@ -163,14 +164,20 @@ _BIASES = (
         low="low",
         high="high",
         line=50,
-        note="of the pairs whose answers differ in it; at 50 it does not matter",
+        note="of the pairs whose answers differ in it; at 50 it does not matter; blue: its bar does not reach 50",
     ),
     Column("num", "pairs that differ", digits=0),
 )
+_EXAMPLES = {
+    "more formatted": "lists, bold, headings, code",
+    "more hedging": "perhaps, it seems",
+    "more apologetic": "sorry, I apologise",
+}
 
 
 def _bias(feature: str, share: Share) -> dict[str, Any]:
-    return {"feature": feature, "num": share.num} | _shares("share", "low", "high", share)
+    means = f" ({_EXAMPLES[feature]})" if feature in _EXAMPLES else ""
+    return {"feature": f"{feature}{means}", "num": share.num} | _shares("share", "low", "high", share)
 
 
 def _shares(value: str, low: str, high: str, share: Share | None) -> dict[str, float | None]:
@@ -182,22 +189,21 @@ def _shares(value: str, low: str, high: str, share: Share | None) -> dict[str, f
 def _sections(findings: Findings) -> Iterator[Section]:
     if findings.flips is not None and findings.flips.is_ranked and findings.flips.likely:
         flips = findings.flips
-        rows = [
-            one.model_dump() | {"pair": one.id, "probability": 100 * one.probability} for one in flips.listed[:_MOST]
+        examples = [
+            Example(
+                one.prompt,
+                {"chosen": one.chosen, "rejected": one.rejected},
+                heading=f"flipped with {100 * one.probability:.0f} %",
+                note=f"{one.id}, {one.place}, of {one.source}. Why: {one.reason}",
+            )
+            for one in flips.listed[:_MOST]
         ]
-        columns: tuple[Column, ...] = (
-            Column("pair", "pair"),
-            Column("probability", "flipped, %", digits=0),
-            Column("prompt", "prompt"),
-            Column("chosen", "chosen"),
-            Column("rejected", "rejected"),
-            Column("reason", "why"),
-            Column("source", "source"),
-            Column("place", "place"),
+        shown = f"The first {len(examples)} of {len(flips.listed):,}" if len(flips.listed) > len(examples) else "All"
+        note = (
+            "In these the rejected answer may be the better one. The percentage says how probably that is so, told by "
+            f"{', '.join(flips.views)}. {shown}; --list FILE writes all of them."
         )
-        shown = f"The first {len(rows)} of {len(flips.listed):,}; " if len(flips.listed) > len(rows) else ""
-        note = f"{shown}told by {', '.join(flips.views)}. --list FILE writes all of them."
-        yield Section("Pairs that may stand the wrong way round", note=note, table=columns, rows=rows)
+        yield Section("Pairs that may stand the wrong way round", note=note, examples=examples)
     if findings.texts:
         yield _texts(findings.texts)
     yield _by_source(findings)
@@ -207,8 +213,8 @@ def _sections(findings: Findings) -> Iterator[Section]:
             Column("source", "source"),
             Column("scored", "pairs with scores", digits=0),
             Column("ties", "equal", digits=0),
-            Column("tiny", "hardly different", digits=0),
-            Column("tiny_margin", "at most", digits=2, note="a tenth of the scores' usual difference"),
+            Column("tiny", "nearly equal", digits=0),
+            Column("tiny_margin", "nearly equal is at most", digits=2, note="a tenth of the scores' usual difference"),
             Column("reversed", "rejected one higher", digits=0),
         )
         yield Section("Scores", table=columns, rows=rows)
@@ -216,8 +222,11 @@ def _sections(findings: Findings) -> Iterator[Section]:
         columns = (
             Column("column", "column"),
             Column("unit", "unit"),
-            *(Column(key, key if key != "p50" else "median", digits=0) for key in ("count", "mean", "p50", "p90")),
-            Column("p99", "99 %", digits=0),
+            Column("count", "count", digits=0),
+            Column("mean", "mean", digits=0),
+            Column("p50", "half have at most", digits=0),
+            Column("p90", "90 % have at most", digits=0),
+            Column("p99", "99 % have at most", digits=0),
             Column("max", "longest", digits=0),
         )
         yield Section("Lengths", table=columns, rows=[one.model_dump() for one in findings.lengths])

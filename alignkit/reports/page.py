@@ -52,6 +52,8 @@ class Example:
     Args:
         tokens: by entrant, where known.
         outcome: "win", "tie", "loss" or "missing" of the first entrant, by which the page filters; or "".
+        heading: what is said before the prompt where the example is closed.
+        note: what is said of it under the answers.
     """
 
     prompt: str
@@ -60,6 +62,8 @@ class Example:
     scores: Mapping[str, float | None] = field(default_factory=dict)
     tokens: Mapping[str, int] = field(default_factory=dict)
     outcome: str = ""
+    heading: str = ""
+    note: str = ""
 
     @property
     def length(self) -> int:
@@ -74,12 +78,13 @@ class Example:
 
 @dataclass(frozen=True)
 class Section:
-    """A further part of the page: a text and, where it has columns, a table."""
+    """A further part of the page: a text, a table where it has columns, and examples that open."""
 
     title: str
     note: str = ""
     table: Sequence[Column] = ()
     rows: Sequence[Mapping[str, Any]] = ()
+    examples: Sequence[Example] = ()
 
 
 def write_report(

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from alignkit.audit.findings import Expected, Findings, FlippedPair, Flips
 from alignkit.cli.main import main
+from alignkit.reports.audit_page import write_audit_page
 
 BAD = "<script>alert(1)</script><img src=x onerror=alert(2)>"
 
@@ -49,10 +51,33 @@ def test_the_page_says_it_in_words_with_a_picture_and_runs_no_text_of_the_set(
     said = f"{100 * share['share']:.0f} % ({100 * share['low']:.0f} to {100 * share['high']:.0f}) of pairs"
     assert f"the longer one is chosen in {said}" in " ".join(words.split())
     assert "If length did not matter it would be 50 %" in words and "tokens longer than the set's" in words
+    assert "This is called length bias" in words
     assert "have equal scores: which answer is called chosen is arbitrary there" in words
     assert "Near-duplicates" in words and "Source by source" in words and "first" in words
     assert BAD not in page and "&lt;script&gt;alert(1)" in page
     assert page.count("<figure>") == 1
+    pair = {
+        "id": "r1",
+        "place": "set.jsonl, line 2",
+        "source": "first",
+        "prompt": "Q?",
+        "chosen": BAD,
+        "rejected": "Ja.",
+    }
+    flips = Flips(
+        pairs=200,
+        views=("words",),
+        estimated_rate=0.1,
+        expected_precision=0.3,
+        expected=(Expected(pairs=2, precision=0.5),),
+        likely=1,
+        listed=tuple(FlippedPair(**pair, reason=f"why {n}", probability=n / 60) for n in range(59, -1, -1)),
+    )
+    write_audit_page(Findings.model_validate(findings).model_copy(update={"flips": flips}), Path("page.html"))
+    page = Path("page.html").read_text(encoding="utf-8")
+    assert page.count("<details") == page.count("<h4>chosen</h4>") == page.count("<h4>rejected</h4>") == 50
+    assert "flipped with 98 %: " in page and "The first 50 of 60" in page and BAD not in page
+    assert "r1, set.jsonl, line 2, of first. Why: why 59" in page and "Why: why 9<" not in page
 
 
 def test_a_set_without_pairs_has_a_page_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
