@@ -458,7 +458,7 @@ def _headline(ranks: dict[str, Rank], pairs: Sequence[Pair], cells: dict[str, Ce
     if not ranks:
         return "Nothing was judged."
     if len(ranks) == 1:
-        return "There is one entrant: nothing to compare it with."
+        return f"{next(iter(ranks))} alone has outcomes: there is nothing to compare it with."
     before = "With one seed this is about these runs, not about the methods: " if is_of_runs else ""
     groups = [
         [name for name, rank in ranks.items() if number in rank.groups]

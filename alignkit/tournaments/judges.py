@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 from alignkit.data.reading.read import Source
+from alignkit.errors import UsageError
 from alignkit.registry import registry
 from alignkit.scoring.confirm_cost import confirm_cost
 from alignkit.scoring.judge import Cost
@@ -16,6 +17,7 @@ from alignkit.tournaments.entrants import Tournament, is_reward
 from alignkit.tournaments.prompts import TEST, TUNING, Asked
 from alignkit.tournaments.results import Entry
 from alignkit.tournaments.sweeps import num_left
+from alignkit.trust import require
 
 
 @dataclass
@@ -43,9 +45,11 @@ def agree(made: Tournament, asked: Asked, steps: Mapping[str, int], *, yes: bool
         steps: of entrants whose budget is in tokens or minutes.
 
     Raises:
-        UsageError: there is no such judge, or its cost was not agreed to.
+        UsageError: there is no such judge, or its cost, or code that only a file names, was not agreed to.
+        InputError: a file of code is not there.
     """
     bill = Bill()
+    _require_agreed_code(made)
     with closing_all(judges_of(made)) as judges:
         for named in judges:
             if named.judge.paid:
@@ -69,6 +73,20 @@ def agree(made: Tournament, asked: Asked, steps: Mapping[str, int], *, yes: bool
                 bill.said.append(f"reward {named.label} of {entry.name} {cost.price}")
                 bill.add(entry.name, cost)
     return bill
+
+
+def _require_agreed_code(made: Tournament) -> None:
+    """Ask now about code and addresses that only a file names: the processes of the pieces cannot ask.
+
+    Raises:
+        UsageError, InputError: as `require`.
+    """
+    for entry in made.entrants:
+        if entry.method is not None:
+            method, resolved = made.resolved(entry)
+            require(resolved, ("train", method.name))
+            if method.trains_on.is_sampled:
+                require(resolved, ("rollouts", "reward"))
 
 
 def _times(made: Tournament, named: NamedJudge) -> int:
@@ -156,6 +174,17 @@ def with_judge(made: Tournament, asked: Asked, *, yes: bool) -> Tournament:
         return made
     from alignkit.judging.auto import choose_judge
 
-    chosen = choose_judge(asked.parts[TEST], made.settings, num_items=num_scores(made, asked), yes=yes)
+    try:
+        chosen = choose_judge(asked.parts[TEST], made.settings, num_items=num_scores(made, asked), yes=yes)
+    except UsageError as error:
+        if not str(error).startswith("no judge: "):
+            raise
+        own = next(iter(reward_models(made)), None)
+        way = (
+            f"--judge {own}, which is an entrant"
+            if own
+            else "an entrant that is one: [entrants.reward], --judge reward"
+        )
+        raise UsageError(f"{error}; or here {way}") from error
     judge = made.settings.judge.model_copy(update={"judge": chosen.spec})
     return replace(made, settings=replace(made.settings, judge=judge))

@@ -72,7 +72,9 @@ def measures_of(results: Results) -> Measures:
     notes = [*by_opponent[0].notes, *results.caveats]
     adjusted, reasons = _adjusted(results, prompts)
     rows.append(Measure("length_adjusted", "length-adjusted win rate %", adjusted, line=50.0))
-    notes += [f"No length-adjusted win rate of {name}: {reason}." for name, reason in reasons.items()]
+    for reason in dict.fromkeys(reasons.values()):
+        names = ", ".join(name for name, own in reasons.items() if own == reason)
+        notes.append(f"No length-adjusted win rate of {names}: {reason}.")
     rows += _second(results, notes)
     rows += [*_lengths(results, design, prompts), *_bleu(results), *_perplexity(results, design, prompts, notes)]
     rows += _health(results, design, prompts)
@@ -85,7 +87,7 @@ def measures_of(results: Results) -> Measures:
         notes.append(f"Money: {results.money}.")
     if results.drawn:
         notes.append(f"Answers: {results.drawn}.")
-    notes.append(f"{results.cluster_words}; judge: {results.judge}.")
+    notes.append(f"Judge: {results.judge}; the units of all intervals: {results.cluster_words}.")
     known = [row for row in rows if any(cell is not None and cell.mean is not None for cell in row.cells.values())]
     return Measures(tuple(known), tuple(by_opponent), tuple(notes))
 
@@ -292,7 +294,7 @@ def _kl(results: Results, design: Design, prompts: Prompts, notes: list[str]) ->
     trained = [entry.name for entry in results.entrants if entry.method is not None]
     answered = [name for name in trained if (~np.isnan(results.length_ESP[results.names.index(name)])).any()]
     if unknown := [name for name in answered if (cell := from_base[name]) is None or cell.mean is None]:
-        notes.append(f"No KL from the base of {', '.join(unknown)}: it began with another model, or answered nothing.")
+        notes.append(f"No KL from the base of {', '.join(unknown)}: not begun with the base, or all answers are empty.")
     if unknown := [name for name in answered if from_start[name] is None]:
         notes.append(f"No KL from the start of {', '.join(unknown)}: no validation measured it, without a reference.")
     return [

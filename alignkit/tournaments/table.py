@@ -298,14 +298,13 @@ def _number(x: float | None, digits: int) -> str:
 
 
 def _bounds(cell: Cell, digits: int) -> str:
+    """Both ends, with as many digits as leave a space before the next column."""
     if cell.low is None or cell.high is None:
         return ""
-    text = (
-        f"{cell.low:.{digits}f}-{cell.high:.{digits}f}"
-        if cell.low >= 0
-        else f"{cell.low:.{digits}f}..{cell.high:.{digits}f}"
-    )
-    return text if len(text) < _COLUMN else f"{cell.low:.3g}..{cell.high:.3g}"
+    between = "-" if cell.low >= 0 else ".."
+    texts = [f"{cell.low:.{n}f}{between}{cell.high:.{n}f}" for n in range(digits, -1, -1)]
+    texts.append(f"{cell.low:.1g}{between}{cell.high:.1g}")
+    return next((text for text in texts if len(text) < _COLUMN), texts[-1])
 
 
 def _latex(text: str) -> str:

@@ -20,15 +20,18 @@ from tournament_kills import small
 
 import alignkit
 from alignkit.api import tournaments
+from alignkit.cli.tournament import show
 from alignkit.data.prepared.selection import prompt_key
 from alignkit.data.reading.read import read_rows
-from alignkit.errors import InputError, UsageError
+from alignkit.errors import InputError, RunStopped, UsageError
 from alignkit.progress import Silent
 from alignkit.runs import read_run
 from alignkit.tournaments.judges import agree, num_rewards, paid_rewards
+from alignkit.tournaments.price import disk_warning
 from alignkit.tournaments.prompts import choose
 from alignkit.tournaments.results import Results
 from alignkit.tournaments.tournament import claimed
+from alignkit.tournaments.work import Place
 from alignkit.training.run import train_run
 
 
@@ -156,6 +159,8 @@ def test_an_entrant_that_fails_ends_no_other_and_is_tried_again(ground: Path, tm
     assert "the reward function raised ValueError" in found.failed["grpo", 1]
     assert np.isnan(found.outcome_ESVP[found.names.index("grpo")]).all()
     assert not np.isnan(found.outcome_ESVP[found.names.index("sft"), 0, 0]).any()
+    with pytest.raises(RunStopped, match="grpo with seed 1 failed, and 1 more: "):
+        show(found, tmp_path / "t")  # exit code 3
 
 
 def test_a_halved_sweep_trains_no_step_twice_and_is_picked_on_prompts_of_its_own(
@@ -224,6 +229,26 @@ def test_a_tournament_that_was_killed_ends_with_the_same_table_to_the_digit(grou
     whole, killed = (json.loads((tmp_path / name / "results.json").read_text()) for name in ("whole", "killed"))
     for name in whole.keys() - {"minutes_ES", "answer_minutes_ES", "peak_mib_ES"}:
         assert whole[name] == killed[name], name
+
+
+def test_a_disk_that_will_not_last_is_said_before(tmp_path: Path) -> None:
+    assert disk_warning(Place(tmp_path), 0) is None
+    assert "it will not last" in str(disk_warning(Place(tmp_path), 2**60))
+
+
+def test_rewards_that_only_a_file_names_and_judges_that_are_not_there_are_refused_before_anything_is_trained(
+    ground: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "bad.py").write_text("raise AssertionError('it was run')\n")
+    text = '[rollouts]\nreward = ["bad.py:f"]\n[entrants.grpo]\n[entrants.reward]\n'
+    (tmp_path / "alignkit.toml").write_text(text)
+    given = {name: value for name, value in small(ground).items() if name != "entrants"}
+    with pytest.raises(UsageError, match="nothing is run or sent only because a file names it"):
+        played(**given, out=tmp_path / "t")
+    with pytest.raises(UsageError, match="; or here --judge reward, which is an entrant"):
+        played(**given | {"judge": "auto"}, out=tmp_path / "t2")
+    assert not [*tmp_path.glob("t*/*/run.json")]
 
 
 def test_a_folder_with_the_name_of_the_data_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
