@@ -71,7 +71,7 @@ def write_run_report(run: Path, *, curves: Sequence[str] = ()) -> Path:
     if verdicts:
         file, newest = verdicts[0]
         examples = [_example(newest, answers) for answers in read_answers(file)]
-        note = f"{record.method} from {record.parent or record.model}, {len(verdicts)} verdicts; the newest first."
+        note = f"{record.method} from {record.start}, {len(verdicts)} verdicts; the newest first."
     else:
         note = f"Nobody has judged this model yet; whether it became better: alignkit judge {shlex.quote(str(run))}"
     write_report(
@@ -100,7 +100,7 @@ def _curves(run: Path, record: RunRecord, metrics: Sequence[str]) -> list[Curve 
 def _facts(run: Path, record: RunRecord) -> Section:
     """What the run was: model, data, how long, how much memory, and the commands that come next."""
     facts = [
-        ("model", record.parent or record.model),
+        ("model", record.start),
         ("method", record.method),
         ("data", record.config.data.data),
         ("rows", f"{record.rows.training.used:,} for training, {record.rows.validation.used:,} for validation"),
