@@ -111,13 +111,14 @@ class RichProgress:
         self._phase: _Count | None = None
         self._shown: Mapping[str, float | str] = {}
         self._history: list[float] = []
+        self._said: set[str] = set()  # phases; two that take turns are named once
         self._printed_s = 0.0
         self._stopped: threading.Event | None = None  # of the thread that says that work goes on
 
     def start(self, description: str, total: int | None, done: int = 0) -> None:
         """Begin a task of `total` units, of which `done` are done."""
         self._task, self._phase = _Count(description, total, done), None
-        self._shown, self._history = {}, []
+        self._shown, self._history, self._said = {}, [], set()
         self._printed_s = time.monotonic()
         if total is None and not self.draws:
             self._print(self._task.description)
@@ -147,7 +148,9 @@ class RichProgress:
             self._phase = _Count(description, total)
             self._draw()
             is_first = self._task is None or self._task.total is None
-            if self._live is None and is_first:
+            is_new = description not in self._said or time.monotonic() - self._printed_s >= _PLAIN_INTERVAL_S
+            if self._live is None and is_first and is_new:
+                self._said.add(description)
                 self._print(description)
         if done:
             self._phase.reach(done)

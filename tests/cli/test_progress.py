@@ -61,6 +61,15 @@ def test_a_terminal_shows_step_time_and_numbers_in_two_lines_that_fit(
     assert "lr" not in err
 
 
+def test_phases_that_take_turns_are_named_once_in_plain_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    progress = RichProgress(draws=False)
+    for _ in range(3):
+        progress.phase("reference log-probs")
+        progress.phase("loading the model")
+    progress.stop()
+    assert capsys.readouterr().err == "reference log-probs\nloading the model\n"
+
+
 def test_programs_get_a_json_object_a_line(capsys: pytest.CaptureFixture[str]) -> None:
     progress = make_progress("json", verbose=False)
     progress.phase("starting")
