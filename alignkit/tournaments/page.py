@@ -134,14 +134,8 @@ def _sections(table: Table, commands: Sequence[tuple[str, str]]) -> Iterator[Sec
             "Sweeps",
             "Win rate in % against the first opponent, on the tuning prompts, which the table does not share; at each "
             "halving and at the end.",
-            (
-                Column("sweep", "sweep"),
-                Column("entrant", "entrant"),
-                Column("seen", "win rate"),
-                Column("rate", "the last", digits=1),
-                Column("answer", "what became of it"),
-            ),
-            [vars(row) | {"seen": row.seen, "rate": row.rates[-1][1]} for row in table.sweeps],
+            (Column("entrant", "entrant"), Column("answer", "what became of it"), Column("seen", "win rate")),
+            [vars(row) | {"seen": row.seen} for row in table.sweeps],
         )
     if table.beside is not None:
         shown = [m for m in table.measures if m.key in table.beside.rows]
