@@ -209,7 +209,7 @@ def _sections(findings: Findings) -> Iterator[Section]:
     yield _by_source(findings)
     if findings.ties:
         rows = [one.model_dump() | {"source": one.source or _TOGETHER} for one in findings.ties]
-        columns = (
+        columns: tuple[Column, ...] = (
             Column("source", "source"),
             Column("scored", "pairs with scores", digits=0),
             Column("ties", "equal", digits=0),
