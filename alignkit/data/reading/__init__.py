@@ -7,6 +7,6 @@ Read rows.py first: what a row is. Then, in the order of the way: files.py (with
 and hub.py (lines), mixing.py (several data sets), read.py (`Source`: all of it), fields.py (the table: which fields are
 read, which are refused), given.py (one row's), row_shapes.py (which fields are the prompt and the answers),
 prompt_fields.py, carried.py (tools, thoughts, template values), messages.py, tools.py, written_turns.py (turns written
-as one text) and scores.py. Beside it: cells.py (what a cell holds), said.py (lines that are said once), keys.py,
-split.py and same_data.py (which rows are the same).
+as one text) and scores.py. Beside it: cells.py (what a cell holds), said.py (lines that are said once), odd_texts.py
+(what is said of texts), keys.py, split.py and same_data.py (which rows are the same).
 """

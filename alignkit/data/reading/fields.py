@@ -198,7 +198,7 @@ MARKS = (
         "thumbs_rating reaction vote votes upvotes upvoted like likes liked verdict judgment judgement decision "
         "polarity sentiment quality helpful helpfulness correct correctness is_helpful is_preferred is_chosen "
         "is_accepted is_approved is_acceptable preferred accepted approved acceptable passed preference is_safe safe "
-        "harmless",
+        "harmless valid is_valid",
         SAID,
         "it may say how good the answer is, and is no label; true is not said",
         "--columns label={} reads it where it is true or false, 1 or 0, else write a 'label'",
@@ -215,12 +215,35 @@ MARKS = (
 )
 """Fields that may say how good a row's only answer is; some have another meaning in rows of other shapes."""
 
+PAIR_MARKS = (
+    Field(
+        "choice selected verdict judgment judgement preference_score human_preference preference_label chosen_index "
+        "vote",
+        SAID,
+        "it may say which answer is the better one, and is not read",
+        "turn rows round, or take them out, where {} says otherwise",
+    ),
+)
+"""Fields that may say that the rejected answer of a pair is the better one."""
+
 FURTHER = (
     Field("id", READ, "the row's name; without it a hash of the row"),
     Field("reference", READ, "the text that lengths and BLEU are compared with; without it `chosen`"),
     Field("rules", READ, "what the judge `rules` checks"),
     Field("tool_calls function_call", REFUSED, "calls of tools are read in messages", "write them into a message"),
-    Field("image images image_path image_paths image_url image_urls pixel_values", REFUSED, "pictures are not read"),
+    Field(
+        "image images image_path image_paths image_url image_urls pixel_values img imgs picture pictures photo photos "
+        "screenshot screenshots",
+        REFUSED,
+        "pictures are not read",
+    ),
+    Field("attachment attachments", REFUSED, "files beside a text are not read"),
+    Field(
+        "skip exclude excluded deleted is_deleted discard discarded ignored",
+        REFUSED,
+        "no column says which rows are read",
+        neutral=0,
+    ),
     Field("audio audios audio_path audio_url", REFUSED, "sound is not read"),
     Field("video videos video_path video_url", REFUSED, "videos are not read"),
     Field(
@@ -259,7 +282,7 @@ FURTHER = (
         "corrected reflection", REFUSED, "it corrects 'output'", "map the right answer by --columns output=corrected"
     ),
     Field(
-        "loss_weight loss_scale sample_weight weight",
+        "loss_weight loss_scale sample_weight weight weights sample_weights importance importance_weight",
         REFUSED,
         "weights of rows are not read",
         neutral=1,
@@ -271,7 +294,7 @@ FURTHER = (
     Field("loss_mask completion_mask assistant_masks mask", REFUSED, _SCORED, false_means=True),
     Field("masked mask_history train_on_last train_on_input train_on_inputs roles_to_train", REFUSED, _SCORED),
     Field(
-        "system_message system_instruction instructions developer_message",
+        "system_message system_instruction instructions developer_message sys sys_prompt sysprompt system_text",
         REFUSED,
         "the system message is 'system'",
         "map it by --columns system={}",
@@ -410,6 +433,7 @@ TABLES: Mapping[str, Sequence[Field]] = {
     "what makes the prompt and the answers": SHAPE,
     "which answer is better, and by how much": SCORES,
     "beside a row's only answer, where there is no label": MARKS,
+    "beside `chosen` and `rejected`": PAIR_MARKS,
     "further fields of a row": FURTHER,
     "fields of a message": MESSAGE,
     "roles": ROLE,
@@ -461,14 +485,17 @@ def letters(name: str) -> str:
     return name.lower().replace("_", "").replace("-", "").replace(" ", "")
 
 
-_MARKS = {letters(name): field for name, field in by_name(MARKS, SAID).items()}
+_MARKS, _PAIR_MARKS = (
+    {letters(name): field for name, field in by_name(table, SAID).items()} for table in (MARKS, PAIR_MARKS)
+)
 _BY_LETTERS = {letters(name): name for name in sorted(_CHANGES_ROWS, reverse=True)}
 
 
 @lru_cache(maxsize=4096)
-def marks(found: tuple[str, ...]) -> tuple[tuple[str, Field], ...]:
-    """Of a row's field names, those that may say how good its only answer is, however they are spelt."""
-    return tuple((name, field) for name in found if (field := _MARKS.get(letters(str(name)))) is not None)
+def marks(found: tuple[str, ...], *, of_pair: bool = False) -> tuple[tuple[str, Field], ...]:
+    """Of a row's field names, those that may say how good its answer is, or which of two, however they are spelt."""
+    known = _PAIR_MARKS if of_pair else _MARKS
+    return tuple((name, field) for name in found if (field := known.get(letters(str(name)))) is not None)
 
 
 @lru_cache(maxsize=4096)

@@ -28,6 +28,7 @@ from alignkit.data.reading.files import SUFFIXES, Line, files_of, is_data_file, 
 from alignkit.data.reading.hub import hub_files
 from alignkit.data.reading.keys import OwnIds
 from alignkit.data.reading.messages import text_of_turn
+from alignkit.data.reading.odd_texts import odd_texts
 from alignkit.data.reading.rows import Row, row_id, to_row
 from alignkit.data.reading.said import say_once
 from alignkit.errors import InputError, UsageError, nearest
@@ -82,9 +83,12 @@ class Source:
             is_empty = False
             if number <= _LOOKED_AT:
                 self._say_unread(fields)
-            if candidates(tuple(fields)):
+                for odd in odd_texts(row):
+                    say_once(f"{self.data}: rows have {odd}")
+            found = tuple(fields)
+            if candidates(found):
                 self._say_candidates(row)
-            if marks(tuple(fields)):
+            if marks(found) or marks(found, of_pair=True):
                 self._say_marks(row)
             if numbered:
                 count = times[row.id] = times.get(row.id, 0) + 1
@@ -138,9 +142,17 @@ class Source:
 
     def _say_marks(self, row: Row) -> None:
         """Say once of columns that may call the row's only answer a bad one, which no label does."""
-        if row.chosen is None or row.rejected is not None or row.label is not None:
-            return
         mapped = {*self.columns, *self.columns.values()}
+        if row.chosen is None or row.label is not None:
+            return
+        if row.rejected is not None:
+            for name, known in marks(tuple(row.fields), of_pair=True):
+                if name not in mapped and _marks(row.fields[name], known):
+                    say_once(
+                        f"{self.data}: rows have {name!r} beside 'chosen' and 'rejected': {known.says}; "
+                        f"{known.instead.format(name)}; --ignore-fields {name} says that it is meant so"
+                    )
+            return
         for name, known in marks(tuple(row.fields)):
             if name not in mapped and _marks(row.fields[name], known):
                 say_once(

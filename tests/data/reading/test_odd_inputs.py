@@ -1,0 +1,84 @@
+"""Rows that a newcomer may have: what other tools read without a word is read right, refused, or said by name."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from alignkit.data.reading.read import Source
+from alignkit.errors import InputError
+
+USER, YES = {"role": "user", "content": "Hi"}, {"role": "assistant", "content": "yes"}
+ANSWER, PAIR = {"prompt": "Hi", "completion": "yes"}, {"prompt": "Hi", "chosen": "yes", "rejected": "no"}
+
+ODD: dict[str, tuple[dict[str, Any], str]] = {
+    "a row that is to be skipped": ({**ANSWER, "skip": True}, "'skip': no column says which rows are read"),
+    "a row that was deleted": ({**ANSWER, "deleted": True}, "'deleted': no column says which rows"),
+    "a row of the test split": ({**ANSWER, "split": "test"}, "the split 'test', and are read like all others"),
+    "a row that is not valid": ({**ANSWER, "valid": False}, "'valid', which may say how good the answer is"),
+    "weights of answers": ({**ANSWER, "weights": [1, 0]}, "'weights': weights of rows are not read"),
+    "an importance": ({**ANSWER, "importance": 0.0}, "'importance': weights of rows are not read"),
+    "a choice beside a pair": ({**PAIR, "choice": "rejected"}, "'choice' beside 'chosen' and 'rejected': it may say"),
+    "a verdict beside a pair": ({**PAIR, "verdict": "B"}, "'verdict' beside 'chosen' and 'rejected'"),
+    "a signed preference": ({**PAIR, "preference_score": -1}, "'preference_score' beside 'chosen' and 'rejected'"),
+    "a picture's place": ({**ANSWER, "img": "a.png"}, "'img': pictures are not read"),
+    "an attachment": ({**ANSWER, "attachments": ["a.pdf"]}, "'attachments': files beside a text are not read"),
+    "a placeholder for a picture": ({**ANSWER, "prompt": "<image>What?"}, "'<image>' in a text, which is read as it"),
+    "a template's end": ({**ANSWER, "completion": "yes</s>"}, "answers that end with '</s>', which is trained as text"),
+    "a chosen answer with it": ({**PAIR, "chosen": "yes<|im_end|>"}, r"answers that end with '<\|im_end\|>'"),
+    "a template's start": ({**ANSWER, "prompt": "<s>Hi"}, "prompts that begin with '<s>', which is read as text"),
+    "cut thoughts": ({**ANSWER, "completion": "<think>Hm"}, "answers that open <think> and do not close it"),
+    "a list as text": ({**ANSWER, "prompt": '["Hi", "you"]'}, "prompts that are lists of texts"),
+    "a gap for a name": ({**ANSWER, "completion": "I am {{name}}."}, "the placeholder '{{name}}' in a text"),
+    "a system text": ({**ANSWER, "sys": "Be brief."}, "'sys': the system message is 'system'"),
+    "two answers in a list": ({**ANSWER, "completion": ["yes", "no"]}, "'completion' is a list with 'yes' in it"),
+    "a prompt that is an object": ({**ANSWER, "prompt": {"text": "Hi"}}, "'prompt': a message needs 'role'"),
+    "one message for a list": ({"messages": USER}, "'messages' must be a list of messages"),
+    "conversations in a list": ({"messages": [[USER, YES]]}, "'messages' is a list with .* in it"),
+    "roles in capitals": ({"messages": [{"role": "User", "content": "Hi"}, YES]}, "role 'User'; .*did you mean 'user'"),
+    "speakers": ({"messages": [{"speaker": "user", "text": "Hi"}, YES]}, "a message needs 'role' and 'content'"),
+    "a thumb in a message": ({"messages": [USER, {**YES, "feedback": "down"}]}, "a message has the field 'feedback'"),
+    "half a weight": ({"messages": [USER, {**YES, "weight": 0.5}]}, "weight is 1 .or true., or 0"),
+    "a weight as text": ({"messages": [USER, {**YES, "weight": "0"}]}, "weight is 1 .or true., or 0"),
+    "half a turn of history": ({**ANSWER, "history": [["Ho", None]]}, "'history' must be a list"),
+    "tools that are none": ({"messages": [USER, YES], "tools": "none"}, "'tools' is text, and no JSON"),
+    "a label as text": ({**ANSWER, "label": "True"}, "'label' must be true or false"),
+    "an answer that is true": ({**ANSWER, "completion": True}, "'completion', found the truth value true"),
+}
+PLAIN: list[dict[str, Any]] = [
+    {**ANSWER, "deleted": False, "skip": 0, "split": "train", "attachments": [], "weights": None, "valid": True},
+    {**PAIR, "choice": None, "verdict": "", "completion": "yes"},
+    {**ANSWER, "completion": "<think>Hm</think>yes, </s> ends a text"},
+    {**ANSWER, "prompt": '["Hi", 2]'},
+    {**ANSWER, "prompt": "What is {{ x }} in Jinja, and <img>?"},
+]
+
+
+def said_of(file: Path, fields: dict[str, Any], caplog: pytest.LogCaptureFixture) -> list[str]:
+    """Every line about three rows with these fields: of the refusal, or warnings."""
+    file.write_text("".join(json.dumps({"id": str(n), **fields}) + "\n" for n in range(3)))
+    caplog.clear()
+    try:
+        assert len(list(Source(str(file)).rows())) == 3
+    except InputError as error:
+        return [str(error)]
+    return [record.message for record in caplog.records]
+
+
+@pytest.mark.parametrize(("fields", "said"), ODD.values(), ids=ODD.keys())
+def test_nothing_odd_is_read_in_silence(
+    fields: dict[str, Any], said: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (line,) = said_of(tmp_path / "odd.jsonl", fields, caplog)
+    assert line.startswith(f"{tmp_path}/odd.jsonl") and re.search(said, line), line
+
+
+@pytest.mark.parametrize("fields", PLAIN, ids=str)
+def test_of_plain_rows_nothing_is_said(
+    fields: dict[str, Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert said_of(tmp_path / "plain.jsonl", fields, caplog) == []
