@@ -14,7 +14,7 @@ import typer
 from typer.core import TyperCommand
 
 from alignkit.config.source import FILE_NAME
-from alignkit.display import on_one_line
+from alignkit.display import as_typed, on_one_line
 from alignkit.errors import UsageError
 from alignkit.storage import new_file
 
@@ -80,6 +80,11 @@ def init(
     for line in [*found.notes, *([] if names or not data else _memory(path, model))]:
         print(on_one_line(line), file=sys.stderr)
     print(on_one_line(path))
+    if names:  # a preset's notes say how it goes on
+        return
+    config = [] if out == FILE_NAME else ["--config", str(path)]
+    train = as_typed(["alignkit", "train", "sft", *config])
+    print(f"next: {train}, or another method (`alignkit train --help`)", file=sys.stderr)
 
 
 def _memory(file: Path, model: str | None) -> list[str]:

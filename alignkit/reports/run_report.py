@@ -11,7 +11,7 @@ from typing import Any
 
 from alignkit.charts.curves import Curve, Histogram, read_curves, read_metrics
 from alignkit.data.looking.lengths import DIFFERENCE, LIMITS, ROW
-from alignkit.display import duration
+from alignkit.display import counted, duration
 from alignkit.judging import verdict_files
 from alignkit.judging.judged_answers import JudgedAnswers, read_answers
 from alignkit.judging.verdict import Verdict
@@ -71,7 +71,7 @@ def write_run_report(run: Path, *, curves: Sequence[str] = ()) -> Path:
     if verdicts:
         file, newest = verdicts[0]
         examples = [_example(newest, answers) for answers in read_answers(file)]
-        note = f"{record.method} from {record.start}, {len(verdicts)} verdicts; the newest first."
+        note = f"{record.method} from {record.start}, {counted(len(verdicts), 'verdict')}; the newest first."
     else:
         note = f"Nobody has judged this model yet; whether it became better: alignkit judge {shlex.quote(str(run))}"
     write_report(
