@@ -26,6 +26,7 @@ from alignkit.statistics.win_rate import outcomes
 
 SHARES = (0.2, 0.4, 0.6, 0.8, 1.0)
 MIN_PROMPTS = 100  # fewer make rounds in which nothing could be settled
+_HIGHEST = 1 - 1e-15  # a level; the first round of a later look would be nearer to 1 than a float can say
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ def why_whole(clusters: Clusters) -> str:
 
 def levels_of(level: float) -> list[float]:
     """Level of the interval after each round, so that all together hold at `level`."""
-    return [1 - 2 * float(norm.sf(c)) for c in bounds_of(SHARES, 1 - level)]
+    return [min(1 - 2 * float(norm.sf(c)), _HIGHEST) for c in bounds_of(SHARES, 1 - level)]
 
 
 def expected_prompts(clusters: Clusters, difference: float, level: float) -> int:

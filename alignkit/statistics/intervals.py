@@ -103,7 +103,7 @@ def wilson(share: float, n: float, level: float = 0.95) -> tuple[float, float]:
     >>> [round(100 * x, 1) for x in wilson(0.5, 10)]
     [23.7, 76.3]
     """
-    z = float(norm.ppf((1 + level) / 2))
+    z = float(norm.isf((1 - level) / 2))
     middle = (share + z**2 / (2 * n)) / (1 + z**2 / n)
     half = z / (1 + z**2 / n) * math.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
     return min(share, max(0.0, middle - half)), max(share, min(1.0, middle + half))  # it holds the share, to the bit
@@ -124,7 +124,7 @@ def wilson_over(outcome_P: np.ndarray, clusters: Clusters, level: float = 0.95) 
 
 def student(mean: float, error: float, n: int, level: float = 0.95) -> tuple[float, float]:
     """Interval of a mean of n independent units, at least 2, whose standard error is `error`."""
-    half = float(t.ppf((1 + level) / 2, n - 1)) * error
+    half = float(t.isf((1 - level) / 2, n - 1)) * error
     return mean - half, mean + half
 
 
@@ -151,8 +151,8 @@ def within_strata(x_P: np.ndarray, strata: Clusters, units: Clusters, level: flo
     independent = ((wins + losses) / 4 - n * (mean - 0.5) ** 2) / (n - 1) / n
     effective = units.effective / n
     if error > 0 and independent > 0 and num_uncommon(x_P) >= MIN_UNCOMMON:
-        quantile = (1 + level) / 2
-        effective = independent / error**2 * float(norm.ppf(quantile) / t.ppf(quantile, freedom)) ** 2
+        tail = (1 - level) / 2
+        effective = independent / error**2 * float(norm.isf(tail) / t.isf(tail, freedom)) ** 2
     low, high = score_interval(wins * effective, losses * effective, n * effective, level)
     return min(low, mean), max(high, mean)
 
@@ -207,7 +207,7 @@ def score_interval(num_wins: float, num_losses: float, n: float, level: float) -
     z(d) = (wins - losses - n d) / sqrt(n (2 q + d (1 - d))), with q the likeliest loss share given d.
     Source: Tango 1998, Statistics in Medicine 17:891-908, with d in [-1, 1] mapped to (1 + d) / 2.
     """
-    z = float(norm.ppf((1 + level) / 2))
+    z = float(norm.isf((1 - level) / 2))
 
     def score(d: float) -> float:
         b = -num_wins - num_losses + (2 * n - num_wins + num_losses) * d

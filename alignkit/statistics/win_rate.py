@@ -172,6 +172,6 @@ def _few_clusters(x_P: np.ndarray, clusters: Clusters, level: float) -> tuple[fl
         return float(x_P[0]), float(x_P[0])
     error, freedom = few_clusters(x_P, clusters)
     inside = min(max(float(x_P.mean()), 0.5 / len(x_P)), 1 - 0.5 / len(x_P))
-    half = float(t.ppf((1 + level) / 2, freedom)) * error / (2 * math.sqrt(inside * (1 - inside)))
+    half = float(t.isf((1 - level) / 2, freedom)) * error / (2 * math.sqrt(inside * (1 - inside)))
     middle = math.asin(math.sqrt(inside))
     return math.sin(max(middle - half, 0.0)) ** 2, math.sin(min(middle + half, math.pi / 2)) ** 2

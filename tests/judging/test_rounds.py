@@ -14,10 +14,12 @@ from tiny_models import tiny_model
 from alignkit.cli.main import main
 from alignkit.data.reading.rows import to_row
 from alignkit.judging.answers import Answer, Answers
+from alignkit.judging.decision import level_of
 from alignkit.judging.rounds import Judged, expected_prompts, levels_of, rounds_of, why_whole
 from alignkit.judging.scores import BothScores
 from alignkit.scoring.judge import Scored
 from alignkit.statistics.resampling import Clusters
+from alignkit.statistics.win_rate import win_rate
 
 
 def test_rounds_are_fifths_in_an_order_of_the_seed_and_hold_every_prompt_once() -> None:
@@ -32,6 +34,18 @@ def test_early_rounds_are_judged_far_more_strictly_than_the_last() -> None:
     levels = levels_of(0.96)
     assert levels == sorted(levels, reverse=True)
     assert levels[0] > 0.999999 and 0.955 < levels[-1] < 0.975 and len(levels) == 5
+
+
+@pytest.mark.parametrize("look", [1, 2, 5, 9, 30])
+def test_every_round_of_a_later_look_has_an_interval(look: int) -> None:
+    levels = levels_of(level_of(look))
+    assert levels == sorted(levels, reverse=True) and levels[0] < 1
+    for num in (26, 175, 400):
+        outcome_P = np.tile([1.0, 1.0, 0.5, 0.0], 100)[:num]
+        lows = [win_rate(outcome_P, seed=0, level=level, num_resamples=500).low for level in levels]
+        assert 0 <= lows[0] <= lows[-1] < 100 * outcome_P.mean()
+        clusters = Clusters.of([n % 8 for n in range(num)])
+        assert 0 <= win_rate(outcome_P, seed=0, level=levels[0], clusters=clusters).low < 50
 
 
 def test_too_few_clusters_or_prompts_are_judged_whole() -> None:
