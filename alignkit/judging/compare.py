@@ -27,7 +27,7 @@ from alignkit.judging.guard_sets import check_judge, num_judged, read_guards, sc
 from alignkit.judging.health import measure
 from alignkit.judging.judged_answers import JudgedAnswers, judged_answers, keep_answers
 from alignkit.judging.metrics import figures_of
-from alignkit.judging.people import People, judged_pair, people_of
+from alignkit.judging.people import People, judged_pair, people_of, said_of_voters
 from alignkit.judging.planner import LEVEL, POWER, detectable
 from alignkit.judging.prompts import Prompts, choose_prompts
 from alignkit.judging.rounds import SHARES, Judged, expected_prompts, levels_of, rounds_of, why_whole
@@ -148,7 +148,7 @@ class _Judging:
         caveats = caveats_of(self.source, self.vs, seen, self.named, ours, theirs)
         no_interval = None
         if self.is_free and self.look_id is not None:
-            no_interval = why_free(self.num_distinct, self.section.difference)
+            no_interval = why_free(self.num_distinct, self.section.difference, self.grouping.clusters.too_few)
             caveats.insert(0, f"no verdict, and no look at this pair: {no_interval}")
         here, judge = grouping.alone, self.named.judge
         scorings = [(values(one.ours), values(one.theirs)) for one in (judged.scored, *again)]
@@ -156,6 +156,12 @@ class _Judging:
         if noise is not None and noise.changed > 0:
             caveats.append(f"the judge is not sure of itself: {100 * noise.changed:.0f} % of its outcomes change")
         caveats += filter(None, [judged.scored.flip_note])
+        if judge.name == "votes":
+            texts = zip(seen.rows, ours.texts, theirs.texts, strict=True)
+            caveats += said_of_voters([pair_hash(row.prompt, *both) for row, *both in texts], Votes.read())
+        people = self._people(judged)
+        if judge.name == "function" and people is None:
+            caveats.append("the judge is a function of your own: whether people agree with it is not known")
         known_P = judged.outcome_P[~np.isnan(judged.outcome_P)]
         if len(known_P) and (known_P == 0.5).all():
             caveats.insert(int(no_interval is not None), "every prompt ties: the judge tells no answers apart")
@@ -184,7 +190,7 @@ class _Judging:
             ours=figures_of(ours),
             theirs=figures_of(theirs),
             health=measure(ours, theirs, seed=self.section.seed, clusters=(here or grouping).clusters),
-            people=self._people(judged),
+            people=people,
             created=datetime.now(UTC).replace(microsecond=0),
             judgements=judgements_of(
                 prompts=seen.keys, scorings=scorings, texts=(ours.texts, theirs.texts), grouping=grouping

@@ -61,9 +61,20 @@ def is_free(num_prompts: int, difference: float) -> bool:
     return planned_power(num_prompts, difference) < MIN_POWER
 
 
-def why_free(num_prompts: int, difference: float) -> str:
-    """Say what such a look could have found, and what would make it one that counts."""
+def why_free(num_prompts: int, difference: float, too_few: str = "") -> str:
+    """Say what such a look could have found, and what would make it one that counts.
+
+    Args:
+        too_few: why the clusters say nothing of others; more prompts of these would not help then.
+    """
     found = planned_power(num_prompts, difference)
+    if too_few:
+        return (
+            f"{num_prompts} prompts find a difference of {difference:g} points in {100 * found:.0f} of 100 cases, and "
+            f"more like them would say nothing of other sources: {too_few}. Judge on prompts of more sources (--data), "
+            "or at least "
+            f"{prompts_for(difference, power=MIN_POWER)} with --cluster none, which speaks for these sources alone"
+        )
     found_here = detectable(num_prompts, power=MIN_POWER)
     instead = (
         "" if found_here is None else f", or --difference {math.ceil(10 * found_here) / 10:g} if only more matters"

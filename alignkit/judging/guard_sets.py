@@ -67,7 +67,10 @@ def read_guards(settings: Settings, prompts: Prompts, models: tuple[ModelSource,
     for spec, name, by in specs:
         if specs.count((spec, name, by)) > 1:
             raise UsageError(f"--guard {spec} is named twice; leave one out")
-        rows = [row for row in read_rows(name) if row.prompt]
+        try:
+            rows = [row for row in read_rows(name) if row.prompt]
+        except AlignkitError as error:
+            raise type(error)(f"--guard {spec}: {error}") from error
         if not rows:
             raise InputError(f"--guard {spec}: {name} has no prompts")
         found.append(_guard_set(spec, name, by, rows, settings, prompts, models))
@@ -119,9 +122,15 @@ def score_guards(
 def _parsed(spec: str) -> tuple[str, str, str | None]:
     """DATA[:NAME|perplexity|judge] as itself, the data, and what scores; NAME is a judge that anyone can check."""
     name, colon, by = spec.rpartition(":")
-    if colon and name and by in (JUDGE, PERPLEXITY, *_checkable()):
+    if not spec.strip() or (colon and not (name and by)):
+        raise UsageError(f"--guard {spec!r}: give DATA, as general or FILE, or DATA:{'|'.join(_scorers())}")
+    if colon and name and by in _scorers():
         return spec, name, by
     return spec, spec, None
+
+
+def _scorers() -> list[str]:
+    return [*_checkable(), PERPLEXITY, JUDGE]
 
 
 def _checkable() -> list[str]:

@@ -28,6 +28,7 @@ _RESAMPLES = 2_000
 _ONE_SIDED = 0.95  # share of one key among a voter's votes from which it is said ...
 _FEW = 10  # ... of at least so many
 _SOURCES = 6  # shown by name
+_VOTERS = 6  # named
 
 
 class Range(BaseModel):
@@ -124,6 +125,21 @@ def people_of(
         if vote.poll == poll:
             cast.setdefault(vote.pair, []).append(vote)
     return _people(known, content["pairs"], cast, seed=seed, units=units)
+
+
+def said_of_voters(pairs: Sequence[str], votes: Votes) -> list[str]:
+    """Who voted on some pairs, by their hashes, and who always pressed the same key; where people are the judge."""
+    cast = {pair: votes.on(pair) for pair in pairs}
+    counts = Counter(vote.voter for some in cast.values() for vote in some)
+    if not counts:
+        return []
+    skips = Counter(vote.voter for some in cast.values() for vote in some if vote.choice == "skip")
+    by = ", ".join(
+        f"{voter} {number}" + (f" ({skips[voter]} skipped)" if skips[voter] else "")
+        for voter, number in counts.most_common(_VOTERS)
+    )
+    more = f" and {len(counts) - _VOTERS} more" if len(counts) > _VOTERS else ""
+    return [*_notes_on_voters(cast), f"votes of: {by}{more}"]
 
 
 def _people(

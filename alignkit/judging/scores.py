@@ -77,6 +77,8 @@ def score_both(
     answers = named.score([*forward, *backward], repeat=repeat)
     rule: TieRule = getattr(named.judge.config, "tie_rule", tie_rule)
     both = _combine(answers[: len(ours)], answers[len(ours) :], rule)
+    if not named.judge.sees_order:
+        return replace(both, num_compared=0, num_flipped=0, num_first=0)
     if both.flip_note:
         _logger.info("%s: %s", named.label, both.flip_note)
     return both

@@ -107,6 +107,8 @@ class Judge(ABC):
     """Scoring costs money: asked for before any is spent."""
     pairwise: ClassVar[bool] = False
     """Compares two completions of a prompt (`Item.rival`) instead of scoring one."""
+    sees_order: ClassVar[bool] = True
+    """Where it compares two, the answer may depend on which is shown first: how often is said, and such pairs tie."""
     default_for: ClassVar[frozenset[str]] = frozenset()
     """Of {"reward", "judge"}: where it is taken if no judge is named and `applies_to` holds."""
     why_default: ClassVar[str] = ""

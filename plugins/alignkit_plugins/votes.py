@@ -34,6 +34,7 @@ class VotesJudge(Judge):
     version: ClassVar[str] = "1"
     Config: ClassVar[type[JudgeConfig]] = VotesConfig
     pairwise: ClassVar[bool] = True
+    sees_order: ClassVar[bool] = False  # a pair was shown in one order, drawn at random
     config: VotesConfig
 
     @cached_property

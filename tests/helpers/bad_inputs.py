@@ -66,7 +66,7 @@ DIVISION = "ZeroDivisionError: division by zero"
 
 CATALOGUE = [
     # data that cannot be read
-    Case("missing file", f"{DATA} no.jsonl", "no.jsonl: no such file; --data names a file"),
+    Case("missing file", f"{DATA} no.jsonl", "no.jsonl: no such file or folder, and no data set"),
     Case("no such data", f"{DATA} dmeo", "no data is named 'dmeo'; did you mean 'demo'.; give a file"),
     Case("no such part", f"{DATA} demo:trian", "data set 'demo' has no part 'trian'; did you mean 'train'.; it has"),
     Case("unreachable hub", f"{DATA} owner/name", "owner/name: the hub cannot be reached; give .* --data FILE.jsonl"),

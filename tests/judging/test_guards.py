@@ -221,7 +221,11 @@ def test_prompts_that_are_judged_too_and_kinds_of_one_template_are_said(
 @pytest.mark.parametrize(
     ("given", "rows", "said"),
     [
-        (["genrl"], {}, "no data is named 'genrl'"),
+        (["genrl"], {}, "--guard genrl: no data is named 'genrl'"),
+        ([""], {}, "--guard '': give DATA"),
+        ([":"], {}, "--guard ':': give DATA"),
+        (["guard.jsonl:"], {}, "--guard 'guard.jsonl:': give DATA"),
+        (["none.jsonl:judge"], {}, "--guard none.jsonl:judge: none.jsonl: no such file"),
         (["guard.jsonl"], {"rules": None}, "or guard.jsonl:rules (rows that it cannot score are missing)"),
         (["guard.jsonl:rules"], {"rules": None}, "--guard guard.jsonl:rules: judge rules: none of the 44 rows"),
         (["guard.jsonl"], {"rules": [{"kind": "no"}]}, "--guard guard.jsonl: row g0, rule 1: unknown kind"),

@@ -8,7 +8,7 @@ import pytest
 from scipy.stats import norm
 from verdicts import rated, verdict_on
 
-from alignkit.judging.decision import decide, level_of, prompts_needed
+from alignkit.judging.decision import decide, level_of, prompts_needed, why_free
 from alignkit.judging.health import Measure
 from alignkit.judging.judged_answers import JudgedAnswers, examples_of
 from alignkit.judging.length import Bucket, LengthFacts
@@ -16,6 +16,7 @@ from alignkit.judging.scores import BothScores, why_missing
 from alignkit.judging.summary import summary
 from alignkit.judging.verdict import JudgeName, Verdict, as_json, facts, headline, lines, rule, table
 from alignkit.scoring.judge import Missing, Scored
+from alignkit.statistics.resampling import Clusters
 from alignkit.statistics.win_rate import WinRate, win_rate
 
 Z_FIRST, Z_SECOND = norm.ppf(1 - 0.92 * 0.02), norm.ppf(1 - 0.92 * 0.01 * 3 / math.pi**2)  # in standard errors
@@ -227,3 +228,10 @@ def test_the_json_form_is_flat_and_in_percent() -> None:
     assert content["low"] < 70 < content["high"]
     assert content["length_adjusted_win_rate"] is None
     assert content["length_controlled_win_rate"] is None
+
+
+def test_a_free_look_at_few_sources_does_not_advise_more_prompts_of_them() -> None:
+    assert why_free(90, 5.0).startswith("90 prompts find a difference of 5 points in ")
+    few = why_free(90, 5.0, Clusters.of([n % 3 for n in range(90)]).too_few)
+    assert "only 3 clusters of prompts: at least 5 are needed" in few and "--cluster none" in few
+    assert "--difference" not in few

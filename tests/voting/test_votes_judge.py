@@ -62,6 +62,8 @@ def test_the_side_with_more_votes_wins_and_votes_on_other_answers_are_missing(
     assert (found["num_wins"], found["num_losses"], found["num_ties"]) == (2, 1, 1 + num_equal)
     assert found["num_missing"] == len(poll.pairs) - 4
     assert any("nobody voted on this pair" in note for note in found["caveats"])
+    assert "votes of: Ann 4 (1 skipped), Bob 4" in found["caveats"]
+    assert not any("in the other order" in note for note in found["caveats"])  # nobody was asked in both
     vote_for(ballots, "Ann", 4, "ours")  # a further vote counts at once
     assert main(judged()) == 0
     found = json.loads(capsys.readouterr().out)
@@ -70,10 +72,21 @@ def test_the_side_with_more_votes_wins_and_votes_on_other_answers_are_missing(
     assert "on other answers than those judged" in "".join(capsys.readouterr())
 
 
+def test_who_always_presses_one_key_is_said_where_votes_decide(poll: Poll, capsys: pytest.CaptureFixture[str]) -> None:
+    ballots = Ballots(poll, open_ledger())
+    for place in range(12):
+        ballots.vote("Ann", poll.pairs[place].id, "first")
+    assert main(judged()) == 0
+    caveats = json.loads(capsys.readouterr().out)["caveats"]
+    assert "Ann chose the answer shown first in 12 of 12 votes: that is hardly a judgement" in caveats
+
+
 def test_votes_check_another_judge_and_travel_with_its_evidence(poll: Poll, capsys: pytest.CaptureFixture[str]) -> None:
     Path("length.py").write_text("def length(completion, row):\n    return len(completion)\n")
     assert main(judged(judge="length.py:length")) == 0
-    assert json.loads(capsys.readouterr().out)["people"] is None
+    verdict = json.loads(capsys.readouterr().out)
+    assert verdict["people"] is None
+    assert any("the judge is a function of your own" in note for note in verdict["caveats"])
     ballots = Ballots(poll, open_ledger())
     for place in range(12):
         vote_for(ballots, "Ann", place, "ours" if place % 3 else "skip")
@@ -82,6 +95,7 @@ def test_votes_check_another_judge_and_travel_with_its_evidence(poll: Poll, caps
     assert main(judged("--evidence", "e.json", judge="length.py:length")) == 0
     verdict = json.loads(capsys.readouterr().out)
     people = verdict["people"]
+    assert not any("a function of your own" in note for note in verdict["caveats"])
     assert (people["num_voted"], people["num_skipped"], people["voters"]) == (12, 4, {"Ann": 16})
     assert people["alone"]["value"] == pytest.approx(100 * 8 / 12) and people["rate"] is not None
     assert people["agreement"]["is_no_better_than_length"]

@@ -325,7 +325,7 @@ def _files(data: str) -> list[Path] | None:
     if name in registry().names("dataset"):
         return None
     if path.name.endswith(SUFFIXES) or data.startswith((".", "/", "~")):
-        raise InputError(f"{path}: no such file; --data names a file, a folder, or what `alignkit plugins list` shows")
+        raise InputError(f"{path}: no such file or folder, and no data set that `alignkit plugins list` shows")
     if name.count("/") == 1:
         return hub_files(name, part or None)
     known = registry().names("dataset")
