@@ -46,7 +46,7 @@ def export_figures(folder: Path, *, quick: bool) -> dict[str, float]:
         for form, options in _FORMS.items():
             if form == "adapter" and name not in ("llama", "qwen2"):
                 continue
-            written = alignkit.export(model, folder / f"{name}-{form}", **options)
+            written = alignkit.export(model, folder / f"{name}-{form}", progress=False, **options)
             last = written.differences[-1]
             print(f"{name}: {last.line()}")
             figure = f"export_difference_nats{_FIGURE[form]}"
@@ -66,7 +66,9 @@ def _trained(folder: Path, kind: str) -> object:
     rows = [{"id": f"r{n}", "prompt": f"Say {n}.", "chosen": f"it is {n}"} for n in range(24)]
     out = folder / f"run-{kind}"
     options: dict[str, Any] = {"max_steps": 6, "batch_size": 8, "max_new_tokens": 4, "learning_rate": 2e-2}
-    return alignkit.train("sft", model=base, data=rows, split=0.3, out=out, lora_rank=4, precision="fp32", **options)
+    return alignkit.train(
+        "sft", model=base, data=rows, split=0.3, out=out, lora_rank=4, precision="fp32", progress=False, **options
+    )
 
 
 def main() -> None:

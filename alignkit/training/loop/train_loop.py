@@ -213,7 +213,8 @@ class Loop:
         self._log(found.metrics)
         self.position.measured = step
         self.position.seconds += time.monotonic() - started
-        is_due = step < self.num_steps and (improved or step % self.config.checkpoint_interval == 0)
+        keeps = improved and self.config.early_stopping_steps is not None  # nothing else reads the best weights
+        is_due = step < self.num_steps and (keeps or step % self.config.checkpoint_interval == 0)
         if step and (is_due or (self.saves_end and step == self.num_steps)):
             self.saver.save(waits=False)
 

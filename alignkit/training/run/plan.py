@@ -9,7 +9,7 @@ Always there:
     reference            4 bytes per parameter, where a frozen copy stays: --set reference=online without LoRA
     gathered             4 bytes per parameter on each of several ranks, for validation and samples
     kernels              those that a CPU compiles for bf16 and keeps (alignkit/memory.py)
-    libraries            Python, torch and transformers in this process, on a CPU
+    libraries            Python, torch and transformers in this process, and peft with an adapter, on a CPU
     context              CUDA's, with its libraries' workspaces, on a GPU
     engine               what vLLM keeps while it sleeps
 
@@ -30,7 +30,8 @@ Between steps, where it is more than that:
     validation           4 bytes per parameter, where the reference is loaded to validate
 
     disk                 12 bytes per trained parameter and checkpoint: two, the best and the one being written, or
-                         as many as max_steps has and one where it is interrupted; and 4 per parameter for the model
+                         as many as max_steps has (with early stopping, one a better validation too) and one where it
+                         is interrupted; and 4 per parameter for the model
 
 Several ranks (started by torchrun) share weights, gradient and optimizer: the plan is of one rank, but for the disk.
 c is 2 under bf16 and 4 in fp32; H hidden size, Q and K queries and keys of a token, I intermediate size, r LoRA's rank.
@@ -66,7 +67,7 @@ USABLE = 0.92
 """Share of a GPU's free memory that a plan may take: rows differ in length, and the allocator leaves holes."""
 _CHECKPOINTS = 4  # the last two, the best, and the one being written
 _MAX_LENGTH = 2048  # tokens of a row, where none is given
-_LIBRARIES = 600 * 2**20  # bytes, as seen with torch 2.13 and transformers 5.19
+_LIBRARIES, _PEFT = 800 * 2**20, 60 * 2**20  # bytes resident once imported: torch 2.13, transformers 5.19, peft 0.21
 _CONTEXT = 700 * 2**20  # bytes of a CUDA context, its kernels, and cuBLAS's workspaces
 _ENGINE_ASLEEP = 2**30  # bytes that vLLM keeps: captured graphs, workspaces
 _ENGINE_AWAKE = 3 * 2**29  # bytes that it takes beside weights and cache: a profile run's activations and logits
@@ -175,7 +176,11 @@ def make_plan(
 def _num_checkpoints(config: MethodConfig) -> int:
     if config.max_steps is None:
         return _CHECKPOINTS
-    return min(_CHECKPOINTS, 1 + config.max_steps // config.checkpoint_interval)
+    regular = config.max_steps // config.checkpoint_interval
+    best = 0  # with early stopping each better validation has one as well
+    if config.early_stopping_steps is not None:
+        best = (config.max_steps - 1) // config.steps_between_validations(config.max_steps)
+    return min(_CHECKPOINTS, 1 + regular + best)
 
 
 def _planned(method: Method, resolved: Resolved, longest: int | None, capacity: int, card: Card | None) -> Plan:
@@ -201,7 +206,7 @@ def _planned(method: Method, resolved: Resolved, longest: int | None, capacity: 
         "rollouts": _rollouts(method, resolved, sizes, size),
         "validation": 4 * parameters if _loads_reference(method, resolved) else 0,
         "kernels": int(KERNELS * KERNEL_BYTES) if card is None and size == 2 else 0,
-        "libraries": _LIBRARIES if card is None else 0,
+        "libraries": 0 if card else _LIBRARIES + (0 if rank is None else _PEFT),
         "context": 0 if card is None else _CONTEXT,
         "engine": 0,
     }

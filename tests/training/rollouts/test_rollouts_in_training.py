@@ -62,9 +62,7 @@ def test_samples_of_another_temperature_stop_the_run_before_anything_changes(
             self, row, ids, target, completions, (1.0,) * len(temperatures), texts
         ),
     )
-    with pytest.raises(
-        RunStopped, match=r"the first step's ratio is not 1.*try precision fp32, or attention='plain'"
-    ):
+    with pytest.raises(RunStopped, match=r"the first step's ratio is not 1.*try precision fp32, or attention='plain'"):
         alignkit.train("grpo", **options(model, tmp_path, tmp_path / "run", VOWELS))
     assert not (tmp_path / "run" / "model").exists()
 

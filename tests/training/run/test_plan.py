@@ -62,8 +62,9 @@ def test_a_frozen_copy_counts_where_one_stays(model: Path) -> None:
 
 def test_a_short_run_needs_the_disk_of_the_checkpoints_that_it_can_write(model: Path) -> None:
     weights = planned("sft", model).memory["weights"]  # 4 bytes a parameter, all of them trained: 12 in a checkpoint
-    for steps, num in ((16, 1), (250, 2), (10_000, 4), (None, 4)):
-        assert planned("sft", model, max_steps=steps).disk == weights + num * 3 * weights, steps
+    for steps, num, stops in ((16, 1, None), (250, 2, None), (10_000, 4, None), (None, 4, None), (1, 1, 9), (3, 3, 9)):
+        found = planned("sft", model, max_steps=steps, early_stopping_steps=stops).disk
+        assert found == weights + num * 3 * weights, steps  # with early stopping, each better validation has one
 
 
 def test_the_parts_of_a_plan_on_a_gpu_are_those_counted_by_hand(model: Path) -> None:
