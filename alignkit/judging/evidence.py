@@ -3,10 +3,11 @@
 `alignkit judge --evidence FILE` writes it, `alignkit judge --from FILE` reads it. It holds no text: prompts, answers,
 weights, judge and code stand in it as hashes, the scores and lengths as numbers. Win rate, intervals, length and the
 judge's noise are derived from those; what needs the texts (BLEU, text health) or people's votes is carried along as it
-was measured.
+was measured, without the texts behind it. Of a path on the machine that judged, the name alone stands in it.
 
-Each judgement has a checksum, and so has the rest: a number that was changed by hand is found, and where. That is no
-proof against somebody who makes the checksums anew; the hashes let anybody repeat the judging itself.
+Each judgement has a number and a checksum, and so has every field beside them: what was changed by hand, taken out or
+put in is found, and where. That is no proof against somebody who makes the checksums anew; the hashes let anybody
+repeat the judging itself.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ import hashlib
 import json
 import logging
 import math
+import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from importlib.metadata import version
@@ -40,6 +43,19 @@ MARK = "alignkit_evidence"
 _CODE = ("judging", "statistics")  # the rooms of alignkit that decide what a verdict is
 _Checked = TypeVar("_Checked", bound=BaseModel)
 _logger = logging.getLogger(__name__)
+_PART = r"[^\s/'\",;:()]+"
+_PATH = re.compile(rf"(?:file://|(?<![\w/.~-]))/(?:{_PART}/)+({_PART})")  # no URL's path
+_NEEDED = {
+    "float": "a number",
+    "int": "a whole number",
+    "string": "a text",
+    "bool": "true or false",
+    "tuple": "a list",
+    "dict": "an object",
+    "model": "an object",
+    "datetime": "a date and time",
+}
+_SHOWN = 40  # characters of a value
 
 
 class Judgement(BaseModel):
@@ -47,6 +63,7 @@ class Judgement(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    number: int | None = Field(None, description="from 1, as written")
     prompt: str
     ours: float | None
     theirs: float | None
@@ -97,8 +114,10 @@ class Evidence(BaseModel):
     people: People | None = Field(None, description="what people voted on these answers")
     guards: tuple[GuardScores, ...] = Field((), description="other prompts, where it must not be worse")
     created: datetime
+    num_judgements: int | None = None
     judgements: tuple[Judgement, ...] = Field(min_length=1)
     verdict: Verdict | None = None
+    checks: dict[str, str] = Field({}, description="a checksum of each field beside the judgements")
     check: str = ""
 
     @property
@@ -197,26 +216,33 @@ def verdict_of(evidence: Evidence) -> Verdict:
 
 
 def write_evidence(evidence: Evidence, verdict: Verdict, path: Path) -> None:
-    """Write evidence with its verdict and checksums, a judgement a line.
+    """Write evidence with its verdict and checksums, a judgement a line; its owner's alone to read.
 
     Raises:
         RunStopped: the file cannot be written.
     """
-    rows = [_with_check(row) for row in evidence.judgements]
+    numbered = [row.model_copy(update={"number": n}) for n, row in enumerate(evidence.judgements, start=1)]
+    rows = [_with_check(row) for row in numbered]
     guards = [guard.model_copy(update={"rows": tuple(map(_with_check, guard.rows))}) for guard in evidence.guards]
-    whole = evidence.model_copy(update={"judgements": tuple(rows), "guards": tuple(guards), "verdict": verdict})
-    whole = _with_check(whole, leave_out=("judgements",))
-    head = whole.model_dump_json(exclude={"judgements"})
+    update = {"guards": tuple(guards), "verdict": verdict, "num_judgements": len(rows), "checks": {}, "check": ""}
+    head = json.loads(evidence.model_copy(update=update).model_dump_json(exclude={"judgements"}))
+    head = _without_paths(head, _folders(evidence))
+    for measures in (head["health"], head["verdict"]["health"]):
+        for measure in measures:
+            measure |= {"found": [], "worst": []}  # texts of answers
+    head["checks"] = _checks(head)
+    head["check"] = _check(head)
     lines = ",\n  ".join(row.model_dump_json() for row in rows)
-    write_atomically(path, f'{head[:-1]},\n "judgements": [\n  {lines}\n ]}}\n')
+    text = json.dumps(head, ensure_ascii=False, separators=(",", ":"))
+    write_atomically(path, f'{text[:-1]},\n "judgements": [\n  {lines}\n ]}}\n', private=True)
 
 
 def is_evidence(path: Path) -> bool:
     """Whether a file is evidence, by its beginning."""
     try:
-        with open(path, encoding="utf-8") as file:
-            return file.read(len(MARK) + 8).lstrip().startswith(f'{{"{MARK}"')
-    except (OSError, UnicodeDecodeError):
+        with open(path, encoding="utf-8-sig", errors="replace") as file:
+            return re.match(rf'\s*\{{\s*"{MARK}"', file.read(200)) is not None
+    except OSError:
         return False
 
 
@@ -226,34 +252,102 @@ def read_evidence(path: Path) -> Evidence:
     Raises:
         InputError: it is none, was changed after it was written, or this code derives another verdict; says where.
     """
+    content = _read(path)
     try:
-        text = path.read_bytes()
-        evidence = Evidence.model_validate_json(text)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror or error}") from error
+        evidence = Evidence.model_validate_json(json.dumps(content))
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        where = "".join(f"{part}: " for part in [".".join(map(str, first["loc"]))] if part)
-        raise InputError(f"{path}: no evidence of this alignkit: {where}{first['msg']}") from error
-    content = json.loads(text)
-    changed = [
-        f"judgement {n}" for n, row in enumerate(content["judgements"], start=1) if row.get("check") != _check(row)
-    ]
-    changed += [
-        f"guard {guard['name']}, {guard['by']}, row {n}"
-        for guard in content.get("guards", ())
-        for n, row in enumerate(guard["rows"], start=1)
-        if row.get("check") != _check(row)
-    ]
-    if content.get("check") != _check(content, leave_out=("judgements",)):
-        changed.append("what stands beside the judgements (options, figures, verdict)")
-    if changed:
+        raise InputError(f"{path}: no evidence that this alignkit can read: {_in_words(error)}") from error
+    if changed := [*_changed_rows(content), *_changed_beside(content)]:
         more = f" and {len(changed) - 5} more" if len(changed) > 5 else ""
         raise InputError(
             f"{path}: changed after it was written: {', '.join(changed[:5])}{more}; take the file as it was"
         )
     _compare(path, evidence)
     return evidence
+
+
+def _read(path: Path) -> Any:
+    """The file's JSON."""
+    try:
+        data = path.read_bytes()
+        text = data.decode("utf-8-sig")
+        return json.loads(text)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        if error.end >= len(data):
+            raise InputError(f"{path}: cut off at line {data.count(10) + 1}; copy it again") from error
+        raise InputError(f"{path}: not UTF-8 at byte {error.start}; take the file as it was") from error
+    except json.JSONDecodeError as error:
+        rest = text.rstrip()
+        if error.pos >= len(rest) or not (rest.endswith("}") or error.msg == "Extra data"):
+            raise InputError(f"{path}: cut off at line {rest.count(chr(10)) + 1}; copy it again") from error
+        raise InputError(f"{path}, line {error.lineno}: not JSON: {error.msg}; take the file as it was") from error
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, or nested without end
+        raise InputError(f"{path}: no evidence: {error}; take the file as it was") from error
+
+
+def _in_words(error: ValidationError) -> str:
+    """The first thing that is wrong, counted from 1 as the checksums' findings are."""
+    first = error.errors(include_url=False)[0]
+    where: list[str] = []
+    for part in first["loc"]:
+        if isinstance(part, int):
+            where[-1:] = [f"{where[-1].removesuffix('s')} {part + 1}"] if where else [f"{part + 1}"]
+        elif "[" not in part:  # pydantic's own name of a check
+            where.append(part)
+    name, kind = ", ".join(where) or "the file", first["type"]
+    if kind == "missing":
+        return f"{name} is missing; take the file as it was"
+    if kind == "extra_forbidden":
+        return f"{name} is not known here; a newer alignkit may have written it"
+    if name == MARK:
+        return f"its format is {_brief(first['input'])}, known here is 1; update alignkit"
+    if kind == "too_short":
+        return f"{name} is empty; take the file as it was"
+    needed = _NEEDED.get(kind.split("_")[0]) or first["msg"].removeprefix("Input should be ").removeprefix(
+        "Value error, "
+    )
+    return f"{name} is {_brief(first['input'])}, needed is {needed}; take the file as it was"
+
+
+def _brief(value: object) -> str:
+    text = json.dumps(value, ensure_ascii=True, default=str)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
+
+
+def _changed_rows(content: Mapping[str, Any]) -> list[str]:
+    """Judgements and guards' rows that are not what was written, that are gone, stand twice or elsewhere."""
+    rows = content["judgements"]
+    changed = [f"judgement {n}" for n, row in enumerate(rows, start=1) if row.get("check") != _check(row)]
+    changed += [
+        f"guard {guard['name']}, {guard['by']}, row {n}"
+        for guard in content.get("guards", ())
+        for n, row in enumerate(guard["rows"], start=1)
+        if row.get("check") != _check(row)
+    ]
+    total = content.get("num_judgements")
+    numbers = [row.get("number") for row in rows]
+    if changed or total is None or content.get("checks", {}).get("num_judgements") != _check({"": total}):
+        return changed
+    seen = Counter(numbers)
+    changed += [f"judgement {n} was taken out" for n in range(1, total + 1) if n not in seen]
+    changed += [f"judgement {n} stands {times} times" for n, times in seen.items() if times > 1]
+    if not changed:
+        moved = [f"{n} has judgement {number}" for n, number in enumerate(numbers, start=1) if n != number]
+        changed += [f"place {text}" for text in moved]
+    return changed
+
+
+def _changed_beside(content: Mapping[str, Any]) -> list[str]:
+    """Fields beside the judgements that are not what was written."""
+    if content.get("check") == _check(content, leave_out=("judgements",)):
+        return []
+    written, found = content.get("checks"), _checks(content)
+    if not written:
+        return ["what stands beside the judgements (options, figures, verdict)"]  # a file from before `checks`
+    names = [name for name in {**written, **found} if written.get(name) != found.get(name)]
+    return names or ["the checksums"]
 
 
 def text_hash(text: str) -> str:
@@ -295,9 +389,37 @@ def _check(content: Mapping[str, Any], *, leave_out: Sequence[str] = ()) -> str:
     return hashlib.sha256(json.dumps(checked, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _with_check(model: _Checked, *, leave_out: Sequence[str] = ()) -> _Checked:
-    content = json.loads(model.model_dump_json(exclude=set(leave_out)))
-    return model.model_copy(update={"check": _check(content)})
+def _checks(content: Mapping[str, Any]) -> dict[str, str]:
+    """A checksum of each field beside the judgements; a record has one for each of its fields."""
+    found: dict[str, str] = {}
+    for name, value in content.items():
+        if name not in ("judgements", "checks", "check"):
+            parts = {f"{name}.{inner}": x for inner, x in value.items()} if isinstance(value, dict) else {name: value}
+            found |= {part: _check({"": x}) for part, x in parts.items()}
+    return found
+
+
+def _with_check(model: _Checked) -> _Checked:
+    return model.model_copy(update={"check": _check(json.loads(model.model_dump_json()))})
+
+
+def _folders(evidence: Evidence) -> list[str]:
+    """Folders of this machine that may stand in a text, the longest first; a name in them may hold a space."""
+    named = [Path(name).parent for name in (evidence.run, evidence.vs, evidence.prompts) if Path(name).is_absolute()]
+    return sorted({str(folder) for folder in (*named, Path.cwd(), Path.home())} - {"/"}, key=len, reverse=True)
+
+
+def _without_paths(value: Any, folders: Sequence[str]) -> Any:
+    """The same with each absolute path as its name."""
+    if isinstance(value, dict):
+        return {_without_paths(name, folders): _without_paths(x, folders) for name, x in value.items()}
+    if isinstance(value, list):
+        return [_without_paths(x, folders) for x in value]
+    if not isinstance(value, str):
+        return value
+    for folder in folders:
+        value = re.sub(rf"(?<![\w/.~-]){re.escape(folder)}/(?:{_PART}/)*", "", value)
+    return _PATH.sub(r"\1", value)
 
 
 def _known(x: float) -> float | None:

@@ -31,6 +31,7 @@ from alignkit.tracking import split_lines
 _PREFERENCE = ("preference",)
 _SCORES = ("score_model", "score_baseline")
 _LENGTHS = ("baseline_chars", "model_chars")
+_OTHER_MARKS = (";", "\t", "|")  # that spreadsheets put between fields where the comma is none
 _SHOWN = 60  # characters of a value
 _LARGEST = 1e100  # sums of squares of numbers up to it are finite
 _LARGEST_ROW = 2**53  # floats cannot tell larger whole numbers apart
@@ -57,7 +58,7 @@ def read_judgements(path: Path) -> Judgements:
     Raises:
         InputError: it cannot be read, lacks a column, or a value is not what its column holds; with file and line.
     """
-    lines = read_lines(path)
+    lines = read_lines(path, wanted="evidence that `judge --evidence` wrote, CSV or JSONL")
     columns = set(lines[0][1])
     if "row" not in columns or not (columns >= set(_PREFERENCE) or columns >= set(_SCORES)):
         raise InputError(
@@ -112,8 +113,11 @@ def read_tables(difficulties: Path, regularisation: Path) -> Tables:
     return Tables(difficulty, *columns)
 
 
-def read_lines(path: Path) -> list[tuple[str, Mapping[str, Any]]]:
+def read_lines(path: Path, *, wanted: str = "a CSV or JSONL file") -> list[tuple[str, Mapping[str, Any]]]:
     """Every row of a CSV or JSONL file with where it stands; at least one, and no row lacks a column of the first.
+
+    Args:
+        wanted: what may be given, for whoever named a file that is not there.
 
     Raises:
         InputError: as `read_judgements`.
@@ -121,12 +125,18 @@ def read_lines(path: Path) -> list[tuple[str, Mapping[str, Any]]]:
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror or error}; give a CSV or JSONL file") from error
+        raise InputError(f"{path}: cannot be read: {error.strerror or error}; give {wanted}") from error
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: not UTF-8 at byte {error.start}; save the file as UTF-8") from error
+    if not text.strip():
+        raise InputError(f"{path}: no rows: the file is empty; give CSV with a header, or JSONL")
+    if text.lstrip().startswith("["):
+        raise InputError(f"{path}: the file is a JSON list; give JSONL, one object a line, or CSV with a header")
     lines = _jsonl(path, text) if text.lstrip().startswith("{") else _csv(path, text)
     if not lines:
-        raise InputError(f"{path}: no rows; give CSV with a header, or JSONL")
+        raise InputError(
+            f"{path}: one line alone, {_brief(text.strip())}: a header without rows; give CSV with a header, or JSONL"
+        )
     return lines
 
 
@@ -134,6 +144,12 @@ def _csv(path: Path, text: str) -> list[tuple[str, Mapping[str, Any]]]:
     reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
     lines: list[tuple[str, Mapping[str, Any]]] = []
     try:
+        names = reader.fieldnames or ()
+        if len(names) == 1 and (found := [mark for mark in _OTHER_MARKS if mark in names[0]]):
+            raise InputError(
+                f"{path}: the header is one column, {_brief(names[0])}: its fields are parted by {found[0]!r}; save "
+                "the file with commas between them"
+            )
         for fields in reader:
             where = f"{path}, line {reader.line_num}"
             if None in fields or None in fields.values():

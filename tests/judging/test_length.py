@@ -189,7 +189,12 @@ def test_a_file_that_names_templates_is_judged_by_clusters(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "no rows"),
+        ("", "no rows: the file is empty"),
+        ("[]", "a JSON list; give JSONL, one object a line"),
+        ("[1,2]\n", "a JSON list; give JSONL, one object a line"),
+        ("5\n", "one line alone, '5': a header without rows"),
+        ("row;preference\n0;1,5\n", "its fields are parted by ';'; save the file with commas"),
+        ("row\tpreference\n0\t1\n", r"its fields are parted by '\\t'"),
         ("row,score_model\n1,2\n", "needed are the columns"),
         ("row,preference\n0,2\n0,1\n", "line 3: row 0 is also in .*line 2"),
         ("row,preference\n0,2.5\n", "line 2: preference is '2.5'; it is from 1"),
