@@ -204,11 +204,14 @@ def compare(
     return Comparison(cells, pairs, ranks, _headline(ranks, pairs, cells, is_of_runs=is_of_runs), notes, is_of_runs)
 
 
-def averages(x_ESP: np.ndarray, design: Design, prompts: Prompts) -> dict[str, Cell]:
+def averages(
+    x_ESP: np.ndarray, design: Design, prompts: Prompts, *, within: tuple[float, float] = (-math.inf, math.inf)
+) -> dict[str, Cell]:
     """Means of any number per answer, in its own unit, with intervals over seeds and prompts as a win rate's.
 
     Args:
         x_ESP: float64 [E, S, P], nan where missing.
+        within: what any mean lies between; no bound of an interval lies outside.
     """
     rows = [_rows(x_SP, trained) for x_SP, trained in zip(x_ESP, design.is_trained, strict=True)]
     found = [_mean(row, prompts) for row in rows]
@@ -222,8 +225,8 @@ def averages(x_ESP: np.ndarray, design: Design, prompts: Prompts) -> dict[str, C
         half = float(half_width(np.array(sure.variance), np.array(sure.freedom), each.units, LEVEL))
         cells[design.names[e]] = Cell(
             mean,
-            mean - half,
-            mean + half,
+            max(mean - half, within[0]),
+            min(mean + half, within[1]),
             num_seeds=len(each.outcome_SP),
             num_prompts=each.outcome_SP.shape[1],
             num_missing=each.num_missing,

@@ -33,6 +33,7 @@ from alignkit.statistics.resampling import Clusters
 from alignkit.tournaments.comparison import Cell, Comparison, Design, Prompts, averages, compare
 from alignkit.tournaments.results import BASE, START, Results
 
+_LENGTH = (0.0, math.inf)
 _ADJUSTED_RESAMPLES = 2000
 
 
@@ -150,7 +151,7 @@ def _lengths(results: Results, design: Design, prompts: Prompts) -> list[Measure
     ratio = _ratio(results.length_ESP, reference_ESP, design, prompts)
     excess_ESP = np.maximum(0, results.length_ESP - reference_ESP)
     rows = [
-        Measure("length", "length, tokens", averages(results.length_ESP, design, prompts), digits=0),
+        Measure("length", "length, tokens", averages(results.length_ESP, design, prompts, within=_LENGTH), digits=0),
         Measure(
             "excess_length",
             "longer than references by %",
@@ -213,9 +214,19 @@ def _bleu(results: Results) -> list[Measure]:
 
 def _health(results: Results, design: Design, prompts: Prompts, *, key: str = "", label: str = "") -> list[Measure]:
     return [
-        Measure(key + name, label + one.label, averages(one.x_ESP, design, prompts), digits=one.digits)
+        Measure(
+            key + name,
+            label + one.label,
+            averages(one.x_ESP, design, prompts, within=_within(one.label)),
+            digits=one.digits,
+        )
         for name, one in results.health.items()
     ]
+
+
+def _within(label: str) -> tuple[float, float]:
+    """What a metric's mean lies between, by its unit."""
+    return (0.0, 100.0) if "%" in label else (-math.inf, math.inf)
 
 
 def _second(results: Results, notes: list[str]) -> list[Measure]:
@@ -236,7 +247,14 @@ def _off_task(results: Results, notes: list[str]) -> list[Measure]:
     if off is None:
         return []
     design, prompts, label = design_of(off), prompts_of(off), "off-task: "
-    rows = [Measure("off_task_length", f"{label}length, tokens", averages(off.length_ESP, design, prompts), digits=0)]
+    rows = [
+        Measure(
+            "off_task_length",
+            f"{label}length, tokens",
+            averages(off.length_ESP, design, prompts, within=_LENGTH),
+            digits=0,
+        )
+    ]
     rows += [replace(m, key=f"off_task_{m.key}", label=label + m.label) for m in _perplexity(off, design, prompts, [])]
     rows += [m for m in _health(off, design, prompts, key="off_task_", label=label) if m.key == "off_task_repetition"]
     guards = guards_of(results)

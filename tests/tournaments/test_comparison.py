@@ -10,7 +10,7 @@ import pytest
 
 from alignkit.statistics.resampling import Clusters
 from alignkit.statistics.win_rate import win_rate
-from alignkit.tournaments.comparison import Comparison, Design, Prompts, compare
+from alignkit.tournaments.comparison import Comparison, Design, Prompts, averages, compare
 from alignkit.tournaments.planning import pick, plan, plan_lines, power
 
 FIVE = Design(
@@ -124,7 +124,7 @@ def test_what_would_tell_a_pair_apart_does() -> None:
 def test_nothing_and_one_entrant_are_said() -> None:
     design = Design(("a",), (None,), (True,))
     assert compare(np.full((1, 2, 10), math.nan), design, alone(10)).headline == "Nothing was judged."
-    assert "one entrant" in compare(outcomes([50], 2, 40), design, alone(40)).headline
+    assert "a alone has outcomes" in compare(outcomes([50], 2, 40), design, alone(40)).headline
 
 
 def test_a_plan_finds_what_it_says_and_more_noise_asks_for_more() -> None:
@@ -153,3 +153,12 @@ def test_the_pick_of_equal_entrants_promises_all_of_its_lead() -> None:
     assert abs(np.mean(real) - np.mean(said)) < 1.5
     certain = np.stack([np.zeros((1, 50)), np.ones((1, 50))])
     assert pick(certain, Clusters.single(50)).optimism == 0 and pick(certain, Clusters.single(50)).of_seeds is None
+
+
+def test_no_mean_share_is_above_100_or_below_0() -> None:
+    x_ESP = np.zeros((5, 1, 6))
+    x_ESP[:, 0, :5] = 100.0
+    within = averages(x_ESP, FIVE, alone(6), within=(0.0, 100.0))
+    free = averages(x_ESP, FIVE, alone(6))
+    assert all(cell.high == 100.0 and cell.mean == pytest.approx(500 / 6) for cell in within.values())
+    assert all(cell.high is not None and cell.high > 100.0 for cell in free.values())
