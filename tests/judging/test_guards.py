@@ -168,7 +168,7 @@ def test_guards_stand_in_the_verdict_and_come_out_of_a_file_to_the_digit(
     assert main(["judge", "--from", "e.json", "--json"]) == 0
     derived = json.loads(capsys.readouterr().out)
     assert (derived["run"], derived["vs"]) == ("one", "other")  # of a path of this machine, the name
-    assert verdict == derived | {name: verdict[name] for name in ("run", "vs", "health")}
+    assert verdict == derived | {name: verdict[name] for name in ("run", "vs", "caveats", "health")}
     assert main(["judge", "--from", "e.json", "--require", "better-and-guards"]) in (0, 1)
     capsys.readouterr()
     content = json.loads(Path("e.json").read_text())
