@@ -176,7 +176,7 @@ class Scoring:
                 how = f"the run is saved, go on with: {self.go_on()}"
             else:  # a KEY that is allowed to change need not: this goes on where nothing had to be corrected, too
                 how = f"the run is saved; correct it and go on with: {self.go_on([error.corrects])}"
-            stopped = type(error)(f"{where}: {error.line}; {how}")
+            stopped = type(error)(f"{where}: {error.line.removesuffix('; correct it')}; {how}")
             stopped.trace = error.trace
             raise self.world.reported_by_rank0(stopped) from error
 

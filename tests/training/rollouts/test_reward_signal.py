@@ -146,7 +146,7 @@ def test_the_command_after_a_reward_that_raised_goes_on_once_it_is_corrected(
     options(model, tmp_path, Path("a run"), wrong.replace("/ (", "+ ("))
     assert main([*words, "--resume"]) == 2
     assert "--allow-changed rewards.py" in capsys.readouterr().err
-    assert line.count("--resume") == line.count("go on with") == 1
+    assert line.count("--resume") == line.count("go on with") == line.count("correct it") == 1
     assert main(shlex.split(line.rpartition("; correct it and go on with: ")[2])[1:]) == 0
     assert Path("a run/model/model.safetensors").exists()
 
