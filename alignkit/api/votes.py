@@ -10,7 +10,7 @@ from alignkit.config import file as config_file
 from alignkit.progress import Progress, Silent
 
 if TYPE_CHECKING:
-    from alignkit.voting.rows import Exported
+    from alignkit.voting.rows import Exported, Imported
     from alignkit.voting.server import VoteServer
 
 
@@ -28,11 +28,11 @@ def vote(
     set: Sequence[str] = (),
     progress: Progress | None = None,
     **options: object,
-) -> int:
+) -> Imported | None:
     """Serve a page on which people vote on two models' answers, until it is interrupted.
 
     Args:
-        name: the voter's name that the page begins with.
+        name: the voter's name that the page begins with, where this machine alone can open it.
         listen: an address of this machine; another than the loopback one opens the page to its network.
         port: 0 takes a free one.
         favour: judges; pairs on which their scores in the ledger disagree are asked about sooner.
@@ -42,7 +42,7 @@ def vote(
         options: data, num_prompts, temperature, seed, ..., as `judge` takes them.
 
     Returns:
-        How many votes were imported; 0 where the page was served.
+        How many votes of a file are new; None where the page was served.
     """
     from alignkit.scoring.ledger import open_ledger
     from alignkit.voting.ballots import Ballots, name_of
@@ -66,7 +66,7 @@ def vote(
     server = VoteServer(ballots, name=starting_name, listen=listen, port=port)
     ready(server)
     server.run()
-    return 0
+    return None
 
 
 def vote_export(path: str | Path) -> Exported:

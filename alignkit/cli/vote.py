@@ -81,11 +81,11 @@ def vote(
     if export is not None:
         if model is not None or given or favour or import_:
             raise UsageError("--export writes every vote in the ledger: leave out the models and their options")
-        done = api.vote_export(export)
+        written = api.vote_export(export)
         progress.stop()
         print(
-            f"{done.num_rows} pairs written to {export}; left out: {done.num_even} on which votes are even, "
-            f"{done.num_skipped} that everybody skipped"
+            f"{written.num_rows} {'pair' if written.num_rows == 1 else 'pairs'} written to {export}; left out: "
+            f"{written.num_even} on which votes are even, {written.num_skipped} that everybody skipped"
         )
         return
     if favour is not None and len(favour) < 2:
@@ -102,7 +102,7 @@ def vote(
         print(f"{who}; Ctrl-C ends it, and the same command goes on", flush=True)
 
     try:
-        num_new = api.vote(
+        done = api.vote(
             model,
             name=name,
             listen=listen,
@@ -121,10 +121,11 @@ def vote(
         ) from None
     finally:
         progress.stop()
-    if import_ is None:
+    if done is None:
         print("ended; every vote that the page confirmed is kept, and the same command goes on")
     else:
-        print(f"{num_new} new votes from {import_}")
+        known = f", {done.num_known} already there" if done.num_known else ""
+        print(f"{done.num_new} new {'vote' if done.num_new == 1 else 'votes'} from {import_}{known}")
 
 
 def add_to(app: typer.Typer) -> None:

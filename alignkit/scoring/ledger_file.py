@@ -108,7 +108,7 @@ def problem(path: Path, error: BaseException) -> AlignkitError:
     if (code is not None and code & 0xFF in _NO_ROOM) or getattr(error, "errno", None) in _DISK:
         return RunStopped(
             f"{path}: the ledger cannot be written or read ({error}); make room or repair it, then do the same again: "
-            "what was committed is not scored twice"
+            "what was committed is kept"
         )
     return InputError(
         f"{path}: this ledger cannot be used ({error}); repair or remove it, or name another file by {VARIABLE}"

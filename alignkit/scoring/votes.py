@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -19,7 +20,7 @@ from typing import Any, Literal, get_args
 from alignkit.errors import InputError
 from alignkit.scoring.judge import Missing, Scored
 from alignkit.scoring.ledger import Ledger, canonical, open_ledger
-from alignkit.scoring.ledger_file import checksum, now
+from alignkit.scoring.ledger_file import VARIABLE, checksum, now
 
 Choice = Literal["first", "second", "tie", "skip"]
 """Of the two answers as they were shown."""
@@ -125,7 +126,7 @@ def read_votes(ledger: Ledger, poll: str | None = None) -> list[Vote]:
         return []
     where, given = ("", ()) if poll is None else (" WHERE poll = ?", (poll,))
     with ledger.connection() as db:
-        if not db.execute("SELECT count(*) FROM sqlite_master WHERE name = 'votes'").fetchone()[0]:
+        if not _has_tables(ledger, db):
             return []
         rows = db.execute(f"SELECT {_COLUMNS}, checksum FROM votes{where} ORDER BY rowid", given).fetchall()
     whole = [row[:-1] for row in rows if row[-1] == checksum(row[:-1])]
@@ -175,6 +176,7 @@ def keep_poll(ledger: Ledger, poll: str, content: Mapping[str, Any]) -> dict[str
     """Keep what a poll asks, unless it is known, and return it as it is kept: of two processes the first draws."""
     row = (poll, json.dumps(content), now())
     with ledger.transaction() as db:
+        _has_tables(ledger, db)
         for statement in _TABLES.split(";"):
             db.execute(statement)
         db.execute("INSERT OR IGNORE INTO polls VALUES (?, ?, ?, ?)", (*row, checksum(row)))
@@ -192,12 +194,32 @@ def find_poll(ledger: Ledger, poll: str) -> dict[str, Any] | None:
     if not ledger.exists:
         return None
     with ledger.connection() as db:
-        if not db.execute("SELECT count(*) FROM sqlite_master WHERE name = 'polls'").fetchone()[0]:
+        if not _has_tables(ledger, db):
             return None
         row = db.execute("SELECT poll, content, created, checksum FROM polls WHERE poll = ?", (poll,)).fetchone()
     if row is None:
         return None
     if row[3] != checksum(row[:3]):
-        raise InputError(f"{ledger.path}: the poll {poll} is not what was written; take a copy of this file")
+        raise damaged(ledger, f"the poll {poll} is not what was written")
     content: dict[str, Any] = json.loads(row[1])
     return content
+
+
+def _has_tables(ledger: Ledger, db: sqlite3.Connection) -> bool:
+    """Whether somebody began a poll; both tables are made at once.
+
+    Raises:
+        InputError: one of them is gone.
+    """
+    there = {name for (name,) in db.execute("SELECT name FROM sqlite_master WHERE name IN ('polls', 'votes')")}
+    if len(there) == 1:
+        raise damaged(ledger, f"its table {({'polls', 'votes'} - there).pop()} is gone")
+    return bool(there)
+
+
+def damaged(ledger: Ledger, what: str) -> InputError:
+    """What to say of a ledger that lost what was written into it."""
+    return InputError(
+        f"{ledger.path}: this ledger is damaged: {what}; put back a copy from before, or name another file by "
+        f"{VARIABLE}"
+    )

@@ -6,6 +6,7 @@ not the address served (as when another site's name is made to point here), gets
 
 from __future__ import annotations
 
+import errno
 import hmac
 import ipaddress
 import secrets
@@ -29,7 +30,23 @@ _HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
 }
+_SHOWN = 60  # characters of an address
 Handler = Callable[[Request], Awaitable[Response]]
+
+
+def _why(error: Exception) -> str:
+    """Why an address or port cannot be listened on, and what to do."""
+    code = getattr(error, "errno", None)
+    if code == errno.EADDRINUSE:
+        return "the port is in use; name another, or 0 for a free one"
+    if code in (errno.EACCES, errno.EPERM):
+        return "the port is the system's; name one from 1024, or 0 for a free one"
+    if isinstance(error, OverflowError):
+        return "no such port; name one up to 65535, or 0 for a free one"
+    return (
+        "no address of this machine; `ip address` (Linux) or `ifconfig` (macOS) lists them, and without --listen the "
+        "page is for this machine alone"
+    )
 
 
 class PageServer:
@@ -52,9 +69,11 @@ class PageServer:
         self.token = secrets.token_urlsafe(24)
         family = socket.AF_INET6 if ":" in listen else socket.AF_INET
         try:
+            if not listen.strip():
+                raise ValueError("an empty address would be all of them")
             self._socket = socket.create_server((listen, port), family=family)
-        except (OSError, OverflowError) as error:
-            raise UsageError(f"--listen {listen} --port {port}: cannot be served ({error}); name another") from None
+        except (OSError, OverflowError, ValueError) as error:
+            raise UsageError(f"--listen {listen[:_SHOWN]} --port {port}: cannot be served: {_why(error)}") from None
         self.port: int = self._socket.getsockname()[1]
         routes = [
             Route(f"/{{token}}/{part}", self._guarded(page), methods=[verb]) for (part, verb), page in pages.items()

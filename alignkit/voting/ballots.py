@@ -34,8 +34,8 @@ class Ballots:
                 break
         return shown
 
-    def vote(self, voter: str, pair_id: str, choice: str) -> None:
-        """Keep a vote; a second one by the same voter on the same pair changes nothing.
+    def vote(self, voter: str, pair_id: str, choice: str) -> bool:
+        """Keep a vote; False for a second one by the same voter on the same pair, which changes nothing.
 
         Raises:
             InputError: no such pair or choice, or no name.
@@ -51,7 +51,7 @@ class Ballots:
         first, second = self._sides(voter, pair)
         hashes = text_hash(first), text_hash(second)
         asked = (prompt_hash(pair.prompt), *hashes)
-        keep_vote(self.ledger, Vote(self.poll.id, pair.id, voter, *asked, choice, found, pair.key, pair.weight))
+        return keep_vote(self.ledger, Vote(self.poll.id, pair.id, voter, *asked, choice, found, pair.key, pair.weight))
 
     def undo(self, voter: str) -> None:
         """Take the voter's last vote back."""
@@ -67,9 +67,30 @@ def name_of(voter: object) -> str:
     """A voter's name without white space around it.
 
     Raises:
-        InputError: it is empty, too long, or holds what cannot be printed.
+        InputError: it is no text, empty, too long, or holds what cannot be printed.
     """
-    name = voter.strip() if isinstance(voter, str) else ""
-    if not 0 < len(name) <= MAX_NAME or not name.isprintable():
-        raise InputError(f"a voter's name has 1 to {MAX_NAME} characters")
+    name = text_of(voter, "the voter's name").strip()
+    if not name:
+        raise InputError(f"the voter's name is empty; 1 to {MAX_NAME} characters are needed")
+    if len(name.splitlines()) > 1:
+        raise InputError("the voter's name has a line break in it; write it on one line")
+    if odd := next((char for char in name if not char.isprintable()), None):
+        raise InputError(f"the voter's name holds U+{ord(odd):04X}, which cannot be shown; leave it out")
+    if len(name) > MAX_NAME:
+        raise InputError(f"the voter's name has {len(name)} characters; 1 to {MAX_NAME} are possible")
     return name
+
+
+def text_of(value: object, what: str) -> str:
+    """A value that has to be a text.
+
+    Raises:
+        InputError: it is something else, of which the kind is said.
+    """
+    if isinstance(value, str):
+        return value
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        kind = f"the number {value}"
+    else:
+        kind = {list: "a list", dict: "an object", bool: str(value is True).lower()}.get(type(value), "null")
+    raise InputError(f"{what} is {kind}; a text is needed")

@@ -11,9 +11,19 @@ from typing import Any
 from alignkit.errors import InputError, UsageError
 from alignkit.judging.judgements import read_lines
 from alignkit.scoring.ledger import Ledger, open_ledger
-from alignkit.scoring.votes import CHOICES, Vote, Votes, find_poll, keep_vote, prompt_hash, text_hash
+from alignkit.scoring.votes import (
+    CHOICES,
+    Vote,
+    Votes,
+    damaged,
+    find_poll,
+    keep_vote,
+    prompt_hash,
+    read_votes,
+    text_hash,
+)
 from alignkit.storage import open_private
-from alignkit.voting.ballots import Ballots, name_of
+from alignkit.voting.ballots import Ballots, name_of, text_of
 from alignkit.voting.poll import as_poll
 
 
@@ -24,6 +34,14 @@ class Exported:
     num_rows: int
     num_even: int
     num_skipped: int
+
+
+@dataclass(frozen=True)
+class Imported:
+    """How many votes of a file are new, and how many were in the ledger, or higher up in the file, already."""
+
+    num_new: int
+    num_known: int
 
 
 def export(ledger: Ledger, path: Path) -> Exported:
@@ -54,31 +72,50 @@ def voted_rows() -> list[dict[str, Any]]:
     return decided
 
 
-def take_in(ballots: Ballots, path: Path) -> int:
-    """Keep votes that were cast elsewhere on this poll's pairs: checked as a whole first. Returns how many are new.
+def take_in(ballots: Ballots, path: Path) -> Imported:
+    """Keep votes that were cast elsewhere on this poll's pairs: checked as a whole first.
 
     Args:
         path: CSV or JSONL with the columns first, second (both answers, word for word), choice (first, second, tie,
             skip) and voter.
 
     Raises:
-        InputError: a row is on other answers, or is no vote; with file and line.
+        InputError: a row is on other answers, is no vote, or contradicts another vote of its voter on the same pair;
+            with file and line.
     """
     lines = read_lines(path)
     if absent := [name for name in ("first", "second", "choice", "voter") if name not in lines[0][1]]:
         raise InputError(f"{path}: no column {', '.join(absent)}; needed are first, second, choice and voter")
-    votes = [_vote(ballots, where, fields) for where, fields in lines]
-    return sum(keep_vote(ballots.ledger, vote) for vote in votes)
+    kept = {(vote.voter, vote.pair): ("the ledger", vote) for vote in read_votes(ballots.ledger, ballots.poll.id)}
+    votes = []
+    for where, fields in lines:
+        vote = _vote(ballots, where, fields)
+        before, known = kept.setdefault((vote.voter, vote.pair), (where, vote))
+        if _meaning(known) != _meaning(vote):
+            place = before.removeprefix(f"{path}, ")
+            raise InputError(
+                f"{where}: {vote.voter} votes otherwise on this pair in {place}; a voter has one vote on a pair: leave "
+                "one out"
+            )
+        votes.append(vote)
+    num_new = sum(keep_vote(ballots.ledger, vote) for vote in votes)
+    return Imported(num_new, len(votes) - num_new)
+
+
+def _meaning(vote: Vote) -> str:
+    """Which answer a vote is for, whatever the sides: its hash, tie or skip."""
+    return {"first": vote.first, "second": vote.second}.get(vote.choice, vote.choice)
 
 
 def _vote(ballots: Ballots, where: str, fields: Mapping[str, Any]) -> Vote:
-    first, second, choice = fields["first"], fields["second"], fields["choice"]
-    if choice not in CHOICES:
-        raise InputError(f"{where}: choice is {str(choice)[:40]!r}; one of {', '.join(CHOICES)} is needed")
     try:
+        first, second, given = (text_of(fields[name], name) for name in ("first", "second", "choice"))
         voter = name_of(fields["voter"])
     except InputError as error:
         raise InputError(f"{where}: {error}") from error
+    choice = next((one for one in CHOICES if one == given), None)
+    if choice is None:
+        raise InputError(f"{where}: choice is {given[:40]!r}; one of {', '.join(CHOICES)} is needed")
     places = [place for place, pair in enumerate(ballots.poll.pairs) if {pair.ours, pair.theirs} == {first, second}]
     if len(places) != 1:
         what = "the answers to several prompts" if places else "no pair of this poll's answers"
@@ -101,7 +138,7 @@ def _rows(votes: Votes, ledger: Ledger) -> Iterator[dict[str, Any] | str]:
     for poll_id in dict.fromkeys(vote.poll for vote in votes.all):
         content = find_poll(ledger, poll_id)
         if content is None:
-            raise InputError(f"{ledger.path}: votes of the poll {poll_id}, which is not in it")
+            raise damaged(ledger, f"it has votes of the poll {poll_id}, but not what that poll asked")
         for pair in as_poll(poll_id, content).pairs:
             cast = votes.on(pair.id)
             if not cast or pair.id in seen:

@@ -25,7 +25,8 @@ class VoteServer(PageServer):
     """Serves one poll's page until it is interrupted; what was confirmed is on disk.
 
     Args:
-        name: the voter's name that the page begins with.
+        name: the voter's name that the page begins with, where this machine alone can open it: two people of one name
+            lose votes.
         listen, port: as of `PageServer`.
 
     Raises:
@@ -46,7 +47,7 @@ class VoteServer(PageServer):
 
     async def _index(self, request: Request) -> Response:
         nonce = secrets.token_urlsafe(16)
-        page = self._page.render(nonce=nonce, name=self.name)
+        page = self._page.render(nonce=nonce, name="" if self.is_open else self.name)
         policy = (
             f"default-src 'none'; script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'; connect-src 'self'; "
             "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -60,8 +61,15 @@ class VoteServer(PageServer):
     async def _vote(self, request: Request) -> Response:
         sent = await _sent(request)
         voter = sent.get("voter", "")
-        await run_in_threadpool(self.ballots.vote, voter, sent.get("pair", ""), sent.get("choice", ""))
-        return JSONResponse(await run_in_threadpool(self.ballots.next, voter))
+        is_kept = await run_in_threadpool(self.ballots.vote, voter, sent.get("pair", ""), sent.get("choice", ""))
+        shown = await run_in_threadpool(self.ballots.next, voter)
+        if is_kept:
+            return JSONResponse(shown)
+        said = (
+            f"not kept: {shown['voter']} has voted on this pair; if that was somebody else, load the page again and "
+            "give another name"
+        )
+        return JSONResponse(shown | {"error": said}, status_code=409)
 
     async def _undo(self, request: Request) -> Response:
         voter = (await _sent(request)).get("voter", "")

@@ -23,6 +23,7 @@ from alignkit.scoring.ledger import Ledger
 from alignkit.scoring.votes import Votes, keep_poll, pair_hash, prompt_hash, read_votes, text_hash
 from alignkit.voting.ballots import Ballots
 from alignkit.voting.poll import Pair, Poll
+from alignkit.voting.rows import Imported, export, take_in
 from alignkit.voting.server import VoteServer
 
 HOSTILE = [
@@ -87,6 +88,8 @@ def test_a_form_of_another_site_a_long_body_and_nonsense_are_no_votes(server: Vo
     assert httpx.post(address, json={"voter": "A" * 5000}).status_code == 422
     assert httpx.post(address, json=["Ann"]).status_code == 422
     pair = post(server, "next", voter="Ann").json()["pair"]["id"]
+    refused = post(server, "next", voter="A" * 41).json()["error"]
+    assert refused == "the voter's name has 41 characters; 1 to 40 are possible"
     for fields in ({"voter": ""}, {"voter": "A" * 41}, {"voter": "A\n"}, {"choice": "both"}, {"pair": "none"}):
         sent = {"voter": "Ann", "pair": pair, "choice": "tie"} | fields
         answer = post(server, "vote", **sent)
@@ -121,7 +124,9 @@ def test_votes_name_the_answer_that_was_shown_and_undo_takes_back_the_last(serve
     assert {shown["first"], shown["second"]} == {pair.ours, pair.theirs} and shown["turns"][0][0] == "user"
     after = post(server, "vote", voter="Ann", pair=shown["id"], choice="second").json()
     assert (after["done"], after["total"]) == (1, 4) and after["pair"]["id"] == server.ballots.poll.pairs[1].id
-    post(server, "vote", voter="Ann", pair=shown["id"], choice="first")  # the first stays
+    second = post(server, "vote", voter="Ann", pair=shown["id"], choice="first")  # the first stays, and that is said
+    assert second.status_code == 409 and second.json() == after | {"error": second.json()["error"]}
+    assert "not kept: Ann has voted on this pair; if that was somebody else" in second.json()["error"]
     votes = Votes.read(server.ballots.ledger)
     (vote,) = votes.all
     assert (vote.first, vote.second) == (text_hash(shown["first"]), text_hash(shown["second"]))
@@ -187,6 +192,83 @@ def test_an_address_that_is_not_this_machines_is_refused_in_one_line(tmp_path: P
         VoteServer(ballots(tmp_path, ["a"]), listen="203.0.113.9")
     with pytest.raises(InputError, match="name"):
         ballots(tmp_path, ["a"]).next(" ")
+
+
+@pytest.mark.parametrize("listen", ["nonsense.invalid", "", "300.1.1.1", "192.0.2.1"])
+def test_what_is_no_address_of_this_machine_is_said_with_how_to_see_them(listen: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no address of this machine; `ip address`"):
+        VoteServer(ballots(tmp_path, ["a"]), listen=listen)
+
+
+def test_a_page_open_to_others_names_nobody_beforehand(tmp_path: Path) -> None:
+    served = VoteServer(ballots(tmp_path, ["a"]), name="Ann", listen="0.0.0.0")
+    thread = threading.Thread(target=served.run)
+    thread.start()
+    try:
+        page = httpx.get(f"http://127.0.0.1:{served.port}/{served.token}/").text
+    finally:
+        served.stop()
+        thread.join(10)
+    assert "Your name" in page and "Ann" not in page
+
+
+@pytest.mark.parametrize("gone", ["votes", "polls"])
+def test_a_ledger_that_lost_a_table_is_damaged_and_not_empty(gone: str, tmp_path: Path) -> None:
+    asked = ballots(tmp_path, ["a"])
+    asked.vote("Ann", asked.poll.pairs[0].id, "first")
+    with asked.ledger.connection() as db:
+        db.execute(f"DROP TABLE {gone}")
+    for use in (lambda: export(asked.ledger, tmp_path / "rows.jsonl"), lambda: keep_poll(asked.ledger, "other", {})):
+        with pytest.raises(
+            InputError, match=f"ledger.sqlite: this ledger is damaged: its table {gone} is gone; put back"
+        ):
+            use()
+    assert not (tmp_path / "rows.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"first": ["a"]}, "line 1: first is a list; a text is needed"),
+        ({"second": {"a": 1}}, "line 1: second is an object; a text is needed"),
+        ({"first": None}, "line 1: first is null; a text is needed"),
+        ({"choice": 1}, "line 1: choice is the number 1; a text is needed"),
+        ({"choice": True}, "line 1: choice is true; a text is needed"),
+        ({"voter": 7}, "line 1: the voter's name is the number 7; a text is needed"),
+        ({"voter": "A\nB"}, "line 1: the voter's name has a line break in it"),
+        ({"voter": "A\u200bB"}, "line 1: the voter's name holds U\\+200B"),
+        ({"voter": " "}, "line 1: the voter's name is empty"),
+    ],
+)
+def test_what_is_no_text_in_an_imported_vote_is_said_by_its_kind(
+    change: dict[str, Any], said: str, tmp_path: Path
+) -> None:
+    asked = ballots(tmp_path, ["a"])
+    pair = asked.poll.pairs[0]
+    row = {"first": pair.ours, "second": pair.theirs, "choice": "tie", "voter": "Ann"}
+    (tmp_path / "votes.jsonl").write_text(json.dumps(row | change))
+    with pytest.raises(InputError, match=said):
+        take_in(asked, tmp_path / "votes.jsonl")
+
+
+def test_imported_votes_that_contradict_each_other_are_refused_and_known_ones_counted(tmp_path: Path) -> None:
+    asked, file = ballots(tmp_path, ["a", "b"]), tmp_path / "votes.csv"
+    one, other = asked.poll.pairs
+    ann = f"{one.ours},{one.theirs},first,Ann"
+    same = f"{one.theirs},{one.ours},second,Ann"  # the same answer wins
+    against = f"{one.ours},{one.theirs},second,Ann"
+
+    def taken(*lines: str) -> Imported:
+        file.write_text("\n".join(["first,second,choice,voter", *lines]))
+        return take_in(asked, file)
+
+    with pytest.raises(InputError, match="line 4: Ann votes otherwise on this pair in line 2; a voter has one vote"):
+        taken(ann, f"{other.ours},{other.theirs},tie,Ann", against)
+    assert read_votes(asked.ledger) == []
+    assert taken(ann, same) == Imported(num_new=1, num_known=1)
+    with pytest.raises(InputError, match="line 2: Ann votes otherwise on this pair in the ledger"):
+        taken(against)
+    assert taken(same, f"{one.ours},{one.theirs},tie,Bob") == Imported(num_new=1, num_known=1)
 
 
 @pytest.mark.slow

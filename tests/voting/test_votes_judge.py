@@ -167,7 +167,7 @@ def test_votes_cast_elsewhere_are_kept_all_or_none(poll: Poll, capsys: pytest.Ca
     assert "2 new votes from votes.jsonl" in capsys.readouterr().out
     assert [vote.for_answer(vote.second) for vote in read_votes(open_ledger())] == [1.0, 0.5]
     assert imported(rows) == 0
-    assert "0 new votes" in capsys.readouterr().out
+    assert "0 new votes from votes.jsonl, 2 already there" in capsys.readouterr().out
 
 
 def test_decided_pairs_are_rows_to_train_on(poll: Poll, capsys: pytest.CaptureFixture[str]) -> None:
