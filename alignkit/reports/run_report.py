@@ -76,7 +76,7 @@ def write_run_report(run: Path, *, curves: Sequence[str] = ()) -> Path:
         note = f"Nobody has judged this model yet; whether it became better: alignkit judge {shlex.quote(str(run))}"
     write_report(
         run / "report.html",
-        title=f"{run.name}: {record.method}",
+        title=run.name if run.name == record.method else f"{run.name}: {record.method}",
         note=note,
         curves=drawn,
         sections=sections,
