@@ -153,6 +153,16 @@ def test_a_file_without_a_single_score_is_no_verdict(capsys: pytest.CaptureFixtu
     assert json.loads(out, parse_constant=pytest.fail)["num_prompts"] == 0
 
 
+def test_rows_of_a_file_without_a_score_are_counted_first(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [f"{n},{'' if n % 3 else 1},0" for n in range(60)]
+    Path("judged.csv").write_text("row,score_model,score_baseline\n" + "\n".join(rows) + "\n")
+    assert main(["judge", "--from", "judged.csv"]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert next(line for line in said if line.startswith("note: ")) == (
+        "note: 40 of 60 rows are left out: a score is missing"
+    )
+
+
 def test_a_lone_surrogate_in_the_data_is_refused_with_its_line(
     models: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
