@@ -110,9 +110,7 @@ CATALOGUE = [
         r"rows \(.* %\) are longer than --max-length 60 tokens; .* --truncation",
     ),
     Case(
-        "malformed rules",
-        GRPO.replace("rows", "rules"),
-        "row 'r0', rule 1: unknown kind 'eqals'; did you mean 'equals'",
+        "malformed rules", GRPO.replace("rows", "rules"), "row r0, rule 1: unknown kind 'eqals'; did you mean 'equals'"
     ),
     # models
     Case("no such folder", f"{SFT} --model models/none/here", "models/none/here: no such model folder; name a run"),
@@ -120,7 +118,9 @@ CATALOGUE = [
         "no such hub model", f"{SFT} --model owner/name", "'owner/name': .* the hub cannot be reached.*; give a model"
     ),
     Case(
-        "not a model", f"{SFT} --model nothing", r"nothing: neither a run \(run.json\) nor a model folder \(config.json"
+        "not a model",
+        f"{SFT} --model nothing",
+        r"nothing: neither a run \(run.json\), a model folder \(config.json\) nor an ad",
     ),
     Case(
         "no tokenizer", f"{SFT} --model models/no-tokenizer", "no-tokenizer: no tokenizer .*; copy the tokenizer.json"
@@ -206,7 +206,7 @@ CATALOGUE = [
     Case(
         "a reward that raises",
         f"{GRPO} --reward raises.py:score",
-        r"raises.py:score, row r\d+: the reward function raised ZeroDivisionError; correct it",
+        r"raises.py:score, row r\d+: the reward function raised ZeroDivisionError; the run is saved; correct it",
         raised=DIVISION,
         leaves=True,
     ),

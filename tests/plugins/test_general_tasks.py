@@ -12,12 +12,12 @@ from alignkit.data.reading.read import read_rows
 
 def test_each_right_answer_has_the_whole_score_and_each_wrong_one_at_most_half() -> None:
     for task in all_tasks():
-        right, wrong = (score_rules(list(task.rules), text, row_id=task.prompt) for text in (task.right, task.wrong))
+        right, wrong = (score_rules(list(task.rules), text, row=task.prompt) for text in (task.right, task.wrong))
         assert right == 1 and wrong <= 0.5, (task.template, task.prompt, right, wrong)
         for rule in task.rules:  # a rule that nothing fails would say nothing
             others = (task.wrong, "?!", "word " * 99)
-            assert score_rules([rule], task.right, row_id="") == 1, (task.prompt, rule)
-            assert min(score_rules([rule], text, row_id="") for text in others) < 1, (task.prompt, rule)
+            assert score_rules([rule], task.right, row="") == 1, (task.prompt, rule)
+            assert min(score_rules([rule], text, row="") for text in others) < 1, (task.prompt, rule)
 
 
 def test_it_has_three_hundred_prompts_of_six_kinds_in_ten_templates_each() -> None:

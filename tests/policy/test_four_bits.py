@@ -44,8 +44,8 @@ def given(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("option", "text"),
     [
-        ({"optimizer": "adamw-8bit"}, "set optimizer=adamw-8bit"),
-        ({"quantize": "4bit", "lora_rank": 4}, "quantize 4bit"),
+        ({"optimizer": "adamw-8bit"}, "optimizer='adamw-8bit'"),
+        ({"quantize": "4bit", "lora_rank": 4}, "quantize='4bit'"),
     ],
 )
 def test_what_needs_bitsandbytes_says_so_first(

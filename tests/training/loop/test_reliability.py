@@ -310,7 +310,7 @@ def test_exhausted_memory_stops_with_3_shows_the_plan_and_what_would_fit(
     assert main(command(model, data, tmp_path / "run")) == 3
     last = capsys.readouterr().err.splitlines()[-1]
     assert "out of memory" in last and "can't allocate memory" in last and "plan: " in last and "activations" in last
-    assert re.search(r"--max-length \d\d? \(", last) and "--lora-rank 16 (" in last  # half of the data's longest row
+    assert re.search(r"--max-length \d\d? \(", last)  # half of the data's longest row
 
 
 def test_a_run_shows_its_plan_first_and_its_peak_last(
