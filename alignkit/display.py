@@ -12,6 +12,7 @@ import re
 import shlex
 import shutil
 import textwrap
+import unicodedata
 from collections.abc import Iterable, Sequence
 from typing import Any, TextIO
 
@@ -21,6 +22,13 @@ _STEERING = re.compile(
 )
 _PLACE = re.compile(r"(.*, (?:line|row)) (\d.*)")  # as readers of files name rows
 _NAMES = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
+_BLANK = frozenset("\u034f\u115f\u1160\u2800\u3164\uffa0") | frozenset(map(chr, range(0xFE00, 0xFE10)))
+"""Letters and marks that show nothing: fillers, the empty pattern of Braille, variation selectors."""
+
+
+def is_blank(text: str) -> bool:
+    """Whether a text shows nothing: white space, format characters such as U+200B and U+FEFF, fillers."""
+    return all(c.isspace() or c in _BLANK or unicodedata.category(c) in ("Cf", "Cc") for c in text)
 
 
 def shown(text: object) -> str:

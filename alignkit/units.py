@@ -10,10 +10,14 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, Literal
 
+from alignkit.display import is_blank
+
 if TYPE_CHECKING:
     from alignkit.data.reading.rows import Messages, Row
 
 TIE = "tie: equal scores"
+SAID_TIE = "tie: the row says so"
+TIES = frozenset({TIE, SAID_TIE})
 SMALL_MARGIN = "small margin: scores differ by less than --min-margin"
 MARKED_BAD = "marked bad"
 NO_BAD_ONE = "marked good, no bad answer to the same prompt is left to pair it with"
@@ -96,7 +100,7 @@ class Pairs(Unit):
 
     completions = ("chosen", "rejected")
     compares = True
-    left_out = frozenset({TIE, SMALL_MARGIN, NO_BAD_ONE, NO_GOOD_ONE})
+    left_out = frozenset({*TIES, SMALL_MARGIN, NO_BAD_ONE, NO_GOOD_ONE})
 
     def answers(self, row: Row) -> tuple[Messages, ...]:
         return _present(row.chosen), _present(row.rejected)
@@ -117,7 +121,7 @@ class Pairs(Unit):
         if row.not_a_pair is not None:
             return row.not_a_pair
         if row.is_tie and (self.ties == "drop" or row.has_same_answers):
-            return TIE
+            return SAID_TIE if row.scores is None or row.scores[0] != row.scores[1] else TIE
         return self._fault(row) or (None if row.is_tie else self._margin_reason(row))
 
     def _margin_reason(self, row: Row) -> str | None:
@@ -168,7 +172,7 @@ class Labelled(Unit):
     """
 
     completions = ("answer",)
-    left_out = frozenset({TIE})
+    left_out = TIES
 
     def answers(self, row: Row) -> tuple[Messages, ...]:
         return (_present(row.rejected if row.chosen is None else row.chosen),)
@@ -208,7 +212,7 @@ def _has_both(row: Row) -> bool:
 
 
 def _fault(answer: Messages, name: str) -> str | None:
-    if not answer or not (answer[-1]["content"].strip() or "tool_calls" in answer[-1]):
+    if not answer or (is_blank(answer[-1]["content"]) and "tool_calls" not in answer[-1]):
         return f"empty {name} answer"
     if answer[-1].get("weight") == 0:
         return "the answer has weight 0" if name == "chosen" else f"the {name} answer has weight 0"

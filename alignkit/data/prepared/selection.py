@@ -23,6 +23,7 @@ from alignkit.data.reading.read import Source, is_data, refuse_among_data
 from alignkit.data.reading.rows import Row
 from alignkit.data.reading.said import keeping, say_anew, say_once
 from alignkit.data.reading.same_data import data_hashes
+from alignkit.data.reading.scores import is_unreadable
 from alignkit.data.reading.split import derived_seed, held_rows
 from alignkit.errors import InputError, UsageError
 from alignkit.storage import cache_folder
@@ -86,6 +87,9 @@ class Selection:
         if not stored.trees:  # all are left out on purpose: others may validate without any, but none can train
             raise InputError(none_left(len(stored.left_out), stored.left_out))
         if stored.num_unscored == len(stored.trees):
+            if unread := next(filter(is_unreadable, (*self._lines, *stored.notes.get("said", ()))), None):
+                found = "1 pair" if len(stored.trees) == 1 else f"{len(stored.trees)} pairs"
+                raise InputError(f"{unread}: --min-margin finds no scores in {found}")
             raise InputError(
                 f"none of the {len(stored.trees)} pairs has scores, which --min-margin reads: name their columns by "
                 "--columns score_chosen=NAME and score_rejected=NAME, or leave --min-margin out"

@@ -22,7 +22,7 @@ from alignkit.data.trees.flat import FlatTrees, ranges
 from alignkit.data.trees.trees import Tree
 from alignkit.display import listed
 from alignkit.errors import InputError
-from alignkit.units import TIE, Unit
+from alignkit.units import TIES, Unit
 
 FREE_CUTS = 0.01  # more rows than this share are cut only by a named policy
 
@@ -57,7 +57,7 @@ class Prepared:
     @property
     def num_ties(self) -> int:
         """Pairs whose answers are equally good, trained on or left out."""
-        return self.num_ties_kept + sum(reason == TIE for reason in self.left_out.values())
+        return self.num_ties_kept + sum(reason in TIES for reason in self.left_out.values())
 
 
 def prepare(

@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from alignkit.display import shortened
+from alignkit.display import is_blank, shortened
 
-_TEXT_OF_MISSING = frozenset({"nan", "NaN", "NaT", "<NA>", "None", "null"})
+TEXTS_OF_MISSING = ("nan", "NaN", "NaT", "<NA>", "None", "none", "null", "NULL", "NA", "N/A", "n/a", "#N/A")
+_TEXT_OF_MISSING = frozenset(TEXTS_OF_MISSING)
 _LONGEST = max(map(len, _TEXT_OF_MISSING))
 
 _TRUTH = {"true": True, "false": False, "1": 1, "0": 0, "1.0": 1, "0.0": 0}
@@ -35,10 +36,15 @@ def says_nothing(value: Any) -> bool:
     if is_missing(value) or value is False:
         return True
     if isinstance(value, str):
-        return value.strip() in ("", "[]", "{}", "null")
+        return value.strip() in ("", "[]", "{}", "null") or is_blank(value)
     if isinstance(value, dict):
         value = tuple(value.values())
     return isinstance(value, (list, tuple)) and all(map(is_missing, value))
+
+
+def is_truth(value: Any) -> bool:
+    """Whether a value says true or false: one of these, or the number 1 or 0."""
+    return isinstance(value, (bool, int, float)) and value in (0, 1)
 
 
 def truth_of(text: str) -> str | bool | int:

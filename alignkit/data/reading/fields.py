@@ -119,7 +119,8 @@ SHAPE = (
         "label kto_tag kto_label desirable is_desirable is_positive is_good thumbs_up labels",
         READ,
         "whether the row's only answer is "
-        "good: true or false, 1 or 0, anything else is refused; refused beside `chosen` and `rejected` too",
+        "good: true or false, 1 or 0, anything else is refused; refused beside `chosen` and `rejected` too, but for "
+        "true",
         false_means=True,
     ),
     Field(
@@ -186,7 +187,7 @@ SCORES = (
         "how much better the chosen answer is: for `reward --margin W`, and where there are no scores for "
         "`--min-margin`; else dpo and reward skip a pair whose margin is not 0",
     ),
-    Field("tie is_tie", READ, "true is a tie", false_means=True),
+    Field("tie is_tie", READ, "true (or 1) is a tie, false (or 0) is none; anything else is refused", false_means=True),
     Field("status", READ, "`tie` is a tie"),
 )
 """Fields that say how much better the chosen answer is."""
@@ -480,6 +481,9 @@ _KNOWN = frozenset(name for table in TABLES.values() for field in table for name
 _CHANGES_ROWS = frozenset({*REFUSED_IN_ROW, *SCORED, *IN_SHAPE})
 
 
+_OF_A_FILE = {"bytes", "path"}
+
+
 def letters(name: str) -> str:
     """A name without what spellings differ in: toolCalls and tool-calls are tool_calls."""
     return name.lower().replace("_", "").replace("-", "").replace(" ", "")
@@ -589,6 +593,21 @@ def suspects(found: tuple[str, ...]) -> tuple[tuple[str, Field], ...]:
         if field is not None:
             looked_at.append((name, field))
     return tuple(looked_at)
+
+
+_FILE = Field("", REFUSED, "it holds a file's bytes and path: pictures and sound are not read")
+
+
+def refuse_files(fields: Mapping[str, Any], where: str) -> None:
+    """Refuse a field that holds pictures or sound as tables of datasets do, whatever its name.
+
+    Raises:
+        FieldRefused: names the field, and how to leave it unread.
+    """
+    for name, value in fields.items():
+        for one in value if type(value) is list else (value,):
+            if type(one) is dict and one.keys() == _OF_A_FILE and not all(map(is_missing, one.values())):
+                raise FieldRefused(where, name, _FILE)
 
 
 def refuse_fields(fields: Mapping[str, Any], where: str, columns: Mapping[str, str] | None = None) -> None:

@@ -34,6 +34,7 @@ from alignkit.data.reading.fields import (
 )
 from alignkit.data.reading.tools import read_calls, read_tools
 from alignkit.data.reading.written_turns import refuse_written_turns
+from alignkit.display import is_blank
 from alignkit.errors import InputError, nearest
 
 Message = Mapping[str, Any]
@@ -122,7 +123,7 @@ def text_of_turn(message: Message) -> str:
 
 def says_something(message: Message) -> bool:
     """Whether a turn has a text or a call."""
-    return bool("tool_calls" in message or message["content"].strip())
+    return "tool_calls" in message or not is_blank(message["content"])
 
 
 def are_alike(answer: Sequence[Message], other: Sequence[Message]) -> bool:
@@ -180,7 +181,8 @@ def _list(value: Any, where: str, name: str, columns: Mapping[str, str] | None) 
         for given in value:
             if not isinstance(given, dict):
                 raise InputError(f"{where}: {name!r} is a list with {kind_of(given)} in it: {_way_out(given, name)}")
-            turn = _message(given, where if name in _TURNS else f"{where}: {name!r}", columns)
+            at = where if name in _TURNS else f"{where}: {name!r}"
+            turn = _message(given, at, columns, is_last=given is value[-1])
             if "tools" in turn and turns:
                 raise FieldRefused(where, "message.tools", _LATER)
             if turns and _is_call(given) and _goes_on_from(turns[-1], turn):
@@ -199,10 +201,14 @@ def _way_out(given: Any, name: str) -> str:
     return "a list holds messages with role and content; write it as text, or as messages"
 
 
-def _message(message: Mapping[str, Any], where: str, columns: Mapping[str, str] | None) -> Message:
+def _message(
+    message: Mapping[str, Any], where: str, columns: Mapping[str, str] | None, *, is_last: bool = True
+) -> Message:
     if columns:
         unread = {name[8:] for name, theirs in columns.items() if not theirs and name.startswith("message.")}
         message = {name: field for name, field in message.items() if name not in unread}
+        if unread and isinstance(parts := message.get("content"), (list, tuple)):
+            message = {**message, "content": [_without(part, unread) for part in parts]}
     _refuse(message, where, _REFUSED)
     _refuse_two(message, where)
     role = _role(message, where)
@@ -211,7 +217,11 @@ def _message(message: Mapping[str, Any], where: str, columns: Mapping[str, str] 
         role = "assistant"
     else:
         calls = [] if _HAS_MORE.isdisjoint(message) else _calls(message, role, where)
-        content = "" if calls and says_nothing(message.get("content")) else _content(message, where)
+        is_empty = bool(calls) and says_nothing(message.get("content"))
+        if role == "assistant" and is_last and not is_empty:  # null is an empty answer, as "" is
+            held = [message[name] for name in ("content", "value") if name in message]
+            is_empty = bool(held) and all(map(is_missing, held))
+        content = "" if is_empty else _content(message, where)
     _refuse(message, where, message)
     read: dict[str, Any] = {"role": role, "content": content}
     if not _is_scored(message, role, where):
@@ -221,6 +231,11 @@ def _message(message: Mapping[str, Any], where: str, columns: Mapping[str, str] 
     if not _HAS_MORE.isdisjoint(message):
         _add_more(read, message, where)
     return read
+
+
+def _without(part: Any, unread: set[str]) -> Any:
+    """A part of a content without the fields that are to be left unread."""
+    return {name: value for name, value in part.items() if name not in unread} if isinstance(part, dict) else part
 
 
 def _is_call(message: Mapping[str, Any]) -> bool:
@@ -357,7 +372,10 @@ def _part(part: Any, message: Mapping[str, Any], where: str) -> str:
     further = ((n, value) for n, value in part.items() if n not in _OF_TEXT)
     other = next((n for n, value in further if value is False or not says_nothing(value)), None)
     if other is not None:
-        raise InputError(f"{where}: a text part of a message has the field {other!r}, which is not read; take it out")
+        raise InputError(
+            f"{where}: a text part of a message has the field {other!r}, which is not read; take it out, or leave it "
+            f"unread by --ignore-fields message.{other}"
+        )
     if len(texts) != 1 or not isinstance(texts[0], str):
         raise InputError(f"{where}: a text part of a message needs 'text' as text, found {shown(part)}")
     return texts[0]

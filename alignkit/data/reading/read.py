@@ -22,15 +22,16 @@ import numpy as np
 from alignkit.data.reading import mixing
 from alignkit.data.reading.cells import says_nothing
 from alignkit.data.reading.dataset import Dataset
-from alignkit.data.reading.fields import SHAPE, Field, FieldRefused, candidates, marks, misspelt
+from alignkit.data.reading.fields import SCORED, SHAPE, Field, FieldRefused, candidates, marks, misspelt
 from alignkit.data.reading.fields import names as names_of
 from alignkit.data.reading.files import SUFFIXES, Line, files_of, is_data_file, read_file
 from alignkit.data.reading.hub import hub_files
 from alignkit.data.reading.keys import OwnIds
 from alignkit.data.reading.messages import text_of_turn
 from alignkit.data.reading.odd_texts import odd_texts
-from alignkit.data.reading.rows import Row, row_id, to_row
+from alignkit.data.reading.rows import Row, renamed, row_id, to_row
 from alignkit.data.reading.said import say_once
+from alignkit.data.reading.scores import say_unreadable, unreadable
 from alignkit.errors import InputError, UsageError, nearest
 from alignkit.registry import registry
 
@@ -74,6 +75,7 @@ class Source:
         times: dict[str, int] = {}
         numbers: OwnIds | None = None
         is_empty = True
+        unreadable_names = set[str]()
         lines = islice(_lines(self.data), self.limit)
         for number, (where, fields, json_) in enumerate(lines, start=1):
             try:
@@ -90,6 +92,8 @@ class Source:
                 self._say_candidates(row)
             if marks(found) or marks(found, of_pair=True):
                 self._say_marks(row)
+            if row.rejected is not None and not SCORED.isdisjoint(found):
+                self._say_unreadable(row.fields, unreadable_names)
             if numbered:
                 count = times[row.id] = times.get(row.id, 0) + 1
                 if count > 1:
@@ -111,6 +115,14 @@ class Source:
         for one, other in (("score_chosen", "score_rejected"), ("score_rejected", "score_chosen")):
             if one in given and other not in fields and other not in self.columns:
                 say_once(f"{self.data}: rows have {one} and no {other}: they count as rows without scores")
+
+    def _say_unreadable(self, fields: Mapping[str, Any], names: set[str]) -> None:
+        """Say once of each field of scores that it holds text that is no number; `names` were said."""
+        for name, score in unreadable(renamed(fields, self.columns)):
+            name = self.columns.get(name) or name
+            if name not in names:
+                names.add(name)
+                say_once(f"{self.data}: {say_unreadable(name, score)}")
 
     def _say_candidates(self, row: Row) -> None:
         """Say once of a column that may be the row's answer or prompt, and says something else than the one read."""

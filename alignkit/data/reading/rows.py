@@ -16,7 +16,7 @@ from itertools import pairwise
 from typing import Any
 
 from alignkit.data.reading.cells import is_missing, is_text_of_missing, says_nothing
-from alignkit.data.reading.fields import SCORED, SPECIAL, refuse_fields, suspects, under_other_names
+from alignkit.data.reading.fields import SCORED, SPECIAL, refuse_fields, refuse_files, suspects, under_other_names
 from alignkit.data.reading.given import Given
 from alignkit.data.reading.messages import Message, Messages, are_alike, read_messages, says_something, text_of_turn
 from alignkit.data.reading.row_shapes import SHAPES, split_row
@@ -139,9 +139,10 @@ def to_row(
     Raises:
         InputError: the shape is unknown, or a field or message cannot be read as it is; names where, and what it is.
     """
-    named = _renamed(fields, columns) if columns else fields
+    named = renamed(fields, columns) if columns else fields
     if suspects(tuple(named)):
         refuse_fields(named, where, columns)
+    refuse_files(named, where)
     split = _plain(named, where, columns) or split_row(named, where, columns)
     prompt, chosen, rejected, is_conversation, not_a_pair, label = split
     reference = named.get("reference")
@@ -158,7 +159,7 @@ def to_row(
     if chosen and rejected and not SCORED.isdisjoint(named):
         scores = scores_of(named, where)
         margin = margin_of(named, where) if "margin" in named else None
-        is_tie = says_tie(named) or (scores is not None and scores[0] == scores[1])
+        is_tie = says_tie(named, where, columns) or (scores is not None and scores[0] == scores[1])
     return Row(
         id_,
         prompt,
@@ -180,7 +181,7 @@ def to_row(
 
 def row_id(fields: Mapping[str, Any], columns: Mapping[str, str] | None = None) -> str:
     """Return a row's own `id`, else the hash of its content."""
-    own = fields.get("id") if not columns else _renamed(fields, columns).get("id")
+    own = fields.get("id") if not columns else renamed(fields, columns).get("id")
     return _hash(fields) if type(own) is not str and is_missing(own) else str(own)
 
 
@@ -188,7 +189,7 @@ def _hash(fields: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(fields, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
-def _renamed(fields: Mapping[str, Any], columns: Mapping[str, str]) -> dict[str, Any]:
+def renamed(fields: Mapping[str, Any], columns: Mapping[str, str]) -> dict[str, Any]:
     """The fields with those of other names under ours too, and without those to be left unread."""
     renamed = {**fields, **{ours: fields[theirs] for ours, theirs in columns.items() if theirs in fields}}
     for ours, theirs in columns.items():

@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from alignkit.data.reading.cells import is_missing, kind_of, number, says_nothing
+from alignkit.data.reading.cells import (
+    is_missing,
+    is_text_of_missing,
+    is_truth,
+    kind_of,
+    number,
+    says_nothing,
+    truth_of,
+)
 from alignkit.data.reading.fields import SCORES, SHAPE, names
+from alignkit.data.reading.given import UNREAD
 from alignkit.errors import InputError
 
 _PAIRS = tuple(zip(names(SCORES, "score_chosen"), names(SCORES, "score_rejected"), strict=True))
 _BOTH = names(SCORES, "rating")
 _TIED = names(SCORES, "tie")
 _ANSWERS = (*names(SHAPE, "chosen"), *names(SHAPE, "rejected"))
+_UNREADABLE = " is no number: ties and margins"
 _SCORED_BY = ("overall_score", "fine-grained_score", "fine_grained_score")
 
 
@@ -21,8 +31,9 @@ def scores_of(given: Mapping[str, Any], where: str) -> tuple[float, float] | Non
     """The scores of the chosen and the rejected answer, under any of their names; None where one is missing.
 
     Raises:
-        InputError: a score is a truth value, no one value, or infinite.
+        InputError: a score is a truth value, no one value, or infinite, or two names give scores that differ.
     """
+    found: tuple[str, tuple[float, float]] | None = None
     for better, worse in _PAIRS:
         if better in given and worse in given:
             for name in (better, worse):
@@ -33,7 +44,15 @@ def scores_of(given: Mapping[str, Any], where: str) -> tuple[float, float] | Non
                     )
             first, second = number(given[better]), number(given[worse])
             if first is not None and second is not None:
-                return _finite(first, better, where), _finite(second, worse, where)
+                scores = _finite(first, better, where), _finite(second, worse, where)
+                if found is not None and scores != found[1]:
+                    raise InputError(
+                        f"{where}: the row has scores under {found[0]!r} and {better!r}, which differ: "
+                        f"{UNREAD.format(f'{better},{worse}')}"
+                    )
+                found = found or (better, scores)
+    if found is not None:
+        return found[1]
     for name in _BOTH:
         both = given.get(name)
         if isinstance(both, dict) and {"chosen", "rejected"} <= both.keys():
@@ -45,8 +64,8 @@ def scores_of(given: Mapping[str, Any], where: str) -> tuple[float, float] | Non
             if first is not None and second is not None:
                 return _finite(first, name, where), _finite(second, name, where)
     if are_scored(given.get("completions")) and all(is_missing(given.get(name)) for name in _ANSWERS):
-        scores = [_finite(score, "completions", where) for score, _ in scored_completions(given["completions"])]
-        return max(scores), min(scores)
+        of_all = [_finite(score, "completions", where) for score, _ in scored_completions(given["completions"])]
+        return max(of_all), min(of_all)
     return None
 
 
@@ -93,7 +112,56 @@ def margin_of(given: Mapping[str, Any], where: str) -> float | None:
     return margin
 
 
-def says_tie(given: Mapping[str, Any]) -> bool:
-    """Whether the row says by a word that its two answers tie."""
+def unreadable(given: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield the scores of a row that are text and no number, each with its field's name."""
+    found = [(name, given[name]) for pair in _PAIRS for name in pair if name in given]
+    for name in _BOTH:
+        both = given.get(name)
+        if isinstance(both, dict) and {"chosen", "rejected"} <= both.keys():
+            found += [(name, both["chosen"]), (name, both["rejected"])]
+        elif isinstance(both, (list, tuple)) and len(both) == 2:
+            found += [(name, score) for score in both]
+    if are_scored(given.get("completions")):
+        found += [(name, one[name]) for one in given["completions"] for name in _SCORED_BY if name in one]
+    for name, score in found:
+        if isinstance(score, str) and number(score) is None and not (says_nothing(score) or _is_missing(score.strip())):
+            yield name, score
+
+
+def _is_missing(score: str) -> bool:
+    return is_text_of_missing(score) or score.lower() in ("nan", "+nan", "-nan")
+
+
+def say_unreadable(name: str, score: str) -> str:
+    """Say that a score is text and no number, and how to write it where that is plain."""
+    point = score.strip().replace(",", ".")
+    instead = point if number(point) is not None else "it as one number"
+    return f"{name} {score!r}{_UNREADABLE} are not read from it; write {instead}"
+
+
+def is_unreadable(line: str) -> bool:
+    """Whether a line is what `say_unreadable` says."""
+    return _UNREADABLE in line
+
+
+def says_tie(given: Mapping[str, Any], where: str, columns: Mapping[str, str] | None = None) -> bool:
+    """Whether the row says by a word that its two answers tie.
+
+    Raises:
+        InputError: its `tie` is neither true nor false, nor 1 nor 0, nor nothing.
+    """
     status = given.get("status")
-    return any(given.get(name) is True for name in _TIED) or (isinstance(status, str) and status.lower() == "tie")
+    is_tie = isinstance(status, str) and status.strip().lower() == "tie"
+    for name in _TIED:
+        value = given.get(name)
+        if isinstance(value, str) and (columns or {}).get(name):
+            value = truth_of(value)  # a cell of CSV in a column of another name is text
+        if says_nothing(value):
+            continue
+        if not is_truth(value):
+            raise InputError(
+                f"{where}: {name!r} must be true or false (or 1 or 0), found {kind_of(value)}: write true where the "
+                f"answers tie, or leave it unread by --ignore-fields {name}"
+            )
+        is_tie = is_tie or bool(value)
+    return is_tie

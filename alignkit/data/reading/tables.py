@@ -1,8 +1,8 @@
 """Tables -> rows: CSV and TSV by Python's reader, Parquet and Arrow by polars, all in parts.
 
 A cell of CSV is text, also where it looks like a number: `0123` is an answer. An empty one is missing. Only labels
-are read as what they say, true and false, 1 and 0. Arrow's streams, which datasets' `save_to_disk` writes, are read by
-pyarrow, batch by batch.
+and ties are read as what they say, true and false, 1 and 0. Arrow's streams, which datasets'
+`save_to_disk` writes, are read by pyarrow, batch by batch.
 """
 
 from __future__ import annotations
@@ -32,10 +32,12 @@ def read_csv(path: Path, separator: str) -> Iterator[Line]:
     beginning = beginning_of(path, 1 << 16).lstrip().partition(b"\n")[0]
     if separator == "," and b"," not in beginning:  # as spreadsheets write it where a comma stands in numbers
         separator = ";" if b";" in beginning else "\t" if b"\t" in beginning else ","
+    mark = separator.encode()
+    is_spaced = 0 < beginning.count(mark) == beginning.count(mark + b" ")  # a space behind each comma is no text
     csv.field_size_limit(_LONGEST_CELL)
     line = 1
     with lines_of(path) as lines:
-        reader = csv.reader(_decoded(lines, str(path)), delimiter=separator, strict=True)
+        reader = csv.reader(_decoded(lines, str(path)), delimiter=separator, strict=True, skipinitialspace=is_spaced)
         try:
             header = [name.strip() for name in next(reader, [])]
             if len(set(header)) < len(header):

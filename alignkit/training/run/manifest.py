@@ -22,7 +22,7 @@ from alignkit.registry import registry
 from alignkit.training.inputs.setup import Inputs
 from alignkit.training.loop.source import steps_per_epoch
 from alignkit.training.run.resume import code_fingerprint, hardware
-from alignkit.units import TIE
+from alignkit.units import SAID_TIE, TIES
 
 _SHOWN = 3  # rows that repeat others
 _PACKAGES = ("alignkit", "alignkit-plugins", "torch", "transformers", "tokenizers", "peft", "safetensors", "numpy")
@@ -110,8 +110,11 @@ def account(inputs: Inputs) -> list[str]:
             text += f", {part.num_unscored} of them without the scores that --min-margin reads"
         if ties := part.num_ties:
             done = "trained on" if part.num_ties_kept else "left out"
-            text += f", {ties} tie{'' if ties == 1 else 's'} (equal scores) {done}"
-        if others := Counter(reason for reason in part.left_out.values() if reason != TIE):
+            why = "equal scores"
+            if part.num_ties_kept or SAID_TIE in part.left_out.values():
+                why += ", or the row says so"
+            text += f", {ties} tie{'' if ties == 1 else 's'} ({why}) {done}"
+        if others := Counter(reason for reason in part.left_out.values() if reason not in TIES):
             said = "; ".join(f"{count} {reason}" for reason, count in others.most_common())
             text += f", {others.total()} left out on purpose ({said})"
         if part.skipped:

@@ -108,6 +108,11 @@ def test_small_margins_are_left_out_both_ways_and_pairs_without_scores_are_kept_
     write(scored(None, None))
     with pytest.raises(InputError, match=r"none of the 2 pairs has scores, which --min-margin reads: .*--columns"):
         prepared(chat, Pairs(min_margin=1.0))
+    write([row if row["id"] == "held" else {**row, "score_chosen": "7,5", "score_rejected": 7} for row in scored(None)])
+    unread = r"^rows.jsonl: score_chosen '7,5' is no number: .*; write 7.5: --min-margin finds no scores in 1 pairs?$"
+    for _ in range(2):  # prepared anew, and from the cache
+        with pytest.raises(InputError, match=unread):
+            prepared(chat, Pairs(min_margin=1.0))
 
 
 def test_what_is_left_out_on_purpose_is_not_held_against_the_rows(chat: Chat) -> None:

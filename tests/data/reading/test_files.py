@@ -167,6 +167,31 @@ def test_cells_are_text_and_labels_say_what_they_say(tmp_path: Path) -> None:
         read_rows(str(tmp_path / "b.csv"))
 
 
+def test_ties_of_tables_say_what_labels_say(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("prompt,chosen,rejected,tie\n1,a,b,1\n2,a,b,False\n3,a,b,\n4,a,b,TRUE\n")
+    assert [row.is_tie for row in read_rows(str(tmp_path / "a.csv"))] == [True, False, False, True]
+    (tmp_path / "b.csv").write_text("prompt,chosen,rejected,tie\n1,a,b,yes\n")
+    with pytest.raises(InputError, match="line 2: 'tie' must be true or false"):
+        read_rows(str(tmp_path / "b.csv"))
+    pair = {"prompt": "1", "chosen": "a", "rejected": "b"}
+    polars.DataFrame([{**pair, "tie": tie} for tie in (1.0, float("nan"), 0.0)]).write_parquet(tmp_path / "c.parquet")
+    assert [row.is_tie for row in read_rows(str(tmp_path / "c.parquet"))] == [True, False, False]
+
+
+@pytest.mark.parametrize(
+    ("text", "fields"),
+    [
+        ('prompt, chosen, rejected\na, "b, c", d\n', {"prompt": "a", "chosen": "b, c", "rejected": "d"}),
+        ("prompt,chosen\na, b\n", {"prompt": "a", "chosen": " b"}),
+    ],
+)
+def test_spaces_behind_commas_are_no_text_where_the_header_has_them(
+    text: str, fields: dict[str, str], tmp_path: Path
+) -> None:
+    (tmp_path / "a.csv").write_text(text)
+    assert [row.fields for row in read_rows(str(tmp_path / "a.csv"))] == [fields]
+
+
 def arrow_file(path: Path, rows: list[dict[str, Any]]) -> None:
     polars.DataFrame(rows).write_ipc(path)
 

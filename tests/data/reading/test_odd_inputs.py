@@ -47,10 +47,17 @@ ODD: dict[str, tuple[dict[str, Any], str]] = {
     "half a turn of history": ({**ANSWER, "history": [["Ho", None]]}, "'history' must be a list"),
     "tools that are none": ({"messages": [USER, YES], "tools": "none"}, "'tools' is text, and no JSON"),
     "a label as text": ({**ANSWER, "label": "True"}, "'label' must be true or false"),
+    "scores with a comma": (
+        {**PAIR, "score_chosen": "7,5", "score_rejected": 7},
+        "score_chosen '7,5' is .*; write 7.5",
+    ),
+    "grades": ({**PAIR, "score_chosen": 6, "score_rejected": "6/10"}, "score_rejected '6/10' is no number: ties and"),
+    "a list of such scores": ({**PAIR, "rating": [6, "7,5"]}, "rating '7,5' is no number"),
     "an answer that is true": ({**ANSWER, "completion": True}, "'completion', found the truth value true"),
 }
 PLAIN: list[dict[str, Any]] = [
     {**ANSWER, "deleted": False, "skip": 0, "split": "train", "attachments": [], "weights": None, "valid": True},
+    {**PAIR, "score_chosen": "N/A", "score_rejected": ""},
     {**PAIR, "choice": None, "verdict": "", "completion": "yes"},
     {**ANSWER, "completion": "<think>Hm</think>yes, </s> ends a text"},
     {**ANSWER, "prompt": '["Hi", 2]'},

@@ -13,6 +13,7 @@ import numpy
 import polars
 import pytest
 
+from alignkit.data.reading.cells import TEXTS_OF_MISSING
 from alignkit.data.reading.fields import SCORES, names
 from alignkit.data.reading.read import read_rows
 from alignkit.data.reading.rows import Row, text_of, to_row, unusable_reason
@@ -616,8 +617,6 @@ def test_a_thumb_under_another_name_is_a_label(name: str, bad: object) -> None:
 @pytest.mark.parametrize(
     "more",
     [
-        {"status": "tie"},
-        {"tie": True},
         {"chosen_reward": 1, "rejected_reward": 1.0},
         {"scores": [4, 4]},
         {"reward_chosen": 2, "reward_rejected": 2},
@@ -629,6 +628,75 @@ def test_a_thumb_under_another_name_is_a_label(name: str, bad: object) -> None:
 def test_a_tie_under_any_name_is_a_tie(more: dict[str, Any]) -> None:
     assert unusable_reason(read({**PAIR, **more}), Pairs()) == "tie: equal scores"
     assert unusable_reason(read({**H4, **more}), Pairs()) == "tie: equal scores"
+
+
+@pytest.mark.parametrize(
+    "more", [{"status": "Tie"}, {"tie": True}, {"is_tie": 1}, {"tie": 1.0, "status": None}], ids=str
+)
+def test_a_row_that_says_that_it_is_a_tie_is_one(more: dict[str, Any]) -> None:
+    assert unusable_reason(read({**PAIR, **more}), Pairs()) == "tie: the row says so"
+    assert (
+        unusable_reason(read({**PAIR, **more, "score_chosen": 3, "score_rejected": 3}), Pairs()) == "tie: equal scores"
+    )
+
+
+@pytest.mark.parametrize("value", ["true", "yes", 2, [1], 0.5, "1"], ids=repr)
+@pytest.mark.parametrize("name", ["tie", "is_tie"])
+def test_a_tie_that_is_no_truth_value_is_refused_by_its_name(name: str, value: object) -> None:
+    with pytest.raises(InputError, match=f"here: '{name}' must be true or false .or 1 or 0., found .*{name}$"):
+        read({**PAIR, name: value})
+
+
+@pytest.mark.parametrize("value", [False, 0, 0.0, NAN, None, ""], ids=repr)
+def test_a_tie_that_is_false_or_missing_is_none(value: object) -> None:
+    assert unusable_reason(read({**PAIR, "tie": value}), Pairs()) is None
+
+
+def test_a_tie_in_a_column_of_another_name_may_be_written_as_text() -> None:
+    assert read({**PAIR, "equal": "True"}, tie="equal").is_tie and not read({**PAIR, "equal": "0"}, tie="equal").is_tie
+
+
+def test_scores_under_two_names_that_differ_are_refused() -> None:
+    scores = {"score_chosen": 2, "score_rejected": 1, "chosen_score": 1, "rejected_score": 5}
+    with pytest.raises(InputError, match=r"under 'score_chosen' and 'chosen_score', which differ: .*chosen_score,rej"):
+        read({**PAIR, **scores})
+    assert read({**PAIR, **scores, "chosen_score": "2", "rejected_score": 1.0}).scores == (2, 1)
+    assert read({**PAIR, **scores, "chosen_score": None}).scores == (2, 1)
+    assert read({**PAIR, **scores}, chosen_score="", rejected_score="").scores == (2, 1)
+
+
+@pytest.mark.parametrize("text", ["\u200b", "\ufeff", " \u200d\u2060\n", "\u3164", "\ufe0f"], ids=ascii)
+def test_a_text_that_shows_nothing_is_an_empty_one(text: str) -> None:
+    for name in ("chosen", "rejected"):
+        assert unusable_reason(read({**PAIR, name: text}), Pairs()) == f"empty {name} answer"
+    assert unusable_reason(read({**PAIR, "prompt": text}), Pairs()) == "empty prompt"
+    assert unusable_reason(read({**PAIR, "chosen": f"{text}7"}), Pairs()) is None
+
+
+def test_an_answer_whose_content_is_null_is_an_empty_one() -> None:
+    for empty in (None, ""):
+        row = read({"messages": [USER, {"role": "assistant", "content": empty}]})
+        assert unusable_reason(row, Chosen()) == "empty chosen answer"
+        row = read({**PAIR, "chosen": [{"role": "assistant", "content": empty}]})
+        assert unusable_reason(row, Pairs()) == "empty chosen answer"
+    with pytest.raises(InputError, match="needs 'role' and 'content'"):
+        read({"messages": [USER, {"role": "assistant"}]})
+
+
+def test_a_file_in_a_column_of_any_name_is_refused_by_it() -> None:
+    for held in ({"bytes": b"x", "path": None}, [{"bytes": None, "path": "a.png"}]):
+        with pytest.raises(InputError, match=r"'photo_main': it holds a file's .*--ignore-fields photo_main"):
+            read({**PAIR, "photo_main": held})
+        assert read({**PAIR, "photo_main": held}, photo_main="").chosen == (YES,)
+    assert read({**PAIR, "photo_main": {"bytes": None, "path": None}}).chosen == (YES,)
+
+
+def test_a_field_of_a_part_is_left_unread_where_that_is_said() -> None:
+    part = {"type": "text", "text": "Hi", "cache_control": {"type": "ephemeral"}}
+    row = {"messages": [{"role": "user", "content": [part]}, YES]}
+    with pytest.raises(InputError, match=r"--ignore-fields message\.cache_control"):
+        read(row)
+    assert read(row, **{"message.cache_control": ""}).prompt == (USER,)
 
 
 @pytest.mark.parametrize("score", [True, {"helpful": 3}, [1, 2]], ids=str)
@@ -845,7 +913,7 @@ def test_missing_cells_of_any_table_library_are_missing() -> None:
             read({"messages": [{"role": "user", "content": missing}]})
 
 
-@pytest.mark.parametrize("word", ["nan", "NaN", "NaT", "<NA>", "None", "null"])
+@pytest.mark.parametrize("word", TEXTS_OF_MISSING)
 def test_a_text_that_tables_write_for_a_missing_cell_is_refused_in_every_field(word: str) -> None:
     rows: dict[str, dict[str, Any]] = {
         "prompt": {"chosen": "yes", "rejected": "no"},

@@ -209,7 +209,7 @@ def test_a_prompt_that_ends_with_a_result_is_one() -> None:
         ({"messages": [{**USER, "name": "Ann"}, YES]}, "'name': names of speakers"),
         ({"messages": [USER, {**YES, "tool_call_id": "c1"}]}, "'tool_call_id': names of speakers, and of calls"),
         ({"messages": [USER, {**YES, "tools": [TOOL]}]}, "'tools': tools are read in the first message alone"),
-        ({"messages": [USER, {"role": "assistant", "content": None}]}, "a message needs 'role' and 'content'"),
+        ({"messages": [USER, {"role": "assistant", "content": None}, USER]}, "a message needs 'role' and 'content'"),
         ({"messages": [USER, {**YES, "annotations": [{"type": "url"}]}]}, "'annotations': annotations are not"),
         ({"messages": [USER, {**YES, "refusal": "No."}]}, "'refusal': refusals beside"),
         ({"messages": [USER, YES], "tools": "tide(port)"}, "'tools' is text, and no JSON"),
