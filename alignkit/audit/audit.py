@@ -16,7 +16,7 @@ from alignkit.audit.body import read_body
 from alignkit.audit.clean import removals, write_clean, write_list
 from alignkit.audit.embeddings import read_tokens
 from alignkit.audit.findings import Findings, SourceRows, Written
-from alignkit.audit.flips import Suspicion, flips, suspect
+from alignkit.audit.flips import LIKELY, Suspicion, flips, suspect
 from alignkit.audit.pairs import PairSet, read_pairs
 from alignkit.audit.surface import COLUMNS, Compared, compare
 from alignkit.data.chat.chat import Chat
@@ -68,9 +68,7 @@ def audit(
     progress.start("audit: reading rows", None)
     pairs = read_pairs(source.rows())
     leaks = texts.find_leaks(pairs, {name: Source(name, columns or {}).rows() for name in tests}) if tests else None
-    progress.start("audit: near-duplicates, quotations, refusals, languages", None)
     findings = Findings(data=data, rows=len(pairs), sources=_sources(pairs), others=_others(pairs), ties=ties(pairs))
-    findings = findings.model_copy(update=_texts(pairs, leaks))
     progress.start("audit: lengths", None)
     if chat is None:
         lengths = texts.lengths_in_characters(pairs)
@@ -90,13 +88,16 @@ def audit(
     progress.start("audit: what the preferences follow", None)
     suspicion = suspect(compared)
     lessons = length_lessons(compared, lengths_P2, counted_by=counted_by)
+    progress.start("audit: near-duplicates, quotations, refusals, languages", None)
+    others = {} if leaks is None else texts.leak_removals(leaks)
+    others |= texts.unusable_removals(pairs)
+    reasons = None if clean_to is None else _removals(pairs, compared, suspicion, others)
+    findings = findings.model_copy(update=_texts(pairs, leaks, _before_repeats(compared, suspicion, others), reasons))
     found = {"lengths": lengths, "length_lessons": lessons, **_preferences(pairs, compared, suspicion)}
     findings = findings.model_copy(update=found)
     written: list[Written] = []
-    if clean_to is not None:
+    if clean_to is not None and reasons is not None:
         progress.start("audit: writing the cleaned set", None)
-        others = {} if leaks is None else texts.leak_removals(leaks)
-        reasons = _removals(pairs, compared, suspicion, others | texts.unusable_removals(pairs))
         written += write_clean(source, pairs, reasons, clean_to)
     if list_to is not None:
         written.append(write_list(findings.flips, list_to))
@@ -104,16 +105,37 @@ def audit(
     return findings.model_copy(update={"seconds": time.monotonic() - began, "written": tuple(written)})
 
 
-def _texts(pairs: PairSet, leaks: texts.Leaks | None) -> dict[str, object]:
-    """What stands in the texts themselves. Repeats are looked for beside the rest: kernels release the interpreter."""
+def _before_repeats(compared: Compared, suspicion: Suspicion | None, others: Mapping[int, str]) -> set[int]:
+    """Rows that are taken out before repeats are looked for: each row goes for the first reason that it has."""
+    is_likely_P = np.zeros(len(compared), bool) if suspicion is None else suspicion.probability_P > LIKELY
+    return {*others, *compared.rows[is_likely_P].tolist()}
+
+
+def _texts(
+    pairs: PairSet, leaks: texts.Leaks | None, gone: set[int], reasons: Mapping[int, str] | None
+) -> dict[str, object]:
+    """What stands in the texts themselves. Repeats are looked for beside the rest: kernels release the interpreter.
+
+    Args:
+        gone: rows that are taken out for reasons that go before.
+        reasons: of the rows that are taken out, where the cleaned set is written.
+    """
     with ThreadPoolExecutor(1) as beside:
         repeated = beside.submit(repeats.find_repeats, pairs)
         in_another, languages = texts.languages(pairs)
         parts = [texts.unusable(pairs), texts.cut(pairs), texts.refused(pairs), texts.quoted(pairs), in_another]
         found = repeated.result()
-    gone = set(texts.unusable_removals(pairs)) | set(() if leaks is None else texts.leak_removals(leaks))
-    repeating, opposing = (kind.keys() - gone for kind in repeats.removals(pairs, found))
-    first = [texts.repeated(pairs, found, len(repeating)), texts.contradicted(pairs, found, len(opposing))]
+    if reasons is None:
+        kept = np.setdiff1d(np.arange(len(pairs)), list(gone))
+        repeating, opposing = map(set, repeats.removals(pairs, repeats.find_repeats(pairs, kept) if gone else found))
+    else:
+        repeating = {row for row, why in reasons.items() if why.startswith(repeats.REPEATS)}
+        opposing = {row for row, why in reasons.items() if why.startswith(repeats.OPPOSES)}
+        gone = reasons.keys() - repeating - opposing
+    first = [
+        texts.repeated(pairs, found, len(repeating), int(found.is_duplicate_P[list(gone | opposing)].sum())),
+        texts.contradicted(pairs, found, len(opposing), int(found.is_opposite_P[list(gone | repeating)].sum())),
+    ]
     if leaks is not None:
         first.append(texts.leaked(pairs, leaks))
     return {"texts": (*first, *parts), "languages": languages}

@@ -18,6 +18,7 @@ import numpy as np
 from alignkit.audit.findings import Flips, Written
 from alignkit.audit.flips import LIKELY, Suspicion, flipped_pair, suspect
 from alignkit.audit.pairs import PairSet
+from alignkit.audit.repeats import OPPOSES, REPEATS
 from alignkit.audit.surface import Compared
 from alignkit.data.reading import mixing
 from alignkit.data.reading.files import files_of
@@ -25,7 +26,7 @@ from alignkit.data.reading.read import Source, refuse_among_data
 from alignkit.errors import RunStopped, UsageError
 from alignkit.storage import check_path, new_file
 
-_KINDS = ("says nearly the same", "prefers the opposite", "holds a test prompt", "probably stands the wrong way round")
+_KINDS = (REPEATS, OPPOSES, "holds a test prompt", "probably stands the wrong way round")
 """How reasons begin that name other rows; the others are reasons by themselves."""
 
 

@@ -165,6 +165,7 @@ class TextFinding(_Record):
     sources: tuple[SourceCount, ...] = Field(description="where there are several, those in which it was found")
     examples: tuple[Example, ...]
     taken_out: int = Field(description="rows that --write-clean takes out for it")
+    taken_otherwise: int = Field(0, description="of `count`, rows that it takes out for another reason")
 
 
 class LanguageCount(_Record):

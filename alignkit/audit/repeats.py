@@ -7,8 +7,9 @@ are found again after one word in ten of both answers was changed (bench/data_au
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +18,10 @@ from alignkit._native import near_duplicates
 from alignkit.audit.pairs import PairSet
 
 THRESHOLD = 0.5
+REPEATS, OPPOSES = "says nearly the same", "prefers the opposite"
+"""How the reasons begin for which rows are taken out."""
+_ADDED = 0.1  # of a prompt's words, which a copy of it may have more
+_WORD = re.compile(r"\w+|[^\w\s.,!?:;'\"]")
 
 
 @dataclass(frozen=True)
@@ -66,7 +71,8 @@ def find_repeats(pairs: PairSet, rows: np.ndarray | None = None) -> Repeats:
 def removals(pairs: PairSet, repeats: Repeats) -> tuple[dict[int, str], dict[int, str]]:
     """Say which rows are taken out as repeats, and which as opposites, each with its reason.
 
-    Of rows that repeat each other the first one stays. Where some prefer the opposite of others, those that are fewer
+    Only rows with nearly the same prompt are: answers of set phrases are alike to many questions. Of rows that repeat
+    each other the first one stays. Where some prefer the opposite of others, those that are fewer
     go; where there are as many of each, all of them.
     """
     groups: Mapping[int, list[int]] = defaultdict(list)
@@ -74,14 +80,37 @@ def removals(pairs: PairSet, repeats: Repeats) -> tuple[dict[int, str], dict[int
         groups[int(repeats.of_P[row])].append(row)
     repeating: dict[int, str] = {}
     opposing: dict[int, str] = {}
-    for first, others in groups.items():
-        opposite = [row for row in others if repeats.is_opposite_P[row]]
-        same = [first, *(row for row in others if not repeats.is_opposite_P[row])]
+    for group in _by_prompt(pairs, groups):
+        opposite = [row for row in group if repeats.is_opposite_P[row]]
+        same = [row for row in group if not repeats.is_opposite_P[row]]
         for rows, against in ((same, opposite), (opposite, same)):
             if against and len(rows) <= len(against):
-                reason = f"prefers the opposite of {pairs.said(against[0])}, which says nearly the same"
+                reason = f"{OPPOSES} of {pairs.said(against[0])}, which says nearly the same"
                 opposing |= dict.fromkeys(rows, reason)
                 continue
             for row in rows[1:]:
-                repeating[row] = f"says nearly the same as {pairs.said(rows[0])}"
+                repeating[row] = f"{REPEATS} as {pairs.said(rows[0])}"
     return repeating, opposing
+
+
+def _by_prompt(pairs: PairSet, groups: Mapping[int, Sequence[int]]) -> Iterator[list[int]]:
+    """Part rows that say nearly the same into those with nearly the same prompt."""
+    for first, others in groups.items():
+        parts: list[tuple[list[str], list[int]]] = []
+        for row in (first, *others):
+            words = _WORD.findall(pairs.prompts[row].casefold())
+            rows = next((rows for own, rows in parts if _ask_alike(own, words)), None)
+            if rows is None:
+                parts.append((words, [row]))
+            else:
+                rows.append(row)
+        yield from (rows for _, rows in parts)
+
+
+def _ask_alike(words: Sequence[str], others: Sequence[str]) -> bool:
+    """Whether one prompt is the other with at most a tenth of its words added; another word is another question."""
+    shorter, longer = sorted((words, others), key=len)
+    if len(longer) - len(shorter) > _ADDED * len(longer):
+        return False
+    rest = iter(longer)
+    return all(word in rest for word in shorter)

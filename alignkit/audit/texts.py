@@ -59,7 +59,7 @@ class Leaks:
     files: tuple[str, ...]
 
 
-def repeated(pairs: PairSet, repeats: Repeats, taken_out: int) -> TextFinding:
+def repeated(pairs: PairSet, repeats: Repeats, taken_out: int, gone: int = 0) -> TextFinding:
     """Rows that repeat an earlier one."""
     return _finding(
         pairs,
@@ -67,14 +67,16 @@ def repeated(pairs: PairSet, repeats: Repeats, taken_out: int) -> TextFinding:
         repeats.is_duplicate_P,
         rule="the row says nearly the same as an earlier one: half of all pairs of words in prompt and answers are "
         "shared, and the answers are alike",
-        means="They count double in training and leak between training and validation rows. Keep one of each.",
+        means="They count double in training and leak between training and validation rows. Keep one of each. "
+        "Rows with another prompt stay: look at them.",
         others={row: pairs.ids[repeats.of_P[row]] for row in np.flatnonzero(repeats.is_duplicate_P).tolist()},
         order_P=-repeats.similarity_P,
         taken_out=taken_out,
+        taken_otherwise=gone,
     )
 
 
-def contradicted(pairs: PairSet, repeats: Repeats, taken_out: int) -> TextFinding:
+def contradicted(pairs: PairSet, repeats: Repeats, taken_out: int, gone: int = 0) -> TextFinding:
     """Pairs that prefer the opposite of an earlier one."""
     return _finding(
         pairs,
@@ -86,6 +88,7 @@ def contradicted(pairs: PairSet, repeats: Repeats, taken_out: int) -> TextFindin
         others={row: pairs.ids[repeats.of_P[row]] for row in np.flatnonzero(repeats.is_opposite_P).tolist()},
         order_P=-repeats.similarity_P,
         taken_out=taken_out,
+        taken_otherwise=gone,
     )
 
 
@@ -301,6 +304,7 @@ def _finding(
     answers: Sequence[np.ndarray] | None = None,
     shows_end: bool = False,
     taken_out: int = 0,
+    taken_otherwise: int = 0,
 ) -> TextFinding:
     looked_at_P = np.ones(len(pairs), bool) if looked_at_P is None else looked_at_P
     rows = np.flatnonzero(found_P)
@@ -323,6 +327,7 @@ def _finding(
         sources=_by_source(pairs, found_P, looked_at_P),
         examples=tuple(examples),
         taken_out=taken_out,
+        taken_otherwise=taken_otherwise,
     )
 
 

@@ -212,10 +212,11 @@ def _learnt(findings: Findings) -> Iterable[str]:
     for lesson in findings.length_lessons or ():
         if lesson.source is None:
             more = "longer" if lesson.tokens >= 0 else "shorter"
+            tokens = counted(round(abs(lesson.tokens)), "token")
             yield ""
             yield from _wrapped(
                 f"If DPO (beta {lesson.beta:g}) learnt nothing but length here, answers of {lesson.mean_tokens:,.0f} "
-                f"tokens would become {abs(lesson.tokens):,.0f} tokens {more}. Counted by {lesson.counted_by}."
+                f"tokens would become {tokens} {more}. Counted by {lesson.counted_by}."
             )
 
 

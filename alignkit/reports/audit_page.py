@@ -109,11 +109,16 @@ def _looks(findings: Findings) -> Iterator[str]:
 def _ties(findings: Findings) -> Iterator[str]:
     for one in findings.ties or ():
         if one.source is None and one.scored and (one.ties or one.tiny or one.reversed):
-            parts = [f"{one.ties:,} have equal scores: which answer is called chosen is arbitrary there"] * bool(
-                one.ties
-            )
-            parts += [f"{one.tiny:,} differ by at most {one.tiny_margin:g}"] * bool(one.tiny)
-            parts += [f"{one.reversed:,} score the rejected answer higher"] * bool(one.reversed)
+            parts = []
+            if one.ties:
+                have = "has" if one.ties == 1 else "have"
+                parts.append(f"{one.ties:,} {have} equal scores: which answer is called chosen is arbitrary there")
+            if one.tiny:
+                parts.append(f"{one.tiny:,} {'differs' if one.tiny == 1 else 'differ'} by at most {one.tiny_margin:g}")
+            if one.reversed:
+                parts.append(
+                    f"{one.reversed:,} {'scores' if one.reversed == 1 else 'score'} the rejected answer higher"
+                )
             yield (
                 f"Of {one.scored:,} pairs with scores, {'; '.join(parts)}. What becomes of them is said by "
                 "--ties and --min-margin of dpo and reward."
@@ -149,10 +154,14 @@ def _flips(findings: Findings) -> Iterator[str]:
 def _text(text: TextFinding) -> str:
     sides = ""
     if text.chosen is not None and text.rejected is not None:
-        sides = f" ({text.chosen:,} chosen answers, {text.rejected:,} rejected ones)"
+        sides = f" ({counted(text.chosen, 'chosen answer')}, {text.rejected:,} rejected)"
     taken = ""
     if text.taken_out:
         taken = f" --write-clean takes {counted(text.taken_out, 'row')} out for it."
+    if text.taken_otherwise:
+        taken += (
+            f" {text.taken_otherwise:,} of them {'goes' if text.taken_otherwise == 1 else 'go'} for another reason."
+        )
     return f"{text.count:,} of {counted(text.of, 'row')}{sides}. {text.means}{taken}"
 
 

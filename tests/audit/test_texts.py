@@ -51,6 +51,16 @@ def test_an_edited_row_is_a_repeat_and_a_swapped_one_an_opposite() -> None:
     assert texts.repeated(pairs, found, 1).examples[0].other == "0"
 
 
+def test_set_phrases_that_answer_another_question_are_listed_and_stay() -> None:
+    phrases = "I am glad that you ask; as a model I know nothing of it, but here is what many people say. " * 3
+    asked = ("Where is Bern?", "Where is Rome?", "Where is Bern", "where is Oslo?")
+    pairs = pairs_of(*((prompt, phrases, DANUBE * 3) for prompt in asked), (asked[1], DANUBE * 3, phrases))
+    found = repeats.find_repeats(pairs)
+    assert (found.of_P[1:] == 0).all()
+    repeating, opposing = repeats.removals(pairs, found)
+    assert (repeating, sorted(opposing)) == ({2: "says nearly the same as row 0"}, [1, 4])
+
+
 def test_where_as_many_say_one_thing_as_the_other_all_of_them_go() -> None:
     pairs = pairs_of((ASKED, RIVER, DANUBE), (ASKED, DANUBE, RIVER))
     repeating, opposing = repeats.removals(pairs, repeats.find_repeats(pairs))
