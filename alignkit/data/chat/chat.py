@@ -163,10 +163,7 @@ class Chat:
         return before if before.isspace() else ""
 
     def answer(self, prompt: Sequence[Message], answer: Sequence[Message]) -> TextWithSpans:
-        """Render what `answer` adds to the rendered prompt; its last assistant turn is scored.
-
-        Where tools are called between, all its turns of the assistant are.
-        """
+        """Render what `answer` adds to the prompt: its assistant turns are scored, but earlier ones of weight 0."""
         return self._one(self.answer_conversation(prompt, answer))
 
     def prompt_conversation(self, messages: Sequence[Message]) -> Conversation:
@@ -177,8 +174,6 @@ class Chat:
         """What `answer` renders."""
         messages = self._with_system((*prompt, *answer))
         cut, last = len(messages) - len(answer), len(messages) - 1
-        if len(answer) == 1 or all(turn["role"] != "tool" for turn in answer):
-            return Conversation(messages, cut, (last,))
         own = (n for n in range(cut, last) if messages[n]["role"] == "assistant" and messages[n].get("weight", 1) != 0)
         return Conversation(messages, cut, (*own, last))
 

@@ -10,7 +10,7 @@ from pydantic_core import from_json
 from alignkit.data.reading.cells import is_missing, kind_of, says_nothing
 from alignkit.data.reading.fields import REFUSED, SHAPE, Field, FieldRefused, names
 from alignkit.data.reading.given import UNREAD, Given, Split
-from alignkit.data.reading.messages import RIDING, Message, Messages, with_riders
+from alignkit.data.reading.messages import RIDING, Message, Messages, refuse_thoughts_twice, with_riders
 from alignkit.data.reading.tools import read_tools, without_undeclared
 from alignkit.errors import InputError
 
@@ -97,6 +97,7 @@ def _with_thoughts(row: Given, split: Split) -> Split:
             raise InputError(
                 f"{row.where}: {name!r} and the thoughts in the answer's message differ: {UNREAD.format(name)}"
             )
+        refuse_thoughts_twice(last["content"], name, row.where)
         answer = (*before, {**last, "reasoning_content": value})
         split = split._replace(chosen=answer) if which == "chosen" else split._replace(rejected=answer)
     return split

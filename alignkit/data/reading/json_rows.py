@@ -32,6 +32,14 @@ _WRAPPED = re.compile(  # {"version": 1, "data": [{
     rb'"(?:data|rows|examples|instances|records|samples|items|train)"\s*:\s*\[(?=\s*[]{])',
     re.DOTALL,
 )
+_TURN = re.compile(  # a message, whose list is a conversation
+    rb'\{\s*(?:"(?:role|from)"\s*:\s*'
+    + _STRING
+    + rb'\s*,\s*"(?:content|value)"|"(?:content|value)"\s*:\s*'
+    + _STRING
+    + rb'\s*,\s*"(?:role|from)")\s*:',
+    re.DOTALL,
+)
 _COLUMNS = re.compile(rb"\{\s*" + _STRING + rb'\s*:\s*\{\s*"0"\s*:')  # as pandas' to_json writes a table
 _ROW_FIELDS = frozenset(f'"{name}"'.encode() for field in SHAPE for name in field.names)
 
@@ -52,7 +60,8 @@ def read_json(path: Path) -> Iterator[Line]:
     if _COLUMNS.match(text):
         raise InputError(f"{path}, line 1: a table by columns; write it by rows: to_json(orient='records', lines=True)")
     wrapped = _WRAPPED.match(text)
-    if wrapped and not _ROW_FIELDS & set(_KEYS.findall(wrapped[1])):  # else the list is a field of the row's own
+    is_row = wrapped and (_ROW_FIELDS & set(_KEYS.findall(wrapped[1])) or _TURN.match(text, wrapped.end()))
+    if wrapped and not is_row:  # else the list is a field of the row's own
         return _array(path, len(beginning) - len(text) + wrapped.end(), is_wrapped=True)
     return _lines(path) if _are_closed(line) or not line_end else _objects(path)
 

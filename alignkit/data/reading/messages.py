@@ -9,6 +9,7 @@ part of it. Every other field is read, harmless, or refused (alignkit.data.readi
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -57,6 +58,7 @@ _REFUSED_ROLES = by_name(ROLE, REFUSED)
 _TEXT_PARTS = names(PART, "text")
 _CALLS, _RESULT = names(MESSAGE, "tool_calls"), names(MESSAGE, "tool_call_id")
 _THOUGHTS = names(MESSAGE, "reasoning_content")
+_OPENS_THOUGHTS = re.compile(r"\s*(<(?:think|thinking|thought|reasoning)>)")
 _HAS_MORE = frozenset({*_CALLS, *_RESULT, *_THOUGHTS, "tools"})
 _CALL = names(ROLE, "function_call")[0]
 _SPEAKER = Field("name", REFUSED, "names of speakers, and of calls outside results of tools, are not rendered")
@@ -284,6 +286,8 @@ def _add_more(read: dict[str, Any], message: Mapping[str, Any], where: str) -> N
                 f"{where}: a message has thoughts of two kinds that differ, {' and '.join(map(repr, thoughts))}: leave "
                 f"one unread by --ignore-fields message.{name}"
             )
+    if thoughts:
+        refuse_thoughts_twice(read["content"], next(iter(thoughts)), where)
     for name in _RESULT:
         value = message.get(name)
         if says_nothing(value):
@@ -295,6 +299,15 @@ def _add_more(read: dict[str, Any], message: Mapping[str, Any], where: str) -> N
         read[name] = str(value)
     if not says_nothing(message.get("tools")):
         read["tools"] = read_tools(message["tools"], where, "tools")
+
+
+def refuse_thoughts_twice(content: str, name: str, where: str) -> None:
+    """Refuse an answer with thoughts in a field of their own whose text begins with thoughts too."""
+    if (opened := _OPENS_THOUGHTS.match(content)) is not None:
+        raise InputError(
+            f"{where}: the text beside {name!r} begins with {opened[1]}: the answer has thoughts twice; take them out "
+            f"of the text, or leave the field unread by --ignore-fields {name}"
+        )
 
 
 def _refuse(message: Mapping[str, Any], where: str, names: Iterable[str]) -> None:

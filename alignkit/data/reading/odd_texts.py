@@ -12,6 +12,7 @@ _STARTS = ("<s>", "<bos>", "<|begin_of_text|>", "<|endoftext|>", "<|startoftext|
 _MEDIA = re.compile(r"<(?:image|video|audio)>|<\|(?:image_pad|vision_start|video_pad|audio|image)\|>")
 _PLACEHOLDER = re.compile(r"\{\{\s*(?:name|author)\s*\}\}")  # of the identity set that LLaMA-Factory has
 _LIST = re.compile(r'\["(?:[^"\\]|\\.)*"(?:,\s*"(?:[^"\\]|\\.)*")*\]')
+_THOUGHTS_ALONE = re.compile(r"\s*<(think|thinking|thought|reasoning)>.*</\1>\s*", re.DOTALL)
 _SPLIT = frozenset({"test", "valid", "validation", "val", "dev", "eval", "heldout"})
 
 
@@ -21,8 +22,9 @@ def odd_texts(row: Row) -> Iterator[str]:
     if isinstance(split, str) and split.lower() in _SPLIT:
         yield f"the split {split!r}, and are read like all others: take them out, or into a file of their own"
     prompts = [turn["content"] for turn in row.prompt]
-    answers = [turns[-1]["content"] for turns in (row.chosen, row.rejected) if turns]
-    for text in answers:
+    last = [turns[-1] for turns in (row.chosen, row.rejected) if turns]
+    answers = [turn["content"] for turn in last]
+    for turn, text in zip(last, answers, strict=True):
         end = next((end for end in _ENDS if text.endswith(end)), None)
         if end is not None:
             yield (
@@ -31,6 +33,8 @@ def odd_texts(row: Row) -> Iterator[str]:
             )
         if text.lstrip().startswith("<think>") and "</think>" not in text:
             yield "answers that open <think> and do not close it: the model would learn to stop in its thoughts"
+        elif _THOUGHTS_ALONE.fullmatch(text) and not turn.get("tool_calls"):
+            yield "answers of thoughts alone, without a text behind them: the model would learn to stop after thinking"
     for text in prompts:
         start = next((start for start in _STARTS if text.startswith(start)), None)
         if start is not None:

@@ -36,6 +36,7 @@ _RANKS = frozenset({"rank", "ranks", "ranking", "rankings"})  # of `completions`
 _MAY_SAY_WHICH = used(SHAPE, BESIDE_PAIR).union(_LABEL)
 _PROMPT_READ = "the prompt read"
 _OTHER_PROMPTS = "chosen and rejected have different prompts"
+_OTHER_SYSTEMS = "chosen and rejected have different system messages"
 _ANSWERS = ("output", "completion")
 _OF_SHAPES = (*_CONVERSATION, "prompt", "instruction", "chosen", "rejected", *_ANSWERS)
 
@@ -71,7 +72,9 @@ def _split(row: Given) -> Split:
         return _without_preference(row)
     chosen = None if chosen_name is None else _answer(row, chosen_name)
     rejected = None if rejected_name is None else _answer(row, rejected_name)
+    is_own_system = False
     if chosen is not None and _is_whole(chosen):
+        is_own_system = has_system(chosen) and not _has_system_beside(row)
         prompt, chosen = _cut(chosen)
         answer = next((name for name in _ANSWERS if name in row.given), None)
         if chosen is None and rejected is None and answer is not None:  # Axolotl: the prompt stands in `chosen`
@@ -87,7 +90,9 @@ def _split(row: Given) -> Split:
     not_a_pair: str | None = None
     if rejected is not None and _is_whole(rejected):
         own, rejected = _cut(rejected)
-        if not _are_alike(_without_system(own), _without_system(prompt)) or _have_other_systems(own, prompt):
+        if _have_other_systems(own, prompt) or (is_own_system and not has_system(own)):
+            not_a_pair = _OTHER_SYSTEMS
+        elif not _are_alike(_without_system(own), _without_system(prompt)):
             parted = _parted((*prompt, *(chosen or ())), (*own, *(rejected or ())))
             if parted is None:
                 not_a_pair = _OTHER_PROMPTS
@@ -98,6 +103,11 @@ def _split(row: Given) -> Split:
     label: bool | None = None
     if chosen is not None and rejected is not None:
         _refuse_beside_pair(row)
+        if not any(turn["role"] == "tool" for turn in (*chosen, *rejected)):
+            if not _are_alike(chosen[:-1], rejected[:-1]):
+                not_a_pair = not_a_pair or _OTHER_PROMPTS
+            else:  # what both answers begin with is their context
+                prompt, chosen, rejected = (*prompt, *chosen[:-1]), chosen[-1:], rejected[-1:]
     elif rejected is None:
         label = _label(row)
         if label is False:
@@ -423,6 +433,14 @@ def _have_other_systems(turns: Messages, prompt: Messages) -> bool:
     if not has_system(turns):
         return False
     return not has_system(prompt) or turns[0]["content"].strip() != prompt[0]["content"].strip()
+
+
+def _has_system_beside(row: Given) -> bool:
+    """Whether the row has a system message beside its answers, for both of them."""
+    if any(not says_nothing(row.given.get(name)) for name in names(SHAPE, "system")):
+        return True
+    beside = row.given.get("prompt")
+    return isinstance(beside, (list, tuple)) and has_system(row.read("prompt"))
 
 
 def _without_system(turns: Messages) -> Messages:

@@ -334,3 +334,11 @@ def test_two_columns_of_one_name_are_refused(tmp_path: Path) -> None:
     for name in ("a.parquet", "file.arrow", "stream.arrow"):
         with pytest.raises(InputError, match=f"{name}: .*column"):
             read_rows(str(tmp_path / name))
+
+
+def test_a_list_of_messages_under_data_is_a_row_and_no_list_of_rows(tmp_path: Path) -> None:
+    turns = [{"role": "user", "content": "Hi"}, {"content": "yes", "role": "assistant"}]
+    for data in (turns, turns[::-1], [{"from": "human", "value": "Hi"}]):
+        (tmp_path / "a.jsonl").write_text(json.dumps({"data": data}))
+        with pytest.raises(InputError, match=r"'data': .*write it as messages"):
+            list(read_rows(str(tmp_path / "a.jsonl")))

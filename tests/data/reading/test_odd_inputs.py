@@ -31,6 +31,7 @@ ODD: dict[str, tuple[dict[str, Any], str]] = {
     "a template's end": ({**ANSWER, "completion": "yes</s>"}, "answers that end with '</s>', which is trained as text"),
     "a chosen answer with it": ({**PAIR, "chosen": "yes<|im_end|>"}, r"answers that end with '<\|im_end\|>'"),
     "a template's start": ({**ANSWER, "prompt": "<s>Hi"}, "prompts that begin with '<s>', which is read as text"),
+    "thoughts alone": ({**ANSWER, "completion": "<think>Hm</think>\n"}, "answers of thoughts alone"),
     "cut thoughts": ({**ANSWER, "completion": "<think>Hm"}, "answers that open <think> and do not close it"),
     "a list as text": ({**ANSWER, "prompt": '["Hi", "you"]'}, "prompts that are lists of texts"),
     "a gap for a name": ({**ANSWER, "completion": "I am {{name}}."}, "the placeholder '{{name}}' in a text"),

@@ -160,6 +160,33 @@ def test_answers_to_different_prompts_are_no_pair() -> None:
     assert unusable_reason(row, Chosen()) is None
 
 
+def test_a_system_message_beside_a_pair_holds_for_both_answers() -> None:
+    system = {"role": "system", "content": "Be brief."}
+    row = read({"system": "Be brief.", "chosen": [system, USER, YES], "rejected": [USER, NO]})
+    assert unusable_reason(row, Pairs()) is None
+
+
+def test_answers_of_several_turns_are_a_pair_where_they_stand_behind_the_same() -> None:
+    for rejected in ("no", [NO], [NO, USER, NO]):
+        row = read({"prompt": "Hi", "chosen": [YES, USER, YES], "rejected": rejected})
+        assert unusable_reason(row, Pairs()) == "chosen and rejected have different prompts"
+    row = read({"prompt": "Hi", "chosen": [YES, USER, YES], "rejected": [YES, USER, NO]})
+    assert unusable_reason(row, Pairs()) is None
+    assert (row.prompt, row.chosen, row.rejected) == ((USER, YES, USER), (YES,), (NO,))
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"messages": [USER, {**YES, "content": "<think>a</think>b", "reasoning_content": "c"}]},
+        {"prompt": "Hi", "completion": " <thinking>a</thinking>b", "reasoning_content": "c"},
+    ],
+)
+def test_thoughts_in_a_field_and_in_the_text_are_refused(fields: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match="thoughts twice"):
+        read(fields)
+
+
 def test_a_system_column_is_the_system_turn_and_history_stands_before_the_question() -> None:
     system = {"role": "system", "content": "Be brief."}
     assert read({"system": "Be brief.", "messages": [USER, YES]}).prompt == (system, USER)
@@ -828,10 +855,9 @@ def test_scores_that_prefer_the_rejected_answer_are_seen() -> None:
 
 def test_a_system_message_that_only_one_answer_has_makes_no_pair() -> None:
     brief, long = {"role": "system", "content": "Be brief."}, {"role": "system", "content": "Be long."}
-    for chosen, rejected in (([brief, USER], [long, USER]), ([USER], [long, USER])):
+    for chosen, rejected in (([brief, USER], [long, USER]), ([USER], [long, USER]), ([brief, USER], [USER])):
         row = read({"chosen": [*chosen, YES], "rejected": [*rejected, NO]})
-        assert unusable_reason(row, Pairs()) == "chosen and rejected have different prompts"
-    assert read({"chosen": [brief, USER, YES], "rejected": [USER, NO]}).not_a_pair is None
+        assert unusable_reason(row, Pairs()) == "chosen and rejected have different system messages"
     with pytest.raises(InputError, match="'prompt' is not what 'chosen' begins with"):
         read({"prompt": [brief, USER], "chosen": [long, USER, YES], "rejected": [long, USER, NO]})
 
