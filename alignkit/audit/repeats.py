@@ -21,6 +21,7 @@ THRESHOLD = 0.5
 REPEATS, OPPOSES = "says nearly the same", "prefers the opposite"
 """How the reasons begin for which rows are taken out."""
 _ADDED = 0.1  # of a prompt's words, which a copy of it may have more
+_COMPARED = 500  # prompts of one group; set answers to more than these are told apart by their words alone
 _WORD = re.compile(r"\w+|[^\w\s.,!?:;'\"]")
 
 
@@ -97,11 +98,16 @@ def _by_prompt(pairs: PairSet, groups: Mapping[int, Sequence[int]]) -> Iterator[
     """Part rows that say nearly the same into those with nearly the same prompt."""
     for first, others in groups.items():
         parts: list[tuple[list[str], list[int]]] = []
+        same: dict[tuple[str, ...], list[int]] = {}
         for row in (first, *others):
             words = _WORD.findall(pairs.prompts[row].casefold())
-            rows = next((rows for own, rows in parts if _ask_alike(own, words)), None)
+            rows = same.get(tuple(words))
             if rows is None:
-                parts.append((words, [row]))
+                rows = next((rows for own, rows in parts[:_COMPARED] if _ask_alike(own, words)), None)
+            if rows is None:
+                rows = same[tuple(words)] = []
+                parts.append((words, rows))
+                rows.append(row)
             else:
                 rows.append(row)
         yield from (rows for _, rows in parts)
