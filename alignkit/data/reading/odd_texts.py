@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+from alignkit.data.reading.fields import SHAPE
 from alignkit.data.reading.rows import Row
 
 _ENDS = ("</s>", "<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<end_of_turn>", "<|end|>", "<eos>", "<|return|>")
@@ -13,7 +14,17 @@ _MEDIA = re.compile(r"<(?:image|video|audio)>|<\|(?:image_pad|vision_start|video
 _PLACEHOLDER = re.compile(r"\{\{\s*(?:name|author)\s*\}\}")  # of the identity set that LLaMA-Factory has
 _LIST = re.compile(r'\["(?:[^"\\]|\\.)*"(?:,\s*"(?:[^"\\]|\\.)*")*\]')
 _THOUGHTS_ALONE = re.compile(r"\s*<(think|thinking|thought|reasoning)>.*</\1>\s*", re.DOTALL)
+_ROLES = frozenset({"role", "from"})
+_SHAPE = frozenset(name for field in SHAPE for name in field.names)
 _SPLIT = frozenset({"test", "valid", "validation", "val", "dev", "eval", "heldout"})
+
+
+def _turns(value: object) -> list[str]:
+    """The texts of a list of messages with roles; of anything else none."""
+    if not isinstance(value, list) or not all(isinstance(x, dict) and _ROLES & x.keys() for x in value):
+        return []
+    texts = [next((x[key] for key in ("content", "value", "text") if key in x), None) for x in value]
+    return [text for text in texts if isinstance(text, str)]
 
 
 def odd_texts(row: Row) -> Iterator[str]:
@@ -21,6 +32,13 @@ def odd_texts(row: Row) -> Iterator[str]:
     split = row.fields.get("split")
     if isinstance(split, str) and split.lower() in _SPLIT:
         yield f"the split {split!r}, and are read like all others: take them out, or into a file of their own"
+    read = {turn["content"] for turns in (row.prompt, row.chosen, row.rejected) for turn in turns or ()}
+    for name, value in row.fields.items():
+        if name not in _SHAPE and not read.issuperset(_turns(value)):
+            yield (
+                f"a conversation in {name!r}, whose turns are not read: map it by --columns messages={name}, or take "
+                "it out if it does not belong to the answer"
+            )
     prompts = [turn["content"] for turn in row.prompt]
     last = [turns[-1] for turns in (row.chosen, row.rejected) if turns]
     answers = [turn["content"] for turn in last]

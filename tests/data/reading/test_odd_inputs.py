@@ -34,6 +34,10 @@ ODD: dict[str, tuple[dict[str, Any], str]] = {
     "thoughts alone": ({**ANSWER, "completion": "<think>Hm</think>\n"}, "answers of thoughts alone"),
     "cut thoughts": ({**ANSWER, "completion": "<think>Hm"}, "answers that open <think> and do not close it"),
     "a list as text": ({**ANSWER, "prompt": '["Hi", "you"]'}, "prompts that are lists of texts"),
+    "a conversation elsewhere": (
+        {**PAIR, "chat": [USER, YES, {"role": "user", "content": "And now?"}]},
+        "a conversation in 'chat', whose turns are not read: map it by --columns messages=chat",
+    ),
     "a gap for a name": ({**ANSWER, "completion": "I am {{name}}."}, "the placeholder '{{name}}' in a text"),
     "a system text": ({**ANSWER, "sys": "Be brief."}, "'sys': the system message is 'system'"),
     "two answers in a list": ({**ANSWER, "completion": ["yes", "no"]}, "'completion' is a list with 'yes' in it"),
@@ -57,6 +61,7 @@ ODD: dict[str, tuple[dict[str, Any], str]] = {
     "an answer that is true": ({**ANSWER, "completion": True}, "'completion', found the truth value true"),
 }
 PLAIN: list[dict[str, Any]] = [
+    {**PAIR, "chat": [USER, YES], "candidates": [{"text": "yes", "score": 1}]},
     {**ANSWER, "deleted": False, "skip": 0, "split": "train", "attachments": [], "weights": None, "valid": True},
     {**PAIR, "score_chosen": "N/A", "score_rejected": ""},
     {**PAIR, "choice": None, "verdict": "", "completion": "yes"},
