@@ -109,7 +109,7 @@ _MEANINGFUL |= {
             "rejected": [{"role": "system", "content": "y"}, _USER, _ANSWER | {"content": "b"}],
         },
         "dpo",
-        ("different prompts",),
+        ("different system messages",),
         (),
     ),
     "a system message inside input": (
