@@ -15,7 +15,7 @@ import torch
 from alignkit.config.file import Settings
 from alignkit.config.settings import ModelSection
 from alignkit.data.chat.chat import Chat, make_chat, refuse_ids_without_rows, settings_identity
-from alignkit.data.prepared.tokens import prepare
+from alignkit.data.prepared.tokens import Prepared, prepare
 from alignkit.data.reading.rows import Messages, Row, text_of
 from alignkit.data.reading.split import derived_seed
 from alignkit.data.trees.packs import ROW_CAPACITY, lay_out, pack
@@ -216,6 +216,19 @@ class Answering:
         ids = completion.ids.tolist()
         return self.chat.said(ids if completion.truncated else ids[:-1])
 
+    def prepared(self, rows: Sequence[Row]) -> Prepared:
+        """Tokenize rows to measure the log-probs of their answers, long ones cut to the context or 2,048 tokens."""
+        return prepare(
+            rows,
+            self.chat,
+            unit=Chosen(),
+            max_length=min(self.context, 2048),
+            truncation="cut-completion",
+            max_skipped=1.0,
+            train_on="last",
+            is_part=True,
+        )
+
     def perplexity(self, rows: Sequence[Row]) -> PerplexityResult:
         """Measure how well the rows' references are predicted, with the chat template and at temperature 1.
 
@@ -229,16 +242,7 @@ class Answering:
         ]
         if not known:
             return PerplexityResult(math.nan, math.nan, 0)
-        prepared = prepare(
-            known,
-            self.chat,
-            unit=Chosen(),
-            max_length=min(self.context, 2048),
-            truncation="cut-completion",
-            max_skipped=1.0,
-            train_on="last",
-            is_part=True,
-        )
+        prepared = self.prepared(known)
         total, count, num_bytes = 0.0, 0, 0
         by_row: dict[str, tuple[float, int, bool]] = {}
         ends = self.chat.end_ids

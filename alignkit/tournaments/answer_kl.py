@@ -14,12 +14,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from alignkit.data.prepared.tokens import prepare
 from alignkit.data.trees.packs import lay_out, pack
 from alignkit.judging.answers import Answer, Answering
 from alignkit.policy.policy import Policy
 from alignkit.training.gradient.reference import Reference, exact_kl
-from alignkit.units import Chosen
 
 
 def answers_kl(
@@ -51,16 +49,7 @@ def answers_kl(
         dataclasses.replace(answer.row, chosen=message, is_conversation=False)
         for answer, message in zip(known, chosen, strict=True)
     ]
-    prepared = prepare(
-        rows,
-        answering.chat,
-        unit=Chosen(),
-        max_length=min(answering.context, 2048),
-        truncation="cut-completion",
-        max_skipped=1.0,
-        train_on="last",
-        is_part=True,
-    )
+    prepared = answering.prepared(rows)
     truncated = {answer.row.id for answer in known if answer.truncated}
     reference, found = Reference(answering.policy, frozen=other), {}
     for numbers in pack(prepared.trees, answering.row_tokens):
