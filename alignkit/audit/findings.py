@@ -111,6 +111,7 @@ class Expected(_Record):
 
     pairs: int = Field(description="ranked first")
     precision: float = Field(description="share of them that are flipped")
+    interval: tuple[float, float] = Field(description="of that share, at 95 %")
 
 
 class Flips(_Record):
@@ -121,6 +122,7 @@ class Flips(_Record):
     estimated_rate: float | None = Field(
         description="share of all pairs that are flipped, as estimated; None where the views are too weak to tell"
     )
+    rate_interval: tuple[float, float] = Field(description="of that share, at 95 %")
     expected_precision: float = Field(description="share of the first 10 % of all pairs that are flipped, as expected")
     expected: tuple[Expected, ...] = Field(description="the same of the first 1, 2, 5 and 10 % of all pairs")
     likely: int = Field(description="pairs that are flipped more likely than not; --write-clean takes them out")

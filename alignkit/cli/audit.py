@@ -156,6 +156,11 @@ def _percent(share: float) -> str:
     return f"{100 * share:.1f} %"
 
 
+def _between(interval: tuple[float, float]) -> str:
+    low, high = interval
+    return f"{100 * low:.0f} to {100 * high:.0f}"
+
+
 def _interval(share: Share) -> str:
     return f"{_percent(share.share)} ({100 * share.low:.1f} to {100 * share.high:.1f})"
 
@@ -262,8 +267,8 @@ def _flips(findings: Findings) -> Iterable[str]:
         f"How many of {flips.pairs:,} pairs are flipped cannot be told: other pairs say too little about which answer "
         "is the better one."
         if flips.estimated_rate is None
-        else f"About {_percent(flips.estimated_rate)} of {flips.pairs:,} pairs are flipped, as far as a model of the "
-        "other pairs can tell."
+        else f"About {_percent(flips.estimated_rate)} of {flips.pairs:,} pairs are flipped "
+        f"({_between(flips.rate_interval)}), as far as a model of the other pairs can tell."
     )
     if not flips.is_ranked:
         yield from _wrapped(told, 2)
@@ -275,7 +280,8 @@ def _flips(findings: Findings) -> Iterable[str]:
     assumed = " What follows assumes about one in ten." if flips.estimated_rate is None else ""
     yield from _wrapped(f"{told}{assumed} {likely} flipped more likely than not. Of the first:", 2)
     for expected in flips.expected:
-        yield f"  {counted(expected.pairs, 'pair'):>15} {100 * expected.precision:>3.0f} % are flipped, as expected"
+        share = f"{100 * expected.precision:>3.0f} %"
+        yield f"  {counted(expected.pairs, 'pair'):>15} {share} are flipped, as expected ({_between(expected.interval)})"
     for pair in flips.listed[:_SHOWN_FLIPS]:
         yield from _wrapped(f"{pair.id} ({100 * pair.probability:.0f} %): {pair.reason}", 4)
         for name in ("prompt", "chosen", "rejected"):

@@ -133,7 +133,8 @@ def _flips(findings: Findings) -> Iterator[str]:
         "How many pairs stand the wrong way round cannot be told: other pairs say too little about which answer is the "
         "better one."
         if flips.estimated_rate is None
-        else f"About {100 * flips.estimated_rate:.1f} % of the pairs probably stand the wrong way round."
+        else f"About {100 * flips.estimated_rate:.1f} % of the pairs probably stand the wrong way round "
+        f"({_between(flips.rate_interval)})."
     )
     if not flips.is_ranked:
         yield told
@@ -146,7 +147,10 @@ def _flips(findings: Findings) -> Iterator[str]:
     likely = "1 pair is" if flips.likely == 1 else f"{flips.likely:,} pairs are"
     yield (
         f"{told} {likely} more likely flipped than not. Of the list below, "
-        + ", ".join(f"the first {e.pairs:,} hold about {100 * e.precision:.0f} %" for e in flips.expected[:3])
+        + ", ".join(
+            f"the first {e.pairs:,} hold about {100 * e.precision:.0f} % ({_between(e.interval)})"
+            for e in flips.expected[:3]
+        )
         + " such pairs: read them before you trust the list."
     )
 
@@ -307,6 +311,11 @@ def _examples(texts: Sequence[TextFinding]) -> Iterator[dict[str, Any]]:
     for text in texts:
         for one in text.examples:
             yield {"what": text.name, "row": one.id, "text": one.text, "other": one.other, "place": one.place}
+
+
+def _between(interval: tuple[float, float]) -> str:
+    low, high = interval
+    return f"{100 * low:.0f} to {100 * high:.0f}"
 
 
 def _percent(share: Share) -> str:

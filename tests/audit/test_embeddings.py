@@ -58,7 +58,7 @@ def test_embeddings_are_a_view_of_their_own(tmp_path: Path) -> None:
     suspicion = suspect(compared)
     assert suspicion is not None
     assert flips(pairs, compared, suspicion).views == VIEWS
-    assert (suspicion.views_PV[:, 3] > 0).all()
+    assert (suspicion.labels.added_PV[:, 3] > 0).all()
     some = compared.where(np.arange(120) < 110)
     assert some.means_PE is not None
     assert len(some.means_PE) == 110

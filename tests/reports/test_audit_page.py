@@ -68,8 +68,9 @@ def test_the_page_says_it_in_words_with_a_picture_and_runs_no_text_of_the_set(
         pairs=200,
         views=("words",),
         estimated_rate=0.1,
+        rate_interval=(0.05, 0.2),
         expected_precision=0.3,
-        expected=(Expected(pairs=2, precision=0.5),),
+        expected=(Expected(pairs=2, precision=0.5, interval=(0.25, 0.75)),),
         likely=1,
         listed=tuple(FlippedPair(**pair, reason=f"why {n}", probability=n / 60) for n in range(59, -1, -1)),
     )
