@@ -22,6 +22,11 @@ if TYPE_CHECKING:
     from alignkit.data.reading.rows import Row
 
 SHOWN_ROWS = 5
+_SHOWN_AS = {  # how `show_rows` takes a row that is too long, and what it says of one that it does not show
+    None: ("cut-completion", ""),
+    "drop-row": ("drop-row", ": --truncation drop-row leaves it out"),
+    "stop": ("drop-row", ": --truncation stop stops a run"),
+}
 _MAX_RANKS = 65_536  # the largest clusters have fewer; memory for the shares grows with it
 _MAX_WORDS = 10_000  # no prompt has a longer run of words to look for
 _TOKENS_A_CHARACTER = 4  # bytes of the longest in UTF-8
@@ -33,8 +38,9 @@ def show_rows(
     """Yield {"id", "where", "prompt_ids", "completions": [{"ids", "scored"}], "tokens"} of each row, chosen first.
 
     "name" is what a person finds the row by: its own id, else where it stands. A completion is whole: also what the
-    template puts behind the end token, which is never scored. Of a row that does not fit `max_length`, {"id", "name",
-    "where", "skipped": the reason}. "note" says why methods leave a row out, None where none does.
+    template puts behind the end token, which is never scored. Of a row that does not fit the length that a run would
+    allow, {"id", "name", "where", "skipped": the reason}. "note" says why methods leave a row out, and that it is cut;
+    None where neither is so.
 
     Args:
         method: rows are those that it trains on with its options, a completion with a label has "label"; of others
@@ -43,10 +49,17 @@ def show_rows(
     from alignkit.data.chat.chat import make_chat
     from alignkit.data.prepared.tokens import prepare
     from alignkit.pretrained.names import find_model
+    from alignkit.pretrained.read import row_limit
 
     settings, trained = _settings(method, config, set, options)
-    chat = make_chat(find_model(settings.model.model, tokenizer_is_enough=True), settings.model)
+    model = find_model(settings.model.model, tokenizer_is_enough=True)
+    chat = make_chat(model, settings.model)
     section = settings.data
+    num_new = 0
+    if isinstance(settings, config_file.Resolved) and trained is not None and trained.is_sampled:
+        num_new = settings.method.max_new_tokens
+    limit = row_limit(model.folder, section.max_length, max_new_tokens=num_new)
+    cut, too_long = _SHOWN_AS.get(section.truncation, (section.truncation, ""))
     for row in _first_rows(section, trained):
         note, unit = (None, trained) if trained is not None else _shown_as(row, section.train_on)
         if trained is None and note is not None and "weight 0" in note:
@@ -56,8 +69,8 @@ def show_rows(
             [row],
             chat,
             unit=unit,
-            max_length=section.max_length or 1_000_000,
-            truncation=section.truncation or "cut-completion",
+            max_length=limit,
+            truncation=cut,
             max_skipped=1.0,
             train_on=section.train_on,
             whole_answer=True,
@@ -70,15 +83,18 @@ def show_rows(
                 "id": row.id,
                 "name": row.name,
                 "where": row.where,
-                "skipped": reasons.get(row.name, "dropped as too long"),
+                "skipped": reasons.get(row.name, f"longer than --max-length {limit} tokens{too_long}"),
             }
+        notes = [note] if note else []
+        if prepared.num_cut:
+            notes.append(f"cut to fit --max-length {limit} tokens")
         for tree in prepared.trees:
             labels = [{"label": label} for label in tree.labels] or [{}] * len(tree.completions)
             yield {
                 "id": row.id,
                 "name": row.name,
                 "where": row.where,
-                "note": note,
+                "note": "; ".join(notes) or None,
                 "prompt_ids": tree.prompt.ids.tolist(),
                 "completions": [
                     {"ids": c.ids.tolist(), "scored": c.scored.tolist()} | label

@@ -155,6 +155,19 @@ def context_length(folder: Path) -> int:
     return named_context(folder, read_config(folder)) or _CONTEXT
 
 
+def row_limit(folder: Path, max_length: int | None, *, max_new_tokens: int = 0) -> int:
+    """Longest row that is trained on, in tokens: `max_length`, else the model's context, at most 2,048.
+
+    Args:
+        max_new_tokens: of prompts that are sampled from, tokens of the answers that must fit the context too.
+
+    Raises:
+        InputError: config.json is damaged.
+    """
+    limit = max_length or min(context_length(folder), _CONTEXT)
+    return min(limit, context_length(folder) - max_new_tokens) if max_new_tokens else limit
+
+
 def named_context(folder: Path, config: Any) -> int | None:
     """Longest sequence that a configuration names, in tokens; None where it names none.
 

@@ -75,6 +75,36 @@ def test_data_show_passes_over_rows_that_do_not_fit_and_says_so(model: str, caps
     (shown,) = [json.loads(line) for line in out.splitlines()]
     assert shown["id"] == "short" and len(shown["prompt_ids"]) + len(shown["completions"][0]["ids"]) == 60
     assert "row long is not shown: prompt does not fit --max-length 60 tokens" in err
+    assert shown["note"] == "cut to fit --max-length 60 tokens"
+
+
+@pytest.fixture
+def too_long(tmp_path: Path) -> str:
+    """A prompt and an answer of more than the 512 tokens of the model's context."""
+    rows = [{"id": "long", "prompt": "y" * 600, "chosen": "a"}, {"id": "short", "prompt": "y", "chosen": "a" * 600}]
+    Path("rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return "rows.jsonl"
+
+
+def test_data_show_holds_rows_to_the_length_that_a_run_would_allow(
+    model: str, too_long: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["data", "show", "--model", model, "--data", too_long]
+    assert main(command) == 0
+    out, err = capsys.readouterr()
+    assert "row long is not shown: prompt does not fit --max-length 512 tokens" in err
+    assert "row short (cut to fit --max-length 512 tokens)" in out
+    assert main([*command, "--method", "grpo", "--set", "max_new_tokens=500"]) == 0
+    assert "row long is not shown: prompt does not fit --max-length 12 tokens" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("truncation", "what"), [("drop-row", "leaves it out"), ("stop", "stops a run")])
+def test_data_show_says_what_the_truncation_does_with_a_row_that_is_too_long(
+    truncation: str, what: str, model: str, too_long: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["data", "show", "--model", model, "--data", too_long, "--truncation", truncation]) == 0
+    said = f"row short is not shown: longer than --max-length 512 tokens: --truncation {truncation} {what}"
+    assert said in capsys.readouterr().err
 
 
 def test_data_lengths_counts_each_column(model: str, rows: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -32,7 +32,7 @@ from alignkit.policy.architecture import read_architecture
 from alignkit.policy.load import load_policy, refuse_uncomputed
 from alignkit.policy.policy import Policy
 from alignkit.pretrained.names import ModelSource, find_adapter, find_model
-from alignkit.pretrained.read import context_length
+from alignkit.pretrained.read import row_limit
 from alignkit.pretrained.weights import folder_fingerprint
 from alignkit.rollouts.sampler import Sampler, make_sampler
 from alignkit.scoring.default import default_judges
@@ -212,19 +212,17 @@ def prepare_parts(
         AlignkitError: the rows cannot be read or used.
     """
     section, config = resolved.data, resolved.method
-    max_length = section.max_length or min(context_length(source.folder), 2048)
+    max_length = row_limit(source.folder, section.max_length)
     draws = method.draws()  # samples need a prompt to answer
     if section.train_on == "all-assistant" and (draws or not method.trains_on.may_score_all_turns):
         raise UsageError(
             f"--train-on all-assistant: {method.name} trains on the last answer alone; leave it out, or use sft"
         )
     train_on = "last" if draws else section.train_on
-    longest_prompt = (
-        max_length if not method.trains_on.is_sampled else context_length(source.folder) - config.max_new_tokens
-    )
+    max_new_tokens = config.max_new_tokens if method.trains_on.is_sampled else 0
     options: dict[str, Any] = {
         "unit": config.unit(method.trains_on),
-        "max_length": min(max_length, longest_prompt) if method.trains_on.is_sampled else max_length,
+        "max_length": row_limit(source.folder, section.max_length, max_new_tokens=max_new_tokens),
         "train_on": train_on,
         "whole_answer": "scalar_head" in method.needs,
     }
