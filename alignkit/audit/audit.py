@@ -13,7 +13,7 @@ import numpy as np
 from alignkit.audit import repeats, texts
 from alignkit.audit.biases import biases, explained, length_lessons, ties
 from alignkit.audit.body import read_body
-from alignkit.audit.clean import removals, write_clean, write_list
+from alignkit.audit.clean import FLIPPED, kinds, removals, write_clean, write_list
 from alignkit.audit.embeddings import read_tokens
 from alignkit.audit.findings import Findings, SourceRows, Written
 from alignkit.audit.flips import LIKELY, Suspicion, flips, suspect
@@ -105,19 +105,19 @@ def audit(
     return findings.model_copy(update={"seconds": time.monotonic() - began, "written": tuple(written)})
 
 
-def _before_repeats(compared: Compared, suspicion: Suspicion | None, others: Mapping[int, str]) -> set[int]:
+def _before_repeats(compared: Compared, suspicion: Suspicion | None, others: Mapping[int, str]) -> dict[int, str]:
     """Rows that are taken out before repeats are looked for: each row goes for the first reason that it has."""
     is_likely_P = np.zeros(len(compared), bool) if suspicion is None else suspicion.probability_P > LIKELY
-    return {*others, *compared.rows[is_likely_P].tolist()}
+    return dict.fromkeys(compared.rows[is_likely_P].tolist(), FLIPPED) | dict(others)
 
 
 def _texts(
-    pairs: PairSet, leaks: texts.Leaks | None, gone: set[int], reasons: Mapping[int, str] | None
+    pairs: PairSet, leaks: texts.Leaks | None, before: Mapping[int, str], reasons: Mapping[int, str] | None
 ) -> dict[str, object]:
     """What stands in the texts themselves. Repeats are looked for beside the rest: kernels release the interpreter.
 
     Args:
-        gone: rows that are taken out for reasons that go before.
+        before: reasons of the rows that are taken out before repeats are looked for.
         reasons: of the rows that are taken out, where the cleaned set is written.
     """
     with ThreadPoolExecutor(1) as beside:
@@ -126,19 +126,23 @@ def _texts(
         parts = [texts.unusable(pairs), texts.cut(pairs), texts.refused(pairs), texts.quoted(pairs), in_another]
         found = repeated.result()
     if reasons is None:
-        kept = np.setdiff1d(np.arange(len(pairs)), list(gone))
-        repeating, opposing = map(set, repeats.removals(pairs, repeats.find_repeats(pairs, kept) if gone else found))
-    else:
-        repeating = {row for row, why in reasons.items() if why.startswith(repeats.REPEATS)}
-        opposing = {row for row, why in reasons.items() if why.startswith(repeats.OPPOSES)}
-        gone = reasons.keys() - repeating - opposing
+        kept = np.setdiff1d(np.arange(len(pairs)), list(before))
+        repeating, opposing = repeats.removals(pairs, repeats.find_repeats(pairs, kept) if before else found)
+        reasons = {**before, **repeating, **opposing}
     first = [
-        texts.repeated(pairs, found, len(repeating), int(found.is_duplicate_P[list(gone | opposing)].sum())),
-        texts.contradicted(pairs, found, len(opposing), int(found.is_opposite_P[list(gone | repeating)].sum())),
+        texts.repeated(pairs, found, *_gone(reasons, found.is_duplicate_P, repeats.REPEATS)),
+        texts.contradicted(pairs, found, *_gone(reasons, found.is_opposite_P, repeats.OPPOSES)),
     ]
     if leaks is not None:
         first.append(texts.leaked(pairs, leaks))
     return {"texts": (*first, *parts), "languages": languages}
+
+
+def _gone(reasons: Mapping[int, str], is_found_P: np.ndarray, kind: str) -> tuple[int, dict[str, int]]:
+    """How many rows are taken out for one kind of reason, and, of those found, for which others."""
+    counts = kinds(reasons.values())
+    others = kinds(why for row, why in reasons.items() if is_found_P[row])
+    return counts.get(kind, 0), {why: count for why, count in others.items() if why != kind}
 
 
 def _removals(

@@ -24,7 +24,7 @@ import numpy as np
 from alignkit.audit.cross_fit import scores_by_other_sources
 from alignkit.audit.findings import Bias, Explained, LengthLesson, Share, Ties
 from alignkit.audit.pairs import PairSet
-from alignkit.audit.surface import COLUMNS, COVERED, ENDS, FEATURES, REPEATS, Compared
+from alignkit.audit.surface import COLUMNS, COVERED, ENDS, FEATURES, MIN_PAIRS, REPEATS, Compared
 from alignkit.statistics.intervals import wilson_over
 from alignkit.statistics.logistic import fit_ridge
 from alignkit.statistics.resampling import Clusters
@@ -77,12 +77,13 @@ def explained(compared: Compared, score_P: np.ndarray) -> tuple[Explained, ...]:
     found = []
     for source, of_P in _parts(compared):
         prompts = compared.prompts.where(of_P)
+        is_enough = min(of_P.sum(), (~of_P).sum()) >= MIN_PAIRS  # so that all pairs together have no others
         found.append(
             Explained(
                 source=source,
                 accuracy=_accuracy(score_P[of_P], prompts),
                 log_loss=float(np.logaddexp(0, -score_P[of_P]).mean()),
-                by_others=None if by_others_P is None or source is None else _accuracy(by_others_P[of_P], prompts),
+                by_others=_accuracy(by_others_P[of_P], prompts) if by_others_P is not None and is_enough else None,
             )
         )
     return tuple(found)

@@ -10,7 +10,7 @@ import json
 import os
 import tempfile
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +26,8 @@ from alignkit.data.reading.read import Source, refuse_among_data
 from alignkit.errors import RunStopped, UsageError
 from alignkit.storage import check_path, new_file
 
-_KINDS = (REPEATS, OPPOSES, "holds a test prompt", "probably stands the wrong way round")
+FLIPPED = "probably stands the wrong way round"
+_KINDS = (REPEATS, OPPOSES, "holds a test prompt", FLIPPED)
 """How reasons begin that name other rows; the others are reasons by themselves."""
 
 
@@ -67,10 +68,16 @@ def removals(
         for pair in np.flatnonzero(is_likely_P).tolist():
             found = flipped_pair(pairs, compared, suspicion, pair)
             percent = round(100 * found.probability)
-            reasons[int(compared.rows[pair])] = f"probably stands the wrong way round ({percent} %): {found.reason}"
+            reasons[int(compared.rows[pair])] = f"{FLIPPED} ({percent} %): {found.reason}"
         compared = compared.where(~is_likely_P)
         suspicion = suspect(compared)
     return reasons
+
+
+def kinds(reasons: Iterable[str]) -> dict[str, int]:
+    """Count reasons by their kind, without the other rows that they name, the commonest first."""
+    found = Counter(next((kind for kind in _KINDS if why.startswith(kind)), why) for why in reasons)
+    return dict(found.most_common())
 
 
 def removed_file(out: Path) -> Path:
@@ -162,8 +169,7 @@ def write_clean(source: Source, pairs: PairSet, reasons: Mapping[int, str], out:
                 into.write(head[:-1] + b', "row": ' + line.strip() + b"}\n")
     except OSError as error:
         raise _stopped(out, error) from error
-    kinds = Counter(next((kind for kind in _KINDS if why.startswith(kind)), why) for why in reasons.values())
     return (
         Written(file=str(out), what="cleaned set", rows=len(pairs) - len(reasons)),
-        Written(file=str(removed), what="rows taken out", rows=len(reasons), reasons=dict(kinds.most_common())),
+        Written(file=str(removed), what="rows taken out", rows=len(reasons), reasons=kinds(reasons.values())),
     )

@@ -8,18 +8,36 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from alignkit.display import counted
+
+FEW = 10
+"""Units of which no share is said: too few to say anything by."""
+
+SHORT_ONES = "A good answer that is short looks flipped to a model of looks, where mostly long ones are chosen."
+"""What to know before a list of flips is believed."""
+
 
 class _Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class Share(_Record):
-    """A share of `num` units, with its 95 % interval over prompts."""
+    """A share of `num` units, with its 95 % interval over prompts; of a few, `is_few`, the count is said alone."""
 
     share: float
     low: float
     high: float
     num: int = Field(description="units, such as pairs whose answers differ in the feature")
+
+    @property
+    def is_few(self) -> bool:
+        """Whether there are too few units for a share to say anything."""
+        return self.num < FEW
+
+    @property
+    def count(self) -> str:
+        """How many units of how many, "2 of 3"; one that is neither counts half."""
+        return f"{self.share * self.num:,.10g} of {self.num:,}"
 
 
 class SourceRows(_Record):
@@ -86,8 +104,8 @@ class Ties(_Record):
 
     @property
     def is_swapped(self) -> bool:
-        """Whether most of the scores prefer the rejected answer."""
-        return 2 * self.reversed > self.unequal
+        """Whether most of the scores prefer the rejected answer, and more than chance would make so."""
+        return 2 * self.reversed - self.unequal > 2 * self.unequal**0.5
 
 
 # Pairs that probably stand the wrong way round: flips.py
@@ -167,7 +185,20 @@ class TextFinding(_Record):
     sources: tuple[SourceCount, ...] = Field(description="where there are several, those in which it was found")
     examples: tuple[Example, ...]
     taken_out: int = Field(description="rows that --write-clean takes out for it")
-    taken_otherwise: int = Field(0, description="of `count`, rows that it takes out for another reason")
+    taken_otherwise: dict[str, int] = Field(
+        default={}, description="of `count`, rows that it takes out for another reason, by this"
+    )
+
+    @property
+    def goes(self) -> str:
+        """What --write-clean does with the rows, in a sentence; "" where it takes none of them out."""
+        said = f"--write-clean takes {counted(self.taken_out, 'row')} out for it" if self.taken_out else ""
+        if self.taken_otherwise:
+            others = "; ".join(f"{count:,} {why}" for why, count in self.taken_otherwise.items())
+            num = sum(self.taken_otherwise.values())
+            said = f"{said}, and {num:,}" if said else f"--write-clean takes {counted(num, 'row')} out"
+            said += f" for {'another reason' if num == 1 else 'other reasons'} ({others})"
+        return f"{said}." if said else ""
 
 
 class LanguageCount(_Record):

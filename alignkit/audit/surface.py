@@ -32,7 +32,8 @@ COLUMNS = (*MEASURES, REPEATS, ENDS)
 """Counts of one answer: the measures, words and pairs of words that stand in it before, whether it ends whole."""
 FEATURES = (*(f"{kind} {name}" for kind in ("log", "more", "rate") for name in COLUMNS), *(COVERED, TAKEN, SHARED, ODD))
 OTHERS = "other sources"
-_MIN_PAIRS = 100  # a source with fewer has no fit of its own
+MIN_PAIRS = 100
+"""A source with fewer has no fit of its own, and others are not measured by it."""
 _MAX_SOURCES = 16
 _BITS = 18
 _FARTHEST = 4.0  # standard deviations; beyond them a difference counts no more
@@ -85,7 +86,7 @@ class Compared:
     def sources(self) -> list[str]:
         """Sources with enough pairs for a fit of their own, the largest first; the rest are one, `OTHERS`."""
         counts = Counter(self.names)
-        common = [name for name, count in counts.most_common(_MAX_SOURCES) if count >= _MIN_PAIRS]
+        common = [name for name, count in counts.most_common(_MAX_SOURCES) if count >= MIN_PAIRS]
         return common + [OTHERS] * (len(common) < len(counts))
 
     @cached_property

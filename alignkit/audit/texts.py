@@ -59,7 +59,7 @@ class Leaks:
     files: tuple[str, ...]
 
 
-def repeated(pairs: PairSet, repeats: Repeats, taken_out: int, gone: int = 0) -> TextFinding:
+def repeated(pairs: PairSet, repeats: Repeats, taken_out: int, gone: Mapping[str, int] | None = None) -> TextFinding:
     """Rows that repeat an earlier one."""
     return _finding(
         pairs,
@@ -76,7 +76,9 @@ def repeated(pairs: PairSet, repeats: Repeats, taken_out: int, gone: int = 0) ->
     )
 
 
-def contradicted(pairs: PairSet, repeats: Repeats, taken_out: int, gone: int = 0) -> TextFinding:
+def contradicted(
+    pairs: PairSet, repeats: Repeats, taken_out: int, gone: Mapping[str, int] | None = None
+) -> TextFinding:
     """Pairs that prefer the opposite of an earlier one."""
     return _finding(
         pairs,
@@ -229,6 +231,7 @@ def find_leaks(pairs: PairSet, tests: Mapping[str, Iterable[Row]]) -> Leaks:
 
 def leaked(pairs: PairSet, leaks: Leaks) -> TextFinding:
     """Rows whose prompts hold a test prompt."""
+    unusable = [why for row, why in unusable_removals(pairs).items() if leaks.test_P[row] >= 0]
     return _finding(
         pairs,
         "test prompts in the set",
@@ -237,7 +240,8 @@ def leaked(pairs: PairSet, leaks: Leaks) -> TextFinding:
         means="A model trained on them has seen the test: its score there says nothing. Leave these rows out.",
         others={row: leaks.names[leaks.test_P[row]] for row in np.flatnonzero(leaks.test_P >= 0).tolist()},
         order_P=-leaks.share_P,
-        taken_out=len(leak_removals(leaks).keys() - unusable_removals(pairs).keys()),
+        taken_out=int((leaks.test_P >= 0).sum()) - len(unusable),
+        taken_otherwise=dict(Counter(unusable).most_common()),
     )
 
 
@@ -304,7 +308,7 @@ def _finding(
     answers: Sequence[np.ndarray] | None = None,
     shows_end: bool = False,
     taken_out: int = 0,
-    taken_otherwise: int = 0,
+    taken_otherwise: Mapping[str, int] | None = None,
 ) -> TextFinding:
     looked_at_P = np.ones(len(pairs), bool) if looked_at_P is None else looked_at_P
     rows = np.flatnonzero(found_P)
@@ -327,7 +331,7 @@ def _finding(
         sources=_by_source(pairs, found_P, looked_at_P),
         examples=tuple(examples),
         taken_out=taken_out,
-        taken_otherwise=taken_otherwise,
+        taken_otherwise=dict(taken_otherwise or {}),
     )
 
 

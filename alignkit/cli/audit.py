@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from alignkit.cli.options import Command, Config, Group, Json, Set, with_options
+from alignkit.audit.findings import FEW, SHORT_ONES
 from alignkit.config.settings import DataSection, ModelSection
 from alignkit.display import counted, on_one_line
 from alignkit.errors import Interrupted, UsageError
@@ -162,7 +163,17 @@ def _between(interval: tuple[float, float]) -> str:
 
 
 def _interval(share: Share) -> str:
+    """A share with its interval; of a few pairs how many of them."""
+    return share.count if share.is_few else _plain(share)
+
+
+def _plain(share: Share) -> str:
     return f"{_percent(share.share)} ({100 * share.low:.1f} to {100 * share.high:.1f})"
+
+
+def _of(share: Share) -> str:
+    """The same in a column, and of how many pairs."""
+    return f"{share.count:>21}" if share.is_few else f"{_plain(share):>21} of {share.num:,}"
 
 
 def _head(findings: Findings) -> Iterable[str]:
@@ -194,16 +205,18 @@ def _chosen(findings: Findings) -> Iterable[str]:
     yield ""
     yield "Which answer is chosen (50 % would be no bias; 95 % intervals in brackets)"
     for bias in told:
-        yield f"  {bias.feature[:42]:<42} {_interval(bias.chosen):>21} of {bias.chosen.num:,}"
+        yield f"  {bias.feature[:42]:<42} {_of(bias.chosen)}"
     by_source = [b for b in findings.biases or () if b.source is not None and b.feature == "longer"]
     if by_source:
         yield "  the longer one, by source"
         for bias in by_source[:_SHOWN_SOURCES]:
-            yield f"    {(bias.source or '')[:40]:<40} {_interval(bias.chosen):>21} of {bias.chosen.num:,}"
+            yield f"    {(bias.source or '')[:40]:<40} {_of(bias.chosen)}"
+    if any(bias.chosen.is_few for bias in (*told, *by_source[:_SHOWN_SOURCES])):
+        yield from _wrapped(f"Of fewer than {FEW} pairs no share is said: they are too few to say anything by.", 2)
 
 
 def _is_clear(bias: Bias) -> bool:
-    return not bias.chosen.low <= 0.5 <= bias.chosen.high
+    return not bias.chosen.is_few and not bias.chosen.low <= 0.5 <= bias.chosen.high
 
 
 def _learnt(findings: Findings) -> Iterable[str]:
@@ -215,7 +228,7 @@ def _learnt(findings: Findings) -> Iterable[str]:
                 f"{_interval(explained.accuracy)} of unseen pairs. The nearer to 50 %, the more a model must read."
             )
     for lesson in findings.length_lessons or ():
-        if lesson.source is None:
+        if lesson.source is None and not lesson.longer_chosen.is_few:
             more = "longer" if lesson.tokens >= 0 else "shorter"
             tokens = counted(round(abs(lesson.tokens)), "token")
             yield ""
@@ -238,8 +251,8 @@ def _opposite(findings: Findings) -> Iterable[str]:
         if ties.is_swapped and (ties.source is not None or len(findings.ties or ()) == 1):
             yield ""
             yield from _wrapped(
-                f"PROBABLY SWAPPED: {ties.source or findings.data}. In {ties.reversed:,} of its {ties.unequal:,} pairs "
-                "with unequal scores the rejected answer has the higher score."
+                f"PROBABLY SWAPPED: {ties.source or findings.data}. In {ties.reversed:,} of its "
+                f"{counted(ties.unequal, 'pair')} with unequal scores the rejected answer has the higher score."
             )
 
 
@@ -278,7 +291,7 @@ def _flips(findings: Findings) -> Iterable[str]:
         return
     likely = "1 is" if flips.likely == 1 else f"{flips.likely:,} are"
     assumed = " What follows assumes about one in ten." if flips.estimated_rate is None else ""
-    yield from _wrapped(f"{told}{assumed} {likely} flipped more likely than not. Of the first:", 2)
+    yield from _wrapped(f"{told}{assumed} {likely} flipped more likely than not. {SHORT_ONES} Of the first:", 2)
     for expected in flips.expected:
         share = f"{100 * expected.precision:>3.0f} %"
         yield f"  {counted(expected.pairs, 'pair'):>15} {share} are flipped, as expected ({_between(expected.interval)})"
@@ -295,7 +308,7 @@ def _texts(found: Iterable[TextFinding]) -> Iterable[str]:
     kept = list(found)
     for part in kept:
         sides = ("" if n is None else f"{n:,}" for n in (part.chosen, part.rejected))
-        share = _percent(part.count / max(1, part.of))
+        share = f"of {part.of:,}" if part.of < FEW else _percent(part.count / part.of)
         yield f"  {part.name:<32}{part.count:>9,}{share:>9}" + "".join(f"{side:>11}" for side in sides)
     for part in kept:
         if part.count:
@@ -306,7 +319,7 @@ def _told(part: TextFinding) -> Iterable[str]:
     yield ""
     yield f"{part.name[0].upper()}{part.name[1:]}: {part.count:,}"
     yield from _wrapped(f"When: {part.rule}.", 2)
-    yield from _wrapped(part.means, 2)
+    yield from _wrapped(f"{part.means} {part.goes}", 2)
     if part.sources:
         most = ", ".join(f"{s.source} {s.count:,} of {s.of:,}" for s in part.sources[:_SHOWN_SOURCES])
         yield from _wrapped(f"By source: {most}.", 2)
@@ -334,5 +347,8 @@ def _lengths(findings: Findings) -> Iterable[str]:
         yield f"  {column.column[:26]:<26}" + "".join(f"{number:>10,.0f}" for number in numbers)
     for column in findings.lengths:
         if column.over and column.column.startswith("prompt +"):
-            cuts = (f"{count:,} ({_percent(count / column.count)}) at {n:,}" for n, count in column.over.items())
+            of = f" of {column.count:,}" if column.count < FEW else ""
+            cuts = (
+                f"{count:,}{of or f' ({_percent(count / column.count)})'} at {n:,}" for n, count in column.over.items()
+            )
             yield from _wrapped(f"A limit of --max-length would cut {', '.join(cuts)} tokens.", 2)

@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from alignkit.audit.findings import Findings, Share, TextFinding
+from alignkit.audit.findings import FEW, SHORT_ONES, Findings, Share, TextFinding
+from alignkit.audit.surface import OTHERS
 from alignkit.display import counted
 from alignkit.reports.page import Column, Example, Section, write_report
 
@@ -25,7 +26,8 @@ def write_audit_page(findings: Findings, path: Path) -> None:
         f"{findings.data}: {counted(findings.rows, 'row')} from {counted(sources, 'source')}, looked at before "
         "any training. A preference set is pairs of answers to one prompt, one chosen, one rejected. What training on "
         "it teaches is whatever the chosen answers have and the rejected ones have not, wanted or not. Of looks, 50 % "
-        "means that they do not matter; what stands in brackets or as a bar is a 95 % interval."
+        "means that they do not matter; what stands in brackets or as a bar is a 95 % interval. Of fewer than "
+        f"{FEW} pairs counts are said, and no share: they are too few to say anything by."
     )
     biases = [_bias(bias.feature, bias.chosen) for bias in findings.biases or () if bias.source is None]
     write_report(
@@ -60,8 +62,8 @@ def _swapped(findings: Findings) -> Iterator[str]:
     for one in findings.ties or ():
         if one.is_swapped and (one.source is not None or len(findings.ties or ()) == 1):
             yield (
-                f"{one.source or findings.data} is probably swapped: in {one.reversed:,} of its {one.unequal:,} pairs "
-                "with unequal scores the rejected answer has the higher score."
+                f"{one.source or findings.data} is probably swapped: in {one.reversed:,} of its "
+                f"{counted(one.unequal, 'pair')} with unequal scores the rejected answer has the higher score."
             )
 
 
@@ -70,7 +72,7 @@ def _opposite(findings: Findings) -> Iterator[str]:
         if one.by_others is not None and one.is_opposite:
             yield (
                 f"{one.source} prefers the opposite of the other sources: a model of what answers look like there "
-                f"names its chosen answer in {_percent(one.by_others)} of pairs, less than guessing would. Chosen and "
+                f"names its chosen answer in {_of_pairs(one.by_others)}, less than guessing would. Chosen and "
                 "rejected may be swapped."
             )
 
@@ -80,7 +82,10 @@ def _length(findings: Findings) -> Iterator[str]:
         if lesson.source is not None:
             continue
         share = lesson.longer_chosen
-        seen = f"Of two answers the longer one is chosen in {_percent(share)} of pairs."
+        seen = f"Of two answers the longer one is chosen in {_of_pairs(share)}."
+        if share.is_few:
+            yield f"{seen} They are too few to say what that would teach."
+            continue
         if share.low <= 0.5 <= share.high:
             yield f"{seen} That is no clear preference for either."
             continue
@@ -100,7 +105,7 @@ def _looks(findings: Findings) -> Iterator[str]:
         if one.source is None:
             yield (
                 f"A small model that sees only what answers look like (length, lists, bold, ...) and no meaning "
-                f"tells the chosen one, on prompts it has not seen, in {_percent(one.accuracy)} of pairs; guessing is "
+                f"tells the chosen one, on prompts it has not seen, in {_of_pairs(one.accuracy)}; guessing is "
                 f"50 %. {_MUCH if one.accuracy.share > 0.65 else ''}The more it tells, the more can be learnt without "
                 "reading."
             )
@@ -151,7 +156,7 @@ def _flips(findings: Findings) -> Iterator[str]:
             f"the first {e.pairs:,} hold about {100 * e.precision:.0f} % ({_between(e.interval)})"
             for e in flips.expected[:3]
         )
-        + " such pairs: read them before you trust the list."
+        + f" such pairs: read them before you trust the list. {SHORT_ONES}"
     )
 
 
@@ -159,14 +164,7 @@ def _text(text: TextFinding) -> str:
     sides = ""
     if text.chosen is not None and text.rejected is not None:
         sides = f" ({counted(text.chosen, 'chosen answer')}, {text.rejected:,} rejected)"
-    taken = ""
-    if text.taken_out:
-        taken = f" --write-clean takes {counted(text.taken_out, 'row')} out for it."
-    if text.taken_otherwise:
-        taken += (
-            f" {text.taken_otherwise:,} of them {'goes' if text.taken_otherwise == 1 else 'go'} for another reason."
-        )
-    return f"{text.count:,} of {counted(text.of, 'row')}{sides}. {text.means}{taken}"
+    return f"{text.count:,} of {counted(text.of, 'row')}{sides}. {text.means} {text.goes}".rstrip()
 
 
 _BIASES = (
@@ -193,9 +191,11 @@ def _bias(feature: str, share: Share) -> dict[str, Any]:
     return {"feature": f"{feature}{means}", "num": share.num} | _shares("share", "low", "high", share)
 
 
-def _shares(value: str, low: str, high: str, share: Share | None) -> dict[str, float | None]:
+def _shares(value: str, low: str, high: str, share: Share | None) -> dict[str, float | str | None]:
     if share is None:
         return dict.fromkeys((value, low, high))
+    if share.is_few:
+        return {value: share.count, low: None, high: None}
     return {value: 100 * share.share, low: 100 * share.low, high: 100 * share.high}
 
 
@@ -214,14 +214,14 @@ def _sections(findings: Findings) -> Iterator[Section]:
         shown = f"The first {len(examples)} of {len(flips.listed):,}" if len(flips.listed) > len(examples) else "All"
         note = (
             "In these the rejected answer may be the better one. The percentage says how probably that is so, told by "
-            f"{', '.join(flips.views)}. {shown}; --list FILE writes all of them."
+            f"{', '.join(flips.views)}. {SHORT_ONES} {shown}; --list FILE writes all of them."
         )
         yield Section("Pairs that may stand the wrong way round", note=note, examples=examples)
     if findings.texts:
         yield _texts(findings.texts)
     yield _by_source(findings)
-    if findings.ties:
-        rows = [one.model_dump() | {"source": one.source or _TOGETHER} for one in findings.ties]
+    if any(one.scored or one.ties for one in findings.ties or ()):
+        rows = [one.model_dump() | {"source": one.source or _TOGETHER} for one in findings.ties or ()]
         columns: tuple[Column, ...] = (
             Column("source", "source"),
             Column("scored", "pairs with scores", digits=0),
@@ -264,13 +264,16 @@ def _texts(texts: Sequence[TextFinding]) -> Section:
     columns = (
         Column("name", "what"),
         Column("count", "rows", digits=0),
-        Column("share", "of all, %"),
+        Column("share", "of all, %", note=f"of fewer than {FEW} rows the number that there are"),
         Column("chosen", "chosen answers", digits=0),
         Column("rejected", "rejected answers", digits=0),
         Column("rule", "a row counts when"),
         Column("means", "what it means"),
     )
-    rows = [text.model_dump() | {"share": 100 * text.count / max(text.of, 1)} for text in texts]
+    rows = [
+        text.model_dump() | {"share": f"of {text.of:,}" if text.of < FEW else 100 * text.count / text.of}
+        for text in texts
+    ]
     return Section("What stands in the texts", table=columns, rows=rows)
 
 
@@ -279,7 +282,7 @@ def _by_source(findings: Findings) -> Section:
     longer = {bias.source: bias.chosen for bias in findings.biases or () if bias.feature == "longer"}
     formatted = {bias.source: bias.chosen for bias in findings.biases or () if bias.feature == "more formatted"}
     explained = {one.source: one.accuracy for one in findings.explained or ()}
-    lessons = {one.source: one.tokens for one in findings.length_lessons or ()}
+    lessons = {one.source: one.tokens for one in findings.length_lessons or () if not one.longer_chosen.is_few}
     columns = (
         Column("source", "source"),
         Column("rows", "rows", digits=0),
@@ -294,6 +297,10 @@ def _by_source(findings: Findings) -> Section:
         both = {name: sum(one[name] for one in counts.values()) for name in ("rows", "pairs")}
         counts = {None: both | {"source": _TOGETHER}, **counts}
     single = len(counts) == 1
+    if OTHERS in explained | longer and OTHERS not in counts:
+        own = {one.source for one in findings.biases or ()} - {OTHERS}
+        small = [one for name, one in counts.items() if name not in own]
+        counts[OTHERS] = {"source": OTHERS} | {name: sum(one[name] for one in small) for name in ("rows", "pairs")}
     rows = []
     for source, count in counts.items():
         key = None if single else source  # of one source there is only the whole
@@ -318,5 +325,8 @@ def _between(interval: tuple[float, float]) -> str:
     return f"{100 * low:.0f} to {100 * high:.0f}"
 
 
-def _percent(share: Share) -> str:
-    return f"{100 * share.share:.0f} % ({100 * share.low:.0f} to {100 * share.high:.0f})"
+def _of_pairs(share: Share) -> str:
+    """A share of pairs with its interval; of a few how many of them."""
+    if share.is_few:
+        return f"{share.count} pair{'' if share.num == 1 else 's'}"
+    return f"{100 * share.share:.0f} % ({100 * share.low:.0f} to {100 * share.high:.0f}) of pairs"

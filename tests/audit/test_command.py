@@ -77,6 +77,19 @@ def test_files_are_written(capsys: pytest.CaptureFixture[str]) -> None:
     assert printed(capsys, "--data", "clean.jsonl")["rows"] == 20
 
 
+def test_each_reason_for_which_a_row_that_was_found_goes_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = Path("rows.jsonl").read_text(encoding="utf-8").splitlines()
+    Path("test.jsonl").write_text(lines[0])
+    found = printed(capsys, "--data", "rows.jsonl", "--test", "test.jsonl")
+    gone = {part["name"]: (part["count"], part["taken_out"], part["taken_otherwise"]) for part in found["texts"]}
+    assert gone["near-duplicates"] == (1, 0, {"holds a test prompt": 1}) and gone["test prompts in the set"][1] == 2
+    unusable = json.loads(lines[0]) | {"id": "unusable", "rejected": ""}
+    Path("rows.jsonl").write_text("\n".join([*lines, json.dumps(unusable)]) + "\n", encoding="utf-8")
+    assert main(["data", "audit", "--data", "rows.jsonl", "--test", "test.jsonl"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "takes 2 rows out for it, and 1 for another reason (1 empty rejected answer)." in said
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

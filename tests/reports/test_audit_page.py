@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from alignkit.audit.findings import Expected, Findings, FlippedPair, Flips
+from alignkit.audit.findings import SHORT_ONES, Expected, Findings, FlippedPair, Flips
 from alignkit.cli.main import main
 from alignkit.reports.audit_page import write_audit_page
 
@@ -78,7 +78,40 @@ def test_the_page_says_it_in_words_with_a_picture_and_runs_no_text_of_the_set(
     page = Path("page.html").read_text(encoding="utf-8")
     assert page.count("<details") == page.count("<h4>chosen</h4>") == page.count("<h4>rejected</h4>") == 50
     assert "flipped with 98 %: " in page and "The first 50 of 60" in page and BAD not in page
+    assert page.count(SHORT_ONES) == 2  # in short, and over the list
     assert "r1, set.jsonl, line 2, of first. Why: why 59" in page and "Why: why 9<" not in page
+
+
+def test_of_few_pairs_counts_are_said_and_no_share(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    row = {"prompt": "Name a river.", "chosen": "The river Rhine.", "rejected": "Rhine.", "source": "one"}
+    Path("set.jsonl").write_text(json.dumps(row | {"score_chosen": 1, "score_rejected": 2}) + "\n")
+    assert main(["data", "audit", "--data", "set.jsonl", "--page", "page.html"]) == 0
+    said, page = capsys.readouterr().out, Path("page.html").read_text(encoding="utf-8")
+    line = next(line for line in said.splitlines() if line.startswith("  longer"))
+    assert line.split() == ["longer", "1", "of", "1"]
+    assert "would become" not in said and "SWAPPED" not in said  # one pair says nothing of the kind
+    assert "Of two answers the longer one is chosen in 1 of 1 pair." in page and ">1 of 1<" in page
+    assert "(21 to 100)" not in page and "20.7" not in page
+
+
+def test_a_source_of_few_pairs_is_counted_and_none_is_measured_by_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    rows = [
+        {"prompt": f"Q {n}?", "chosen": f"It is {n} of them all.", "rejected": f"{n}.", "source": "large"}
+        for n in range(120)
+    ]
+    rows += [{"prompt": "Q?", "chosen": "No.", "rejected": "It is not so.", "source": f"small {n}"} for n in range(3)]
+    Path("set.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert main(["data", "audit", "--data", "set.jsonl", "--page", "page.html", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [part["by_others"] for part in found["explained"]] == [None] * 3
+    page = Path("page.html").read_text(encoding="utf-8")
+    assert "prefers the opposite" not in page and "other sources" in page and ">0 of 3<" in page
 
 
 def test_a_set_without_pairs_has_a_page_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
