@@ -31,7 +31,7 @@ from alignkit.data.reading.messages import text_of_turn
 from alignkit.data.reading.odd_texts import odd_texts
 from alignkit.data.reading.rows import Row, renamed, row_id, to_row
 from alignkit.data.reading.said import say_once
-from alignkit.data.reading.scores import say_unreadable, unreadable
+from alignkit.data.reading.scores import lone_score, say_unreadable, unreadable
 from alignkit.errors import InputError, UsageError, nearest
 from alignkit.registry import registry
 
@@ -94,6 +94,9 @@ class Source:
                 self._say_marks(row)
             if row.rejected is not None and not SCORED.isdisjoint(found):
                 self._say_unreadable(row.fields, unreadable_names)
+                if row.scores is None and (lone := lone_score(renamed(row.fields, self.columns))) is not None:
+                    one, other = (self.columns.get(name) or name for name in lone)
+                    say_once(f"{self.data}: rows have {one} and no {other}: they count as rows without scores")
             if numbered:
                 count = times[row.id] = times.get(row.id, 0) + 1
                 if count > 1:
@@ -104,7 +107,7 @@ class Source:
             raise InputError(f"{self.data}: no rows; give a file that holds some, or another --data")
 
     def _say_unread(self, fields: Mapping[str, Any]) -> None:
-        """Say once of a column that is nearly one that is read, and of a score that stands alone."""
+        """Say once of a column that is nearly one that is read."""
         given = fields.keys() - set(self.columns.values()) - self.columns.keys()
         for name in given:
             if (near := misspelt(name)) is not None and near not in fields:
@@ -112,9 +115,6 @@ class Source:
                     f"{self.data}: the column {name!r} is kept and not read; did you mean {near!r}? "
                     f"--columns {near}={name} reads it, --ignore-fields {name} says that it is meant so"
                 )
-        for one, other in (("score_chosen", "score_rejected"), ("score_rejected", "score_chosen")):
-            if one in given and other not in fields and other not in self.columns:
-                say_once(f"{self.data}: rows have {one} and no {other}: they count as rows without scores")
 
     def _say_unreadable(self, fields: Mapping[str, Any], names: set[str]) -> None:
         """Say once of each field of scores that it holds text that is no number; `names` were said."""

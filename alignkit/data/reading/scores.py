@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
+from itertools import product
 from typing import Any
 
 from alignkit.data.reading.cells import (
@@ -15,11 +17,18 @@ from alignkit.data.reading.cells import (
     says_nothing,
     truth_of,
 )
-from alignkit.data.reading.fields import SCORES, SHAPE, names
+from alignkit.data.reading.fields import SCORES, SHAPE, letters, names
 from alignkit.data.reading.given import UNREAD
 from alignkit.errors import InputError
 
-_PAIRS = tuple(zip(names(SCORES, "score_chosen"), names(SCORES, "score_rejected"), strict=True))
+_BETTER = {name: letters(name).replace("chosen", "") for name in names(SCORES, "score_chosen")}
+_WORSE = {name: letters(name).replace("rejected", "") for name in names(SCORES, "score_rejected")}
+"""What each counts: score_chosen and rejected_score are of one kind, score_chosen and rejected_rating of two."""
+_TWINS = tuple(zip(_BETTER, _WORSE, strict=True))
+_PAIRS = (
+    *_TWINS,
+    *(pair for pair in product(_BETTER, _WORSE) if pair not in _TWINS and _BETTER[pair[0]] == _WORSE[pair[1]]),
+)
 _BOTH = names(SCORES, "rating")
 _TIED = names(SCORES, "tie")
 _ANSWERS = (*names(SHAPE, "chosen"), *names(SHAPE, "rejected"))
@@ -31,26 +40,27 @@ def scores_of(given: Mapping[str, Any], where: str) -> tuple[float, float] | Non
     """The scores of the chosen and the rejected answer, under any of their names; None where one is missing.
 
     Raises:
-        InputError: a score is a truth value, no one value, or infinite, or two names give scores that differ.
+        InputError: a score is a truth value, no one value, or infinite, two names give scores that differ, or the one
+            score is of another kind than the other.
     """
-    found: tuple[str, tuple[float, float]] | None = None
-    for better, worse in _PAIRS:
-        if better in given and worse in given:
-            for name in (better, worse):
-                if isinstance(given[name], (bool, list, tuple, dict)):
-                    raise InputError(
-                        f"{where}: {name!r} must be a number, found {kind_of(given[name])}; leave it unread by "
-                        f"--ignore-fields {name}"
-                    )
-            first, second = number(given[better]), number(given[worse])
-            if first is not None and second is not None:
-                scores = _finite(first, better, where), _finite(second, worse, where)
-                if found is not None and scores != found[1]:
-                    raise InputError(
-                        f"{where}: the row has scores under {found[0]!r} and {better!r}, which differ: "
-                        f"{UNREAD.format(f'{better},{worse}')}"
-                    )
-                found = found or (better, scores)
+    found: tuple[tuple[str, str], tuple[float, float]] | None = None
+    for better, worse in _pairs_in(tuple(given)):
+        for name in (better, worse):
+            if isinstance(given[name], (bool, list, tuple, dict)):
+                raise InputError(
+                    f"{where}: {name!r} must be a number, found {kind_of(given[name])}; leave it unread by "
+                    f"--ignore-fields {name}"
+                )
+        first, second = number(given[better]), number(given[worse])
+        if first is not None and second is not None:
+            scores = _finite(first, better, where), _finite(second, worse, where)
+            if found is not None and scores != found[1]:
+                others = [name for name in (better, worse) if name not in found[0]]
+                raise InputError(
+                    f"{where}: the row has scores under {found[0][others[0] == worse]!r} and {others[0]!r}, which "
+                    f"differ: {UNREAD.format(','.join(others))}"
+                )
+            found = found or ((better, worse), scores)
     if found is not None:
         return found[1]
     for name in _BOTH:
@@ -66,6 +76,43 @@ def scores_of(given: Mapping[str, Any], where: str) -> tuple[float, float] | Non
     if are_scored(given.get("completions")) and all(is_missing(given.get(name)) for name in _ANSWERS):
         of_all = [_finite(score, "completions", where) for score, _ in scored_completions(given["completions"])]
         return max(of_all), min(of_all)
+    _refuse_two_kinds(given, where)
+    return None
+
+
+@lru_cache(maxsize=4096)
+def _pairs_in(found: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
+    """Of a row's field names, those that are scores of one kind."""
+    return tuple((better, worse) for better, worse in _PAIRS if better in found and worse in found)
+
+
+def _refuse_two_kinds(given: Mapping[str, Any], where: str) -> None:
+    """Refuse a row whose answers both have scores, and none of one kind."""
+    better, worse = (
+        [name for name in names_ if name in given and number(given[name]) is not None] for names_ in (_BETTER, _WORSE)
+    )
+    if better and worse and not any(pair in _PAIRS for pair in product(better, worse)):
+        ours = {"score_chosen": better[0], "score_rejected": worse[0]}
+        columns = ",".join(f"{name}={theirs}" for name, theirs in ours.items() if name != theirs)
+        raise InputError(
+            f"{where}: {better[0]!r} and {worse[0]!r} may be two kinds of scores: where they are one, say so by "
+            f"--columns {columns}; else leave them unread by --ignore-fields {','.join((*better, *worse))}"
+        )
+
+
+def lone_score(given: Mapping[str, Any]) -> tuple[str, str] | None:
+    """The name of a score that only one answer of a row has, and what the other's would be; None where there is none.
+
+    Args:
+        given: the fields of a row without scores of both.
+    """
+    has_other = {True: any(name in given for name in _BETTER), False: any(name in given for name in _WORSE)}
+    if has_other[True] is has_other[False]:
+        return None
+    for better, worse in _TWINS:
+        for one, other in ((better, worse), (worse, better)):
+            if one in given and not says_nothing(given[one]):
+                return one, other
     return None
 
 
@@ -114,7 +161,7 @@ def margin_of(given: Mapping[str, Any], where: str) -> float | None:
 
 def unreadable(given: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Yield the scores of a row that are text and no number, each with its field's name."""
-    found = [(name, given[name]) for pair in _PAIRS for name in pair if name in given]
+    found = [(name, given[name]) for name in (*_BETTER, *_WORSE) if name in given]
     for name in _BOTH:
         both = given.get(name)
         if isinstance(both, dict) and {"chosen", "rejected"} <= both.keys():

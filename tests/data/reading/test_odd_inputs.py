@@ -57,6 +57,8 @@ ODD: dict[str, tuple[dict[str, Any], str]] = {
         "score_chosen '7,5' is .*; write 7.5",
     ),
     "grades": ({**PAIR, "score_chosen": 6, "score_rejected": "6/10"}, "score_rejected '6/10' is no number: ties and"),
+    "a score of one answer": ({**PAIR, "rejected-rating": 3}, "have rejected-rating and no chosen-rating: they count"),
+    "scores of two kinds": ({**PAIR, "score_chosen": 3, "rejected_rating": 2}, "'rejected_rating' may be two kinds"),
     "a list of such scores": ({**PAIR, "rating": [6, "7,5"]}, "rating '7,5' is no number"),
     "an answer that is true": ({**ANSWER, "completion": True}, "'completion', found the truth value true"),
 }
@@ -64,6 +66,7 @@ PLAIN: list[dict[str, Any]] = [
     {**PAIR, "chat": [USER, YES], "candidates": [{"text": "yes", "score": 1}]},
     {**ANSWER, "deleted": False, "skip": 0, "split": "train", "attachments": [], "weights": None, "valid": True},
     {**PAIR, "score_chosen": "N/A", "score_rejected": ""},
+    {**PAIR, "chosen_score": 9, "rating": [9, 2]},  # distilabel's
     {**PAIR, "choice": None, "verdict": "", "completion": "yes"},
     {**ANSWER, "completion": "<think>Hm</think>yes, </s> ends a text"},
     {**ANSWER, "prompt": '["Hi", 2]'},

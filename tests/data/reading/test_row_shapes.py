@@ -688,8 +688,51 @@ def test_scores_under_two_names_that_differ_are_refused() -> None:
     with pytest.raises(InputError, match=r"under 'score_chosen' and 'chosen_score', which differ: .*chosen_score,rej"):
         read({**PAIR, **scores})
     assert read({**PAIR, **scores, "chosen_score": "2", "rejected_score": 1.0}).scores == (2, 1)
-    assert read({**PAIR, **scores, "chosen_score": None}).scores == (2, 1)
+    assert read({**PAIR, **scores, "chosen_score": None, "rejected_score": None}).scores == (2, 1)
     assert read({**PAIR, **scores}, chosen_score="", rejected_score="").scores == (2, 1)
+
+
+@pytest.mark.parametrize(
+    ("better", "worse"),
+    [
+        ("score_chosen", "rejected_score"),
+        ("chosen_score", "score_rejected"),
+        ("rating_chosen", "rejected-rating"),
+        ("chosen-rating", "rejected_rating"),
+        ("reward_chosen", "rejected_reward"),
+    ],
+)
+def test_scores_of_one_kind_are_read_whatever_the_order_of_their_words(better: str, worse: str) -> None:
+    assert read({**PAIR, better: 4, worse: "2"}).scores == (4, 2)
+    assert unusable_reason(read({**PAIR, better: 4, worse: 4}), Pairs()) == "tie: equal scores"
+
+
+@pytest.mark.parametrize(
+    ("better", "worse", "columns"),
+    [
+        ("score_chosen", "rejected_rating", "--columns score_rejected=rejected_rating;"),
+        ("chosen_reward", "score_rejected", "--columns score_chosen=chosen_reward;"),
+        ("chosen_avg_rating", "rejected_rating", "--columns score_chosen=chosen_avg_rating,score_rejected=rejected_ra"),
+    ],
+)
+def test_scores_of_two_kinds_are_refused_by_name_with_what_reads_them(better: str, worse: str, columns: str) -> None:
+    row = {**PAIR, better: 4, worse: 2}
+    with pytest.raises(InputError, match=rf"here: '{better}' and '{worse}' may be two kinds .*{columns}.* {better},"):
+        read(row)
+    ours = {"score_chosen": better, "score_rejected": worse}
+    assert read(row, **{name: theirs for name, theirs in ours.items() if name != theirs}).scores == (4, 2)
+    assert read(row, **{better: "", worse: ""}).scores is None
+    assert read({**row, worse: None}).scores is None  # a table of two sets
+    assert read({**row, "rating": [5, 1]}).scores == (5, 1)
+
+
+def test_a_score_of_one_answer_under_a_second_name_that_differs_is_refused() -> None:
+    scores = {"score_chosen": 4, "score_rejected": 2, "rejected_score": 3}
+    with pytest.raises(
+        InputError, match=r"under 'score_rejected' and 'rejected_score', which .*-fields rejected_score$"
+    ):
+        read({**PAIR, **scores})
+    assert read({**PAIR, **scores, "rejected_score": 2}).scores == (4, 2)
 
 
 @pytest.mark.parametrize("text", ["\u200b", "\ufeff", " \u200d\u2060\n", "\u3164", "\ufe0f"], ids=ascii)
