@@ -166,12 +166,13 @@ def _interval(
 def _few_clusters(x_P: np.ndarray, clusters: Clusters, level: float) -> tuple[float, float]:
     """Student's interval on the scale of arcsin(sqrt(rate)), where the standard error is 1 / (2 s) times the rate's.
 
-    s^2 = rate (1 - rate), at least that of a half outcome.
+    s^2 is rate (1 - rate) as it is without bias: the observed one is too small by the observed rate's own variance.
     """
     if np.ptp(x_P) == 0:
         return float(x_P[0]), float(x_P[0])
     error, freedom = few_clusters(x_P, clusters)
     inside = min(max(float(x_P.mean()), 0.5 / len(x_P)), 1 - 0.5 / len(x_P))
-    half = float(t.isf((1 - level) / 2, freedom)) * error / (2 * math.sqrt(inside * (1 - inside)))
+    s2 = min(inside * (1 - inside) + error**2, 0.25)
+    half = float(t.isf((1 - level) / 2, freedom)) * error / (2 * math.sqrt(s2))
     middle = math.asin(math.sqrt(inside))
     return math.sin(max(middle - half, 0.0)) ** 2, math.sin(min(middle + half, math.pi / 2)) ** 2

@@ -223,11 +223,12 @@ def test_few_clusters_are_judged_by_student_s_t_of_their_means() -> None:
     means_G = np.array([0.4, 0.5, 0.6, 0.6, 0.7, 0.8])
     x_P = np.concatenate([np.repeat([1.0, 0.0], [round(50 * m), round(50 * (1 - m))]) for m in means_G])
     result = win_rate(x_P, seed=0, level=0.96, clusters=Clusters.of(np.repeat(np.arange(6), 50).tolist()))
-    half = means_G.std(ddof=1) / math.sqrt(6) * t.ppf(0.98, 5)
+    error = means_G.std(ddof=1) / math.sqrt(6)
+    half, s2 = error * t.ppf(0.98, 5), 0.6 * 0.4 + error**2  # the rate's p (1 - p) without bias
     assert (result.rate, result.num_effective) == (pytest.approx(60.0), pytest.approx(6.0))
     for bound, side in ((result.low, -1), (result.high, 1)):  # on the scale of arcsin(sqrt(rate))
         moved = math.asin(math.sqrt(bound / 100)) - math.asin(math.sqrt(0.6))
-        assert moved == pytest.approx(side * half / (2 * math.sqrt(0.6 * 0.4)))
+        assert moved == pytest.approx(side * half / (2 * math.sqrt(s2)))
     assert result.method == "Student's t over 6 clusters of prompts, no shorter than independent prompts'"
 
 
