@@ -23,6 +23,7 @@ from alignkit.api.runs import Run
 from alignkit.api.showing import progress_of
 from alignkit.api.tables import Figures, Table
 from alignkit.api.wording import in_python
+from alignkit.data.reading.said import say_anew
 from alignkit.errors import AlignkitError, UsageError, nearest
 from alignkit.progress import Progress
 
@@ -43,6 +44,7 @@ def _speaks_python(function: Callable[_Given, _Found]) -> Callable[_Given, _Foun
         shows: Any = None
         if "progress" in signature(function).parameters:
             options["progress"] = shows = progress_of(options.get("progress"))
+        say_anew()
         try:
             return function(*args, **options)
         except AlignkitError as error:

@@ -7,7 +7,7 @@ embeddings of the answers are a fourth, fitted like the first. noisy_labels.py w
 the share of flipped labels with them: where the views are surest, labels still disagree with them in that share. Weak
 views leave it open; it is then what the prior says, one pair in ten.
 The expected precision of a list is the mean of its probabilities; its interval is what the share's interval leaves.
-Whoever cannot tell a flip from an odd preference gets both: a pair is listed because nearly all others say the opposite.
+Whoever cannot tell a flip from an odd preference gets both: a pair is listed since nearly all others say the opposite.
 Shape letters: P pairs, V views.
 """
 

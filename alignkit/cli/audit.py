@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from alignkit.cli.options import Command, Config, Group, Json, Set, with_options
 from alignkit.audit.findings import FEW, SHORT_ONES
+from alignkit.cli.options import Command, Config, Group, Json, Set, with_options
 from alignkit.config.settings import DataSection, ModelSection
 from alignkit.display import counted, on_one_line
 from alignkit.errors import Interrupted, UsageError
@@ -294,7 +294,8 @@ def _flips(findings: Findings) -> Iterable[str]:
     yield from _wrapped(f"{told}{assumed} {likely} flipped more likely than not. {SHORT_ONES} Of the first:", 2)
     for expected in flips.expected:
         share = f"{100 * expected.precision:>3.0f} %"
-        yield f"  {counted(expected.pairs, 'pair'):>15} {share} are flipped, as expected ({_between(expected.interval)})"
+        between = _between(expected.interval)
+        yield f"  {counted(expected.pairs, 'pair'):>15} {share} are flipped, as expected ({between})"
     for pair in flips.listed[:_SHOWN_FLIPS]:
         yield from _wrapped(f"{pair.id} ({100 * pair.probability:.0f} %): {pair.reason}", 4)
         for name in ("prompt", "chosen", "rejected"):

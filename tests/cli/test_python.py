@@ -189,3 +189,10 @@ def test_rows_of_every_kind_are_the_same_rows(tmp_path: Path, monkeypatch: pytes
         name_of_rows(datasets.DatasetDict({name: datasets.Dataset.from_list(rows) for name in ("train", "test")}))
     with pytest.raises(InputError, match=r"data, row 1: .*bytes.*rows hold text"):
         name_of_rows([{"prompt": b"x"}])
+
+
+def test_each_call_says_anew_what_is_odd_in_rows(model: Path, caplog: pytest.LogCaptureFixture) -> None:
+    rows = [{"prompt": f"Say {n}", "reference": "x", "split": "test"} for n in range(3)]
+    for calls in (1, 2):
+        alignkit.evaluate(model, data=rows, max_new_tokens=2)
+        assert sum("rows have the split 'test'" in record.message for record in caplog.records) == calls

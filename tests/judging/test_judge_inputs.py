@@ -171,6 +171,21 @@ def test_a_lone_surrogate_in_the_data_is_refused_with_its_line(
     assert "rows.jsonl, line 2: no valid text" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("command", ["judge", "evaluate"])
+def test_what_is_odd_in_rows_is_said_of_those_that_are_judged_too(
+    command: str, models: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    chat = [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "And you?"}]
+    rows = write_rows(*({**row, "chat": chat, "split": "test"} for row in PROMPTS))
+    if command == "judge":
+        assert main(judged(models, rows, judge="auto")) == 2  # none is there
+    else:
+        assert main(["evaluate", str(models / "one"), "--data", rows, "--max-new-tokens", "3"]) == 0
+    said = capsys.readouterr().err
+    assert said.count("rows have a conversation in 'chat', whose turns are not read") == 1
+    assert said.count("rows have the split 'test', and are read like all others") == 1
+
+
 def test_rejudging_measures_the_judges_own_noise_and_require_decides_the_exit_code(
     models: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

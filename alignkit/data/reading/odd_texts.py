@@ -1,12 +1,18 @@
-"""Texts that are trained as they stand, and are probably not meant so: looked for in the first rows, and said once."""
+"""Texts that are trained as they stand, and are probably not meant so: looked for in every row, and said once."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
+from typing import Any
 
-from alignkit.data.reading.fields import SHAPE
+from pydantic_core import from_json
+
+from alignkit.data.reading.fields import FURTHER, SHAPE, letters, names
+from alignkit.data.reading.messages import Message
 from alignkit.data.reading.rows import Row
+from alignkit.data.reading.written_turns import is_json_messages
 
 _ENDS = ("</s>", "<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<end_of_turn>", "<|end|>", "<eos>", "<|return|>")
 _STARTS = ("<s>", "<bos>", "<|begin_of_text|>", "<|endoftext|>", "<|startoftext|>")
@@ -14,53 +20,123 @@ _MEDIA = re.compile(r"<(?:image|video|audio)>|<\|(?:image_pad|vision_start|video
 _PLACEHOLDER = re.compile(r"\{\{\s*(?:name|author)\s*\}\}")  # of the identity set that LLaMA-Factory has
 _LIST = re.compile(r'\["(?:[^"\\]|\\.)*"(?:,\s*"(?:[^"\\]|\\.)*")*\]')
 _THOUGHTS_ALONE = re.compile(r"\s*<(think|thinking|thought|reasoning)>.*</\1>\s*", re.DOTALL)
-_ROLES = frozenset({"role", "from"})
+_ROLES = frozenset({"role", "from", "speaker"})
+_CONTENTS = ("content", "value", "text", "utterance")
+_MESSAGES = names(SHAPE, "messages")
+_CONVERSATIONS = frozenset({*names(FURTHER, "contents"), "turns"})  # beside a prompt and an answer
+_HOLDS_TURNS = (list, dict, str)
 _SHAPE = frozenset(name for field in SHAPE for name in field.names)
 _SPLIT = frozenset({"test", "valid", "validation", "val", "dev", "eval", "heldout"})
 
 
-def _turns(value: object) -> list[str]:
-    """The texts of a list of messages with roles; of anything else none."""
-    if not isinstance(value, list) or not all(isinstance(x, dict) and _ROLES & x.keys() for x in value):
-        return []
-    texts = [next((x[key] for key in ("content", "value", "text") if key in x), None) for x in value]
-    return [text for text in texts if isinstance(text, str)]
+def odd_texts(row: Row, columns: Mapping[str, str]) -> Iterator[str]:
+    """Say what is odd in a row, a clause each that begins with what rows have; to say nothing takes 3 us.
 
-
-def odd_texts(row: Row) -> Iterator[str]:
-    """Say what is odd in a row, a clause each that begins with what rows have."""
+    Args:
+        columns: our name = the file's name; of columns that are read, or left unread, by these nothing is said.
+    """
     split = row.fields.get("split")
-    if isinstance(split, str) and split.lower() in _SPLIT:
+    if type(split) is str and split.lower() in _SPLIT:
         yield f"the split {split!r}, and are read like all others: take them out, or into a file of their own"
-    read = {turn["content"] for turns in (row.prompt, row.chosen, row.rejected) for turn in turns or ()}
-    for name, value in row.fields.items():
-        if name not in _SHAPE and not read.issuperset(_turns(value)):
-            yield (
-                f"a conversation in {name!r}, whose turns are not read: map it by --columns messages={name}, or take "
-                "it out if it does not belong to the answer"
-            )
-    prompts = [turn["content"] for turn in row.prompt]
-    last = [turns[-1] for turns in (row.chosen, row.rejected) if turns]
-    answers = [turn["content"] for turn in last]
-    for turn, text in zip(last, answers, strict=True):
-        end = next((end for end in _ENDS if text.endswith(end)), None)
-        if end is not None:
-            yield (
-                f"answers that end with {end!r}, which is trained as text, and the template's own end token behind it: "
-                "take it away"
-            )
-        if text.lstrip().startswith("<think>") and "</think>" not in text:
-            yield "answers that open <think> and do not close it: the model would learn to stop in its thoughts"
-        elif _THOUGHTS_ALONE.fullmatch(text) and not turn.get("tool_calls"):
-            yield "answers of thoughts alone, without a text behind them: the model would learn to stop after thinking"
-    for text in prompts:
-        start = next((start for start in _STARTS if text.startswith(start)), None)
-        if start is not None:
-            yield f"prompts that begin with {start!r}, which is read as text, beside the template's own: take it away"
-    if prompts and (match := _LIST.fullmatch(prompts[0].strip())) is not None:
-        yield f"prompts that are lists of texts, {match[0][:40]!r}, which are read as they stand: write the text itself"
-    for text in (*prompts, *answers):
-        if (media := _MEDIA.search(text)) is not None:
-            yield f"{media[0]!r} in a text, which is read as it stands: pictures, sound and videos are not read"
-        if (gap := _PLACEHOLDER.search(text)) is not None:
-            yield f"the placeholder {gap[0]!r} in a text, which is trained as it stands: write what it stands for"
+    for name in _unread(tuple(row.fields)):
+        value = row.fields[name]
+        may_hold = type(value) in _HOLDS_TURNS and value and (type(value) is not str or value[0] in "[{")
+        if may_hold and name not in columns and name not in columns.values():
+            yield from _unread_turns(row, name, value)
+    for turns in (row.chosen, row.rejected):
+        if turns and _may_be_odd(turns[-1]["content"]):
+            yield from _odd_answer(turns[-1])
+    for turn in row.prompt:
+        if _may_be_odd(turn["content"]):
+            yield from _odd_prompt(turn["content"])
+    if row.prompt and (text := row.prompt[0]["content"]).lstrip().startswith('["') and _LIST.fullmatch(text.strip()):
+        yield 'prompts that are lists of texts, ["...", ...], which are read as they stand: write the text itself'
+
+
+def _unread_turns(row: Row, name: str, value: Any) -> Iterator[str]:
+    """Say that a column holds turns that the row has nowhere else."""
+    texts = list(_turns(value))
+    if not texts and letters(name) in _CONVERSATIONS and type(value) is list:
+        texts = list(_texts(value))
+    if not texts:
+        return
+    read = {str(turn["content"]).strip() for turns in (row.prompt, row.chosen, row.rejected) for turn in turns or ()}
+    if not read.issuperset(texts):
+        yield (
+            f"a conversation in {name!r}, whose turns are not read: map it by --columns messages={name}, or take it "
+            f"out if it does not belong to the answer; --ignore-fields {name} says that it is meant so"
+        )
+
+
+def _turns(value: Any) -> Iterator[str]:
+    """The texts of messages, in a list, in `messages` or as JSON text; of anything else none."""
+    if type(value) is str:
+        if is_json_messages(value):
+            try:
+                yield from _turns(from_json(value))
+            except ValueError:  # as Python writes them
+                yield value
+    elif type(value) is dict:
+        if not _ROLES.isdisjoint(value):
+            yield from _texts(next((value[key] for key in _CONTENTS if key in value), None))
+        for name in _MESSAGES:
+            if type(value.get(name)) is list:
+                yield from _turns(value[name])
+    elif type(value) is list:
+        for inner in value:
+            if type(inner) is dict or type(inner) is list:
+                yield from _turns(inner)
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """Every text that there is in a value."""
+    if type(value) is str:
+        yield value.strip()
+    elif type(value) is list:
+        for inner in value:
+            yield from _texts(inner)
+    elif type(value) is dict:
+        for name, inner in value.items():
+            if name != "type":
+                yield from _texts(inner)
+
+
+@lru_cache(maxsize=4096)
+def _unread(found: tuple[str, ...]) -> tuple[str, ...]:
+    """Of a row's field names, those of which no turns are read."""
+    return tuple(name for name in found if name not in _SHAPE)
+
+
+def _may_be_odd(text: str) -> bool:
+    """Whether a text has what all that is odd in texts begins with."""
+    return "<" in text or "{" in text
+
+
+def _odd_prompt(text: str) -> Iterator[str]:
+    start = next((start for start in _STARTS if text.startswith(start)), None)
+    if start is not None:
+        yield f"prompts that begin with {start!r}, which is read as text, beside the template's own: take it away"
+    yield from _gaps(text)
+
+
+def _odd_answer(turn: Message) -> Iterator[str]:
+    text = turn["content"]
+    end = next((end for end in _ENDS if text.endswith(end)), None)
+    if end is not None:
+        yield (
+            f"answers that end with {end!r}, which is trained as text, and the template's own end token behind it: "
+            "take it away"
+        )
+    if text.lstrip().startswith("<think>") and "</think>" not in text:
+        yield "answers that open <think> and do not close it: the model would learn to stop in its thoughts"
+    elif _THOUGHTS_ALONE.fullmatch(text) and not turn.get("tool_calls"):
+        yield "answers of thoughts alone, without a text behind them: the model would learn to stop after thinking"
+    yield from _gaps(text)
+
+
+def _gaps(text: str) -> Iterator[str]:
+    """Say what a text holds in the place of something else."""
+    if (media := _MEDIA.search(text)) is not None:
+        yield f"{media[0]!r} in a text, which is read as it stands: pictures, sound and videos are not read"
+    if (gap := _PLACEHOLDER.search(text)) is not None:
+        yield f"the placeholder {gap[0]!r} in a text, which is trained as it stands: write what it stands for"

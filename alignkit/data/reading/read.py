@@ -37,7 +37,7 @@ from alignkit.registry import registry
 
 __all__ = ["SUFFIXES", "Source", "is_data", "read_rows", "refuse_among_data"]
 
-_LOOKED_AT = 1000  # first rows, whose columns are looked at for names that are nearly read
+_MOST_SHAPES = 4096  # lists of columns of which is remembered that they were looked at
 _TURNS = names_of(SHAPE, "messages")
 _READ_AS = {  # in the order in which one goes before another
     "prompt": ("prompt", "instruction", "question", "input", *_TURNS),
@@ -75,7 +75,7 @@ class Source:
         times: dict[str, int] = {}
         numbers: OwnIds | None = None
         is_empty = True
-        unreadable_names = set[str]()
+        unreadable_names, odd_ones, looked_at = set[str](), set[str](), set[tuple[str, ...]]()
         lines = islice(_lines(self.data), self.limit)
         for number, (where, fields, json_) in enumerate(lines, start=1):
             try:
@@ -83,11 +83,15 @@ class Source:
             except FieldRefused as refused:
                 raise self._counted(refused, fields, number, lines) from None
             is_empty = False
-            if number <= _LOOKED_AT:
-                self._say_unread(fields)
-                for odd in odd_texts(row):
-                    say_once(f"{self.data}: rows have {odd}")
+            for odd in odd_texts(row, self.columns):
+                if odd not in odd_ones:
+                    odd_ones.add(odd)
+                    say_once(f"{self.data}: rows have {odd} (first in {where})")
             found = tuple(fields)
+            if found not in looked_at:
+                self._say_unread(fields)
+                if len(looked_at) < _MOST_SHAPES:
+                    looked_at.add(found)
             if candidates(found):
                 self._say_candidates(row)
             if marks(found) or marks(found, of_pair=True):

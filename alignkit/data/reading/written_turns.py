@@ -29,6 +29,13 @@ def may_be_turns(text: str) -> bool:
     return text[:1] in _BEFORE and text.lstrip().startswith(_STARTS)
 
 
+def is_json_messages(text: str) -> bool:
+    """Whether a text is messages that are written as JSON, or as Python writes them."""
+    if _JSON_MESSAGES.match(text) is None or text.rstrip()[-1] not in "]}":
+        return False
+    return _ROLE.search(text) is not None and _CONTENT.search(text) is not None
+
+
 def refuse_written_turns(text: str, where: str, name: str, *, is_needed: bool = True) -> None:
     """Refuse messages that are written as JSON, and turns with the marks of a chat template.
 
@@ -43,7 +50,7 @@ def refuse_written_turns(text: str, where: str, name: str, *, is_needed: bool = 
     todo = f"write it as text, or leave it unread by --ignore-fields {name}"
     if is_needed:
         todo = "write it as a list of messages, or, where it is meant as it stands, as the content of a single one"
-    if _JSON_MESSAGES.match(text) and text.rstrip()[-1] in "]}" and _ROLE.search(text) and _CONTENT.search(text):
+    if is_json_messages(text):
         raise InputError(f"{where}: {name!r} holds messages written as text: {todo}")
     if _RENDERED.match(text):
         raise InputError(

@@ -136,6 +136,22 @@ def test_conversations_that_end_with_the_user_are_trained_on_and_counted(capsys:
     assert "the conversation ends with the user, two user turns in a row" in capsys.readouterr().err
 
 
+COMMANDS = (["show"], ["lengths"], ["audit"], ["overlap", "--with", "other.jsonl"], ["prepare", "--method", "dpo"])
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command[0])
+def test_every_command_says_what_is_odd_in_rows(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    chat = [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "And you?"}]
+    rows = [{"prompt": f"Say {n}.", "chosen": "yes", "rejected": "no", "chat": chat, "split": "test"} for n in range(9)]
+    Path("rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    Path("other.jsonl").write_text('{"prompt": "What is there?"}')
+    model = ["--model", "model"] if command[0] != "overlap" else []
+    assert main(["data", *command, "--data", "rows.jsonl", *model]) == 0
+    said = capsys.readouterr().err
+    assert said.count("rows have a conversation in 'chat', whose turns are not read") == 1
+    assert said.count("rows have the split 'test', and are read like all others") == 1
+
+
 @pytest.mark.parametrize("shard", ["0/2", "3/2", "1", "a/b", "1/0"])
 def test_a_shard_that_is_none_is_refused(shard: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert (

@@ -38,6 +38,13 @@ ODD: dict[str, tuple[dict[str, Any], str]] = {
         {**PAIR, "chat": [USER, YES, {"role": "user", "content": "And now?"}]},
         "a conversation in 'chat', whose turns are not read: map it by --columns messages=chat",
     ),
+    "a conversation as JSON": ({**PAIR, "log": json.dumps([USER, {**YES, "content": "Oh"}])}, "conversation in 'log'"),
+    "a conversation as Python writes it": ({**PAIR, "log": str([USER, YES])}, "a conversation in 'log'"),
+    "a conversation in a list": ({**PAIR, "chats": [[USER, {**YES, "content": "Oh."}]]}, "a conversation in 'chats'"),
+    "a conversation in an object": ({**PAIR, "chat": {"messages": [{**USER, "content": "Oh."}]}}, "in 'chat', whose"),
+    "speakers beside a pair": ({**PAIR, "data": [{"speaker": "A", "text": "Oh."}]}, "a conversation in 'data'"),
+    "turns in turn": ({**PAIR, "chat": [["Oh", "No"]]}, "a conversation in 'chat', .*-fields chat says that it is mea"),
+    "turns of texts": ({**ANSWER, "data": ["Oh", "yes"]}, "a conversation in 'data', whose turns are not read"),
     "a gap for a name": ({**ANSWER, "completion": "I am {{name}}."}, "the placeholder '{{name}}' in a text"),
     "a system text": ({**ANSWER, "sys": "Be brief."}, "'sys': the system message is 'system'"),
     "two answers in a list": ({**ANSWER, "completion": ["yes", "no"]}, "'completion' is a list with 'yes' in it"),
@@ -57,6 +64,7 @@ ODD: dict[str, tuple[dict[str, Any], str]] = {
         "score_chosen '7,5' is .*; write 7.5",
     ),
     "grades": ({**PAIR, "score_chosen": 6, "score_rejected": "6/10"}, "score_rejected '6/10' is no number: ties and"),
+    "a name that is nearly read": ({**ANSWER, "sytem": "Be brief."}, "'sytem' is kept and not read; did you mean"),
     "a score of one answer": ({**PAIR, "rejected-rating": 3}, "have rejected-rating and no chosen-rating: they count"),
     "scores of two kinds": ({**PAIR, "score_chosen": 3, "rejected_rating": 2}, "'rejected_rating' may be two kinds"),
     "a list of such scores": ({**PAIR, "rating": [6, "7,5"]}, "rating '7,5' is no number"),
@@ -64,6 +72,8 @@ ODD: dict[str, tuple[dict[str, Any], str]] = {
 }
 PLAIN: list[dict[str, Any]] = [
     {**PAIR, "chat": [USER, YES], "candidates": [{"text": "yes", "score": 1}]},
+    {**PAIR, "chat": ["Hi", "yes "], "data": {"source": "x"}, "turns": 2, "log": '[{"name": "f"}]'},
+    {**PAIR, "meta": [["x", "y"]], "chat": "a name", "log": json.dumps([USER, YES])},
     {**ANSWER, "deleted": False, "skip": 0, "split": "train", "attachments": [], "weights": None, "valid": True},
     {**PAIR, "score_chosen": "N/A", "score_rejected": ""},
     {**PAIR, "chosen_score": 9, "rating": [9, 2]},  # distilabel's
@@ -74,12 +84,21 @@ PLAIN: list[dict[str, Any]] = [
 ]
 
 
-def said_of(file: Path, fields: dict[str, Any], caplog: pytest.LogCaptureFixture) -> list[str]:
-    """Every line about three rows with these fields: of the refusal, or warnings."""
-    file.write_text("".join(json.dumps({"id": str(n), **fields}) + "\n" for n in range(3)))
+def said_of(
+    file: Path,
+    fields: dict[str, Any],
+    caplog: pytest.LogCaptureFixture,
+    *,
+    behind: int = 0,
+    columns: dict[str, str] | None = None,
+) -> list[str]:
+    """Every line about three rows with these fields, behind so many plain ones: of the refusal, or warnings."""
+    plain = [{"id": f"plain {n}", **ANSWER} for n in range(behind)]
+    rows = [*plain, *({"id": str(n), **fields} for n in range(3))]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     caplog.clear()
     try:
-        assert len(list(Source(str(file)).rows())) == 3
+        assert len(list(Source(str(file), columns or {}).rows())) == len(rows)
     except InputError as error:
         return [str(error)]
     return [record.message for record in caplog.records]
@@ -93,8 +112,25 @@ def test_nothing_odd_is_read_in_silence(
     assert line.startswith(f"{tmp_path}/odd.jsonl") and re.search(said, line), line
 
 
+@pytest.mark.parametrize(("fields", "said"), ODD.values(), ids=ODD.keys())
+def test_what_is_said_of_the_first_row_is_said_of_the_1001st(
+    fields: dict[str, Any], said: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (line,) = said_of(tmp_path / "late.jsonl", fields, caplog, behind=1000)
+    assert re.search(said, line), line
+    assert "first in" not in line or line.endswith(f"(first in {tmp_path}/late.jsonl, line 1001)")
+
+
 @pytest.mark.parametrize("fields", PLAIN, ids=str)
 def test_of_plain_rows_nothing_is_said(
     fields: dict[str, Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     assert said_of(tmp_path / "plain.jsonl", fields, caplog) == []
+
+
+def test_turns_that_are_mapped_or_left_unread_are_said_of_no_more(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    row = {**PAIR, "chat": [USER, {**YES, "content": "Ho"}, {**USER, "content": "And?"}]}
+    for columns, said in (({}, 1), ({"chat": ""}, 0), ({"messages": "chat", "prompt": ""}, 0)):
+        assert len(said_of(tmp_path / "chat.jsonl", row, caplog, columns=columns)) == said
