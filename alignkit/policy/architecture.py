@@ -97,6 +97,12 @@ def num_positions(model: Any) -> int | None:
     return context if context and rows & {context, context + 2} else None  # OPT has two rows more
 
 
+def cache_argument(model: Any) -> str | None:
+    """Return what a model's `forward` calls the keys and values of earlier tokens; None where it takes none."""
+    known = inspect.signature(type(model).forward).parameters
+    return next((name for name in ("cache", "past_key_values") if name in known), None)  # transformers 5.24 renamed it
+
+
 def head_size(text: Any) -> int:
     """Return the numbers of one attention head."""
     return int(getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads)
@@ -123,7 +129,7 @@ def _examined(folder: Path, content: bytes, scalar_head: bool) -> Architecture:
     model = _empty(folder, config, scalar_head)
     if getattr(model, "_is_stateful", False) and set(getattr(text, "layer_types", None) or []) != _STATES_TRAINED:
         raise _refused(folder, config, "it keeps a state besides keys and values, which is not computed")
-    if not scalar_head and "past_key_values" not in inspect.signature(type(model).forward).parameters:
+    if not scalar_head and cache_argument(model) is None:
         raise _refused(folder, config, "it keeps no keys and values, so nothing can be sampled from it")
     if any(name.rpartition(".")[2] == "experts" for name, _ in model.named_modules()):
         raise _refused(folder, config, "a mixture of experts; its balance loss is not computed")

@@ -163,7 +163,9 @@ def _checkpoint(policy: Policy, folder: str | Path) -> None:
     """
     if not getattr(policy.base, "supports_gradient_checkpointing", False):
         raise UsageError(f"--gradient-checkpointing: {folder}: transformers' {type(policy.base).__name__} has none")
-    policy.base.gradient_checkpointing_enable({"use_reentrant": False})
+    base = policy.base
+    enable = getattr(base, "activation_checkpointing_enable", None)  # its name from transformers 5.24 on
+    (enable or base.gradient_checkpointing_enable)({"use_reentrant": False})
 
 
 def _load_model(folder: Path, scalar_head: bool) -> Any:

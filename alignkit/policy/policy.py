@@ -120,7 +120,7 @@ class Policy(nn.Module):
     @property
     def computes_again(self) -> bool:
         """Whether the backward pass computes layers again (gradient checkpointing)."""
-        return bool(getattr(self.base, "is_gradient_checkpointing", False))
+        return any(getattr(module, "gradient_checkpointing", False) for module in self.base.modules())
 
     @property
     def is_compiled(self) -> bool:

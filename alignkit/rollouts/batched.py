@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from alignkit.policy.architecture import cache_argument
 from alignkit.policy.policy import Policy
 from alignkit.progress import phase
 from alignkit.rollouts.decoding import grouped_attention, make_cache
@@ -146,14 +147,12 @@ class BatchedGeneration:
         return self._forward(ids, mask, mask.sum(1, keepdim=True) - 1, cache)
 
     def _forward(self, ids: Tensor, mask: Tensor, positions: Tensor, cache: DynamicCache) -> Tensor:
-        known = inspect.signature(type(self.policy.base).forward).parameters
+        base = self.policy.base
+        known = inspect.signature(type(base).forward).parameters
         options = {"position_ids": positions, "logits_to_keep": 1}  # ALiBi models take no positions, old ones give all
+        options = {name: value for name, value in options.items() if name in known}
         out = self.policy.model(
-            input_ids=ids,
-            attention_mask=mask,
-            past_key_values=cache,
-            use_cache=True,
-            **{name: value for name, value in options.items() if name in known},
+            input_ids=ids, attention_mask=mask, use_cache=True, **options, **{str(cache_argument(base)): cache}
         )
         logits: Tensor = out.logits[:, -1].float()
         return logits

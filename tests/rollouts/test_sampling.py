@@ -14,6 +14,7 @@ from vllm_engines import needs_vllm
 
 from alignkit.data.trees.packs import lay_out
 from alignkit.data.trees.trees import tree
+from alignkit.policy.architecture import cache_argument
 from alignkit.policy.load import load_policy
 from alignkit.policy.policy import Policy
 from alignkit.registry import registry
@@ -102,7 +103,8 @@ def test_log_probs_are_the_policys_at_the_requests_temperature(sampler: Sampler,
 def test_cached_keys_have_the_type_that_attention_computes_in(policy: Policy) -> None:
     cache = make_cache(policy)
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16), policy.on_path("plain"):
-        policy.model(input_ids=torch.tensor([[1, 2, 3]]), past_key_values=cache, use_cache=True)
+        given = {str(cache_argument(policy.base)): cache}
+        policy.model(input_ids=torch.tensor([[1, 2, 3]]), use_cache=True, **given)
     assert {layer.keys.dtype for layer in cache.layers} == {layer.values.dtype for layer in cache.layers}
     assert cache.layers[0].keys.dtype == torch.bfloat16
 
