@@ -8,7 +8,7 @@ from __future__ import annotations
 import inspect
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperCommand
@@ -17,6 +17,9 @@ from alignkit.config.source import FILE_NAME
 from alignkit.display import as_typed, on_one_line
 from alignkit.errors import UsageError
 from alignkit.storage import new_file
+
+if TYPE_CHECKING:
+    from alignkit.methods import Method
 
 Model = Annotated[str | None, typer.Option("--model", help="fit the numbers to this model")]
 Data = Annotated[str | None, typer.Option("--data", help="the rows to train on")]
@@ -83,20 +86,26 @@ def init(
     if names:  # a preset's notes say how it goes on
         return
     config = [] if out == FILE_NAME else ["--config", str(path)]
-    train = as_typed(["alignkit", "train", "sft", *config])
-    print(f"next: {train}, or another method (`alignkit train --help`)", file=sys.stderr)
+    for method in _on_rows_alone()[:1]:
+        train = as_typed(["alignkit", "train", method.name, *config])
+        print(f"next: {train}, or another method (`alignkit train --help`)", file=sys.stderr)
+
+
+def _on_rows_alone() -> list[type[Method]]:
+    """Return the methods that take the policy and rows; others need more."""
+    from alignkit.registry import registry
+
+    methods = [registry().find("method", name) for name in registry().names("method")]
+    return [cls for cls in methods if not (cls.needs or cls.draws())]
 
 
 def _memory(file: Path, model: str | None) -> list[str]:
     """What training with a file takes, where its model is on this machine."""
     from alignkit import api
     from alignkit.errors import AlignkitError
-    from alignkit.registry import registry
     from alignkit.runs import places
 
-    methods = [registry().find("method", name) for name in registry().names("method")]
-    # the policy alone, on rows: others need more
-    plain = [cls for cls in methods if not (cls.needs or cls.draws())]
+    plain = _on_rows_alone()
     if not plain or model is None or not any((place / "config.json").exists() for place in places(model)):
         return []
     try:
