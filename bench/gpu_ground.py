@@ -235,6 +235,7 @@ def loop_of(policy: Any, case: str, micro_batches: list[Any], *, steps: int, at_
     """alignkit's own loop over the same micro-batches in every step; `at_end` is called after each."""
     from alignkit.tracking import Tracker
     from alignkit.training.gradient.models import Models
+    from alignkit.training.loop.reporter import Reporter
     from alignkit.training.loop.source import StepSource
     from alignkit.training.loop.train_loop import Loop
 
@@ -251,7 +252,7 @@ def loop_of(policy: Any, case: str, micro_batches: list[Any], *, steps: int, at_
 
     losses: list[float] = []
     method, config = method_of(case, epochs=steps)
-    loop = Loop(method, config, Models(policy, None, None), SameRows(), trackers=[Ends(Path(), {})])
+    loop = Loop(method, config, Models(policy, None, None), SameRows(), reporter=Reporter([Ends(Path(), {})]))
     loop.losses = losses  # type: ignore[attr-defined]
     return loop
 

@@ -248,7 +248,7 @@ def host_syncs() -> dict[str, dict[str, Any]]:
         micro_batches = [micro_batch_of(case, trees=2) for _ in range(2)]
         with pretended_policy(1, scalar_head=case == "reward") as policy, Calls() as calls:
             loop = loop_of(policy, case, micro_batches, steps=2, at_end=lambda: None)
-            loop.utilisation = mock.Mock(of=lambda *_: {})
+            loop.update.utilisation = mock.Mock(of=lambda *_: {})
             calls.waits.clear()
             loop.step()
             calls.waits.clear()

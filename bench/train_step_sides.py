@@ -75,6 +75,7 @@ def own(
     from alignkit.training.gradient.models import Models
     from alignkit.training.gradient.speed import Arithmetic, packs_of
     from alignkit.training.gradient.step import MicroBatch
+    from alignkit.training.loop.reporter import Reporter
     from alignkit.training.loop.source import StepSource
     from alignkit.training.loop.train_loop import Loop
 
@@ -128,7 +129,7 @@ def own(
                 ends.append(time.perf_counter())
 
         models = Models(policy, None, TransformersSampler(policy, end_ids=frozenset()))
-        loop = Loop(method, config, models, SameRows(), trackers=[Times(Path(), {})])
+        loop = Loop(method, config, models, SameRows(), reporter=Reporter([Times(Path(), {})]))
         give_back()  # as the loop does
         before = resident_mib()
         ends.append(time.perf_counter())

@@ -10,5 +10,5 @@ Read downwards; a room imports only those below it (import-linter checks it):
     checkpoints/  what lies on disk, whole or not at all
     lifecycle/    signals, and deadlines of what may hang
 
-To follow one step, read loop/train_loop.py, loop/source.py, gradient/step.py and a method's loss.
+To follow one step, read loop/train_loop.py, loop/source.py, loop/update.py, gradient/step.py and a method's loss.
 """

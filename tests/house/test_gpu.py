@@ -15,7 +15,7 @@ from alignkit.cli.main import main
 from alignkit.errors import UsageError
 from alignkit.gpu import driver_version, gpu_problem, lost_gpu
 from alignkit.policy.load import autocast_type
-from alignkit.training.loop import train_loop
+from alignkit.training.loop import update
 
 TOO_OLD = (
     "The NVIDIA driver on your system is too old (found version 12020). Please update your GPU driver by downloading "
@@ -129,7 +129,7 @@ def test_other_errors_are_not_the_gpus(error: Exception) -> None:
 def test_a_gpu_lost_in_the_middle_stops_with_3_and_the_run_goes_on_from_what_is_saved(
     model: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    accumulate, calls = train_loop.accumulate, []
+    accumulate, calls = update.accumulate, []
 
     def lost(*given: object, **more: object) -> object:
         calls.append(1)
@@ -140,7 +140,7 @@ def test_a_gpu_lost_in_the_middle_stops_with_3_and_the_run_goes_on_from_what_is_
     whole, run = tmp_path / "whole", tmp_path / "run"
     assert main(command(model, data, whole)) == 0
     with monkeypatch.context() as patch:
-        patch.setattr(train_loop, "accumulate", lost)
+        patch.setattr(update, "accumulate", lost)
         assert main(command(model, data, run)) == 3
     said = capsys.readouterr().err
     assert "Traceback" not in said and "cannot go on: CUDA error: uncorrectable ECC error" in said.splitlines()[-1]

@@ -9,10 +9,12 @@ from __future__ import annotations
 import functools
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
+import torch
 
+from alignkit.data.reading.split import derived_seed
 from alignkit.data.trees.flat import FlatTrees, Lazy
 from alignkit.data.trees.mismatched import Mismatched
 from alignkit.data.trees.packs import MICRO_BATCH_TOKENS, lay_out
@@ -22,8 +24,11 @@ from alignkit.distributed.ranks import ALONE, World
 from alignkit.methods import MethodConfig
 from alignkit.training.gradient.step import MicroBatch
 
-if TYPE_CHECKING:
-    pass
+
+def seed_step(seed: int, step: int, world: World = ALONE) -> None:
+    """Seed what torch draws in an optimizer step (dropout, where a model has any), apart on each rank."""
+    own = (world.rank,) if world.rank else ()
+    torch.manual_seed(derived_seed(seed, "torch", step, *own))
 
 
 class StepSource(ABC):

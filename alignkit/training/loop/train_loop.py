@@ -1,42 +1,27 @@
 """The training loop: one for every method, in a run, a notebook or a benchmark.
 
 Each step's rows, and every random number in it, follow from (seed, epoch, step) alone. Ctrl-C and SIGTERM save a
-checkpoint after the step in progress. No weight changes after a non-finite loss or gradient, and nothing is saved after
-a non-finite weight. The host waits for the device once in a step, where the gradient is there.
+checkpoint after the step in progress. What a step does to the weights is update.py's.
 """
 
 from __future__ import annotations
 
-import logging
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-
-from alignkit.data.reading.split import derived_seed
-from alignkit.display import duration
-from alignkit.distributed.fsdp import clip
-from alignkit.memory import give_back
 from alignkit.methods import Method, MethodConfig
-from alignkit.policy.policy import finite_total
-from alignkit.progress import Progress, Silent, shown
-from alignkit.tracking import Tracker
 from alignkit.training.gradient.models import Models
-from alignkit.training.gradient.optimizer import late_terms, learning_rate, make_optimizer, short_warmup
-from alignkit.training.gradient.speed import Utilisation
-from alignkit.training.gradient.step import MicroBatch, StepResult, accumulate, tokens_of
 from alignkit.training.lifecycle.deadlines import DeadlinePassed, Deadlines
 from alignkit.training.lifecycle.signals import Broken, Signals, noted_signals
 from alignkit.training.loop import health_checks as health
+from alignkit.training.loop.reporter import Reporter
 from alignkit.training.loop.saver import Saver, TrainState
-from alignkit.training.loop.source import StepSource
-
-_logger = logging.getLogger(__name__)
+from alignkit.training.loop.source import StepSource, seed_step
+from alignkit.training.loop.update import Update
 
 
 @dataclass(frozen=True)
@@ -78,6 +63,7 @@ class Loop:
         evaluation: default: nothing is measured.
         saver: default: nothing is kept.
         deadlines: default: none.
+        reporter: default: nothing is said.
         saves_end: keep a checkpoint of the last step, before the best weights may be put in its place.
     """
 
@@ -91,29 +77,32 @@ class Loop:
         evaluation: Evaluation | None = None,
         saver: Saver | None = None,
         deadlines: Deadlines | None = None,
-        trackers: Sequence[Tracker] = (),
-        progress: Progress | None = None,
+        reporter: Reporter | None = None,
         saves_end: bool = False,
         names: health.Names = list,
     ) -> None:
         self.method, self.config, self.models, self.source = method, config, models, source
         self.evaluation, self.saver = evaluation or Evaluation(), saver or Saver()
         self.deadlines = deadlines or Deadlines({}, log=Path())
-        self.trackers, self.progress, self.world = trackers, progress or Silent(), models.world
-        self.optimizer = make_optimizer(models.policy.parameters(), config)
+        self.reporter, self.world = reporter or Reporter(), models.world
         self.position = TrainState()
-        self.saves_end, self.names = saves_end, names
-        self.kept_step = 0  # the step whose weights the policy holds at the end
-        self.saver.attach(self.position, self.optimizer, source, check_weights=self._check_weights)
-        self._weights: Tensor | None = None  # `finite_total` after the last step, until it is read
-        self._signals = Signals()
-        self._step_began_s: float | None = None  # of the step in progress, by the monotonic clock
-        self._step_s: float | None = None  # that the last step took
-        self._is_whole = True  # False while an optimizer step changes the weights
-        self.utilisation = Utilisation(models.policy, models.world)
         self.num_steps = config.num_steps(source.steps_per_epoch)
         planned = config.planned_steps(source.steps_per_epoch)
         self.validation_interval = config.steps_between_validations(planned, cost_steps=self.evaluation.cost_steps)
+        self.update = Update(
+            method,
+            config,
+            models,
+            source,
+            self.position,
+            num_steps=self.num_steps,
+            saved=self.saver.what_is_saved,
+            names=names,
+        )
+        self.saves_end = saves_end
+        self.kept_step = 0  # the step whose weights the policy holds at the end
+        self.saver.attach(self.position, self.update.optimizer, source, check_weights=self.update.check_weights)
+        self._signals = Signals()
 
     def train(self) -> None:
         """Run to the last step or the early stop; afterwards the policy holds the weights to keep.
@@ -123,31 +112,27 @@ class Loop:
             RunStopped: the loss was not finite, too many scores were missing, no rewards differed, a deadline
                 passed, or memory ran out.
         """
-        self.progress.start(f"{self.method.name} step", self.num_steps, self.position.step)
-        if (line := short_warmup(self.config, self.num_steps)) is not None:
-            self.progress.note(line)
-        self._note(late_terms(self.config, self.num_steps))
-        give_back()
+        self.reporter.start(self.method.name, self.num_steps, self.position.step)
+        self.reporter.note(self.update.lines_before())
         try:
             with noted_signals(self.world, self._answer) as self._signals:
                 self.measure()
                 while self.position.step < self.num_steps and not self._stops_early():
                     self.step()
                     self.measure()
-                self._check_weights()
+                self.update.check_weights()
                 self.source.finish()
             self._keep_best()
             metrics, lines = self.evaluation.at_end()
             self._log(metrics)
-            self._note([*lines, *health.tally_lines(self.position.tally, self.config)])
-            if self.position.step < self.num_steps:  # it stopped early; else this was logged before
-                self._note(late_terms(self.config, self.position.step))
+            tallied = health.tally_lines(self.position.tally, self.config)
+            self.reporter.note([*lines, *tallied, *self.update.lines_after()])
         except Broken:
             self.saver.stop_interrupted(self.num_steps)
         except DeadlinePassed as passed:
-            self.saver.stop_late(passed, self.deadlines.log, is_whole=self._is_whole)
+            self.saver.stop_late(passed, self.deadlines.log, is_whole=self.update.is_whole)
         finally:
-            self.progress.stop()
+            self.reporter.stop()
 
     def step(self) -> None:
         """Make one optimizer step and log it.
@@ -156,33 +141,15 @@ class Loop:
             RunStopped: as `train`.
         """
         self.saver.check()
-        self._step_began_s = started = time.monotonic()
-        step = self.position.step + 1
-        own = (self.world.rank,) if self.world.rank else ()
-        torch.manual_seed(derived_seed(self.config.seed, "torch", step, *own))  # dropout, where a model has any
+        began, step = self.reporter.begin_step(), self.position.step + 1
+        seed_step(self.config.seed, step, self.world)
         micro_batches, metrics = self.source.step(step)
         with self.deadlines.phase("train"):
-            result, trained = self._train(micro_batches, step)
-        metrics = metrics | trained | self.utilisation.of(micro_batches)
-        if micro_batches:
-            self._flag_spike(result.loss, micro_batches)
-        tokens = self.world.all_reduce_sums(tokens_of(micro_batches))
-        computed, scored = int(tokens["computed"]), int(tokens["scored"])
-        self.position.tokens_seen += computed
-        elapsed = time.monotonic() - started
-        metrics |= {
-            "loss": result.loss,
-            "seconds": elapsed,
-            "tokens_per_s": computed / elapsed,
-            "scored_tokens_per_s": scored / elapsed,
-        }
-        metrics |= result.logged | {f"grad_norm/{name}": norm for name, norm in result.grad_norms.items()}
-        metrics |= {f"{health.LIMITED}{name}": float(is_so) for name, is_so in result.limited.items()}
+            result, of_update = self.update.make(micro_batches, step)
+        metrics |= of_update | self.update.numbers(micro_batches, result, began=began)
         health.count_in_tally(self.position.tally, metrics)
         self._log({name: x for name, x in metrics.items() if math.isfinite(x)})
-        self.progress.advance(1, **shown(metrics, self.method.shown))
-        self._step_s, self._step_began_s = time.monotonic() - started, None
-        self.position.seconds += self._step_s
+        self.position.seconds += self.reporter.end_step(metrics, self.method.shown)
 
     def measure(self) -> None:
         """Validate, sample and save where that is due after this step and not done.
@@ -200,7 +167,7 @@ class Loop:
                 return
             started = time.monotonic()
             if validates or shows:
-                self._check_weights()
+                self.update.check_weights()
                 found = self.evaluation.measure(step, validates=validates, shows=shows)
         improved = found.objective < self.position.best
         if improved:
@@ -209,7 +176,7 @@ class Loop:
             self.saver.add_samples(found.samples)  # none makes the file too
         if step == 0:
             self.position.first_metrics = found.metrics
-        self._note(health.alarms(found.metrics, self.position.first_metrics))
+        self.reporter.note(health.alarms(found.metrics, self.position.first_metrics))
         self._log(found.metrics)
         self.position.measured = step
         self.position.seconds += time.monotonic() - started
@@ -219,89 +186,7 @@ class Loop:
             self.saver.save(waits=False)
 
     def _answer(self, breaks: bool) -> None:
-        """Say at once what a signal does, and what is kept."""
-        doing, began, last_s = "finishing this step", self._step_began_s, self._step_s
-        if breaks:
-            doing = "leaving what is being measured; it is measured again when the run goes on"
-        elif began is not None and last_s is not None:
-            doing += f", about {duration(max(1.0, began + last_s - time.monotonic()))}"
-        saved = self.saver.saved_step
-        kept = "nothing is saved yet" if saved is None else f"the last checkpoint is step {saved}"
-        self.progress.note(f"{doing}, then saving; Ctrl-C again stops now: {kept}")
-
-    def _train(self, micro_batches: list[MicroBatch], step: int) -> tuple[StepResult, dict[str, float]]:
-        """Change the weights; afterwards the run is at `step`."""
-        self.optimizer.zero_grad(set_to_none=True)
-        result = StepResult(0.0, {})
-        rate = learning_rate(self.config, step=step, num_steps=self.num_steps)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        metrics = {"learning_rate": rate}
-        if self.source.may_be_empty:
-            metrics["no_update"] = float(not micro_batches)  # no moment, no decay: there is no gradient
-        if not micro_batches:
-            self.source.check(result.logged, step)
-        else:
-            self.utilisation.clock.start()
-            result, norm = self._gradient(micro_batches, step)
-            self.utilisation.clock.turn()
-            metrics |= {"grad_norm": norm, "grad_clipped": float(norm > self.config.max_grad_norm)}
-            self._is_whole = False
-            self.optimizer.step()
-            self._weights = finite_total(p for p in self.models.policy.parameters() if p.requires_grad)
-            self.utilisation.clock.stop()
-        self.position.step = step
-        self._is_whole = True
-        return result, metrics
-
-    def _gradient(self, micro_batches: list[MicroBatch], step: int) -> tuple[StepResult, float]:
-        """Compute the gradient, clipped; returns what the step found, and the norm before.
-
-        The step's one read: losses, logs and norms, and whether the weights that the step before left are finite.
-        """
-        found = accumulate(
-            self.models.policy,
-            self.method,
-            self.config,
-            micro_batches,
-            reference=self.models.reference,
-            world=self.world,
-            left_out=self.source.left_out,
-            mismatched=self.source.mismatched,
-        )
-        beside = {"norm": clip(self.models.policy.parameters(), self.config.max_grad_norm)}
-        if self._weights is not None:
-            beside["weights"], self._weights = self._weights, None
-        result, values = found.read(self.world, **beside)
-        if "weights" in values:
-            self._refuse_weights(values["weights"])
-        self._refuse_non_finite("loss", result.loss, micro_batches, step)
-        self.source.check(result.logged, step)
-        self._refuse_non_finite("gradient norm", values["norm"], micro_batches, step)
-        return result, values["norm"]
-
-    def _check_weights(self) -> None:
-        """Stop where the last step left a weight nan or infinite: before weights are measured, kept or saved."""
-        if self._weights is not None:
-            total, self._weights = float(self._weights), None
-            self._refuse_weights(total)
-
-    def _refuse_weights(self, total: float) -> None:
-        if not all(map(math.isfinite, self.world.gather(total))):
-            saved = self.saver.what_is_saved
-            health.refuse_non_finite_weights(self.models.policy, step=self.position.step, saved=saved, world=self.world)
-
-    def _refuse_non_finite(self, name: str, value: float, micro_batches: list[MicroBatch], step: int) -> None:
-        whole = self.models.unsharded_policy
-        health.refuse_non_finite(name, value, whole, micro_batches, step=step, names=self.names, world=self.world)
-
-    def _flag_spike(self, loss: float, micro_batches: list[MicroBatch]) -> None:
-        before, step = self.position.losses, self.position.step
-        line = health.spike_line(before, loss, micro_batches, step=step, names=self.names, world=self.world)
-        if line is not None:
-            _logger.warning("%s", line)
-            self._log({"loss_spike": loss})
-        self.position.losses = [*self.position.losses, loss][-health.MAX_LOSSES :]
+        self.reporter.answer(breaks, self.saver.saved_step)
 
     def _stops_early(self) -> bool:
         patience, best = self.config.early_stopping_steps, self.position.best_step
@@ -309,7 +194,7 @@ class Loop:
         if patience is None or since < patience or math.isinf(self.position.best):
             return False
         where = f"at {best}" if best else "before the first step"
-        self.progress.note(f"stopped early: no better validation for {since} steps (best {where})")
+        self.reporter.note([f"stopped early: no better validation for {since} steps (best {where})"])
         return True
 
     def _keep_best(self) -> None:
@@ -320,12 +205,7 @@ class Loop:
             return
         if (line := self.saver.put_back(best)) is not None:
             self.kept_step = best
-            self.progress.note(line)
-
-    def _note(self, lines: Sequence[str]) -> None:
-        for line in lines:
-            self.progress.note(line)
+            self.reporter.note([line])
 
     def _log(self, metrics: Mapping[str, float]) -> None:
-        for tracker in self.trackers if metrics else ():
-            tracker.log(self.position.step, metrics, tokens_seen=self.position.tokens_seen)
+        self.reporter.log(self.position.step, metrics, tokens_seen=self.position.tokens_seen)

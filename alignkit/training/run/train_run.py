@@ -19,7 +19,7 @@ from alignkit.distributed.fsdp import refuse_unshared
 from alignkit.distributed.ranks import World, is_restarted, joined
 from alignkit.errors import AlignkitError, InputError, Interrupted, RunStopped, UsageError
 from alignkit.gpu import gpu_problem
-from alignkit.memory import memory_bytes, peak_mib, reset_peak
+from alignkit.memory import give_back, memory_bytes, peak_mib, reset_peak
 from alignkit.methods import Method, MethodConfig, sampled_options
 from alignkit.progress import Progress, Silent, phase, watched_by
 from alignkit.registry import registry
@@ -35,6 +35,7 @@ from alignkit.training.lifecycle.deadlines import Deadlines
 from alignkit.training.lifecycle.lost_gpu import lost_gpu_explained
 from alignkit.training.lifecycle.signals import held_signals, terminated_as_interrupted
 from alignkit.training.loop.health_checks import tally_as_json
+from alignkit.training.loop.reporter import Reporter
 from alignkit.training.loop.saver import RunSaver
 from alignkit.training.loop.source import RowSource, StepSource, steps_per_epoch
 from alignkit.training.loop.train_loop import Loop
@@ -350,8 +351,7 @@ def _compute(
         evaluation=RunEvaluation(method, config, inputs, models, rollouts, deadlines),
         saver=saver,
         deadlines=deadlines,
-        trackers=trackers,
-        progress=progress,
+        reporter=Reporter(trackers, progress),
         saves_end=saves_end,
         names=inputs.training.names_of,
     )
@@ -359,6 +359,7 @@ def _compute(
         with deadlines:
             if found is not None:
                 saver.resume(Path(found))
+            give_back()  # what starting took
             loop.train()
         exported = _export(loop, saver, inputs)
         saver.finish()

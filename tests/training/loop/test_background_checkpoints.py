@@ -25,7 +25,7 @@ from alignkit.distributed.shards import Piece, make_piece
 from alignkit.storage import file_hash
 from alignkit.training.checkpoints import background, checkpoint
 from alignkit.training.checkpoints.background import Background
-from alignkit.training.loop import saver, train_loop
+from alignkit.training.loop import saver, update
 
 
 @pytest.fixture(scope="module")
@@ -190,7 +190,7 @@ def test_a_lost_gpu_still_leaves_the_checkpoint_that_was_being_written(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    accumulate, calls = train_loop.accumulate, []
+    accumulate, calls = update.accumulate, []
 
     def lost(*given: Any, **more: Any) -> Any:
         calls.append(1)
@@ -198,7 +198,7 @@ def test_a_lost_gpu_still_leaves_the_checkpoint_that_was_being_written(
             raise torch.AcceleratorError("CUDA error: unspecified launch failure")
         return accumulate(*given, **more)
 
-    monkeypatch.setattr(train_loop, "accumulate", lost)
+    monkeypatch.setattr(update, "accumulate", lost)
     assert main(command(model, data, tmp_path / "run")) == 3
     assert "saved after step 2, go on with" in capsys.readouterr().err.splitlines()[-1]
     assert [file.name for file in checkpoint.good(tmp_path / "run" / "checkpoints")] == ["step-000002"]

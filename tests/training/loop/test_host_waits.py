@@ -29,6 +29,7 @@ from alignkit.tracking import Tracker
 from alignkit.training.gradient.models import Models
 from alignkit.training.gradient.reference import Reference
 from alignkit.training.gradient.step import MicroBatch, accumulate
+from alignkit.training.loop.reporter import Reporter
 from alignkit.training.loop.source import StepSource
 from alignkit.training.loop.train_loop import Loop
 
@@ -98,7 +99,7 @@ def test_the_host_waits_for_the_device_once_in_a_step(model: Path, method: Metho
     reference = None if is_scored else Reference(policy, frozen=load_policy(model, precision="fp32"))
     models = Models(policy, reference, TransformersSampler(policy, end_ids=frozenset()))
     source, numbers = Rows(method.name), Numbers()
-    loop = Loop(method, config, models, source, trackers=[numbers])
+    loop = Loop(method, config, models, source, reporter=Reporter([numbers]))
     before = torch.cat([p.detach().flatten() for p in policy.parameters()])
     with host_waits() as source.found:
         loop.train()

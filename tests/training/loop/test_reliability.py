@@ -28,7 +28,7 @@ from alignkit.policy.policy import non_finite
 from alignkit.training.checkpoints import checkpoint
 from alignkit.training.lifecycle.signals import noted_signals
 from alignkit.training.loop import health_checks as guards
-from alignkit.training.loop import train_loop as loop
+from alignkit.training.loop import update
 from alignkit.training.loop.train_loop import Loop
 from alignkit.training.rollouts import evaluation
 
@@ -194,13 +194,13 @@ def test_nan_in_one_row_stops_with_3_names_the_row_and_keeps_what_was_saved(
 def test_weights_that_are_not_finite_stop_with_3_and_are_saved_nowhere(
     model: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run, rate = tmp_path / "run", loop.learning_rate
+    run, rate = tmp_path / "run", update.learning_rate
     for steps, said_of_disk in ((8, "saved after step 4, go on with: alignkit train"), (1, "nothing is saved yet")):
 
         def spoilt(config: Any, *, step: int, num_steps: int) -> float:
             return float("inf") if step in (1, 5) and num_steps < step + 4 else rate(config, step=step, num_steps=8)
 
-        monkeypatch.setattr(loop, "learning_rate", spoilt)
+        monkeypatch.setattr(update, "learning_rate", spoilt)
         out = run if steps == 8 else tmp_path / "other"
         assert main(command(model, data, out, max_steps=steps)) == 3
         said = capsys.readouterr().err.splitlines()[-1]
@@ -209,7 +209,7 @@ def test_weights_that_are_not_finite_stop_with_3_and_are_saved_nowhere(
     assert {path.name for path in (run / "checkpoints").iterdir()} == {"step-000002", "step-000004"}
     for folder in (run / "checkpoints").iterdir():
         assert all(tensor.isfinite().all() for tensor in load_file(folder / "weights.safetensors").values())
-    monkeypatch.setattr(loop, "learning_rate", rate)
+    monkeypatch.setattr(update, "learning_rate", rate)
     assert main([*command(model, data, run), "--resume"]) == 0 and weights(run)
 
 
