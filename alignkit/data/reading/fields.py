@@ -153,7 +153,7 @@ SHAPE = (
     Field("date_string", READ, "text: such a value"),
     Field(
         "preference preferred winner better preference_strength overall_preference better_response_id "
-        "safer_response_id",
+        "safer_response_id winner_model_a winner_model_b winner_tie",
         BESIDE_PAIR,
         _SAYS_WHICH,
         false_means=True,
@@ -199,7 +199,8 @@ MARKS = (
         "thumbs_rating reaction vote votes upvotes upvoted like likes liked verdict judgment judgement decision "
         "polarity sentiment quality helpful helpfulness correct correctness is_helpful is_preferred is_chosen "
         "is_accepted is_approved is_acceptable preferred accepted approved acceptable passed preference is_safe safe "
-        "harmless valid is_valid",
+        "harmless valid is_valid average_rating avg_rating mean_rating average_score avg_score mean_score "
+        "instruct_reward response_quality response_label response_harm_label is_response_safe is_response_correct",
         SAID,
         "it may say how good the answer is, and is no label; true is not said",
         "--columns label={} reads it where it is true or false, 1 or 0, else write a 'label'",
@@ -219,7 +220,7 @@ MARKS = (
 PAIR_MARKS = (
     Field(
         "choice selected verdict judgment judgement preference_score human_preference preference_label chosen_index "
-        "vote",
+        "vote score_0 score_1 score_a score_b rating_a rating_b is_response_0_safe is_response_1_safe",
         SAID,
         "it may say which answer is the better one, and is not read",
         "turn rows round, or take them out, where {} says otherwise",
@@ -248,8 +249,8 @@ FURTHER = (
     Field("audio audios audio_path audio_url", REFUSED, "sound is not read"),
     Field("video videos video_path video_url", REFUSED, "videos are not read"),
     Field(
-        "reasoning reasoning_trace thinking thinking_trace thinking_trajectory thinking_trajectories thought thoughts "
-        "cot chain_of_thought",
+        "reasoning reasoning_trace reasoning_process think think_content thinking thinking_content thinking_process "
+        "thinking_trace thinking_trajectory thinking_trajectories thought thoughts cot chain_of_thought",
         REFUSED,
         _THOUGHTS,
         _NAME_THOUGHTS,
@@ -317,6 +318,11 @@ FURTHER = (
         "write it into the prompt",
     ),
     Field("parallel_tool_calls tool_choice", HARMLESS, "it concerns who serves the model"),
+    Field(
+        "generation_prompt labelling_prompt raw_labelling_response distilabel_metadata",
+        HARMLESS,
+        "it says what other models were asked",
+    ),
     Field(
         "text",
         ALONE,
@@ -471,7 +477,10 @@ IN_SHAPE = used(SHAPE, READ, BESIDE_PAIR)
 SPECIAL = IN_SHAPE - {"prompt", "chosen", "rejected"}
 """Fields whose presence says that a row is not just prompt, chosen and rejected."""
 _BY_END = {  # system_reasoning, rejected_images and the like
-    **dict.fromkeys(("_reasoning", "_reasoning_content", "_thinking"), Field("", REFUSED, _THOUGHTS, _NAME_THOUGHTS)),
+    **dict.fromkeys(
+        ("_reasoning", "_reasoning_content", "_thinking", "_thinking_trajectory"),
+        Field("", REFUSED, _THOUGHTS, _NAME_THOUGHTS),
+    ),
     **dict.fromkeys(("_image", "_images"), Field("", REFUSED, "pictures are not read", neutral=0)),
     **dict.fromkeys(("_audio", "_audios"), Field("", REFUSED, "sound is not read", neutral=0)),
     **dict.fromkeys(("_video", "_videos"), Field("", REFUSED, "videos are not read", neutral=0)),
@@ -499,7 +508,8 @@ _BY_LETTERS = {letters(name): name for name in sorted(_CHANGES_ROWS, reverse=Tru
 def marks(found: tuple[str, ...], *, of_pair: bool = False) -> tuple[tuple[str, Field], ...]:
     """Of a row's field names, those that may say how good its answer is, or which of two, however they are spelt."""
     known = _PAIR_MARKS if of_pair else _MARKS
-    return tuple((name, field) for name in found if (field := known.get(letters(str(name)))) is not None)
+    bare = ((name, letters(str(name).removesuffix(".responses"))) for name in found)  # Argilla's quality.responses
+    return tuple((name, field) for name, meant in bare if (field := known.get(meant)) is not None)
 
 
 @lru_cache(maxsize=4096)

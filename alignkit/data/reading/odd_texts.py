@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
+from itertools import pairwise
 from typing import Any
 
 from pydantic_core import from_json
 
-from alignkit.data.reading.fields import FURTHER, SHAPE, letters, names
+from alignkit.data.reading.fields import FURTHER, HARMLESS, READ, SHAPE, letters, names, used
 from alignkit.data.reading.messages import Message
 from alignkit.data.reading.rows import Row
 from alignkit.data.reading.written_turns import is_json_messages
@@ -17,7 +18,13 @@ from alignkit.data.reading.written_turns import is_json_messages
 _ENDS = ("</s>", "<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<end_of_turn>", "<|end|>", "<eos>", "<|return|>")
 _STARTS = ("<s>", "<bos>", "<|begin_of_text|>", "<|endoftext|>", "<|startoftext|>")
 _MEDIA = re.compile(r"<(?:image|video|audio)>|<\|(?:image_pad|vision_start|video_pad|audio|image)\|>")
-_PLACEHOLDER = re.compile(r"\{\{\s*(?:name|author)\s*\}\}")  # of the identity set that LLaMA-Factory has
+_PLACEHOLDER = re.compile(
+    r"\{\{\s*(?:name|author)\s*\}\}|<no ?input>", re.I
+)  # of LLaMA-Factory's identity set, of Dolly
+_OPENINGS = ("### Response:", "### Assistant:", "Assistant:", "ASSISTANT:", "<|assistant|>", "<|im_start|>assistant")
+"""What a template of another kind puts where an answer begins."""
+_BEGIN = frozenset(opening[:3] for opening in _OPENINGS)
+_NEXT = re.compile(r"\n\nHuman:|###\s?Human:|<\|im_start\|>|<\|start_header_id\|>|<\|user\|>|<start_of_turn>")
 _LIST = re.compile(r'\["(?:[^"\\]|\\.)*"(?:,\s*"(?:[^"\\]|\\.)*")*\]')
 _THOUGHTS_ALONE = re.compile(r"\s*<(think|thinking|thought|reasoning)>.*</\1>\s*", re.DOTALL)
 _ROLES = frozenset({"role", "from", "speaker"})
@@ -26,11 +33,13 @@ _MESSAGES = names(SHAPE, "messages")
 _CONVERSATIONS = frozenset({*names(FURTHER, "contents"), "turns"})  # beside a prompt and an answer
 _HOLDS_TURNS = (list, dict, str)
 _SHAPE = frozenset(name for field in SHAPE for name in field.names)
+_NO_TURNS = _SHAPE | used(FURTHER, HARMLESS, READ)
 _SPLIT = frozenset({"test", "valid", "validation", "val", "dev", "eval", "heldout"})
+_STATUS = frozenset({"discarded", "rejected", "deleted", "draft", "pending", "invalid", "failed", "flagged", "spam"})
 
 
 def odd_texts(row: Row, columns: Mapping[str, str]) -> Iterator[str]:
-    """Say what is odd in a row, a clause each that begins with what rows have; to say nothing takes 3 us.
+    """Say what is odd in a row, a clause each that begins with what rows have; to say nothing takes 5 us.
 
     Args:
         columns: our name = the file's name; of columns that are read, or left unread, by these nothing is said.
@@ -38,19 +47,25 @@ def odd_texts(row: Row, columns: Mapping[str, str]) -> Iterator[str]:
     split = row.fields.get("split")
     if type(split) is str and split.lower() in _SPLIT:
         yield f"the split {split!r}, and are read like all others: take them out, or into a file of their own"
+    status = row.fields.get("status")
+    if type(status) is str and status.lower() in _STATUS:
+        yield f"the status {status!r}, and are read like all others: take them out"
     for name in _unread(tuple(row.fields)):
         value = row.fields[name]
         may_hold = type(value) in _HOLDS_TURNS and value and (type(value) is not str or value[0] in "[{")
         if may_hold and name not in columns and name not in columns.values():
             yield from _unread_turns(row, name, value)
-    for turns in (row.chosen, row.rejected):
-        if turns and _may_be_odd(turns[-1]["content"]):
-            yield from _odd_answer(turns[-1])
+    for answer in (row.chosen, row.rejected):
+        if answer:
+            text = answer[-1]["content"]
+            if "<" in text or "{" in text or text[:3] in _BEGIN or text[:2] == '["' or "Human:" in text:
+                yield from _odd_answer(answer[-1])
+            if len(answer) > 1 or len(row.prompt) > 1:
+                yield from _odd_turns((*row.prompt, *answer))
     for turn in row.prompt:
-        if _may_be_odd(turn["content"]):
-            yield from _odd_prompt(turn["content"])
-    if row.prompt and (text := row.prompt[0]["content"]).lstrip().startswith('["') and _LIST.fullmatch(text.strip()):
-        yield 'prompts that are lists of texts, ["...", ...], which are read as they stand: write the text itself'
+        text = turn["content"]
+        if "<" in text or "{" in text or ":" in text[-3:] or text[:2] == '["':
+            yield from _odd_prompt(turn)
 
 
 def _unread_turns(row: Row, name: str, value: Any) -> Iterator[str]:
@@ -104,15 +119,31 @@ def _texts(value: Any) -> Iterator[str]:
 @lru_cache(maxsize=4096)
 def _unread(found: tuple[str, ...]) -> tuple[str, ...]:
     """Of a row's field names, those of which no turns are read."""
-    return tuple(name for name in found if name not in _SHAPE)
+    return tuple(name for name in found if name not in _NO_TURNS)
 
 
-def _may_be_odd(text: str) -> bool:
-    """Whether a text has what all that is odd in texts begins with."""
-    return "<" in text or "{" in text
+def _odd_turns(turns: Sequence[Message]) -> Iterator[str]:
+    for turn, following in pairwise(turns):
+        if turn["role"] == following["role"] == "assistant" and "tool_calls" not in turn:
+            yield "two turns of the assistant in a row: each is rendered as a turn of its own, nobody asking between"
 
 
-def _odd_prompt(text: str) -> Iterator[str]:
+def _odd_prompt(turn: Message) -> Iterator[str]:
+    text = turn["content"]
+    if turn["role"] == "tool" and text.lstrip().startswith("<tool_response>"):
+        yield (
+            "results of tools that begin with '<tool_response>', which is read as text: many templates put it around "
+            "them too; take it away where yours does"
+        )
+    tail = text[-40:].rstrip()
+    end = next((end for end in _OPENINGS if tail.endswith(end)), None)
+    if end is not None and turn["role"] == "user":
+        yield (
+            f"prompts that end with {end!r}, where another template lets an answer begin: it is read as text, and the "
+            "chat template is put around it; take it away, or write the turns as messages"
+        )
+    if text.lstrip().startswith('["') and _LIST.fullmatch(text.strip()):
+        yield 'prompts that are lists of texts, ["...", ...], which are read as they stand: write the text itself'
     start = next((start for start in _STARTS if text.startswith(start)), None)
     if start is not None:
         yield f"prompts that begin with {start!r}, which is read as text, beside the template's own: take it away"
@@ -127,6 +158,16 @@ def _odd_answer(turn: Message) -> Iterator[str]:
             f"answers that end with {end!r}, which is trained as text, and the template's own end token behind it: "
             "take it away"
         )
+    start = next((start for start in _OPENINGS if text.startswith(start)), None)
+    if start is not None:
+        yield f"answers that begin with {start!r}, which is trained as text: take it away"
+    if (turn_of_user := _NEXT.search(text)) is not None:
+        yield (
+            f"answers that go on with {turn_of_user[0]!r}, a turn of their own, which is trained as text: cut them "
+            "before it, or write the turns as messages"
+        )
+    if text.lstrip().startswith('["') and _LIST.fullmatch(text.strip()):
+        yield 'answers that are lists of texts, ["...", ...], which are trained as they stand: write the text itself'
     if text.lstrip().startswith("<think>") and "</think>" not in text:
         yield "answers that open <think> and do not close it: the model would learn to stop in its thoughts"
     elif _THOUGHTS_ALONE.fullmatch(text) and not turn.get("tool_calls"):

@@ -240,7 +240,8 @@ def _prompt_beside(row: Given, chosen: Messages | None, rejected: Messages | Non
     if rejected is not None and _is_whole(rejected):
         return _cut(rejected)[0], None
     others = "".join(f"; {other}" for other in under_other_names(row.given))
-    raise InputError(f"{row.where}: 'chosen' holds only the answer and there is no 'prompt'{others}")
+    name = row.one_of(_CHOSEN) or row.one_of(_REJECTED)
+    raise InputError(f"{row.where}: {name!r} holds only the answer and there is no 'prompt'{others}")
 
 
 def _asked(row: Given, turns: Messages) -> Messages:
