@@ -14,7 +14,7 @@ and tournament_report_mib, tournament_report_open_s and reuse_s of bench/tournam
 alone. --overhead runs one demo tournament with one seed, some 20 minutes, and adds
 
     tournament_overhead    the share of its time outside training, answering and judging: starts of processes and their
-                           imports, rows, models loaded, table and page
+                           imports, rows, table and page
 
 A run's true rate differs by the seed deviation, some of it alike in all entrants of a seed; prompts and clusters have
 effects that all entrants share and effects of each; outcomes are wins and losses behind a threshold. Each cell has

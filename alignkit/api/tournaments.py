@@ -13,6 +13,7 @@ from alignkit.scoring.functions.given import give, names_of
 from alignkit.tournaments.entrants import Tournament, read_tournament
 
 if TYPE_CHECKING:
+    from alignkit.tournaments.pieces import Child
     from alignkit.tournaments.results import Results
     from alignkit.tournaments.table import Table
 
@@ -103,9 +104,7 @@ def tournament_plan(made: Tournament, out: Path, *, jobs: int, yes: bool, progre
         return plan_lines(made, Place(out), asked, exclude=exclude, jobs=jobs, progress=progress)
 
 
-def tournament_piece(
-    made: Tournament, out: Path, name: str, *, progress: Progress, yes: bool, parent: int | None = None
-) -> None:
+def tournament_piece(made: Tournament, out: Path, name: str, *, progress: Progress, yes: bool) -> None:
     """Do one piece of a tournament, NAME/SEED, in this process. Errors are those of training and answering.
 
     Args:
@@ -114,7 +113,7 @@ def tournament_piece(
     from alignkit.tournaments.tournament import run_piece
 
     made = replace(made, common={**made.common, "yes": yes})
-    run_piece(made, out, name, progress=progress, parent=parent)
+    run_piece(made, out, name, progress=progress)
 
 
 def run_made(
@@ -122,7 +121,8 @@ def run_made(
     out: Path,
     *,
     progress: Progress,
-    child: Sequence[str] | None,
+    child: Child,
+    words: Sequence[str],
     jobs: int,
     fresh: Sequence[str],
     yes: bool,
@@ -130,4 +130,4 @@ def run_made(
     """Run a resolved tournament, its pieces in processes of their own. Errors are those of `tournament`."""
     from alignkit.tournaments.tournament import run_tournament
 
-    return run_tournament(made, out, progress=progress, child=child, jobs=jobs, fresh=fresh, yes=yes)
+    return run_tournament(made, out, progress=progress, child=child, words=words, jobs=jobs, fresh=fresh, yes=yes)

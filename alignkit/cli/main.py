@@ -12,7 +12,7 @@ import logging
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
 import typer
@@ -21,6 +21,7 @@ from alignkit.cli.commands import Commands
 from alignkit.display import LogFormatter, fitted, on_one_line, shown
 from alignkit.errors import AlignkitError, Interrupted, RunStopped, nearest
 from alignkit.gpu import lost_gpu
+from alignkit.progress import Progress
 from alignkit.registry import COMMANDS, registry
 
 _BUG = 70
@@ -103,10 +104,35 @@ def _stop_progress() -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
+    words = None if argv is None else list(argv)
+    return _ended(lambda: typer.main.get_command(app).main(args=words, prog_name="alignkit", standalone_mode=False))
+
+
+def piece(level: int, work: Callable[[Progress], None]) -> int:
+    """Do a piece of a tournament in a process that is its own, and return the exit code as `main` would."""
+    from alignkit.cli.progress import RichProgress
+
+    _log_to_stderr(level)
+    progress = RichProgress()
+
+    def run() -> None:
+        try:
+            work(progress)
+        finally:
+            progress.stop()
+
+    return _ended(run)
+
+
+def log_level() -> int:
+    """The level that `--quiet` asked for."""
+    return logging.getLogger("alignkit").level
+
+
+def _ended(run: Callable[[], object]) -> int:
+    """Run something and return the exit code of how it ended; an error is printed."""
     try:
-        code = typer.main.get_command(app).main(
-            args=None if argv is None else list(argv), prog_name="alignkit", standalone_mode=False
-        )
+        code = run()
         sys.stdout.flush()
     except AlignkitError as error:
         if error.is_reported_by_rank0:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -59,7 +60,6 @@ Only = Annotated[
         "--only", metavar="NAME/SEED", help="do this piece alone, as a job of a cluster; the table comes later"
     ),
 ]
-Parent = Annotated[int | None, typer.Option("--parent", hidden=True)]
 
 
 @with_options(
@@ -88,12 +88,12 @@ def tournament(
     plan: Plan = False,
     yes: Yes = False,
     only: Only = None,
-    parent: Parent = None,
     json: Json = False,
     set_: Set = None,
 ) -> None:
     """Train several ways on the same rows, over seeds, judge all alike, and say which are better."""
     from alignkit.api import tournaments
+    from alignkit.cli.main import log_level, piece
     from alignkit.cli.progress import RichProgress
 
     options = given | ({} if seeds is None else {"seeds": _seeds(seeds)}) | ({"vs": vs} if vs else {})
@@ -113,10 +113,17 @@ def tournament(
             print(*map(on_one_line, lines), sep="\n")
             return
         if only is not None:
-            tournaments.tournament_piece(made, folder, only, progress=progress, yes=yes, parent=parent)
+            tournaments.tournament_piece(made, folder, only, progress=progress, yes=yes)
             return
         results = tournaments.run_made(
-            made, folder, progress=progress, child=_words(ctx), jobs=jobs, fresh=fresh or [], yes=yes
+            made,
+            folder,
+            progress=progress,
+            child=partial(piece, log_level()),
+            words=_words(ctx),
+            jobs=jobs,
+            fresh=fresh or [],
+            yes=yes,
         )
     finally:
         progress.stop()
@@ -148,16 +155,12 @@ def _seeds(text: str) -> int | list[int]:
 
 
 def _words(ctx: typer.Context) -> list[str]:
-    """What was typed, without what belongs to the whole alone: the words of the processes of its pieces."""
+    """What was typed, without what says only how: what makes the table again."""
     words: list[str] = []
     for parameter in ctx.command.params:
         name = str(parameter.name)
         source = ctx.get_parameter_source(name)
-        if (
-            source is None
-            or source.name != "COMMANDLINE"
-            or name in {"out", "jobs", "fresh", "plan", "json", "only", "parent"}
-        ):
+        if source is None or source.name != "COMMANDLINE" or name in {"out", "jobs", "fresh", "plan", "json", "only"}:
             continue
         value = ctx.params[name]
         if parameter.param_type_name == "argument":

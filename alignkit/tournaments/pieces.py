@@ -1,23 +1,22 @@
 """The pieces of a tournament: one entrant with one seed each, which are there, and all of them done in order.
 
-Pieces run one after the other, each in a process of its own: its memory is freed whatever happens in it, and a piece
-that dies ends no other. With `jobs` there are so many at once, on a GPU so many GPUs. A child dies with the process
-that began it. From Python, where a reward may be a function, pieces run in the calling process.
+Pieces run one after the other, each in a process of its own (slots.py); with `jobs` there are so many at once, on so
+many GPUs. From Python, where a reward may be a function, pieces run in the calling process.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from alignkit.display import on_one_line
-from alignkit.errors import AlignkitError, Interrupted, RunStopped
+from alignkit.errors import AlignkitError, Interrupted, RunStopped, UsageError
 from alignkit.progress import Progress
 from alignkit.registry import registry
 from alignkit.storage import PRIVATE_FOLDER
@@ -25,13 +24,18 @@ from alignkit.tournaments import work
 from alignkit.tournaments.entrants import Tournament, is_reward
 from alignkit.tournaments.prompts import OFF_TASK, TEST, TUNING, Asked, rung_part
 from alignkit.tournaments.results import Entry
+from alignkit.tournaments.slots import Slot
 from alignkit.tournaments.work import Place
+from alignkit.training.checkpoints.folder_lock import FolderLock
 
+MARK = "alignkit: a process runs this tournament\n"
 _POLL_S = 0.1
 _logger = logging.getLogger(__name__)
 
 Show = Callable[[Sequence["Piece"]], None]
 """Is told which pieces run now."""
+Child = Callable[[Callable[[Progress], None]], int]
+"""What a piece's own process calls with its work: sets up what it prints, and returns its exit code."""
 
 
 @dataclass(frozen=True)
@@ -145,6 +149,22 @@ def do(made: Tournament, place: Place, piece: Piece, asked: Asked, exclude: Path
         raise RunStopped(fault) from error
 
 
+def do_alone(made: Tournament, place: Place, piece: Piece, asked: Asked, exclude: Path, progress: Progress) -> None:
+    """Do one piece here, unless another process does it.
+
+    Raises:
+        UsageError: another does.
+        AlignkitError: as training and answering raise; the reason is kept.
+    """
+    lock = FolderLock(place.folder / f".{piece.entry.name.replace('/', '_')}-{piece.seed}.lock", MARK)
+    if not lock.acquire():
+        raise UsageError(f"{piece.name}: another process does this piece; wait for it")
+    try:
+        do(made, place, piece, asked, exclude, progress)
+    finally:
+        lock.release()
+
+
 def in_turn(
     made: Tournament, place: Place, pieces: Sequence[Piece], asked: Asked, exclude: Path, progress: Progress, show: Show
 ) -> None:
@@ -180,24 +200,28 @@ def _lacks(made: Tournament, place: Place, piece: Piece, failed: set[tuple[str, 
     return bool(lacking)
 
 
-def in_children(
+def in_slots(
     made: Tournament,
     place: Place,
     pieces: Sequence[Piece],
     asked: Asked,
-    words: Sequence[str],
-    jobs: int,
+    exclude: Path,
+    slots: Sequence[Slot],
+    child: Child,
     note: Callable[[str], None],
     show: Show,
 ) -> None:
-    """Do all pieces in processes of their own, `jobs` at once, each as soon as what it needs is done."""
+    """Do all pieces in processes of their own, one a slot at a time, each as soon as what it needs is done.
+
+    Of several at once, each one's words go into a file.
+    """
     left = [piece for piece in pieces if not _is_done(made, place, piece, asked)]
     total, failed = len(left), _failed(place, pieces)
-    running: dict[int, tuple[Piece, subprocess.Popen[bytes]]] = {}
+    running: dict[Slot, Piece] = {}
     try:
         while left or running:
-            for slot, (piece, process) in list(running.items()):
-                if (code := process.poll()) is None:
+            for slot, piece in list(running.items()):
+                if (code := slot.poll()) is None:
                     continue
                 del running[slot]
                 if code == Interrupted.exit_code:
@@ -205,64 +229,47 @@ def in_children(
                 if code != 0:
                     failed.add((piece.entry.name, piece.seed))
                     if work.failure(place, piece.entry, piece.seed) is None:
-                        why = f"its process was killed by signal {-code}" if code < 0 else f"it ended with {code}"
-                        work.note_failure(place, piece.entry, piece.seed, f"{why}; it may have had no memory")
+                        killed = f"its process was killed by signal {-code}; it may have had no memory"
+                        why = killed if code < 0 else f"its process ended with {code}; what it said is above"
+                        work.note_failure(place, piece.entry, piece.seed, why)
                     _logger.warning("%s failed; the others go on", piece.name)
             left = [piece for piece in left if not _lacks(made, place, piece, failed)]
-            waiting = {(p.entry.name, p.seed) for p in (*left, *(piece for piece, _ in running.values()))}
-            for slot in range(jobs):
+            waiting = {(p.entry.name, p.seed) for p in (*left, *running.values())}
+            for slot in slots:
                 ready = next((p for p in left if not waiting & set(_needed(made, p))), None)
                 if slot in running or ready is None:
                     continue
                 left.remove(ready)
                 note(f"tournament: {ready.name}, {total - len(left)} of {total}")
-                running[slot] = ready, _start(place, ready, words, slot, jobs)
-                show([piece for piece, _ in running.values()])
+                task = partial(do_alone, made, place, ready, asked, exclude)
+                slot.start(partial(child, task), None if len(slots) == 1 else _log(place, ready))
+                running[slot] = ready
+                show(list(running.values()))
             time.sleep(_POLL_S)
     finally:
-        for _, process in running.values():
-            process.terminate()
-        for _, process in running.values():
-            process.wait()  # it saves what it has
+        for slot in running:
+            slot.ask_to_end()
+        for slot in running:
+            slot.wait()  # it saves what it has
 
 
-def _start(place: Place, piece: Piece, words: Sequence[str], slot: int, jobs: int) -> subprocess.Popen[bytes]:
-    """Begin a piece's process, on a GPU or a share of the cores of its own; of several, its words go into a file.
-
-    It has a session of its own: a terminal's Ctrl-C reaches this process alone, which hands it on once.
-    """
-    environment = dict(os.environ)
-    command = [
-        sys.executable,
-        "-m",
-        "alignkit",
-        "tournament",
-        *words,
-        "--only",
-        piece.name,
-        "--parent",
-        str(os.getpid()),
-    ]
-    if jobs == 1:
-        return subprocess.Popen(command, stdin=subprocess.DEVNULL, env=environment, start_new_session=True)
-    devices = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
-    environment["CUDA_VISIBLE_DEVICES"] = devices[slot] if slot < len(devices) else str(slot)
-    environment.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // jobs)))
+def _log(place: Place, piece: Piece) -> Path:
     log = place.folder / "logs"
     log.mkdir(mode=PRIVATE_FOLDER, exist_ok=True)
-    with open(log / f"{place.run(piece.entry, piece.seed).name}.txt", "ab") as file:
-        return subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=file, stderr=file, env=environment, start_new_session=True
-        )
+    return log / f"{place.run(piece.entry, piece.seed).name}.txt"
 
 
-def die_with(parent: int) -> None:
-    """Let this process end when its parent does: nobody else would end it, and it holds its run's folder."""
-    if sys.platform != "linux":
-        return
-    import ctypes
-    import signal
+@contextmanager
+def opened_slots(jobs: int) -> Iterator[list[Slot]]:
+    """So many slots, ended behind the block; of several each has a GPU or a share of the cores."""
+    with ExitStack() as stack:
+        yield [stack.enter_context(closing(Slot(_environment(n, jobs)))) for n in range(jobs)]
 
-    ctypes.CDLL(None, use_errno=True).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
-    if os.getppid() != parent:
-        os._exit(1)
+
+def _environment(number: int, jobs: int) -> dict[str, str]:
+    if jobs == 1:
+        return {}
+    devices = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
+    device = devices[number] if number < len(devices) else str(number)
+    threads = str(max(1, len(os.sched_getaffinity(0)) // jobs))
+    return {"CUDA_VISIBLE_DEVICES": device, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", threads)}

@@ -2,10 +2,11 @@
 
     OUT/.times.jsonl   what each piece added, a line each; the process that did it wrote it
     OUT/times.json     of the last call that did something: seconds of the whole and of each, and `overhead`, the share
-                       of the rest (starts of processes, imports, rows, models loaded, table, page)
+                       of the rest (starts of processes, imports, rows read and prepared, table, page)
 
-Training is a run's own `wall_seconds`: its start checks, steps, validation and samples, and the model written and
-compared. Answering includes predicting the references and the KL.
+Each begins with the loading of its model. Training is a run's own `wall_seconds`: the reference's log-probs, start
+checks, steps, validation and samples, and the model written and compared. Answering includes predicting the references
+and the KL.
 """
 
 from __future__ import annotations

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import os
 import shlex
 import time
@@ -34,13 +33,15 @@ from alignkit.tournaments import work
 from alignkit.tournaments.entrants import Tournament
 from alignkit.tournaments.judges import agree, make_one, reward_models, with_judge
 from alignkit.tournaments.pieces import (
+    MARK,
+    Child,
     Piece,
     all_pieces,
-    die_with,
-    do,
+    do_alone,
     first_pieces,
-    in_children,
+    in_slots,
     in_turn,
+    opened_slots,
     picked_pieces,
     state,
     tuning_pieces,
@@ -48,15 +49,14 @@ from alignkit.tournaments.pieces import (
 from alignkit.tournaments.price import disk_needed, disk_warning, measured, steps_in_budget
 from alignkit.tournaments.prompts import OFF_TASK, TEST, TUNING, Asked, choose, hold_back, rung_part
 from alignkit.tournaments.results import Entry, Results, Rung
+from alignkit.tournaments.slots import Slot
 from alignkit.tournaments.times import Clock
 from alignkit.tournaments.work import Place
 from alignkit.training.checkpoints.folder_lock import FolderLock
 
 FILE, RESULTS, DONE, STEPS = "tournament.json", "results.json", "done.json", "steps.json"
 TABLES = ("table.txt", "table.json", "table.csv", "table.tex")
-_LOCK, _MARK = ".lock", "alignkit: a process runs this tournament\n"
-_POLL_S = 0.1
-_logger = logging.getLogger(__name__)
+_LOCK = ".lock"
 
 
 def run_tournament(
@@ -64,7 +64,8 @@ def run_tournament(
     folder: Path,
     *,
     progress: Progress,
-    child: Sequence[str] | None = None,
+    child: Child | None = None,
+    words: Sequence[str] = (),
     jobs: int = 1,
     fresh: Sequence[str] = (),
     yes: bool = False,
@@ -73,8 +74,8 @@ def run_tournament(
 
     Args:
         folder: everything of it lies there; one that holds a tournament goes on.
-        child: the words behind `alignkit` that make this tournament, for the processes of its pieces; None: the pieces
-            run in this one.
+        child: called with a piece in the piece's own process; it can be pickled. None: the pieces run in this one.
+        words: what makes this tournament behind `alignkit tournament`, for the page; none: it is made otherwise.
         jobs: pieces at once.
         fresh: entrants to be trained anew; what is there is put aside.
         yes: agree to judges that cost money.
@@ -96,49 +97,39 @@ def run_tournament(
         if is_whole and read_object(done).get("signature") == signature(made, place):
             return Results.read(folder / RESULTS)
         done.unlink(missing_ok=True)
-        from alignkit.training.lifecycle.signals import terminated_as_interrupted  # torch: nothing above needs it
+        with opened_slots(0 if child is None else jobs) as slots:  # they import while this process does
+            from alignkit.training.lifecycle.signals import terminated_as_interrupted  # torch: nothing above needs it
 
-        try:
-            with terminated_as_interrupted():
-                return _run(made, place, progress, child=child, jobs=jobs, yes=yes)
-        except KeyboardInterrupt as error:
-            raise Interrupted(f"interrupted; what is done is kept in {folder}: go on with the same command") from error
+            try:
+                with terminated_as_interrupted():
+                    return _run(made, place, progress, child=child, slots=slots, words=words, yes=yes)
+            except KeyboardInterrupt as error:
+                said = f"interrupted; what is done is kept in {folder}: go on with the same command"
+                raise Interrupted(said) from error
 
 
-def run_piece(made: Tournament, folder: Path, name: str, *, progress: Progress, parent: int | None = None) -> None:
-    """Do one piece of a tournament, NAME/SEED, in this process: what a child of `run_tournament`, or a job of a
-    cluster's scheduler, does.
-
-    Args:
-        parent: the process to die with.
+def run_piece(made: Tournament, folder: Path, name: str, *, progress: Progress) -> None:
+    """Do one piece of a tournament, NAME/SEED, in this process: what a job of a cluster's scheduler does.
 
     Raises:
         UsageError: there is no such piece.
         AlignkitError: as training and answering raise; the reason is kept for the table.
     """
-    if parent is not None:
-        die_with(parent)
     place, asked = Place(folder), choose(made)
     found = all_pieces(made, asked)
     if name not in found:
         raise UsageError(f"--only {name}: there is no such piece; there are: {', '.join(found)}")
     piece = found[name]
-    lock = FolderLock(folder / f".{piece.entry.name.replace('/', '_')}-{piece.seed}.lock", _MARK)
     folder.mkdir(mode=PRIVATE_FOLDER, parents=True, exist_ok=True)
-    if not lock.acquire():
-        raise UsageError(f"--only {name}: another process does this piece; wait for it")
-    try:
-        made = replace(made, budget=_steps(place))
-        if (
-            piece.entry.name not in made.budget
-            and piece.entry.method is not None
-            and (made.section.tokens or made.section.minutes)
-        ):
-            raise UsageError(f"--only {name}: the steps in the budget are not measured yet: type --plan once before")
-        exclude = hold_back(asked, folder) if (folder / FILE).exists() else describe(made, asked, folder)
-        do(made, place, piece, asked, exclude, progress)
-    finally:
-        lock.release()
+    made = replace(made, budget=_steps(place))
+    if (
+        piece.entry.name not in made.budget
+        and piece.entry.method is not None
+        and (made.section.tokens or made.section.minutes)
+    ):
+        raise UsageError(f"--only {name}: the steps in the budget are not measured yet: type --plan once before")
+    exclude = hold_back(asked, folder) if (folder / FILE).exists() else describe(made, asked, folder)
+    do_alone(made, place, piece, asked, exclude, progress)
 
 
 def signature(made: Tournament, place: Place) -> str:
@@ -188,7 +179,7 @@ def claimed(folder: Path) -> Iterator[None]:
         if folder.exists() and not (folder / FILE).exists() and {f.name for f in folder.iterdir()} - {_LOCK}:
             raise UsageError(f"{folder} exists and is no tournament; give another --out")
         folder.mkdir(mode=PRIVATE_FOLDER, parents=True, exist_ok=True)
-        lock = FolderLock(folder / _LOCK, _MARK)
+        lock = FolderLock(folder / _LOCK, MARK)
         is_locked = lock.acquire()
     except OSError as error:
         raise RunStopped(f"{folder}: cannot be written: {error.strerror or error}; give another --out") from error
@@ -201,8 +192,16 @@ def claimed(folder: Path) -> Iterator[None]:
 
 
 def _run(
-    made: Tournament, place: Place, progress: Progress, *, child: Sequence[str] | None, jobs: int, yes: bool
+    made: Tournament,
+    place: Place,
+    progress: Progress,
+    *,
+    child: Child | None,
+    slots: Sequence[Slot],
+    words: Sequence[str],
+    yes: bool,
 ) -> Results:
+    clock, judge_s = Clock(place.folder), list[float]()
     for entry in (*made.entrants, *made.opponents):  # before anything is trained
         if entry.start is None:
             find_model(entry.model)
@@ -219,7 +218,6 @@ def _run(
             work.refuse_changes(made, place, entry, seed, asked)
     bill = agree(made, asked, steps, yes=yes)
     made = replace(made, common={**made.common, "yes": True})  # rewards that cost were agreed to as well
-    words = None if child is None else [*child, "--out", str(place.folder)]
     if (warning := disk_warning(place, disk_needed(made, place))) is not None:
         progress.note(warning)
 
@@ -227,16 +225,15 @@ def _run(
         def show(running: Sequence[Piece]) -> None:
             write_live_page(place.folder, {p.name: state(made, place, p, asked, running) for p in pieces})
 
-        if words is None:
+        if child is None:
             in_turn(made, place, pieces, asked, exclude, progress, show)
         else:
-            paid = [] if "--yes" in words or not bill.said else ["--yes"]
-            in_children(made, place, pieces, asked, [*words, *paid], jobs, progress.note, show)
+            in_slots(made, place, pieces, asked, exclude, slots, child, progress.note, show)
 
     for entry in (*made.entrants, *made.opponents):
         for seed in made.seeds_of(entry):
             work.forget_failure(place, entry, seed)
-    clock, judge_s = Clock(place.folder), list[float]()
+    judge_s = list[float]()
     do_all(first_pieces(made, asked))
     results = replace(
         _judged(made, place, asked, do_all, progress.note, judge_s), money=bill.text, paid=bill.by_entrant
@@ -245,9 +242,9 @@ def _run(
     table = make_table(results)
     for name, text in zip(TABLES, (table.text(), table.json(), table.csv(), table.latex()), strict=True):
         write_atomically(place.folder / name, text, private=True)
-    commands = [] if words is None else _commands(words, made)
+    commands = _commands([*words, "--out", str(place.folder)], made) if words else []
     progress.note(f"report: {write_page(place.folder, results, table, commands=commands)}")
-    if jobs == 1 and (line := clock.stop(sum(judge_s))) is not None:
+    if len(slots) <= 1 and (line := clock.stop(sum(judge_s))) is not None:
         progress.note(line)
     if not results.failed:
         write_atomically(place.folder / DONE, json.dumps({"signature": signature(given, place)}) + "\n", private=True)

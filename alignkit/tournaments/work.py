@@ -220,7 +220,9 @@ def _answer(
     from alignkit.pretrained.names import find_model
 
     source = find_model(entry.model if entry.method is None else str(place.run(entry, seed)))
+    started = time.monotonic()
     answering: Any = Answering(source, made.settings.model, Generation.of(made.settings))
+    add_time(place.folder, "answering", time.monotonic() - started)
     try:
         for part, rows in asked.items():
             _answer_part(made, place, entry, seed, part, rows, answering, progress)

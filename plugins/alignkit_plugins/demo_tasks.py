@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import zip_longest
 from random import Random
 from typing import Any, ClassVar
@@ -62,7 +63,7 @@ class DemoTasks(Dataset):
             raise UsageError(
                 f"data set demo has no part {part!r}{nearest(part, list(self.parts))}; parts: {', '.join(self.parts)}"
             )
-        yield from {"train": self._train, "test": self._test, "unseen": self._unseen, "own": _own}[part]()
+        yield from map(dict, _made(self.seed, part))
 
     def _train(self) -> list[Row]:
         rows = [
@@ -98,6 +99,14 @@ class DemoTasks(Dataset):
             answered = _answer_badly(family.make(rng), bad_rng, is_open=family.open)
             drawn.setdefault(answered.task.prompt, answered)
         raise AssertionError(f"family {family.name} makes only {len(drawn)} of {size} prompts: give it more words")
+
+
+@lru_cache(maxsize=8)
+def _made(seed: int, part: str) -> tuple[Row, ...]:
+    """Make the rows once: a run reads them some ten times, to hash, split and prepare them."""
+    demo = DemoTasks(seed)
+    make = {"train": demo._train, "test": demo._test, "unseen": demo._unseen, "own": _own}[part]
+    return tuple(make())
 
 
 @hookimpl

@@ -202,14 +202,14 @@ def test_the_quickstarts_preset_is_a_tournament_with_a_reward_model_as_the_secon
 def test_demo_is_the_tournament_of_its_preset_with_one_seed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[Any, Path, Any]] = []
 
-    def run_made(made: Any, out: Path, *, child: Any, **_: Any) -> Any:
-        asked.append((made, out, child))
+    def run_made(made: Any, out: Path, *, words: Any, **_: Any) -> Any:
+        asked.append((made, out, words))
         raise UsageError("seen")
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("alignkit.api.tournaments.run_made", run_made)
     assert main(["demo", "--seed", "7", "--out", "here"]) == 2
-    ((made, out, child),) = asked
+    ((made, out, words),) = asked
     assert out == Path("here") and made.seeds == (7,) and made.settings.data.data == "demo"
-    assert child == ["--preset=demo", "--seeds=7,"]  # what each piece's process is told
+    assert words == ["--preset=demo", "--seeds=7,"]  # the page's commands
     assert any("not a quality benchmark" in note for note in made.notes)

@@ -311,6 +311,7 @@ def _compute(
             _forget_later_samples(run, 0 if point is None else read_state(point)["step"], resolved.method)
         return None if point is None else str(point)
 
+    started = time.monotonic()  # loading computes the reference's log-probs, which may be a third of a run
     found = world.run_on_rank0(find)
     with phase("loading the model"):
         models = load_models(method, resolved, inputs, world)
@@ -318,7 +319,6 @@ def _compute(
         progress.note(line)
     if models.policy.is_compiled:
         progress.note("compiling the layers takes some time, once (23 s on an H100); --no-compile leaves it out")
-    started = time.monotonic()
     trackers = _trackers(resolved, run, description["config"]) if world.is_first else []
     if resolved.run.more_steps is not None:
         world.run_on_rank0(lambda: _set_verdicts_aside(run, progress))
