@@ -40,16 +40,32 @@ def tournament(
     from alignkit.tournaments.table import make_table
     from alignkit.tournaments.tournament import run_tournament
 
-    if entrants is not None and not isinstance(entrants, Mapping):
-        entrants = {name: {} for name in entrants}
     if entrants is not None:
-        entrants = {name: _named(table) for name, table in entrants.items()}
+        entrants = {name: _named(table) for name, table in _tables(entrants).items()}
     options = _named(options)
     made = made_of(
         config, entrants, preset=preset, options=options, set=set, sweep=sweep, draws=draws, halvings=halvings
     )
     results = run_tournament(made, Path(out), progress=progress or Silent(), fresh=fresh, yes=yes)
     return replace(make_table(results), report=Path(out) / PAGE)
+
+
+def _tables(entrants: Mapping[str, Mapping[str, Any]] | Sequence[str]) -> Mapping[str, Mapping[str, Any]]:
+    """Entrants as tables by name.
+
+    Raises:
+        UsageError: they are something else.
+    """
+    if isinstance(entrants, Sequence) and not isinstance(entrants, str):
+        if (odd := next((one for one in entrants if not isinstance(one, str)), None)) is not None:
+            raise UsageError(f"entrants: {odd!r} is no name of a method; with options give {{NAME: OPTIONS}}")
+        return {name: {} for name in entrants}
+    if not isinstance(entrants, Mapping):
+        raise UsageError(f"entrants: {entrants!r} was given: give {{NAME: OPTIONS}} or a list of methods")
+    for name, table in entrants.items():
+        if not isinstance(table, Mapping):
+            raise UsageError(f"entrant {name}: {table!r} was given: give its options by name, {{}} for none")
+    return entrants
 
 
 def _named(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from alignkit.config.layers import (
     PLUGIN_TABLES,
     Given,
     Layer,
+    Places,
     file_layer,
     like_layer,
     options_layer,
@@ -101,11 +102,7 @@ def resolve(
     """
     name = method_cls.name
     _refuse_shadowing(method_cls)
-    tables: dict[str, tuple[tuple[str, ...], type[BaseModel]]] = {"run": ((), RunOptions)}
-    for section in ("rollouts", "data", "model"):
-        tables[section] = ((section,), SECTIONS[section])
-    tables["method"] = (("train", name), method_cls.Config)
-    places = {key: (*prefix, key) for prefix, model in tables.values() for key in model.model_fields}
+    places = option_places(method_cls)
     typed, known = dict(options), dict[str, str]()
     run_folder = _goes_on(typed, name)
     if run_folder is None:
@@ -133,6 +130,15 @@ def resolve(
     return Resolved(
         **vars(replace(common, sources=sources)), method_name=name, method=method, run=run, config_file=find(config)
     )
+
+
+def option_places(method_cls: type[Method]) -> Places:
+    """Every option of `alignkit train METHOD` by its Python name, with its place in the file."""
+    tables: dict[str, tuple[tuple[str, ...], type[BaseModel]]] = {"run": ((), RunOptions)}
+    for section in ("rollouts", "data", "model"):
+        tables[section] = ((section,), SECTIONS[section])
+    tables["method"] = (("train", method_cls.name), method_cls.Config)
+    return {key: (*prefix, key) for prefix, model in tables.values() for key in model.model_fields}
 
 
 def _goes_on(options: dict[str, object], method: str) -> Path | None:

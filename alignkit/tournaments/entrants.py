@@ -41,6 +41,11 @@ _SECTIONS: dict[str, type[BaseModel]] = {
     "judge": JudgeSection,
 }
 _OWN = ("method", "start", "model")  # keys of an entrant that are no options
+_FOR_TABLE = {
+    key: f"[{name}]"
+    for name, section in (("judge", JudgeSection), ("tournament", TournamentSection))
+    for key in section.model_fields
+}
 _CODE = {"servers", "server_weights"}  # what only typed options and agreed files may name
 
 
@@ -200,6 +205,7 @@ def read_tournament(
     common |= {"max_steps": section.steps} if section.steps is not None else {}
     model = common.pop("model", settings.model.model)
     entries = _entries(found, str(model))
+    _refuse_unknown_for_all(options, entries)
     entries = swept(entries, sweeps, draws, halvings, seed=settings.judge.seed)
     seeds = tuple(range(1, section.seeds + 1)) if isinstance(section.seeds, int) else tuple(section.seeds)
     of_preset = own if entrants is None else {}
@@ -300,6 +306,7 @@ def _entries(tables: Mapping[str, Mapping[str, Any]], model: str) -> list[Entry]
             if not isinstance(table.get(key, ""), str):
                 raise UsageError(f"entrant {name}: {key} = {table[key]!r}: give one name, in quotes")
         method = table.get("method", None if set(table) == {"model"} or name == BASE else name)
+        _refuse_unknown(name, table, method)
         if method is not None:
             _find_method(name, method)
         start, own = table.get("start"), table.get("model")
@@ -319,6 +326,38 @@ def _entries(tables: Mapping[str, Mapping[str, Any]], model: str) -> list[Entry]
     if not any(entry.name == BASE for entry in entries):
         entries.insert(0, Entry(BASE, None, model))
     return entries
+
+
+def _refuse_unknown(name: str, table: Mapping[str, Any], method: str | None) -> None:
+    """Refuse a key that nothing reads, before a method is missed that a misspelt `method` names."""
+    methods = registry().names("method")
+    known = _options_of([method] if method in methods else methods)
+    for key in table:
+        if key in _OWN or key in known:
+            continue
+        if key in _FOR_TABLE:
+            raise UsageError(
+                f"entrant {name}: {key} is the same for all entrants: give it in {_FOR_TABLE[key]} or typed"
+            )
+        raise UsageError(f"entrant {name}: unknown option {key!r}{nearest(key, [*_OWN, *known])}")
+
+
+def _refuse_unknown_for_all(options: Mapping[str, Any], entries: Sequence[Entry]) -> None:
+    """Refuse an option for all that nothing reads, or that only some entrants have."""
+    methods = list(dict.fromkeys(entry.method for entry in entries if entry.method is not None))
+    of = {method: _options_of([method]) for method in methods}
+    shared = [*_FOR_TABLE, *(key for keys in of.values() for key in keys)]
+    for key in options:
+        if key not in shared:
+            raise UsageError(f"unknown option {key!r}{nearest(key, shared)}")
+        if key not in _FOR_TABLE and not all(key in keys for keys in of.values()):
+            readers = [method for method in methods if key in of[method]]
+            raise UsageError(f"{key} is an option of {', '.join(readers)} alone: give it to these entrants")
+
+
+def _options_of(methods: Sequence[str]) -> list[str]:
+    """The options of training of any of these methods."""
+    return [key for method in methods for key in config_file.option_places(registry().find("method", method))]
 
 
 def _find_method(name: str, method: str) -> None:

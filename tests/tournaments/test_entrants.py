@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+import alignkit
 from alignkit.cli.main import main
 from alignkit.errors import UsageError
 from alignkit.tournaments.entrants import read_tournament
@@ -74,6 +75,10 @@ def test_a_typed_number_of_seeds_and_a_budget_count_for_more_than_the_file(tmp_p
         ("[entrants.dpo]\nstart = 'sfd'\n[entrants.sft]", "no entrant is named 'sfd'; did you mean 'sft'?"),
         ("[entrants.ppo]", "entrant ppo: no method is named 'ppo'"),
         ("[entrants.dpo]\nbetta = 0.1", "entrant dpo: unknown option 'betta'; did you mean 'beta'?"),
+        ("[entrants.dpo]\nstrat = 'sft'\n[entrants.sft]", "entrant dpo: unknown option 'strat'; did you mean 'start'?"),
+        ("[entrants.a]\nmethd = 'sft'", "entrant a: unknown option 'methd'; did you mean 'method'?"),
+        ("[entrants.sft]\njudge = 'rules'", "entrant sft: judge is the same for all entrants: give it in [judge]"),
+        ("[entrants.sft]\nseeds = 3", "seeds is the same for all entrants: give it in [tournament]"),
         ("[entrants.dpo]\ndata = 'x.jsonl'", "data is the same for all entrants"),
         ("[entrants.dpo]\nbeta = -1", "entrant dpo: --beta: -1 was given"),
         ("[entrants.grpo]\nreward = ['./evil.py:f']", "reward './evil.py:f' is no entrant"),
@@ -92,6 +97,27 @@ def test_what_cannot_be_run_is_refused_with_what_to_do(table: str, said: str, tm
     with pytest.raises(UsageError) as caught:
         read_tournament(written(tmp_path, table))
     assert said in caught.value.line
+
+
+@pytest.mark.parametrize(
+    ("entrants", "options", "said"),
+    [
+        ({"sft": {"learning_rat": 1}}, {}, "entrant sft: unknown option 'learning_rat'; did you mean 'learning_rate'?"),
+        ({"dpo": {"strat": "base"}}, {}, "entrant dpo: unknown option 'strat'; did you mean 'start'?"),
+        ({"sft": {}}, {"step": 3}, "unknown option 'step'; did you mean 'steps'?"),
+        ({"sft": {}, "dpo": {}}, {"beta": 0.1}, "beta is an option of dpo alone: give it to these entrants"),
+        ([{"sft": {}}], {}, "entrants: {'sft': {}} is no name of a method; with options give {NAME: OPTIONS}"),
+        ({"sft": 3}, {}, "entrant sft: 3 was given: give its options by name, {} for none"),
+        ("sft", {}, "entrants: 'sft' was given: give {NAME: OPTIONS} or a list of methods"),
+    ],
+)
+def test_what_python_cannot_give_is_refused_by_name(
+    entrants: Any, options: dict[str, Any], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError) as caught:
+        alignkit.tournament(entrants, **options)
+    assert caught.value.line == said and not [*tmp_path.iterdir()]
 
 
 def test_a_sweep_makes_an_entrant_of_each_point(tmp_path: Path) -> None:
