@@ -76,8 +76,8 @@ class MethodConfig(Options):
     )
     early_stopping_steps: int | None = Field(
         None,
-        ge=1,
-        description="stop after this many optimizer steps without a better validation (the best is kept)",
+        ge=0,
+        description="stop after this many optimizer steps without a better validation (the best is kept); 0: never",
         json_schema_extra=NO_FLAG,
     )
     sample_interval: int = Field(

@@ -105,7 +105,7 @@ def seen_in_training(rows: Sequence[Row], run: Path, *, name: str) -> list[str]:
             f"{others} of {len(rows)} judged prompts share at least {100 * near.threshold:.0f} % of their runs of "
             f"{near.size} words with the training set of {name} (alignkit data overlap lists them)"
         )
-    if record.options.get("early_stopping_steps") is not None:
+    if record.options.get("early_stopping_steps"):
         common = sum(key in parts["validation"] for key in keys)
         if common:
             caveats.append(

@@ -102,6 +102,6 @@ def _held_out(run: Path) -> tuple[list[Row], str, list[str]]:
     if changed := difference(record):
         where = f"rows that have the ids of the validation prompts of {run}"
         caveats.append(f"{changed}; these may be other prompts, and trained on: judge on others with --data")
-    if record.options.get("early_stopping_steps") is not None:
+    if record.options.get("early_stopping_steps"):
         caveats.append("these prompts also chose the run's checkpoint (early stopping); judge on others with --data")
     return rows, where, caveats

@@ -49,7 +49,7 @@ class DPOConfig(PairsConfig):
     )
     seed: int = Field(42, ge=0, description="seed of data order and sampling: another one is another run (the paper's)")
     early_stopping_steps: int | None = Field(
-        2500, ge=1, description="stop after this many steps without a better validation loss (the paper's)"
+        2500, ge=0, description="stop after this many steps without a better validation loss (the paper's); 0: never"
     )
     sample_interval: int = Field(500, ge=1, description="steps between samples to read (the paper's)")
     max_new_tokens: int = Field(

@@ -38,7 +38,7 @@ class SFTConfig(MethodConfig):
     )
     seed: int = Field(16, ge=0, description="seed of data order and sampling: another one is another run (the paper's)")
     early_stopping_steps: int | None = Field(
-        2000, ge=1, description="stop after this many steps without a better validation loss (the paper's)"
+        2000, ge=0, description="stop after this many steps without a better validation loss (the paper's); 0: never"
     )
     max_new_tokens: int = Field(
         350, ge=1, le=131_072, description="longest completion drawn, in tokens; longer ones are cut (the paper's)"

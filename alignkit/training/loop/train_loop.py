@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from alignkit.memory import give_back
 from alignkit.methods import Method, MethodConfig
 from alignkit.training.gradient.models import Models
 from alignkit.training.lifecycle.deadlines import DeadlinePassed, Deadlines
@@ -168,6 +169,7 @@ class Loop:
             started = time.monotonic()
             if validates or shows:
                 self.update.check_weights()
+                give_back()
                 found = self.evaluation.measure(step, validates=validates, shows=shows)
         improved = found.objective < self.position.best
         if improved:
@@ -180,7 +182,7 @@ class Loop:
         self._log(found.metrics)
         self.position.measured = step
         self.position.seconds += time.monotonic() - started
-        keeps = improved and self.config.early_stopping_steps is not None  # nothing else reads the best weights
+        keeps = improved and bool(self.config.early_stopping_steps)  # nothing else reads the best weights
         is_due = step < self.num_steps and (keeps or step % self.config.checkpoint_interval == 0)
         if step and (is_due or (self.saves_end and step == self.num_steps)):
             self.saver.save(waits=False)
@@ -191,7 +193,7 @@ class Loop:
     def _stops_early(self) -> bool:
         patience, best = self.config.early_stopping_steps, self.position.best_step
         since = self.position.step - best
-        if patience is None or since < patience or math.isinf(self.position.best):
+        if not patience or since < patience or math.isinf(self.position.best):
             return False
         where = f"at {best}" if best else "before the first step"
         self.reporter.note([f"stopped early: no better validation for {since} steps (best {where})"])
@@ -201,7 +203,7 @@ class Loop:
         """With early stopping the best validated weights are kept, the start's among them; otherwise the last."""
         best = self.position.best_step
         self.kept_step = self.position.step
-        if self.config.early_stopping_steps is None or math.isinf(self.position.best) or best == self.position.step:
+        if not self.config.early_stopping_steps or math.isinf(self.position.best) or best == self.position.step:
             return
         if (line := self.saver.put_back(best)) is not None:
             self.kept_step = best

@@ -79,7 +79,6 @@ class Update:
         Raises:
             RunStopped: the loss or the gradient is not finite, or the source refuses what the loss logged.
         """
-        self.optimizer.zero_grad(set_to_none=True)
         result = StepResult(0.0, {})
         rate = learning_rate(self.config, step=step, num_steps=self.num_steps)
         for group in self.optimizer.param_groups:
@@ -96,6 +95,7 @@ class Update:
             metrics |= {"grad_norm": norm, "grad_clipped": float(norm > self.config.max_grad_norm)}
             self.is_whole = False
             self.optimizer.step()
+            self.optimizer.zero_grad(set_to_none=True)  # else it lies beside what validation loads
             self._weights = finite_total(p for p in self.models.policy.parameters() if p.requires_grad)
             self.utilisation.clock.stop()
         self.position.step = step

@@ -298,7 +298,7 @@ def _compute(
     saves_end: bool,
 ) -> dict[str, Any]:
     """Load the models, train and export; returns what run.json says of a finished run."""
-    needs_best = resolved.method.early_stopping_steps is not None
+    needs_best = bool(resolved.method.early_stopping_steps)
 
     def find() -> str | None:
         if not resumes:

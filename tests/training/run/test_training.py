@@ -184,6 +184,17 @@ def test_early_stopping_keeps_the_best_weights(model: Path, data: Path, tmp_path
     assert torch.equal(kept["model.model.embed_tokens.weight"], exported["model.embed_tokens.weight"])
 
 
+def test_early_stopping_is_switched_off_by_0(model: Path, data: Path, tmp_path: Path) -> None:
+    """Else the best of the weights are kept, which are the start's where each step spoils them."""
+    steps = {"max_steps": 4, "learning_rate": 1.0, "validation_interval": 2, "warmup_steps": 0}
+    spoilt = options(model, data, tmp_path / "run", **steps)
+    run = alignkit.train("sft", **spoilt, set=["early_stopping_steps=0"])
+    losses = run.metrics.filter(run.metrics["name"] == "validation/loss").sort("value")
+    assert losses["step"][0] < 4 == run.info["finished"]["steps"]
+    start, exported = (load_file(folder / "model.safetensors") for folder in (model, run.path / "model"))
+    assert not torch.equal(start["model.embed_tokens.weight"], exported["model.embed_tokens.weight"])
+
+
 def test_lora_trains_an_adapter_and_exports_a_plain_folder(model: Path, data: Path, tmp_path: Path) -> None:
     run = alignkit.train("dpo", **options(model, data, tmp_path / "run", lora_rank=4, learning_rate=1e-2))
     before, after = load_file(model / "model.safetensors"), load_file(run.path / "model" / "model.safetensors")
