@@ -88,14 +88,24 @@ def _nothing(training: int, validation: int) -> None:
 
 
 def plan(
-    method: str, *, config: Path | None = None, set: Sequence[str] = (), like: Path | None = None, **options: object
+    method: str,
+    *,
+    config: Path | None = None,
+    set: Sequence[str] = (),
+    like: Path | None = None,
+    longest: int | None = None,
+    **options: object,
 ) -> list[str]:
-    """Return lines that say what memory and disk a training run with these options needs; nothing is loaded."""
+    """Return lines that say what memory and disk a training run with these options needs; nothing is loaded.
+
+    Args:
+        longest: tokens of the data's longest row, prompt and completions, where it is known.
+    """
     from alignkit.training.run.plan import plan as plan_lines
 
     cls = registry().find("method", method)
     resolved = config_file.resolve(cls, options=options, config=config, settings=set, like=like)
-    return plan_lines(cls(), resolved)
+    return plan_lines(cls(), resolved, longest=longest)
 
 
 def start_up_checks(model: str) -> list[dict[str, Any]]:

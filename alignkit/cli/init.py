@@ -19,7 +19,7 @@ from alignkit.errors import UsageError
 from alignkit.storage import new_file
 
 if TYPE_CHECKING:
-    from alignkit.methods import Method
+    from alignkit.cli.own_rows import OwnRows
 
 Model = Annotated[str | None, typer.Option("--model", help="fit the numbers to this model")]
 Data = Annotated[str | None, typer.Option("--data", help="the rows to train on")]
@@ -74,45 +74,62 @@ def init(
     names = ctx.meta.get(_PRESETS, [])
     if len(names) > 1:
         raise UsageError(f"--{names[0]} and --{names[1]} exclude each other: each names a whole set-up")
-    found = setups.of_preset(names[0], model, data) if names else setups.for_this_machine(model, data)
+    rows = None
+    if names:
+        found = setups.of_preset(names[0], model, data)
+    else:
+        found, rows = setups.for_this_machine(model, data)
     if path.exists() and not force:
         raise UsageError(f"{path} exists: name another with --out, or replace it with --force")
-    progress.stop()
     _write(path, setups.text(found))
     _agree_to_own(path)
-    for line in [*found.notes, *([] if names or not data else _memory(path, model))]:
+    method = _first_method(rows, model)
+    memory = [] if rows is None or method is None else _memory(path, method, model, rows)
+    progress.stop()
+    for line in [*found.notes, *memory]:
         print(on_one_line(line), file=sys.stderr)
     print(on_one_line(path))
     if names:  # a preset's notes say how it goes on
         return
     config = [] if out == FILE_NAME else ["--config", str(path)]
-    for method in _on_rows_alone()[:1]:
-        train = as_typed(["alignkit", "train", method.name, *config])
+    if method is not None:
+        reward = ["--reward", "FILE.py:FUNCTION"] if rows is not None and rows.kind == "prompts" else []
+        train = as_typed(["alignkit", "train", method, *config, *reward])
         print(f"next: {train}, or another method (`alignkit train --help`)", file=sys.stderr)
 
 
-def _on_rows_alone() -> list[type[Method]]:
-    """Return the methods that take the policy and rows; others need more."""
+def _first_method(rows: OwnRows | None, model: str | None) -> str | None:
+    """The method that begins with such rows: prompts alone are sampled, a run goes on with pairs.
+
+    Else it is the first that needs the policy and rows alone; None: there is none.
+    """
     from alignkit.registry import registry
+    from alignkit.runs import FILE, places
 
+    is_run = model is not None and any((place / FILE).exists() for place in places(model))
+    on_pairs = rows is not None and rows.kind == "pairs" and is_run
+    on_prompts = rows is not None and rows.kind == "prompts"
     methods = [registry().find("method", name) for name in registry().names("method")]
-    return [cls for cls in methods if not (cls.needs or cls.draws())]
+    policies = [cls for cls in methods if "scalar_head" not in cls.needs]
+    fitting = [cls for cls in policies if on_prompts and cls.trains_on.is_sampled]
+    fitting += [cls for cls in policies if on_pairs and len(cls.trains_on.completions) == 2]
+    fitting += [cls for cls in policies if not (cls.needs or cls.draws())]
+    return fitting[0].name if fitting else None
 
 
-def _memory(file: Path, model: str | None) -> list[str]:
+def _memory(file: Path, method: str, model: str | None, rows: OwnRows) -> list[str]:
     """What training with a file takes, where its model is on this machine."""
     from alignkit import api
+    from alignkit.cli.own_rows import is_here
     from alignkit.errors import AlignkitError
-    from alignkit.runs import places
 
-    plain = _on_rows_alone()
-    if not plain or model is None or not any((place / "config.json").exists() for place in places(model)):
+    if model is None or not is_here(model):
         return []
     try:
-        lines = api.plan(plain[0].name, config=file)
+        lines = api.plan(method, config=file, longest=rows.longest)
     except AlignkitError as error:
         return [error.line]
-    return [" ".join(line.split()) for line in lines if line.startswith(("memory", "disk"))]
+    return [f"{method}: {' '.join(line.split())}" for line in lines if line.startswith(("memory", "disk"))]
 
 
 def _write(path: Path, text: str) -> None:

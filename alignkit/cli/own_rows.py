@@ -34,6 +34,7 @@ class OwnRows:
         kind: "pairs", "answers" or "prompts", what most rows are.
         split: the share to hold back; None: the default one.
         lengths: tokens of whole rows; None where the tokenizer is not here.
+        longest: tokens of a prompt and all its answers, at most; None likewise.
     """
 
     num_training: int
@@ -41,6 +42,7 @@ class OwnRows:
     kind: str
     split: float | None
     lengths: ColumnLengths | None
+    longest: int | None = None
 
     def max_length(self, most: int) -> Line:
         """The limit on a row, at most what the machine holds."""
@@ -94,7 +96,16 @@ def read_own(data: str, model: str, *, limit: int) -> OwnRows | str:
         return f"{error.line}: the numbers are not of these rows"
     ((kind, _),) = kinds.most_common(1)
     held = len(np.unique(key_P[is_held]))
-    return OwnRows(int((~is_held).sum()), held, kind, split, _lengths(source, model, limit))
+    columns = _lengths(source, model, limit)
+    rows, longest = columns.get(ROW), None
+    if rows is not None:
+        longest = sum(columns[name].max for name in ("prompt", "chosen", "rejected")) if kind == "pairs" else rows.max
+    return OwnRows(int((~is_held).sum()), held, kind, split, rows, longest)
+
+
+def is_here(model: str) -> bool:
+    """Whether a model is on this machine: a run, a folder, or one that a Python package holds."""
+    return any(place.exists() for place in places(model)) or model.endswith(embedded.NAME)
 
 
 def _kind(row: Row) -> str:
@@ -103,16 +114,15 @@ def _kind(row: Row) -> str:
     return "prompts" if row.chosen is None and not row.is_conversation else "answers"
 
 
-def _lengths(source: Source, model: str, limit: int) -> ColumnLengths | None:
-    """Tokens of whole rows, where the model's tokenizer is on this machine."""
+def _lengths(source: Source, model: str, limit: int) -> dict[str, ColumnLengths]:
+    """Tokens of whole rows, prompts and answers, where the model's tokenizer is on this machine."""
     from alignkit.config.settings import ModelSection
 
-    is_here = any(place.exists() for place in places(model)) or model.endswith(embedded.NAME)
-    if not is_here:
-        return None
+    if not is_here(model):
+        return {}
     try:
         chat = make_chat(find_model(model, tokenizer_is_enough=True), ModelSection())
         columns = summarise(measure(source.rows(numbered=False), chat), limits=(limit,))
     except AlignkitError:  # training says what is wrong with the model or its template
-        return None
-    return next((column for column in columns if column.column == ROW), None)
+        return {}
+    return {column.column: column for column in columns}

@@ -37,8 +37,8 @@ def of_preset(name: str, model: str | None, data: str | None) -> Setup:
     return found
 
 
-def for_this_machine(model: str | None, data: str | None) -> Setup:
-    """Return a set-up whose numbers fit this machine's device and memory."""
+def for_this_machine(model: str | None, data: str | None) -> tuple[Setup, OwnRows | None]:
+    """Return a set-up whose numbers fit this machine's device and memory, and the rows that they fit."""
     here = machine.look(hub=not (model and data))
     offline = _without_hub() if here.hub_problem else None
     notes = []
@@ -51,6 +51,7 @@ def for_this_machine(model: str | None, data: str | None) -> Setup:
     rows = read_own(own, model, limit=max_length) if own else None
     if isinstance(rows, str):
         notes.append(rows)
+        rows = None
     num_prompts = 120 if here.device == "cpu" else 500
     width = 1.96 * 50 / math.sqrt(num_prompts)
     tables = {
@@ -70,13 +71,13 @@ def for_this_machine(model: str | None, data: str | None) -> Setup:
             "difference", 10.0, "points that are looked for; so few prompts find 5 too seldom for a verdict"
         )
         tables["judge"].append(looked_for)
-    if isinstance(rows, OwnRows):
+    if rows is not None:
         notes += rows.notes()
         tables["data"] = [Line("data", data, "your rows"), *rows.split_lines(), rows.max_length(max_length)]
         if rows.num_held <= num_prompts:  # all of them are judged
             del tables["judge"][1]
         _shorten(tables.get("train", []), rows)
-    return Setup([f"For {here.device_name} with {here.device_gib:.0f} GiB of memory."], tables, notes)
+    return Setup([f"For {here.device_name} with {here.device_gib:.0f} GiB of memory."], tables, notes), rows
 
 
 def _shorten(lines: list[Line], rows: OwnRows) -> None:

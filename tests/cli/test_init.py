@@ -97,13 +97,40 @@ def test_init_reads_the_rows_that_it_is_given(capsys: pytest.CaptureFixture[str]
     assert "rows: 45 pairs train, 19 prompts validate" in said
     assert re.search(r"^lengths: \d+ tokens at the median, \d+ at 99 %, \d+ longest$", said, re.M)
     assert re.search("verdict: 19 validation prompts find differences of .. points, 874 find 5 points", said)
-    assert re.search(r"^memory [\d,]+ MiB on", said, re.M)
+    assert re.search(r"^sft: memory [\d,]+ MiB on .*, up to (\d+) tokens at once$", said, re.M)
     settings = judge_settings({})
     assert settings.data.split == "0.3" and settings.data.max_length == 64
     assert settings.judge.num_prompts is None and "max_steps" not in text  # 100 steps of 8 are 18 passes over 45 rows
     _every_method_reads(Path("alignkit.toml"))
     assert main(["init", "--model", "model", "--data", "none.jsonl", "--force"]) == 0
     assert "none.jsonl: nothing of that name here" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("row", "model", "method", "typed"),
+    [
+        ({"prompt": "{n}?"}, "model", "grpo", "alignkit train grpo --reward FILE.py:FUNCTION"),
+        ({"prompt": "{n}?", "chosen": "Yes.", "rejected": "No."}, "model", "sft", "alignkit train sft"),
+        ({"prompt": "{n}?", "chosen": "Yes.", "rejected": "No."}, "runs/sft", "dpo", "alignkit train dpo"),
+    ],
+)
+def test_init_names_the_method_that_begins_with_such_rows_and_plans_it_by_their_lengths(
+    row: dict[str, str], model: str, method: str, typed: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tiny_model(Path("model"))
+    rows = [{key: text.format(n=n) for key, text in row.items()} for n in range(40)]
+    Path("rows.jsonl").write_text("".join(json.dumps(each) + "\n" for each in rows))
+    if model != "model":
+        trained = ["train", "sft", "--model", "model", "--data", "rows.jsonl", "--max-steps", "1", "--out", model]
+        assert main([*trained, "--max-new-tokens", "4", "--precision", "fp32"]) == 0
+    assert main(["init", "--model", model, "--data", "rows.jsonl"]) == 0
+    said = capsys.readouterr().err
+    assert f"next: {typed}, or another method" in said
+    found = re.search(rf"^{method}: memory [\d,]+ MiB on .*, up to ([\d,]+) tokens at once$", said, re.M)
+    assert found is not None
+    if method != "grpo":  # which draws answers as long as --max-new-tokens
+        longest = 8 * (64 + 32)  # eight rows of a batch, not the 1,024 tokens that a micro-batch may have
+        assert int(found[1]) < longest
 
 
 def test_init_keeps_an_existing_file(capsys: pytest.CaptureFixture[str]) -> None:

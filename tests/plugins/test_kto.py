@@ -297,7 +297,7 @@ def test_a_run_says_its_labels_and_plans_for_the_longest_prompt_with_the_longest
     columns = {column["column"]: column["max"] for column in run.info["rows"]["training"]["lengths"]}
     assert columns["prompt + longest answer"] < columns["prompt"] + columns["answer"]
     (plan,) = (line for line in said.said if line.startswith("plan: "))
-    assert plan.endswith(f"rows of {columns['prompt'] + columns['answer']} tokens")
+    assert plan.endswith(f"up to {columns['prompt'] + columns['answer']} tokens at once")
     assert any(
         line.startswith("labels: 19 good and 40 bad answers: with their weights 0.475 to 1") for line in said.said
     )

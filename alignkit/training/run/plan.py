@@ -131,7 +131,7 @@ class Plan:
     def lines(self) -> list[str]:
         """One line for each part, and the sums."""
         lines = [f"{name:<12} {_mib(count)}" for name, count in self.memory.items() if count]
-        lines.append(f"{'memory':<12} {_mib(self.total)} on {self._where}, for rows of {self.tokens} tokens")
+        lines.append(f"{'memory':<12} {_mib(self.total)} on {self._where}, up to {self.tokens:,} tokens at once")
         lines.append(f"{'disk':<12} {_mib(self.disk)}")
         return lines
 
@@ -140,7 +140,7 @@ class Plan:
         parts = ", ".join(f"{name} {count / 2**20:,.0f}" for name, count in self.memory.items() if count)
         return (
             f"plan: {self.total / 2**20:,.0f} MiB on {self._where} ({parts}), disk {self.disk / 2**20:,.0f} MiB; "
-            f"rows of {self.tokens} tokens"
+            f"up to {self.tokens:,} tokens at once"
         )
 
 
@@ -178,7 +178,7 @@ def _num_checkpoints(config: MethodConfig) -> int:
         return _CHECKPOINTS
     regular = config.max_steps // config.checkpoint_interval
     best = 0  # with early stopping each better validation has one as well
-    if config.early_stopping_steps is not None:
+    if config.early_stopping_steps:
         best = (config.max_steps - 1) // config.steps_between_validations(config.max_steps)
     return min(_CHECKPOINTS, 1 + regular + best)
 
@@ -296,9 +296,9 @@ def _logits(method: Method, resolved: Resolved, sizes: Architecture, tokens: int
     return head_bytes(tokens, sizes.vocab, size, card.total) + 8 * tokens * sizes.hidden
 
 
-def plan(method: Method, resolved: Resolved) -> list[str]:
-    """Return one line for each part and the sums. Raises as `make_plan`."""
-    return make_plan(method, on_adapter(method, resolved)).lines()
+def plan(method: Method, resolved: Resolved, *, longest: int | None = None) -> list[str]:
+    """Return one line for each part and the sums. Arguments and errors are those of `make_plan`."""
+    return make_plan(method, on_adapter(method, resolved), longest=longest).lines()
 
 
 def disk_warning(made: Plan, folder: Path) -> str | None:
