@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from alignkit.cli.commands import Commands
 from alignkit.display import LogFormatter, fitted, on_one_line, shown
@@ -31,8 +32,10 @@ _SHOWN = 60  # characters of a name that no file can have
 class _Commands(Commands):
     """Lists alignkit's own commands in the order in which they are used, then what plugins add.
 
-    A command's module is imported when that command is named.
+    A command's module is imported when that command is named; completing its name takes its line alone.
     """
+
+    _completes = False
 
     def list_commands(self, ctx: Any) -> list[str]:
         return [*COMMANDS, *registry().names("command")]
@@ -40,7 +43,16 @@ class _Commands(Commands):
     def about(self, ctx: Any, name: str) -> str:
         return COMMANDS[name] if name in COMMANDS else super().about(ctx, name)
 
+    def shell_complete(self, ctx: Any, incomplete: str) -> Any:
+        self._completes = True
+        try:
+            return super().shell_complete(ctx, incomplete)
+        finally:
+            self._completes = False
+
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        if cmd_name in COMMANDS and self._completes:
+            return TyperCommand(cmd_name, help=COMMANDS[cmd_name])
         if cmd_name in COMMANDS:
             return _own_command(cmd_name)
         found = super().get_command(ctx, cmd_name)

@@ -252,6 +252,19 @@ def test_config_schema_is_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert "grpo" in json.loads(capsys.readouterr().out)["properties"]["train"]["properties"]
 
 
+def test_completing_a_command_imports_none() -> None:
+    code = (
+        "import atexit, sys\n"
+        "atexit.register(lambda: print(sorted(m for m in sys.modules if m.startswith('alignkit.'))))\n"
+        "from alignkit.cli.main import main; main()"
+    )
+    asked = os.environ | {"_ALIGNKIT_COMPLETE": "complete_bash", "COMP_WORDS": "alignkit e", "COMP_CWORD": "1"}
+    done = subprocess.run([sys.executable, "-c", code], env=asked, capture_output=True, text=True, check=False)
+    *names, imported = done.stdout.splitlines()
+    assert names == ["evaluate", "export"]
+    assert "alignkit.cli.main" in imported and "alignkit.cli.ev" not in imported and "alignkit.cli.ex" not in imported
+
+
 def test_completion_offers_methods_and_their_options() -> None:
     def complete(words: str) -> list[str]:
         environment = {
