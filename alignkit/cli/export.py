@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import sys
 from typing import Annotated, Literal
 
 import typer
 
 from alignkit.cli.options import Command, Json
+from alignkit.display import fitted
 from alignkit.errors import UsageError
 from alignkit.storage import check_path
 
@@ -64,7 +66,7 @@ def export(
         print(json.dumps(content | {"differences": [one.as_json() for one in found.differences]}))
         return
     for line in (*found.notes, *(one.line() for one in found.differences)):
-        say(line)
+        say(fitted(line, sys.stdout))
     say(f"written: {found.folder}" + (f", and {found.address}" if found.address else ""))
 
 

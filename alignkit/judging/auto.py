@@ -49,8 +49,8 @@ def choose_judge(rows: Sequence[Row], settings: Settings, *, num_items: int, yes
         tried.append(f"{spec} does not answer ({problem})")
     reasons = [*why_none(fields, role="judge"), *tried] or ["none is installed that is taken by itself"]
     raise UsageError(
-        f"no judge: {', '.join(reasons)}; what would work: alignkit train reward --data PAIRS, then judge again; "
-        "--judge FOLDER (a sequence-classification model); --judge FILE.py:function"
+        f"no judge: {', '.join(reasons)}; what would work: `--judge FILE.py:FUNCTION`, a function of yours; "
+        "`alignkit train reward --data PAIRS`, then judge again; `--judge FOLDER`, a sequence-classification model"
     )
 
 

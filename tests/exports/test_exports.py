@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from tiny_models import tiny_model
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from vllm_engines import needs_vllm
 
 import alignkit
 from alignkit import api
@@ -188,3 +193,43 @@ def test_llama_cpp_reads_what_was_trained(kind: str, run: alignkit.Run, tmp_path
     trained = run if kind == "llama" else lora_run(tmp_path, kind)
     (_, gguf) = api.export(str(trained.path), tmp_path / "out", gguf="f16").differences
     assert gguf.reader.startswith("llama.cpp by xllamacpp") and gguf.same_ids == 20 and gguf.mean < 0.02
+
+
+@needs_vllm
+@pytest.mark.slow
+def test_vllm_answers_as_transformers_does(tmp_path: Path) -> None:
+    """Its own engine, template and tokenizer, in another process, as an engine leaves its process changed."""
+    model = tiny_model(tmp_path / "base", hidden_size=128, initializer_range=0.15)
+    trained = {"learning_rate": 1e-3, "max_steps": 2, "batch_size": 8, "precision": "fp32", "max_new_tokens": 4}
+    run = alignkit.train("sft", model=model, data=ROWS, split=0.3, out=tmp_path / "run", **trained)
+    folder = tmp_path / "taken"
+    api.export(str(run.path), to=folder)
+    talks = [[{"role": "user", "content": f"Say {n}."}] for n in range(5)]
+    code = (
+        "import json, sys\n"
+        "from vllm import LLM, SamplingParams\n"
+        "engine = LLM(sys.argv[1], dtype='float32', enforce_eager=True, max_model_len=128)\n"
+        "greedy = SamplingParams(temperature=0, max_tokens=16)\n"
+        "answers = engine.chat(json.loads(sys.argv[2]), greedy, use_tqdm=False)\n"
+        "print(json.dumps([[a.prompt_token_ids, list(a.outputs[0].token_ids)] for a in answers]))\n"
+    )
+    asked = os.environ | {
+        "VLLM_CPU_KVCACHE_SPACE": "1",
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+        "VLLM_NO_USAGE_STATS": "1",
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+        "VLLM_LOGGING_LEVEL": "ERROR",
+        "HF_HUB_OFFLINE": "1",
+    }
+    words = [sys.executable, "-W", "ignore", "-c", code, str(folder), json.dumps(talks)]
+    done = subprocess.run(words, env=asked, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    tokenizer, policy = AutoTokenizer.from_pretrained(folder), AutoModelForCausalLM.from_pretrained(folder)
+    expected = []
+    for talk in talks:
+        prompt = tokenizer.apply_chat_template(talk, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+        ids = policy.generate(**prompt, max_new_tokens=16, do_sample=False)[0].tolist()
+        length = prompt["input_ids"].shape[1]
+        expected.append([ids[:length], ids[length:]])
+    assert found == expected and len({tuple(answer) for _, answer in found}) > 1

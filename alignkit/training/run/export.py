@@ -39,11 +39,13 @@ class Exported:
     Args:
         difference: of the folder loaded again from the model that was written; 1e-4 at most.
         rounding: of the model in its saved type from the trained one in fp32; 0 where it is saved in fp32.
+        rounding_mean: the same, a token in the mean.
         dtype: of the saved weights.
     """
 
     difference: float
     rounding: float
+    rounding_mean: float
     dtype: str
 
 
@@ -90,7 +92,7 @@ def export(
             dtype = torch.float32 if source is None else source_dtype(source)
         _round(policy, dtype)
         written = _measured(policy, checked)
-        rounding = _gap(written, trained)
+        rounding, rounding_mean = _gap(written, trained), _mean_gap(written, trained)
         _save(policy, chat, working, source=source, dtype=dtype)
         difference = _gap(_loaded_again(policy, working, checked), written)
         _prove(difference, working, "loaded again")
@@ -104,7 +106,7 @@ def export(
         raise RunStopped(
             f"{folder}: the model cannot be written: {reason}; make room and go on with: {go_on()}"
         ) from error
-    return Exported(difference, rounding, str(dtype).removeprefix("torch."))
+    return Exported(difference, rounding, rounding_mean, str(dtype).removeprefix("torch."))
 
 
 def save_adapter(policy: Policy, folder: Path) -> None:
@@ -245,3 +247,10 @@ def _gap(found: Tensor | None, expected: Tensor | None) -> float:
     if found is None or expected is None or not len(found):
         return 0.0
     return float((found - expected).abs().max())
+
+
+def _mean_gap(found: Tensor | None, expected: Tensor | None) -> float:
+    """Mean difference, nats; nan and 0 as `_gap`."""
+    if found is None or expected is None or not len(found):
+        return 0.0
+    return float((found - expected).abs().mean())

@@ -251,8 +251,11 @@ def _train(
     end = {"finished": finished | {"planned_mib": planned.total / 2**20}}
     world.run_on_rank0(lambda: run.write_json(RUN_FILE, description | {"model_files": hash_model(run.model)} | end))
     if (dtype := finished["exported_dtype"]) != "float32":
-        rounding = finished["exported_rounding_nats"]
-        progress.note(f"saved in {dtype}, as the model came: rounding moves log-probs by up to {rounding:.2g} nats")
+        mean, most = finished["exported_rounding_mean_nats"], finished["exported_rounding_nats"]
+        progress.note(
+            f"saved in {dtype}, as the model came: rounding moves a token's log-prob by {mean:.2g} nats in the mean, "
+            f"{most:.2g} at most"
+        )
     where = " on the fullest rank" if world.size > 1 else ""
     notes = {"memory": where + (" with Python and its libraries" if planned.device == "cpu" else "")}
     for line in summary(run.path, finished, planned_mib=planned.total / 2**20, notes=notes) if world.is_first else ():
@@ -380,6 +383,7 @@ def _compute(
         "tally": tally_as_json(loop.position.tally),
         "exported_difference_nats": exported["difference"],
         "exported_rounding_nats": exported["rounding"],
+        "exported_rounding_mean_nats": exported["rounding_mean"],
         "exported_dtype": exported["dtype"],
     }
 

@@ -125,6 +125,7 @@ def test_a_folder_of_transformers_4_stays_one_that_it_loads_in_its_own_type(tmp_
     assert {x.dtype for x in load_file(made / "model.safetensors").values()} == {torch.bfloat16}
     finished = json.loads((made.parent / "run.json").read_text())["finished"]
     assert finished["exported_difference_nats"] <= 1e-4 and 0 < finished["exported_rounding_nats"] < 0.1
+    assert 0 < finished["exported_rounding_mean_nats"] < finished["exported_rounding_nats"]
     before, after = (json.loads((folder / "config.json").read_text()) for folder in (source, made))
     changed = {key for key in before | after if before.get(key) != after.get(key)}
     assert changed <= {"eos_token_id", "pad_token_id"} and after["rope_theta"] == 1e6
