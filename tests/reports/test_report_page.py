@@ -203,6 +203,20 @@ def test_two_charts_share_no_id_and_style_nothing_else(tmp_path: Path) -> None:
     assert len(page.styles) == 1
 
 
+def test_a_table_wider_than_a_page_is_turned_on_paper_and_paper_is_never_dark(tmp_path: Path) -> None:
+    def table(num: int) -> dict[str, str | None]:
+        columns = [Column(f"c{n}", f"measure {n}") for n in range(num)]
+        write_report(tmp_path / "t.html", title="t", note="n", table=columns, rows=[{c.key: 1.0 for c in columns}])
+        return next(attrs for tag, attrs in Page((tmp_path / "t.html").read_text()).elements if tag == "table")
+
+    assert table(20) == {"class": "turned", "style": "--columns: 20"} and table(7) == {}
+    (style,) = Page((tmp_path / "t.html").read_text()).styles
+    assert re.findall(r"@media ([^{]*prefers-color-scheme[^{]*) {", style) == [
+        "screen and (prefers-color-scheme: dark)"
+    ]
+    assert ".turned" in style.partition("@media print")[2]
+
+
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
