@@ -79,6 +79,7 @@ class Update:
         Raises:
             RunStopped: the loss or the gradient is not finite, or the source refuses what the loss logged.
         """
+        self.optimizer.zero_grad(set_to_none=True)  # of whoever called backward before
         result = StepResult(0.0, {})
         rate = learning_rate(self.config, step=step, num_steps=self.num_steps)
         for group in self.optimizer.param_groups:
