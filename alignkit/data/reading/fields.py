@@ -108,7 +108,11 @@ SHAPE = (
         "the worse answer, or a conversation that ends with it",
     ),
     Field("output", READ, "the answer to `instruction` or `input`; where there is another too, they must agree"),
-    Field("completion", READ, "the answer; where there is another too, they must agree"),
+    Field(
+        "completion",
+        READ,
+        "the answer, also of a conversation that ends with the user; where there is another too, they must agree",
+    ),
     Field(
         "completions",
         READ,
@@ -220,13 +224,26 @@ MARKS = (
 PAIR_MARKS = (
     Field(
         "choice selected verdict judgment judgement preference_score human_preference preference_label chosen_index "
-        "vote score_0 score_1 score_a score_b rating_a rating_b is_response_0_safe is_response_1_safe",
+        "vote human_choice human_prefers annotator_choice preferred_answer better_answer equal is_equal draw is_draw "
+        "chosen_votes rejected_votes votes_chosen votes_rejected chosen_upvotes rejected_upvotes upvotes_chosen "
+        "upvotes_rejected chosen_rank rejected_rank rank_chosen rank_rejected score_0 score_1 score_a score_b rating_a "
+        "rating_b is_response_0_safe is_response_1_safe",
         SAID,
         "it may say which answer is the better one, and is not read",
         "turn rows round, or take them out, where {} says otherwise",
     ),
 )
 """Fields that may say that the rejected answer of a pair is the better one."""
+
+PROMPT_PARTS = (
+    Field(
+        "options choices background ctx evidence schema db_schema",
+        SAID,
+        "it may belong to what is asked, and is no part of the prompt where the prompt does not hold it",
+        "write it into the prompt",
+    ),
+)
+"""Fields that the prompt may lack."""
 
 FURTHER = (
     Field("id", READ, "the row's name; without it a hash of the row"),
@@ -441,6 +458,7 @@ TABLES: Mapping[str, Sequence[Field]] = {
     "which answer is better, and by how much": SCORES,
     "beside a row's only answer, where there is no label": MARKS,
     "beside `chosen` and `rejected`": PAIR_MARKS,
+    "beside a prompt": PROMPT_PARTS,
     "further fields of a row": FURTHER,
     "fields of a message": MESSAGE,
     "roles": ROLE,
@@ -510,6 +528,13 @@ def marks(found: tuple[str, ...], *, of_pair: bool = False) -> tuple[tuple[str, 
     known = _PAIR_MARKS if of_pair else _MARKS
     bare = ((name, letters(str(name).removesuffix(".responses"))) for name in found)  # Argilla's quality.responses
     return tuple((name, field) for name, meant in bare if (field := known.get(meant)) is not None)
+
+
+@lru_cache(maxsize=4096)
+def prompt_parts(found: tuple[str, ...]) -> tuple[str, ...]:
+    """Of a row's field names, those of what the prompt may lack."""
+    known = used(PROMPT_PARTS, SAID)
+    return tuple(name for name in found if str(name).lower() in known)
 
 
 @lru_cache(maxsize=4096)

@@ -22,7 +22,17 @@ import numpy as np
 from alignkit.data.reading import mixing
 from alignkit.data.reading.cells import says_nothing
 from alignkit.data.reading.dataset import Dataset
-from alignkit.data.reading.fields import SCORED, SHAPE, Field, FieldRefused, candidates, marks, misspelt
+from alignkit.data.reading.fields import (
+    PROMPT_PARTS,
+    SCORED,
+    SHAPE,
+    Field,
+    FieldRefused,
+    candidates,
+    marks,
+    misspelt,
+    prompt_parts,
+)
 from alignkit.data.reading.fields import names as names_of
 from alignkit.data.reading.files import SUFFIXES, Line, files_of, is_data_file, read_file
 from alignkit.data.reading.hub import hub_files
@@ -94,6 +104,8 @@ class Source:
                     looked_at.add(found)
             if candidates(found):
                 self._say_candidates(row)
+            if prompt_parts(found):
+                self._say_parts(row)
             if marks(found) or marks(found, of_pair=True):
                 self._say_marks(row)
             if row.rejected is not None and not SCORED.isdisjoint(found):
@@ -145,6 +157,11 @@ class Source:
             said, known = set(_texts(row.fields[name])), [text_of_turn(turn).strip() for turn in turns]
             is_known = any(text in whole for text in said for whole in known) if role == "prompt" else said & set(known)
             read = next((one for one in _READ_AS[role] if one in given), None)
+            if role == "answer" and said and row.ends_with_user and any(t["role"] == "assistant" for t in row.prompt):
+                say_once(
+                    f"{self.data}: rows have {name!r} beside a conversation that ends with the user: it is not read as "
+                    f"its answer; --columns completion={name} reads it, --ignore-fields {name} says that it is meant so"
+                )
             if not said or not known or is_known or read is None:
                 continue
             instead = f"--columns {read}={name}"
@@ -155,6 +172,18 @@ class Source:
                 f"rewards and not trained on; {instead} reads it instead, --ignore-fields {name} says that it is "
                 "meant so"
             )
+
+    def _say_parts(self, row: Row) -> None:
+        """Say once of columns that may belong to what is asked, and that the prompt does not hold."""
+        (part,) = PROMPT_PARTS
+        for name in prompt_parts(tuple(row.fields)):
+            if row.prompt and name not in self.columns and name not in self.columns.values():
+                asked = "\n".join(turn["content"] for turn in row.prompt)
+                if any(text not in asked for text in _texts(row.fields[name])):
+                    say_once(
+                        f"{self.data}: rows have {name!r}: {part.says}; {part.instead}; --ignore-fields {name} says "
+                        "that it is meant so"
+                    )
 
     def _say_marks(self, row: Row) -> None:
         """Say once of columns that may call the row's only answer a bad one, which no label does."""

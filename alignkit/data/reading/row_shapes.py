@@ -127,7 +127,15 @@ def _without_preference(row: Given) -> Split:
             _refuse_other_answers(row, turns[-1:])
         turns = with_system(row, turns)
         if not turns or turns[-1]["role"] != "assistant":
-            return Split(turns, None, None, True)
+            beside = next((name for name in _ANSWERS if not says_nothing(given.get(name))), None)
+            if not turns or beside is None or not isinstance(given[beside], (str, list, tuple, dict)):
+                return Split(turns, None, None, True)
+            answer = _last_turns(row, beside)  # the conversation is its prompt
+            _refuse_other_answers(row, answer)
+            label = _label(row)
+            return (
+                Split(turns, None, answer, label=label) if label is False else Split(turns, answer, None, label=label)
+            )
         label = _label(row)
         if label is False:
             return Split(turns[:-1], None, turns[-1:], label=label)

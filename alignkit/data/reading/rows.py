@@ -115,14 +115,14 @@ class Row:
 
     def missing_answer(self) -> str:
         """Say why the row has no chosen answer."""
+        given = [name for name, value in self.fields.items() if not says_nothing(value)]
+        others = "".join(f"; {other}" for other in under_other_names(given, answers_only=True))
         if self.rejected is not None or not self.is_conversation:
-            given = [name for name, value in self.fields.items() if not says_nothing(value)]
-            others = "".join(f"; {other}" for other in under_other_names(given, answers_only=True))
             return f"no chosen answer{', only a rejected one' if self.rejected is not None else ''}{others}"
         if not self.prompt:
             return "an empty conversation"
         twice = ", two user turns in a row" if self.has_user_twice else ""
-        return f"the conversation ends with the {self.prompt[-1]['role']}{twice}"
+        return f"the conversation ends with the {self.prompt[-1]['role']}{twice}{others}"
 
 
 def to_row(

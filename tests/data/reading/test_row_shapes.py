@@ -683,6 +683,22 @@ def test_a_tie_in_a_column_of_another_name_may_be_written_as_text() -> None:
     assert read({**PAIR, "equal": "True"}, tie="equal").is_tie and not read({**PAIR, "equal": "0"}, tie="equal").is_tie
 
 
+@pytest.mark.parametrize("name", ["completion", "output"])
+def test_a_conversation_that_ends_with_the_user_is_the_prompt_of_an_answer_beside_it(name: str) -> None:
+    turns = [USER, {"role": "assistant", "content": "earlier"}, USER]
+    row = read({"messages": turns, name: "yes", "reasoning_content": "Hm."})
+    assert row.chosen is not None and not row.is_conversation  # the earlier answer is not scored
+    assert ([turn["content"] for turn in row.prompt], row.chosen[0]["content"]) == (["Hi", "earlier", "Hi"], "yes")
+    assert row.chosen[0]["reasoning_content"] == "Hm."
+    bad = read({"messages": turns, name: "no", "label": False})
+    assert bad.chosen is None and bad.rejected is not None and bad.label is False
+    alone = read({"messages": [USER], name: None, "answer": "4"})
+    assert unusable_reason(alone, Chosen()) == (
+        "the conversation ends with the user; 'answer': it is not read under this name; map it by --columns "
+        "completion=answer"
+    )
+
+
 def test_scores_under_two_names_that_differ_are_refused() -> None:
     scores = {"score_chosen": 2, "score_rejected": 1, "chosen_score": 1, "rejected_score": 5}
     with pytest.raises(InputError, match=r"under 'score_chosen' and 'chosen_score', which differ: .*chosen_score,rej"):
