@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections import Counter
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from alignkit.data.reading.rows import Row
 from alignkit.data.reading.split import held_rows
 from alignkit.errors import AlignkitError, InputError
 from alignkit.judging.foresight import better_split, finds, validation_finds
+from alignkit.judging.planner import DIFFERENCE, detectable
 from alignkit.presets import Line
 from alignkit.pretrained import embedded
 from alignkit.pretrained.names import find_model
@@ -61,6 +63,14 @@ class OwnRows:
             return []
         why = f"holds {self.num_held} prompts back, on which a verdict finds {finds(self.num_held)}"
         return [Line("split", str(self.split), why)]
+
+    def difference_line(self) -> Line | None:
+        """The points that are looked for, where these prompts are too few for the default's."""
+        found = detectable(self.num_held)
+        if found is None or found <= DIFFERENCE:
+            return None
+        why = f"points that are looked for: what {self.num_held} prompts find in 80 of 100 cases"
+        return Line("difference", float(math.ceil(found)), why)
 
     def notes(self) -> list[str]:
         """What is told of the rows."""

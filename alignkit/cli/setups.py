@@ -76,6 +76,8 @@ def for_this_machine(model: str | None, data: str | None) -> tuple[Setup, OwnRow
         tables["data"] = [Line("data", data, "your rows"), *rows.split_lines(), rows.max_length(max_length)]
         if rows.num_held <= num_prompts:  # all of them are judged
             del tables["judge"][1]
+        if (line := rows.difference_line()) is not None:
+            tables["judge"] = [*(other for other in tables["judge"] if other.key != line.key), line]
         _shorten(tables.get("train", []), rows)
     return Setup([f"For {here.device_name} with {here.device_gib:.0f} GiB of memory."], tables, notes), rows
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import struct
 from pathlib import Path
@@ -14,6 +15,7 @@ from tiny_models import tiny_model
 from alignkit.cli.machine import look
 from alignkit.cli.main import main
 from alignkit.config.file import judge_settings, resolve
+from alignkit.judging.planner import detectable
 from alignkit.plugin import Line, Machine, Preset, Setup
 from alignkit.registry import Plugin, registry
 
@@ -100,6 +102,7 @@ def test_init_reads_the_rows_that_it_is_given(capsys: pytest.CaptureFixture[str]
     assert re.search(r"^sft: memory [\d,]+ MiB on .*, up to (\d+) tokens at once$", said, re.M)
     settings = judge_settings({})
     assert settings.data.split == "0.3" and settings.data.max_length == 64
+    assert settings.judge.difference == math.ceil(detectable(19) or 0) > 10  # less finds no verdict on 19 prompts
     assert settings.judge.num_prompts is None and "max_steps" not in text  # 100 steps of 8 are 18 passes over 45 rows
     _every_method_reads(Path("alignkit.toml"))
     assert main(["init", "--model", "model", "--data", "none.jsonl", "--force"]) == 0
