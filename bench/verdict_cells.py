@@ -8,13 +8,16 @@
     power_at_planned     better, where the difference is what the planner says so many prompts find in 80 of 100 cases;
                          the least and the most
 
+Probabilities are outcomes too (`soft`), of equal models: drawn evenly, in quarters, near a half, or a little above a half
+but for a few prompts that are lost. They count in the first two figures.
 Refused cells (under five effective clusters) are left out of alarms and coverage, and counted.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -79,12 +82,18 @@ def settings() -> list[dict[str, Any]]:
         for ties in TIES
         if g <= n / 2
     ]
-    return looks + few + planned
+    soft = [
+        {"kind": "soft", "prompts": n, "draw": draw, "rate": 50.0}
+        for n in (20, 40, 100, 200, 500)
+        for draw in SOFT_DRAWS
+    ]
+    return looks + few + planned + soft
 
 
 def simulate(setting: dict[str, Any], num: int, rng: np.random.Generator) -> dict[str, Any] | None:
     """Shares of `num` simulated looks; None where nothing is planned."""
-    return {"look": _look, "power": _power, "planned": _planned}[setting["kind"]](setting, num, rng)
+    kinds = {"look": _look, "power": _power, "planned": _planned, "soft": _soft}
+    return kinds[setting["kind"]](setting, num, rng)
 
 
 def is_beyond(setting: dict[str, Any], shares: dict[str, Any]) -> bool:
@@ -100,7 +109,7 @@ def is_beyond(setting: dict[str, Any], shares: dict[str, Any]) -> bool:
 
 def figures(cells: Sequence[tuple[dict[str, Any], dict[str, Any]]]) -> dict[str, float]:
     """The worst of all cells, for each figure."""
-    looks = [(s, found) for s, found in cells if s["kind"] == "look" and not found["refused"]]
+    looks = [(s, found) for s, found in cells if s["kind"] in ("look", "soft") and not found["refused"]]
     planned = [found["better"] for s, found in cells if s["kind"] == "planned"]
     return {
         "aa_false_alarm": max(found["better"] + found["worse"] for s, found in looks if s["rate"] == 50),
@@ -130,13 +139,38 @@ def _planned(setting: dict[str, Any], num: int, rng: np.random.Generator) -> dic
     return {"difference": found, **_shares(clusters, setting, 50 + found, num, rng)}
 
 
+def _soft(setting: dict[str, Any], num: int, rng: np.random.Generator) -> dict[str, float]:
+    n, draw = setting["prompts"], SOFT_DRAWS[setting["draw"]]
+    clusters = make_clusters(n, 0, unequal=False)
+    return {"refused": 0.0, **_judged((draw(n, rng) for _ in range(num)), clusters, 50.0, num)}
+
+
+def _rarely_lost(share: float, n: int, rng: np.random.Generator) -> np.ndarray:
+    noise_P = rng.uniform(-0.01, 0.01, n)
+    return np.where(rng.random(n) < share, 0.5 / share + noise_P, 0.0)
+
+
+SOFT_DRAWS: dict[str, Callable[[int, np.random.Generator], np.ndarray]] = {
+    "even": lambda n, rng: rng.random(n),
+    "quarters": lambda n, rng: rng.integers(0, 5, n) / 4,
+    "near a half": lambda n, rng: 0.5 + rng.uniform(-0.02, 0.02, n),
+    "one in six lost": partial(_rarely_lost, 5 / 6),
+    "one in twenty lost": partial(_rarely_lost, 0.95),
+    "one in fifty lost": partial(_rarely_lost, 0.98),
+}
+
+
 def _shares(
     clusters: Clusters, setting: dict[str, Any], rate: float, num: int, rng: np.random.Generator
 ) -> dict[str, float]:
-    better = worse = covered = 0
     rho = setting["correlation"] if setting["clusters"] else 0.0
-    for number in range(num):
-        outcome_P = draw_outcomes(clusters, rho, setting["ties"], rate / 100, rng)
+    drawn = (draw_outcomes(clusters, rho, setting["ties"], rate / 100, rng) for _ in range(num))
+    return _judged(drawn, clusters, rate, num)
+
+
+def _judged(drawn: Iterable[np.ndarray], clusters: Clusters, rate: float, num: int) -> dict[str, float]:
+    better = worse = covered = 0
+    for number, outcome_P in enumerate(drawn):
         result = win_rate(outcome_P, seed=number, level=LEVEL, num_resamples=NUM_RESAMPLES, clusters=clusters)
         answer = decide(result, margin=MARGIN)
         better += answer == "better"

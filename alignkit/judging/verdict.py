@@ -255,9 +255,14 @@ def needed(verdict: Verdict) -> str:
     """How many prompts would settle it, as the end of a sentence; empty where nothing can be said of that."""
     rate = verdict.win_rate
     if verdict.num_prompts_needed is not None:
-        return f"; about {verdict.num_prompts_needed:,} prompts, these included, would settle it in 80 of 100 cases"
+        prompts, spread = f"about {verdict.num_prompts_needed:,} prompts, these included,", ""
+        if rate.num_clusters:
+            more = math.ceil(verdict.num_prompts_needed / rate.num_prompts * rate.num_clusters)
+            spread = f" in {more:,} clusters of prompts (now {rate.num_clusters:,}),"
+        return f"; {prompts}{spread} would settle it in 80 of 100 cases"
     if verdict.answer == "not enough evidence" and rate.has_interval and rate.num_prompts >= MIN_PROMPTS:
-        return f"; to settle it takes more than {MOST:,} prompts"
+        more_of = ", in more clusters" if rate.num_clusters else ""
+        return f"; to settle it takes more than {MOST:,} prompts{more_of}"
     return ""
 
 

@@ -146,8 +146,7 @@ def within_strata(x_P: np.ndarray, strata: Clusters, units: Clusters, level: flo
     """
     n, mean = len(x_P), float(x_P.mean())
     error, freedom, _ = error_within(x_P, strata, units)
-    # each outcome as a share of a win or a loss: where none lies between, its variance is theirs
-    wins, losses = float(np.maximum(2 * x_P - 1, 0).sum()), float(np.maximum(1 - 2 * x_P, 0).sum())
+    wins, losses = wins_and_losses(x_P)
     independent = ((wins + losses) / 4 - n * (mean - 0.5) ** 2) / (n - 1) / n
     effective = units.effective / n
     if error > 0 and independent > 0 and num_uncommon(x_P) >= MIN_UNCOMMON:
@@ -196,9 +195,37 @@ def lower_bound(mean: float, spread: tuple[float, float, float], tail: float) ->
     return mean - quantile * error
 
 
-def num_uncommon(x_P: np.ndarray) -> int:
-    """Number of outcomes that differ from the commonest; with few of them a spread is a guess."""
-    return len(x_P) - int(np.unique(x_P, return_counts=True)[1].max())
+def num_uncommon(x_P: np.ndarray) -> float:
+    """Number of outcomes that differ from the commonest; with few of them a spread is a guess.
+
+    Of probabilities between win, tie and loss no two need be the same. There it is n / skewness^2, which is as good as
+    the number for rare wins or losses, and at most the wins and losses that the probabilities add up to: equal models
+    would have so many outcomes on the other side, seen or not.
+
+    Args:
+        x_P: float64 [P], from 0 to 1, at least one.
+    """
+    if not is_soft(x_P):
+        return float(len(x_P) - int(np.unique(x_P, return_counts=True)[1].max()))
+    added, centred_P = sum(wins_and_losses(x_P)), x_P - x_P.mean()
+    variance = float((centred_P**2).mean())
+    if variance == 0:
+        return 0.0
+    skewness = float((centred_P**3).mean()) / variance**1.5
+    return min(added, len(x_P) / max(skewness**2, 1e-12))
+
+
+def is_soft(x_P: np.ndarray) -> bool:
+    """Whether some outcome is a probability, between a win, a tie and a loss."""
+    return not bool(np.isin(x_P, (0.0, 0.5, 1.0)).all())
+
+
+def wins_and_losses(x_P: np.ndarray) -> tuple[float, float]:
+    """Wins and losses of outcomes, from 0 to 1. A probability is a share of a win or a loss, and of a tie for the rest.
+
+    That has the same mean and at least the spread (Hoeffding 1956), so that an interval of counts holds for it too.
+    """
+    return float(np.maximum(2 * x_P - 1, 0).sum()), float(np.maximum(1 - 2 * x_P, 0).sum())
 
 
 def score_interval(num_wins: float, num_losses: float, n: float, level: float) -> tuple[float, float]:

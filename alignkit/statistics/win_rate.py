@@ -7,8 +7,8 @@ left out and counted, never scored as losses.
 The interval is the expanded percentile bootstrap of resampling.py, over clusters where some are named. With
 less to resample (under 30 prompts, or under 10 outcomes that differ from the commonest) a bootstrap says more than it
 knows, and nothing at all on constant data: there it is the score interval of a difference of paired proportions (Tango
-1998), which is Wilson's interval when nothing ties; of as many outcomes as there are effective clusters, and of fewer
-than 30 prompts half a step wider at both ends.
+1998), which is Wilson's interval when nothing ties; a probability counts as a share of a win or a loss. It is of as
+many outcomes as there are effective clusters, and of fewer than 30 prompts half a step wider at both ends.
 
 Over few clusters (under 20 effective ones) it is Student's, on arcsin(sqrt(rate)), and holds at least what the score
 interval of independent prompts holds: clusters that chance made alike are no sign of more evidence. A rate far from 50
@@ -28,7 +28,15 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy.stats import t
 
-from alignkit.statistics.intervals import MIN_PROMPTS, MIN_UNCOMMON, num_uncommon, score_interval, within_strata
+from alignkit.statistics.intervals import (
+    MIN_PROMPTS,
+    MIN_UNCOMMON,
+    error_over,
+    num_uncommon,
+    score_interval,
+    wins_and_losses,
+    within_strata,
+)
 from alignkit.statistics.resampling import Clusters, few_clusters, resampled_interval, resampled_means
 
 
@@ -38,8 +46,8 @@ class WinRate:
 
     `rate` is None without a prompt that both sides have a score for; below two such prompts there is no interval: it
     is 0 to 100 and `method` names the reason. `level` is a share (0.95). `num_prompts` = wins + ties + losses;
-    `num_missing` prompts come on top of it. `standard_error` = sd (n - 1) / sqrt(n) in points, as if prompts were
-    independent.
+    `num_missing` prompts come on top of it. `standard_error` is in points, over clusters where some are
+    named (`intervals.error_over`), and None below two of them.
     `num_clusters` and `num_effective` (equal clusters that are as informative) are None where every prompt stands for
     itself.
     """
@@ -125,7 +133,7 @@ def win_rate(
         num_ties=int((present_P == 0.5).sum()),
         num_losses=int((present_P < 0.5).sum()),
         num_missing=len(outcomes_P) - n,
-        standard_error=100 * float(present_P.std(ddof=1)) / math.sqrt(n) if n > 1 else None,
+        standard_error=100 * error_over(present_P, units) if n > 1 and units.num > 1 else None,
         num_clusters=units.num if units.num < n else None,
         num_effective=units.effective if units.num < n else None,
     )
@@ -144,8 +152,8 @@ def _interval(
         return 0.0, 1.0, f"none: {n} prompt{'' if n == 1 else 's'} scored on both sides"
     if units.too_few:
         return 0.0, 1.0, f"none: {units.too_few}"
-    wins, losses = int((x_P > 0.5).sum()), int((x_P < 0.5).sum())
-    mean = float(x_P.mean())  # of soft outcomes it is not the mean of wins and ties; the interval holds both
+    wins, losses = wins_and_losses(x_P)
+    mean = float(x_P.mean())
     is_little = n < MIN_PROMPTS or num_uncommon(x_P) < MIN_UNCOMMON
     if is_little or units.are_few:
         effective = units.effective / n if is_little else 1.0

@@ -210,6 +210,27 @@ def test_clusters_that_agree_within_count_once_each() -> None:
     assert together.high - together.low > 2.8 * (alone.high - alone.low)
 
 
+def test_probabilities_near_a_half_are_hardly_evidence() -> None:
+    barely = win_rate(np.full(100, 0.50005), seed=0, level=0.96)  # a hundredth of a win
+    ties = win_rate(np.full(100, 0.5), seed=0, level=0.96)
+    assert barely.rate == pytest.approx(50.005)
+    np.testing.assert_allclose([barely.low, barely.high], [ties.low, ties.high], atol=0.1)
+    assert ties.low < 49 < 51 < ties.high
+    few = win_rate(np.array([0.8] * 17 + [0.05] * 3), seed=0, level=0.96)
+    assert few.low < 50 < few.high
+
+
+@pytest.mark.parametrize(("n", "share"), [(20, 5 / 6), (60, 0.93), (100, 0.95), (200, 0.97), (200, 5 / 6)])
+def test_probabilities_that_are_rarely_low_call_equal_models_nothing(n: int, share: float) -> None:
+    rng, wrong = np.random.default_rng(n), 0
+    for seed in range(200):  # true mean 50; of the same number of outcomes 3 to 9 in 10 sets were called better before
+        noise_P = rng.uniform(-0.01, 0.01, n) if seed % 2 else np.zeros(n)
+        outcome_P = np.where(rng.random(n) < share, np.clip(0.5 / share + noise_P, 0, 1), 0.0)
+        result = win_rate(outcome_P, seed=seed, level=0.96, num_resamples=300)
+        wrong += result.low > 50 or result.high < 50
+    assert wrong <= 18  # of 200 at 4 % more come in 0.1 of 100 cases
+
+
 def test_all_wins_in_few_clusters_are_worth_few_outcomes() -> None:
     clusters = Clusters.of(np.repeat(np.arange(5), 40).tolist())
     result = win_rate(np.ones(200), seed=0, clusters=clusters)
