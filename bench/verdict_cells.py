@@ -8,8 +8,8 @@
     power_at_planned     better, where the difference is what the planner says so many prompts find in 80 of 100 cases;
                          the least and the most
 
-Probabilities are outcomes too (`soft`), of equal models: drawn evenly, in quarters, near a half, or a little above a half
-but for a few prompts that are lost. They count in the first two figures.
+Probabilities are outcomes too (`soft`), of equal models: drawn evenly, in quarters, near a half, or a little above a
+half but for a few prompts that are lost. They count in the first two figures.
 Refused cells (under five effective clusters) are left out of alarms and coverage, and counted.
 """
 
