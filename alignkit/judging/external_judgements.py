@@ -52,6 +52,7 @@ def judge_file(
     elif difficulties is not None:
         raise InputError(f"{path}: AlpacaEval's estimator needs the columns baseline_chars and model_chars")
     num_missing = int(np.isnan(given.outcome_P).sum())
+    missing = [f"{num_missing} of {len(given.outcome_P)} rows are left out: a score is missing"] if num_missing else []
     verdict = make_verdict(
         grouping.rate(given.outcome_P, seed=seed, level=LEVEL),
         run="the model",
@@ -62,9 +63,7 @@ def judge_file(
         theirs=unmeasured(),
         prompts=f"the rows of {path}",
         seed=seed,
-        caveats=[f"{num_missing} of {len(given.outcome_P)} rows are left out: a score is missing"]
-        if num_missing
-        else [],
+        caveats=[*missing, *given.notes],
         length=length,
         units=grouping.words,
         here=None if here is None else (here.rate(given.outcome_P, seed=seed, level=LEVEL), here.words),

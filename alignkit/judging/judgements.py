@@ -5,7 +5,8 @@ A file is CSV with a header, or JSONL. Columns:
     row                           the row's position, and its index into the difficulties; each occurs once
     baseline_chars, model_chars   characters of the two answers; both or neither
     preference                    1 the baseline wins, 2 the model wins, between them a probability; 0 and 1.5 are ties
-    score_model, score_baseline   or scores of one judge, higher is better; empty where missing
+    score_model, score_baseline   or scores of one judge, higher is better; empty where missing; beside a preference
+                                  they may not name another winner, and the preference is what counts
     template, source              optional: prompts that are no independent evidence of each other
 
 Further columns are ignored.
@@ -26,6 +27,7 @@ import numpy as np
 
 from alignkit.errors import InputError
 from alignkit.judging.length_control import Tables
+from alignkit.judging.outcomes import outcomes_of
 from alignkit.tracking import split_lines
 
 _PREFERENCE = ("preference",)
@@ -41,7 +43,7 @@ _LARGEST_ROW = 2**53  # floats cannot tell larger whole numbers apart
 class Judgements:
     """What a file holds, all [P]: `row`, `outcome` (0 to 1, nan missing), `difference` of scores, lengths or None.
 
-    `fields` are the other columns, for clusters.
+    `fields` are the other columns, for clusters; `notes` say how the file was read.
     """
 
     row_P: np.ndarray
@@ -50,6 +52,7 @@ class Judgements:
     model_chars_P: np.ndarray | None
     baseline_chars_P: np.ndarray | None
     fields: tuple[Mapping[str, Any], ...]
+    notes: tuple[str, ...] = ()
 
 
 def read_judgements(path: Path) -> Judgements:
@@ -68,17 +71,20 @@ def read_judgements(path: Path) -> Judgements:
     if len(columns & set(_LENGTHS)) == 1:
         raise InputError(f"{path}: baseline_chars and model_chars belong together; give both or neither")
     row_P = _rows(lines)
+    notes: tuple[str, ...] = ()
     if "preference" in columns:
         outcome_P = np.array([_preference(fields, where) for where, fields in lines])
         difference_P = outcome_P - 0.5
+        if columns >= set(_SCORES):
+            _refuse_contradictions(lines, outcome_P, _scored(lines)[0])
+            notes = ("the column preference was read; score_model and score_baseline beside it name no other winner",)
     else:
-        scores = np.array([[_number(fields, name, where) for name in _SCORES] for where, fields in lines])
-        difference_P = scores[:, 0] - scores[:, 1]
-        outcome_P = np.where(np.isnan(difference_P), math.nan, (np.sign(difference_P) + 1) / 2)
+        outcome_P, difference_P = _scored(lines)
     lengths = [None, None]
     if columns >= set(_LENGTHS):
         lengths = [np.array([_length(fields, name, where) for where, fields in lines]) for name in _LENGTHS]  # type: ignore[misc]
-    return Judgements(row_P, outcome_P, difference_P, lengths[1], lengths[0], tuple(fields for _, fields in lines))
+    fields = tuple(fields for _, fields in lines)
+    return Judgements(row_P, outcome_P, difference_P, lengths[1], lengths[0], fields, notes)
 
 
 def read_tables(difficulties: Path, regularisation: Path) -> Tables:
@@ -245,6 +251,29 @@ def _preference(fields: Mapping[str, Any], where: str) -> float:
             "wins), 0 or 1.5 for a tie"
         )
     return value - 1
+
+
+def _scored(lines: Sequence[tuple[str, Mapping[str, Any]]]) -> tuple[np.ndarray, np.ndarray]:
+    """Outcomes and differences of the scores, float64 [P] each."""
+    scores = np.array([[_number(fields, name, where) for name in _SCORES] for where, fields in lines])
+    return outcomes_of(scores[:, 0], scores[:, 1]), scores[:, 0] - scores[:, 1]
+
+
+def _refuse_contradictions(
+    lines: Sequence[tuple[str, Mapping[str, Any]]], preferred_P: np.ndarray, scored_P: np.ndarray
+) -> None:
+    """Refuse a row whose preference names one side the winner and whose scores the other."""
+    against_P = (preferred_P - 0.5) * (scored_P - 0.5) < 0
+    if not against_P.any():
+        return
+    where, fields = lines[int(against_P.argmax())]
+    values = ", ".join(f"{name} is {_brief(fields[name])}" for name in (*_PREFERENCE, *_SCORES))
+    more = int(against_P.sum()) - 1
+    of = f" (and {more} more row{'' if more == 1 else 's'})" if more else ""
+    raise InputError(
+        f"{where}: {values}: one says that the model wins, the other that the baseline does{of}; correct this line, or "
+        "leave out the column preference, or both scores"
+    )
 
 
 def _brief(value: object) -> str:

@@ -69,6 +69,7 @@ def test_a_judges_scores_count_by_their_order_alone() -> None:
     ours_P = np.where(np.arange(300) // 60 % 2 == 0, 1.0, -1e90)
     result = found(ours_P, np.zeros(300), by="judge")
     assert result.difference == pytest.approx(10) and result.low is not None and 5 < result.low < 10
+    assert found(np.full(300, 0.1 + 0.2), np.full(300, 0.3), by="judge").difference == 0  # rounding is no win
 
 
 def test_no_difference_at_all_still_leaves_losses_that_so_many_templates_cannot_show() -> None:

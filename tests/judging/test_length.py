@@ -176,6 +176,25 @@ def test_scores_and_both_forms_of_a_tie_are_read(tmp_path: Path) -> None:
     assert (ties.win_rate.num_ties, ties.win_rate.num_wins, ties.length) == (2, 1, None)
 
 
+def test_scores_that_differ_by_rounding_alone_tie(tmp_path: Path) -> None:
+    dust = "".join(f"{n},{0.1 + 0.2},0.3\n" for n in range(100))
+    found = api.judge_file(write(tmp_path, "row,score_model,score_baseline\n" + dust)).win_rate
+    assert (found.num_wins, found.num_ties, found.rate) == (0, 100, 50.0)
+    # of 1000 a billionth is 1e-6: 1e-7 apart is a tie, 1e-5 is none
+    rows = "0,1000.0000001,1000\n1,1000.00001,1000\n2,-1000,-1000.0000001\n3,1e-300,0\n4,0,0\n"
+    found = api.judge_file(write(tmp_path, "row,score_model,score_baseline\n" + rows)).win_rate
+    assert (found.num_wins, found.num_ties, found.num_losses) == (2, 3, 0)
+
+
+def test_a_preference_beside_scores_is_read_and_may_not_contradict_them(tmp_path: Path) -> None:
+    text = "row,preference,score_model,score_baseline\n0,2,0.9,0.1\n1,1.5,0.4,0.3\n2,1,,0.3\n"
+    verdict = api.judge_file(write(tmp_path, text))
+    assert (verdict.win_rate.num_wins, verdict.win_rate.num_ties, verdict.win_rate.num_losses) == (1, 1, 1)
+    assert "the column preference was read" in verdict.caveats[0]
+    with pytest.raises(InputError, match=r"line 5: preference is '2', score_model is '0.1', .* \(and 1 more row\)"):
+        api.judge_file(write(tmp_path, text + "3,2,0.1,0.9\n4,1,0.9,0.1\n"))
+
+
 def test_a_file_that_names_templates_is_judged_by_clusters(tmp_path: Path) -> None:
     text = "row,preference,template\n" + "".join(f"{n},{1 + n % 3 / 2},t{n // 4}\n" for n in range(80))
     verdict = api.judge_file(write(tmp_path, text))
