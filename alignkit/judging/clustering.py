@@ -21,13 +21,15 @@ class Grouping:
     """What is resampled, and what it is in words.
 
     `strata` are the sources that a verdict speaks of alone; `clusters` are then copies of prompts. `alone` is such a
-    grouping beside one whose clusters are too few to speak of others.
+    grouping beside one whose clusters are too few to speak of others. `only` names what the verdict speaks of alone
+    ("this one source"); empty where it speaks of others too.
     """
 
     clusters: Clusters
     words: str
     strata: Clusters | None = None
     alone: Grouping | None = None
+    only: str = ""
 
     def where(self, number_P: np.ndarray) -> Grouping:
         """Of some of the rows."""
@@ -66,7 +68,8 @@ def find_clusters(fields: Sequence[Mapping[str, Any]], keys: Sequence[Hashable],
     varied = {name: values for name, values in found.items() if len(values) > 1}
     name = min(varied or found, key=lambda each: len(found[each]))
     if len(found[name]) == 1 and all(_value(row.get(name)) is not None for row in fields):
-        return Grouping(Clusters.of(keys), f"prompts; all are of one {name}, the verdict speaks for it alone")
+        words = f"prompts; all are of one {name}, the verdict speaks for it alone"
+        return Grouping(Clusters.of(keys), words, only=f"this one {name}")
     parts = _joined([_part(row, key, name) for row, key in zip(fields, keys, strict=True)], keys)
     clusters = Clusters.of(parts)
     alone = Grouping(
@@ -75,7 +78,7 @@ def find_clusters(fields: Sequence[Mapping[str, Any]], keys: Sequence[Hashable],
         strata=clusters,
     )
     if column == ALONE:
-        return alone if clusters.too_few else _same_prompts(keys)
+        return replace(alone, only=f"these {name}s alone") if clusters.too_few else _same_prompts(keys)
     words = f"clusters of prompts with the same {name} ({clusters.num})"
     return Grouping(clusters, words, alone=alone if clusters.too_few else None)
 

@@ -183,6 +183,7 @@ class _Judging:
             look_id=self.look_id,
             pair=pair_of(self.weights),
             units=grouping.words,
+            only=grouping.only,
             here_units=here and here.words,
             rounds=self._said_of_rounds(number, len(seen.rows)),
             no_interval=no_interval,

@@ -105,6 +105,7 @@ class Evidence(BaseModel):
     look_id: str | None
     pair: str
     units: str
+    only: str = ""
     here_units: str | None = None
     rounds: str | None = None
     no_interval: str | None = Field(None, description="why nothing is said of the interval")
@@ -205,6 +206,7 @@ def verdict_of(evidence: Evidence) -> Verdict:
         pair=evidence.pair,
         look_id=evidence.look_id,
         units=evidence.units,
+        only=evidence.only,
         here=None if here is None or evidence.no_interval is not None else (here.rate(results[0], **how), here.words),
         rounds=evidence.rounds,
         noise=judge_noise(results),

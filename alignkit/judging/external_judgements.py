@@ -66,6 +66,7 @@ def judge_file(
         caveats=[*missing, *given.notes],
         length=length,
         units=grouping.words,
+        only=grouping.only,
         here=None if here is None else (here.rate(given.outcome_P, seed=seed, level=LEVEL), here.words),
     )
     if np.isnan(given.outcome_P).all():

@@ -13,6 +13,7 @@ from alignkit.judging.verdict import (
     Verdict,
     answer_of,
     here_alone,
+    if_missing,
     interval,
     kind_of,
     needed,
@@ -36,6 +37,7 @@ def summary(verdict: Verdict) -> list[str]:
         reason = rate.method.removeprefix("none: ")
         known = interval(rate) if rate.has_interval else "no interval" + (f": {reason}" if reason not in first else "")
         lines.append(f"win rate: {rate.rate:.1f} %, {known}; {tally(rate)}")
+    lines += [f"missing: {said}"] if (said := if_missing(rate)) else []
     lines += [here_alone(verdict.here)] if verdict.here else []
     lines.append(f"note: {first}{more}")
     lines += [f"note: {caveat}" for caveat in others if says_missing(caveat)]

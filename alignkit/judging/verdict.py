@@ -34,6 +34,7 @@ from alignkit.statistics.win_rate import WinRate
 if TYPE_CHECKING:
     from alignkit.charts.plots import NotebookFigure
 
+MANY_MISSING = 0.05  # of the prompts: what they could change is then said
 AT_EQUAL_LENGTH = {"length_adjusted_win_rate": "length-adjusted", "length_controlled_win_rate": "length-controlled"}
 
 
@@ -110,6 +111,7 @@ class Verdict(BaseModel):
     pair: str | None = Field(None, description="the two models' weights, whichever was judged against the other")
     look_id: str | None = Field(None, description="hash of prompts, answers and judge: what makes a look at the pair")
     units: str = Field("prompts", description="what is resampled")
+    only: str = Field("", description="what it speaks of alone, 'this one source'; empty where of others too")
     here: Here | None = Field(None, description="of these sources alone, where they are too few to speak of others")
     rounds: str | None = Field(None, description="after which round it was settled, and what that saved")
     noise: JudgeNoise | None = Field(None, description="the judge's own, where --rejudge measured it")
@@ -189,6 +191,7 @@ def make_verdict(
     pair: str | None = None,
     look_id: str | None = None,
     units: str = "prompts",
+    only: str = "",
     here: tuple[WinRate, str] | None = None,
     rounds: str | None = None,
     noise: JudgeNoise | None = None,
@@ -223,6 +226,7 @@ def make_verdict(
         pair=pair,
         look_id=look_id,
         units=units,
+        only=only,
         here=here and Here(answer=decide(here[0], margin=margin), win_rate=here[0], units=here[1]),
         rounds=rounds,
         noise=noise,
@@ -246,9 +250,10 @@ def headline(verdict: Verdict) -> str:
 
 
 def answer_of(verdict: Verdict) -> str:
-    """The answer, and whether the rate at equal length does not agree with it."""
+    """The answer, what it speaks of alone, and whether the rate at equal length does not agree with it."""
+    only = f" on {verdict.only}" if verdict.only and verdict.answer != "not enough evidence" else ""
     doubt = ", but not at equal length, as a model reads it" if verdict.at_equal_length is False else ""
-    return verdict.answer + doubt
+    return verdict.answer + only + doubt
 
 
 def needed(verdict: Verdict) -> str:
@@ -290,6 +295,7 @@ def facts(verdict: Verdict) -> list[tuple[str, str]]:
     return [
         *guards_module.facts(verdict.guards),
         ("outcomes", tally(win_rate)),
+        *([("missing", said)] if (said := if_missing(win_rate)) else []),
         ("interval", f"{win_rate.method}; resampled: {verdict.units}"),
         *(
             [("these sources alone", f"{here.win_rate.method}; resampled: {here.units}")]
@@ -323,6 +329,26 @@ def tally(rate: WinRate) -> str:
     parts = (_count(rate.num_wins, "win"), _count(rate.num_ties, "tie"), _count(rate.num_losses, "loss", "losses"))
     missing = f"; {_count(rate.num_missing, 'prompt')} left out for a missing score" if rate.num_missing else ""
     return ", ".join(parts) + missing
+
+
+def if_missing(rate: WinRate) -> str:
+    """What missing prompts could change, in one line; empty where few are missing."""
+    num_all, bounds = rate.num_prompts + rate.num_missing, missing_bounds(rate)
+    if bounds is None or rate.num_missing <= MANY_MISSING * num_all:
+        return ""
+    return (
+        f"{rate.num_missing:,} of {_count(num_all, 'prompt')} ({100 * rate.num_missing / num_all:.0f} %); the win rate "
+        f"is {bounds[0]:.1f} % if all of them were losses, {bounds[1]:.1f} % if all were wins"
+    )
+
+
+def missing_bounds(rate: WinRate) -> tuple[float, float] | None:
+    """The rate in percent if all missing prompts were losses, and if all were wins; None without a rate."""
+    if rate.rate is None:
+        return None
+    num_all = rate.num_prompts + rate.num_missing
+    lost = rate.rate * rate.num_prompts / num_all
+    return lost, lost + 100 * rate.num_missing / num_all
 
 
 def table(verdict: Verdict) -> list[tuple[str, str, str]]:
@@ -365,6 +391,8 @@ def as_json(verdict: Verdict) -> str:
         "num_ties": rate.num_ties,
         "num_losses": rate.num_losses,
         "num_missing": rate.num_missing,
+        "if_missing_lost": None if (bounds := missing_bounds(rate)) is None else bounds[0],
+        "if_missing_won": None if bounds is None else bounds[1],
         "num_clusters": rate.num_clusters,
         "interval": rate.method,
     }

@@ -195,6 +195,36 @@ def test_a_preference_beside_scores_is_read_and_may_not_contradict_them(tmp_path
         api.judge_file(write(tmp_path, text + "3,2,0.1,0.9\n4,1,0.9,0.1\n"))
 
 
+@pytest.mark.parametrize(
+    ("wins", "answer"), [(70, "better"), (30, "worse"), (50, "no difference that matters"), (56, "not enough evidence")]
+)
+def test_a_verdict_on_one_source_says_so_in_its_headline(
+    wins: int, answer: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = "".join(f"{n},{1 + (n % 100 < wins)},web\n" for n in range(200))
+    file = write(tmp_path, "row,preference,source\n" + rows)
+    met = main(["judge", "--from", str(file), "--margin", "10", "--require", "better"]) == 0
+    first = capsys.readouterr().out.splitlines()[0]
+    stamp = "" if answer == "not enough evidence" else " on this one source"
+    assert first.startswith(f"{answer}{stamp}: ") and met is (answer == "better")
+    two = "".join(f"{n},{1 + (n % 100 < wins)},web{n % 2}\n" for n in range(200))
+    alone = api.judge_file(write(tmp_path, "row,preference,source\n" + two), cluster="none", margin=10)
+    assert str(alone).startswith(f"{answer}{stamp.replace('this one source', 'these sources alone')}: ")
+
+
+def test_many_missing_scores_are_shown_as_if_lost_and_as_if_won(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def said(num_missing: int) -> list[str]:
+        rows = "".join(f"{n},{'' if n < num_missing else 2}\n" for n in range(200))
+        assert main(["judge", "--from", str(write(tmp_path, "row,preference\n" + rows))]) == 0
+        return [line for line in capsys.readouterr().out.splitlines() if line.startswith("missing: ")]
+
+    rates = "the win rate is 50.0 % if all of them were losses, 100.0 % if all were wins"
+    assert said(100) == [f"missing: 100 of 200 prompts (50 %); {rates}"]
+    assert (len(said(11)), said(10)) == (1, [])  # more than 5 %
+
+
 def test_a_file_that_names_templates_is_judged_by_clusters(tmp_path: Path) -> None:
     text = "row,preference,template\n" + "".join(f"{n},{1 + n % 3 / 2},t{n // 4}\n" for n in range(80))
     verdict = api.judge_file(write(tmp_path, text))

@@ -176,6 +176,14 @@ def test_the_examples_are_a_usual_win_a_usual_loss_and_the_most_unequal_pair() -
     assert examples_of([]) == []
 
 
+def test_the_json_form_and_the_details_say_what_missing_prompts_could_change() -> None:
+    verdict = verdict_on(rated(60.0, 52.0, 68.0, num_prompts=150, num_missing=50))
+    said = "50 of 200 prompts (25 %); the win rate is 45.0 % if all of them were losses, 70.0 % if all were wins"
+    assert f"missing: {said}" in lines(verdict)
+    found = json.loads(as_json(verdict))
+    assert (found["if_missing_lost"], found["if_missing_won"]) == (pytest.approx(45), pytest.approx(70))
+
+
 def test_a_judge_that_nobody_can_check_is_called_so() -> None:
     judge = JudgeName(name="reward-model", version="1", verifiable=False)
     assert "not verifiable" in dict(facts(verdict_on(rated(60.0, 52.0, 68.0), judge=judge)))["judge"]
