@@ -176,6 +176,7 @@ def _train(method: str, progress: Progress, **options: Any) -> None:
 
 def _next_command(method: str, path: Path, config: dict[str, Any]) -> str:
     """Return what one does with the run, as it is typed: a policy is judged, a reward model rewards its own start."""
+    from alignkit.judging.auto import choosable
     from alignkit.registry import registry
     from alignkit.training.run.resume import typed_option
 
@@ -186,7 +187,8 @@ def _next_command(method: str, path: Path, config: dict[str, Any]) -> str:
     rewarded = [name for name, cls in methods.items() if cls.trains_on.is_sampled]
     is_reward = "scalar_head" in methods[method].needs
     if not is_reward or not rewarded:
-        return as_typed(["alignkit", "judge", str(path), *typed("model", "chat_template")])
+        judge = [] if choosable(path) else ["--judge", "FILE.py:FUNCTION"]
+        return as_typed(["alignkit", "judge", str(path), *typed("model", "chat_template"), *judge])
     text = typed("model", "model", "chat_template", "system", "template_kwargs")
     rows = typed("data", "data", "columns", "ignore_fields")
     return as_typed(["alignkit", "train", rewarded[0], *text, *rows, "--reward", str(path)])

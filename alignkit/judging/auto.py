@@ -8,12 +8,16 @@ from pathlib import Path
 
 from alignkit import runs
 from alignkit.config.file import Settings
+from alignkit.data.reading.read import Source, is_data
 from alignkit.data.reading.rows import Row
-from alignkit.errors import AlignkitError, UsageError
+from alignkit.errors import AlignkitError, InputError, UsageError
+from alignkit.runs import read_run
 from alignkit.scoring.confirm_cost import confirm_cost
 from alignkit.scoring.default import default_judges, why_none
 from alignkit.scoring.judge import Item, Scored
 from alignkit.scoring.specs import make_judge
+
+_TOLD_BY = 20  # rows
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,17 @@ def choose_judge(rows: Sequence[Row], settings: Settings, *, num_items: int, yes
         f"no judge: {', '.join(reasons)}; what would work: `--judge FILE.py:FUNCTION`, a function of yours; "
         "`alignkit train reward --data PAIRS`, then judge again; `--judge FOLDER`, a sequence-classification model"
     )
+
+
+def choosable(run: Path) -> bool:
+    """Whether a judge could be taken by itself for a run's validation rows; told by the first of them."""
+    settings = read_run(run).config.data
+    apart = settings.split is not None and is_data(settings.split)
+    try:
+        rows = list(Source(str(settings.split) if apart else settings.data, settings.read_as, _TOLD_BY).rows())
+    except InputError:  # gone, or changed
+        return True
+    return bool(default_judges([row.fields for row in rows], role="judge"))
 
 
 def newest_run(*, method: str | None = None) -> Path | None:

@@ -244,7 +244,7 @@ def test_two_commands_lead_from_rows_to_a_verdict(model: str, rows: str, capsys:
     training = ["train", "sft", "--model", model, "--data", rows, "--out", "runs/first", "--max-steps", "2"]
     assert main([*training, "--set", "train.batch_size=6", "--split", "0.3"]) == 0
     out = capsys.readouterr().out
-    assert out == "runs/first\nnext: alignkit judge runs/first\n"
+    assert out == "runs/first\nnext: alignkit judge runs/first --judge FILE.py:FUNCTION\n"
     config = json.loads(Path("runs/first/run.json").read_text())["config"]
     assert (config["train"]["sft"]["max_steps"], config["train"]["sft"]["batch_size"]) == (2, 6)
     assert config["data"]["split"] == "0.3"

@@ -19,6 +19,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -61,7 +62,11 @@ def test_a_training_says_what_it_leaves_out_what_a_verdict_can_find_and_how_it_e
     assert re.search(r"training loss: [\d.]+ in the first .*, [\d.]+ in the last", after)
     assert re.search(r"time: .* for 4 steps, [\d,]+ tokens/s\nmemory: planned .*, peak ", after)
     assert "report: runs/dpo/report.html\nmodel: runs/dpo/model\n" in after
-    assert out == "runs/dpo\nnext: alignkit judge runs/dpo\n"
+    assert out == "runs/dpo\nnext: alignkit judge runs/dpo --judge FILE.py:FUNCTION\n"  # the rows have no rules
+    Path("own.py").write_text("def length(completion, row):\n    return len(completion)\n")
+    said = out.splitlines()[1].removeprefix("next: alignkit ")
+    typed = shlex.split(said.replace("FILE.py:FUNCTION", "own.py:length"))
+    assert main([*typed, "--max-new-tokens", "4"]) == 0
     log = Path("runs/dpo/log.txt").read_text()
     assert "training: 16 of 61 rows" in log and "validation loss: " in log
 

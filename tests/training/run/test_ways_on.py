@@ -159,9 +159,9 @@ def test_the_next_command_after_a_reward_run_trains_on_its_own_data(
     more = ["--max-steps", "1", "--max-new-tokens", "3", "--split", "0.2", "--out", "my grpo"]
     assert main([*words[1:], *more]) == 0, capsys.readouterr().err
     _, said = capsys.readouterr().out.splitlines()
-    assert said == "next: alignkit judge 'my grpo' --chat-template chatml"
-    judging = shlex.split(said.removeprefix("next: alignkit "))
-    assert main([*judging, "--judge", "my reward", "--max-new-tokens", "3", "--num-prompts", "4"]) in (0, 3)
+    assert said == "next: alignkit judge 'my grpo' --chat-template chatml --judge FILE.py:FUNCTION"
+    judging = shlex.split(said.removeprefix("next: alignkit ").replace("FILE.py:FUNCTION", "'my reward'"))
+    assert main([*judging, "--max-new-tokens", "3", "--num-prompts", "4"]) in (0, 3)
 
 
 def test_where_a_reward_is_a_python_function_the_call_is_named() -> None:
