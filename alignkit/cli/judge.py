@@ -157,7 +157,7 @@ def judge(
         _need_guard(config_file.judge_settings(given, file, settings=set_ or []).judge.guard)
     if evidence is not None and len(models or []) > 1:
         raise UsageError(f"--evidence {evidence}: one file holds one verdict; judge one model at a time")
-    met = True
+    missed = False
     unscored: list[Unscored] = []
     for number, model in enumerate(models or (None,)):
         try:
@@ -171,10 +171,10 @@ def judge(
             print_to_end(json_shown(as_json(verdict)))
         else:
             print_to_end("\n" * (number > 0) + _text(verdict, answers, details=details, where=where(verdict)))
-        met = met and _meets(verdict, require)
+        missed |= require is not None and _misses(verdict, require)
     if unscored:
         raise Unscored("; ".join(map(str, unscored)))
-    if require and not met:
+    if missed:
         raise typer.Exit(1)
 
 
@@ -220,12 +220,16 @@ def _need_guard(guards: Sequence[object]) -> None:
         raise UsageError("--require better-and-guards: there is no guard; name one, as --guard general")
 
 
-def _meets(verdict: Verdict, require: str | None) -> bool:
+def _misses(verdict: Verdict, require: str) -> bool:
+    """Whether a verdict does not meet what is required; says why."""
+    from alignkit.judging.requirements import unmet
+
     if require == "better-and-guards":
         _need_guard(verdict.guards)
-    if require == "not-worse":
-        return verdict.is_not_worse
-    return verdict.answer == "better" and (require != "better-and-guards" or verdict.guards_pass is True)
+    if reason := unmet(verdict, require):
+        said = f"--require {require} is not met by {verdict.run} against {verdict.vs}: {reason}"
+        print(fitted(on_one_line(said), sys.stderr), file=sys.stderr)
+    return bool(reason)
 
 
 def _refuse_with_file(models: list[str] | None, given: dict[str, Any]) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from alignkit.display import on_one_line
 from alignkit.exports.proof import Difference
-from alignkit.judging.verdict import Verdict, headline
+from alignkit.judging.verdict import Verdict, headline, judge_said
 from alignkit.runs import RunRecord
 
 
@@ -94,11 +94,10 @@ def licence_of(folder: Path) -> str | None:
 def _verdict(verdict: Verdict | None) -> list[str]:
     if verdict is None:
         return ["Nobody knows: it was not judged."]
-    kind = "a rule that anyone can check" if verdict.judge.verifiable else "a learned or remote score"
     return [
         f"**{_text(headline(verdict))}.**",
         "",
-        f"- Judge: {_text(verdict.judge.name)} {_text(verdict.judge.version)}, {kind}.",
+        f"- Judge: {_text(judge_said(verdict.judge))}.",
         f"- Prompts: {_text(verdict.prompts)}.",
         *(f"- {_text(caveat)}" for caveat in verdict.caveats),
         "- It speaks of these weights alone, on prompts like those; of safety it says nothing.",

@@ -72,15 +72,23 @@ def find_clusters(fields: Sequence[Mapping[str, Any]], keys: Sequence[Hashable],
         return Grouping(Clusters.of(keys), words, only=f"this one {name}")
     parts = _joined([_part(row, key, name) for row, key in zip(fields, keys, strict=True)], keys)
     clusters = Clusters.of(parts)
+    num_named = len({part for part, row in zip(parts, fields, strict=True) if _value(row.get(name)) is not None})
+    without = "" if num_named == clusters.num else _and_without(clusters.num - num_named)
     alone = Grouping(
         Clusters.of(keys),
-        f"prompts within {clusters.num} groups of the same {name}; the verdict speaks for these alone",
+        f"prompts within {num_named} groups of the same {name}{without}; the verdict speaks for these alone",
         strata=clusters,
     )
     if column == ALONE:
         return replace(alone, only=f"these {name}s alone") if clusters.too_few else _same_prompts(keys)
-    words = f"clusters of prompts with the same {name} ({clusters.num})"
+    words = f"clusters of prompts with the same {name} ({num_named})"
+    if without:
+        words = f"{num_named} {f'{name}s' if name in COLUMNS else f'values of {name}'}{without}"
     return Grouping(clusters, words, alone=alone if clusters.too_few else None)
+
+
+def _and_without(num_prompts: int) -> str:
+    return f", and {num_prompts} prompt{'' if num_prompts == 1 else 's'} without one"
 
 
 def _part(row: Mapping[str, Any], key: Hashable, name: str) -> Hashable:

@@ -39,6 +39,7 @@ from alignkit.pretrained.weights import check_weights, weights_fingerprint
 from alignkit.progress import Progress
 from alignkit.runs import read_run
 from alignkit.scoring.confirm_cost import confirm_cost
+from alignkit.scoring.functions.judge import FunctionJudge
 from alignkit.scoring.ledger import canonical, open_ledger
 from alignkit.scoring.looks import check_looks, count_look, num_looks, pair_of
 from alignkit.scoring.specs import NamedJudge, make_judge
@@ -172,7 +173,7 @@ class _Judging:
             run=self.source.name,
             vs=self.vs.name,
             weights=self.weights,
-            judge=JudgeName(name=self.named.label, version=judge.version, verifiable=judge.verifiable),
+            judge=_name_of(self.named),
             judge_parameters=hashlib.sha256(canonical(judge.parameters()).encode("ascii")).hexdigest(),
             prompts=self.prompts.source,
             fingerprint=self.prompts.fingerprint,
@@ -289,6 +290,15 @@ def _agreed_judge(
     named = make_judge(chosen.spec, settings, named_at=("judge", "judge"))
     confirm_cost([named] if not chosen.is_agreed else [], num_items, yes=yes)
     return named
+
+
+def _name_of(named: NamedJudge) -> JudgeName:
+    judge, said = named.judge, ""
+    if isinstance(judge, FunctionJudge):
+        said = f"your function {judge.function_name} in {judge.path.name}"
+    elif judge.name == "function":
+        said = f"your function {named.label}"
+    return JudgeName(name=named.label, version=judge.version, verifiable=judge.verifiable, said=said)
 
 
 def _newest(progress: Progress) -> ModelSource:

@@ -14,6 +14,10 @@ from alignkit.judging.metrics import unmeasured
 from alignkit.judging.planner import LEVEL
 from alignkit.judging.verdict import JudgeName, Unscored, Verdict, make_verdict
 
+_UNKNOWN = JudgeName(
+    name="unknown judge", version="unknown", verifiable=False, said="an unknown judge, whose judgements the file holds"
+)
+
 
 def judge_file(
     path: Path,
@@ -57,7 +61,7 @@ def judge_file(
         grouping.rate(given.outcome_P, seed=seed, level=LEVEL),
         run="the model",
         vs="the baseline",
-        judge=JudgeName(name=f"as given in {path}", version="-", verifiable=False),
+        judge=_UNKNOWN,
         margin=margin,
         ours=unmeasured(),
         theirs=unmeasured(),

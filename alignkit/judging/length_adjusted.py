@@ -87,8 +87,9 @@ def _why_not(outcome_P: np.ndarray, delta_chars_P: np.ndarray) -> str:
     needed = max(MIN_PAIRS, int(np.ceil(MIN_SHARE * len(outcome_P))))
     longer, shorter = int((delta_chars_P < 0).sum()), int((delta_chars_P > 0).sum())
     if min(longer, shorter) < needed:
+        rare = "longer or shorter" if max(longer, shorter) < needed else "shorter" if shorter < longer else "longer"
         return (
-            f"the lengths do not straddle the baseline's: longer on {longer}, shorter on {shorter} of "
+            f"too few answers are {rare} than the baseline's: longer on {longer}, shorter on {shorter} of "
             f"{len(outcome_P)} prompts, at least {needed} of each are needed"
         )
     if np.ptp(outcome_P) == 0:

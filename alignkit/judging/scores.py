@@ -24,6 +24,7 @@ from alignkit.judging.verdict import JudgeNoise
 from alignkit.scoring.judge import Item, Missing, Scored, counted
 from alignkit.scoring.specs import NamedJudge
 
+_NONE = "does not apply"  # what the judge of an own function says where that gives None
 _MISSING = " scores are missing: "
 _LARGEST = 1e100  # sums of squares of numbers up to it are finite
 TieRule = Literal["agree", "lean"]
@@ -98,7 +99,12 @@ def why_missing(scores: BothScores) -> str | None:
     """Say how many scores are missing, and why; None where none is."""
     both = [*scores.ours, *scores.theirs]
     reasons = [score.reason for score in both if isinstance(score, Missing)]
-    return f"{len(reasons)} of {len(both)}{_MISSING}{counted(reasons)}" if reasons else None
+    if not reasons:
+        return None
+    why = counted(["where the function gave None" if reason == _NONE else reason for reason in reasons])
+    if set(reasons) == {_NONE}:
+        why = "the function gave None for each of them"
+    return f"{len(reasons)} of {len(both)}{_MISSING}{why}"
 
 
 def says_missing(caveat: str) -> bool:

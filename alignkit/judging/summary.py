@@ -15,7 +15,7 @@ from alignkit.judging.verdict import (
     here_alone,
     if_missing,
     interval,
-    kind_of,
+    judge_said,
     needed,
     noise_of,
     rate_shown,
@@ -46,12 +46,9 @@ def summary(verdict: Verdict) -> list[str]:
     lines += [f"people: {people.briefly(verdict.people)}"] if verdict.people else []
     lines += [f"rounds: {verdict.rounds}"] if verdict.rounds else []
     lines += [f"judge's own noise: {noise_of(verdict.noise)}"] if verdict.noise else []
-    judge = verdict.judge
     look = "" if verdict.look is None else f"; look {verdict.look} at this pair"
     over = "" if verdict.units == "prompts" else f"; resampled: {verdict.units}"
-    lines.append(
-        f"rests on: {judge.name} {judge.version} ({kind_of(judge)}); {verdict.prompts}, seed {verdict.seed}{over}{look}"
-    )
+    lines.append(f"rests on: {judge_said(verdict.judge)}; {verdict.prompts}, seed {verdict.seed}{over}{look}")
     return lines
 
 

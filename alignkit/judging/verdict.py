@@ -50,6 +50,7 @@ class JudgeName(BaseModel):
     name: str
     version: str
     verifiable: bool
+    said: str = Field("", description="in plain words, where name and version say less; empty where they do not")
 
 
 Figure = Annotated[Bleu | float | None, BeforeValidator(_none_if_nan)]
@@ -291,7 +292,7 @@ def rule(verdict: Verdict) -> str:
 
 def facts(verdict: Verdict) -> list[tuple[str, str]]:
     """What the verdict rests on: (name, text)."""
-    win_rate, judge = verdict.win_rate, verdict.judge
+    win_rate = verdict.win_rate
     return [
         *guards_module.facts(verdict.guards),
         ("outcomes", tally(win_rate)),
@@ -306,7 +307,7 @@ def facts(verdict: Verdict) -> list[tuple[str, str]]:
         *(_length_facts(verdict.length) if verdict.length else []),
         *([("judge's own noise", noise_of(verdict.noise))] if verdict.noise else []),
         *(people_module.facts(verdict.people) if verdict.people else []),
-        ("judge", f"{judge.name} {judge.version} ({kind_of(judge)})"),
+        ("judge", judge_said(verdict.judge)),
         ("prompts", f"{verdict.prompts}; seed {verdict.seed}"),
         ("look", "not counted" if verdict.look is None else f"number {verdict.look} at this pair"),
         ("speaks of", "these weights alone; how much another training seed would change is not in the interval"),
@@ -315,13 +316,16 @@ def facts(verdict: Verdict) -> list[tuple[str, str]]:
     ]
 
 
-def kind_of(judge: JudgeName) -> str:
-    """Whether anyone can check what the judge says."""
+def judge_said(judge: JudgeName) -> str:
+    """Which judge it was, and whether anyone can check what it says."""
+    if judge.said:
+        return judge.said
+    kind = "not verifiable: a learned or remote score"
     if judge.name == "votes":
-        return "what people voted"
-    return (
-        "verifiable: a rule that anyone can check" if judge.verifiable else "not verifiable: a learned or remote score"
-    )
+        kind = "what people voted"
+    elif judge.verifiable:
+        kind = "verifiable: a rule that anyone can check"
+    return f"{judge.name} {judge.version} ({kind})"
 
 
 def tally(rate: WinRate) -> str:

@@ -254,7 +254,9 @@ def test_a_requirement_of_guards_needs_one(command: list[str], capsys: pytest.Ca
     assert "--guard-margin belongs to --guard DATA" in capsys.readouterr().err
     write("guard.jsonl", guarded(template="only"))
     assert main([*command, "guard.jsonl", "--require", "not-worse"]) == 1
-    assert "only 1 clusters: at least 20 are needed" in capsys.readouterr().out
+    out, err = capsys.readouterr()
+    assert "; guard guard.jsonl, rules: " in err.splitlines()[-1]
+    assert "only 1 clusters: at least 20 are needed" in out
 
 
 def test_templates_are_clusters_also_where_all_rows_name_one_source() -> None:

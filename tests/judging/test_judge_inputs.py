@@ -117,6 +117,7 @@ def test_two_prompts_of_one_source_are_no_verdict_and_the_summary_says_why_first
     assert main([word for word in judged(models, rows) if word != "--json"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("not enough evidence: ") and ", no interval; " in lines[1]
+    assert "rests on: your function length in length.py; " in lines[4]
     assert lines[2].startswith("note: no verdict, and no look at this pair: 2 prompts find a difference of 5 points in")
     assert "all are of one source, the verdict speaks for it alone" in lines[4] and lines[5] == "details: --details"
 
@@ -130,14 +131,17 @@ def test_a_verdict_without_a_single_score_is_none_and_says_why(
     )
     assert main([*judged(models, write_rows(*PROMPTS)), "--rejudge", "1"]) == 3
     out, err = capsys.readouterr()
-    assert "other: 8 of 8 scores are missing: 8 does not apply; no prompt has both" in err.splitlines()[-1]
+    assert (
+        "other: 8 of 8 scores are missing: the function gave None for each of them; no prompt has both"
+        in err.splitlines()[-1]
+    )
     verdict = json.loads(out, parse_constant=pytest.fail)
     assert verdict["num_missing"] == 4 and verdict["win_rate"] is None and verdict["look"] is None
     assert main([word for word in judged(models, "rows.jsonl") if word != "--json"]) == 3
     assert capsys.readouterr().out == ""
     assert main(judged(models, "rows.jsonl", judge="length.py:some")) == 0
     verdict = json.loads(capsys.readouterr().out)
-    assert "2 of 8 scores are missing: 2 does not apply" in verdict["caveats"]
+    assert "2 of 8 scores are missing: the function gave None for each of them" in verdict["caveats"]
     with pytest.raises(Unscored) as caught:
         alignkit.judge(
             models / "one", vs=str(models / "other"), data="rows.jsonl", judge="length.py:length", max_new_tokens=3

@@ -118,11 +118,13 @@ def test_the_adjusted_rate_fails_as_documented_where_quality_and_length_share_a_
     assert np.mean(np.array(rates, float)) == pytest.approx(44.9, abs=1)  # the truth is 50
 
 
-def test_there_is_no_number_where_lengths_do_not_straddle() -> None:
+def test_there_is_no_number_where_hardly_an_answer_is_shorter_than_the_baselines() -> None:
     outcome_P, delta_P = made(400, quality=0.0, bias=1.0)
     result = length_adjusted(outcome_P, -np.abs(delta_P), Clusters.single(400), seed=0)
     assert (result.rate, result.low, result.high) == (None, None, None)
-    assert "do not straddle" in result.reason
+    assert result.reason.startswith(
+        "too few answers are shorter than the baseline's: longer on 400, shorter on 0 of 400"
+    )
 
 
 def test_a_separable_length_bias_gives_finite_numbers() -> None:
@@ -210,6 +212,41 @@ def test_a_verdict_on_one_source_says_so_in_its_headline(
     two = "".join(f"{n},{1 + (n % 100 < wins)},web{n % 2}\n" for n in range(200))
     alone = api.judge_file(write(tmp_path, "row,preference,source\n" + two), cluster="none", margin=10)
     assert str(alone).startswith(f"{answer}{stamp.replace('this one source', 'these sources alone')}: ")
+
+
+def test_a_file_says_that_its_judge_is_unknown(tmp_path: Path) -> None:
+    said = str(api.judge_file(write(tmp_path, "row,preference\n0,2\n1,1\n")))
+    assert "judge: an unknown judge, whose judgements the file holds\n" in said and " - (" not in said
+
+
+def test_rows_without_a_source_are_counted_apart_from_the_sources(tmp_path: Path) -> None:
+    rows = [f"{n},{1 + n % 2},{f's{n % 15}' if n < 150 else ''}\n" for n in range(450)]
+    verdict = api.judge_file(write(tmp_path, "row,preference,source\n" + "".join(rows)))
+    assert (verdict.win_rate.num_clusters, verdict.units) == (315, "15 sources, and 300 prompts without one")
+    verdict = api.judge_file(write(tmp_path, "row,preference,topic\n" + "".join(rows)), cluster="topic")
+    assert verdict.units == "15 values of topic, and 300 prompts without one"
+
+
+@pytest.mark.parametrize(
+    ("wins", "margin", "reason"),
+    [(30, 3, "the answer is worse: 96 % interval "), (50, 3, "goes down to "), (50, 10, None)],
+)
+def test_a_requirement_that_is_not_met_says_why_on_stderr(
+    wins: int, margin: int, reason: str | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = write(tmp_path, "row,preference\n" + "".join(f"{n},{1 + (n % 100 < wins)}\n" for n in range(200)))
+    command = ["judge", "--from", str(file), "--margin", str(margin)]
+    assert main([*command, "--require", "not-worse"]) == (0 if reason is None else 1)
+    said = capsys.readouterr().err.splitlines()
+    if reason is None:
+        assert said == []
+    else:
+        [line] = said
+        assert line.startswith("--require not-worse is not met by the model against the baseline: ") and reason in line
+    if reason == "goes down to ":
+        assert line.endswith(", below 50 - 3 = 47")
+    assert main([*command, "--require", "better"]) == 1
+    assert "is not met by the model against the baseline: the answer is " in capsys.readouterr().err
 
 
 def test_many_missing_scores_are_shown_as_if_lost_and_as_if_won(

@@ -156,6 +156,8 @@ def test_the_summary_says_why_there_is_no_interval_and_counts_what_is_missing() 
     )
     assert text[2] == "on these sources alone, whatever others would say: better, 60.0 %, 95 % interval 52.0 to 68.0"
     assert text[3:5] == ["note: first (1 more with --details)", "note: 2 of 6 scores are missing: 2 HTTP 500"]
+    mixed = why_missing(BothScores([Missing("does not apply"), Missing("HTTP 500")], [Missing("does not apply")] * 2))
+    assert mixed == "4 of 4 scores are missing: 3 where the function gave None, 1 HTTP 500"
     assert sum("missing: " in line for line in summary(verdict_on(few, caveats=[missing]))) == 1
 
 

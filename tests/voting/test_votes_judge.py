@@ -62,6 +62,9 @@ def test_the_side_with_more_votes_wins_and_votes_on_other_answers_are_missing(
     assert (found["num_wins"], found["num_losses"], found["num_ties"]) == (2, 1, 1 + num_equal)
     assert found["num_missing"] == len(poll.pairs) - 4
     assert any("nobody voted on this pair" in note for note in found["caveats"])
+    lost = 100 * (2 + (1 + num_equal) / 2) / 30  # of 30 prompts, those without a vote as losses
+    assert found["if_missing_lost"] == pytest.approx(lost)
+    assert found["if_missing_won"] == pytest.approx(lost + 100 * found["num_missing"] / 30)
     assert "votes of: Ann 4 (1 skipped), Bob 4" in found["caveats"]
     assert not any("in the other order" in note for note in found["caveats"])  # nobody was asked in both
     vote_for(ballots, "Ann", 4, "ours")  # a further vote counts at once
