@@ -161,9 +161,10 @@ def margin_of(given: Mapping[str, Any], where: str) -> float | None:
 
 def unreadable(given: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Yield the scores of a row that are text and no number, each with its field's name."""
-    found = [(name, given[name]) for name in (*_BETTER, *_WORSE) if name in given]
-    for name in _BOTH:
-        both = given.get(name)
+    single, of_both = _named(tuple(given))
+    found = [(name, given[name]) for name in single]
+    for name in of_both:
+        both = given[name]
         if isinstance(both, dict) and {"chosen", "rejected"} <= both.keys():
             found += [(name, both["chosen"]), (name, both["rejected"])]
         elif isinstance(both, (list, tuple)) and len(both) == 2:
@@ -173,6 +174,12 @@ def unreadable(given: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for name, score in found:
         if isinstance(score, str) and number(score) is None and not (says_nothing(score) or _is_missing(score.strip())):
             yield name, score
+
+
+@lru_cache(maxsize=4096)
+def _named(found: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Of a row's field names, those of one answer's score and those of both answers' scores."""
+    return tuple(name for name in (*_BETTER, *_WORSE) if name in found), tuple(n for n in _BOTH if n in found)
 
 
 def _is_missing(score: str) -> bool:
