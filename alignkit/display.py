@@ -28,6 +28,8 @@ _BLANK = frozenset("\u034f\u115f\u1160\u2800\u3164\uffa0") | frozenset(map(chr, 
 
 def is_blank(text: str) -> bool:
     """Whether a text shows nothing: white space, format characters such as U+200B and U+FEFF, fillers."""
+    if text and "!" <= text[0] <= "~":  # nearly every text
+        return False
     return all(c.isspace() or c in _BLANK or unicodedata.category(c) == "Cf" for c in text)
 
 

@@ -17,6 +17,9 @@ from alignkit.data.reading.written_turns import is_json_messages
 
 _ENDS = ("</s>", "<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<end_of_turn>", "<|end|>", "<eos>", "<|return|>")
 _STARTS = ("<s>", "<bos>", "<|begin_of_text|>", "<|endoftext|>", "<|startoftext|>")
+_MARK = re.compile(
+    rb"<(?:\||/?s>|[be]os>|(?:start|end)_of_turn>|image>|video>|audio>|no|think|thought|reasoning|tool_response)", re.I
+)
 _MEDIA = re.compile(r"<(?:image|video|audio)>|<\|(?:image_pad|vision_start|video_pad|audio|image)\|>")
 _PLACEHOLDER = re.compile(
     r"\{\{\s*(?:name|author)\s*\}\}|<no ?input>", re.I
@@ -38,11 +41,23 @@ _SPLIT = frozenset({"test", "valid", "validation", "val", "dev", "eval", "heldou
 _STATUS = frozenset({"discarded", "rejected", "deleted", "draft", "pending", "invalid", "failed", "flagged", "spam"})
 
 
-def odd_texts(row: Row, columns: Mapping[str, str]) -> Iterator[str]:
-    """Say what is odd in a row, a clause each that begins with what rows have; to say nothing takes 5 us.
+def may_be_odd(json_: bytes | None) -> bool:
+    """Whether a row's JSON holds any mark that is looked for inside texts; bytes are searched faster than texts are."""
+    return (
+        json_ is None
+        or (b"<" in json_ and _MARK.search(json_) is not None)
+        or b"{{" in json_
+        or b"Human:" in json_
+        or b"\\u00" in json_  # some writers escape <
+    )
+
+
+def odd_texts(row: Row, columns: Mapping[str, str], *, is_marked: bool = True) -> Iterator[str]:
+    """Say what is odd in a row, a clause each that begins with what rows have.
 
     Args:
         columns: our name = the file's name; of columns that are read, or left unread, by these nothing is said.
+        is_marked: `may_be_odd` of the row.
     """
     split = row.fields.get("split")
     if type(split) is str and split.lower() in _SPLIT:
@@ -58,13 +73,13 @@ def odd_texts(row: Row, columns: Mapping[str, str]) -> Iterator[str]:
     for answer in (row.chosen, row.rejected):
         if answer:
             text = answer[-1]["content"]
-            if "<" in text or "{" in text or text[:3] in _BEGIN or text[:2] == '["' or "Human:" in text:
+            if is_marked or text[:3] in _BEGIN or text[:2] == '["':
                 yield from _odd_answer(answer[-1])
             if len(answer) > 1 or len(row.prompt) > 1:
                 yield from _odd_turns((*row.prompt, *answer))
     for turn in row.prompt:
         text = turn["content"]
-        if "<" in text or "{" in text or ":" in text[-3:] or text[:2] == '["':
+        if is_marked or ":" in text[-3:] or text[:2] == '["':
             yield from _odd_prompt(turn)
 
 
@@ -136,48 +151,52 @@ def _odd_prompt(turn: Message) -> Iterator[str]:
             "them too; take it away where yours does"
         )
     tail = text[-40:].rstrip()
-    end = next((end for end in _OPENINGS if tail.endswith(end)), None)
-    if end is not None and turn["role"] == "user":
+    if tail.endswith(_OPENINGS) and turn["role"] == "user":
+        end = next(end for end in _OPENINGS if tail.endswith(end))
         yield (
             f"prompts that end with {end!r}, where another template lets an answer begin: it is read as text, and the "
             "chat template is put around it; take it away, or write the turns as messages"
         )
-    if text.lstrip().startswith('["') and _LIST.fullmatch(text.strip()):
+    if text.lstrip()[:2] == '["' and _LIST.fullmatch(text.strip()):
         yield 'prompts that are lists of texts, ["...", ...], which are read as they stand: write the text itself'
-    start = next((start for start in _STARTS if text.startswith(start)), None)
-    if start is not None:
+    if text.startswith(_STARTS):
+        start = next(start for start in _STARTS if text.startswith(start))
         yield f"prompts that begin with {start!r}, which is read as text, beside the template's own: take it away"
     yield from _gaps(text)
 
 
 def _odd_answer(turn: Message) -> Iterator[str]:
     text = turn["content"]
-    end = next((end for end in _ENDS if text.endswith(end)), None)
-    if end is not None:
+    if text.endswith(_ENDS):
+        end = next(end for end in _ENDS if text.endswith(end))
         yield (
             f"answers that end with {end!r}, which is trained as text, and the template's own end token behind it: "
             "take it away"
         )
-    start = next((start for start in _OPENINGS if text.startswith(start)), None)
-    if start is not None:
+    if text.startswith(_OPENINGS):
+        start = next(start for start in _OPENINGS if text.startswith(start))
         yield f"answers that begin with {start!r}, which is trained as text: take it away"
-    if (turn_of_user := _NEXT.search(text)) is not None:
+    may_go_on = "Human:" in text or "<|" in text or "<start_of_turn>" in text
+    if may_go_on and (turn_of_user := _NEXT.search(text)) is not None:
         yield (
             f"answers that go on with {turn_of_user[0]!r}, a turn of their own, which is trained as text: cut them "
             "before it, or write the turns as messages"
         )
-    if text.lstrip().startswith('["') and _LIST.fullmatch(text.strip()):
+    head = text.lstrip() if text[:1].isspace() else text
+    if head[:2] == '["' and _LIST.fullmatch(text.strip()):
         yield 'answers that are lists of texts, ["...", ...], which are trained as they stand: write the text itself'
-    if text.lstrip().startswith("<think>") and "</think>" not in text:
+    if head.startswith("<think>") and "</think>" not in text:
         yield "answers that open <think> and do not close it: the model would learn to stop in its thoughts"
-    elif _THOUGHTS_ALONE.fullmatch(text) and not turn.get("tool_calls"):
+    elif head[:1] == "<" and _THOUGHTS_ALONE.fullmatch(text) and not turn.get("tool_calls"):
         yield "answers of thoughts alone, without a text behind them: the model would learn to stop after thinking"
     yield from _gaps(text)
 
 
 def _gaps(text: str) -> Iterator[str]:
-    """Say what a text holds in the place of something else."""
-    if (media := _MEDIA.search(text)) is not None:
+    """Say what a text holds in the place of something else; patterns are slow, so their parts are looked for first."""
+    may_show = "<|" in text or "<image>" in text or "<video>" in text or "<audio>" in text
+    if may_show and (media := _MEDIA.search(text)) is not None:
         yield f"{media[0]!r} in a text, which is read as it stands: pictures, sound and videos are not read"
-    if (gap := _PLACEHOLDER.search(text)) is not None:
+    may_lack = "{{" in text or "<no" in text or "<No" in text or "<NO" in text
+    if may_lack and (gap := _PLACEHOLDER.search(text)) is not None:
         yield f"the placeholder {gap[0]!r} in a text, which is trained as it stands: write what it stands for"

@@ -38,7 +38,7 @@ from alignkit.data.reading.files import SUFFIXES, Line, files_of, is_data_file, 
 from alignkit.data.reading.hub import hub_files
 from alignkit.data.reading.keys import OwnIds
 from alignkit.data.reading.messages import text_of_turn
-from alignkit.data.reading.odd_texts import odd_texts
+from alignkit.data.reading.odd_texts import may_be_odd, odd_texts
 from alignkit.data.reading.rows import Row, renamed, row_id, to_row
 from alignkit.data.reading.said import say_once
 from alignkit.data.reading.scores import lone_score, say_unreadable, unreadable
@@ -93,7 +93,7 @@ class Source:
             except FieldRefused as refused:
                 raise self._counted(refused, fields, number, lines) from None
             is_empty = False
-            for odd in odd_texts(row, self.columns):
+            for odd in odd_texts(row, self.columns, is_marked=may_be_odd(json_)):
                 if odd not in odd_ones:
                     odd_ones.add(odd)
                     say_once(f"{self.data}: rows have {odd} (first in {where})")
