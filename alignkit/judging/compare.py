@@ -27,7 +27,6 @@ from alignkit.judging.guard_sets import check_judge, num_judged, read_guards, sc
 from alignkit.judging.health import measure
 from alignkit.judging.judged_answers import JudgedAnswers, judged_answers, keep_answers
 from alignkit.judging.metrics import figures_of
-from alignkit.judging.outcomes import outcomes_of
 from alignkit.judging.people import People, judged_pair, people_of, said_of_voters
 from alignkit.judging.planner import LEVEL, POWER, detectable
 from alignkit.judging.prompts import Prompts, choose_prompts
@@ -45,6 +44,7 @@ from alignkit.scoring.looks import check_looks, count_look, num_looks, pair_of
 from alignkit.scoring.specs import NamedJudge, make_judge
 from alignkit.scoring.votes import Votes, find_poll, pair_hash
 from alignkit.statistics.resampling import Clusters
+from alignkit.statistics.win_rate import outcomes
 
 MUCH_MISSING = 0.1  # of the prompts: what is then said first
 
@@ -153,7 +153,7 @@ class _Judging:
             caveats.insert(0, f"no verdict, and no look at this pair: {no_interval}")
         here, judge = grouping.alone, self.named.judge
         scorings = [(values(one.ours), values(one.theirs)) for one in (judged.scored, *again)]
-        noise = judge_noise([outcomes_of(a_P, b_P) for a_P, b_P in scorings])
+        noise = judge_noise([outcomes(a_P, b_P) for a_P, b_P in scorings])
         if noise is not None and noise.changed > 0:
             caveats.append(f"the judge is not sure of itself: {100 * noise.changed:.0f} % of its outcomes change")
         caveats += filter(None, [judged.scored.flip_note])

@@ -32,12 +32,11 @@ from alignkit.judging.clustering import Grouping
 from alignkit.judging.guards import GuardScores, array, guard_of
 from alignkit.judging.health import Measure
 from alignkit.judging.length import Pairs, length_facts
-from alignkit.judging.outcomes import outcomes_of
 from alignkit.judging.people import People
 from alignkit.judging.scores import differences, judge_noise
 from alignkit.judging.verdict import JudgeName, Side, Verdict, make_verdict
 from alignkit.statistics.resampling import Clusters
-from alignkit.statistics.win_rate import without_interval
+from alignkit.statistics.win_rate import outcomes, without_interval
 from alignkit.storage import write_atomically
 
 MARK = "alignkit_evidence"
@@ -173,7 +172,7 @@ def verdict_of(evidence: Evidence) -> Verdict:
             for k in range(len(rows[0].again))
         ),
     ]
-    results = [outcomes_of(a_P, b_P) for a_P, b_P in scorings]
+    results = [outcomes(a_P, b_P) for a_P, b_P in scorings]
     main = _grouping([row.cluster for row in rows], [row.stratum for row in rows], evidence.units)
     here = None
     if evidence.here_units is not None:

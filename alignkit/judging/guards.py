@@ -31,9 +31,9 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 from scipy.special import stdtrit
 
-from alignkit.judging.outcomes import outcomes_of
 from alignkit.statistics.intervals import error_within, lower_bound, within_strata
 from alignkit.statistics.resampling import Clusters
+from alignkit.statistics.win_rate import outcomes
 
 JUDGE = "judge"  # the verdict's own
 PERPLEXITY = "perplexity"
@@ -105,7 +105,7 @@ def guard_of(scores: GuardScores) -> Guard:
     """Apply the rule to what was found."""
     ours_P, theirs_P = (array([getattr(row, side) for row in scores.rows]) for side in ("ours", "theirs"))
     with np.errstate(invalid="ignore"):
-        share_P = outcomes_of(ours_P, theirs_P) - 0.5 if scores.by == JUDGE else ours_P - theirs_P
+        share_P = outcomes(ours_P, theirs_P) - 0.5 if scores.by == JUDGE else ours_P - theirs_P
     known_P = np.isfinite(share_P)
     units = Clusters.of([row.cluster for row in scores.rows]).where(known_P)
     strata = Clusters.of([row.stratum for row in scores.rows]).where(known_P)

@@ -27,7 +27,7 @@ import numpy as np
 
 from alignkit.errors import InputError
 from alignkit.judging.length_control import Tables
-from alignkit.judging.outcomes import outcomes_of
+from alignkit.statistics.win_rate import outcomes
 from alignkit.tracking import split_lines
 
 _PREFERENCE = ("preference",)
@@ -256,7 +256,7 @@ def _preference(fields: Mapping[str, Any], where: str) -> float:
 def _scored(lines: Sequence[tuple[str, Mapping[str, Any]]]) -> tuple[np.ndarray, np.ndarray]:
     """Outcomes and differences of the scores, float64 [P] each."""
     scores = np.array([[_number(fields, name, where) for name in _SCORES] for where, fields in lines])
-    return outcomes_of(scores[:, 0], scores[:, 1]), scores[:, 0] - scores[:, 1]
+    return outcomes(scores[:, 0], scores[:, 1]), scores[:, 0] - scores[:, 1]
 
 
 def _refuse_contradictions(

@@ -18,11 +18,11 @@ import numpy as np
 from scipy.stats import norm
 
 from alignkit.judging.answers import Answers
-from alignkit.judging.outcomes import outcomes_of
 from alignkit.judging.planner import ICC
 from alignkit.judging.scores import BothScores, values
 from alignkit.statistics.resampling import CAUTION, FEW_CLUSTERS, Clusters
 from alignkit.statistics.sequential import bounds_of, stopping
+from alignkit.statistics.win_rate import outcomes
 
 SHARES = (0.2, 0.4, 0.6, 0.8, 1.0)
 MIN_PROMPTS = 100  # fewer make rounds in which nothing could be settled
@@ -44,7 +44,7 @@ class Judged:
     @property
     def outcome_P(self) -> np.ndarray:
         """float64 [P], as `statistics.win_rate.outcomes`."""
-        return outcomes_of(values(self.scored.ours), values(self.scored.theirs))
+        return outcomes(values(self.scored.ours), values(self.scored.theirs))
 
     def with_more(self, more: Judged) -> Judged:
         """Both rounds together."""

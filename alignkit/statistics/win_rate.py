@@ -39,6 +39,8 @@ from alignkit.statistics.intervals import (
 )
 from alignkit.statistics.resampling import Clusters, few_clusters, resampled_interval, resampled_means
 
+_ROUNDING = 1e-9  # of the larger score's size: 0.1 + 0.2 and 0.3 differ by 2e-16 of it
+
 
 @dataclass(frozen=True)
 class WinRate:
@@ -72,22 +74,22 @@ class WinRate:
         return not self.method.startswith("none")
 
 
-def outcomes(ours_P: np.ndarray, theirs_P: np.ndarray, *, tie_tolerance: float = 0.0) -> np.ndarray:
-    """Compare two models' scores prompt by prompt.
+def outcomes(ours_P: np.ndarray, theirs_P: np.ndarray) -> np.ndarray:
+    """Compare two models' scores prompt by prompt; scores that differ by less than rounding tie.
 
     Args:
         ours_P, theirs_P: float64 [P], one judge's scores in the same order, nan where missing.
-        tie_tolerance: scores at most this far apart are a tie, in the judge's unit.
 
     Returns:
         float64 [P] of 1 (ours is higher), 0.5, 0, and nan where either score is missing.
     """
     if len(ours_P) != len(theirs_P):
         raise ValueError(f"{len(ours_P)} scores of one side and {len(theirs_P)} of the other")
-    with np.errstate(over="ignore"):  # two large scores may differ by more than any float
-        difference_P = ours_P - theirs_P
-    result_P = np.where(np.abs(difference_P) <= tie_tolerance, 0.5, (difference_P > 0).astype(np.float64))
-    return np.where(np.isnan(difference_P), math.nan, result_P)
+    with np.errstate(over="ignore", invalid="ignore"):  # two large scores may differ by more than any float
+        difference_P, size_P = ours_P - theirs_P, np.maximum(np.abs(ours_P), np.abs(theirs_P))
+    is_tie_P = (ours_P == theirs_P) | (np.abs(difference_P) < _ROUNDING * size_P)
+    result_P = np.where(is_tie_P, 0.5, (difference_P > 0).astype(np.float64))
+    return np.where(np.isnan(ours_P) | np.isnan(theirs_P), math.nan, result_P)
 
 
 def win_rate(

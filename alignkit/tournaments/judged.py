@@ -25,12 +25,12 @@ from alignkit.judging.answers import Answer, Answers
 from alignkit.judging.caveats import judge_gave_reward
 from alignkit.judging.clustering import find_clusters
 from alignkit.judging.metrics import all_metrics
-from alignkit.judging.outcomes import outcomes_of
 from alignkit.judging.scores import items, score_both, values
 from alignkit.pretrained.names import find_model
 from alignkit.pretrained.read import load_tokenizer
 from alignkit.runs import read_run
 from alignkit.scoring.specs import NamedJudge
+from alignkit.statistics.win_rate import outcomes
 from alignkit.storage import read_object
 from alignkit.tournaments.entrants import Tournament
 from alignkit.tournaments.prompts import OFF_TASK, TEST, Asked, whole_part
@@ -139,9 +139,9 @@ class Judging:
                     if (ours, theirs) not in met:
                         if named.judge.pairwise:
                             both = score_both(named, as_items[ours], as_items[theirs])
-                            met[ours, theirs] = outcomes_of(values(both.ours), values(both.theirs))
+                            met[ours, theirs] = outcomes(values(both.ours), values(both.theirs))
                         else:
-                            met[ours, theirs] = outcomes_of(score_S[ours], score_S[theirs])
+                            met[ours, theirs] = outcomes(score_S[ours], score_S[theirs])
                     outcome[e, s, v, : len(met[ours, theirs])] = met[ours, theirs]
         whole = {side: np.concatenate([x, np.full(num - len(x), math.nan)]) for side, x in score_S.items()}
         return whole, outcome

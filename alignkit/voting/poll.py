@@ -14,7 +14,6 @@ from alignkit.config.file import Settings
 from alignkit.errors import UsageError
 from alignkit.judging.answers import Generation, answers_of
 from alignkit.judging.compare import generations_of, models_of
-from alignkit.judging.outcomes import outcomes_of
 from alignkit.judging.prompts import choose_prompts
 from alignkit.judging.scores import items, score_both, values
 from alignkit.pretrained.weights import weights_fingerprint
@@ -24,6 +23,7 @@ from alignkit.scoring.ledger import Source, canonical, open_ledger
 from alignkit.scoring.specs import NamedJudge, make_judge
 from alignkit.scoring.votes import find_poll, keep_poll, pair_hash
 from alignkit.statistics.prediction_powered import keys_of, weights_of
+from alignkit.statistics.win_rate import outcomes
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ def _disagreement(named: Sequence[_Remembered], ours: Sequence[Item], theirs: Se
     A prompt that fewer than two scored has the mean share.
     """
     scored = [score_both(one, ours, theirs) for one in named]
-    outcome_JP = np.array([outcomes_of(values(one.ours), values(one.theirs)) for one in scored])
+    outcome_JP = np.array([outcomes(values(one.ours), values(one.theirs)) for one in scored])
     known_P = (~np.isnan(outcome_JP)).sum(axis=0) >= 2
     if not known_P.any():
         raise UsageError(

@@ -32,9 +32,10 @@ def test_outcomes_are_wins_ties_losses_and_missing() -> None:
     np.testing.assert_array_equal(outcomes(values(ours), values(theirs)), [1.0, 0.5, 0.0, math.nan, math.nan])
 
 
-def test_scores_within_the_tolerance_tie() -> None:
-    ours, theirs = [Scored(1.0), Scored(1.0), Scored(1.0)], [Scored(1.25), Scored(0.75), Scored(0.5)]
-    np.testing.assert_array_equal(outcomes(values(ours), values(theirs), tie_tolerance=0.25), [0.5, 0.5, 1.0])
+def test_scores_that_differ_by_rounding_tie_and_large_or_tiny_ones_do_not() -> None:
+    ours_P = np.array([0.1 + 0.2, 1e300, -1e300, 1e-300, 0.0, 1.0, math.inf])
+    theirs_P = np.array([0.3, -1e300, 1e300, 2e-300, 0.0, 1.0 + 1e-6, math.inf])
+    np.testing.assert_array_equal(outcomes(ours_P, theirs_P), [0.5, 1.0, 0.0, 0.0, 0.5, 0.0, 0.5])
 
 
 def test_sides_of_different_length_are_refused() -> None:

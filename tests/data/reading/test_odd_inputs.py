@@ -164,6 +164,16 @@ def test_what_is_said_of_the_first_row_is_said_of_the_1001st(
     assert "first in" not in line or line.endswith(f"(first in {tmp_path}/late.jsonl, line 1001)")
 
 
+@pytest.mark.parametrize("escape", ["\\u003c", "\\u003C"])
+def test_marks_are_seen_where_a_writer_escapes_them(
+    escape: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tmp_path / "escaped.jsonl"
+    file.write_text(json.dumps({"prompt": "Say it.", "completion": "It.</s>"}).replace("<", escape) + "\n")
+    list(Source(str(file)).rows())
+    assert "answers that end with '</s>'" in caplog.text
+
+
 @pytest.mark.parametrize("fields", PLAIN, ids=str)
 def test_of_plain_rows_nothing_is_said(
     fields: dict[str, Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
