@@ -34,6 +34,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from bench.forked import commit
 from bench.texts import ROOT, VOCABULARIES, write_answers, write_rows, write_tokenizer
 
 HIGHER_IS_WORSE = {"first_batch_cold_s", "first_batch_cached_s", "peak_extra_mib"}
@@ -166,6 +167,7 @@ def main() -> None:
             "intervals": {v: {n: interval(x) for n, x in found.items()} for v, found in measured.items()},
             "peak_mib_by_rows": peaks,
         },
+        "commit": commit(),
         "versions": {
             "python": platform.python_version(),
             **{p: version(p) for p in ("alignkit", "tokenizers", "transformers", "trl", "datasets")},

@@ -43,6 +43,7 @@ from alignkit.scoring.judge import Item, Scored
 from alignkit.scoring.specs import NamedJudge, make_judge
 from alignkit.statistics.resampling import Clusters, resampled_counts, resampled_means
 from alignkit.statistics.win_rate import win_rate
+from bench.forked import commit
 
 NUM_PROMPTS = 2000
 NUM_RESAMPLES = 10_000
@@ -219,6 +220,7 @@ def main() -> None:
             "batch_sizes": BATCH_SIZES,
             "quick": given.quick,
         },
+        "commit": commit(),
         "versions": versions,
         "machine": {"machine": platform.machine(), "cpus": os.cpu_count()},
     }

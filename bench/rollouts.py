@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.data_path import interval
+from bench.forked import commit
 from bench.sides import run_side
 
 SIDES = "bench.rollout_sides"
@@ -81,6 +82,7 @@ def report(values: dict[str, list[float]], best: str, path: Path | None, setting
     content = {
         "figures": {name: statistics.median(of) for name, of in values.items()},
         "settings": settings | {"threads": os.environ.get("OMP_NUM_THREADS")},
+        "commit": commit(),
         "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},
         "machine": {"machine": platform.machine(), "cpus": os.cpu_count()},
     }

@@ -18,7 +18,6 @@ import argparse
 import json
 import os
 import platform
-import subprocess
 import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from importlib.metadata import version
@@ -29,6 +28,7 @@ from typing import Any
 import numpy as np
 
 from bench import verdict_cells, verdict_early, verdict_guards, verdict_looks, verdict_planning, verdict_votes
+from bench.forked import commit
 
 PARTS: dict[str, ModuleType] = {
     "cells": verdict_cells,
@@ -82,7 +82,7 @@ def main() -> None:
                 "seconds": None if given.parts else round(seconds),
             },
             "cells": cells,
-            "commit": _commit(),
+            "commit": commit(),
             "versions": {
                 "python": platform.python_version(),
                 **{p: version(p) for p in ("alignkit", "numpy", "scipy")},
@@ -155,11 +155,6 @@ def _compact(content: dict[str, Any]) -> str:
         f"  {json.dumps(name)}: [\n   " + ",\n   ".join(map(json.dumps, rows)) + "\n  ]" for name, rows in cells.items()
     ]
     return json.dumps(content, indent=1)[:-2] + ',\n "cells": {\n' + ",\n".join(lines) + "\n }\n}\n"
-
-
-def _commit() -> str:
-    found = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
-    return found.stdout.strip()
 
 
 if __name__ == "__main__":
