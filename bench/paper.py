@@ -2,10 +2,10 @@
 
     python -m bench.paper --data ROWS --out DIR [--seeds 3] [--plan] [--tiny] [--json FILE]
 
-ROWS is a file or a hub name; nothing of it is kept outside DIR. Three parts of it share no prompt: a third trains a
-reward model that judges, the rest trains the five, and of that the tournament keeps prompts for the table. GRPO's
-reward is another reward model, of the training rows. Everything goes on by the same command after a kill, a seed a
-night if need be: `--seeds 1`, then 2, then 3 into the same DIR.
+ROWS is a file or a hub name; nothing of it is kept outside DIR. Three parts of it share no prompt: a third of the
+prompts trains a reward model that judges, a sixth is asked for the table, the rest trains the five. GRPO's reward is
+another reward model, of the training rows. Everything goes on by the same command after a kill, a seed a night if need
+be: `--seeds 1`, then 2, then 3 into the same DIR.
 
 Kept at the paper's ratios: epochs (10 and 3), one step in 100 with the length penalty, the equations by the letter,
 four samples of 50 prompts, batches of 2 and 4, learning rates, beams. Smaller: rows, prompts, GRPO's steps, tokens;
@@ -47,7 +47,7 @@ from bench.forked import commit
 
 MODEL = "SmolLM2-135M-Instruct"
 MOST_MINUTES = 150
-_JUDGE_SHARE = 3  # one prompt in so many trains the judge
+_PARTS = ("judge-rows", "judge-rows", "test-rows", "rows", "rows", "rows")  # a sixth of the prompts each
 _COLUMNS = ("id", "prompt", "prompt_id", "chosen", "rejected", "messages", "score_chosen", "score_rejected")
 _TEMPLATE_TOKENS = 12  # of a message, about
 
@@ -126,9 +126,13 @@ def main() -> int:
 
 
 def write_rows(data: str, out: Path, size: Size, *, model: str) -> tuple[int, int]:
-    """Write the rows that train, and those of the judge; they share no prompt. Returns how many each are."""
-    kept: dict[bool, list[str]] = {True: [], False: []}
-    wanted = {True: size.judge_rows, False: size.rows + size.prompts}
+    """Write the rows that train, those of the judge and those of the table; they share no prompt.
+
+    Returns:
+        How many rows train, and how many train the judge.
+    """
+    kept: dict[str, list[str]] = {part: [] for part in _PARTS}
+    wanted = {"judge-rows": size.judge_rows, "test-rows": size.prompts, "rows": size.rows}
     tokenizer = load_tokenizer(find_model(model, tokenizer_is_enough=True).folder)
 
     def num_tokens(message: Mapping[str, Any]) -> int:
@@ -139,18 +143,18 @@ def write_rows(data: str, out: Path, size: Size, *, model: str) -> tuple[int, in
             continue
         if sum(map(num_tokens, row.prompt)) > size.max_length // 2:
             continue
-        is_judges = int(hashlib.sha256(prompt_key(row).encode()).hexdigest(), 16) % _JUDGE_SHARE == 0
-        if len(kept[is_judges]) < wanted[is_judges]:
+        part = _PARTS[int(hashlib.sha256(prompt_key(row).encode()).hexdigest(), 16) % len(_PARTS)]
+        if len(kept[part]) < wanted[part]:
             columns = {name: row.fields[name] for name in _COLUMNS if name in row.fields}
-            kept[is_judges].append(json.dumps(columns, ensure_ascii=False) + "\n")
-    for is_judges, name in ((True, "judge-rows.jsonl"), (False, "rows.jsonl")):
-        (out / name).write_text("".join(kept[is_judges]), encoding="utf-8")
-    return len(kept[False]), len(kept[True])
+            kept[part].append(json.dumps(columns, ensure_ascii=False) + "\n")
+    for part, lines in kept.items():
+        (out / f"{part}.jsonl").write_text("".join(lines), encoding="utf-8")
+    return len(kept["rows"]), len(kept["judge-rows"])
 
 
 def tournament_file(out: Path, size: Size, *, model: str, vs: str, num_rows: int) -> str:
     """The tournament: each method's presets "paper" and "letter", and what is smaller over them."""
-    epoch = max(2, (num_rows - size.prompts) // 4)
+    epoch = max(2, num_rows // 4)
     sft_epochs, dpo_epochs = size.epochs
     halves = {"validation_interval": epoch // 2, "checkpoint_interval": epoch // 2, "early_stopping_steps": epoch}
     own: dict[str, dict[str, object]] = {
@@ -167,6 +171,7 @@ def tournament_file(out: Path, size: Size, *, model: str, vs: str, num_rows: int
         f"[judge]\nnum_prompts = {size.prompts}\nnum_beams = {size.num_beams}\nlength_penalty = 0.9",
         f"max_new_tokens = {size.max_new_tokens}\ntemperature = 0.0",
         f"[tournament]\nvs = {json.dumps(list(dict.fromkeys([vs, 'base', 'start'])))}",
+        f"test = {json.dumps(str((out / 'test-rows.jsonl').resolve()))}",
     ]
     for name, options in own.items():
         presets = registry().find("method", name).presets
