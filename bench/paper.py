@@ -1,11 +1,12 @@
 """The paper's five on rows of UltraFeedback's shape, at its ratios, and what can be told of its claims.
 
-    python -m bench.paper --data ROWS --out DIR [--seeds 3] [--plan] [--tiny] [--json FILE]
+    python -m bench.paper --data ROWS --out DIR [--judge-data ROWS] [--seeds 3] [--plan] [--tiny] [--json FILE]
 
 ROWS is a file or a hub name; nothing of it is kept outside DIR. Three parts of it share no prompt: a third of the
 prompts trains a reward model that judges, a sixth is asked for the table, the rest trains the five. GRPO's reward is
-another reward model, of the training rows. Everything goes on by the same command after a kill, a seed a night if need
-be: `--seeds 1`, then 2, then 3 into the same DIR.
+another reward model, of the training rows. --judge-data are further rows that train the judge: a few hundred pairs
+teach it little. Everything goes on by the same command after a kill, a seed a night if need be: `--seeds 1`, then 2,
+then 3 into the same DIR.
 
 Kept at the paper's ratios: epochs (10 and 3), one step in 100 with the length penalty, the equations by the letter,
 four samples of 50 prompts, batches of 2 and 4, learning rates, beams. Smaller: rows, prompts, GRPO's steps, tokens;
@@ -39,6 +40,7 @@ from scipy.stats import f
 
 from alignkit.data.prepared.selection import prompt_key
 from alignkit.data.reading.read import read_rows
+from alignkit.data.reading.rows import Row
 from alignkit.pretrained.names import find_model
 from alignkit.pretrained.read import load_tokenizer
 from alignkit.registry import registry
@@ -57,7 +59,7 @@ class Size:
     """How much smaller than the paper it is."""
 
     rows: int = 120
-    judge_rows: int = 400
+    judge_rows: int = 1600
     prompts: int = 96
     grpo_steps: int = 100
     max_length: int = 256
@@ -87,6 +89,7 @@ class Claim:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True, help="rows: a file or a hub name")
+    parser.add_argument("--judge-data", help="further rows that train the judge")
     parser.add_argument("--out", type=Path, required=True, help="where everything lies")
     parser.add_argument("--model", default=MODEL)
     parser.add_argument("--vs", default="base", help="the opponent; the paper's is Qwen/Qwen2.5-0.5B-Instruct")
@@ -99,7 +102,7 @@ def main() -> int:
     size = TINY if given.tiny else Size()
     size = size if given.rows is None else Size(**asdict(size) | {"rows": given.rows})
     given.out.mkdir(parents=True, exist_ok=True)
-    num_rows, num_judge = write_rows(given.data, given.out, size, model=given.model)
+    num_rows, num_judge = write_rows(given.data, given.judge_data, given.out, size, model=given.model)
     text = tournament_file(given.out, size, model=given.model, vs=given.vs, num_rows=num_rows)
     file = given.out / "paper.toml"
     file.write_text(text, encoding="utf-8")
@@ -125,7 +128,7 @@ def main() -> int:
     return code
 
 
-def write_rows(data: str, out: Path, size: Size, *, model: str) -> tuple[int, int]:
+def write_rows(data: str, judge_data: str | None, out: Path, size: Size, *, model: str) -> tuple[int, int]:
     """Write the rows that train, those of the judge and those of the table; they share no prompt.
 
     Returns:
@@ -138,15 +141,20 @@ def write_rows(data: str, out: Path, size: Size, *, model: str) -> tuple[int, in
     def num_tokens(message: Mapping[str, Any]) -> int:
         return len(tokenizer(str(message["content"]), add_special_tokens=False)["input_ids"]) + _TEMPLATE_TOKENS
 
-    for row in read_rows(data):
-        if row.rejected is None or row.chosen == row.rejected:
-            continue
-        if sum(map(num_tokens, row.prompt)) > size.max_length // 2:
-            continue
-        part = _PARTS[int(hashlib.sha256(prompt_key(row).encode()).hexdigest(), 16) % len(_PARTS)]
-        if len(kept[part]) < wanted[part]:
+    def add(row: Row, part: str) -> None:
+        if row.rejected is None or row.chosen == row.rejected or len(kept[part]) >= wanted[part]:
+            return
+        if sum(map(num_tokens, row.prompt)) <= size.max_length // 2:
             columns = {name: row.fields[name] for name in _COLUMNS if name in row.fields}
             kept[part].append(json.dumps(columns, ensure_ascii=False) + "\n")
+
+    asked = set()
+    for row in read_rows(data):
+        asked.add(key := prompt_key(row))
+        add(row, _PARTS[int(hashlib.sha256(key.encode()).hexdigest(), 16) % len(_PARTS)])
+    for row in read_rows(judge_data) if judge_data else ():
+        if prompt_key(row) not in asked:
+            add(row, "judge-rows")
     for part, lines in kept.items():
         (out / f"{part}.jsonl").write_text("".join(lines), encoding="utf-8")
     return len(kept["rows"]), len(kept["judge-rows"])
