@@ -25,7 +25,7 @@ from bench.attacks_meanings import silent
 from bench.attacks_options import VALUES, options
 from bench.attacks_outside import code, keys, services
 from bench.attacks_texts import rows, settings
-from bench.forked import commit
+from bench.commit import commit
 
 KINDS = ("rows", "silent", "settings", "code", "keys", "services", "files", "options", "corruption")
 

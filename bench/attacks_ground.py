@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from bench.forked import die_before, import_same, in_child
+from tests.helpers.forked import die_before, import_same, in_child
 
 REWARDS = "def letters(completion, row):\n    return sum(map(ord, completion)) % 7\n"
 LIMIT_S = 60.0

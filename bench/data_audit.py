@@ -39,7 +39,7 @@ from typing import Any
 import numpy as np
 
 from alignkit.audit.surface import Compared
-from bench.forked import commit
+from bench.commit import commit
 from bench.texts import ROOT, TEXTS, real_rows, write_rows
 
 RATE = 0.1

@@ -34,7 +34,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from bench.forked import commit
+from bench.commit import commit
 from bench.texts import ROOT, VOCABULARIES, write_answers, write_rows, write_tokenizer
 
 HIGHER_IS_WORSE = {"first_batch_cold_s", "first_batch_cached_s", "peak_extra_mib"}

@@ -83,7 +83,7 @@ def main() -> None:
     if given.json is not None:
         from importlib.metadata import version
 
-        from bench.forked import commit
+        from bench.commit import commit
 
         versions = {name: version(name) for name in ("torch", "transformers", "peft", "gguf")}
         content = {"figures": figures, "goals": GOALS, "settings": {"quick": given.quick}, "versions": versions}

@@ -25,8 +25,8 @@ from pathlib import Path
 
 from bench import export_difference
 from bench.browser import open_s
+from bench.commit import commit
 from bench.export_difference import export_figures
-from bench.forked import commit
 
 ROOT = Path(__file__).parents[1]
 COLUMNS = 80

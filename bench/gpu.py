@@ -38,7 +38,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import gpu_pack
-from bench.forked import commit
+from bench.commit import commit
 from bench.texts import ROOT
 
 AT_ONCE = 3  # sections that are not timed

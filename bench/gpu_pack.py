@@ -18,7 +18,7 @@ import tempfile
 from importlib.metadata import distribution
 from pathlib import Path
 
-from bench.forked import commit
+from bench.commit import commit
 from bench.texts import ROOT, write_tokenizer
 
 PACKED = ROOT / ".gpu"

@@ -161,7 +161,8 @@ def trl(ground: Ground) -> Iterator[tuple[str, Any]]:
 
 def _trl(ground: Ground, case: str, variant: str, liger: bool) -> dict[str, Any]:
     """Seconds a step after two steps of warm-up."""
-    from bench.train_step_trl import StepEnds, make_trainer
+    from bench.train_step_trl import StepEnds
+    from tests.helpers.trl_trainers import make_trainer
 
     rows = case_rows(case, rehearse=ground.rehearse)
     options: dict[str, Any] = {"learning_rate": 1e-5, "use_liger_kernel": liger}

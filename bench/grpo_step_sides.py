@@ -77,7 +77,8 @@ def trl(variant: str, steps: int) -> dict[str, Any]:
     from alignkit.pretrained import embedded
     from bench.grpo_reward import letters
     from bench.train_step_sides import resident_mib
-    from bench.train_step_trl import StepEnds, _has_fast_bf16
+    from bench.train_step_trl import StepEnds
+    from tests.helpers.trl_trainers import has_fast_bf16
 
     dtype = torch.bfloat16 if variant == "bf16" else torch.float32
     policy = AutoModelForCausalLM.from_pretrained(embedded.folder(), dtype=dtype)
@@ -96,7 +97,7 @@ def trl(variant: str, steps: int) -> dict[str, Any]:
             report_to="none",
             save_strategy="no",
             disable_tqdm=True,
-            bf16=_has_fast_bf16(),
+            bf16=has_fast_bf16(),
             per_device_train_batch_size=size,
             max_steps=steps + 1,
             num_generations=GROUP,

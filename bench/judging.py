@@ -43,7 +43,7 @@ from alignkit.scoring.judge import Item, Scored
 from alignkit.scoring.specs import NamedJudge, make_judge
 from alignkit.statistics.resampling import Clusters, resampled_counts, resampled_means
 from alignkit.statistics.win_rate import win_rate
-from bench.forked import commit
+from bench.commit import commit
 
 NUM_PROMPTS = 2000
 NUM_RESAMPLES = 10_000

@@ -42,7 +42,7 @@ from unittest import mock
 import numpy as np
 import torch
 
-from bench.forked import commit
+from bench.commit import commit
 from bench.pretended_cuda import CUDA, SEVERAL, TO_THE_CARD, VIEWS, Calls, pretended_cuda
 from bench.texts import ROOT
 

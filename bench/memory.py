@@ -35,7 +35,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from bench.forked import commit
+from bench.commit import commit
 from bench.pretended_cuda import pretended_cuda
 
 GIB, MIB = 2**30, 2**20

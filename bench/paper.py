@@ -45,7 +45,7 @@ from alignkit.pretrained.names import find_model
 from alignkit.pretrained.read import load_tokenizer
 from alignkit.registry import registry
 from alignkit.runs import is_finished, read_run
-from bench.forked import commit
+from bench.commit import commit
 
 MODEL = "SmolLM2-135M-Instruct"
 MOST_MINUTES = 150

@@ -28,7 +28,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from bench.forked import commit, die_before, import_same, in_child, last_line
+from bench.commit import commit
+from tests.helpers.forked import die_before, import_same, in_child, last_line
 
 METHODS = ("sft", "sft-lenpen", "dpo", "reward", "grpo", "judge")
 _TIMES = ("seconds", "tokens_per_s", "scored_tokens_per_s", "mfu", "memory_mib")  # no two runs share these, nor NAME_s

@@ -20,9 +20,9 @@ import time
 from functools import partial
 from pathlib import Path
 
-from bench.fork_ranks import fork_ranks
-from bench.forked import die_before, import_same, in_child, last_line
 from bench.resilience import Outcome, difference, report, work, write_inputs
+from tests.helpers.fork_ranks import fork_ranks
+from tests.helpers.forked import die_before, import_same, in_child, last_line
 
 RANKS = 2
 METHODS = ("sft", "sft-lenpen", "dpo", "reward")

@@ -150,7 +150,7 @@ def trl(variant: str, repeats: int) -> dict[str, Any]:
     from trl import GRPOConfig, GRPOTrainer
 
     from alignkit.pretrained import embedded
-    from bench.train_step_trl import _has_fast_bf16
+    from tests.helpers.trl_trainers import has_fast_bf16
 
     dtype = torch.bfloat16 if variant == "bf16" else torch.float32
     policy = AutoModelForCausalLM.from_pretrained(embedded.folder(), dtype=dtype)
@@ -166,7 +166,7 @@ def trl(variant: str, repeats: int) -> dict[str, Any]:
             temperature=1.0,
             num_generations=NUM_SAMPLES,
             max_completion_length=NUM_TOKENS,
-            bf16=_has_fast_bf16(),
+            bf16=has_fast_bf16(),
             top_k=0,
             generation_kwargs={"min_new_tokens": NUM_TOKENS},
             gradient_checkpointing=False,

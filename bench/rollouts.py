@@ -25,8 +25,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from bench.commit import commit
 from bench.data_path import interval
-from bench.forked import commit
 from bench.sides import run_side
 
 SIDES = "bench.rollout_sides"

@@ -51,7 +51,7 @@ from alignkit.statistics.crossed import (
 from alignkit.statistics.resampling import Clusters
 from alignkit.statistics.win_rate import win_rate
 from alignkit.tournaments.planning import DEVIATIONS, DIFFERENCE, optimism_of, plan
-from bench.forked import commit
+from bench.commit import commit
 from bench.tournament_page import overhead, page_figures, reuse_s
 from bench.verdict_draws import make_clusters
 

@@ -25,7 +25,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from bench.forked import commit
+from bench.commit import commit
 
 _HELPERS = Path(__file__).parents[1] / "tests" / "helpers"
 sys.path.insert(0, str(_HELPERS))

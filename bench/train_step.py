@@ -45,8 +45,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from bench.commit import commit
 from bench.data_path import interval
-from bench.forked import commit
 from bench.texts import ROOT
 from bench.train_step_cases import MODELS, num_tokens, write_cases, write_model
 

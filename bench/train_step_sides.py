@@ -19,10 +19,9 @@ from typing import Any
 import torch
 
 from alignkit.memory import give_back, peak_mib, reset_peak
+from tests.helpers.trl_trainers import BETA, CLIP
 
 LEARNING_RATE = 1e-5
-BETA = 0.1
-CLIP = 0.2
 Rows = list[dict[str, Any]]
 
 

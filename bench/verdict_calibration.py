@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 
 from bench import verdict_cells, verdict_early, verdict_guards, verdict_looks, verdict_planning, verdict_votes
-from bench.forked import commit
+from bench.commit import commit
 
 PARTS: dict[str, ModuleType] = {
     "cells": verdict_cells,

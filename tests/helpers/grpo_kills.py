@@ -17,11 +17,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from places import ROOT
-
-sys.path[:0] = [str(Path(__file__).parent), str(ROOT)]
-
-from bench.forked import die_before, import_same, in_child, last_line  # noqa: E402 - the path comes first
+from forked import die_before, import_same, in_child, last_line
 
 MOST_IN_FLIGHT = 8  # scores that one call of the judge gives at most: a killed process loses those
 REWARD = """

@@ -17,12 +17,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from places import ROOT
-
-sys.path[:0] = [str(Path(__file__).parent), str(ROOT)]
-
-from bench.fork_ranks import fork_ranks  # noqa: E402 - the path comes first
-from bench.forked import import_same  # noqa: E402
+from fork_ranks import fork_ranks
+from forked import import_same
 
 METHODS = {
     "sft": [],

@@ -3,7 +3,7 @@
 Matched by option: no weight decay, a constant learning rate, AdamW, clipping to 1, beta 0.1, completion-only loss
 averaged over the step's scored tokens (SFT), and for GRPO `dr_grpo`, which sums tokens and divides by completions x the
 longest completion allowed, where ours divides by completions. TRL's trainers run as they are, on rows that were
-tokenized before (bench/train_step_trl.py).
+tokenized before (tests/helpers/trl_trainers.py).
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def trl_losses(
     **given: Any,
 ) -> list[float]:
     """The loss of every step, by TRL's own trainer, which adds what it logs to `logged`."""
-    from bench.train_step_trl import make_trainer
+    from trl_trainers import make_trainer
 
     steps = given.pop("steps", STEPS)
     options = {"learning_rate": RATE, "bf16": False, "logging_steps": 1, "max_grad_norm": 1.0, "seed": 0}
