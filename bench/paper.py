@@ -199,7 +199,7 @@ def train_judge(out: Path, size: Size, *, model: str) -> float:
     words = ["train", "reward", "--model", model, "--data", str(out / "judge-rows.jsonl"), "--out", str(out / "judge")]
     words += ["--max-length", str(size.max_length), "--truncation", "cut-completion", "--max-skipped", "0.2"]
     resume = ["--resume"] if (out / "judge").exists() else []
-    if (code := _alignkit(*words, "--split", "0.2", "--epochs", "1", *resume)) != 0:
+    if (code := _alignkit(*words, "--split", "0.2", "--epochs", "1", "--learning-rate", "5e-5", *resume)) != 0:
         raise SystemExit(code)
     lines = [json.loads(line) for line in (out / "judge" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     found = [line["value"] for line in lines if line["name"] == "validation/accuracy"]
