@@ -21,7 +21,7 @@ from alignkit.config.file import dump, judge_settings, resolve
 from alignkit.errors import InputError, UsageError
 from alignkit.registry import registry
 from alignkit.scoring.specs import make_judge
-from alignkit.training.inputs.setup import reward_fingerprints
+from alignkit.training.inputs.judges import reward_fingerprints
 
 GRPO = registry().find("method", "grpo")
 CANARY = "nvapi-CANARY-0123456789"

@@ -181,7 +181,7 @@ def test_no_step_compiles_after_the_first_steps(
         policy.compile_layers(backend="eager")  # graphs alone are counted
         return policy
 
-    monkeypatch.setattr("alignkit.training.inputs.setup.load_policy", load)
+    monkeypatch.setattr("alignkit.training.inputs.weights.load_policy", load)
     rng = np.random.default_rng(1)
     rows = [
         {"id": f"r{n}", "prompt": f"Say {n}." * int(rng.integers(1, 9)), "chosen": f"{n}" * int(rng.integers(1, 60))}

@@ -58,7 +58,7 @@ from alignkit.policy.four_bits import BYTES_PER_WEIGHT
 from alignkit.policy.load import autocast_type, pick_device
 from alignkit.policy.logprobs import CHUNK_BYTES
 from alignkit.pretrained.names import find_model
-from alignkit.training.inputs.setup import needs_reference, on_adapter, reference_is_base
+from alignkit.training.inputs.model_options import needs_reference, on_adapter, reference_is_base
 
 TOKENS = (16_384, 12_288, 8_192, 6_144, 4_096, 3_072, 2_048, 1_536, 1_024, 512, 256)
 """Sizes of a micro-batch that a plan chooses from on a GPU. Rows of 8 k keep a card busy; longer ones save a few passes

@@ -30,7 +30,10 @@ from alignkit.storage import set_aside
 from alignkit.tracking import MetricsFile, Tracker
 from alignkit.training.checkpoints.checkpoint import own_steps, read_state
 from alignkit.training.checkpoints.run_folder import FollowedRun, RunFolder, open_run
-from alignkit.training.inputs.setup import Inputs, load_models, load_start, on_adapter, read_inputs, reward_fingerprints
+from alignkit.training.inputs.judges import reward_fingerprints
+from alignkit.training.inputs.model_options import on_adapter
+from alignkit.training.inputs.setup import Inputs, read_inputs
+from alignkit.training.inputs.weights import load_models, load_start
 from alignkit.training.lifecycle.deadlines import Deadlines
 from alignkit.training.lifecycle.lost_gpu import lost_gpu_explained
 from alignkit.training.lifecycle.signals import held_signals, terminated_as_interrupted
