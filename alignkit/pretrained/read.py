@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 
 from alignkit.display import LogFormatter
 from alignkit.errors import AlignkitError, InputError, first_line
+from alignkit.memory import no_search_for_cycles
 from alignkit.pretrained.weights import check_weights
 
 _Loaded = TypeVar("_Loaded")
@@ -125,7 +126,8 @@ def read_tokenizer(folder: str | Path, **options: Any) -> Any:
         tokenizer.encode(_UNUSUAL, add_special_tokens=False)
         return tokenizer
 
-    return _loaded(folder, load, "no tokenizer that can be loaded")
+    with no_search_for_cycles():  # a vocabulary is read as hundreds of thousands of lists
+        return _loaded(folder, load, "no tokenizer that can be loaded")
 
 
 def load_tokenizer(folder: str | Path) -> Any:

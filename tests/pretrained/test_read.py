@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import gc
 import io
 import json
 import pickle
@@ -216,3 +217,16 @@ def test_a_token_that_the_settings_name_is_added_and_one_that_only_the_class_nam
     assert (tokenizer.eos_token, tokenizer.pad_token, tokenizer.unk_token) == ("<|im_end|>", "[PAD]", None)
     assert "<|endoftext|>" not in tokenizer.get_vocab() and tokenizer.pad_token_id is not None
     assert tokenizer.chat_template
+
+
+def test_a_vocabulary_is_read_without_searches_for_cycles_and_they_go_on_afterwards(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read_without(*args: object, **options: object) -> Any:
+        assert not gc.isenabled()
+        raise OSError("cut short")
+
+    monkeypatch.setattr("transformers.AutoTokenizer.from_pretrained", read_without)
+    with pytest.raises(InputError, match="cut short"):
+        load_tokenizer(folder)
+    assert gc.isenabled()

@@ -10,7 +10,6 @@ A part `shard i of n` takes every n-th row. Where all n parts of a key are there
 
 from __future__ import annotations
 
-import gc
 import hashlib
 import inspect
 import json
@@ -21,7 +20,7 @@ import shutil
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import date
 from functools import cache
@@ -39,6 +38,7 @@ from alignkit.data.prepared.tokens import Prepared, check_account, prepare
 from alignkit.data.reading.messages import text_of_turn
 from alignkit.data.reading.rows import Row
 from alignkit.errors import InputError
+from alignkit.memory import no_search_for_cycles
 from alignkit.progress import phase
 from alignkit.storage import new_folder
 from alignkit.units import Unit
@@ -98,7 +98,7 @@ class Preparation:
         writer = store.Writer(folder, columns=self.columns)
         options = dict(self.options) | {"truncation": self._truncation_of_parts(), "max_skipped": 1.0}
         try:
-            with _no_search_for_cycles(), phase("preparing rows") as count:
+            with no_search_for_cycles(), phase("preparing rows") as count:
                 for numbers, rows, part in self._parts(shard, options):
                     place = dict(zip((row.id for row in rows), numbers, strict=True))
                     writer.add(part, [place[row.id] for row in part.rows])
@@ -213,18 +213,6 @@ def _join(parts: list[Stored], folder: Path, columns: Mapping[str, str], *, name
         writer.finish({**parts[0].notes, **({"said": said} if said else {})}, name=name)
     finally:
         writer.close()
-
-
-@contextmanager
-def _no_search_for_cycles() -> Iterator[None]:
-    """Rows hold no reference cycles: looking for some among all of torch's objects takes a quarter of the time."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
 
 
 def chunks(rows: Iterable[Row], shard: tuple[int, int] | None = None) -> Iterator[tuple[list[int], list[Row]]]:
