@@ -106,7 +106,7 @@ class Run:
 
     def _repr_html_(self) -> str:
         """What a notebook shows: where it is, what it trained, its state and its last verdict."""
-        from alignkit.judging.verdict import headline
+        from alignkit.judging.verdict_text import headline
 
         record = read_run(self.path)
         end = record.finished

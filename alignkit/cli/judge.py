@@ -112,7 +112,8 @@ def judge(
     from alignkit import api
     from alignkit.cli.terminal import print_to_end
     from alignkit.config import file as config_file
-    from alignkit.judging.verdict import Unscored, as_json
+    from alignkit.judging.verdict import Unscored
+    from alignkit.judging.verdict_text import as_json
 
     file = Path(config) if config else None
     if from_ is None and (difficulties or regularisation):

@@ -12,7 +12,8 @@ from pathlib import Path
 
 from alignkit.display import on_one_line
 from alignkit.exports.proof import Difference
-from alignkit.judging.verdict import Verdict, headline, judge_said
+from alignkit.judging.verdict import Verdict
+from alignkit.judging.verdict_text import headline, judge_said
 from alignkit.runs import RunRecord
 
 

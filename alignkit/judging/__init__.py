@@ -5,6 +5,6 @@ Nothing here knows of training; the arithmetic lies in alignkit/statistics.
 
 Read in this order: `compare` (the steps of a verdict), `prompts`, `auto` (which judge), `answers`, `scores`,
 `decision` (the rule), `guards` and `guard_sets` (not worse elsewhere), `length`, `metric` and `metrics`, `health`,
-`caveats`, `verdict` (its record and its words), `requirements`. Beside it: `evaluation` measures one model,
-`external_judgements` judges a file, `probes` tries a judge.
+`caveats`, `verdict` (its record) and `verdict_text` (its words), `requirements`. Beside it: `evaluation` measures one
+model, `external_judgements` judges a file, `probes` tries a judge.
 """

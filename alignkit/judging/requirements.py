@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from alignkit.judging import guards
-from alignkit.judging.verdict import Verdict, interval
+from alignkit.judging.verdict import Verdict
+from alignkit.judging.verdict_text import interval
 
 
 def unmet(verdict: Verdict, require: str) -> str:

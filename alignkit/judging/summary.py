@@ -1,16 +1,15 @@
 """A verdict in about six lines: the answer, the win rate, the caveat that matters most, lengths, what it rests on.
 
 Guards, people's votes, rounds and the judge's noise have a line each where they were asked for. All the rest is
-`verdict.lines`.
+`verdict_text.lines`.
 """
 
 from __future__ import annotations
 
 from alignkit.judging import guards, people
 from alignkit.judging.scores import says_missing
-from alignkit.judging.verdict import (
-    AT_EQUAL_LENGTH,
-    Verdict,
+from alignkit.judging.verdict import AT_EQUAL_LENGTH, Verdict
+from alignkit.judging.verdict_text import (
     answer_of,
     here_alone,
     if_missing,

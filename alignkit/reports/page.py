@@ -16,8 +16,7 @@ import jinja2
 import alignkit
 from alignkit.charts.curves import MAX_POINTS, Curve, Histogram, Whisker, curve_text, forest_text, histogram_text
 from alignkit.charts.plots import Drawing, as_json, draw_curve, draw_forest, draw_histogram, numbers_of
-from alignkit.judging import health
-from alignkit.judging import verdict as verdicts_text
+from alignkit.judging import health, verdict_text
 from alignkit.judging.verdict import Verdict
 from alignkit.storage import write_atomically
 
@@ -230,10 +229,10 @@ def _grouped(curves: Sequence[Curve | Histogram]) -> list[tuple[str, list[Curve 
 def _verdict(verdict: Verdict) -> dict[str, Any]:
     return {
         "verdict": verdict,
-        "headline": verdicts_text.headline(verdict),
-        "rule": verdicts_text.rule(verdict),
-        "facts": verdicts_text.facts(verdict),
-        "table": verdicts_text.table(verdict),
+        "headline": verdict_text.headline(verdict),
+        "rule": verdict_text.rule(verdict),
+        "facts": verdict_text.facts(verdict),
+        "table": verdict_text.table(verdict),
         "health": health.lines(verdict.health),
     }
 

@@ -14,7 +14,8 @@ from alignkit.errors import InputError, RunStopped
 from alignkit.judging import verdict_files
 from alignkit.judging.caveats import judged_other_runs
 from alignkit.judging.external_judgements import judge_file
-from alignkit.judging.verdict import Unscored, as_json
+from alignkit.judging.verdict import Unscored
+from alignkit.judging.verdict_text import as_json
 from alignkit.scoring.judge import Missing, Scored
 from alignkit.scoring.ledger import Ledger, Source
 from alignkit.scoring.looks import check_looks, count_look

@@ -23,7 +23,8 @@ from alignkit.judging.clustering import find_clusters
 from alignkit.judging.evidence import Evidence, judgements_of, read_evidence, verdict_of, write_evidence
 from alignkit.judging.health import Measure, Worst
 from alignkit.judging.metrics import unmeasured
-from alignkit.judging.verdict import JudgeName, lines
+from alignkit.judging.verdict import JudgeName
+from alignkit.judging.verdict_text import lines
 
 
 def made(sources: int = 40, **changes: Any) -> Evidence:

@@ -14,7 +14,8 @@ from alignkit.judging.judged_answers import JudgedAnswers, examples_of
 from alignkit.judging.length import Bucket, LengthFacts
 from alignkit.judging.scores import BothScores, why_missing
 from alignkit.judging.summary import summary
-from alignkit.judging.verdict import JudgeName, Verdict, as_json, facts, headline, lines, rule, table
+from alignkit.judging.verdict import JudgeName, Verdict
+from alignkit.judging.verdict_text import as_json, facts, headline, lines, rule, table
 from alignkit.scoring.judge import Missing, Scored
 from alignkit.statistics.resampling import Clusters
 from alignkit.statistics.win_rate import WinRate, win_rate

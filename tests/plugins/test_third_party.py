@@ -124,7 +124,7 @@ METRIC = """
 import json
 from pathlib import Path
 import alignkit
-from alignkit.judging.verdict import as_json, table
+from alignkit.judging.verdict_text import as_json, table
 from alignkit.reports.page import write_report
 
 verdict = alignkit.judge("model", vs="other", judge="brevity", data="rows.jsonl", temperature=1.0, max_new_tokens=32)
