@@ -22,7 +22,6 @@ from alignkit.data.prepared.selection import prompt_key, split_key
 from alignkit.data.reading.read import Source, read_rows
 from alignkit.data.reading.rows import Row
 from alignkit.errors import InputError, UsageError
-from alignkit.judging.prompts import MAX_PROMPTS
 from alignkit.storage import write_atomically
 from alignkit.tournaments.entrants import Tournament
 
@@ -70,13 +69,13 @@ def choose(made: Tournament) -> Asked:
         InputError: there are no prompts, or too few to hold some back.
     """
     settings, section = made.settings, made.section
-    wanted = settings.judge.num_prompts
+    wanted = settings.judge.num_prompts or _enough()
     rng = np.random.Generator(np.random.Philox(key=settings.judge.seed))
     parts: dict[str, list[Row]] = {}
     if section.test is not None:
         rows = _distinct(read_rows(section.test, columns=settings.data.read_as))
         order = rng.permutation(len(rows))
-        parts[TEST] = [rows[n] for n in order[: min(wanted or MAX_PROMPTS, len(rows))]]
+        parts[TEST] = [rows[n] for n in order[: min(wanted, len(rows))]]
     held = {prompt_key(row) for row in parts.get(TEST, [])}
     needed = [] if section.test is not None else [(TEST, _TEST_SHARE)]
     if made.sweeps:
@@ -113,7 +112,7 @@ def hold_back(asked: Asked, folder: Path) -> Path:
 
 
 def _out_of_data(
-    settings: Settings, needed: list[tuple[str, int]], wanted: int | None, held: set[str], rng: np.random.Generator
+    settings: Settings, needed: list[tuple[str, int]], wanted: int, held: set[str], rng: np.random.Generator
 ) -> dict[str, list[Row]]:
     """Take prompts out of the training data, by keys of the prompts: those that a run's split leaves for training."""
     data = settings.data
@@ -123,7 +122,7 @@ def _out_of_data(
     part_of: dict[str, str] = {}
     at = 0
     for part, share in needed:
-        count = min(wanted or MAX_PROMPTS, max(1, len(distinct) // share))
+        count = min(wanted, max(1, len(distinct) // share))
         part_of |= dict.fromkeys(distinct[at : at + count], part)
         at += count
     if at >= len(distinct):
@@ -133,6 +132,12 @@ def _out_of_data(
         if (key := prompt_key(row)) in part_of:
             chosen[part_of.pop(key)].append(row)
     return {part: [rows[n] for n in rng.permutation(len(rows))] for part, rows in chosen.items()}
+
+
+def _enough() -> int:
+    from alignkit.judging.prompts import MAX_PROMPTS  # scipy, which slots need not wait for
+
+    return MAX_PROMPTS
 
 
 def _distinct(rows: Iterable[Row]) -> list[Row]:

@@ -2,7 +2,8 @@
 
 Imports take 4 to 8 seconds of a core; a slot takes them once, while the tournament itself still reads. Each piece has
 a process of its own all the same: its memory is freed whatever happens in it, and one that dies ends no other. Nothing
-is computed before the fork, so neither CUDA nor a thread of torch is there yet (docs/decisions/012).
+is computed before the fork, so neither CUDA nor a thread of torch is there yet (docs/decisions/012). What was imported
+stays: nothing looks for garbage in it, neither while it is imported nor in a piece, which would copy it page by page.
 
     tournament --stdin: what to do, pickled-->  slot --fork--> piece
                <--a pipe: its exit code, a line-
@@ -14,6 +15,7 @@ session of its own: a terminal's Ctrl-C reaches the tournament alone, which hand
 from __future__ import annotations
 
 import ctypes
+import gc
 import importlib
 import os
 import pickle
@@ -102,9 +104,12 @@ def main() -> None:
     """Be a slot: fork a piece for each request until there are no more, or the tournament is gone."""
     codes, tournament = map(int, sys.argv[1:3])
     _die_with(tournament)
+    gc.disable()
     for name in sys.argv[3:]:
         with suppress(ImportError):  # the piece says what it cannot do without it
             importlib.import_module(name)
+    gc.freeze()
+    gc.enable()
     slot = os.getpid()
     while True:
         try:

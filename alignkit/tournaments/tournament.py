@@ -205,9 +205,6 @@ def _run(
     for entry in (*made.entrants, *made.opponents):  # before anything is trained
         if entry.start is None:
             find_model(entry.model)
-    from alignkit.tournaments.page import write_live_page, write_page
-    from alignkit.tournaments.table import make_table
-
     given, asked = made, choose(made)
     exclude = describe(made, asked, place.folder)
     made = with_judge(made, asked, yes=yes)
@@ -223,6 +220,8 @@ def _run(
 
     def do_all(pieces: Sequence[Piece]) -> None:
         def show(running: Sequence[Piece]) -> None:
+            from alignkit.tournaments.page import write_live_page  # matplotlib: imported while the first piece runs
+
             write_live_page(place.folder, {p.name: state(made, place, p, asked, running) for p in pieces})
 
         if child is None:
@@ -238,6 +237,9 @@ def _run(
     results = replace(
         _judged(made, place, asked, do_all, progress.note, judge_s), money=bill.text, paid=bill.by_entrant
     )
+    from alignkit.tournaments.page import write_page
+    from alignkit.tournaments.table import make_table
+
     results.write(place.folder / RESULTS)
     table = make_table(results)
     for name, text in zip(TABLES, (table.text(), table.json(), table.csv(), table.latex()), strict=True):

@@ -15,6 +15,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -202,8 +203,9 @@ def _closeness(count: int, low: int | None, high: int | None) -> float:
     return 1.0
 
 
-def _words(text: str) -> list[str]:
-    return _WORD.findall(text.casefold())
+@lru_cache(maxsize=128)  # the rules of a row ask for the words of one text again and again
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(_WORD.findall(text.casefold()))
 
 
 def _lines(text: str) -> list[str]:
@@ -214,6 +216,7 @@ def _plain(text: str) -> str:
     return " ".join(text.casefold().split()).rstrip(".!").rstrip()
 
 
+@lru_cache(maxsize=128)
 def _spaced(text: str) -> str:
     return f" {' '.join(_words(text))} "
 

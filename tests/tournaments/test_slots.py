@@ -62,6 +62,11 @@ def test_each_piece_has_a_process_with_the_slots_environment_and_no_input(slot: 
     assert [rest for _, _, rest in said] == ["'' its own"] * 2
 
 
+def test_a_piece_looks_for_no_garbage_among_what_its_slot_imported(slot: Slot) -> None:
+    slot.start(slot_pieces.count_kept, None)
+    assert until(slot.poll) == 3
+
+
 def test_a_piece_that_dies_says_by_what_and_the_next_one_runs(slot: Slot, tmp_path: Path) -> None:
     slot.start(slot_pieces.die, None)
     assert until(slot.poll) == -signal.SIGKILL
