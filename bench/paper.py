@@ -8,10 +8,10 @@ another reward model, of the training rows. --judge-data are further rows that t
 teach it little. Everything goes on by the same command after a kill, a seed a night if need be: `--seeds 1`, then 2,
 then 3 into the same DIR.
 
-Kept at the paper's ratios: epochs (10 and 3), one step in 100 with the length penalty, the equations by the letter,
-four samples of 50 prompts, batches of 2 and 4, learning rates, beams. Smaller: rows, prompts, GRPO's steps, tokens;
-early stopping waits one epoch (the paper's 2,000 steps are an eighth of one: fewer than a validation here). Rows whose
-prompt takes more than half of a row are left out, and all columns but UltraFeedback's.
+Kept at the paper's ratios: epochs (10 and 3), steps with the length penalty while early stopping waits (20), the
+equations by the letter, four samples of 50 prompts, batches of 2 and 4, learning rates, beams. Smaller: rows, prompts,
+GRPO's steps, tokens; early stopping waits one epoch (the paper's 2,000 steps are an eighth of one: fewer than a
+validation here). Rows whose prompt takes more than half of a row are left out, and all columns but UltraFeedback's.
 
 --plan measures steps and says the minutes of one seed, on this machine, before anything is trained. --tiny is the same
 in a few steps, to see that it works; what it says of the claims is nothing.
@@ -51,6 +51,7 @@ MODEL = "SmolLM2-135M-Instruct"
 MOST_MINUTES = 150
 _PARTS = ("judge-rows", "judge-rows", "test-rows", "rows", "rows", "rows")  # a sixth of the prompts each
 _COLUMNS = ("id", "prompt", "prompt_id", "chosen", "rejected", "messages", "score_chosen", "score_rejected")
+_PENALTIES_OF_PATIENCE = 20  # steps with the penalty while early stopping waits: 2,000 / 100
 _TEMPLATE_TOKENS = 12  # of a message, about
 
 
@@ -66,10 +67,9 @@ class Size:
     max_new_tokens: int = 128
     num_beams: int = 4
     epochs: tuple[int, int] = (10, 3)
-    penalty_interval: int = 100
 
 
-TINY = Size(32, 24, 6, 2, 128, 8, 2, (1, 1), 2)
+TINY = Size(32, 24, 6, 2, 128, 8, 2, (1, 1))
 
 
 @dataclass(frozen=True)
@@ -164,10 +164,11 @@ def tournament_file(out: Path, size: Size, *, model: str, vs: str, num_rows: int
     """The tournament: each method's presets "paper" and "letter", and what is smaller over them."""
     epoch = max(2, num_rows // 4)
     sft_epochs, dpo_epochs = size.epochs
+    penalty_interval = max(2, epoch // _PENALTIES_OF_PATIENCE)
     halves = {"validation_interval": epoch // 2, "checkpoint_interval": epoch // 2, "early_stopping_steps": epoch}
     own: dict[str, dict[str, object]] = {
         "sft": halves | {"epochs": sft_epochs},
-        "sft-lenpen": halves | {"epochs": sft_epochs, "penalty_interval": size.penalty_interval},
+        "sft-lenpen": halves | {"epochs": sft_epochs, "penalty_interval": penalty_interval},
         "dpo": halves | {"epochs": dpo_epochs, "start": "sft"},
         "reward": {"epochs": 1},
         "grpo": {"max_steps": size.grpo_steps, "start": "sft", "reward": ["reward"], "validation_interval": 20},
