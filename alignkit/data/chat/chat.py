@@ -174,6 +174,8 @@ class Chat:
         """What `answer` renders."""
         messages = self._with_system((*prompt, *answer))
         cut, last = len(messages) - len(answer), len(messages) - 1
+        if cut == last:
+            return Conversation(messages, cut, (last,))
         own = (n for n in range(cut, last) if messages[n]["role"] == "assistant" and messages[n].get("weight", 1) != 0)
         return Conversation(messages, cut, (*own, last))
 
@@ -202,10 +204,10 @@ class Chat:
         return result
 
     def _with_system(self, messages: Sequence[Message]) -> tuple[Message, ...]:
-        if self.system is not None and not (messages and messages[0]["role"] == "system"):
-            rest = tuple(messages)
-            return with_riders(({"role": "system", "content": self.system}, *without_riders(rest)), riders_of(rest))
-        return tuple(messages)
+        if self.system is None or (messages and messages[0]["role"] == "system"):
+            return tuple(messages)
+        rest = tuple(messages)
+        return with_riders(({"role": "system", "content": self.system}, *without_riders(rest)), riders_of(rest))
 
     def _why_unread(self, name: str) -> str | None:
         """Say why a row's own value does not reach the template."""

@@ -5,9 +5,10 @@ where it gives the same ids as `tokenizers` on a sample of the run's own texts; 
 with what it has seen, so that it is made anew after _REBUILT_AFTER bytes. Vocabularies that lack a byte, which it
 refuses, get one for it that no text may end up with: texts that do are left to `tokenizers`.
 
-Where a token lies follows from the bytes of those before it. FlatTexts for which that does not come out (normalised
-texts, bytes without a token), texts in which something looks like a special token but is what a message says, and all
-texts of tokenizers that are not byte-level, take their places from the tokenizer's own offsets.
+Where a token lies follows from the bytes of those before it, in the text's normal form C where the tokenizer has that.
+FlatTexts for which that does not come out (bytes without a token, letters joined across a span's border), texts in
+which something looks like a special token but is what a message says, and all texts of tokenizers that are not
+byte-level, take their places from the tokenizer's own offsets.
 
 Many tokenizers do something at the beginning of a text alone: SentencePiece's put a space before it. An answer does not
 begin a text, so that its ids are those that the whole text has behind the prompt's (`encode_behind`).
@@ -22,7 +23,7 @@ import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import Any
 
 import numpy as np
@@ -95,11 +96,9 @@ class Encoder:
         if not self.is_local:
             return _scored([(texts.scored(n), self._with_offsets(texts.scored(n))) for n in range(len(texts))])
         ids, offsets = self._flat(texts)
-        lengths = np.diff(texts.offsets)
-        scored, unequal = _native.score_bytes(
-            ids, offsets, self._token_lengths, lengths, texts.spans, texts.span_offsets
-        )
-        slow = {int(row) for row in unequal} | set(texts.plain) | self._not_normal(texts)
+        lengths, spans, unsure = self._normal_places(texts)
+        scored, unequal = _native.score_bytes(ids, offsets, self._token_lengths, lengths, spans, texts.span_offsets)
+        slow = {int(row) for row in unequal} | set(texts.plain) | unsure
         if slow:
             return self._patched(texts, Encoded(ids, scored, offsets), slow)
         return Encoded(ids, scored, offsets)
@@ -159,12 +158,41 @@ class Encoder:
                     return True
         return False
 
-    def _not_normal(self, texts: FlatTexts) -> set[int]:
-        """The texts that a normalizer changes: where their tokens lie does not follow from the tokens."""
-        if not self._normalizes:
-            return set()
-        unsure = np.flatnonzero(~texts.is_normal).tolist()
-        return {number for number in unsure if not unicodedata.is_normalized("NFC", texts.text(number))}
+    def _normal_places(self, texts: FlatTexts) -> tuple[np.ndarray, np.ndarray, set[int]]:
+        """The texts' lengths and spans in bytes, int64, as the normalizer leaves them.
+
+        Returns also the texts for which this is not known: their tokens' places do not follow from the tokens.
+        """
+        lengths, spans, unsure = np.diff(texts.offsets), texts.spans, set[int]()
+        for number in np.flatnonzero(~texts.is_normal).tolist() if self._normalizes else ():
+            if unicodedata.is_normalized("NFC", texts.text(number)):
+                continue
+            place = self._normal_bytes(texts.scored(number))
+            if place is None:
+                unsure.add(number)
+                continue
+            own = slice(texts.span_offsets[number], texts.span_offsets[number + 1])
+            spans = spans.copy() if spans is texts.spans else spans
+            spans[own] = np.array([(place[a], place[b]) for a, b in texts.scored(number).spans], np.int64).reshape(
+                -1, 2
+            )
+            lengths[number] = max(place.values())
+        return lengths, spans, unsure
+
+    def _normal_bytes(self, text: TextWithSpans) -> dict[int, int] | None:
+        """Where the borders of a text's spans lie in the bytes of its normal form C, by their places in characters.
+
+        None where another normalizer is used, or letters are joined across such a border or a special token's.
+        """
+        if type(self._backend.normalizer).__name__ != "NFC":
+            return None
+        whole = text.text
+        marks = (border for found in self._special.finditer(whole) for border in found.span())
+        borders = sorted({0, *marks, *(border for span in text.spans for border in span), len(whole)})
+        parts = [unicodedata.normalize("NFC", whole[start:end]) for start, end in pairwise(borders)]
+        if not unicodedata.is_normalized("NFC", "".join(parts)):
+            return None
+        return dict(zip(borders, accumulate((len(part.encode()) for part in parts), initial=0), strict=True))
 
     def _flat(self, texts: FlatTexts) -> tuple[np.ndarray, np.ndarray]:
         if not self._is_compared and len(texts.utf8) > _SAMPLE_BYTES // 4:  # a few texts are not worth it

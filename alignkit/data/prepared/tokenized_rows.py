@@ -199,13 +199,13 @@ class _Part:
         lengths = np.stack([np.diff(before.offsets)[which], stops - starts], axis=1)
         joined = FlatTexts.stretches(utf8, pieces, lengths)
         after = FlatTexts.stretches(utf8, pieces[:, 1:], lengths[:, 1:])
-        whole, whole_offsets = encoder.plain_ids(joined)
-        ids, offsets = encoder.plain_ids(before + after)
-        owns = np.stack([which, len(before) + np.arange(len(which))], axis=1).reshape(-1)
-        apart = ids[ranges(offsets[owns], np.diff(offsets)[owns])]
-        apart_offsets = offsets_of(np.diff(offsets)[owns])[::2]
+        ids, offsets = encoder.plain_ids(joined + before + after)
+        whole_offsets, count = offsets[: len(joined) + 1], np.diff(offsets)
+        owns = len(joined) + np.stack([which, len(before) + np.arange(len(which))], axis=1).reshape(-1)
+        apart = ids[ranges(offsets[owns], count[owns])]
+        apart_offsets = offsets_of(count[owns])[::2]
         is_equal = equal_ranges(
-            (whole, whole_offsets[:-1], whole_offsets[1:]), (apart, apart_offsets[:-1], apart_offsets[1:])
+            (ids, whole_offsets[:-1], whole_offsets[1:]), (apart, apart_offsets[:-1], apart_offsets[1:])
         )
         tokenized.is_otherwise[rows[~is_equal]] = True
 

@@ -18,7 +18,7 @@ from alignkit.data.chat.chat import Chat
 from alignkit.data.prepared.tokenized_rows import TokenizedRows, tokenize_rows
 from alignkit.data.reading.messages import riders_of, with_riders, without_riders
 from alignkit.data.reading.rows import Row, scores_all_turns, unusable_reason
-from alignkit.data.trees.flat import FlatTrees, ranges
+from alignkit.data.trees.flat import FlatTrees, gathered
 from alignkit.data.trees.trees import Tree
 from alignkit.display import listed
 from alignkit.errors import InputError
@@ -205,12 +205,12 @@ class _Fitting:
         tokenized = self.tokenized
         self.kept = [self.rows[number] for number in numbers.tolist()]
         segment_lengths = lengths[numbers].reshape(-1)
-        places = ranges(tokenized.starts[numbers].reshape(-1), segment_lengths)
+        starts = tokenized.starts[numbers].reshape(-1)
         num_segments = np.full(len(numbers), lengths.shape[1], np.int64)
         trees = FlatTrees(
             [row.id for row in self.kept],
-            tokenized.ids[places],
-            tokenized.scored[places],
+            gathered(tokenized.ids, starts, segment_lengths),
+            gathered(tokenized.scored, starts, segment_lengths),
             segment_lengths,
             np.stack([num_segments, tokenized.reference_length[numbers]], axis=1),
             self._labels(),

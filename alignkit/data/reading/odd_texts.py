@@ -59,17 +59,8 @@ def odd_texts(row: Row, columns: Mapping[str, str], *, is_marked: bool = True) -
         columns: our name = the file's name; of columns that are read, or left unread, by these nothing is said.
         is_marked: `may_be_odd` of the row.
     """
-    split = row.fields.get("split")
-    if type(split) is str and split.lower() in _SPLIT:
-        yield f"the split {split!r}, and are read like all others: take them out, or into a file of their own"
-    status = row.fields.get("status")
-    if type(status) is str and status.lower() in _STATUS:
-        yield f"the status {status!r}, and are read like all others: take them out"
-    for name in _unread(tuple(row.fields)):
-        value = row.fields[name]
-        may_hold = type(value) in _HOLDS_TURNS and value and (type(value) is not str or value[0] in "[{")
-        if may_hold and name not in columns and name not in columns.values():
-            yield from _unread_turns(row, name, value)
+    if _looked_at(tuple(row.fields)):
+        yield from _odd_columns(row, columns)
     for answer in (row.chosen, row.rejected):
         if answer:
             text = answer[-1]["content"]
@@ -81,6 +72,20 @@ def odd_texts(row: Row, columns: Mapping[str, str], *, is_marked: bool = True) -
         text = turn["content"]
         if is_marked or ":" in text[-3:] or text[:2] == '["':
             yield from _odd_prompt(turn)
+
+
+def _odd_columns(row: Row, columns: Mapping[str, str]) -> Iterator[str]:
+    split = row.fields.get("split")
+    if type(split) is str and split.lower() in _SPLIT:
+        yield f"the split {split!r}, and are read like all others: take them out, or into a file of their own"
+    status = row.fields.get("status")
+    if type(status) is str and status.lower() in _STATUS:
+        yield f"the status {status!r}, and are read like all others: take them out"
+    for name in _unread(tuple(row.fields)):
+        value = row.fields[name]
+        may_hold = type(value) in _HOLDS_TURNS and value and (type(value) is not str or value[0] in "[{")
+        if may_hold and name not in columns and name not in columns.values():
+            yield from _unread_turns(row, name, value)
 
 
 def _unread_turns(row: Row, name: str, value: Any) -> Iterator[str]:
@@ -129,6 +134,12 @@ def _texts(value: Any) -> Iterator[str]:
         for name, inner in value.items():
             if name != "type":
                 yield from _texts(inner)
+
+
+@lru_cache(maxsize=4096)
+def _looked_at(found: tuple[str, ...]) -> bool:
+    """Whether a row with these field names has a column that may say something odd."""
+    return "split" in found or "status" in found or bool(_unread(found))
 
 
 @lru_cache(maxsize=4096)

@@ -73,6 +73,13 @@ class Row:
     rejected_id: str | None = None
     where: str = field(default="", compare=False, repr=False)
 
+    @classmethod
+    def unchecked(cls, **fields: Any) -> Row:
+        """Make a row of all its fields in a third of the time: a frozen class sets them one by one."""
+        made = object.__new__(cls)
+        made.__dict__.update(fields)
+        return made
+
     @property
     def name(self) -> str:
         """What a person finds the row by: its own id, else where it stands."""
@@ -160,21 +167,22 @@ def to_row(
         scores = scores_of(named, where)
         margin = margin_of(named, where) if "margin" in named else None
         is_tie = says_tie(named, where, columns) or (scores is not None and scores[0] == scores[1])
-    return Row(
-        id_,
-        prompt,
-        chosen,
-        rejected,
-        reference,
-        is_conversation,
-        fields,
-        prompt,
-        json_,
-        not_a_pair,
-        is_tie,
-        scores,
-        margin,
-        label,
+    return Row.unchecked(
+        id=id_,
+        prompt=prompt,
+        chosen=chosen,
+        rejected=rejected,
+        reference=reference,
+        is_conversation=is_conversation,
+        fields=fields,
+        read_prompt=prompt,
+        json=json_,
+        not_a_pair=not_a_pair,
+        is_tie=is_tie,
+        scores=scores,
+        margin=margin,
+        label=label,
+        rejected_id=None,
         where=where,
     )
 

@@ -151,6 +151,15 @@ def ranges(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     return np.arange(total) + np.repeat(starts - (ends - lengths), lengths)
 
 
+def gathered(values: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """Join stretches of values, of int64 starts and lengths; those that lie one behind another are copied as one."""
+    ends = starts + lengths
+    breaks = np.flatnonzero(starts[1:] != ends[:-1])
+    firsts, lasts = np.concatenate([starts[:1], starts[breaks + 1]]), np.concatenate([ends[breaks], ends[-1:]])
+    runs = zip(firsts.tolist(), lasts.tolist(), strict=True)
+    return np.concatenate([values[:0], *(values[start:end] for start, end in runs)])
+
+
 def equal_ranges(
     left: tuple[np.ndarray, np.ndarray, np.ndarray], right: tuple[np.ndarray, np.ndarray, np.ndarray]
 ) -> np.ndarray:

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from places import OWN_ROWS, REAL_ROWS, lines_of
 from qwen_vocabulary import is_available, qwen_tokenizer
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, normalizers
 
 from alignkit.data.chat.chat import CHATML, Chat
 from alignkit.data.encoding import encoder as module
@@ -212,3 +212,36 @@ def test_roles_that_a_template_does_not_know_are_kept_or_refused(
     else:
         with pytest.raises(InputError, match=message):
             prepare([row], chat, unit=Chosen(), max_length=1000)
+
+
+def test_what_is_scored_of_normalised_texts_is_what_the_tokenizers_offsets_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    if not embedded.is_available():
+        pytest.skip("the package that carries the vocabulary is not installed")
+    tokenizer = load_tokenizer(embedded.folder())
+    tokenizer.backend_tokenizer.normalizer = normalizers.NFC()
+    encoder = Chat(tokenizer).encoder
+    end, decomposed = "<|im_end|>", "Re\u0301sume\u0301 \u1112\u1161\u11ab \u212b"
+    texts = [
+        TextWithSpans(f"a {decomposed} b{end} c", ((2, 3 + len(decomposed)),)),
+        TextWithSpans(
+            f"{decomposed}{end}{decomposed}{end}", ((0, 5), (len(decomposed + end), len(decomposed) * 2 + 20))
+        ),
+        TextWithSpans(decomposed),
+        TextWithSpans("plain", ((1, 5),)),
+    ]
+    joined = [  # a mark that is joined with the letter before the span, and with the special token
+        TextWithSpans(f"cafe\u0301 is{end}", ((4, 9),)),
+        TextWithSpans(f"a{end}\u0338 {decomposed}", ((0, 3),)),
+    ]
+    found = encoder.encode(FlatTexts.of([*texts, *joined]))
+    slow: list[str] = []
+    with_offsets = encoder._with_offsets
+    monkeypatch.setattr(encoder, "_with_offsets", lambda text: slow.append(text.text) or with_offsets(text))
+    encoder.encode(FlatTexts.of([*texts, *joined]))
+    assert slow == [text.text for text in joined]
+    monkeypatch.setattr(encoder, "_normal_bytes", lambda text: None)
+    known = encoder.encode(FlatTexts.of([*texts, *joined]))
+    assert len(slow) == 2 * len(joined) + len(texts) - 1
+    for name in ("ids", "scored", "offsets"):
+        assert getattr(found, name).tolist() == getattr(known, name).tolist()
+    assert found.scored.any() and not found.scored.all()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gzip
 import json
 from collections.abc import Callable
@@ -13,7 +14,7 @@ import pytest
 
 from alignkit.data.reading.read import read_rows
 from alignkit.data.reading.row_shapes import split_row
-from alignkit.data.reading.rows import text_of, to_row, unusable_reason
+from alignkit.data.reading.rows import Row, text_of, to_row, unusable_reason
 from alignkit.errors import InputError, UsageError
 from alignkit.units import Chosen, Pairs, Samples, Unit
 
@@ -205,3 +206,10 @@ def test_the_short_way_reads_rows_as_the_long_one_does() -> None:
 def _by_short_way(fields: dict[str, Any], where: str, columns: dict[str, str] | None) -> tuple[Any, ...]:
     row = to_row(fields, where=where, columns=columns)
     return row.prompt, row.chosen, row.rejected, row.is_conversation, row.not_a_pair, row.label
+
+
+def test_a_row_that_is_read_has_every_field_and_equals_one_that_is_made() -> None:
+    row = to_row({"prompt": "Hi", "chosen": "yes", "rejected": "no"}, where="a.jsonl, line 1")
+    names = [field.name for field in dataclasses.fields(Row)]
+    assert list(vars(row)) == names
+    assert row == Row(**{name: getattr(row, name) for name in names})

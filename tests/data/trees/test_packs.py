@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from alignkit import _native
-from alignkit.data.trees.flat import FlatTrees
+from alignkit.data.trees.flat import FlatTrees, gathered
 from alignkit.data.trees.packs import (
     attention_cost,
     attention_costs,
@@ -145,3 +145,11 @@ def test_what_cannot_be_shared_is_named() -> None:
         _native.share_rows(np.array([1, -5]), 2, 1)
     with pytest.raises(ValueError, match="3 rows, but the ranks take 2"):
         _native.share_rows(np.array([1, 1, 1]), 2, 1)
+
+
+def test_stretches_are_gathered_in_their_order_whether_they_lie_behind_one_another_or_not() -> None:
+    values = np.arange(20)
+    for stretches in ([], [(3, 4), (7, 2), (9, 0), (9, 5)], [(10, 3), (0, 0), (2, 4), (6, 1), (2, 4)]):
+        starts, lengths = np.array(stretches, np.int64).reshape(-1, 2).T
+        found = gathered(values, starts, lengths)
+        assert found.tolist() == [n for start, length in stretches for n in range(start, start + length)]
