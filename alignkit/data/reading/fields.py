@@ -21,6 +21,7 @@ docs/guide/data.md shows the table; `python tests/house/test_docs_guide.py` writ
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
@@ -183,8 +184,9 @@ SCORES = (
         "rating ratings scores",
         READ,
         "both scores where they are a list of two, the chosen one's first or as `generations` lists the answers, or "
-        "`{chosen, rejected}`",
+        "`{chosen, rejected}`; also as JSON text",
     ),
+    Field("score reward rewards", READ, "in a pair the same; else a column of your own"),
     Field(
         "margin",
         READ,
@@ -505,7 +507,7 @@ _BY_END = {  # system_reasoning, rejected_images and the like
 }
 DID_YOU_MEAN = "did you mean {!r}? Only names written so are read"
 _KNOWN = frozenset(name for table in TABLES.values() for field in table for name in field.names)
-_CHANGES_ROWS = frozenset({*REFUSED_IN_ROW, *SCORED, *IN_SHAPE})
+_CHANGES_ROWS = frozenset({*REFUSED_IN_ROW, *SCORED, *IN_SHAPE}).difference(names(SCORES, "score"))
 
 
 _OF_A_FILE = {"bytes", "path"}
@@ -519,6 +521,7 @@ def letters(name: str) -> str:
 _MARKS, _PAIR_MARKS = (
     {letters(name): field for name, field in by_name(table, SAID).items()} for table in (MARKS, PAIR_MARKS)
 )
+_LIKE_SCORES = re.compile("score|reward|rating|grade|quality|points")
 _BY_LETTERS = {letters(name): name for name in sorted(_CHANGES_ROWS, reverse=True)}
 
 
@@ -528,6 +531,12 @@ def marks(found: tuple[str, ...], *, of_pair: bool = False) -> tuple[tuple[str, 
     known = _PAIR_MARKS if of_pair else _MARKS
     bare = ((name, letters(str(name).removesuffix(".responses"))) for name in found)  # Argilla's quality.responses
     return tuple((name, field) for name, meant in bare if (field := known.get(meant)) is not None)
+
+
+@lru_cache(maxsize=4096)
+def like_scores(found: tuple[str, ...]) -> tuple[str, ...]:
+    """Of a row's field names, those that may be scores of its answers, read or not."""
+    return tuple(name for name in found if _LIKE_SCORES.search(letters(str(name))))
 
 
 @lru_cache(maxsize=4096)

@@ -13,6 +13,7 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from alignkit.data.reading.fields import (
     Field,
     FieldRefused,
     candidates,
+    like_scores,
     marks,
     misspelt,
     prompt_parts,
@@ -41,7 +43,7 @@ from alignkit.data.reading.messages import text_of_turn
 from alignkit.data.reading.odd_texts import may_be_odd, odd_texts
 from alignkit.data.reading.rows import Row, renamed, row_id, to_row
 from alignkit.data.reading.said import say_once
-from alignkit.data.reading.scores import lone_score, say_unreadable, unreadable
+from alignkit.data.reading.scores import lone_score, say_unreadable, unread_scores, unreadable
 from alignkit.errors import InputError, UsageError, nearest
 from alignkit.registry import registry
 
@@ -102,17 +104,8 @@ class Source:
                 self._say_unread(fields)
                 if len(looked_at) < _MOST_SHAPES:
                     looked_at.add(found)
-            if candidates(found):
-                self._say_candidates(row)
-            if prompt_parts(found):
-                self._say_parts(row)
-            if marks(found) or marks(found, of_pair=True):
-                self._say_marks(row)
-            if row.rejected is not None and not SCORED.isdisjoint(found):
-                self._say_unreadable(row.fields, unreadable_names)
-                if row.scores is None and (lone := lone_score(renamed(row.fields, self.columns))) is not None:
-                    one, other = (self.columns.get(name) or name for name in lone)
-                    say_once(f"{self.data}: rows have {one} and no {other}: they count as rows without scores")
+            if _may_say(found):
+                self._say_columns(row, found, unreadable_names)
             if numbered:
                 count = times[row.id] = times.get(row.id, 0) + 1
                 if count > 1:
@@ -121,6 +114,27 @@ class Source:
             yield row
         if is_empty:
             raise InputError(f"{self.data}: no rows; give a file that holds some, or another --data")
+
+    def _say_columns(self, row: Row, found: tuple[str, ...], unreadable_names: set[str]) -> None:
+        """Say once what the row's columns, by their names, may mean beside what is read."""
+        if candidates(found):
+            self._say_candidates(row)
+        if prompt_parts(found):
+            self._say_parts(row)
+        if marks(found) or marks(found, of_pair=True):
+            self._say_marks(row)
+        if row.rejected is not None and row.chosen is not None and row.scores is None and like_scores(found):
+            for names, instead in unread_scores(row.fields, self.columns):
+                said = " and ".join(map(repr, names))
+                say_once(
+                    f"{self.data}: rows have {said} beside 'chosen' and 'rejected', which may be their scores: not "
+                    f"read; {instead}, --ignore-fields {','.join(names)} says that it is meant so"
+                )
+        if row.rejected is not None and not SCORED.isdisjoint(found):
+            self._say_unreadable(row.fields, unreadable_names)
+            if row.scores is None and (lone := lone_score(renamed(row.fields, self.columns))) is not None:
+                one, other = (self.columns.get(name) or name for name in lone)
+                say_once(f"{self.data}: rows have {one} and no {other}: they count as rows without scores")
 
     def _say_unread(self, fields: Mapping[str, Any]) -> None:
         """Say once of a column that is nearly one that is read."""
@@ -327,6 +341,13 @@ def _texts(value: Any) -> Iterator[str]:
     elif isinstance(value, (list, tuple, dict)):
         for inner in value.values() if isinstance(value, dict) else value:
             yield from _texts(inner)
+
+
+@lru_cache(maxsize=4096)
+def _may_say(found: tuple[str, ...]) -> bool:
+    """Whether something may be said of rows with these columns."""
+    is_named = candidates(found) or prompt_parts(found) or marks(found) or marks(found, of_pair=True)
+    return bool(is_named or like_scores(found)) or not SCORED.isdisjoint(found)
 
 
 def read_rows(data: str, *, columns: Mapping[str, str] | None = None, limit: int | None = None) -> list[Row]:

@@ -8,6 +8,8 @@ from functools import lru_cache
 from itertools import product
 from typing import Any
 
+from pydantic_core import from_json
+
 from alignkit.data.reading.cells import (
     is_missing,
     is_text_of_missing,
@@ -17,7 +19,7 @@ from alignkit.data.reading.cells import (
     says_nothing,
     truth_of,
 )
-from alignkit.data.reading.fields import SCORES, SHAPE, letters, names
+from alignkit.data.reading.fields import SCORES, SHAPE, letters, like_scores, misspelt, names
 from alignkit.data.reading.given import UNREAD
 from alignkit.errors import InputError
 
@@ -29,7 +31,7 @@ _PAIRS = (
     *_TWINS,
     *(pair for pair in product(_BETTER, _WORSE) if pair not in _TWINS and _BETTER[pair[0]] == _WORSE[pair[1]]),
 )
-_BOTH = names(SCORES, "rating")
+_BOTH = (*names(SCORES, "rating"), *names(SCORES, "score"))
 _TIED = names(SCORES, "tie")
 _ANSWERS = (*names(SHAPE, "chosen"), *names(SHAPE, "rejected"))
 _UNREADABLE = " is no number: ties and margins"
@@ -64,10 +66,8 @@ def scores_of(given: Mapping[str, Any], where: str) -> tuple[float, float] | Non
     if found is not None:
         return found[1]
     for name in _BOTH:
-        both = given.get(name)
-        if isinstance(both, dict) and {"chosen", "rejected"} <= both.keys():
-            both = [both["chosen"], both["rejected"]]
-        if isinstance(both, (list, tuple)) and len(both) == 2:
+        both = _of_both(given.get(name))
+        if both is not None:
             if given.get("generations") == [given.get("rejected"), given.get("chosen")]:
                 both = both[::-1]  # distilabel rates the answers in the order in which its judge saw them
             first, second = number(both[0]), number(both[1])
@@ -114,6 +114,54 @@ def lone_score(given: Mapping[str, Any]) -> tuple[str, str] | None:
             if one in given and not says_nothing(given[one]):
                 return one, other
     return None
+
+
+def _of_both(value: Any) -> Sequence[Any] | None:
+    """What a field holds for the chosen and the rejected answer: a list of two or by name, also as JSON text."""
+    if type(value) is str and value[:1] in ("[", "{"):
+        try:
+            value = from_json(value)
+        except ValueError:
+            return None
+    if isinstance(value, dict):
+        return [value["chosen"], value["rejected"]] if {"chosen", "rejected"} <= value.keys() else None
+    return value if isinstance(value, (list, tuple)) and len(value) == 2 else None
+
+
+def unread_scores(given: Mapping[str, Any], columns: Mapping[str, str]) -> Iterator[tuple[tuple[str, ...], str]]:
+    """Yield what looks like scores of a pair that has none that are read: its columns, and what reads them.
+
+    Args:
+        given: the fields of a pair, by the file's names.
+        columns: our name = the file's name; of columns in it nothing is said.
+    """
+    like = [name for name in like_scores(tuple(given)) if name not in columns and name not in columns.values()]
+    for name in like:
+        value = given[name]
+        held = value.values() if isinstance(value, dict) and _names_both(value) else _of_both(value)
+        if held is not None and all(number(score) is not None for score in held):
+            is_written_so = _of_both(value) is not None
+            yield (name,), f"--columns scores={name} reads it" if is_written_so else "name them chosen and rejected"
+    for name in like:
+        other = _other_answers(name)
+        if (
+            other in like
+            and misspelt(name) is None
+            and number(given[name]) is not None
+            and number(given[other]) is not None
+        ):
+            yield (name, other), f"--columns score_chosen={name},score_rejected={other} reads them"
+
+
+def _names_both(scores: Mapping[Any, Any]) -> bool:
+    """Whether an object holds one score for the chosen and one for the rejected answer."""
+    keys = [str(key).lower() for key in scores]
+    return len(keys) == 2 and any("chosen" in key for key in keys) and any("reject" in key for key in keys)
+
+
+def _other_answers(name: str) -> str:
+    """What a field of the chosen answer is called for the rejected one; "" for any other."""
+    return name.replace("chosen", "rejected") if "chosen" in name and name not in _BETTER else ""
 
 
 def _finite(score: float, name: str, where: str) -> float:
@@ -164,11 +212,7 @@ def unreadable(given: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     single, of_both = _named(tuple(given))
     found = [(name, given[name]) for name in single]
     for name in of_both:
-        both = given[name]
-        if isinstance(both, dict) and {"chosen", "rejected"} <= both.keys():
-            found += [(name, both["chosen"]), (name, both["rejected"])]
-        elif isinstance(both, (list, tuple)) and len(both) == 2:
-            found += [(name, score) for score in both]
+        found += [(name, score) for score in _of_both(given[name]) or ()]
     if are_scored(given.get("completions")):
         found += [(name, one[name]) for one in given["completions"] for name in _SCORED_BY if name in one]
     for name, score in found:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import random
+import re
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -1037,3 +1038,40 @@ def test_a_conversation_written_as_json_text_is_read() -> None:
 def test_answers_of_which_the_better_one_is_said_elsewhere_are_refused(fields: dict[str, object], said: str) -> None:
     with pytest.raises(InputError, match=said):
         to_row({"prompt": "Name a river.", **fields}, where="rows.jsonl, line 1")
+
+
+@pytest.mark.parametrize("name", ["rating", "ratings", "scores", "score", "reward", "rewards"])
+@pytest.mark.parametrize("both", [[4, 2], {"chosen": 4, "rejected": 2}, "[4, 2]", '{"chosen": 4, "rejected": 2}'])
+def test_two_scores_in_one_field_are_those_of_the_chosen_and_the_rejected_answer(name: str, both: object) -> None:
+    pair = {"prompt": "Hi", "chosen": "yes", "rejected": "no"}
+    assert to_row({**pair, name: both}, where="").scores == (4, 2)
+    assert to_row({**pair, name: [3, 3]}, where="").is_tie
+    assert to_row({**pair, name: [1, 2, 3]}, where="").scores is None
+    alone = to_row({"prompt": "Hi", "completion": "yes", name: [3, 3]}, where="")
+    assert alone.scores is None and not alone.is_tie
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"rm_scores": [4, 2]}, "'rm_scores' .* --columns scores=rm_scores reads it, --ignore-fields rm_scores says"),
+        ({"Score": {"chosen": 4, "rejected": 2}}, "'Score' .* --columns scores=Score reads it"),
+        ({"score": {"chosen_score": 4, "rejected_score": 2}}, "'score' .* name them chosen and rejected"),
+        (
+            {"chosen_grade": 4, "rejected_grade": 2},
+            "'chosen_grade' and 'rejected_grade' .* score_chosen=chosen_grade,score_rejected=rejected_grade reads them",
+        ),
+        ({"score": 3, "reward": [1, 2, 3], "quality": "good", "grade": {"chosen": "A", "rejected": "B"}}, None),
+        ({"scores": [4, 2], "rm_scores": [1, 2]}, None),
+    ],
+)
+def test_what_looks_like_the_scores_of_a_pair_and_is_not_read_is_said(
+    fields: dict[str, object], said: str | None, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tmp_path / "rows.jsonl"
+    file.write_text(json.dumps({"prompt": "Hi", "chosen": "yes", "rejected": "no", **fields}) + "\n" * 2)
+    read_rows(str(file))
+    if said is None:
+        assert "may be their scores" not in caplog.text
+    else:
+        assert re.search(said, caplog.text)
