@@ -120,7 +120,8 @@ class Finished(_Record):
 
     Args:
         kept_step: whose weights are the model.
-        seconds: of training steps; `wall_seconds` of everything.
+        seconds: of training steps and what is measured between them.
+        wall_seconds: of everything, in the process that ended the run; `earlier_seconds`: `seconds` of those before.
         peak_mib, planned_mib: memory.
         tokens: that training steps computed.
     """
@@ -131,6 +132,7 @@ class Finished(_Record):
     tokens: int
     peak_mib: float
     wall_seconds: float | None = None
+    earlier_seconds: float = 0.0
     planned_mib: float | None = None
 
 

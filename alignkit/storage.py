@@ -8,6 +8,7 @@ somebody else's; `read_object` raises an error of one line.
 from __future__ import annotations
 
 import ctypes
+import errno
 import hashlib
 import json
 import os
@@ -57,6 +58,18 @@ def new_file(path: Path, *, private: bool = False) -> Iterator[BinaryIO]:
     remove_orphans(path.parent, path.name)
 
 
+def what_helps(error: OSError) -> str:
+    """What is done where a disk refuses: room helps where it is full, and not where nothing may be written.
+
+    >>> what_helps(OSError(errno.ENOSPC, "No space left on device"))
+    'make room and try again'
+    >>> what_helps(OSError(errno.EROFS, "Read-only file system"))
+    'give a place that can be written'
+    """
+    is_closed = error.errno in (errno.EROFS, errno.EACCES, errno.EPERM)
+    return "give a place that can be written" if is_closed else "make room and try again"
+
+
 def write_atomically(path: Path, text: str, *, private: bool = False) -> None:
     """Write a text file whole or not at all; see `new_file`.
 
@@ -67,7 +80,7 @@ def write_atomically(path: Path, text: str, *, private: bool = False) -> None:
         with new_file(path, private=private) as file:
             file.write(text.encode())
     except OSError as error:
-        raise RunStopped(f"{path}: cannot be written: {error.strerror or error}; make room and try again") from error
+        raise RunStopped(f"{path}: cannot be written: {error.strerror or error}; {what_helps(error)}") from error
 
 
 def write_numbered(folder: Path, text: str) -> Path:
@@ -95,7 +108,7 @@ def write_numbered(folder: Path, text: str) -> Path:
                 break
     except OSError as error:
         raise RunStopped(
-            f"{folder}: nothing can be written into it: {error.strerror or error}; make room and try again"
+            f"{folder}: nothing can be written into it: {error.strerror or error}; {what_helps(error)}"
         ) from error
     finally:
         with suppress(OSError):

@@ -165,7 +165,8 @@ def _shown_as(row: Row, train_on: str | None) -> tuple[str | None, Unit]:
     unit: Unit = Pairs() if is_pair else Chosen()
     note = unusable_reason(row, unit, train_on)
     if row.chosen is None and (note or is_pair):
-        return None if row.rejected is None and not row.is_conversation else note, Samples()
+        is_prompt = row.rejected is None and not row.is_conversation  # an answer under another name is said
+        return None if is_prompt and not row.answers_unread() else note, Samples()
     return note, unit
 
 

@@ -24,7 +24,7 @@ from alignkit.data.reading import mixing
 from alignkit.data.reading.files import files_of
 from alignkit.data.reading.read import Source, refuse_among_data
 from alignkit.errors import RunStopped, UsageError
-from alignkit.storage import check_path, new_file
+from alignkit.storage import check_path, new_file, what_helps
 
 FLIPPED = "probably stands the wrong way round"
 _KINDS = (REPEATS, OPPOSES, "holds a test prompt", FLIPPED)
@@ -136,7 +136,7 @@ def check_outputs(*, list_to: Path | None, clean_to: Path | None, page_to: Path 
 
 
 def _stopped(out: Path, error: OSError) -> RunStopped:
-    return RunStopped(f"{out}: cannot be written: {error.strerror or error}; make room and try again")
+    return RunStopped(f"{out}: cannot be written: {error.strerror or error}; {what_helps(error)}")
 
 
 def write_clean(source: Source, pairs: PairSet, reasons: Mapping[int, str], out: Path) -> tuple[Written, Written]:

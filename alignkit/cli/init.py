@@ -84,7 +84,8 @@ def init(
     _write(path, setups.text(found))
     _agree_to_own(path)
     method = _first_method(rows, model)
-    memory = [] if rows is None or method is None else _memory(path, method, model, rows)
+    named = next((str(line.value) for line in found.tables["model"] if line.key == "model"), None)
+    memory = [] if rows is None or method is None else _memory(path, method, named, rows)
     progress.stop()
     for line in [*found.notes, *memory]:
         print(on_one_line(line), file=sys.stderr)

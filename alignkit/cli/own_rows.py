@@ -37,6 +37,7 @@ class OwnRows:
         split: the share to hold back; None: the default one.
         lengths: tokens of whole rows; None where the tokenizer is not here.
         longest: tokens of a prompt and all its answers, at most; None likewise.
+        unread: of prompts alone, what else of the rows looks like an answer, and what to do with it.
     """
 
     num_training: int
@@ -45,6 +46,7 @@ class OwnRows:
     split: float | None
     lengths: ColumnLengths | None
     longest: int | None = None
+    unread: tuple[str, ...] = ()
 
     def max_length(self, most: int) -> Line:
         """The limit on a row, at most what the machine holds."""
@@ -78,6 +80,7 @@ class OwnRows:
         if self.lengths is not None:
             own = self.lengths
             lines.append(f"lengths: {own.p50:,.0f} tokens at the median, {own.p99:,.0f} at 99 %, {own.max:,} longest")
+        lines += [f"no answers are read; {line}, for methods that train on answers" for line in self.unread]
         return [*lines, validation_finds(self.num_held)]
 
 
@@ -90,11 +93,12 @@ def read_own(data: str, model: str, *, limit: int) -> OwnRows | str:
     if not Path(os.path.expanduser(data)).exists():
         return f"{data}: nothing of that name here: the numbers are not of its rows"
     source = Source(data)
-    keys, kinds = [], Counter[str]()
+    keys, kinds, unread = [], Counter[str](), dict[str, None]()
     try:
         for row in source.rows(numbered=False):
             keys.append(split_key(prompt_key(row)))
             kinds[_kind(row)] += 1
+            unread |= dict.fromkeys(row.answers_unread())
         key_P = np.array(keys, np.int64)
         if not len(key_P):
             raise InputError(f"{data}: no row")
@@ -110,7 +114,8 @@ def read_own(data: str, model: str, *, limit: int) -> OwnRows | str:
     rows, longest = columns.get(ROW), None
     if rows is not None:
         longest = sum(columns[name].max for name in ("prompt", "chosen", "rejected")) if kind == "pairs" else rows.max
-    return OwnRows(int((~is_held).sum()), held, kind, split, rows, longest)
+    others = tuple(unread) if kind == "prompts" else ()
+    return OwnRows(int((~is_held).sum()), held, kind, split, rows, longest, others)
 
 
 def is_here(model: str) -> bool:

@@ -150,9 +150,11 @@ def _facts(folder: Path) -> Iterator[tuple[str, Any]]:
     best = best_validation(folder)
     if best is not None:
         yield from ((f"best {best.name}", best.value), ("best step", best.step))
-    for name in ("steps", "wall_seconds", "peak_mib"):
-        if record.finished is not None and name in record.finished:
-            yield name, record.finished[name]
+    if (end := record.end) is not None:
+        yield "steps", end.steps
+        if end.wall_seconds is not None:
+            yield "time, s", round(end.wall_seconds + end.earlier_seconds, 1)
+        yield "peak memory, MiB", round(end.peak_mib)
 
 
 def _flat(table: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:

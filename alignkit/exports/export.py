@@ -29,7 +29,7 @@ from alignkit.pretrained.read import read_config
 from alignkit.pretrained.saved_files import settle_tokenizer
 from alignkit.progress import Progress
 from alignkit.runs import RunRecord, read_run
-from alignkit.storage import new_folder, read_object
+from alignkit.storage import new_folder, read_object, what_helps
 from alignkit.training.run.export import export, save_adapter, source_dtype
 
 Dtype = Literal["fp32", "bf16", "fp16"]
@@ -127,7 +127,7 @@ def export_model(name: str, to: Path, wanted: Wanted, *, progress: Progress) -> 
             )
             working.chmod(0o755)
     except OSError as error:
-        raise RunStopped(f"{to}: cannot be written: {error.strerror or error}; make room and try again") from error
+        raise RunStopped(f"{to}: cannot be written: {error.strerror or error}; {what_helps(error)}") from error
     finally:
         progress.stop()
     address = None if wanted.push is None else push(to, wanted.push)
@@ -178,7 +178,15 @@ def _write(
         write_gguf(file, policy.merged_weights(), config=config, tokenizer=chat.tokenizer, kind=kind, name=_slug(name))
     try:
         progress.start(f"writing the folder, {_name(dtype)}", None)
-        written = export(policy, chat, working, trees=_trees(chat, expected), source=source.folder, dtype=dtype)
+        written = export(
+            policy,
+            chat,
+            working,
+            trees=_trees(chat, expected),
+            source=source.folder,
+            dtype=dtype,
+            go_on=lambda: "the same command",
+        )
         _copy_generation_config(source.folder, working)
         if expected is None:
             found.append(

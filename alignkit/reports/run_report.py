@@ -112,7 +112,7 @@ def _facts(run: Path, record: RunRecord) -> Section:
         kept = "" if end.kept_step == end.steps else f", the weights of step {end.kept_step:,} are kept"
         facts.append(("steps", f"{end.steps:,}{kept}"))
         if end.wall_seconds is not None:
-            facts.append(("time", duration(end.wall_seconds)))
+            facts.append(("time", duration(end.wall_seconds + end.earlier_seconds)))
         if end.seconds > 0:
             facts.append(("speed", f"{end.tokens / end.seconds:,.0f} tokens per second in training"))
         planned = "" if end.planned_mib is None else f", planned {end.planned_mib:,.0f}"

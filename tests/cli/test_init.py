@@ -109,6 +109,22 @@ def test_init_reads_the_rows_that_it_is_given(capsys: pytest.CaptureFixture[str]
     assert "none.jsonl: nothing of that name here" in capsys.readouterr().err
 
 
+def test_init_and_show_say_how_a_column_that_looks_like_the_answer_becomes_one(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    tiny_model(Path("model"))
+    Path("rows.csv").write_text("prompt,answer\n" + "".join(f"How do {n}?,Press {n}.\n" for n in range(64)))
+    assert main(["init", "--model", "model", "--data", "rows.csv"]) == 0
+    mapped = "it is not read under this name; map it by --columns completion=answer"
+    assert f"no answers are read; 'answer': {mapped}" in capsys.readouterr().err
+    assert main(["data", "show", "--limit", "1"]) == 0
+    assert f"rows.csv, line 2 (no chosen answer; 'answer': {mapped})" in capsys.readouterr().out.replace("\n", " ")
+    assert main(["data", "show", "--limit", "1", "--columns", "completion=answer"]) == 0
+    assert "not read" not in (said := capsys.readouterr().out) and "Press 0." in said
+    assert main(["data", "show", "--limit", "1", "--method", "grpo"]) == 0
+    assert "not read" not in capsys.readouterr().out  # the reward reads it
+
+
 @pytest.mark.parametrize(
     ("row", "model", "method", "typed"),
     [

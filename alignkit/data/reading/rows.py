@@ -120,10 +120,14 @@ class Row:
         roles = [message["role"] for message in self.prompt]
         return roles.count("user") > 1 and ("user", "user") in pairwise(roles)
 
+    def answers_unread(self) -> list[str]:
+        """Say of each column that looks like an answer under another name what to do with it."""
+        given = [name for name, value in self.fields.items() if not says_nothing(value)]
+        return under_other_names(given, answers_only=True)
+
     def missing_answer(self) -> str:
         """Say why the row has no chosen answer."""
-        given = [name for name, value in self.fields.items() if not says_nothing(value)]
-        others = "".join(f"; {other}" for other in under_other_names(given, answers_only=True))
+        others = "".join(f"; {other}" for other in self.answers_unread())
         if self.rejected is not None or not self.is_conversation:
             return f"no chosen answer{', only a rejected one' if self.rejected is not None else ''}{others}"
         if not self.prompt:

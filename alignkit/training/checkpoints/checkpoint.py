@@ -17,6 +17,7 @@ from __future__ import annotations
 import errno
 import json
 import logging
+import math
 import os
 import re
 import shutil
@@ -189,8 +190,8 @@ def load_weights(checkpoint: Path, policy: Policy) -> None:
 def check_space(folder: Path, needed_bytes: int) -> None:
     """Raise OSError(ENOSPC) where the disk cannot hold what is about to be written."""
     free = shutil.disk_usage(folder).free
-    if free < needed_bytes * 1.05 + 2**20:
-        text = f"no disk space: {needed_bytes / 2**20:.0f} MiB needed, {free / 2**20:.0f} MiB free"
+    if free < (needed := needed_bytes * 1.05 + 2**20):
+        text = f"no disk space: {math.ceil(needed / 2**20):,} MiB needed, {free // 2**20:,} MiB free"
         raise OSError(errno.ENOSPC, text)
 
 

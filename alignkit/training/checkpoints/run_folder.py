@@ -20,7 +20,7 @@ from typing import Any
 from alignkit import runs
 from alignkit.errors import InputError, RunStopped, UsageError
 from alignkit.runs import LOCK, RUNS, RunRecord, is_finished, newest_unfinished, read_run
-from alignkit.storage import PRIVATE_FOLDER, check_path, is_part_of, write_atomically
+from alignkit.storage import PRIVATE_FOLDER, check_path, is_part_of, write_atomically, what_helps
 from alignkit.tracking import append_lines
 from alignkit.training.checkpoints.folder_lock import FolderLock
 
@@ -116,7 +116,9 @@ class RunFolder:
                     self.path.rmdir()
             if error.errno == errno.ENAMETOOLONG:
                 raise UsageError(f"--out {str(self.path)[:60]}...: File name too long; give another") from error
-            raise RunStopped(f"{self.path}: cannot be written: {error.strerror or error}; make room") from error
+            raise RunStopped(
+                f"{self.path}: cannot be written: {error.strerror or error}; {what_helps(error)}"
+            ) from error
         if not is_locked:
             raise UsageError(f"run {self.path} is being written by another process; wait for it or give another --out")
         self._has_log = self.log.exists() and not has_own_log

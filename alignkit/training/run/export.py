@@ -6,7 +6,7 @@ import math
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,7 +38,8 @@ class Exported:
 
     Args:
         difference: of the folder loaded again from the model that was written; 1e-4 at most.
-        rounding: of the model in its saved type from the trained one in fp32; 0 where it is saved in fp32.
+        rounding: of the model that is saved, computed in fp32, from the policy as training computed it: under autocast
+            that is with its weights rounded to bf16. 0 where training is in fp32 and so is what it saves.
         rounding_mean: the same, a token in the mean.
         dtype: of the saved weights.
     """
@@ -64,7 +65,7 @@ def export(
 
     The policy is measured as it was trained, with its adapter; then merged and measured again, rounded to the type of
     the weights that it came from, written, loaded again and measured. A folder that stood there before is kept until
-    the new one is proved and on disk. The turn's end token is set as end of text in the tokenizer and in
+    the new one is proved and on disk. Rounding takes nothing that training saw: under autocast it saw rounded weights. The turn's end token is set as end of text in the tokenizer and in
     generation_config, and no pad is an end token. Settings are written as transformers 4 and 5 both read them.
 
     Args:
@@ -78,7 +79,7 @@ def export(
     """
     working = storage.part_of_folder(folder)
     checked = _checked(trees)
-    trained = _measured(policy, checked)
+    trained, as_trained = _measured(policy, checked), _measured(policy, checked, in_fp32=False)
     try:
         storage.restore(folder)
         shutil.rmtree(working, ignore_errors=True)
@@ -92,7 +93,7 @@ def export(
             dtype = torch.float32 if source is None else source_dtype(source)
         _round(policy, dtype)
         written = _measured(policy, checked)
-        rounding, rounding_mean = _gap(written, trained), _mean_gap(written, trained)
+        rounding, rounding_mean = _gap(written, as_trained), _mean_gap(written, as_trained)
         _save(policy, chat, working, source=source, dtype=dtype)
         difference = _gap(_loaded_again(policy, working, checked), written)
         _prove(difference, working, "loaded again")
@@ -217,14 +218,14 @@ def _checked(trees: Sequence[Tree]) -> list[Tree]:
     return sorted((tree for tree in trees if tree.completions), key=len)[:2]
 
 
-def _measured(policy: Policy, trees: Sequence[Tree]) -> Tensor | None:
-    """The policy's log-probs of a few rows, or the values of its scalar head; computed in the weights' precision."""
+def _measured(policy: Policy, trees: Sequence[Tree], *, in_fp32: bool = True) -> Tensor | None:
+    """The policy's log-probs of a few rows, or the values of its scalar head; in fp32, or as training computes."""
     if not trees:
         return None
     was_training = policy.training
     policy.eval()
     try:
-        with torch.no_grad(), policy.in_fp32():
+        with torch.no_grad(), policy.in_fp32() if in_fp32 else nullcontext():
             output = policy(lay_out(trees))
     finally:
         policy.train(was_training)

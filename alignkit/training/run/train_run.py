@@ -253,12 +253,6 @@ def _train(
         )
     end = {"finished": finished | {"planned_mib": planned.total / 2**20}}
     world.run_on_rank0(lambda: run.write_json(RUN_FILE, description | {"model_files": hash_model(run.model)} | end))
-    if (dtype := finished["exported_dtype"]) != "float32":
-        mean, most = finished["exported_rounding_mean_nats"], finished["exported_rounding_nats"]
-        progress.note(
-            f"saved in {dtype}, as the model came: rounding moves a token's log-prob by {mean:.2g} nats in the mean, "
-            f"{most:.2g} at most"
-        )
     where = " on the fullest rank" if world.size > 1 else ""
     notes = {"memory": where + (" with Python and its libraries" if planned.device == "cpu" else "")}
     for line in summary(run.path, finished, planned_mib=planned.total / 2**20, notes=notes) if world.is_first else ():
@@ -365,6 +359,7 @@ def _compute(
         with deadlines:
             if found is not None:
                 saver.resume(Path(found))
+            earlier_seconds = loop.position.seconds
             give_back()  # what starting took
             loop.train()
         exported = _export(loop, saver, inputs)
@@ -381,6 +376,7 @@ def _compute(
         "kept_step": loop.kept_step,
         "seconds": loop.position.seconds,
         "wall_seconds": time.monotonic() - started,
+        "earlier_seconds": earlier_seconds,
         "peak_mib": max(world.gather(peak_mib())),
         "tokens": loop.position.tokens_seen,
         "tally": tally_as_json(loop.position.tally),
@@ -428,6 +424,7 @@ def _export(loop: Loop, saver: RunSaver, inputs: Inputs) -> dict[str, Any]:
     Rank 0 writes it; the others wait.
     """
     models, run = saver.models, saver.run
+    give_back()  # what steps left: the model that is loaded again would come on top
     if models.policy.has_adapter:
         saver.save()
     world = models.world

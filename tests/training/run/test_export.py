@@ -88,6 +88,29 @@ def test_a_model_of_nan_fails_the_proof_and_the_one_before_stays(
     assert (tmp_path / "out" / "model.safetensors").read_bytes() == before
 
 
+@pytest.mark.parametrize("precision", ["bf16", "fp32"])
+def test_rounding_is_measured_from_what_training_computed_which_in_bf16_saw_rounded_weights(
+    tmp_path: Path, precision: str
+) -> None:
+    source = _older(tmp_path / "source")
+    chat = make_chat(find_model(str(source)), ModelSection())
+
+    def rounding(moved: float) -> float:
+        policy = load_policy(source, precision=precision)
+        with torch.no_grad():
+            for name, parameter in policy.named_parameters():
+                if "_proj.weight" in name:
+                    parameter.mul_(1 + moved)
+        folder = tmp_path / str(moved)
+        return export(policy, chat, folder, trees=_trees(), source=source, dtype=torch.bfloat16).rounding_mean
+
+    less_than_bf16_resolves = 2**-10
+    if precision == "bf16":
+        assert rounding(less_than_bf16_resolves) == rounding(0)
+    else:
+        assert rounding(less_than_bf16_resolves) > rounding(0) == 0
+
+
 def _older(folder: Path) -> Path:
     """A model folder as transformers 4 wrote it: bf16, `rope_theta`, a class of its own, tokens by number."""
     tiny_model(folder, kind="qwen2", rope_theta=1e6)

@@ -13,6 +13,7 @@ from tiny_models import tiny_model
 
 from alignkit.cli.main import main
 from alignkit.training.gradient.optimizer import learning_rate
+from alignkit.training.run.summary import summary
 
 
 def test_added_steps_have_a_warm_up_and_a_schedule_of_their_own() -> None:
@@ -49,5 +50,8 @@ def test_more_steps_are_those_of_a_run_begun_with_them_also_after_an_interruptio
     assert main(way_on(said)) == 0
     finished = json.loads(Path("run/run.json").read_text())["finished"]
     assert finished["steps"] == finished["kept_step"] == 6
+    assert finished["seconds"] > finished["earlier_seconds"] > 0  # two processes before this one
+    of_all = finished | {"wall_seconds": 60, "earlier_seconds": 240}
+    assert "time: 5 min for 6 steps" in "\n".join(summary(Path("run"), of_all, planned_mib=1, notes={}))
     for name, weight in weights(Path("whole")).items():
         assert torch.equal(weight, weights(Path("run"))[name]), name
