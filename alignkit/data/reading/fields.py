@@ -521,7 +521,7 @@ def letters(name: str) -> str:
 _MARKS, _PAIR_MARKS = (
     {letters(name): field for name, field in by_name(table, SAID).items()} for table in (MARKS, PAIR_MARKS)
 )
-_LIKE_SCORES = re.compile("score|reward|rating|grade|quality|points")
+_LIKE_SCORES = re.compile("score|reward|rating|grade|quality|points|margin")
 _BY_LETTERS = {letters(name): name for name in sorted(_CHANGES_ROWS, reverse=True)}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from itertools import product
@@ -34,6 +35,7 @@ _PAIRS = (
 _BOTH = (*names(SCORES, "rating"), *names(SCORES, "score"))
 _TIED = names(SCORES, "tie")
 _ANSWERS = (*names(SHAPE, "chosen"), *names(SHAPE, "rejected"))
+_DIFFERENCE = re.compile("diff|gap|delta|margin")
 _UNREADABLE = " is no number: ties and margins"
 _SCORED_BY = ("overall_score", "fine-grained_score", "fine_grained_score")
 
@@ -143,6 +145,8 @@ def unread_scores(given: Mapping[str, Any], columns: Mapping[str, str]) -> Itera
             is_written_so = _of_both(value) is not None
             yield (name,), f"--columns scores={name} reads it" if is_written_so else "name them chosen and rejected"
     for name in like:
+        if name != "margin" and _DIFFERENCE.search(name.lower()) and number(given[name]) is not None:
+            yield (name,), f"--columns margin={name} reads it as how much better the chosen answer is"
         other = _other_answers(name)
         if (
             other in like

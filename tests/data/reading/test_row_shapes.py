@@ -1061,8 +1061,10 @@ def test_two_scores_in_one_field_are_those_of_the_chosen_and_the_rejected_answer
             {"chosen_grade": 4, "rejected_grade": 2},
             "'chosen_grade' and 'rejected_grade' .* score_chosen=chosen_grade,score_rejected=rejected_grade reads them",
         ),
+        ({"score_diff": 0}, "'score_diff' .* --columns margin=score_diff reads it as how much better"),
         ({"score": 3, "reward": [1, 2, 3], "quality": "good", "grade": {"chosen": "A", "rejected": "B"}}, None),
-        ({"scores": [4, 2], "rm_scores": [1, 2]}, None),
+        ({"scores": [4, 2], "rm_scores": [1, 2], "score_diff": 2}, None),
+        ({"margin": 1}, None),
     ],
 )
 def test_what_looks_like_the_scores_of_a_pair_and_is_not_read_is_said(
