@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 __all__ = [
     "TEXT_MEASURES",
+    "Finder",
     "LengthStatistics",
     "OverlapIndex",
     "Splicer",
@@ -265,6 +266,18 @@ def score_bytes(
 
     Source: Eq. 1 of the paper, as `mask_labels`.
     """
+
+@final
+class Finder:
+    """Short texts to be looked for in the UTF-8 of others.
+
+    Args:
+        ignores_case: of ASCII letters but a text's first one.
+    """
+
+    def __new__(cls, texts: Sequence[str], *, ignores_case: bool = False) -> Finder: ...
+    def is_in(self, content: bytes) -> bool:
+        """Whether one of the texts stands in a content. The interpreter is kept: a row takes less time than that."""
 
 @final
 class Splicer:

@@ -140,3 +140,12 @@ def test_refusals_are_known_in_many_languages_and_only_where_an_answer_begins() 
 def test_hedges_are_counted_wherever_they_stand() -> None:
     texts = ["Perhaps. It might be so; I think it may be.", "It is so.", "他可能来，也许不来。"]
     assert text_measures(texts)[:, MEASURES.index("hedges")].tolist() == [4, 0, 2]
+
+
+def test_a_finder_finds_what_it_was_given_in_a_contents_bytes() -> None:
+    finder = _native.Finder(["<|", "</s>", "Human:", "\u00e9"], ignores_case=True)
+    for content in ("a" * 99 + "</S>", "HUMAN:", "caf\u00e9", "<" * 70 + "|"):
+        assert finder.is_in(content.encode()), content
+    for content in ("", "<s>", "human:", "cafe", "<" * 70):
+        assert not finder.is_in(content.encode()), content
+    assert not _native.Finder(["</s>"]).is_in(b"</S>")

@@ -10,6 +10,7 @@ from typing import Any
 
 from pydantic_core import from_json
 
+from alignkit._native import Finder
 from alignkit.data.reading.fields import FURTHER, HARMLESS, READ, SHAPE, letters, names, used
 from alignkit.data.reading.messages import Message
 from alignkit.data.reading.rows import Row
@@ -17,9 +18,15 @@ from alignkit.data.reading.written_turns import is_json_messages
 
 _ENDS = ("</s>", "<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<end_of_turn>", "<|end|>", "<eos>", "<|return|>")
 _STARTS = ("<s>", "<bos>", "<|begin_of_text|>", "<|endoftext|>", "<|startoftext|>")
-_MARK = re.compile(
-    rb"<(?:\||/?s>|[be]os>|(?:start|end)_of_turn>|image>|video>|audio>|no|think|thought|reasoning|tool_response)", re.I
+_MARKS = Finder(
+    (
+        *("<|", "<s>", "</s>", "<bos>", "<eos>", "<start_of_turn>", "<end_of_turn>", "<image>", "<video>", "<audio>"),
+        *("<no", "<think", "<thought", "<reasoning", "<tool_response", "{{", "Human:"),
+        "\\u00",  # some writers escape <
+    ),
+    ignores_case=True,
 )
+"""What is looked for inside texts, in a row's JSON."""
 _MEDIA = re.compile(r"<(?:image|video|audio)>|<\|(?:image_pad|vision_start|video_pad|audio|image)\|>")
 _PLACEHOLDER = re.compile(
     r"\{\{\s*(?:name|author)\s*\}\}|<no ?input>", re.I
@@ -43,13 +50,7 @@ _STATUS = frozenset({"discarded", "rejected", "deleted", "draft", "pending", "in
 
 def may_be_odd(json_: bytes | None) -> bool:
     """Whether a row's JSON holds any mark that is looked for inside texts; bytes are searched faster than texts are."""
-    return (
-        json_ is None
-        or (b"<" in json_ and _MARK.search(json_) is not None)
-        or b"{{" in json_
-        or b"Human:" in json_
-        or b"\\u00" in json_  # some writers escape <
-    )
+    return json_ is None or _MARKS.is_in(json_)
 
 
 def odd_texts(row: Row, columns: Mapping[str, str], *, is_marked: bool = True) -> Iterator[str]:

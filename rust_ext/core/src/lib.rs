@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 pub mod duplicates;
+pub mod finder;
 pub mod languages;
 pub mod layout;
 pub mod lengths;

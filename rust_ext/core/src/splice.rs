@@ -7,6 +7,8 @@
 use std::error;
 use std::fmt;
 
+use crate::finder::Finder;
+
 /// A rendered shape: the text around its contents.
 #[derive(Debug, Clone)]
 pub struct Layout {
@@ -87,7 +89,7 @@ pub fn splice(
     which: &[i64],
     contents: &[&str],
     content_offsets: &[i64],
-    special: &Special,
+    special: &Finder,
 ) -> Result<Texts, SpliceError> {
     let mut texts = Texts { offsets: vec![0], span_offsets: vec![0], ..Texts::default() };
     texts.bytes.reserve(contents.iter().map(|content| content.len() + 64).sum());
@@ -96,7 +98,7 @@ pub fn splice(
         let layout = usize::try_from(number).ok().and_then(|number| layouts.get(number));
         let layout = layout.ok_or(SpliceError::UnknownLayout { text, layout: number })?;
         let own = own_contents(contents, content_offsets, text).ok_or(SpliceError::Contents { text })?;
-        let has_special = own.iter().any(|content| special.is_in(content));
+        let has_special = own.iter().any(|content| special.is_in(content.as_bytes()));
         if !has_special {
             let first = texts.bytes.len();
             starts.clear();
@@ -119,39 +121,18 @@ pub fn splice(
     Ok(texts)
 }
 
-/// The special tokens of a vocabulary, to be looked for.
-#[derive(Debug, Clone)]
-pub struct Special {
-    by_first: Vec<Vec<Vec<u8>>>,
-}
-
-impl Special {
-    #[must_use]
-    pub fn new<'a>(tokens: impl IntoIterator<Item = &'a str>) -> Self {
-        let mut by_first = vec![Vec::new(); 256];
-        for token in tokens {
-            if let Some(&first) = token.as_bytes().first() {
-                by_first[usize::from(first)].push(token.as_bytes().to_vec());
-            }
-        }
-        Self { by_first }
-    }
-
-    /// Whether one of the tokens stands in the text.
-    #[must_use]
-    pub fn is_in(&self, text: &str) -> bool {
-        let bytes = text.as_bytes();
-        bytes.iter().enumerate().any(|(at, &byte)| {
-            let tokens = &self.by_first[usize::from(byte)];
-            !tokens.is_empty() && tokens.iter().any(|token| bytes[at..].starts_with(token))
-        })
-    }
-}
-
 /// Whether normal form C leaves the text alone for certain: none of its characters composes, decomposes or moves.
 #[must_use]
 pub fn is_surely_normal(text: &str) -> bool {
-    text.is_ascii() || text.chars().all(is_surely_normal_char)
+    let mut rest = text;
+    while let Some(at) = rest.bytes().position(|byte| !byte.is_ascii()) {
+        let Some(char) = rest[at..].chars().next() else { break };
+        if !is_surely_normal_char(char) {
+            return false;
+        }
+        rest = &rest[at + char.len_utf8()..];
+    }
+    true
 }
 
 /// Characters of combining class 0 that are "Yes" in Unicode's quick check of normal form C; not all of them.
@@ -180,7 +161,7 @@ mod tests {
 
     #[test]
     fn a_hand_computed_case() {
-        let special = Special::new(["</a>", "<u>"]);
+        let special = Finder::new(["</a>", "<u>"], false);
         let contents = ["hi", "y\u{e9}s", "see <u>", "no", "a", "e\u{301}"];
         let texts = splice(&[layout()], &[0, 0, 0], &contents, &[0, 2, 4, 6], &special).expect("sound contents");
         let first = "<u>hi</u><a>y\u{e9}s</a>\n";
@@ -194,7 +175,7 @@ mod tests {
     #[test]
     fn what_does_not_belong_together_is_named() {
         let refused = |which: &[i64], offsets: &[i64]| {
-            splice(&[layout()], which, &["a", "b"], offsets, &Special::new([])).unwrap_err()
+            splice(&[layout()], which, &["a", "b"], offsets, &Finder::new([], false)).unwrap_err()
         };
         assert_eq!(refused(&[1], &[0, 2]), SpliceError::UnknownLayout { text: 0, layout: 1 });
         assert_eq!(refused(&[0], &[0, 1]), SpliceError::Contents { text: 0 });

@@ -26,7 +26,7 @@ mod _native {
     use super::splice::Splicer;
     #[pymodule_export]
     use super::texts::{
-        count_phrases, hashed_ngrams, near_duplicates, scripts_and_languages, shared_runs, text_measures,
+        Finder, count_phrases, hashed_ngrams, near_duplicates, scripts_and_languages, shared_runs, text_measures,
     };
     #[pymodule_export]
     use super::{mask_labels, pack_trees, score_bytes, share_rows};

@@ -4,7 +4,8 @@ use numpy::{IntoPyArray, PyArray1, PyReadonlyArray1};
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedStr;
 
-use alignkit_core::splice::{self, Layout, Special};
+use alignkit_core::finder;
+use alignkit_core::splice::{self, Layout};
 
 use crate::value_error;
 
@@ -20,14 +21,14 @@ type Texts<'py> = (
 #[pyclass(module = "alignkit._native")]
 pub struct Splicer {
     layouts: Vec<Layout>,
-    special: Special,
+    special: finder::Finder,
 }
 
 #[pymethods]
 impl Splicer {
     #[new]
     fn new(special: Vec<String>) -> Self {
-        Self { layouts: Vec::new(), special: Special::new(special.iter().map(String::as_str)) }
+        Self { layouts: Vec::new(), special: finder::Finder::new(special.iter().map(String::as_str), false) }
     }
 
     fn add(&mut self, literals: Vec<String>, slots: Vec<usize>, spans: Vec<[(usize, usize); 2]>) -> PyResult<usize> {

@@ -1,4 +1,4 @@
-//! Bindings of the kernels over texts: measures, n-grams, near-duplicates, languages, shared runs.
+//! Bindings of the kernels over texts: what stands in them, measures, n-grams, near-duplicates, languages, shared runs.
 
 use numpy::ndarray::Array2;
 use numpy::{IntoPyArray, PyArray1, PyArray2};
@@ -7,7 +7,24 @@ use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedStr;
 
 use alignkit_core::measures::{self, Phrases};
-use alignkit_core::{duplicates, languages, ngrams, overlap};
+use alignkit_core::{duplicates, finder, languages, ngrams, overlap};
+
+#[pyclass(module = "alignkit._native", frozen)]
+pub struct Finder(finder::Finder);
+
+#[pymethods]
+impl Finder {
+    #[new]
+    #[pyo3(signature = (texts, *, ignores_case = false))]
+    fn new(texts: Vec<String>, ignores_case: bool) -> Self {
+        Self(finder::Finder::new(texts.iter().map(String::as_str), ignores_case))
+    }
+
+    /// A row takes less time than to release the interpreter.
+    fn is_in(&self, content: &[u8]) -> bool {
+        self.0.is_in(content)
+    }
+}
 
 #[pyfunction]
 pub fn text_measures(py: Python<'_>, texts: Vec<PyBackedStr>) -> PyResult<Bound<'_, PyArray2<i32>>> {
