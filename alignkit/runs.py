@@ -17,7 +17,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
 
-from alignkit.errors import InputError
+from alignkit.errors import InputError, nearest
 from alignkit.storage import file_hash, is_too_long, read_object
 
 _logger = logging.getLogger(__name__)
@@ -253,6 +253,11 @@ def find_run(name: str | Path) -> Path | None:
     if not str(name):
         return None
     return next((folder for folder in places(name) if holds_run(folder)), None)
+
+
+def nearest_run(name: str | Path) -> str:
+    """Return "; did you mean 'x'?" for the run under runs/ whose name is closest, or "" where none is close."""
+    return nearest(Path(name).name, [file.parent.name for file in RUNS.glob(f"*/{FILE}")])
 
 
 def places(name: str | Path) -> tuple[Path, Path]:

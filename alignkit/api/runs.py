@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from alignkit.api.tables import html_table
 from alignkit.errors import InputError, UsageError, nearest
-from alignkit.runs import find_run, is_finished, read_run
+from alignkit.runs import find_run, is_finished, nearest_run, read_run
 from alignkit.tracking import split_lines
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ class Run:
     def __init__(self, path: str | Path) -> None:
         found = find_run(path)
         if found is None:
-            raise InputError(f"{path}: no run (no run.json there)")
+            raise InputError(f"{path}: no run (no run.json there){nearest_run(path)}")
         self.path = found
 
     @property

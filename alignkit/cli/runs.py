@@ -93,11 +93,11 @@ def remove(names: Some, yes: Yes = False) -> None:
 
 
 def _found(name: str) -> Path:
-    from alignkit.runs import find_run
+    from alignkit.runs import find_run, nearest_run
 
     folder = find_run(name)
     if folder is None:
-        raise InputError(f"{name}: no run of that name; `alignkit runs` lists what there is")
+        raise InputError(f"{name}: no run of that name{nearest_run(name)}; `alignkit runs` lists what there is")
     return folder
 
 

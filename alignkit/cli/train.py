@@ -73,7 +73,7 @@ def _with_run(args: list[str]) -> list[str]:
     Raises:
         UsageError: there is no such run.
     """
-    from alignkit.runs import find_run, newest_unfinished, read_run
+    from alignkit.runs import find_run, nearest_run, newest_unfinished, read_run
 
     args = [word for arg in args for word in (("--resume", arg[9:]) if arg.startswith("--resume=") else (arg,))]
     if "--resume" not in args:
@@ -86,7 +86,11 @@ def _with_run(args: list[str]) -> list[str]:
     name = args[at + 1] if is_named else next((b for a, b in pairwise(args) if a == "--out"), None)
     run = find_run(name) if name is not None else newest_unfinished()
     if run is None:
-        what = f"{name}: no run of that name" if name is not None else "no run under runs/ is unfinished"
+        what = (
+            f"{name}: no run of that name{nearest_run(name)}"
+            if name is not None
+            else "no run under runs/ is unfinished"
+        )
         raise UsageError(f"--resume: {what}; `alignkit runs` lists what there is")
     rest = args[:at] + args[at + 1 + is_named :]
     if is_named and "--out" in rest:

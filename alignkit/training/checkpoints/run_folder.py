@@ -20,7 +20,7 @@ from typing import Any
 from alignkit import runs
 from alignkit.errors import InputError, RunStopped, UsageError
 from alignkit.runs import LOCK, RUNS, RunRecord, is_finished, newest_unfinished, read_run
-from alignkit.storage import PRIVATE_FOLDER, check_path, is_part_of, write_atomically, what_helps
+from alignkit.storage import PRIVATE_FOLDER, check_path, is_part_of, what_helps, write_atomically
 from alignkit.tracking import append_lines
 from alignkit.training.checkpoints.folder_lock import FolderLock
 

@@ -65,8 +65,9 @@ def export(
 
     The policy is measured as it was trained, with its adapter; then merged and measured again, rounded to the type of
     the weights that it came from, written, loaded again and measured. A folder that stood there before is kept until
-    the new one is proved and on disk. Rounding takes nothing that training saw: under autocast it saw rounded weights. The turn's end token is set as end of text in the tokenizer and in
-    generation_config, and no pad is an end token. Settings are written as transformers 4 and 5 both read them.
+    the new one is proved and on disk. Rounding takes nothing that training saw: under autocast it saw rounded weights.
+    The turn's end token is set as end of text in the tokenizer and in generation_config, and no pad is an end token.
+    Settings are written as transformers 4 and 5 both read them.
 
     Args:
         source: the folder that the model came from; None: fp32, and settings as transformers writes them.

@@ -80,7 +80,10 @@ def test_a_run_without_out_goes_on_by_the_folder_that_it_got(
     assert main(["train", "sft", "--resume=runs/sft-1"]) == 0
     assert main(["train", "--resume", "runs/sft-1", "--out", "other"]) == 2
     assert main(["train", "--resume", "runs/none"]) == 2
-    assert "runs/none: no run of that name" in capsys.readouterr().err.splitlines()[-1]
+    assert "runs/none: no run of that name; `alignkit runs`" in capsys.readouterr().err.splitlines()[-1]
+    for typed in ("train --resume runs/sft-l", "judge runs/sft-l", "report sft-l", "runs remove sft-l --yes"):
+        assert main(typed.split()) == 2
+        assert "; did you mean 'sft-1'?" in capsys.readouterr().err.splitlines()[-1], typed
     assert weights(Path("runs/sft-1"))
 
 
