@@ -7,6 +7,7 @@ its traceback: an error in a plugin's code names the plugin and ends with 3, a b
 from __future__ import annotations
 
 import errno
+import gc
 import importlib
 import logging
 import os
@@ -117,7 +118,10 @@ def _stop_progress() -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     words = None if argv is None else list(argv)
-    return _ended(lambda: typer.main.get_command(app).main(args=words, prog_name="alignkit", standalone_mode=False))
+    code = _ended(lambda: typer.main.get_command(app).main(args=words, prog_name="alignkit", standalone_mode=False))
+    if argv is None:  # the process ends: looking for garbage in all of torch would take another second and more
+        gc.freeze()
+    return code
 
 
 def piece(level: int, work: Callable[[Progress], None]) -> int:

@@ -289,7 +289,7 @@ class TournamentSection(Section):
     )
     second_prompts: int = Field(100, ge=1, description="prompts that the second judge reads")
     off_task: str | None = Field(None, description="data to answer beside, measured and not judged")
-    off_task_prompts: int = Field(16, ge=1, description="prompts of these")
+    off_task_prompts: int = Field(64, ge=1, description="prompts of these; their guard needs 20 clusters")
 
     @field_validator("seeds")
     @classmethod

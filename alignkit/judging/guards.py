@@ -174,7 +174,9 @@ def headline(guards: Sequence[Guard]) -> str:
 def shown(guard: Guard) -> str:
     """A guard's result in one line."""
     missing = f", {guard.num_missing} missing" if guard.num_missing else ""
-    over = f"{guard.num_prompts:,} prompts{missing}" + ("" if guard.units == "prompts" else f"; {guard.units}")
+    over = f"{guard.num_prompts:,} prompts{missing}" + (
+        "" if guard.units == "prompts" else f"; {guard.units.removeprefix('prompts; ')}"
+    )
     if guard.low is None:
         seen = "" if guard.difference is None else f"; seen {guard.difference:+.1f} {_unit(guard.by)}"
         text = f"{guard.answer}: {guard.reason}{seen}; {over}"

@@ -90,7 +90,7 @@ def _why_not(outcome_P: np.ndarray, delta_chars_P: np.ndarray) -> str:
         rare = "longer or shorter" if max(longer, shorter) < needed else "shorter" if shorter < longer else "longer"
         return (
             f"too few answers are {rare} than the baseline's: longer on {longer}, shorter on {shorter} of "
-            f"{len(outcome_P)} prompts, at least {needed} of each are needed"
+            f"{len(outcome_P)} answers, at least {needed} of each are needed"
         )
     if np.ptp(outcome_P) == 0:
         return "every prompt has the same outcome"

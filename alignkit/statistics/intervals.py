@@ -215,6 +215,11 @@ def num_uncommon(x_P: np.ndarray) -> float:
     return min(added, len(x_P) / max(skewness**2, 1e-12))
 
 
+def is_little(x_P: np.ndarray) -> bool:
+    """Whether so few outcomes are known, or differ, that an interval is one of counts (`score_interval`)."""
+    return len(x_P) < MIN_PROMPTS or num_uncommon(x_P) < MIN_UNCOMMON
+
+
 def is_soft(x_P: np.ndarray) -> bool:
     """Whether some outcome is a probability, between a win, a tie and a loss."""
     return not bool(np.isin(x_P, (0.0, 0.5, 1.0)).all())

@@ -30,9 +30,8 @@ from scipy.stats import t
 
 from alignkit.statistics.intervals import (
     MIN_PROMPTS,
-    MIN_UNCOMMON,
     error_over,
-    num_uncommon,
+    is_little,
     score_interval,
     wins_and_losses,
     within_strata,
@@ -141,6 +140,29 @@ def win_rate(
     )
 
 
+def p_of_one_look(
+    outcomes_P: np.ndarray, *, clusters: Clusters, strata: Clusters | None = None, least: float = 1e-9
+) -> float:
+    """Two-sided p-value against a rate of 50 where outcomes are little: by the level at which the interval excludes it.
+
+    Args:
+        outcomes_P: float64 [P] without nan.
+        least: what is returned where it is less.
+    """
+
+    def excludes(p: float) -> bool:
+        look = win_rate(outcomes_P, seed=0, level=1 - p, clusters=clusters, strata=strata)
+        return not look.low <= 50 <= look.high
+
+    low, high = least, 1.0
+    if excludes(low):
+        return low
+    while high > low * 1.001:
+        middle = math.sqrt(low * high)
+        low, high = (low, middle) if excludes(middle) else (middle, high)
+    return high
+
+
 def without_interval(rate: WinRate, reason: str) -> WinRate:
     """The same rate where nothing is to be said of its interval."""
     return replace(rate, low=0.0, high=100.0, method=f"none: {reason}")
@@ -156,9 +178,9 @@ def _interval(
         return 0.0, 1.0, f"none: {units.too_few}"
     wins, losses = wins_and_losses(x_P)
     mean = float(x_P.mean())
-    is_little = n < MIN_PROMPTS or num_uncommon(x_P) < MIN_UNCOMMON
-    if is_little or units.are_few:
-        effective = units.effective / n if is_little else 1.0
+    little = is_little(x_P)
+    if little or units.are_few:
+        effective = units.effective / n if little else 1.0
         low, high = score_interval(wins * effective, losses * effective, n * effective, level)
         if n < MIN_PROMPTS:  # half a step: 5 wins of 5 happen to equal models in 6 of 100 cases
             low, high = max(0.0, low - 1 / (2 * n)), min(1.0, high + 1 / (2 * n))

@@ -8,7 +8,8 @@ the other, or both from the same) apart from those that share none.
 
 All pairs shown are one family: a false difference anywhere in the table has a probability of at most 5 %, by Shaffer's
 step-down where all pairs are there and Holm's where one is missing. A pair's interval has the level of its own step, so
-that it excludes 0 exactly where the pair is told apart.
+that it excludes 0 exactly where the pair is told apart. Where prompts are few, or nearly all of them agree, Student's t
+knows too much (two prompts that agree have no variance): p and interval are then never surer than those of one look.
 
 Two entrants share a rank exactly where they cannot be told apart. Where that holds of a and b, and of b and c, but a is
 better than c, b has both ranks, "1-2" (a compact letter display: Piepho 2004, J. Comput. Graph. Stat. 13:456-466).
@@ -39,8 +40,9 @@ from alignkit.statistics.crossed import (
     seed_correlation,
     tails,
 )
+from alignkit.statistics.intervals import is_little
 from alignkit.statistics.resampling import Clusters, joined_singles
-from alignkit.statistics.win_rate import win_rate
+from alignkit.statistics.win_rate import p_of_one_look, win_rate
 
 LEVEL = 0.95
 POWER = 0.8
@@ -211,7 +213,8 @@ def averages(
 
     Args:
         x_ESP: float64 [E, S, P], nan where missing.
-        within: what any mean lies between; no bound of an interval lies outside.
+        within: what any mean lies between; no bound of an interval lies outside. Where all numbers are the same there
+            is no interval.
     """
     rows = [_rows(x_SP, trained) for x_SP, trained in zip(x_ESP, design.is_trained, strict=True)]
     found = [_mean(row, prompts) for row in rows]
@@ -223,10 +226,11 @@ def averages(
     for (e, each), sure in zip(known, how, strict=True):
         mean = float(each.parts.mean)
         half = float(half_width(np.array(sure.variance), np.array(sure.freedom), each.units, LEVEL))
+        is_constant = np.ptp(each.outcome_SP) == 0  # nothing is known of its spread
         cells[design.names[e]] = Cell(
             mean,
-            max(mean - half, within[0]),
-            min(mean + half, within[1]),
+            None if is_constant else max(mean - half, within[0]),
+            None if is_constant else min(mean + half, within[1]),
             num_seeds=len(each.outcome_SP),
             num_prompts=each.outcome_SP.shape[1],
             num_missing=each.num_missing,
@@ -244,6 +248,12 @@ class _Found:
     units: Clusters
     strata: Clusters | None
     num_missing: int
+
+    @property
+    def as_outcomes_P(self) -> np.ndarray:
+        """A difference as outcomes from 0 to 1, means over seeds: 1/2 where both are equal."""
+        result: np.ndarray = (1 + self.outcome_SP.mean(0)) / 2
+        return result
 
 
 @dataclass(frozen=True)
@@ -365,12 +375,7 @@ def _pairs(
     contrasts = [design.contrast(a, b) for a, b, _ in shown]
     kinds = [design.kind(a, b) for a, b, _ in shown]
     sure = _errors([found for _, _, found in shown], contrasts, kinds, correlation, noisier_E)
-    p_K = np.array(
-        [
-            float(tails(found.parts.mean, np.array(s.variance), np.array(s.freedom), found.units))
-            for (_, _, found), s in zip(shown, sure, strict=True)
-        ]
-    )
+    p_K = np.array([_p(found, s) for (_, _, found), s in zip(shown, sure, strict=True)])
     known = sum(cell.mean is not None for cell in cells.values())
     is_whole = len(shown) == known * (known - 1) // 2
     steps_K = all_pairs_steps(known) if is_whole else np.arange(len(shown), 0, -1)
@@ -382,14 +387,13 @@ def _pairs(
         a, b, each = shown[k]
         step = steps_K[min(place, num_apart)] if num_apart < len(shown) else steps_K[place]
         level = 1 - (1 - LEVEL) / float(step)
-        half = float(half_width(np.array(sure[k].variance), np.array(sure[k].freedom), each.units, level))
-        mean = float(each.parts.mean)
+        mean, (low, high) = float(each.parts.mean), _difference_within(each, sure[k], level)
         pair = Pair(
             first=design.names[a],
             second=design.names[b],
             difference=100 * mean,
-            low=100 * max(mean - half, -1.0),
-            high=100 * min(mean + half, 1.0),
+            low=100 * low,
+            high=100 * high,
             level=level,
             p=float(family_K[k]),
             is_told_apart=bool(family_K[k] <= 1 - LEVEL),
@@ -407,11 +411,32 @@ def _pairs(
     return tuple(pairs)
 
 
+def _p(found: _Found, sure: _Sure) -> float:
+    """Two-sided p-value of a difference; where prompts are few, or nearly all alike, never below that of one look."""
+    p = float(tails(found.parts.mean, np.array(sure.variance), np.array(sure.freedom), found.units))
+    if is_little(found.as_outcomes_P):
+        p = max(p, p_of_one_look(found.as_outcomes_P, clusters=found.units, strata=found.strata))
+    return p
+
+
+def _difference_within(found: _Found, sure: _Sure, level: float) -> tuple[float, float]:
+    """The interval of a difference, from -1 to 1, as sure as `_p`."""
+    mean = float(found.parts.mean)
+    half = float(half_width(np.array(sure.variance), np.array(sure.freedom), found.units, level))
+    low, high = max(mean - half, -1.0), min(mean + half, 1.0)
+    if is_little(found.as_outcomes_P):
+        look = win_rate(found.as_outcomes_P, seed=0, level=level, clusters=found.units, strata=found.strata)
+        low, high = min(low, look.low / 50 - 1), max(high, look.high / 50 - 1)
+    return low, high
+
+
 def _needs(found: _Found, sure: _Sure, level: float) -> str:
     """What would tell a pair apart in 80 of 100 cases if its true difference were the one seen."""
     mean, seeds, num_prompts = abs(float(found.parts.mean)), len(found.outcome_SP), found.outcome_SP.shape[1]
     both_seeds = float(found.parts.interaction) / seeds
     fixed = max(float(found.parts.prompts) - both_seeds, 0.0)
+    if is_little(found.as_outcomes_P):  # a spread of nearly equal numbers is a guess: that of no true difference
+        fixed = max(fixed, float((found.outcome_SP.mean(0) ** 2).mean()) / num_prompts)
 
     def first(num_seeds: np.ndarray | int, prompts: np.ndarray | int, of: np.ndarray) -> int | None:
         variance = (fixed + both_seeds * seeds / num_seeds) * num_prompts / prompts + max(sure.seeds, 0.0) / num_seeds
@@ -422,7 +447,7 @@ def _needs(found: _Found, sure: _Sure, level: float) -> str:
         return int(of[is_enough.argmax()]) if is_enough.any() else None
 
     if mean == 0:
-        return "no number of seeds and prompts would: the difference is 0"
+        return "no number of seeds and prompts would: the difference seen is 0"
     more = np.arange(seeds + 1, MOST_SEEDS + 1)
     prompts = np.unique(np.geomspace(num_prompts, MOST_PROMPTS, 60).astype(int))
     if seeds > 1 and len(more) and (enough := first(more, num_prompts, more)):

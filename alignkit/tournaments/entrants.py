@@ -24,6 +24,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from alignkit.config import fields as config_fields
 from alignkit.config import file as config_file
 from alignkit.config import source as config_source
 from alignkit.config.file import Resolved, Settings
@@ -281,6 +282,8 @@ def _section(given: Mapping[str, Any], source: config_source.Source | None) -> T
         first = error.errors()[0]
         key = str(first["loc"][0]) if first["loc"] else "tournament"
         what = str(first["msg"]).removeprefix("Value error, ")
+        if first["type"] != "value_error" and (field := TournamentSection.model_fields.get(key)) is not None:
+            what = f"give {'a number of seeds, or a list of them' if key == 'seeds' else config_fields.allowed(field)}"
         raise UsageError(f"tournament.{key}: {given.get(key)!r} was given: {what}") from error
 
 
@@ -402,6 +405,7 @@ def _check(made: Tournament) -> None:
     rewards = {entry.name for entry in made.entrants if is_reward(entry)}
     if len(set(made.seeds)) < len(made.seeds):
         raise UsageError(f"tournament.seeds: {list(made.seeds)} names one twice: give each once")
+    _refuse_unread_sets(made)
     for entry in made.entrants:
         if entry.start is not None and is_reward(made.entrant(entry.start)):
             raise UsageError(f"entrant {entry.name}: it starts from {entry.start}, which is a reward model")
@@ -419,6 +423,23 @@ def _check(made: Tournament) -> None:
         if opponent in swept or opponent in rewards:
             what = "swept: its winner is not known before" if opponent in swept else "a reward model"
             raise UsageError(f"tournament.vs: {opponent} is {what}; name another opponent")
+
+
+def _refuse_unread_sets(made: Tournament) -> None:
+    """Refuse a typed --set of a method's option that nothing reads, as each of its entrants has its own.
+
+    Raises:
+        UsageError: names both.
+    """
+    for text in made.sets:
+        section, *rest = text.partition("=")[0].strip().split(".")
+        entrants = [entry for entry in made.entrants if section == "train" and entry.method == rest[0]]
+        if len(rest) == 2 and entrants and all(rest[1] in entry.options for entry in entrants):
+            own = ", ".join(f"{entry.name} {entry.options[rest[1]]!r}" for entry in entrants)
+            raise UsageError(
+                f"--set {text}: nothing reads it, as each entrant of {rest[0]} has its own {rest[1]} ({own}): change it "
+                f"there, or compare: --sweep {entrants[0].name}.{rest[1]}=..."
+            )
 
 
 def _is_of_other_method(text: str, method: str) -> bool:

@@ -20,7 +20,7 @@ Shape letters: E entrants, S seeds, V opponents, P prompts.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -33,7 +33,8 @@ from alignkit.statistics.resampling import Clusters
 from alignkit.tournaments.comparison import Cell, Comparison, Design, Prompts, averages, compare
 from alignkit.tournaments.results import BASE, START, Results
 
-_LENGTH = (0.0, math.inf)
+_NOT_NEGATIVE = (0.0, math.inf)
+DIRECTLY = "Ranks and differences are by win rates against"
 _ADJUSTED_RESAMPLES = 2000
 
 
@@ -70,7 +71,9 @@ def measures_of(results: Results) -> Measures:
         Measure(f"win_rate_{number}" if number else "win_rate", against(opponent), found.cells, line=50.0)
         for number, (opponent, found) in enumerate(zip(results.opponents, by_opponent, strict=True))
     ]
-    notes = [*by_opponent[0].notes, *results.caveats]
+    notes = [*_directly(results, by_opponent), *by_opponent[0].notes, *results.caveats]
+    if empty := _without_words(results):
+        notes.append(f"All answers of {', '.join(empty)} are empty: a win of theirs is none of words.")
     adjusted, reasons = _adjusted(results, prompts)
     rows.append(Measure("length_adjusted", "length-adjusted win rate %", adjusted, line=50.0))
     for reason in dict.fromkeys(reasons.values()):
@@ -91,6 +94,41 @@ def measures_of(results: Results) -> Measures:
     notes.append(f"Judge: {results.judge}; the units of all intervals: {results.cluster_words}.")
     known = [row for row in rows if any(cell is not None and cell.mean is not None for cell in row.cells.values())]
     return Measures(tuple(known), tuple(by_opponent), tuple(notes))
+
+
+def _directly(results: Results, by_opponent: Sequence[Comparison]) -> list[str]:
+    """Say where two answer so differently that their own row shows it, and the first opponent cannot tell them apart.
+
+    All pairs are compared by their rates against the first opponent; against a weak one both may be near 100 %.
+    """
+    alike = {frozenset((pair.first, pair.second)) for pair in by_opponent[0].pairs if not pair.is_told_apart}
+    found: dict[frozenset[str], str] = {}
+    for opponent, comparison in zip(results.opponents[1:], by_opponent[1:], strict=True):
+        for entry in results.entrants:
+            other = str(entry.start) if opponent == START else opponent
+            cell, pair = comparison.cells[entry.name], frozenset((entry.name, other))
+            if pair not in alike or cell.mean is None or cell.low is None or cell.high is None:
+                continue
+            if not cell.low <= 50 <= cell.high:
+                between = f"{cell.mean:.1f} % ({cell.low:.1f} to {cell.high:.1f})"
+                found.setdefault(pair, f"{entry.name} wins {between} against {other}")
+    if not found:
+        return []
+    note = (
+        f"{DIRECTLY} {results.opponents[0]}, which cannot tell apart what a direct comparison can: "
+        f"{'; '.join(found.values())}. Each of these intervals stands by itself."
+    )
+    return [note]
+
+
+def _without_words(results: Results) -> list[str]:
+    """Entrants with answers, all of them empty."""
+    found = []
+    for name, length_SP, text_SP in zip(results.names, results.length_ESP, results.text_ESP, strict=True):
+        texts = text_SP[~np.isnan(length_SP)]
+        if len(texts) and not any(str(text).strip() for text in texts):
+            found.append(name)
+    return found
 
 
 def design_of(results: Results) -> Design:
@@ -151,14 +189,16 @@ def _lengths(results: Results, design: Design, prompts: Prompts) -> list[Measure
     ratio = _ratio(results.length_ESP, reference_ESP, design, prompts)
     excess_ESP = np.maximum(0, results.length_ESP - reference_ESP)
     rows = [
-        Measure("length", "length, tokens", averages(results.length_ESP, design, prompts, within=_LENGTH), digits=0),
+        Measure(
+            "length", "length, tokens", averages(results.length_ESP, design, prompts, within=_NOT_NEGATIVE), digits=0
+        ),
         Measure(
             "excess_length",
             "longer than references by %",
             {name: _mapped(cell, lambda x: 100 * (x - 1)) for name, cell in ratio.items()},
             line=0.0,
         ),
-        Measure("excess", "tokens over the reference", averages(excess_ESP, design, prompts)),
+        Measure("excess", "tokens over the reference", averages(excess_ESP, design, prompts, within=_NOT_NEGATIVE)),
     ]
     for v, opponent in enumerate(results.opponents):
         less_ESP = excess_ESP - np.maximum(0, results.rival_length_ESVP[:, :, v] - reference_ESP)
@@ -181,7 +221,7 @@ def _perplexity(results: Results, design: Design, prompts: Prompts, notes: list[
 
 
 def _ratio(over_ESP: np.ndarray, under_ESP: np.ndarray, design: Design, prompts: Prompts) -> dict[str, Cell]:
-    """sum over / sum under of each run, averaged over runs, with the interval of its linear part."""
+    """sum over / sum under of each run, averaged over runs, with the interval of its linear part; none is negative."""
     over_ESP, under_ESP = np.asarray(over_ESP, dtype=np.float64), np.array(under_ESP, dtype=np.float64)
     missing = np.isnan(over_ESP) | np.isnan(under_ESP)
     over, under = np.where(missing, 0.0, over_ESP), np.where(missing, 0.0, under_ESP)
@@ -189,7 +229,7 @@ def _ratio(over_ESP: np.ndarray, under_ESP: np.ndarray, design: Design, prompts:
     ratio = over.sum(-1, keepdims=True) / total
     count = np.maximum((~missing).sum(-1, keepdims=True), 1)
     linear_ESP = ratio + (over - ratio * under) * count / total
-    return averages(np.where(missing, math.nan, linear_ESP), design, prompts)
+    return averages(np.where(missing, math.nan, linear_ESP), design, prompts, within=_NOT_NEGATIVE)
 
 
 def _mapped(cell: Cell, to: Callable[[float], float]) -> Cell:
@@ -251,7 +291,7 @@ def _off_task(results: Results, notes: list[str]) -> list[Measure]:
         Measure(
             "off_task_length",
             f"{label}length, tokens",
-            averages(off.length_ESP, design, prompts, within=_LENGTH),
+            averages(off.length_ESP, design, prompts, within=_NOT_NEGATIVE),
             digits=0,
         )
     ]
@@ -311,8 +351,12 @@ def _kl(results: Results, design: Design, prompts: Prompts, notes: list[str]) ->
     from_start = _of_runs(results, results.kl_ES)
     trained = [entry.name for entry in results.entrants if entry.method is not None]
     answered = [name for name in trained if (~np.isnan(results.length_ESP[results.names.index(name)])).any()]
-    if unknown := [name for name in answered if (cell := from_base[name]) is None or cell.mean is None]:
-        notes.append(f"No KL from the base of {', '.join(unknown)}: not begun with the base, or all answers are empty.")
+    unknown = [name for name in answered if (cell := from_base[name]) is None or cell.mean is None]
+    empty = [name for name in unknown if name in _without_words(results)]
+    if empty:
+        notes.append(f"No KL from the base of {', '.join(empty)}: all answers are empty.")
+    if other := [name for name in unknown if name not in empty]:
+        notes.append(f"No KL from the base of {', '.join(other)}: not begun with the base, or no answer fits.")
     if unknown := [name for name in answered if from_start[name] is None]:
         notes.append(f"No KL from the start of {', '.join(unknown)}: no validation measured it, without a reference.")
     return [

@@ -262,7 +262,7 @@ def _examples(results: Results, best: str) -> list[Example]:
         outcome = "missing"
         for e in order:
             entry = results.entrants[e]
-            s = next((s for s in range(len(results.seeds)) if results.text_ESP[e, s, p]), None)
+            s = next((s for s in range(len(results.seeds)) if not math.isnan(results.length_ESP[e, s, p])), None)
             if s is None:
                 continue
             label = entry.name if entry.method is None else f"{entry.name}, seed {results.seeds[s]}"

@@ -54,6 +54,28 @@ class Step:
     rewards: str = ""
 
 
+@dataclass(frozen=True)
+class _WithoutLines:
+    """Shows what a measured run does, and not its lines: they warn of how short it is, and name a folder that goes."""
+
+    shown: Progress
+
+    def start(self, description: str, total: int | None, done: int = 0) -> None:
+        self.shown.start(description, total, done)
+
+    def advance(self, n: int = 1, **shown: float | str) -> None:
+        self.shown.advance(n, **shown)
+
+    def phase(self, description: str, done: int = 0, total: int | None = None) -> None:
+        self.shown.phase(description, done, total)
+
+    def stop(self) -> None:
+        self.shown.stop()
+
+    def note(self, line: str) -> None:
+        pass
+
+
 def measured(made: Tournament, place: Place, entry: Entry, *, exclude: Path, progress: Progress) -> Step:
     """Measure a step of an entrant's method, from the model that all start from; once for a tournament.
 
@@ -80,8 +102,9 @@ def measured(made: Tournament, place: Place, entry: Entry, *, exclude: Path, pro
 
         options["reward"], stands_in = names_of([_any_reward]), "another reward"
     intervals = {"validation_interval": 10_000, "checkpoint_interval": 10_000, "sample_interval": 10_000}
+    progress.note(f"measuring a step of {entry.name}")
     try:
-        train_run(*made.resolved(entry, **{**options, **intervals}), progress=progress)
+        train_run(*made.resolved(entry, **{**options, **intervals}), progress=_WithoutLines(progress))
         step = _read(out, method, draws, resolved.method, stands_in)
     finally:
         shutil.rmtree(out, ignore_errors=True)

@@ -10,6 +10,7 @@ import csv
 import html
 import io
 import json
+import math
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from alignkit.tournaments.comparison import Cell, Comparison
-from alignkit.tournaments.measures import Measure, measures_of, prompts_of
+from alignkit.tournaments.measures import DIRECTLY, Measure, measures_of, prompts_of
 from alignkit.tournaments.planning import Pick, pick
 from alignkit.tournaments.results import Beside, Results
 
@@ -190,11 +191,17 @@ def make_table(results: Results) -> Table:
     picks = _picks(results)
     notes = (
         *found.notes,
-        *(_pick_line(sweep, name, best, is_halved=len(results.rungs) > 1) for sweep, (name, best) in picks.items()),
+        *(
+            _pick_line(sweep, name, best, _as_good(results, sweep, name), is_halved=len(results.rungs) > 1)
+            for sweep, (name, best) in picks.items()
+        ),
     )
     first = found.by_opponent[0]
     notes += tuple(_halved_lines(results))
-    return Table(results.names, first.headline, found.rows, first, notes, picks, _swept(results), results.beside)
+    headline = first.headline
+    if any(note.startswith(DIRECTLY) for note in notes):
+        headline += f" That is by win rates against {results.opponents[0]}; a direct comparison tells more, see below."
+    return Table(results.names, headline, found.rows, first, notes, picks, _swept(results), results.beside)
 
 
 def _swept(results: Results) -> tuple[SweptRow, ...]:
@@ -259,15 +266,27 @@ def _picks(results: Results) -> dict[str, tuple[str, Pick]]:
     return found
 
 
-def _pick_line(sweep: str, name: str, found: Pick, *, is_halved: bool) -> str:
+def _as_good(results: Results, sweep: str, winner: str) -> list[str]:
+    """The other entrants of a sweep with the winner's rate on the tuning prompts: the first of equals was picked."""
+    last = results.rungs[-1]
+    rate = {
+        name: float(np.nanmean(outcome_SP))
+        for name, own, outcome_SP in zip(last.names, last.sweeps, last.outcome_KSP, strict=True)
+        if own == sweep and not np.isnan(outcome_SP).all(-1).any()
+    }
+    return [name for name in rate if name != winner and math.isclose(rate[name], rate[winner], abs_tol=1e-9)]
+
+
+def _pick_line(sweep: str, name: str, found: Pick, equals: Sequence[str], *, is_halved: bool) -> str:
     about = "at most about" if is_halved else "about"  # a halving's choice is not of the same runs' ends
     seeds = (
         "what one seed's luck adds is not known"
         if found.of_seeds is None
         else f"{found.of_seeds:.1f} of them are its runs' luck, which these runs keep on other prompts too"
     )
+    won = f"was picked as the first, as good as {', '.join(equals)}," if equals else "won"
     return (
-        f"Sweep {sweep}: {name} won on the tuning prompts with {found.mean:.1f} %, which promises {about} "
+        f"Sweep {sweep}: {name} {won} on the tuning prompts with {found.mean:.1f} %, which promises {about} "
         f"{found.optimism:.1f} points too much; {seeds}."
     )
 
@@ -276,7 +295,7 @@ def _pair_lines(comparison: Comparison) -> list[str]:
     lines = []
     for pair in comparison.pairs:
         names = f"{pair.first} - {pair.second}"
-        numbers = f"{pair.difference:+.1f} ({pair.low:.1f} to {pair.high:.1f})"
+        numbers = f"{pair.difference:+z.1f} ({pair.low:z.1f} to {pair.high:z.1f})"
         answer = "told apart" if pair.is_told_apart else pair.needs or "not told apart"
         left = f"; {pair.num_missing} prompts left out" if pair.num_missing else ""
         lines += textwrap.wrap(
@@ -294,7 +313,16 @@ def _line(label: str, cells: Sequence[str]) -> str:
 
 
 def _number(x: float | None, digits: int) -> str:
-    return "-" if x is None else f"{x:.{digits}f}"
+    if x is None:
+        return "-"
+    text = f"{x:z.{digits}f}"
+    return text if len(text) < _COLUMN else _short(x)
+
+
+def _short(x: float) -> str:
+    """In as few characters as a number of one digit has: 2e4."""
+    mantissa, _, exponent = f"{x:.0e}".partition("e")
+    return f"{mantissa}e{int(exponent)}"
 
 
 def _bounds(cell: Cell, digits: int) -> str:
@@ -302,8 +330,8 @@ def _bounds(cell: Cell, digits: int) -> str:
     if cell.low is None or cell.high is None:
         return ""
     between = "-" if cell.low >= 0 else ".."
-    texts = [f"{cell.low:.{n}f}{between}{cell.high:.{n}f}" for n in range(digits, -1, -1)]
-    texts.append(f"{cell.low:.1g}{between}{cell.high:.1g}")
+    texts = [f"{cell.low:z.{n}f}{between}{cell.high:z.{n}f}" for n in range(digits, -1, -1)]
+    texts.append(f"{_short(cell.low)}{between}{_short(cell.high)}")
     return next((text for text in texts if len(text) < _COLUMN), texts[-1])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import re
@@ -170,6 +171,14 @@ def test_an_expected_end_has_its_code_and_no_traceback(
     failing.append(error)
     assert main(["fail"]) == code
     assert capsys.readouterr() == ("", said)
+
+
+def test_a_process_that_ends_looks_for_no_garbage_and_a_caller_keeps_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    frozen: list[None] = []
+    monkeypatch.setattr(gc, "freeze", lambda: frozen.append(None))
+    monkeypatch.setattr(sys, "argv", ["alignkit", "--version"])
+    assert main(["--version"]) == 0 and not frozen
+    assert main() == 0 and len(frozen) == 1
 
 
 def test_a_bug_keeps_its_traceback_and_ends_with_70(

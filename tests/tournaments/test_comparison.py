@@ -162,3 +162,28 @@ def test_no_mean_share_is_above_100_or_below_0() -> None:
     free = averages(x_ESP, FIVE, alone(6))
     assert all(cell.high == 100.0 and cell.mean == pytest.approx(500 / 6) for cell in within.values())
     assert all(cell.high is not None and cell.high > 100.0 for cell in free.values())
+
+
+@pytest.mark.parametrize("num_seeds", [1, 3])
+@pytest.mark.parametrize(("num_prompts", "is_apart"), [(2, False), (5, False), (8, True), (40, True)])
+def test_a_few_prompts_that_all_agree_tell_two_apart_no_sooner_than_one_look_does(
+    num_seeds: int, num_prompts: int, is_apart: bool
+) -> None:
+    two = Design(("a", "b"), (None, None), (True, True))
+    won = np.zeros((2, num_seeds, num_prompts))
+    won[0] = 1
+    found = compare(won, two, alone(num_prompts))
+    pair = found.pairs[0]
+    assert pair.is_told_apart is is_apart and (pair.low > 0) is is_apart and (pair.p <= 0.05) is is_apart
+    assert pair.low < pair.difference == 100
+    assert is_apart or re.fullmatch(r"\d+ (seeds|prompts) would", pair.needs)
+
+
+def test_no_interval_is_a_point_where_all_prompts_agree() -> None:
+    two = Design(("a", "b"), (None, None), (True, True))
+    found = compare(np.ones((2, 2, 54)), two, alone(54))
+    pair = found.pairs[0]
+    assert pair.low < -5 and pair.high > 5
+    assert pair.needs == "no number of seeds and prompts would: the difference seen is 0"
+    cell = averages(np.full((2, 2, 54), 16.0), two, alone(54))["a"]
+    assert (cell.mean, cell.low, cell.high) == (16, None, None)

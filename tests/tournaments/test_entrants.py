@@ -11,7 +11,7 @@ import alignkit
 from alignkit.cli.main import main
 from alignkit.errors import UsageError
 from alignkit.tournaments.entrants import read_tournament
-from alignkit.tournaments.results import START
+from alignkit.tournaments.results import START, Entry
 
 FILE = """
 [data]
@@ -81,6 +81,8 @@ def test_a_typed_number_of_seeds_and_a_budget_count_for_more_than_the_file(tmp_p
         ("[entrants.sft]\nseeds = 3", "seeds is the same for all entrants: give it in [tournament]"),
         ("[entrants.dpo]\ndata = 'x.jsonl'", "data is the same for all entrants"),
         ("[entrants.dpo]\nbeta = -1", "entrant dpo: --beta: -1 was given"),
+        ("[tournament]\nvs = 'base'\n[entrants.sft]", "tournament.vs: 'base' was given: give a list of texts"),
+        ("[tournament]\nseeds = 'a'\n[entrants.sft]", "tournament.seeds: 'a' was given: give a number of seeds, or a"),
         ("[entrants.grpo]\nreward = ['./evil.py:f']", "reward './evil.py:f' is no entrant"),
         ("[entrants.base]\nmodel = 'x'", "no entrant is trained"),
         ("[entrants.reward]\n[entrants.dpo]\nstart = 'reward'", "starts from reward, which is a reward model"),
@@ -118,6 +120,15 @@ def test_what_python_cannot_give_is_refused_by_name(
     with pytest.raises(UsageError) as caught:
         alignkit.tournament(entrants, **options)
     assert caught.value.line == said and not [*tmp_path.iterdir()]
+
+
+def test_a_set_of_a_method_that_each_of_its_entrants_overrides_is_refused(tmp_path: Path) -> None:
+    file = written(tmp_path, "[entrants.dpo]\nbeta = 0.05\n")
+    with pytest.raises(UsageError, match=r"--set train.dpo.beta=0.2: nothing reads it, .* own beta \(dpo 0.05\)"):
+        read_tournament(file, sets=["train.dpo.beta=0.2"])
+    read_tournament(file, sets=["train.dpo.learning_rate=1e-5", "train.sft.epochs=2", "judge.seed=3"])
+    both = written(tmp_path, "[entrants.dpo]\nbeta = 0.05\n[entrants.other]\nmethod = 'dpo'\n")
+    assert read_tournament(both, sets=["train.dpo.beta=0.2"]).resolved(Entry("other", "dpo", "m"))[1].method.beta == 0.2
 
 
 def test_a_sweep_makes_an_entrant_of_each_point(tmp_path: Path) -> None:

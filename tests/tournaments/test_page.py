@@ -36,6 +36,13 @@ def test_the_page_holds_the_table_the_curves_of_every_seed_and_the_answers(tmp_p
     assert len(page.encode()) < 1 << 20
 
 
+def test_an_empty_answer_is_shown_as_one(tmp_path: Path) -> None:
+    results = made_results(num_seeds=1, num_prompts=3)
+    results.text_ESP[1, 0, 0], results.text_ESP[1, 0, 1] = "", " \n\n"
+    page = write_page(tmp_path, results, make_table(results)).read_text(encoding="utf-8")
+    assert page.count("<em>(empty)</em>") == 2 and len(re.findall(r"<h4>sft, seed \d", page)) == 3
+
+
 def test_a_tournament_without_a_finished_run_has_a_page(tmp_path: Path) -> None:
     results = made_results(num_seeds=1, num_prompts=20)
     page = write_page(tmp_path, results, make_table(results)).read_text(encoding="utf-8")

@@ -35,6 +35,42 @@ def test_the_text_fits_80_columns_and_says_what_is_missing(table: Table) -> None
     assert own_start.cells["base"] is not None and own_start.cells["base"].mean is None
 
 
+def test_numbers_of_any_size_keep_their_columns_and_bounds_what_can_be() -> None:
+    rng = np.random.default_rng(0)
+    lengths = np.exp(rng.normal(9, 3, (5, 3, 120)))
+    lengths[:, 1] *= 40
+    nats = np.exp(rng.normal(6, 1, (5, 3, 120)))
+    table = make_table(made_results(length_ESP=lengths, nats_ESP=nats))
+    by_key = {m.key: m for m in table.measures}
+    least = {"excess_length": -100, "excess": 0, "perplexity": 1}
+    for key, bound in least.items():
+        assert min(cell.low for cell in by_key[key].cells.values() if cell and cell.low is not None) >= bound
+    for line in table.text().partition("\n\n")[2].partition("Differences")[0].splitlines():
+        cells = [line[at : at + 12] for at in range(20, len(line), 12)]
+        assert all(cell.startswith(" ") and len(cell.split()) <= 1 for cell in cells if line[:20].strip()), line
+
+
+def test_what_a_direct_comparison_tells_apart_is_said_where_the_first_opponent_cannot() -> None:
+    results = made_results()
+    results.outcome_ESVP[1:, :, 0] = 1.0  # all win against a weak opponent
+    results.outcome_ESVP[3, :, 1] = 0.0  # and dpo loses against its own start
+    table = make_table(results)
+    assert "against instruct; a direct comparison tells more" in table.headline
+    note = next(note for note in table.notes if note.startswith("Ranks and differences are by"))
+    assert "dpo wins 0.0 % (0.0 to" in note and ") against sft" in note
+    results.outcome_ESVP[3, :, 1] = 0.5
+    assert "dpo" not in " ".join(n for n in make_table(results).notes if n.startswith("Ranks and differences are by"))
+
+
+def test_answers_without_words_are_said() -> None:
+    results = made_results()
+    results.text_ESP[1] = " \n"
+    notes = make_table(results).notes
+    assert "All answers of sft are empty: a win of theirs is none of words." in notes
+    assert "No KL from the base of sft: all answers are empty." in notes
+    assert any(note.startswith("No KL from the base of lenpen, dpo, grpo: not begun") for note in notes)
+
+
 def test_measures_are_what_they_say(table: Table) -> None:
     by_key = {m.key: m for m in table.measures}
     results = made_results()
@@ -115,10 +151,14 @@ def test_a_sweeps_pick_says_what_it_promises_too_much() -> None:
     name, best = found.picks["beta"]
     assert name == "dpo" and best.mean == pytest.approx(100 * end[0].mean()) and 0 <= best.optimism < 10
     assert any(note.startswith("Sweep beta: dpo won on the tuning prompts") for note in found.notes)
+    grpo = f"{100 * end[1].mean():.1f} %"
+    end[1] = end[0]
+    notes = make_table(made_results(num_prompts=40, tuning=tuning, rungs=rungs, picked={"beta": "dpo"})).notes
+    assert any(note.startswith("Sweep beta: dpo was picked as the first, as good as grpo, on the") for note in notes)
     rate = f"{100 * end[0].mean():.1f} %"
     assert [str(row) for row in found.sweeps] == [
         f"dpo: {rate} after 4 steps, {rate} after 8 steps; picked",
-        f"grpo: no outcomes after 4 steps, {100 * end[1].mean():.1f} % after 8 steps; not picked",
+        f"grpo: no outcomes after 4 steps, {grpo} after 8 steps; not picked",
     ]
     assert any("trained in 2 parts, to step 4 and 8" in note for note in found.notes)
 

@@ -212,7 +212,11 @@ def test_an_opponent_that_is_not_there_is_said_before_anything_is_trained(ground
 def test_the_plan_is_made_of_measured_steps(ground: Path, tmp_path: Path) -> None:
     given = {name: value for name, value in small(ground).items() if name != "entrants"}
     made = tournaments.made_of(None, {"sft": {}}, options=given)
-    lines = tournaments.tournament_plan(made, tmp_path / "t", jobs=1, yes=False, progress=Silent())
+    said: list[str] = []
+    progress = Silent()
+    progress.note = said.append  # type: ignore[method-assign]
+    lines = tournaments.tournament_plan(made, tmp_path / "t", jobs=1, yes=False, progress=progress)
+    assert said == ["measuring a step of sft"]
     assert lines[0].startswith("sft: 2 of 2 runs left, 3 steps of ") and any(
         x.startswith("in all about ") for x in lines
     )
