@@ -433,12 +433,15 @@ def _refuse_unread_sets(made: Tournament) -> None:
     """
     for text in made.sets:
         section, *rest = text.partition("=")[0].strip().split(".")
-        entrants = [entry for entry in made.entrants if section == "train" and entry.method == rest[0]]
-        if len(rest) == 2 and entrants and all(rest[1] in entry.options for entry in entrants):
-            own = ", ".join(f"{entry.name} {entry.options[rest[1]]!r}" for entry in entrants)
+        if section != "train" or len(rest) != 2:
+            continue
+        method, option = rest
+        entrants = [entry for entry in made.entrants if entry.method == method]
+        if entrants and all(option in entry.options for entry in entrants):
+            own = ", ".join(f"{entry.name} {entry.options[option]!r}" for entry in entrants)
             raise UsageError(
-                f"--set {text}: nothing reads it, as each entrant of {rest[0]} has its own {rest[1]} ({own}): change it "
-                f"there, or compare: --sweep {entrants[0].name}.{rest[1]}=..."
+                f"--set {text}: nothing reads it, as each entrant of {method} has its own {option} ({own}): change it "
+                f"there, or compare: --sweep {entrants[0].name}.{option}=..."
             )
 
 
