@@ -48,11 +48,15 @@ class Interrupted(AlignkitError):
     exit_code = 130
 
 
-def nearest(name: str, known: list[str]) -> str:
-    """Return "; did you mean 'x'?" for the known name closest to `name`, or "" where none is close."""
+def nearest(name: str, known: list[str], *, cutoff: float = 0.5) -> str:
+    """Return "; did you mean 'x'?" for the known name closest to `name`, or "" where none is close.
+
+    Args:
+        cutoff: least likeness, from 0 to 1 (difflib's ratio).
+    """
     import difflib
 
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    close = difflib.get_close_matches(name, known, n=1, cutoff=cutoff)
     return f"; did you mean {close[0]!r}?" if close else ""
 
 

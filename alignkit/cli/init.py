@@ -74,13 +74,13 @@ def init(
     names = ctx.meta.get(_PRESETS, [])
     if len(names) > 1:
         raise UsageError(f"--{names[0]} and --{names[1]} exclude each other: each names a whole set-up")
+    if path.exists() and not force:
+        raise UsageError(f"{path} exists: name another with --out, or replace it with --force")
     rows = None
     if names:
         found = setups.of_preset(names[0], model, data)
     else:
         found, rows = setups.for_this_machine(model, data)
-    if path.exists() and not force:
-        raise UsageError(f"{path} exists: name another with --out, or replace it with --force")
     _write(path, setups.text(found))
     _agree_to_own(path)
     method = _first_method(rows, model)

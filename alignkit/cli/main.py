@@ -244,3 +244,4 @@ def _log_to_stderr(level: int) -> None:
     root.addHandler(handler)
     root.setLevel(logging.WARNING)
     logging.getLogger("alignkit").setLevel(level)
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # which peft imports: it misses a kernel for CPUs

@@ -33,6 +33,15 @@ def _every_method_reads(file: Path) -> dict[str, object]:
     return {name: resolved.method for name, resolved in read.items()}
 
 
+def test_init_says_that_its_file_is_there_before_it_reads_any_row(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("alignkit.toml").write_text("", encoding="utf-8")
+    monkeypatch.setattr("alignkit.cli.setups.for_this_machine", lambda *_: pytest.fail("rows were read"))
+    assert main(["init", "--data", "rows.jsonl"]) == 2
+    assert "alignkit.toml exists: name another with --out, or replace it with --force" in capsys.readouterr().err
+
+
 def test_init_paper_writes_the_papers_numbers_and_says_what_is_missing(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

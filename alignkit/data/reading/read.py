@@ -382,6 +382,14 @@ def _source_lines(name: str) -> Iterator[Line]:
             yield from read_file(file)
 
 
+def _names_beside(path: Path) -> list[str]:
+    """The files and folders that lie where a path leads that is not there."""
+    try:
+        return [found.name for found in path.parent.iterdir() if found.is_dir() or is_data_file(found)]
+    except OSError:
+        return []
+
+
 def _files(data: str) -> list[Path] | None:
     """Return the files that one source names, or None where it is a plugin's data set."""
     path = Path(data).expanduser()
@@ -390,13 +398,15 @@ def _files(data: str) -> list[Path] | None:
         return files_of(path)
     if name in registry().names("dataset"):
         return None
+    beside = nearest(path.name, _names_beside(path), cutoff=0.8)  # most end alike
     if path.name.endswith(SUFFIXES) or data.startswith((".", "/", "~")):
-        raise InputError(f"{path}: no such file or folder, and no data set that `alignkit plugins list` shows")
+        raise InputError(f"{path}: no such file or folder, and no data set that `alignkit plugins list` shows{beside}")
     if name.count("/") == 1:
         return hub_files(name, part or None)
     known = registry().names("dataset")
+    meant = beside or nearest(name, known)
     raise UsageError(
-        f"no data is named {data!r}{nearest(name, known)}; give a file, a folder, OWNER/NAME[:SPLIT] of the hub, "
+        f"no data is named {data!r}{meant}; give a file, a folder, OWNER/NAME[:SPLIT] of the hub, "
         f"or one of: {', '.join(known) or 'none'}"
     )
 

@@ -41,6 +41,20 @@ def test_sources_without_weights_follow_one_another(tmp_path: Path) -> None:
     assert ids(f"{b},{a}") == ["b0", "b1", "a0", "a1"]
 
 
+@pytest.mark.parametrize("typed", ["./support-chta.jsonl", "support-chat.jsnl"])
+def test_a_mistyped_file_is_answered_with_the_nearest_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, typed: str
+) -> None:
+    write(tmp_path / "support-chat.jsonl", many("a", 1))
+    write(tmp_path / "b.jsonl", many("b", 1))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises((InputError, UsageError), match=r"did you mean 'support-chat\.jsonl'"):
+        ids(typed)
+    with pytest.raises(InputError) as refused:
+        ids("./rows.jsonl")
+    assert "did you mean" not in str(refused.value)  # that both end with .jsonl is no likeness
+
+
 def test_weights_are_shares_and_no_row_is_taken_twice(tmp_path: Path) -> None:
     a, b = write(tmp_path / "a.jsonl", many("a", 100)), write(tmp_path / "b.jsonl", many("b", 20))
     mixture = ids(f"{a}=3,{b}=1")
