@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from alignkit.data.trees.trees import Tree, tree
 from alignkit.methods import MethodConfig
 from alignkit.options import tier
-from alignkit.training.inputs import setup
+from alignkit.training.inputs import weights as inputs_weights
 from alignkit.training.loop.train_loop import Loop
 
 
@@ -97,11 +97,11 @@ def spoil_letter(letter: str, patched: Callable[[Any, str, Any], None] = setattr
     def spoilt(embedding: Any, given: Any, output: torch.Tensor) -> torch.Tensor:
         return output.masked_fill((given[0] == ord(letter) - ord("!"))[..., None], float("nan"))
 
-    original = setup.load_policy
+    original = inputs_weights.load_policy
 
     def load(*given: Any, **more: Any) -> Any:
         policy = original(*given, **more)
         policy.base.get_input_embeddings().register_forward_hook(spoilt)
         return policy
 
-    patched(setup, "load_policy", load)
+    patched(inputs_weights, "load_policy", load)

@@ -20,7 +20,7 @@ from alignkit.policy.load import load_policy
 from alignkit.policy.policy import Policy
 from alignkit.training.gradient.reference import Reference
 from alignkit.training.gradient.reference_cache import CachedLogprobs, known_logprobs
-from alignkit.training.inputs import setup
+from alignkit.training.inputs import weights as inputs_weights
 
 
 @pytest.fixture(scope="module")
@@ -261,13 +261,13 @@ def test_another_reference_than_the_policy_stops_the_run(
     rows = [{"id": f"r{n}", "prompt": f"Say {n}.", "chosen": f"it is {n}", "rejected": "no"} for n in range(20)]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     model = tiny_model(tmp_path / "model")
-    original = setup.known_logprobs
+    original = inputs_weights.known_logprobs
 
     def other(*given: Any, **more: Any) -> CachedLogprobs:
         known = original(*given, **more)
         return CachedLogprobs({key: x - 0.01 * np.arange(len(x)) for key, x in known.values.items()})
 
-    monkeypatch.setattr(setup, "known_logprobs", other)
+    monkeypatch.setattr(inputs_weights, "known_logprobs", other)
     for precision in ("fp32", "bf16"):
         out = str(tmp_path / precision)
         given = ["--model", str(model), "--data", str(tmp_path / "rows.jsonl"), "--out", out, "--precision", precision]

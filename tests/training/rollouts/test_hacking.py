@@ -172,11 +172,11 @@ def test_the_held_out_share_starts_at_half_and_rises_with_training(tmp_path: Pat
 def test_without_a_kl_no_reference_is_loaded_unless_it_is_asked_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from alignkit.training.inputs import setup
+    from alignkit.training.inputs import weights as inputs_weights
 
     loaded = []
-    original = setup.load_policy
-    monkeypatch.setattr(setup, "load_policy", lambda *a, **more: loaded.append(a) or original(*a, **more))
+    original = inputs_weights.load_policy
+    monkeypatch.setattr(inputs_weights, "load_policy", lambda *a, **more: loaded.append(a) or original(*a, **more))
     model = tiny_model(tmp_path / "model")
     given = options(model, tmp_path, tmp_path / "run", "return len(completion)", kl=0.0, max_steps=1)
     run = alignkit.train("grpo", **given)
