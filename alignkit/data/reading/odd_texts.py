@@ -22,7 +22,7 @@ _MARKS = Finder(
     (
         *("<|", "<s>", "</s>", "<bos>", "<eos>", "<start_of_turn>", "<end_of_turn>", "<image>", "<video>", "<audio>"),
         *("<no", "<think", "<thought", "<reasoning", "<tool_response", "{{", "Human:"),
-        "\\u00",  # some writers escape <
+        *("\\u00", "<\\/"),  # some writers escape <, others /
     ),
     ignores_case=True,
 )

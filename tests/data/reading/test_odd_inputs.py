@@ -164,12 +164,12 @@ def test_what_is_said_of_the_first_row_is_said_of_the_1001st(
     assert "first in" not in line or line.endswith(f"(first in {tmp_path}/late.jsonl, line 1001)")
 
 
-@pytest.mark.parametrize("escape", ["\\u003c", "\\u003C"])
+@pytest.mark.parametrize("escape", [("<", "\\u003c"), ("<", "\\u003C"), ("/", "\\/")])
 def test_marks_are_seen_where_a_writer_escapes_them(
-    escape: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    escape: tuple[str, str], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     file = tmp_path / "escaped.jsonl"
-    file.write_text(json.dumps({"prompt": "Say it.", "completion": "It.</s>"}).replace("<", escape) + "\n")
+    file.write_text(json.dumps({"prompt": "Say it.", "completion": "It.</s>"}).replace(*escape) + "\n")
     list(Source(str(file)).rows())
     assert "answers that end with '</s>'" in caplog.text
 
