@@ -76,15 +76,19 @@ def _sft(rows: Rows, policy: Any, tokenizer: Any, common: dict[str, Any], varian
     )
 
 
+def _on_tokenized(trainer: Any) -> Any:
+    """One of TRL's trainers, for rows that are tokenized already."""
+
+    class Tokenized(trainer):  # type: ignore[misc]
+        def _prepare_dataset(self, dataset: Any, *_: Any) -> Any:
+            return dataset
+
+    return Tokenized
+
+
 def _dpo(rows: Rows, policy: Any, tokenizer: Any, common: dict[str, Any], variant: str, peft_config: Any) -> Any:
     from datasets import Dataset
     from trl import DPOConfig, DPOTrainer
-
-    class Tokenized(DPOTrainer):  # type: ignore[misc]
-        """TRL's trainer on rows that are tokenized already."""
-
-        def _prepare_dataset(self, dataset: Any, *_: Any) -> Any:
-            return dataset
 
     table = [
         {
@@ -98,7 +102,7 @@ def _dpo(rows: Rows, policy: Any, tokenizer: Any, common: dict[str, Any], varian
         for row in rows
     ]
     config = DPOConfig(**{"precompute_ref_log_probs": True, "beta": BETA, "max_length": 2048, **common})
-    return Tokenized(
+    return _on_tokenized(DPOTrainer)(
         policy, args=config, train_dataset=Dataset.from_list(table), processing_class=tokenizer, peft_config=peft_config
     )
 
@@ -108,12 +112,6 @@ def _kto(rows: Rows, policy: Any, tokenizer: Any, common: dict[str, Any], varian
     from datasets import Dataset
     from trl import KTOConfig, KTOTrainer
 
-    class Tokenized(KTOTrainer):  # type: ignore[misc]
-        """TRL's trainer on rows that are tokenized already."""
-
-        def _prepare_dataset(self, dataset: Any, *_: Any) -> Any:
-            return dataset
-
     names = {"prompt_ids": "prompt", "KL_completion_ids": "other", "label": "label"}
     table = [
         {"prompt": [], "completion": [], "completion_ids": row["completions"][0]}
@@ -121,7 +119,7 @@ def _kto(rows: Rows, policy: Any, tokenizer: Any, common: dict[str, Any], varian
         for row in rows
     ]
     config = KTOConfig(**{"max_length": 2048, **common})
-    return Tokenized(
+    return _on_tokenized(KTOTrainer)(
         policy, args=config, train_dataset=Dataset.from_list(table), processing_class=tokenizer, peft_config=peft_config
     )
 
