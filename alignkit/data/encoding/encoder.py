@@ -410,8 +410,7 @@ class _Gigatoken:
             self._made, self._num_bytes = self._make(), 0
         if len(offsets) == 1:
             return np.zeros(0, np.int32), np.zeros(1, np.int64)
-        content = utf8.tobytes()
-        layout = self._made.encode_batch([content[start:end] for start, end in pairwise(offsets.tolist())]).layout
+        layout = self._made.encode_batch(_byte_strings(utf8, offsets)).layout
         ends = np.asarray(layout.offsets.data, np.int64)
         ids = np.asarray(layout.content.data).view(np.int32)[ends[0] : ends[-1]]
         return ids, ends - ends[0]
@@ -423,6 +422,15 @@ class _Gigatoken:
         made = gigatoken.Tokenizer.from_json(self._settings)
         made.encode_batch([b""])  # loads what it answers with
         return made
+
+
+def _byte_strings(utf8: np.ndarray, offsets: np.ndarray) -> Any:
+    """Texts end to end as an array of byte strings, without a copy."""
+    import awkward
+
+    letters = awkward.contents.NumpyArray(utf8, parameters={"__array__": "byte"})
+    ends = awkward.index.Index64(np.ascontiguousarray(offsets, np.int64))
+    return awkward.Array(awkward.contents.ListOffsetArray(ends, letters, parameters={"__array__": "bytestring"}))
 
 
 @cache
