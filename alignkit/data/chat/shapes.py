@@ -113,6 +113,10 @@ class SchemaRenderer:
         """Whether some shape seen so far has to be rendered conversation by conversation."""
         return any(shape.layout is None for shape in self._shapes.values())
 
+    def start(self) -> None:
+        """Let the template's process start, which the first rendering would wait for."""
+        self._template.start()
+
     def end_of(self, layout: int) -> str:
         """What a layout has behind its last content."""
         return self._ends[layout]

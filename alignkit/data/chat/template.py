@@ -48,7 +48,7 @@ class Rendering:
 
 
 class Template:
-    """A Jinja template with the values it sees; the process starts with the first rendering.
+    """A Jinja template with the values it sees; the process starts with the first rendering, or by `start`.
 
     Args:
         text: the template.
@@ -72,6 +72,7 @@ class Template:
             "cpu_s": CPU_S,
         }
         self._process: subprocess.Popen[str] | None = None
+        self._is_ready = False
         self._spent_s, self._num_rendered = 0.0, 0
 
     def render(self, items: Sequence[Rendering]) -> list[tuple[str, bool] | InputError]:
@@ -110,20 +111,29 @@ class Template:
                 break
         return answers
 
+    def start(self) -> None:
+        """Start the process without waiting until it is ready, which takes some hundredths of a second."""
+        if self._process is not None:
+            return
+        self._is_ready = False
+        self._process = subprocess.Popen(
+            [sys.executable, "-I", str(_WORKER)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        weakref.finalize(self, _close, self._process)
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps(self._settings) + "\n")
+        self._process.stdin.flush()
+
     def _started(self) -> subprocess.Popen[str]:
-        if self._process is None:
-            self._process = subprocess.Popen(
-                [sys.executable, "-I", str(_WORKER)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-            )
-            weakref.finalize(self, _close, self._process)
-            assert self._process.stdin is not None
-            self._process.stdin.write(json.dumps(self._settings) + "\n")
-            self._process.stdin.flush()
+        self.start()
+        assert self._process is not None
+        if not self._is_ready:
             ready = self._answer(self._process)
             if isinstance(ready, InputError):
                 if self._process is not None:
                     self._end()
                 raise ready
+            self._is_ready = True
         return self._process
 
     def _answer(self, process: subprocess.Popen[str]) -> tuple[str, bool] | InputError:

@@ -19,22 +19,23 @@ import re
 import shutil
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import date
 from functools import cache
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from alignkit import _native
 from alignkit.data.chat.chat import Chat
 from alignkit.data.prepared import store
+from alignkit.data.prepared.steps import begun
 from alignkit.data.prepared.store import Stored
-from alignkit.data.prepared.tokens import Prepared, check_account, prepare
+from alignkit.data.prepared.tokens import Prepared, check_account, preparing
 from alignkit.data.reading.messages import text_of_turn
 from alignkit.data.reading.rows import Row
 from alignkit.errors import InputError
@@ -43,11 +44,12 @@ from alignkit.progress import phase
 from alignkit.storage import new_folder
 from alignkit.units import Unit
 
+T = TypeVar("T")
 _logger = logging.getLogger(__name__)
 MAX_BYTES = 20 * 2**30  # of all entries; those unused for longest go first
 CHUNK_ROWS, CHUNK_CHARACTERS = 1000, 4_000_000  # what is prepared at once: this bounds the memory
+_CHUNKS_AHEAD = 3  # read while the template's process starts
 _ORPHAN = re.compile(r"\.(?P<entry>[0-9a-f]{32}(\.[0-9]+-of-[0-9]+)?)\.(part|old)")  # as new_folder names them
-_CHUNKS_AHEAD = 1  # read while one is prepared
 
 
 @dataclass(frozen=True)
@@ -98,11 +100,17 @@ class Preparation:
         writer = store.Writer(folder, columns=self.columns)
         options = dict(self.options) | {"truncation": self._truncation_of_parts(), "max_skipped": 1.0}
         try:
-            with no_search_for_cycles(), phase("preparing rows") as count:
-                for numbers, rows, part in self._parts(shard, options):
+            self.chat.renderer.start()  # while the first rows are read
+            with no_search_for_cycles(), phase("preparing rows") as count, ThreadPoolExecutor(1, "prepare") as thread:
+                adding: Future[None] | None = None
+                for numbers, rows, part in self._parts(thread, shard, options):
                     place = dict(zip((row.id for row in rows), numbers, strict=True))
-                    writer.add(part, [place[row.id] for row in part.rows])
+                    if adding is not None:
+                        adding.result()
+                    adding = thread.submit(writer.add, part, [place[row.id] for row in part.rows])
                     count(len(rows))
+            if adding is not None:
+                adding.result()
             writer.finish(self.notes(), name=name)
         finally:
             writer.close()
@@ -110,18 +118,17 @@ class Preparation:
             raise InputError("the data changed while it was read; begin again when it is complete")
 
     def _parts(
-        self, shard: tuple[int, int] | None, options: Mapping[str, Any]
+        self, thread: Executor, shard: tuple[int, int] | None, options: Mapping[str, Any]
     ) -> Iterator[tuple[list[int], list[Row], Prepared]]:
-        """Prepare chunk after chunk in a second thread, while this one reads the next chunk and writes the last."""
-        waiting: deque[tuple[list[int], list[Row], Future[Prepared]]] = deque()
-        with ThreadPoolExecutor(1, "prepare") as thread:
-            for numbers, rows in chunks(self.rows(), shard):
-                waiting.append((numbers, rows, thread.submit(prepare, rows, self.chat, is_part=True, **options)))
-                if len(waiting) > _CHUNKS_AHEAD:
-                    numbers, rows, part = waiting.popleft()
-                    yield numbers, rows, part.result()
-            for numbers, rows, part in waiting:
-                yield numbers, rows, part.result()
+        """Prepare chunk after chunk; the thread tokenizes one, while this one reads the next."""
+        waiting: deque[tuple[list[int], list[Row], Callable[[], Prepared]]] = deque()
+        for numbers, rows in read_ahead(chunks(self.rows(), shard), _CHUNKS_AHEAD):
+            waiting.append((numbers, rows, begun(preparing(rows, self.chat, is_part=True, **options), thread)))
+            if len(waiting) > 1:
+                numbers, rows, result = waiting.popleft()
+                yield numbers, rows, result()
+        for numbers, rows, result in waiting:
+            yield numbers, rows, result()
 
 
 def prepare_cached(preparation: Preparation, folder: Path, *, shard: tuple[int, int] | None = None) -> Stored:
@@ -232,6 +239,16 @@ def chunks(rows: Iterable[Row], shard: tuple[int, int] | None = None) -> Iterato
             numbers, chunk, characters = [], [], 0
     if chunk:
         yield numbers, chunk
+
+
+def read_ahead(items: Iterable[T], num_ahead: int) -> Iterator[T]:
+    """Yield items; so many behind each are read before it."""
+    read: deque[T] = deque()
+    for item in items:
+        read.append(item)
+        if len(read) > num_ahead:
+            yield read.popleft()
+    yield from read
 
 
 def _characters(row: Row) -> int:

@@ -8,13 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import numpy as np
 
 from alignkit.data.chat.chat import Chat
 from alignkit.data.chat.layouts import Conversation
 from alignkit.data.chat.shapes import Rendered
+from alignkit.data.encoding.encoder import Encoded, Encoder
 from alignkit.data.encoding.texts import FlatTexts, TextWithSpans, offsets_of
+from alignkit.data.prepared.steps import Steps
 from alignkit.data.reading.rows import Message, Row, scores_all_turns, text_of
 from alignkit.data.trees.flat import equal_ranges, ranges
 from alignkit.errors import InputError
@@ -69,10 +73,10 @@ class TokenizedRows:
         self.is_otherwise[numbers] = others.is_otherwise
 
 
-def tokenize_rows(
+def tokenizing(
     rows: Sequence[Row], chat: Chat, *, unit: Unit, train_on: str | None, whole_answer: bool
-) -> TokenizedRows:
-    """Tokenize rows.
+) -> Steps[TokenizedRows]:
+    """Tokenize rows; what makes ids of texts is a step of its own.
 
     Args:
         unit, train_on, whole_answer: as `alignkit.data.prepared.tokens.prepare` has them.
@@ -85,7 +89,7 @@ def tokenize_rows(
         part = _Part(chat, unit, train_on)
         for row in rows[at : at + _ROWS_AT_ONCE]:
             part.add(row)
-        parts.append(part.tokenized(whole_answer=whole_answer))
+        parts.append((yield from part.tokenizing(whole_answer=whole_answer)))
     return parts[0] if len(parts) == 1 else _joined(parts)
 
 
@@ -136,17 +140,20 @@ class _Part:
             also += ", or score the last answer alone by --train-on last" * is_taken
         return also
 
-    def tokenized(self, *, whole_answer: bool) -> TokenizedRows:
+    def tokenizing(self, *, whole_answer: bool) -> Steps[TokenizedRows]:
         rendered = self.chat.renderer.render_many(self.conversations, to_the_end=not whole_answer)
         for number in sorted(rendered.errors)[:1]:
             error, row = rendered.errors[number], self.owners[number]
             raise InputError(f"{row.said}: {error}{self._also(row)}") from error
         places, target = self._places()
         encoder = self.chat.encoder
-        if encoder.encodes_apart:
-            encoded, is_across = encoder.encode(rendered.texts), None
+        borders = is_across = None
+        if not encoder.encodes_apart:
+            encoded, is_across = yield partial(encoder.encode_behind, rendered.texts, self._befores(rendered))
         else:
-            encoded, is_across = encoder.encode_behind(rendered.texts, self._befores(rendered))
+            if places.shape[1] > 1 and len(places):
+                borders = self._borders(rendered, places)
+            encoded, near = yield partial(_encode, encoder, rendered.texts, borders)
         counts = np.diff(np.concatenate([[0], np.cumsum(encoded.scored)])[encoded.offsets])[rendered.text_of]
         starts, ends = encoded.offsets[:-1][rendered.text_of], encoded.offsets[1:][rendered.text_of]
         tokenized = TokenizedRows(
@@ -158,11 +165,10 @@ class _Part:
             np.where(target < 0, 0, counts[target]) if len(counts) else target,
             np.zeros(len(places), bool),
         )
-        if places.shape[1] > 1 and len(places):
-            if is_across is None:
-                self._mark_otherwise(tokenized, rendered, places)
-            else:
-                tokenized.is_otherwise = is_across[rendered.text_of[places[:, 1]]]
+        if borders is not None:
+            tokenized.is_otherwise[borders.rows[borders.are_crossed(*near)]] = True
+        elif is_across is not None and places.shape[1] > 1 and len(places):
+            tokenized.is_otherwise = is_across[rendered.text_of[places[:, 1]]]
         return tokenized
 
     def _befores(self, rendered: Rendered) -> np.ndarray:
@@ -181,9 +187,9 @@ class _Part:
         completions = plans[:, :1] + ~is_whole[:, None] + np.arange(len(self.unit.completions))
         return np.concatenate([np.where(is_whole, -1, plans[:, 0])[:, None], completions], axis=1), plans[:, 2]
 
-    def _mark_otherwise(self, tokenized: TokenizedRows, rendered: Rendered, places: np.ndarray) -> None:
-        """Find the rows whose prompt and first completion, as one text, have other ids: what is near decides."""
-        texts, encoder = rendered.texts, self.chat.encoder
+    def _borders(self, rendered: Rendered, places: np.ndarray) -> _Borders:
+        """The texts around the borders between prompts and first completions."""
+        texts = rendered.texts
         rows = np.flatnonzero(places[:, 0] >= 0)
         prompts, answers = rendered.text_of[places[rows, 0]], rendered.text_of[places[rows, 1]]
         if texts.plain:
@@ -199,15 +205,7 @@ class _Part:
         lengths = np.stack([np.diff(before.offsets)[which], stops - starts], axis=1)
         joined = FlatTexts.stretches(utf8, pieces, lengths)
         after = FlatTexts.stretches(utf8, pieces[:, 1:], lengths[:, 1:])
-        ids, offsets = encoder.plain_ids(joined + before + after)
-        whole_offsets, count = offsets[: len(joined) + 1], np.diff(offsets)
-        owns = len(joined) + np.stack([which, len(before) + np.arange(len(which))], axis=1).reshape(-1)
-        apart = ids[ranges(offsets[owns], count[owns])]
-        apart_offsets = offsets_of(count[owns])[::2]
-        is_equal = equal_ranges(
-            (ids, whole_offsets[:-1], whole_offsets[1:]), (apart, apart_offsets[:-1], apart_offsets[1:])
-        )
-        tokenized.is_otherwise[rows[~is_equal]] = True
+        return _Borders(rows, joined + before + after, which)
 
     def _prompt_ends(self, rendered: Rendered, prompts: np.ndarray, ends: dict[str, int]) -> np.ndarray:
         """Number how each prompt ends behind its last special token, int64 [prompts]; adds new ends to `ends`."""
@@ -223,6 +221,39 @@ class _Part:
             end = text if end is None else end
             which[place] = ends.setdefault(end[-_NEAR:], len(ends))
         return which
+
+
+@dataclass(frozen=True)
+class _Borders:
+    """What is near the borders of prompts and first completions: it decides whether tokens cross them.
+
+    Args:
+        rows: int64 [borders], the row of each.
+        texts: of each border both sides as one text, then the ends of prompts, then of each what follows.
+        which: int64 [borders], the prompt's end of each.
+    """
+
+    rows: np.ndarray
+    texts: FlatTexts
+    which: np.ndarray
+
+    def are_crossed(self, ids: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+        """Say which borders a token lies across, bool [borders].
+
+        Args:
+            ids, offsets: of the texts.
+        """
+        num, count = len(self.rows), np.diff(offsets)
+        num_ends = len(count) - 2 * num
+        owns = num + np.stack([self.which, num_ends + np.arange(num)], axis=1).reshape(-1)
+        apart = ids[ranges(offsets[owns], count[owns])]
+        apart_offsets = offsets_of(count[owns])[::2]
+        return ~equal_ranges((ids, offsets[:num], offsets[1 : num + 1]), (apart, apart_offsets[:-1], apart_offsets[1:]))
+
+
+def _encode(encoder: Encoder, texts: FlatTexts, borders: _Borders | None) -> tuple[Encoded, Any]:
+    """Return the ids of texts, and those of the texts around borders, where they are asked for."""
+    return encoder.encode(texts), None if borders is None else encoder.plain_ids(borders.texts)
 
 
 def _begins_with_assistant(row: Row) -> bool:

@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 
 from alignkit.data.chat.chat import Chat
-from alignkit.data.prepared.tokenized_rows import TokenizedRows, tokenize_rows
+from alignkit.data.prepared.steps import Steps, at_once
+from alignkit.data.prepared.tokenized_rows import TokenizedRows, tokenizing
 from alignkit.data.reading.messages import riders_of, with_riders, without_riders
 from alignkit.data.reading.rows import Row, scores_all_turns, unusable_reason
 from alignkit.data.trees.flat import FlatTrees, gathered
@@ -60,7 +61,7 @@ class Prepared:
         return self.num_ties_kept + sum(reason in TIES for reason in self.left_out.values())
 
 
-def prepare(
+def preparing(
     rows: Sequence[Row],
     chat: Chat,
     *,
@@ -72,8 +73,8 @@ def prepare(
     whole_answer: bool = False,
     keep_unusable: bool = False,
     is_part: bool = False,
-) -> Prepared:
-    """Make one tree of each usable row.
+) -> Steps[Prepared]:
+    """Make one tree of each usable row, in steps.
 
     Args:
         unit: which completions each tree has.
@@ -103,11 +104,11 @@ def prepare(
         else:
             (left_out if reason in unit.left_out else skipped)[row.name] = reason
     options: dict[str, Any] = {"unit": unit, "train_on": train_on, "whole_answer": whole_answer}
-    tokenized = tokenize_rows(usable, chat, **options)
+    tokenized = yield from tokenizing(usable, chat, **options)
     fitting = _Fitting(usable, tokenized, skipped, unit, max_length, truncation)
     fitting.check_length()
     if truncation == "cut-old-turns":
-        fitting.cut_old_turns(chat, options)
+        yield from fitting.cutting_old_turns(chat, options)
     trees = fitting.trees()
     total = len(rows)
     check_skipped(skipped, total - len(left_out), max_skipped)
@@ -125,6 +126,10 @@ def prepare(
         *_odd_turns(fitting.kept, unit),
         *_comparisons(fitting.kept, unit),
     )
+
+
+prepare = at_once(preparing)
+"""Make one tree of each usable row."""
 
 
 class _Fitting:
@@ -159,7 +164,7 @@ class _Fitting:
                 f"drop-row, or raise --max-length{_unusable_too(self.skipped, total)}"
             )
 
-    def cut_old_turns(self, chat: Chat, options: Mapping[str, Any]) -> None:
+    def cutting_old_turns(self, chat: Chat, options: Mapping[str, Any]) -> Steps[None]:
         """Leave out the oldest turns of rows that are too long, one more each time, until they fit or none is left."""
         long = np.flatnonzero(self.tokenized.longest > self.max_length).tolist()
         while long:
@@ -167,7 +172,7 @@ class _Fitting:
             usable = (options["unit"], options["train_on"])
             found = [(n, row) for n, row in shorter.items() if row is not None and not unusable_reason(row, *usable)]
             numbers = [number for number, _ in found]
-            self.tokenized.replace(numbers, tokenize_rows([row for _, row in found], chat, **options))
+            self.tokenized.replace(numbers, (yield from tokenizing([row for _, row in found], chat, **options)))
             for number, row in found:
                 self.rows[number] = row
             self.shortened.update(numbers)
