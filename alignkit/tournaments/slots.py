@@ -14,9 +14,11 @@ session of its own: a terminal's Ctrl-C reaches the tournament alone, which hand
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import gc
 import importlib
+import logging
 import os
 import pickle
 import select
@@ -33,7 +35,6 @@ NEEDED = (  # of transformers what every model and tokenizer imports when it is 
     "transformers.models.auto.tokenization_auto",
     "transformers.modeling_layers",
     "alignkit.training.run.train_run",
-    "alignkit.reports.run_report",
     "alignkit.judging.answers",
     "alignkit.judging.answer_file",
     "alignkit.tournaments.answer_kl",
@@ -104,6 +105,8 @@ def main() -> None:
     """Be a slot: fork a piece for each request until there are no more, or the tournament is gone."""
     codes, tournament = map(int, sys.argv[1:3])
     _die_with(tournament)
+    ended: list[int] = []  # a piece's exit code, once it has one
+    atexit.register(_end_at_once, ended)  # called last: what is imported below registers later
     gc.disable()
     for name in sys.argv[3:]:
         with suppress(ImportError):  # the piece says what it cannot do without it
@@ -121,11 +124,21 @@ def main() -> None:
             _die_with(slot)
             os.close(codes)
             _redirect(log)
-            sys.exit(work())
+            ended.append(work())
+            sys.exit(ended[0])
         signal.signal(signal.SIGTERM, lambda number, frame, piece=piece: _hand_on(piece, number))  # type: ignore[misc]
         code = os.waitstatus_to_exitcode(os.waitpid(piece, 0)[1])
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         os.write(codes, f"{code}\n".encode())
+
+
+def _end_at_once(ended: Sequence[int]) -> None:
+    """End a piece behind its threads and exit functions: to take modules and memory apart takes half a second."""
+    if ended:
+        logging.shutdown()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(ended[0])
 
 
 def _hand_on(piece: int, number: int) -> None:

@@ -5,10 +5,12 @@ As a script, python slot_pieces.py FILE: a tournament whose piece says who it is
 
 from __future__ import annotations
 
+import atexit
 import gc
 import os
 import signal
 import sys
+import threading
 import time
 from functools import partial
 from pathlib import Path
@@ -28,6 +30,19 @@ def die() -> int:
 def count_kept() -> int:
     """Return 3 where garbage is looked for, and not among what the slot imported."""
     return 3 if gc.isenabled() and gc.get_freeze_count() else 4
+
+
+def leave(folder: Path) -> int:
+    """Let an exit function and a thread of its own write a file each, after the piece has returned."""
+
+    def slowly() -> None:
+        time.sleep(0.3)
+        (folder / "thread").write_text("done")
+
+    threading.Thread(target=slowly).start()
+    atexit.register((folder / "exit").write_text, "done")
+    print("not flushed", end="")
+    return 3
 
 
 def wait(file: Path) -> int:

@@ -67,6 +67,12 @@ def test_a_piece_looks_for_no_garbage_among_what_its_slot_imported(slot: Slot) -
     assert until(slot.poll) == 3
 
 
+def test_a_piece_ends_behind_its_threads_and_exit_functions(slot: Slot, tmp_path: Path) -> None:
+    slot.start(partial(slot_pieces.leave, tmp_path), tmp_path / "log.txt")
+    assert slot.wait() == 3
+    assert [(tmp_path / name).read_text() for name in ("thread", "exit", "log.txt")] == ["done", "done", "not flushed"]
+
+
 def test_a_piece_that_dies_says_by_what_and_the_next_one_runs(slot: Slot, tmp_path: Path) -> None:
     slot.start(slot_pieces.die, None)
     assert until(slot.poll) == -signal.SIGKILL
