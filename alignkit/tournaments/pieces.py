@@ -172,6 +172,7 @@ def in_turn(
     failed = _failed(place, pieces)
     for number, piece in enumerate(pieces, start=1):
         if _is_done(made, place, piece, asked) or _lacks(made, place, piece, failed):
+            report(place, piece)
             continue
         progress.note(f"tournament: {piece.name}, {number} of {len(pieces)}")
         show([piece])
@@ -182,6 +183,15 @@ def in_turn(
         except AlignkitError as error:
             failed.add((piece.entry.name, piece.seed))
             _logger.warning("%s failed: %s; the others go on", piece.name, error.line)
+        report(place, piece)
+
+
+def report(place: Place, piece: Piece) -> None:
+    """Write the report of a piece's run where it lacks one; where that cannot be done it is said, and no more."""
+    try:
+        work.report(place, piece.entry, piece.seed)
+    except AlignkitError as error:
+        _logger.warning("%s: no report: %s", piece.name, error.line)
 
 
 def _failed(place: Place, pieces: Sequence[Piece]) -> set[tuple[str, int]]:
@@ -217,6 +227,7 @@ def in_slots(
     """
     left = [piece for piece in pieces if not _is_done(made, place, piece, asked)]
     total, failed = len(left), _failed(place, pieces)
+    ended = [piece for piece in pieces if piece not in left]
     running: dict[Slot, Piece] = {}
     try:
         while left or running:
@@ -224,6 +235,7 @@ def in_slots(
                 if (code := slot.poll()) is None:
                     continue
                 del running[slot]
+                ended.append(piece)
                 if code == Interrupted.exit_code:
                     raise KeyboardInterrupt
                 if code != 0:
@@ -245,6 +257,8 @@ def in_slots(
                 slot.start(partial(child, task), None if len(slots) == 1 else _log(place, ready))
                 running[slot] = ready
                 show(list(running.values()))
+            while ended:  # while the next ones run
+                report(place, ended.pop())
             time.sleep(_POLL_S)
     finally:
         for slot in running:

@@ -43,6 +43,7 @@ from alignkit.tournaments.pieces import (
     in_turn,
     opened_slots,
     picked_pieces,
+    report,
     state,
     tuning_pieces,
 )
@@ -130,6 +131,7 @@ def run_piece(made: Tournament, folder: Path, name: str, *, progress: Progress) 
         raise UsageError(f"--only {name}: the steps in the budget are not measured yet: type --plan once before")
     exclude = hold_back(asked, folder) if (folder / FILE).exists() else describe(made, asked, folder)
     do_alone(made, place, piece, asked, exclude, progress)
+    report(place, piece)
 
 
 def signature(made: Tournament, place: Place) -> str:

@@ -26,6 +26,8 @@ from alignkit.config.file import dump
 from alignkit.data.prepared.selection import prompt_key
 from alignkit.errors import InputError, UsageError
 from alignkit.progress import Progress
+from alignkit.registry import registry
+from alignkit.runs import FILE as RUN_FILE
 from alignkit.runs import RunRecord, holds_run, is_finished, read_run
 from alignkit.storage import PRIVATE_FOLDER, read_object, set_aside, write_atomically
 from alignkit.tournaments.entrants import Tournament, is_reward
@@ -163,7 +165,6 @@ def _listed(value: Any) -> list[Any]:
 def _train(
     made: Tournament, place: Place, entry: Entry, seed: int, *, exclude: Path, rung: int | None, progress: Progress
 ) -> None:
-    from alignkit.reports.run_report import write_run_report
     from alignkit.training.run.train_run import train_run
 
     options = run_options(made, place, entry, seed, exclude=exclude)
@@ -176,7 +177,23 @@ def _train(
     )
     if (end := read_run(run).end) is not None and end.wall_seconds is not None:
         add_time(place.folder, "training", end.wall_seconds)
-    write_run_report(run, curves=method.curves)
+
+
+def report(place: Place, entry: Entry, seed: int) -> None:
+    """Write the report of an entrant's run, where there is a run that is newer than it.
+
+    Raises:
+        AlignkitError: as `write_run_report` raises.
+    """
+    run = place.run(entry, seed)
+    if entry.method is None or not holds_run(run):
+        return
+    page = run / "report.html"
+    if page.exists() and page.stat().st_mtime_ns >= (run / RUN_FILE).stat().st_mtime_ns:
+        return
+    from alignkit.reports.run_report import write_run_report
+
+    write_run_report(run, curves=registry().find("method", entry.method).curves)
 
 
 def _in_parts(run: Path, parts: Sequence[int]) -> dict[str, Any]:

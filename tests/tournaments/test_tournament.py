@@ -141,8 +141,10 @@ def test_a_changed_entrant_is_refused_and_a_new_one_is_trained_alone(
         played(**small(ground) | {"num_prompts": 5}, out=out)
     assert not trained
     changed["dpo-2"] = changed.pop("dpo") | {"method": "dpo"}
+    (out / "sft-1" / "report.html").unlink()  # as if it had been killed before
     found = played(**small(ground) | {"entrants": changed, "seeds": 1}, out=out)
     assert trained == ["dpo-2-1"] and found.names == ("base", "sft", "dpo-2")
+    assert all((out / run / "report.html").exists() for run in ("sft-1", "dpo-1", "dpo-2-1"))
 
 
 def test_an_entrant_that_fails_ends_no_other_and_is_tried_again(ground: Path, tmp_path: Path) -> None:
@@ -231,6 +233,8 @@ def test_a_tournament_that_was_killed_ends_with_the_same_table_to_the_digit(grou
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout.splitlines()[-1]) == [-9, -9, -9]
     whole, killed = (json.loads((tmp_path / name / "results.json").read_text()) for name in ("whole", "killed"))
+    runs = [path.parent for path in tmp_path.glob("*/*/run.json")]
+    assert runs and all((run / "report.html").exists() for run in runs)
     for name in whole.keys() - {"minutes_ES", "answer_minutes_ES", "peak_mib_ES"}:
         assert whole[name] == killed[name], name
 
