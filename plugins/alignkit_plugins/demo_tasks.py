@@ -137,14 +137,20 @@ def _shares(total: int, num_shares: int) -> list[int]:
 
 def _answer_badly(task: Task, rng: Random, *, is_open: bool) -> _Answered:
     """Draw a kind of bad answer, and others until the rules score it below the chosen answer's 1."""
-    from alignkit_plugins.rules import score_rules  # pydantic, which `alignkit --help` does not wait for
-
     weights = answers.WEIGHTS[is_open]
     while True:
         kind = rng.choices(list(weights), list(weights.values()))[0]
         rejected = answers.KINDS[kind](task, rng)
-        if score_rules(task.rules, rejected, row=task.prompt) < 1:
+        if not _satisfies(rejected, task.rules):
             return _Answered(task, rejected, kind)
+
+
+def _satisfies(text: str, rules: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether a text satisfies all rules of the grammar's own, which need no check of their fields."""
+    from alignkit_plugins.rule_kinds import KINDS  # pydantic, which `alignkit --help` does not wait for
+
+    fields = ((rule["kind"], {n: v for n, v in rule.items() if n not in ("kind", "weight")}) for rule in rules)
+    return bool(text.strip()) and all(KINDS[kind](text, **own) == 1 for kind, own in fields)
 
 
 def _row(part: str, family: Family, answered: _Answered, place: int) -> Row:
