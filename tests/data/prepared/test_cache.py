@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import logging
 import os
@@ -17,7 +18,7 @@ import pytest
 from tiny_models import tiny_tokenizer
 
 from alignkit.data.chat.chat import CHATML, Chat
-from alignkit.data.prepared import cache
+from alignkit.data.prepared import cache, store
 from alignkit.data.prepared.cache import Preparation, prepare_cached
 from alignkit.data.prepared.store import Stored
 from alignkit.data.prepared.tokens import Prepared, prepare
@@ -191,6 +192,24 @@ def test_a_failed_preparation_leaves_no_entry(chat: Chat, tmp_path: Path) -> Non
     with pytest.raises(InputError, match="line 6 is wrong"):
         prepare_cached(preparation(chat, [], rows=failing), tmp_path)
     assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == []
+
+
+@pytest.mark.parametrize("chunk", [0, 1, 3])
+def test_a_disk_that_is_full_at_any_chunk_leaves_no_entry(
+    chat: Chat, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chunk: int
+) -> None:
+    monkeypatch.setattr(cache, "CHUNK_ROWS", 10)  # four of them, written in a thread
+    written: list[int] = []
+
+    def add(self: store.Writer, part: Prepared, numbers: list[int]) -> None:
+        written.append(len(numbers))
+        if len(written) > chunk:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(store.Writer, "add", add)
+    with pytest.raises(InputError, match="prepared data cannot be kept here: No space left on device; make room"):
+        prepare_cached(preparation(chat, some_rows()), tmp_path)
+    assert len(written) == chunk + 1 and not [path for path in tmp_path.iterdir() if path.is_dir()]
 
 
 def test_data_that_changes_while_it_is_read_is_refused(chat: Chat, tmp_path: Path) -> None:
