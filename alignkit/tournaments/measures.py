@@ -151,8 +151,14 @@ def against(opponent: str) -> str:
 
 
 def _alone(results: Results, opponent: str) -> list[str]:
-    """Entrants that this opponent is not: itself, and with START those that started from no entrant."""
-    return [e.name for e in results.entrants if e.name == opponent or (opponent == START and e.start is None)]
+    """Entrants with nothing to compare: the opponent itself, with START what started from no entrant, what failed."""
+    return [
+        e.name
+        for e in results.entrants
+        if e.name == opponent
+        or (opponent == START and e.start is None)
+        or all((e.name, seed) in results.failed for seed in results.seeds)
+    ]
 
 
 def _of_runs(results: Results, x_ES: np.ndarray) -> dict[str, Cell | None]:

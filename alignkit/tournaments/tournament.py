@@ -173,10 +173,12 @@ def claimed(folder: Path) -> Iterator[None]:
     """Hold a tournament's folder.
 
     Raises:
-        UsageError: it holds something else, or another process runs it.
+        UsageError: it is a file, holds something else, or another process runs it.
         RunStopped: it cannot be written.
     """
     check_path(str(folder), "--out")
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"--out {folder}: this is a file; name a folder")
     try:
         if folder.exists() and not (folder / FILE).exists() and {f.name for f in folder.iterdir()} - {_LOCK}:
             raise UsageError(f"{folder} exists and is no tournament; give another --out")

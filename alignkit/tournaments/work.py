@@ -19,6 +19,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -173,10 +174,21 @@ def _train(
         options |= _in_parts(run, _until(parts, rung))
     method, resolved = made.resolved(entry, **options, resume=run.exists())
     train_run(
-        method, resolved, progress=progress, saves_end=parts is not None and len(_until(parts, rung)) < len(parts)
+        method,
+        resolved,
+        progress=progress,
+        saves_end=parts is not None and len(_until(parts, rung)) < len(parts),
+        command=partial(_command, entry),
     )
     if (end := read_run(run).end) is not None and end.wall_seconds is not None:
         add_time(place.folder, "training", end.wall_seconds)
+
+
+def _command(entry: Entry, changed: Sequence[str] = (), *, instead: Mapping[str, Any] | None = None) -> str:
+    """What is typed to go on with an entrant's run; where its reward or its options change it begins anew."""
+    options = ", ".join(f"{key} = {value}" for key, value in (instead or {}).items())
+    also = f" with {options} for {entry.name}, and" if options else " with"
+    return f"the same command{also} --fresh {entry.name}" if changed or instead else "the same command"
 
 
 def report(place: Place, entry: Entry, seed: int) -> None:

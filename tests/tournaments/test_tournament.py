@@ -158,7 +158,9 @@ def test_an_entrant_that_fails_ends_no_other_and_is_tried_again(ground: Path, tm
     given = small(ground) | {"entrants": entrants, "seeds": 1, "steps": 1}
     found = played(**given, out=tmp_path / "t")
     assert set(found.failed) == {("grpo", 1), ("dpo", 1)} and "grpo/1, which it needs, failed" in found.failed["dpo", 1]
-    assert "the reward function raised ValueError" in found.failed["grpo", 1]
+    assert "the reward function raised ValueError" in (why := found.failed["grpo", 1])
+    assert why.endswith("correct it and go on with: the same command with --fresh grpo")
+    assert "without a score" not in (tmp_path / "t" / "table.txt").read_text(encoding="utf-8")  # it is said as failed
     assert np.isnan(found.outcome_ESVP[found.names.index("grpo")]).all()
     assert not np.isnan(found.outcome_ESVP[found.names.index("sft"), 0, 0]).any()
     with pytest.raises(RunStopped, match="grpo with seed 1 failed, and 1 more: "):
@@ -201,6 +203,8 @@ def test_one_folder_holds_one_tournament_and_one_process_runs_it(ground: Path, t
     (tmp_path / "full" / "letter.txt").write_text("mine")
     with pytest.raises(UsageError, match="is no tournament"):
         played(**small(ground), out=tmp_path / "full")
+    with pytest.raises(UsageError, match=r"letter.txt: this is a file; name a folder"):
+        played(**small(ground), out=tmp_path / "full" / "letter.txt")
     with claimed(tmp_path / "t"), pytest.raises(UsageError, match="another process runs the tournament"):
         played(**small(ground), out=tmp_path / "t")
 

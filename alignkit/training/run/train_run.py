@@ -65,6 +65,8 @@ from alignkit.training.run.summary import summary
 from alignkit.trust import named_by, record
 
 _logger = logging.getLogger(__name__)
+Command = Callable[..., str]
+"""What is typed to go on with a run, of keys that may have changed and options `instead`, as `resume_command` gives."""
 _DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM}
 
 
@@ -75,12 +77,14 @@ def train_run(
     progress: Progress,
     foresee: Callable[[int, int], str | None] = lambda training, validation: None,
     saves_end: bool = False,
+    command: Command | None = None,
 ) -> Path:
     """Train one method and return the run's folder, finished.
 
     Args:
         foresee: says of so many training and validation rows what they allow later; None: nothing is to be said.
         saves_end: keep a checkpoint of the last step too, so that further steps go on from there.
+        command: gives what is typed to go on with the run; None: as `resume_command` does.
 
     Raises:
         AlignkitError: wrong input (nothing is left behind), a stopped run, or an interruption (both resumable).
@@ -88,7 +92,8 @@ def train_run(
     places: list[Path] = []
 
     def go_on() -> str:
-        return resume_command(resolved, places[0] if places else None, resolved.run.allow_changed)
+        typed = command or partial(resume_command, resolved, places[0] if places else None)
+        return typed(resolved.run.allow_changed)
 
     with terminated_as_interrupted(), joined(go_on) as world:
         progress = progress if world.is_first else Silent()
@@ -104,7 +109,7 @@ def train_run(
             with logged(run.path, world, progress) as said, watched_by(said):
                 if is_done:
                     progress.note(_goes_further(run, resolved))
-                _train(method, resolved, run, said, world, foresee, saves_end=saves_end)
+                _train(method, resolved, run, said, world, foresee, saves_end=saves_end, command=command)
         except KeyboardInterrupt as error:  # before the first step, while the model is written, or a second signal
             if world.size > 1:
                 raise
@@ -195,6 +200,7 @@ def _train(
     foresee: Callable[[int, int], str | None],
     *,
     saves_end: bool,
+    command: Command | None,
 ) -> None:
     for cls in _tracker_classes(resolved):
         cls.require()
@@ -235,7 +241,7 @@ def _train(
         progress.note(warning)
     world.run_on_rank0(lambda: _agree(method, resolved, inputs))
     reset_peak()
-    go_on = partial(resume_command, resolved, run.path)
+    go_on = command or partial(resume_command, resolved, run.path)
 
     explained = out_of_memory_explained(method, resolved, planned, available=memory_bytes(), go_on=go_on)
     with lost_gpu_explained(partial(_kept, run, go_on)), explained:
@@ -250,6 +256,7 @@ def _train(
             resumes=resumes,
             changed=changed,
             saves_end=saves_end,
+            go_on=command or partial(resume_command, planned.settled(resolved), run.path),
         )
     end = {"finished": finished | {"planned_mib": planned.total / 2**20}}
     world.run_on_rank0(lambda: run.write_json(RUN_FILE, description | {"model_files": hash_model(run.model)} | end))
@@ -296,6 +303,7 @@ def _compute(
     resumes: bool,
     changed: Sequence[str],
     saves_end: bool,
+    go_on: Command,
 ) -> dict[str, Any]:
     """Load the models, train and export; returns what run.json says of a finished run."""
     needs_best = bool(resolved.method.early_stopping_steps)
@@ -328,7 +336,6 @@ def _compute(
         check_start(run, models, inputs, progress, method, resolved.method, world)
     if world.size > 1:
         models = share(run, models, inputs, world, checks=found is None)
-    go_on = partial(resume_command, resolved, run.path)
     saver = RunSaver(run, models, load_start=lambda: load_start(method, resolved, inputs, go_on), go_on=go_on)
     deadlines = Deadlines(resolved.rollouts.timeouts_s, log=run.log, left=partial(saver.what_is_saved, waits=False))
     scoring = Scoring(
