@@ -174,7 +174,7 @@ class _Part:
     def _befores(self, rendered: Rendered) -> np.ndarray:
         """The text of each answer's prompt, -1 for other texts, int64 [texts]."""
         befores = np.full(len(rendered.texts), -1, np.int64)
-        ends = [first for first, _, _ in self.plans[1:]] + [len(self.conversations)]
+        ends = [*(first for first, _, _ in self.plans), len(self.conversations)][1:]
         for (first, _, _), end, is_whole in zip(self.plans, ends, self.whole, strict=True):
             if not is_whole:
                 befores[rendered.text_of[first + 1 : end]] = rendered.text_of[first]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import cache
 from itertools import product
+from typing import Any
 
 import pytest
 from made_tokenizers import KINDS, made_tokenizer
@@ -125,3 +126,13 @@ def test_an_answer_does_not_begin_with_a_space_that_it_has_not(kind: str) -> Non
     assert first[0] not in "\u2581\u0120"
     apart = chat.tokenizer("River 0.", add_special_tokens=False)["input_ids"]
     assert chat.tokenizer.convert_ids_to_tokens(apart[0])[0] in "\u2581\u0120"  # the fault that this is about
+
+
+@pytest.mark.parametrize("kind", ["prepend", "byte-level"])
+def test_rows_of_which_none_is_left_to_tokenize_are_skipped(kind: str) -> None:
+    chat = chat_of(kind, next(iter(TEMPLATES)))
+    given: dict[str, Any] = {"unit": Pairs(), "max_length": 60, "max_skipped": 1.0, "is_part": True}
+    assert prepare([row(0, "")], chat, **given).skipped == {"r0": "empty chosen answer"}
+    long = to_row({"id": "long", "prompt": "The river " * 60, "chosen": "Rhine", "rejected": "Elbe"}, where="here")
+    found = prepare([row(0, "Rhine"), long], chat, truncation="cut-old-turns", **given)
+    assert [one.id for one in found.rows] == ["r0"] and list(found.skipped) == ["long"]
