@@ -112,17 +112,26 @@ class Template:
         return answers
 
     def start(self) -> None:
-        """Start the process without waiting until it is ready, which takes some hundredths of a second."""
+        """Start the process without waiting until it is ready, which takes some hundredths of a second.
+
+        Raises:
+            InputError: the system starts none.
+        """
         if self._process is not None:
             return
-        self._is_ready = False
-        self._process = subprocess.Popen(
-            [sys.executable, "-I", str(_WORKER)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-        weakref.finalize(self, _close, self._process)
-        assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps(self._settings) + "\n")
-        self._process.stdin.flush()
+        settings, words = json.dumps(self._settings) + "\n", [sys.executable, "-I", str(_WORKER)]
+        try:
+            process = subprocess.Popen(
+                words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, process_group=0
+            )  # a terminal's Ctrl-C is this process's to answer
+        except OSError as error:
+            raise InputError(f"no process can be started for the chat template: {error.strerror or error}") from error
+        self._process, self._is_ready = process, False
+        weakref.finalize(self, _close, process)
+        assert process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):  # it ended at once: who reads its answer sees it
+            process.stdin.write(settings)
+            process.stdin.flush()
 
     def _started(self) -> subprocess.Popen[str]:
         self.start()

@@ -13,6 +13,7 @@ calls) and output are counted here, so that the same template fails the same way
 from __future__ import annotations
 
 import json
+import os
 import resource
 import signal
 import sys
@@ -179,8 +180,10 @@ def _rendered(renderer: Renderer, item: list[Any]) -> list[Any]:
 
 def main() -> None:
     """Serve until standard input ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
-    settings = json.loads(sys.stdin.readline())
+    asked = sys.stdin.readline()
+    if not asked:  # the parent ended
+        return
+    settings = json.loads(asked)
     resource.setrlimit(resource.RLIMIT_AS, (settings["max_memory"], settings["max_memory"]))
     for kind in (resource.RLIMIT_FSIZE, resource.RLIMIT_CORE):
         resource.setrlimit(kind, (0, 0))
@@ -204,4 +207,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except BrokenPipeError:  # the parent ended, and nobody reads what is left
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)

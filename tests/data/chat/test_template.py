@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import subprocess
+import sys
+
 import pytest
 
 from alignkit.data.chat import template as limits
@@ -113,3 +117,18 @@ def test_conversations_that_are_stopped_one_by_one_count_too(monkeypatch: pytest
     )
     answers = endless.render([Rendering(MESSAGES, False)] * 1000)
     assert all(isinstance(answer, InputError) for answer in answers) and len(answers) == 1000
+
+
+def test_a_process_that_nobody_asks_ends_without_a_word() -> None:
+    code = f"from alignkit.data.chat.template import Template; Template('', values={{}}, now={NOW!r}).start()"
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "", "")
+
+
+def test_a_system_that_starts_no_process_is_one_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*words: object, **options: object) -> None:
+        raise OSError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(subprocess, "Popen", refused)
+    said = refusal("{{ messages[0].content }}")
+    assert said == "no process can be started for the chat template: Resource temporarily unavailable"
