@@ -78,21 +78,24 @@ def write_page(folder: Path, results: Results, table: Table, *, commands: Sequen
     return folder / NAME
 
 
-def write_live_page(folder: Path, states: Mapping[str, str]) -> None:
+def write_live_page(folder: Path, states: Mapping[str, str], *, stopped: str = "") -> None:
     """Write FOLDER/report.html of a tournament that runs: which pieces are done, and how far the others are.
 
     Args:
         states: "done", "running", "waiting" or "failed: REASON" by the piece's name.
+        stopped: why it runs no more; "": it does.
     """
     done = sum(state == "done" for state in states.values())
     write_report(
         folder / NAME,
         title=f"Tournament: {done} of {len(states)} pieces done",
-        note=f"It runs in {folder}. This page loads itself again; the table stands here once all have been judged.",
+        note=f"It stopped: {stopped}. The same command goes on, in {folder}."
+        if stopped
+        else f"It runs in {folder}. This page loads itself again; the table stands here once all have been judged.",
         points=[("Runs", "A finished run has its own page, report.html in its folder NAME-SEED.")],
         table=[Column("piece", "entrant/seed"), Column("state", "state")],
         rows=[{"piece": name, "state": state} for name, state in states.items()],
-        refresh_s=_REFRESH_S,
+        refresh_s=None if stopped else _REFRESH_S,
         private=True,
     )
 

@@ -149,16 +149,32 @@ def do(made: Tournament, place: Place, piece: Piece, asked: Asked, exclude: Path
         raise RunStopped(fault) from error
 
 
-def do_alone(made: Tournament, place: Place, piece: Piece, asked: Asked, exclude: Path, progress: Progress) -> None:
+def do_alone(
+    made: Tournament,
+    place: Place,
+    piece: Piece,
+    asked: Asked,
+    exclude: Path,
+    progress: Progress,
+    *,
+    waits: bool = False,
+) -> None:
     """Do one piece here, unless another process does it.
 
+    Args:
+        waits: until another process that does it has ended; what that one leaves is done here.
+
     Raises:
-        UsageError: another does.
+        UsageError: another does, and this one does not wait.
         AlignkitError: as training and answering raise; the reason is kept.
     """
     lock = FolderLock(place.folder / f".{piece.entry.name.replace('/', '_')}-{piece.seed}.lock", MARK)
     if not lock.acquire():
-        raise UsageError(f"{piece.name}: another process does this piece; wait for it")
+        if not waits:
+            raise UsageError(f"{piece.name}: another process does this piece; wait for it")
+        progress.note(f"{piece.name}: another process does this piece; waiting for it")
+        while not lock.acquire():
+            time.sleep(_POLL_S)
     try:
         do(made, place, piece, asked, exclude, progress)
     finally:
@@ -253,7 +269,7 @@ def in_slots(
                     continue
                 left.remove(ready)
                 note(f"tournament: {ready.name}, {total - len(left)} of {total}")
-                task = partial(do_alone, made, place, ready, asked, exclude)
+                task = partial(do_alone, made, place, ready, asked, exclude, waits=True)
                 slot.start(partial(child, task), None if len(slots) == 1 else _log(place, ready))
                 running[slot] = ready
                 show(list(running.values()))

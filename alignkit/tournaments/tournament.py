@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from alignkit.data.reading.read import refuse_among_data
-from alignkit.errors import Interrupted, RunStopped, UsageError
+from alignkit.errors import AlignkitError, Interrupted, RunStopped, UsageError
 from alignkit.pretrained.names import find_model
 from alignkit.progress import Progress
 from alignkit.runs import FILE as RUN_FILE
@@ -57,6 +57,7 @@ from alignkit.training.checkpoints.folder_lock import FolderLock
 
 FILE, RESULTS, DONE, STEPS = "tournament.json", "results.json", "done.json", "steps.json"
 TABLES = ("table.txt", "table.json", "table.csv", "table.tex")
+PAGE = "report.html"
 _LOCK = ".lock"
 
 
@@ -94,8 +95,11 @@ def run_tournament(
         for name in fresh:
             work.set_entrant_aside(made, place, name)
         done = folder / DONE
-        is_whole = all((folder / name).exists() for name in (DONE, RESULTS, *TABLES))
+        is_whole = all((folder / name).exists() for name in (DONE, RESULTS, *TABLES, PAGE))
         if is_whole and read_object(done).get("signature") == signature(made, place):
+            for entry in made.entrants:
+                for seed in made.seeds_of(entry):
+                    report(place, Piece(entry, seed, ()))  # somebody may have removed one
             return Results.read(folder / RESULTS)
         done.unlink(missing_ok=True)
         with opened_slots(0 if child is None else jobs) as slots:  # they import while this process does
@@ -222,12 +226,16 @@ def _run(
     if (warning := disk_warning(place, disk_needed(made, place))) is not None:
         progress.note(warning)
 
+    begun: list[Piece] = []
+
+    def show(running: Sequence[Piece], *, stopped: str = "") -> None:
+        from alignkit.tournaments.page import write_live_page  # matplotlib: imported while the first piece runs
+
+        states = {p.name: state(made, place, p, asked, running) for p in begun}
+        write_live_page(place.folder, states, stopped=stopped)
+
     def do_all(pieces: Sequence[Piece]) -> None:
-        def show(running: Sequence[Piece]) -> None:
-            from alignkit.tournaments.page import write_live_page  # matplotlib: imported while the first piece runs
-
-            write_live_page(place.folder, {p.name: state(made, place, p, asked, running) for p in pieces})
-
+        begun[:] = pieces
         if child is None:
             in_turn(made, place, pieces, asked, exclude, progress, show)
         else:
@@ -237,10 +245,13 @@ def _run(
         for seed in made.seeds_of(entry):
             work.forget_failure(place, entry, seed)
     judge_s = list[float]()
-    do_all(first_pieces(made, asked))
-    results = replace(
-        _judged(made, place, asked, do_all, progress.note, judge_s), money=bill.text, paid=bill.by_entrant
-    )
+    try:
+        do_all(first_pieces(made, asked))
+        judged = _judged(made, place, asked, do_all, progress.note, judge_s)
+    except AlignkitError as error:
+        show([], stopped=error.line)
+        raise
+    results = replace(judged, money=bill.text, paid=bill.by_entrant)
     from alignkit.tournaments.page import write_page
     from alignkit.tournaments.table import make_table
 

@@ -192,13 +192,13 @@ def _command(entry: Entry, changed: Sequence[str] = (), *, instead: Mapping[str,
 
 
 def report(place: Place, entry: Entry, seed: int) -> None:
-    """Write the report of an entrant's run, where there is a run that is newer than it.
+    """Write the report of an entrant's run, where there is a run that has begun its steps and is newer than it.
 
     Raises:
         AlignkitError: as `write_run_report` raises.
     """
     run = place.run(entry, seed)
-    if entry.method is None or not holds_run(run):
+    if entry.method is None or not holds_run(run) or not (run / "metrics.jsonl").exists():
         return
     page = run / "report.html"
     if page.exists() and page.stat().st_mtime_ns >= (run / RUN_FILE).stat().st_mtime_ns:

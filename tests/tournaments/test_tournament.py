@@ -23,7 +23,7 @@ from alignkit.api import tournaments
 from alignkit.cli.tournament import show
 from alignkit.data.prepared.selection import prompt_key
 from alignkit.data.reading.read import read_rows
-from alignkit.errors import InputError, RunStopped, UsageError
+from alignkit.errors import AlignkitError, InputError, RunStopped, UsageError
 from alignkit.progress import Silent
 from alignkit.runs import read_run
 from alignkit.tournaments.judges import agree, num_rewards, paid_rewards
@@ -125,6 +125,11 @@ def test_a_second_call_computes_nothing(ground: Path, done: tuple[Path, Results]
     again = played(**small(ground) | more | {"entrants": entrants}, out=out)
     assert time.monotonic() - started < 3 and not trained
     np.testing.assert_array_equal(again.outcome_ESVP, found.outcome_ESVP)
+    reports = [out / "report.html", out / "dpo-1" / "report.html"]
+    for report in reports:
+        report.unlink()
+    played(**small(ground) | more | {"entrants": entrants}, out=out)
+    assert all(report.exists() for report in reports) and not trained
 
 
 def test_a_changed_entrant_is_refused_and_a_new_one_is_trained_alone(
@@ -165,6 +170,19 @@ def test_an_entrant_that_fails_ends_no_other_and_is_tried_again(ground: Path, tm
     assert not np.isnan(found.outcome_ESVP[found.names.index("sft"), 0, 0]).any()
     with pytest.raises(RunStopped, match="grpo with seed 1 failed, and 1 more: "):
         show(found, tmp_path / "t")  # exit code 3
+    reward.write_text("def f(completion, row):\n    return 1.0 * len(completion)\n")
+    again = played(**given, out=tmp_path / "t")
+    assert again.failed["grpo", 1].endswith("change it back, or begin anew with: the same command with --fresh grpo")
+
+
+def test_a_judge_that_fails_ends_the_tournament_and_its_page_says_so(ground: Path, tmp_path: Path) -> None:
+    judge = tmp_path / "bad.py"
+    judge.write_text("def f(completion, row):\n    raise ValueError('no idea')\n")
+    given = small(ground) | {"entrants": {"sft": {}}, "seeds": 1, "steps": 1, "judge": f"{judge}:f"}
+    with pytest.raises(AlignkitError, match="raised ValueError"):
+        played(**given, out=tmp_path / "t")
+    page = (tmp_path / "t" / "report.html").read_text(encoding="utf-8")
+    assert "It stopped: " in page and "raised ValueError" in page and "The same command goes on" in page
 
 
 def test_a_halved_sweep_trains_no_step_twice_and_is_picked_on_prompts_of_its_own(

@@ -8,7 +8,7 @@ import json
 import logging
 import platform
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -68,8 +68,13 @@ def hardware(num_ranks: int = 1) -> dict[str, Any]:
     }
 
 
-def refuse_changes(before: RunRecord, now: Mapping[str, Any], allowed: Sequence[str]) -> list[str]:
+def refuse_changes(
+    before: RunRecord, now: Mapping[str, Any], allowed: Sequence[str], command: Callable[..., str] | None = None
+) -> list[str]:
     """Refuse to go on with another configuration, other data or other code; returns what changed and may.
+
+    Args:
+        command: gives what is typed to begin anew where something changed; None: as `alignkit train` has it.
 
     Raises:
         UsageError: names each key that changed, before and after; `allowed` lets keys change.
@@ -80,9 +85,11 @@ def refuse_changes(before: RunRecord, now: Mapping[str, Any], allowed: Sequence[
     changed = [key for key in keys if not _names(key) & set(allowed)]
     if changed:
         options = " ".join(dict.fromkeys(f"--allow-changed {shlex.quote(_name(key))}" for key in changed))
+        said = f"configuration, data or code changed since the run began: {_differences(changed, old, new)}"
+        if command is not None:
+            raise UsageError(f"{said}; change it back, or begin anew with: {command(changed)}")
         raise UsageError(
-            f"--resume: configuration, data or code changed since the run began: {_differences(changed, old, new)}; "
-            f"change it back, go on all the same with {options}, or begin anew with another --out"
+            f"--resume: {said}; change it back, go on all the same with {options}, or begin anew with another --out"
         )
     return keys
 

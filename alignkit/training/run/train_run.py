@@ -205,7 +205,7 @@ def _train(
     for cls in _tracker_classes(resolved):
         cls.require()
     resolved = on_adapter(method, resolved)
-    world.run_on_rank0(lambda: _refuse_known_changes(method, resolved, run))
+    world.run_on_rank0(lambda: _refuse_known_changes(method, resolved, run, command))
     inputs = _read(method, resolved, world)
     planned = _plan(method, resolved, run, inputs, world)
     description: dict[str, Any] = {}
@@ -221,7 +221,7 @@ def _train(
         run.id = (before and before.id) or secrets.token_hex(16)
         description["id"] = run.id
         if before is not None:
-            found = refuse_changes(before, description, resolved.run.allow_changed)
+            found = refuse_changes(before, description, resolved.run.allow_changed, command)
             changed.extend(key for key in found if not key.endswith(".added_steps"))  # no step so far is another
             warn_of_other_hardware(before, description)
         return resumes, run.id
@@ -281,14 +281,14 @@ def _plan(method: Method, resolved: Resolved, run: RunFolder, inputs: Inputs, wo
     return made
 
 
-def _refuse_known_changes(method: Method, resolved: Resolved, run: RunFolder) -> None:
+def _refuse_known_changes(method: Method, resolved: Resolved, run: RunFolder, command: Command | None) -> None:
     """Refuse what can be seen to have changed before any code of the configuration runs: keys, and reward files."""
     if not run.holds_run:
         return
     before = run.record()
     fingerprints = before.fingerprints | reward_fingerprints(resolved)
     now = {"method": method.name, "config": dump(resolved), "fingerprints": fingerprints, "versions": before.versions}
-    refuse_changes(before, now, resolved.run.allow_changed)
+    refuse_changes(before, now, resolved.run.allow_changed, command)
 
 
 def _compute(
