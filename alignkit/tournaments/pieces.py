@@ -246,7 +246,7 @@ def in_slots(
     ended = [piece for piece in pieces if piece not in left]
     running: dict[Slot, Piece] = {}
     try:
-        while left or running:
+        while left or running or ended:
             for slot, piece in list(running.items()):
                 if (code := slot.poll()) is None:
                     continue

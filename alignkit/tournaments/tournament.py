@@ -17,7 +17,7 @@ import os
 import shlex
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -177,7 +177,7 @@ def claimed(folder: Path) -> Iterator[None]:
     """Hold a tournament's folder.
 
     Raises:
-        UsageError: it is a file, holds something else, or another process runs it.
+        UsageError: it is a file or lies below one, holds something else, or another process runs it.
         RunStopped: it cannot be written.
     """
     check_path(str(folder), "--out")
@@ -189,6 +189,8 @@ def claimed(folder: Path) -> Iterator[None]:
         folder.mkdir(mode=PRIVATE_FOLDER, parents=True, exist_ok=True)
         lock = FolderLock(folder / _LOCK, MARK)
         is_locked = lock.acquire()
+    except NotADirectoryError as error:
+        raise UsageError(f"--out {folder}: a file stands where a folder must; name another one") from error
     except OSError as error:
         raise RunStopped(f"{folder}: cannot be written: {error.strerror or error}; give another --out") from error
     if not is_locked:
@@ -248,8 +250,9 @@ def _run(
     try:
         do_all(first_pieces(made, asked))
         judged = _judged(made, place, asked, do_all, progress.note, judge_s)
-    except AlignkitError as error:
-        show([], stopped=error.line)
+    except (AlignkitError, KeyboardInterrupt) as error:
+        with suppress(AlignkitError):  # the disk may be what stopped it
+            show([], stopped=error.line if isinstance(error, AlignkitError) else "interrupted")
         raise
     results = replace(judged, money=bill.text, paid=bill.by_entrant)
     from alignkit.tournaments.page import write_page

@@ -223,6 +223,8 @@ def test_one_folder_holds_one_tournament_and_one_process_runs_it(ground: Path, t
         played(**small(ground), out=tmp_path / "full")
     with pytest.raises(UsageError, match=r"letter.txt: this is a file; name a folder"):
         played(**small(ground), out=tmp_path / "full" / "letter.txt")
+    with pytest.raises(UsageError, match="a file stands where a folder must"):
+        played(**small(ground), out=tmp_path / "full" / "letter.txt" / "t")
     with claimed(tmp_path / "t"), pytest.raises(UsageError, match="another process runs the tournament"):
         played(**small(ground), out=tmp_path / "t")
 
